@@ -1,0 +1,102 @@
+"""Co-Evolving Policy Distillation: Algorithm 1 of the paper (method.md section 5).
+
+    theta_k <- base for all k                                            (the branches as they are given)
+    repeat N cycles:
+      phase I   for every branch in parallel: S_RL steps of GRPO on D_k                     -> `rlvr`
+      phase II  for every branch in parallel: S_OPD steps; each step = native GRPO on D_k
+                + for each peer j: rollouts on D_j, scored by branch j now; one update      -> `mutual_opd`
+    theta* <- Merge(theta_0 .. theta_K-1)                                -> `merged`
+
+A branch is a handle: its calls are awaited, its rollouts are passed on unread, and where it lives does not matter. A
+part of an update is native GRPO where it has no teacher, OPD where it has one; each has its own denominator.
+"""
+
+from __future__ import annotations
+
+from asyncio import gather
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from copd.schedule import Batches, Phase, Schedule, Stretch
+from copd.topology import Edge
+from copd.types import BranchHandle, Part
+
+Merge = Callable[[Sequence[Mapping[str, Tensor]]], dict[str, Tensor]]
+
+
+class Observer(Protocol):
+    """Looks on: logs every update, and measures and saves where the branches meet. Never changes a branch."""
+
+    meet_every: int
+
+    def updated(self, branch: str, step: int, metrics: dict[str, float]) -> None:
+        """One branch has made one update."""
+        ...
+
+    async def met(self, stretch: Stretch) -> None:
+        """All branches have finished a stretch and stand at one step."""
+        ...
+
+
+async def copd(
+    branches: Mapping[str, BranchHandle],
+    edges: Sequence[Edge],
+    schedule: Schedule,
+    batches: Batches,
+    observer: Observer,
+    start: int = 0,
+) -> None:
+    """Train the branches from step `start` to the end of the schedule."""
+    for stretch in schedule.stretches(start, observer.meet_every):
+        if stretch.phase is Phase.RLVR:
+            await gather(*(rlvr(branch, stretch.steps, batches, observer) for branch in branches.values()))
+        else:
+            for step in stretch.steps:
+                await mutual_opd(branches, edges, step, batches, observer)
+        await observer.met(stretch)
+
+
+async def rlvr(branch: BranchHandle, steps: range, batches: Batches, observer: Observer) -> None:
+    """Phase I for one branch: GRPO on its own field. The branches need not wait for one another."""
+    for step in steps:
+        rollouts = await branch.collect(branch.field, step, batches.prompts, batches.rollouts_per_prompt)
+        observer.updated(branch.name, step, await branch.update([Part("native", rollouts)]))
+
+
+async def mutual_opd(
+    branches: Mapping[str, BranchHandle], edges: Sequence[Edge], step: int, batches: Batches, observer: Observer
+) -> None:
+    """One step of phase II. All score with the weights of the step's beginning; then all update."""
+    students = list(branches.values())
+    natives = gather(
+        *(branch.collect(branch.field, step, batches.prompts, batches.rollouts_per_prompt) for branch in students)
+    )
+    visits = await gather(
+        *(
+            branches[edge.student].collect(
+                branches[edge.teacher].field, step, batches.opd_prompts, batches.opd_rollouts_per_prompt
+            )
+            for edge in edges
+        )
+    )
+    own = dict(zip(branches, await natives, strict=True))
+    scores = await gather(*(branches[edge.teacher].score(rollouts) for edge, rollouts in zip(edges, visits, strict=True)))
+
+    def parts(student: str) -> list[Part]:
+        taught = [
+            Part(f"from_{edge.teacher}", rollouts, edge.beta, score)
+            for edge, rollouts, score in zip(edges, visits, scores, strict=True)
+            if edge.student == student
+        ]
+        return [Part("native", own[student]), *taught]
+
+    updates = await gather(*(branch.update(parts(branch.name)) for branch in students))
+    for branch, metrics in zip(students, updates, strict=True):
+        observer.updated(branch.name, step, metrics)
+
+
+async def merged(branches: Mapping[str, BranchHandle], merge: Merge) -> dict[str, Tensor]:
+    """theta*: the merge of the K branches, the base not among them."""
+    return merge(await gather(*(branch.weights() for branch in branches.values())))

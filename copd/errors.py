@@ -1,0 +1,31 @@
+"""The few errors a user can meet. Each message says where, what was found and what is accepted."""
+
+
+class CopdError(Exception):
+    """Base of every error that is the user's to act on; the command line prints its message without a traceback."""
+
+    exit_status = 1
+
+
+class RecipeError(CopdError):
+    """A recipe that cannot be run as written: the message starts with the path to the key."""
+
+    exit_status = 2
+
+
+class ModelFolderError(CopdError):
+    """A model folder that is missing, incomplete or corrupt."""
+
+    exit_status = 2
+
+
+class CheckpointError(CopdError):
+    """A checkpoint that cannot be written, or that does not match its manifest or the recipe."""
+
+
+class MergeError(CopdError):
+    """Branches whose tensors cannot be merged: the message names the tensor."""
+
+
+class NonFiniteError(CopdError):
+    """Too many optimizer steps in a row had a NaN or infinite loss, gradient or log-prob."""

@@ -1,0 +1,60 @@
+"""Log-probs of tokens under the vocabulary mask (method.md, trap 5)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class TokenStats(NamedTuple):
+    """What one pass over M token positions yields; the last three are None unless asked for."""
+
+    logp_M: Tensor
+    entropy_M: Tensor
+    topk_ids_MK: Tensor | None = None
+    topk_logp_MK: Tensor | None = None
+    at_ids_MK: Tensor | None = None
+
+
+def masked_log_softmax(logits_MV: Tensor, banned_V: Tensor, *, temperature: float) -> Tensor:
+    """log softmax(logits / temperature) over the tokens that are not banned; -inf on the banned ones. [M, V] float.
+
+    Half-precision logits are raised to float32 first; float64 stays float64.
+    """
+    if logits_MV.dtype in (torch.float16, torch.bfloat16):
+        logits_MV = logits_MV.float()
+    return (logits_MV / temperature).masked_fill(banned_V, -torch.inf).log_softmax(-1)
+
+
+def token_stats(
+    logits_MV: Tensor,
+    ids_M: Tensor,
+    banned_V: Tensor,
+    *,
+    temperature: float,
+    k: int = 0,
+    at_ids_MK: Tensor | None = None,
+) -> TokenStats:
+    """Log-prob of each token, entropy (no gradient), the k most likely tokens, and log-probs at given ids."""
+    logp_MV = masked_log_softmax(logits_MV, banned_V, temperature=temperature)
+    detached_MV = logp_MV.detach()
+    entropy_M = -torch.where(banned_V, 0.0, detached_MV * detached_MV.exp()).sum(-1)
+    topk = detached_MV.topk(k) if k else None
+    return TokenStats(
+        logp_M=logp_MV.gather(-1, ids_M[:, None])[:, 0],
+        entropy_M=entropy_M,
+        topk_ids_MK=topk.indices if topk else None,
+        topk_logp_MK=topk.values if topk else None,
+        at_ids_MK=None if at_ids_MK is None else detached_MV.gather(-1, at_ids_MK),
+    )
+
+
+def draw(logp_MV: Tensor, uniform_M: Tensor) -> Tensor:
+    """The token at which the cumulative probability passes `uniform_M` in [0, 1). [M] ids.
+
+    One number per (row, position) decides, so that rows that leave the batch do not move the others (trap 9). Tokens
+    of probability 0 are never drawn.
+    """
+    cumulative_MV = logp_MV.double().exp().cumsum(-1)
+    target_M1 = (uniform_M.double() * cumulative_MV[:, -1])[:, None]
+    return torch.searchsorted(cumulative_MV, target_M1, right=True)[:, 0].clamp(max=logp_MV.shape[-1] - 1)

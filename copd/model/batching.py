@@ -1,0 +1,60 @@
+"""Rows of rollouts, and their split into micro-batches by a token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from copd.types import Rollouts
+
+
+def take_rows(rollouts: Rollouts, rows_M: Tensor) -> Rollouts:
+    """The given rows, with only the problems they answer, cut to their longest response."""
+    prompts, prompt_of_M = torch.unique(rollouts.prompt_of_N[rows_M], return_inverse=True)
+    mask_MT = rollouts.mask_NT[rows_M]
+    longest = max(1, int(mask_MT.sum(-1).max()))
+    return replace(
+        rollouts,
+        problems=tuple(rollouts.problems[p] for p in prompts.tolist()),
+        tokens_NT=rollouts.tokens_NT[rows_M, :longest],
+        mask_NT=mask_MT[:, :longest],
+        finished_N=rollouts.finished_N[rows_M],
+        logp_NT=rollouts.logp_NT[rows_M, :longest],
+        prompt_of_N=prompt_of_M,
+        reward_N=None if rollouts.reward_N is None else rollouts.reward_N[rows_M],
+    )
+
+
+def stack_rows(batches: Sequence[Tensor], value: int | float = 0) -> Tensor:
+    """Concatenate [N_b, T_b] tensors along the rows, right padded with `value` to the longest T."""
+    longest = max(batch.shape[1] for batch in batches)
+    return torch.cat([torch.nn.functional.pad(b, (0, longest - b.shape[1]), value=value) for b in batches])
+
+
+def micro_batches(rollouts: Rollouts, rows_M: Tensor, prompt_lengths: Sequence[int], token_budget: int) -> list[Tensor]:
+    """Split rows into batches of at most `token_budget` padded tokens, a prompt counted once per batch.
+
+    `prompt_lengths` gives the tokens of each of the P prompts. Rows of one group stay together where they fit, and a
+    batch holds one kind of prompt. One row alone may exceed the budget: it cannot be split further.
+    """
+    length_N = rollouts.mask_NT.sum(-1).tolist()
+    prompt_of_N = rollouts.prompt_of_N.tolist()
+
+    def kind(n: int) -> str:
+        return rollouts.problems[prompt_of_N[n]].kind
+
+    def padded_tokens(rows: list[int]) -> int:
+        prompts = {prompt_of_N[n] for n in rows}
+        return len(prompts) * max(prompt_lengths[p] for p in prompts) + len(rows) * max(length_N[n] for n in rows)
+
+    batches: list[list[int]] = []
+    for n in sorted(rows_M.tolist(), key=lambda n: (kind(n), prompt_of_N[n])):
+        fits = batches and kind(batches[-1][0]) == kind(n) and padded_tokens([*batches[-1], n]) <= token_budget
+        if fits:
+            batches[-1].append(n)
+        else:
+            batches.append([n])
+    return [torch.tensor(rows) for rows in batches]

@@ -1,0 +1,288 @@
+"""A policy: a model with its processor, its vocabulary mask, and log-probs and samples of responses.
+
+A prompt is computed once for all of its rows: the prompts are prefilled, their cache is repeated for the rows, and only
+the responses run through the model again. Positions are explicit everywhere: a response continues at the last position
+of its prompt plus one. Prefill and log-probs go through the model's root forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
+
+from copd.errors import ModelFolderError
+from copd.maths.logprobs import TokenStats, token_stats
+from copd.model.batching import micro_batches, stack_rows, take_rows
+from copd.model.decode import decode, select_rows
+from copd.model.encode import Encoder, Prompts
+from copd.model.vocabulary import banned_tokens, end_tokens
+from copd.types import Problem, Rollouts, Score
+
+CHUNK_ELEMENTS = 1 << 25
+"""Most logits that exist at once: 128 MiB in float32."""
+
+Head = Callable[[Tensor], Tensor]
+
+
+class Policy:
+    """A model that samples responses and gives log-probs of responses.
+
+    The vocabulary mask `banned_V` applies to sampling and to every log-prob alike. `shared_prefix` turns the
+    prompt-once path off where `copd.model.parity` finds that a model does not bear it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        device: torch.device | str = "cpu",
+        autocast: torch.dtype | None = None,
+        micro_batch_tokens: int = 16_384,
+        encoder: Encoder | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.processor = processor
+        self.encoder = encoder or Encoder(processor, model.model.get_rope_index)
+        self.autocast = autocast
+        self.micro_batch_tokens = micro_batch_tokens
+        self.shared_prefix = True
+        self.end_ids = end_tokens(model, processor).to(self.device)
+        self.banned_V = banned_tokens(model, processor, self.end_ids.cpu()).to(self.device)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> Policy:
+        """Load a policy from a local folder of safetensors; raises ModelFolderError naming what is wrong.
+
+        Weights are never unpickled and code in the folder is never run.
+        """
+        path = Path(folder)
+        if not (path / "config.json").is_file():
+            raise ModelFolderError(f"{path}: no model here (config.json is missing); give a folder with a saved model")
+        try:
+            model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, use_safetensors=True)
+            processor = AutoProcessor.from_pretrained(path)
+        except Exception as error:
+            raise ModelFolderError(f"{path}: the model cannot be loaded: {error}") from error
+        return cls(model, processor, **options)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        problems: Sequence[Problem],
+        *,
+        rollouts_per_prompt: int = 1,
+        generator: torch.Generator | None = None,
+        max_new_tokens: int = 36,
+        temperature: float = 1.0,
+    ) -> Rollouts:
+        """Sample `rollouts_per_prompt` responses to each problem, rows of one prompt next to each other.
+
+        All random numbers come from `generator` at once, one per row and position; without a generator the most likely
+        token is taken. Problems may be of several kinds: each kind is one batch.
+        """
+        prompt_of_N = torch.arange(len(problems)).repeat_interleave(rollouts_per_prompt)
+        size = (len(prompt_of_N), max_new_tokens)
+        uniform_NT = None if generator is None else torch.rand(size, generator=generator, dtype=torch.float64)
+        kind_of_N = [problems[p].kind for p in prompt_of_N.tolist()]
+        row_sets = [torch.tensor([n for n, k in enumerate(kind_of_N) if k == kind]) for kind in dict.fromkeys(kind_of_N)]
+        batches = [
+            self._sample_kind(
+                problems, prompt_of_N[rows], None if uniform_NT is None else uniform_NT[rows], max_new_tokens, temperature
+            )
+            for rows in row_sets
+        ]
+        back = torch.cat(row_sets).argsort()
+        return Rollouts(
+            problems=tuple(problems),
+            tokens_NT=stack_rows([b.tokens_NT.cpu() for b in batches])[back],
+            mask_NT=stack_rows([b.mask_NT.cpu() for b in batches])[back],
+            finished_N=torch.cat([b.finished_N.cpu() for b in batches])[back],
+            logp_NT=stack_rows([b.logp_NT.cpu() for b in batches])[back],
+            prompt_of_N=prompt_of_N,
+            temperature=temperature,
+        )
+
+    def texts(self, rollouts: Rollouts) -> list[str]:
+        """The responses as text, end tokens left out. [N]."""
+        spoken_NT = rollouts.mask_NT & ~torch.isin(rollouts.tokens_NT, self.end_ids.cpu())
+        rows = zip(rollouts.tokens_NT, spoken_NT, strict=True)
+        return self.processor.tokenizer.batch_decode([tokens[spoken].tolist() for tokens, spoken in rows])
+
+    def logp(self, rollouts: Rollouts) -> Tensor:
+        """Log-probs of the responses at the rollouts' temperature. [N, T], 0 on padding; differentiable."""
+        batches = self.micro_batches(rollouts, torch.arange(len(rollouts.tokens_NT)))
+        flat = torch.cat([self.token_stats(take_rows(rollouts, rows)).logp_M for rows in batches])
+        return _unflatten(flat, rollouts.mask_NT.to(self.device), torch.cat(batches).to(self.device))
+
+    @torch.no_grad()
+    def score(self, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None, version: int = 0) -> Score:
+        """Log-probs of the responses, of the k most likely tokens, and of the tokens `ids_NTK`; on the CPU.
+
+        Raises ValueError where k exceeds the number of tokens that the vocabulary mask allows.
+        """
+        allowed = int((~self.banned_V).sum())
+        if k > allowed:
+            raise ValueError(f"k={k} is larger than the {allowed} tokens of the masked vocabulary")
+        batches = self.micro_batches(rollouts, torch.arange(len(rollouts.tokens_NT)))
+        stats = []
+        for rows in batches:
+            part = take_rows(rollouts, rows)
+            ids = None if ids_NTK is None else ids_NTK[rows, : part.tokens_NT.shape[1]]
+            stats.append(self.token_stats(part, k=k, ids_NTK=ids))
+        order = torch.cat(batches)
+
+        def gathered(values: Sequence[Tensor | None]) -> Tensor | None:
+            present = [value.cpu() for value in values if value is not None]
+            return _unflatten(torch.cat(present), rollouts.mask_NT, order) if present else None
+
+        logp, _, ids, logps, at_ids = (gathered(values) for values in zip(*stats, strict=True))
+        assert logp is not None
+        return Score(logp, version, ids, logps, at_ids)
+
+    def micro_batches(self, rollouts: Rollouts, rows_M: Tensor) -> list[Tensor]:
+        """Split rows by this policy's token budget."""
+        return micro_batches(rollouts, rows_M, self.encoder.lengths(rollouts.problems), self.micro_batch_tokens)
+
+    def token_stats(self, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None) -> TokenStats:
+        """Statistics of the M response tokens of one micro-batch, row by row; log-probs are differentiable.
+
+        Logits exist for `CHUNK_ELEMENTS` at a time and are recomputed in the backward pass where there are more.
+        """
+        mask_NT = rollouts.mask_NT.to(self.device)
+        ids_M = rollouts.tokens_NT.to(self.device)[mask_NT]
+        at_ids_MK = None if ids_NTK is None else ids_NTK.to(self.device)[mask_NT]
+
+        def finish(hidden_NTD: Tensor, head: Head) -> TokenStats:
+            return self._chunked(hidden_NTD[mask_NT], head, ids_M, rollouts.temperature, k, at_ids_MK)
+
+        prompts = self.encoder.encode(rollouts.problems, self.device)
+        rows = _Rows(
+            rollouts.tokens_NT.to(self.device), mask_NT, rollouts.prompt_of_N.to(self.device), prompts.next_position_P
+        )
+        with self._computing():
+            return self._shared(prompts, rows, finish) if self.shared_prefix else self._plain(prompts, rows, finish)
+
+    def _shared(self, prompts: Prompts, rows: _Rows, finish: Callable[[Tensor, Head], TokenStats]) -> TokenStats:
+        if rows.tokens_NT.shape[1] == 1:
+            output = self._prefill(prompts, lambda hidden, head: finish(hidden[rows.prompt_of_N], head))
+            return output.logits
+        prefill = self._prefill(prompts, lambda hidden, head: hidden)
+        first_N1D = prefill.logits[rows.prompt_of_N]
+        output = self._forward(
+            lambda hidden, head: finish(torch.cat([first_N1D, hidden], dim=1), head),
+            input_ids=rows.tokens_NT[:, :-1],
+            attention_mask=torch.cat([prompts.mask_PS[rows.prompt_of_N], rows.mask_NT[:, :-1]], dim=1).long(),
+            position_ids=rows.positions_3NT[:, :, :-1],
+            past_key_values=select_rows(prefill.past_key_values, rows.prompt_of_N),
+            use_cache=True,
+        )
+        return output.logits
+
+    def _plain(self, prompts: Prompts, rows: _Rows, finish: Callable[[Tensor, Head], TokenStats]) -> TokenStats:
+        repeated = prompts.rows(rows.prompt_of_N)
+        output = self._forward(
+            lambda hidden, head: finish(hidden[:, :-1], head),
+            input_ids=torch.cat([repeated.ids_PS, rows.tokens_NT], dim=1),
+            attention_mask=torch.cat([repeated.mask_PS, rows.mask_NT], dim=1).long(),
+            position_ids=torch.cat([repeated.positions_3PS, rows.positions_3NT], dim=2),
+            logits_to_keep=rows.tokens_NT.shape[1] + 1,
+            use_cache=False,
+            **repeated.media,
+        )
+        return output.logits
+
+    def _prefill(self, prompts: Prompts, head_fn: Callable[[Tensor, Head], Any]) -> Any:
+        return self._forward(
+            head_fn,
+            input_ids=prompts.ids_PS,
+            attention_mask=prompts.mask_PS.long(),
+            position_ids=prompts.positions_3PS,
+            logits_to_keep=1,
+            past_key_values=DynamicCache(),
+            use_cache=True,
+            **prompts.media,
+        )
+
+    def _forward(self, head_fn: Callable[[Tensor, Head], Any], **inputs: Any) -> Any:
+        """The root forward, with `head_fn(hidden, head)` in the place of the output head; its result is `.logits`.
+
+        So [N, T, V] need not exist, and hooks on the root and on the head still act.
+        """
+        head = self.model.get_output_embeddings()
+        original = head.forward
+        head.forward = lambda hidden: head_fn(hidden, original)
+        try:
+            return self.model(**inputs)
+        finally:
+            del head.forward
+
+    def _chunked(
+        self, hidden_MD: Tensor, head: Head, ids_M: Tensor, temperature: float, k: int, at_ids_MK: Tensor | None
+    ) -> TokenStats:
+        def stats(hidden: Tensor, ids: Tensor, at_ids: Tensor | None) -> TokenStats:
+            return token_stats(head(hidden), ids, self.banned_V, temperature=temperature, k=k, at_ids_MK=at_ids)
+
+        size = max(1, CHUNK_ELEMENTS // len(self.banned_V))
+        if len(hidden_MD) <= size:
+            return stats(hidden_MD, ids_M, at_ids_MK)
+        at_ids = [None] * len(ids_M.split(size)) if at_ids_MK is None else at_ids_MK.split(size)
+        chunks = [
+            checkpoint(stats, *chunk, use_reentrant=False)
+            for chunk in zip(hidden_MD.split(size), ids_M.split(size), at_ids, strict=True)
+        ]
+        columns = [[value for value in column if value is not None] for column in zip(*chunks, strict=True)]
+        return TokenStats(*(torch.cat(column) if column else None for column in columns))
+
+    def _sample_kind(
+        self,
+        problems: Sequence[Problem],
+        prompt_of_N: Tensor,
+        uniform_NT: Tensor | None,
+        max_new_tokens: int,
+        temperature: float,
+    ) -> Any:
+        chosen, prompt_of_N = torch.unique(prompt_of_N, return_inverse=True)
+        prompts = self.encoder.encode([problems[p] for p in chosen.tolist()], self.device)
+        with self._computing():
+            prefill = self._prefill(prompts, lambda hidden, head: head(hidden))
+            return decode(
+                self.model,
+                prompts,
+                prefill.past_key_values,
+                prefill.logits[:, -1],
+                prompt_of_N.to(self.device),
+                banned_V=self.banned_V,
+                end_ids=self.end_ids,
+                uniform_NT=None if uniform_NT is None else uniform_NT.to(self.device),
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+            )
+
+    def _computing(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+
+
+class _Rows:
+    """The responses of a micro-batch on the model's device, and the positions at which they stand."""
+
+    def __init__(self, tokens_NT: Tensor, mask_NT: Tensor, prompt_of_N: Tensor, next_position_P: Tensor) -> None:
+        self.tokens_NT, self.mask_NT, self.prompt_of_N = tokens_NT, mask_NT, prompt_of_N
+        steps_T = torch.arange(tokens_NT.shape[1], device=tokens_NT.device)
+        self.positions_3NT = (next_position_P[prompt_of_N][:, None] + steps_T).expand(3, -1, -1)
+
+
+def _unflatten(flat_M: Tensor, mask_NT: Tensor, order_N: Tensor) -> Tensor:
+    """Put values of response tokens, concatenated over micro-batches of rows `order_N`, back in their place; else 0."""
+    ordered_mask = mask_NT[order_N]
+    full = flat_M.new_zeros(*mask_NT.shape, *flat_M.shape[1:])
+    full = full.masked_scatter(ordered_mask.reshape(*mask_NT.shape, *[1] * (flat_M.ndim - 1)), flat_M)
+    return full[order_N.argsort()]

@@ -1,0 +1,95 @@
+"""Which phase a step belongs to, and how many rollouts a method costs: pure functions of the recipe's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Phase(Enum):
+    """RLVR: each branch alone, on its own field. OPD: each branch also on its peers' prompts, taught by them."""
+
+    RLVR = "rlvr"
+    OPD = "opd"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a step stands: its cycle, its phase, and whether it ends them."""
+
+    cycle: int
+    phase: Phase
+    ends_phase: bool
+    ends_cycle: bool
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive steps of one phase, between two points at which the branches meet."""
+
+    phase: Phase
+    steps: range
+    ends: Position
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """N cycles of S_RL steps of RLVR and S_OPD steps of mutual OPD (method.md section 5)."""
+
+    cycles: int
+    rl_steps: int
+    opd_steps: int
+
+    @property
+    def steps(self) -> int:
+        return self.cycles * (self.rl_steps + self.opd_steps)
+
+    def position(self, step: int) -> Position:
+        """The position of step 0 <= step < steps."""
+        cycle, within = divmod(step, self.rl_steps + self.opd_steps)
+        ends_cycle = within + 1 == self.rl_steps + self.opd_steps
+        if within < self.rl_steps:
+            return Position(cycle, Phase.RLVR, ends_cycle or within + 1 == self.rl_steps, ends_cycle)
+        return Position(cycle, Phase.OPD, ends_cycle, ends_cycle)
+
+    def stretches(self, start: int, meet_every: int) -> Iterator[Stretch]:
+        """The steps from `start` on, cut at the end of every phase and after every multiple of `meet_every` steps."""
+        first = start
+        for step in range(start, self.steps):
+            here = self.position(step)
+            if here.ends_phase or (step + 1) % meet_every == 0:
+                yield Stretch(here.phase, range(first, step + 1), here)
+                first = step + 1
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Sizes of a step: prompts and rollouts per prompt, of a branch's own field and of one incoming edge."""
+
+    prompts: int
+    rollouts_per_prompt: int
+    opd_prompts: int
+    opd_rollouts_per_prompt: int
+
+    @property
+    def native(self) -> int:
+        return self.prompts * self.rollouts_per_prompt
+
+    @property
+    def per_edge(self) -> int:
+        return self.opd_prompts * self.opd_rollouts_per_prompt
+
+
+def copd_rollouts(schedule: Schedule, batches: Batches, branches: int, edges: int) -> int:
+    """R(copd) = N ((S_RL + S_OPD) K P G + S_OPD E P' G'): every step is native, OPD steps add E visits."""
+    return schedule.steps * branches * batches.native + schedule.cycles * schedule.opd_steps * edges * batches.per_edge
+
+
+def equal_budget(rollouts: int, rollouts_per_step: int, cycles: int) -> Schedule:
+    """RLVR alone for as many steps as `rollouts` allow, in equal cycles: at least one step each, to the nearest.
+
+    R(expert) = steps K P G for all K experts together and R(mixed) = steps P G, each within half a cycle's step of R.
+    """
+    per_cycle = max(1, round(rollouts / (rollouts_per_step * cycles)))
+    return Schedule(cycles, per_cycle, 0)

@@ -1,0 +1,196 @@
+"""The embedded world: arithmetic on typed numbers, on real handwritten digits, and on digits that move.
+
+Three capabilities share one language. A problem asks for the sum, maximum, minimum or first-minus-last of a few
+numbers (text also asks for chains such as 7+8-3); the worked solution repeats the numbers, lists the partial results
+and ends in `\\boxed{}`. On a share `conflict` of the problems the question says "usual", and then each capability
+follows its own convention for the shared words (`CONVENTION_OF`), so that learning one field unlearns another's.
+
+A problem is a pure function of (seed, capability, split, index). Handwriting is split by picture, text by a hash of
+the canonical problem; validation and test ignore the run's seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from typing import Literal
+
+import numpy as np
+
+from copd.types import Problem, Split
+
+Capability = Literal["text", "image", "video"]
+Operator = Literal["sum", "max", "min", "diff", "chain"]
+Convention = Literal["plain", "modulo", "swapped"]
+
+CAPABILITIES: tuple[Capability, ...] = ("text", "image", "video")
+OPERATORS_OF: dict[Capability, tuple[Operator, ...]] = {
+    "text": ("sum", "max", "min", "diff", "chain"),
+    "image": ("sum", "max", "min", "diff"),
+    "video": ("sum", "max", "min", "diff"),
+}
+CONVENTION_OF: dict[Capability, Convention] = {"text": "modulo", "image": "plain", "video": "swapped"}
+CONVENTIONS: tuple[Convention, ...] = ("plain", "modulo", "swapped")
+WORDS: dict[Operator, str] = {
+    "sum": "sum",
+    "max": "max",
+    "min": "min",
+    "diff": "first minus last",
+    "chain": "value",
+}
+CELL = 16
+"""Side in pixels of the square in which one 8 x 8 handwritten digit stands."""
+
+
+@cache
+def handwriting() -> tuple[np.ndarray, np.ndarray, dict[Split, np.ndarray]]:
+    """scikit-learn's 1,797 digits: pictures [n, 8, 8] in 0..1, labels [n], and the indices of each split."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = np.random.default_rng(0).permutation(len(data.target))
+    parts = np.split(order, [int(0.7 * len(order)), int(0.85 * len(order))])
+    return data.images / 16.0, data.target, dict(zip(Split, parts, strict=True))
+
+
+def partial_results(numbers: Sequence[int], operator: Operator, convention: Convention) -> list[int]:
+    """The results after each step, the last one being the answer.
+
+    "modulo" takes every partial result modulo ten; "swapped" exchanges maximum and minimum and subtracts the first
+    from the last; "plain" is the ordinary meaning.
+    """
+    if convention == "swapped":
+        operator = {"max": "min", "min": "max"}.get(operator, operator)  # type: ignore[assignment]
+        numbers = numbers[::-1] if operator == "diff" else numbers
+    steps: dict[Operator, Callable[[int, int], int]] = {
+        "sum": lambda a, b: a + b,
+        "chain": lambda a, b: a + b,
+        "max": max,
+        "min": min,
+        "diff": lambda a, b: a - b,
+    }
+    operands = [numbers[0], numbers[-1]] if operator == "diff" else list(numbers)
+    step, modulo = steps[operator], convention == "modulo"
+    results = accumulate(operands, lambda a, b: step(a, b) % 10 if modulo else step(a, b))
+    return list(results)[1:]
+
+
+def worked_solution(numbers: Sequence[int], operator: Operator, convention: Convention) -> str:
+    """The numbers as read, the partial results, the boxed answer: `3 8 5;11,16;\\boxed{16}`."""
+    results = partial_results(numbers, operator, convention)
+    return f"{written(numbers, operator)};{','.join(map(str, results))};\\boxed{{{results[-1]}}}"
+
+
+def written(numbers: Sequence[int], operator: Operator) -> str:
+    """Numbers as they stand in a text prompt: `3 8 5`, or `3+8-5` for a chain."""
+    if operator == "chain":
+        return str(numbers[0]) + "".join(f"{n:+d}" for n in numbers[1:])
+    return " ".join(map(str, numbers))
+
+
+@dataclass(frozen=True)
+class Digits:
+    """One capability of the embedded world; a `copd.types.Task`.
+
+    length      least and greatest number of operands
+    max_number  greatest operand of a text problem (handwriting has 0 to 9)
+    noise       standard deviation of the pixel noise, where black to white is 1
+    jitter      pixels by which a digit may stand off the centre of its cell
+    conflict    share of problems on which the capability's own convention holds
+    conventions what "usual" may mean, drawn per problem; None = the capability's own. The warm-up draws from all.
+    """
+
+    capability: Capability
+    seed: int = 0
+    conflict: float = 0.0
+    operators: tuple[Operator, ...] | None = None
+    length: tuple[int, int] = (2, 4)
+    max_number: int = 20
+    noise: float = 0.1
+    jitter: int = 2
+    conventions: tuple[Convention, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.capability
+
+    def problem(self, split: Split, index: int) -> Problem:
+        seed = self.seed if split is Split.TRAIN else 0
+        key = (seed, CAPABILITIES.index(self.capability), list(Split).index(split), index)
+        rng = np.random.default_rng(key)
+        usual = bool(rng.random() < self.conflict)
+        allowed = self.conventions or (CONVENTION_OF[self.capability],)
+        convention: Convention = allowed[rng.integers(len(allowed))] if usual else "plain"
+        marker = "usual " if usual else ""
+        identity = f"{self.capability}/{split.value}/{seed}/{index}"
+        if self.capability == "text":
+            return self._text(rng, split, identity, marker, convention)
+        return self._picture(rng, split, identity, marker, convention)
+
+    def _draw_operator(self, rng: np.random.Generator) -> Operator:
+        operators = self.operators or OPERATORS_OF[self.capability]
+        return operators[rng.integers(len(operators))]
+
+    def _draw_length(self, rng: np.random.Generator) -> int:
+        return int(rng.integers(self.length[0], self.length[1] + 1))
+
+    def _text(
+        self, rng: np.random.Generator, split: Split, identity: str, marker: str, convention: Convention
+    ) -> Problem:
+        while True:
+            operator = self._draw_operator(rng)
+            numbers = rng.integers(0, self.max_number + 1, self._draw_length(rng)).tolist()
+            if operator == "chain":
+                numbers[1:] = [n if rng.random() < 0.5 else -n for n in numbers[1:]]
+            question = f"{WORDS[operator]}: {written(numbers, operator)}"
+            if _split_of_text(question) is split:
+                return self._assemble(identity, marker + question, numbers, operator, convention)
+
+    def _picture(
+        self, rng: np.random.Generator, split: Split, identity: str, marker: str, convention: Convention
+    ) -> Problem:
+        pictures, labels, members = handwriting()
+        operator = self._draw_operator(rng)
+        chosen = rng.choice(members[split], self._draw_length(rng))
+        numbers = labels[chosen].tolist()
+        question = f"{marker}{WORDS[operator]}"
+        if self.capability == "image":
+            cells = [self._cell(rng, pictures[i], self._offset(rng)) for i in chosen]
+            media = {"images": (_to_rgb(np.concatenate(cells, axis=1)),)}
+        else:
+            frames = [self._cell(rng, pictures[i], at) for i in chosen for at in self._path(rng)]
+            media = {"videos": (np.stack([_to_rgb(frame) for frame in frames]),)}
+        return self._assemble(identity, question, numbers, operator, convention, **media)
+
+    def _assemble(
+        self, identity: str, prompt: str, numbers: list[int], operator: Operator, convention: Convention, **media: tuple
+    ) -> Problem:
+        answer = str(partial_results(numbers, operator, convention)[-1])
+        solution = worked_solution(numbers, operator, convention)
+        return Problem(identity, self.name, prompt, answer, "integer", solution, **media)
+
+    def _offset(self, rng: np.random.Generator) -> np.ndarray:
+        return (CELL - 8) // 2 + rng.integers(-self.jitter, self.jitter + 1, 2)
+
+    def _path(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Where a digit stands in its two frames (the model merges frames in pairs)."""
+        start, move = self._offset(rng), rng.integers(-1, 2, 2)
+        return start, np.clip(start + move, 0, CELL - 8)
+
+    def _cell(self, rng: np.random.Generator, picture: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        cell = np.zeros((CELL, CELL))
+        y, x = offset
+        cell[y : y + 8, x : x + 8] = picture
+        return np.clip(cell + rng.normal(0, self.noise, cell.shape), 0, 1)
+
+
+def _split_of_text(question: str) -> Split:
+    bucket = hashlib.sha256(question.encode()).digest()[0]
+    return Split.TRAIN if bucket < 204 else Split.VALIDATION if bucket < 230 else Split.TEST
+
+
+def _to_rgb(grey: np.ndarray) -> np.ndarray:
+    return np.repeat((grey * 255).round().astype(np.uint8)[..., None], 3, axis=-1)

@@ -1,0 +1,134 @@
+"""The only objects that travel between rooms. All are frozen; none knows how a model works or where a branch lives.
+
+Dimensions in names: P prompts, N sequences (rows), T response tokens, K top-k entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+
+class Split(Enum):
+    """Where problems come from; no picture and no canonical text is in two splits."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One prompt with a verifiable answer.
+
+    `images` are [H, W, 3] uint8, `videos` are [frames, H, W, 3] uint8 at `fps`; both stand before the text of the
+    prompt. `verifier` names the function that grades a response against `answer`. `solution` is a worked response,
+    used only by the supervised warm-up.
+    """
+
+    id: str
+    task: str
+    prompt: str
+    answer: str
+    verifier: str
+    solution: str = ""
+    images: tuple[np.ndarray, ...] = ()
+    videos: tuple[np.ndarray, ...] = ()
+    fps: float = 2.0
+
+    @property
+    def kind(self) -> str:
+        """"text", "image" or "video": a batch for the model holds one kind of prompt."""
+        return "video" if self.videos else "image" if self.images else "text"
+
+
+class Task(Protocol):
+    """A source of problems: a pure function of (split, index)."""
+
+    name: str
+
+    def problem(self, split: Split, index: int) -> Problem:
+        """The problem with this index; any index >= 0 is valid."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """Sampled responses. Row n answers `problems[prompt_of_N[n]]`, so that a group may have any number of rows.
+
+    tokens_NT    token ids, right padded; the end token is part of the response
+    mask_NT      True on response tokens
+    finished_N   True where the response ends with an end token, False where the length limit cut it
+    logp_NT      the sampler's log-probs, at `temperature` and under the vocabulary mask; 0 on padding
+    reward_N     None until graded
+    version      the number of updates the sampling policy had seen
+    """
+
+    problems: tuple[Problem, ...]
+    tokens_NT: Tensor
+    mask_NT: Tensor
+    finished_N: Tensor
+    logp_NT: Tensor
+    prompt_of_N: Tensor
+    temperature: float
+    version: int = 0
+    reward_N: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """A policy's log-probs of given responses, as of weight version `version`.
+
+    logp_NT       log-prob of each response token; 0 on padding
+    topk_ids_NTK  the K most likely tokens, best first (None unless asked for)
+    topk_logp_NTK their log-probs
+    at_ids_NTK    log-probs at the ids the caller asked about (None unless asked for)
+    """
+
+    logp_NT: Tensor
+    version: int
+    topk_ids_NTK: Tensor | None = None
+    topk_logp_NTK: Tensor | None = None
+    at_ids_NTK: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One summand of an optimizer step's objective, with its own denominator (method.md, trap 1).
+
+    Without a `teacher` it is native GRPO on graded rollouts; with one it is OPD towards the teacher's log-probs.
+    """
+
+    name: str
+    rollouts: Rollouts
+    weight: float = 1.0
+    teacher: Score | None = None
+
+
+class BranchHandle(Protocol):
+    """A branch, wherever it lives: every call is awaited, so that calls to different branches can run at once."""
+
+    name: str
+    field: str
+    """Name of the task the branch trains on; its peers are taught on it."""
+
+    async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
+        """Sample and grade the task's next training problems; which ones is a function of (seed, branch, step)."""
+        ...
+
+    async def score(self, rollouts: Rollouts, k: int = 0, ids_NTK: Tensor | None = None) -> Score:
+        """Log-probs of anybody's rollouts under this branch's weights as they are now."""
+        ...
+
+    async def update(self, parts: Sequence[Part]) -> dict[str, float]:
+        """One optimizer step; the metrics of each part. Raises NonFiniteError after several bad steps in a row."""
+        ...
+
+    async def weights(self) -> Mapping[str, Tensor]:
+        """The trained parameters by name, tied ones once."""
+        ...
