@@ -82,7 +82,8 @@ async def mutual_opd(
         )
     )
     own = dict(zip(branches, await natives, strict=True))
-    scores = await gather(*(branches[edge.teacher].score(rollouts) for edge, rollouts in zip(edges, visits, strict=True)))
+    lessons = zip(edges, visits, strict=True)
+    scores = await gather(*(branches[edge.teacher].score(rollouts) for edge, rollouts in lessons))
 
     def parts(student: str) -> list[Part]:
         taught = [

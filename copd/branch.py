@@ -34,7 +34,7 @@ class SamplingSettings:
 
 @dataclass
 class Counts:
-    """The ledger of one actor since its start: rollouts, tokens, and seconds by activity."""
+    """The ledger of one branch since the start of the run: rollouts, tokens, and seconds by activity."""
 
     rollouts: int = 0
     tokens_generated: int = 0
@@ -57,7 +57,6 @@ class Actor:
         self.tasks = tasks
         self.sampling = sampling
         self.version = 0
-        self.counts = Counts()
 
     def answer(
         self, problems: Sequence[Problem], rollouts_per_prompt: int, generator: torch.Generator | None
@@ -70,8 +69,9 @@ class Actor:
             max_new_tokens=self.sampling.max_new_tokens,
             temperature=self.sampling.temperature,
         )
-        graded = zip(self.policy.texts(rollouts), rollouts.finished_N.tolist(), rollouts.prompt_of_N.tolist(), strict=True)
-        rewards = [reward(problems[p], text, finished=finished) for text, finished, p in graded]
+        texts, finished = self.policy.texts(rollouts), rollouts.finished_N.tolist()
+        answered = [problems[p] for p in rollouts.prompt_of_N.tolist()]
+        rewards = [reward(p, text, finished=end) for p, text, end in zip(answered, texts, finished, strict=True)]
         return replace(rollouts, reward_N=torch.tensor(rewards), version=self.version)
 
     def validate(self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool) -> Rollouts:
@@ -80,13 +80,9 @@ class Actor:
         generator = None if greedy else stream(self.sampling.seed, self.name, f"validate/{task}", 0)
         return self.answer(problems, rollouts_per_prompt, generator)
 
-    def score(self, rollouts: Rollouts, k: int = 0, ids_NTK: Tensor | None = None) -> Score:
-        """This policy's log-probs of the responses, as of its present version."""
-        started = time.perf_counter()
-        score = self.policy.score(rollouts, k=k, ids_NTK=ids_NTK, version=self.version)
-        self.counts.tokens_scored += int(rollouts.mask_NT.sum())
-        self.counts.score_seconds += time.perf_counter() - started
-        return score
+    def inspect(self, rollouts: Rollouts, k: int = 0, ids_NTK: Tensor | None = None) -> Score:
+        """This policy's log-probs of anybody's responses, as of its present version; not counted in the ledger."""
+        return self.policy.score(rollouts, k=k, ids_NTK=ids_NTK, version=self.version)
 
     def save(self, folder: Path, card: str) -> None:
         """Write the model with processor, vocabulary mask and model card, loadable by plain transformers."""
@@ -112,6 +108,7 @@ class Branch(Actor):
         self.field = field
         self.learner = learner
         self.clamp = clamp
+        self.counts = Counts()
 
     def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
         """Sample and grade training problems of a task: its own field in order, a peer's from a range of its own."""
@@ -124,6 +121,14 @@ class Branch(Actor):
         self.counts.tokens_generated += int(rollouts.mask_NT.sum())
         self.counts.collect_seconds += time.perf_counter() - started
         return rollouts
+
+    def score(self, rollouts: Rollouts) -> Score:
+        """Teach: log-probs of a peer's responses under the weights as they are now."""
+        started = time.perf_counter()
+        score = self.inspect(rollouts)
+        self.counts.tokens_scored += int(rollouts.mask_NT.sum())
+        self.counts.score_seconds += time.perf_counter() - started
+        return score
 
     def update(self, parts: Sequence[Part]) -> dict[str, float]:
         """One optimizer step from graded rollouts and teachers' scores; its metrics.
@@ -155,12 +160,8 @@ class Branch(Actor):
             )
         return DistillObjective(part.name, part.rollouts, part.weight, part.teacher.logp_NT, self.clamp)
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything a resumed branch needs, next to the step: weights and optimizer state (`Learner.state`)."""
-        return self.learner.state()
-
     def load_state(self, tensors: dict[str, Tensor], version: int) -> None:
-        """Restore `state` as of `version` updates."""
+        """Restore `Learner.state` as of `version` updates: with the step, everything a resumed branch needs."""
         self.learner.load_state(tensors)
         self.version = version
 

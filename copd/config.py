@@ -31,7 +31,9 @@ class DigitsTask(Section):
     """The embedded world (`copd.tasks.digits`)."""
 
     kind: Literal["digits"] = Field("digits", description="which source of problems")
-    capability: Literal["text", "image", "video"] = Field(description="typed numbers, handwriting, or moving handwriting")
+    capability: Literal["text", "image", "video"] = Field(
+        description="typed numbers, handwriting, or moving handwriting"
+    )
     conflict: Share = Field(0.0, description="share of problems on which the capability's own convention holds")
     operators: tuple[Literal["sum", "max", "min", "diff", "chain"], ...] | None = Field(
         None, min_length=1, description="which operators occur; null = all that the capability has"
@@ -241,15 +243,22 @@ def builtin_recipes() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in files("copd.recipes").iterdir() if p.name.endswith(".yaml"))
 
 
-def fields(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Path and meaning of every field of a recipe, sections opened; NAME stands for a branch's name."""
-    for name, field in section.model_fields.items():
-        path = f"{prefix}{name}"
-        inner = {"branches": BranchSection}.get(name, field.annotation)
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from fields(inner, f"{path}.NAME." if name == "branches" else f"{path}.")
-        else:
-            yield path, field.description or ""
+def described(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Path, value and meaning of every field of a recipe, sections opened."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        inner = {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+        for path, item in inner.items():
+            if isinstance(item, BaseModel):
+                yield from described(item, f"{prefix}{path}.")
+            else:
+                yield f"{prefix}{path}", _as_yaml(item), field.description or ""
+
+
+def _as_yaml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(str(getattr(item, 'model_dump', lambda item=item: item)()) for item in value)}]"
+    return "null" if value is None else str(value)
 
 
 def _recipe_text(source: str | Path) -> str:
@@ -316,4 +325,4 @@ def _known_names(parents: Sequence[str]) -> list[str]:
             section = EdgeSection
         else:
             section = section.model_fields[parent].annotation
-    return list(section.model_fields) if isinstance(section, type) else []
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

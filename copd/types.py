@@ -43,14 +43,17 @@ class Problem:
 
     @property
     def kind(self) -> str:
-        """"text", "image" or "video": a batch for the model holds one kind of prompt."""
+        """ "text", "image" or "video": a batch for the model holds one kind of prompt."""
         return "video" if self.videos else "image" if self.images else "text"
 
 
 class Task(Protocol):
     """A source of problems: a pure function of (split, index)."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The field's name in tables."""
+        ...
 
     def problem(self, split: Split, index: int) -> Problem:
         """The problem with this index; any index >= 0 is valid."""
@@ -116,13 +119,15 @@ class BranchHandle(Protocol):
     name: str
     field: str
     """Name of the task the branch trains on; its peers are taught on it."""
+    allowed_tokens: int
+    """Tokens that the vocabulary mask allows."""
 
     async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
         """Sample and grade the task's next training problems; which ones is a function of (seed, branch, step)."""
         ...
 
-    async def score(self, rollouts: Rollouts, k: int = 0, ids_NTK: Tensor | None = None) -> Score:
-        """Log-probs of anybody's rollouts under this branch's weights as they are now."""
+    async def score(self, rollouts: Rollouts) -> Score:
+        """Log-probs of anybody's rollouts under this branch's weights as they are now, counted as teaching."""
         ...
 
     async def update(self, parts: Sequence[Part]) -> dict[str, float]:
@@ -131,4 +136,30 @@ class BranchHandle(Protocol):
 
     async def weights(self) -> Mapping[str, Tensor]:
         """The trained parameters by name, tied ones once."""
+        ...
+
+    async def validate(
+        self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
+    ) -> Rollouts:
+        """Graded answers to the first problems of a task, the same at every call; not counted."""
+        ...
+
+    async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
+        """`score` with the k most likely tokens and the log-probs at `ids_NTK`, for measurement; not counted."""
+        ...
+
+    async def texts(self, rollouts: Rollouts) -> list[str]:
+        """The responses as text."""
+        ...
+
+    async def counts(self) -> dict[str, float]:
+        """The branch's ledger since the start of the run."""
+        ...
+
+    async def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of the branch."""
+        ...
+
+    async def load_state(self, tensors: dict[str, Tensor], version: int, counts: Mapping[str, float]) -> None:
+        """Go on from a checkpoint after `version` updates."""
         ...

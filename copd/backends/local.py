@@ -4,32 +4,65 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from torch import Tensor
 
-from copd.branch import Branch
-from copd.types import Part, Rollouts, Score
+from copd.branch import Actor, Branch, Counts
+from copd.types import Part, Rollouts, Score, Split
 
 
-class LocalBranch:
-    """A `BranchHandle` on a branch of this process. Each call lets the other branches take their turn first."""
+class LocalActor:
+    """A model of this process that is only evaluated. Each call lets the others take their turn first."""
+
+    def __init__(self, actor: Actor) -> None:
+        self.name = actor.name
+        self._actor = actor
+
+    async def validate(
+        self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
+    ) -> Rollouts:
+        await asyncio.sleep(0)
+        return self._actor.validate(split, task, count, rollouts_per_prompt, greedy=greedy)
+
+
+class LocalBranch(LocalActor):
+    """A `BranchHandle` on a branch of this process."""
 
     def __init__(self, branch: Branch) -> None:
-        self.branch = branch
-        self.name = branch.name
+        super().__init__(branch)
         self.field = branch.field
+        self.allowed_tokens = branch.policy.allowed_tokens
+        self._branch = branch
 
     async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
         await asyncio.sleep(0)
-        return self.branch.collect(task, step, prompts, rollouts_per_prompt)
+        return self._branch.collect(task, step, prompts, rollouts_per_prompt)
 
-    async def score(self, rollouts: Rollouts, k: int = 0, ids_NTK: Tensor | None = None) -> Score:
+    async def score(self, rollouts: Rollouts) -> Score:
         await asyncio.sleep(0)
-        return self.branch.score(rollouts, k, ids_NTK)
+        return self._branch.score(rollouts)
 
     async def update(self, parts: Sequence[Part]) -> dict[str, float]:
         await asyncio.sleep(0)
-        return self.branch.update(parts)
+        return self._branch.update(parts)
+
+    async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
+        await asyncio.sleep(0)
+        return self._branch.inspect(rollouts, k, ids_NTK)
+
+    async def texts(self, rollouts: Rollouts) -> list[str]:
+        return self._branch.policy.texts(rollouts)
+
+    async def counts(self) -> dict[str, float]:
+        return asdict(self._branch.counts)
 
     async def weights(self) -> Mapping[str, Tensor]:
-        return self.branch.weights()
+        return self._branch.weights()
+
+    async def state(self) -> dict[str, Tensor]:
+        return self._branch.learner.state()
+
+    async def load_state(self, tensors: dict[str, Tensor], version: int, counts: Mapping[str, float]) -> None:
+        self._branch.load_state(tensors, version)
+        self._branch.counts = Counts(**counts)  # type: ignore[arg-type]

@@ -19,15 +19,18 @@ def wilson(successes: float, trials: int) -> tuple[float, float]:
 
 
 def stratified_mean(groups: list[Tensor]) -> tuple[float, float, float]:
-    """Mean of the groups' means, each group counting alike, with its normal interval: (mean, low, high).
+    """Mean of the groups' means, each group counting alike, with a normal interval: (mean, low, high) in [0, 1].
 
-    Each group holds one score per problem; problems are independent within and between groups. A group of one
-    problem adds no variance, so give it more.
+    Each group holds one score in [0, 1] per problem; problems are independent within and between groups. The variance
+    is taken after adding two scores of 0 and two of 1 to each group (Agresti and Coull's adjustment), so that a group
+    in which all is right or all is wrong still has an interval.
     """
     means = [float(group.double().mean()) for group in groups]
-    variance = sum(float(g.double().var(unbiased=True)) / len(g) if len(g) > 1 else 0.0 for g in groups)
+    prior = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)
+    adjusted = [torch.cat([group.double(), prior]) for group in groups]
+    variance = sum(float(scores.var(unbiased=False)) / len(scores) for scores in adjusted)
     mean, half = sum(means) / len(means), Z95 * math.sqrt(variance) / len(groups)
-    return mean, mean - half, mean + half
+    return mean, max(0.0, mean - half), min(1.0, mean + half)
 
 
 def pass_at_k(correct_P: Tensor, samples: int, k: int) -> Tensor:

@@ -23,7 +23,9 @@ class Decoded(NamedTuple):
 
 def select_rows(cache: DynamicCache, rows_N: Tensor) -> DynamicCache:
     """A cache whose row n is row `rows_N[n]` of `cache`; gradients flow back into `cache`."""
-    return DynamicCache([(layer.keys.index_select(0, rows_N), layer.values.index_select(0, rows_N)) for layer in cache.layers])
+    return DynamicCache(
+        [(layer.keys.index_select(0, rows_N), layer.values.index_select(0, rows_N)) for layer in cache.layers]
+    )
 
 
 def pick(logp_NV: Tensor, uniform_N: Tensor | None) -> Tensor:

@@ -15,9 +15,14 @@ from copd.types import Rollouts
 class Objective(Protocol):
     """What the learner needs to know of a part: its rows, its weight, and the advantage of each token."""
 
-    name: str
-    rollouts: Rollouts
-    weight: float
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def rollouts(self) -> Rollouts: ...
+
+    @property
+    def weight(self) -> float: ...
 
     def rows_with_gradient(self) -> Tensor:
         """Indices of the rows that need a forward and backward pass. The others count in the denominator only."""

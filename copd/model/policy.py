@@ -7,7 +7,8 @@ of its prompt plus one. Prefill and log-probs go through the model's root forwar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,35 @@ class Policy:
             raise ModelFolderError(f"{path}: the model cannot be loaded: {error}") from error
         return cls(model, processor, **options)
 
+    def clone(self) -> Policy:
+        """An independent policy with the same weights; the encoder, which has no weights, is shared."""
+        twin = Policy(
+            copy.deepcopy(self.model),
+            self.processor,
+            device=self.device,
+            autocast=self.autocast,
+            micro_batch_tokens=self.micro_batch_tokens,
+            encoder=self.encoder,
+        )
+        twin.shared_prefix = self.shared_prefix
+        return twin
+
+    @torch.no_grad()
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over parameters by name, tied ones once; raises KeyError naming one that is missing."""
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(weights[name])
+
+    @property
+    def context(self) -> int:
+        """Most tokens of prompt and response together."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    @property
+    def allowed_tokens(self) -> int:
+        """Tokens that the vocabulary mask allows."""
+        return int((~self.banned_V).sum())
+
     @torch.no_grad()
     def sample(
         self,
@@ -93,10 +123,16 @@ class Policy:
         size = (len(prompt_of_N), max_new_tokens)
         uniform_NT = None if generator is None else torch.rand(size, generator=generator, dtype=torch.float64)
         kind_of_N = [problems[p].kind for p in prompt_of_N.tolist()]
-        row_sets = [torch.tensor([n for n, k in enumerate(kind_of_N) if k == kind]) for kind in dict.fromkeys(kind_of_N)]
+        row_sets = [
+            torch.tensor([n for n, k in enumerate(kind_of_N) if k == kind]) for kind in dict.fromkeys(kind_of_N)
+        ]
         batches = [
             self._sample_kind(
-                problems, prompt_of_N[rows], None if uniform_NT is None else uniform_NT[rows], max_new_tokens, temperature
+                problems,
+                prompt_of_N[rows],
+                None if uniform_NT is None else uniform_NT[rows],
+                max_new_tokens,
+                temperature,
             )
             for rows in row_sets
         ]
@@ -129,9 +165,8 @@ class Policy:
 
         Raises ValueError where k exceeds the number of tokens that the vocabulary mask allows.
         """
-        allowed = int((~self.banned_V).sum())
-        if k > allowed:
-            raise ValueError(f"k={k} is larger than the {allowed} tokens of the masked vocabulary")
+        if k > self.allowed_tokens:
+            raise ValueError(f"k={k} is larger than the {self.allowed_tokens} tokens of the masked vocabulary")
         batches = self.micro_batches(rollouts, torch.arange(len(rollouts.tokens_NT)))
         stats = []
         for rows in batches:
@@ -139,14 +174,12 @@ class Policy:
             ids = None if ids_NTK is None else ids_NTK[rows, : part.tokens_NT.shape[1]]
             stats.append(self.token_stats(part, k=k, ids_NTK=ids))
         order = torch.cat(batches)
-
-        def gathered(values: Sequence[Tensor | None]) -> Tensor | None:
-            present = [value.cpu() for value in values if value is not None]
-            return _unflatten(torch.cat(present), rollouts.mask_NT, order) if present else None
-
-        logp, _, ids, logps, at_ids = (gathered(values) for values in zip(*stats, strict=True))
-        assert logp is not None
-        return Score(logp, version, ids, logps, at_ids)
+        joined = TokenStats(*map(_joined, zip(*stats, strict=True)))
+        logp_NT, _, *optional = (
+            None if values is None else _unflatten(values.cpu(), rollouts.mask_NT, order) for values in joined
+        )
+        assert logp_NT is not None
+        return Score(logp_NT, version, *optional)
 
     def micro_batches(self, rollouts: Rollouts, rows_M: Tensor) -> list[Tensor]:
         """Split rows by this policy's token budget."""
@@ -239,8 +272,7 @@ class Policy:
             checkpoint(stats, *chunk, use_reentrant=False)
             for chunk in zip(hidden_MD.split(size), ids_M.split(size), at_ids, strict=True)
         ]
-        columns = [[value for value in column if value is not None] for column in zip(*chunks, strict=True)]
-        return TokenStats(*(torch.cat(column) if column else None for column in columns))
+        return TokenStats(*map(_joined, zip(*chunks, strict=True)))
 
     def _sample_kind(
         self,
@@ -286,3 +318,9 @@ def _unflatten(flat_M: Tensor, mask_NT: Tensor, order_N: Tensor) -> Tensor:
     full = flat_M.new_zeros(*mask_NT.shape, *flat_M.shape[1:])
     full = full.masked_scatter(ordered_mask.reshape(*mask_NT.shape, *[1] * (flat_M.ndim - 1)), flat_M)
     return full[order_N.argsort()]
+
+
+def _joined(values: Sequence[Tensor | None]) -> Any:
+    """The concatenation, or None where there is nothing to concatenate."""
+    present = [value for value in values if value is not None]
+    return torch.cat(present) if present else None

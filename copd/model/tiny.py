@@ -47,7 +47,7 @@ CHAT_TEMPLATE = """{%- for message in messages -%}
 {{- '<|im_start|>assistant\n' -}}
 {%- endif -%}
 """
-PATCH_SIZE = 4
+PATCH_SIZE = 8
 MAX_CONTEXT = 512
 
 
@@ -55,8 +55,8 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """One token per character of printable ASCII, three words, and Qwen's special tokens."""
     vocabulary = {token: i for i, token in enumerate([*CHARACTERS, *WORDS, *SPECIAL_TOKENS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*WORDS, r"[\s\S]"])), "isolated")  # type: ignore[assignment]
-    backend.decoder = decoders.Fuse()  # type: ignore[assignment]
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*WORDS, r"[\s\S]"])), "isolated")
+    backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token="<|im_end|>",
@@ -69,7 +69,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_processor() -> Qwen3VLProcessor:
-    """Qwen3-VL's processor with 4-pixel patches; pictures keep their size."""
+    """Qwen3-VL's processor with 8-pixel patches; pictures keep their size."""
     pixels = {"shortest_edge": (2 * PATCH_SIZE) ** 2, "longest_edge": 512 * 512}
     shared = {
         "patch_size": PATCH_SIZE,

@@ -18,8 +18,8 @@ from copd.types import Problem, Rollouts, Split, Task
 class WarmupPlan:
     """Steps of supervised learning on worked solutions: `problems_per_step` of each task a step, cosine decay."""
 
-    steps: int
-    problems_per_step: int = 64
+    steps: int = 1200
+    problems_per_step: int = 32
     learning_rate: float = 2e-3
     seed: int = 1_000_003
 
@@ -27,7 +27,7 @@ class WarmupPlan:
 def demonstrations(policy: Policy, problems: Sequence[Problem]) -> Rollouts:
     """The worked solutions as rollouts, one row per problem, each ended by the end token."""
     tokenizer = policy.processor.tokenizer
-    rows = [tokenizer(p.solution, add_special_tokens=False).input_ids + [tokenizer.eos_token_id] for p in problems]
+    rows = [[*tokenizer(p.solution, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for p in problems]
     longest = max(map(len, rows))
     tokens_NT = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in rows])
     mask_NT = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
@@ -42,8 +42,11 @@ def demonstrations(policy: Policy, problems: Sequence[Problem]) -> Rollouts:
     )
 
 
-def warm_up(policy: Policy, tasks: Sequence[Task], plan: WarmupPlan, report: Callable[[int], None]) -> None:
-    """Maximise the likelihood of worked solutions: the surrogate at ratio 1 and advantage 1. Calls `report(step)`."""
+def warm_up(policy: Policy, tasks: Sequence[Task], plan: WarmupPlan, report: Callable[[int, int], None]) -> None:
+    """Maximise the likelihood of worked solutions: the surrogate at ratio 1 and advantage 1.
+
+    `report(step, steps)` is called after every step.
+    """
     learner = Learner(policy, learning_rate=plan.learning_rate, weight_decay=0.01)
     for step in range(plan.steps):
         for group in learner.optimizer.param_groups:
@@ -56,4 +59,4 @@ def warm_up(policy: Policy, tasks: Sequence[Task], plan: WarmupPlan, report: Cal
             rollouts = demonstrations(policy, problems)
             parts.append(GrpoObjective(task.name, rollouts, 1 / len(tasks), torch.ones(len(problems))))
         learner.step(parts)
-        report(step)
+        report(step, plan.steps)

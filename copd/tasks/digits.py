@@ -159,18 +159,26 @@ class Digits:
         question = f"{marker}{WORDS[operator]}"
         if self.capability == "image":
             cells = [self._cell(rng, pictures[i], self._offset(rng)) for i in chosen]
-            media = {"images": (_to_rgb(np.concatenate(cells, axis=1)),)}
-        else:
-            frames = [self._cell(rng, pictures[i], at) for i in chosen for at in self._path(rng)]
-            media = {"videos": (np.stack([_to_rgb(frame) for frame in frames]),)}
-        return self._assemble(identity, question, numbers, operator, convention, **media)
+            images = (_to_rgb(np.concatenate(cells, axis=1)),)
+            return self._assemble(identity, question, numbers, operator, convention, images=images)
+        frames = [self._cell(rng, pictures[i], at) for i in chosen for at in self._path(rng)]
+        videos = (np.stack([_to_rgb(frame) for frame in frames]),)
+        return self._assemble(identity, question, numbers, operator, convention, videos=videos)
 
     def _assemble(
-        self, identity: str, prompt: str, numbers: list[int], operator: Operator, convention: Convention, **media: tuple
+        self,
+        identity: str,
+        prompt: str,
+        numbers: list[int],
+        operator: Operator,
+        convention: Convention,
+        *,
+        images: tuple[np.ndarray, ...] = (),
+        videos: tuple[np.ndarray, ...] = (),
     ) -> Problem:
         answer = str(partial_results(numbers, operator, convention)[-1])
         solution = worked_solution(numbers, operator, convention)
-        return Problem(identity, self.name, prompt, answer, "integer", solution, **media)
+        return Problem(identity, self.name, prompt, answer, "integer", solution, images, videos)
 
     def _offset(self, rng: np.random.Generator) -> np.ndarray:
         return (CELL - 8) // 2 + rng.integers(-self.jitter, self.jitter + 1, 2)

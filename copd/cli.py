@@ -1,0 +1,92 @@
+"""The commands. They parse, call and exit; nothing is decided here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from copd.errors import CopdError
+
+app = typer.Typer(
+    help="Co-Evolving Policy Distillation: several reasoning skills into one model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+recipes = typer.Typer(help="Recipes: what can be set, and what it means.", no_args_is_help=True)
+app.add_typer(recipes, name="recipe")
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or a recipe of copd by name.")] = "demo",
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/METHOD-seedSEED.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
+) -> None:
+    """Train by a recipe: branches, merge, evaluation, report.
+
+    Try `copd train demo`, then `copd train demo method=mixed` for a baseline at the same number of rollouts.
+    """
+    from copd.config import load_recipe
+    from copd.run import train as run
+
+    run(load_recipe(recipe, overrides or []), out, resume=resume)
+
+
+@app.command("eval")
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Model folders, or builtin:NAME.")],
+    recipe: Annotated[str, typer.Option(help="The recipe whose fields and evaluation section are used.")] = "demo",
+    change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
+) -> None:
+    """Compare models side by side on the fields of a recipe, on test problems."""
+    from copd.config import load_recipe
+    from copd.run import evaluate_models
+    from copd.runs.display import accuracy_table
+
+    table = evaluate_models(load_recipe(recipe, change or []), models)
+    Console().print(accuracy_table(table, "greedy accuracy on test problems, %, 95 % intervals over problems"))
+
+
+@app.command()
+def warmup(
+    out: Annotated[Path, typer.Argument(help="Folder for the new base model.")],
+    conflict: Annotated[float, typer.Option(help="Share of problems with conflicting conventions.")] = 1.0,
+    steps: Annotated[int | None, typer.Option(help="Supervised steps; default as for the base that ships.")] = None,
+) -> None:
+    """Build a base of partial skill for the embedded world: a tiny Qwen3-VL, briefly supervised."""
+    from copd.run import build_base
+
+    build_base(out, conflict=conflict, steps=steps)
+
+
+@recipes.command("show")
+def show(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or a recipe of copd by name.")] = "demo",
+    overrides: Overrides = None,
+) -> None:
+    """Every field of a recipe with its value and meaning."""
+    from copd.config import described, load_recipe
+
+    table = Table("field", "value", "meaning")
+    for path, value, meaning in described(load_recipe(recipe, overrides or [])):
+        table.add_row(path, escape(value), escape(meaning))
+    Console().print(table)
+
+
+def main() -> None:
+    """Run a command; a user's mistake is one line and exit status 2, a failure one line and 1."""
+    try:
+        app()
+    except CopdError as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(error.exit_status)

@@ -1,0 +1,47 @@
+"""The ledger: what each branch spent in each phase, and how long the run would take with the branches side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Counts = Mapping[str, float]
+ACTIVITIES = ("collect_seconds", "score_seconds", "update_seconds")
+
+
+class Ledger:
+    """Sums by branch and phase, from the branches' own counts; restored from `as_record`."""
+
+    def __init__(self, record: Mapping[str, Any] | None = None) -> None:
+        record = record or {}
+        self.spent: dict[str, dict[str, dict[str, float]]] = record.get("spent", {})
+        self.critical_path: dict[str, float] = record.get("critical_path", {})
+        self._seen: dict[str, dict[str, float]] = {branch: dict(c) for branch, c in record.get("seen", {}).items()}
+
+    def add(self, phase: str, counts: Mapping[str, Counts], *, meet_within: bool) -> None:
+        """Book what the branches spent since the last call under `phase`.
+
+        The critical path grows by the slowest branch; where branches wait for one another between activities
+        (`meet_within`), by the slowest branch of each activity.
+        """
+        fresh = {
+            branch: {name: value - self._seen.get(branch, {}).get(name, 0) for name, value in spent.items()}
+            for branch, spent in counts.items()
+        }
+        for branch, spent in fresh.items():
+            booked = self.spent.setdefault(branch, {}).setdefault(phase, {})
+            for name, value in spent.items():
+                booked[name] = booked.get(name, 0) + value
+        if meet_within:
+            seconds = sum(max(spent[name] for spent in fresh.values()) for name in ACTIVITIES)
+        else:
+            seconds = max(sum(spent[name] for name in ACTIVITIES) for spent in fresh.values())
+        self.critical_path[phase] = self.critical_path.get(phase, 0) + seconds
+        self._seen = {branch: dict(spent) for branch, spent in counts.items()}
+
+    def total(self, name: str) -> float:
+        """One count over all branches and phases."""
+        return sum(spent.get(name, 0) for phases in self.spent.values() for spent in phases.values())
+
+    def as_record(self) -> dict[str, Any]:
+        return {"spent": self.spent, "critical_path": self.critical_path, "seen": self._seen}

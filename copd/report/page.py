@@ -1,0 +1,73 @@
+"""The report of one run: a single HTML page without scripts or network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from copd.report.figures import field_accuracy_figure, overlap_figure, reward_figure
+from copd.runs.runlog import read_lines
+
+LEDGER_COLUMNS = (
+    "rollouts",
+    "tokens_generated",
+    "tokens_scored",
+    "tokens_trained",
+    "collect_seconds",
+    "score_seconds",
+    "update_seconds",
+)
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` of a finished run from its manifest, metrics and samples; returns its path."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    records = list(read_lines(folder / "metrics.jsonl"))
+    page = (
+        _environment()
+        .get_template("run.html")
+        .render(recipe=manifest["recipe"], samples=_last_samples(folder), **_contents(records))
+    )
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _contents(records: list[dict[str, Any]]) -> dict[str, Any]:
+    result = next(r for r in records if r["event"] == "result")["table"]
+    ledger = next(r for r in records if r["event"] == "ledger")
+    behaviour = [r for r in records if r["event"] == "behaviour"]
+    fields = list(dict.fromkeys(cell["field"] for cell in result))
+    ks = sorted({k for cell in result for k in cell["pass_at"]}, key=int)
+    rows = []
+    for model in dict.fromkeys(cell["model"] for cell in result):
+        cells = {cell["field"]: cell for cell in result if cell["model"] == model}
+        rows.append((model, [cells[f]["greedy"] for f in fields] + [cells["average"]["pass_at"][k] for k in ks]))
+    return {
+        "fields": fields,
+        "ks": ks,
+        "rows": rows,
+        "own_fields": [field for field in fields if field != "average"],
+        "branches": list(behaviour[0]["accuracy"]),
+        "behaviour": behaviour,
+        "ledger": ledger,
+        "ledger_columns": LEDGER_COLUMNS,
+        "planned_rollouts": ledger["planned_rollouts"],
+        "figures": [
+            ("Overlap between the branches", overlap_figure(records)),
+            ("Accuracy", field_accuracy_figure(records)),
+            ("Reward", reward_figure(records)),
+        ],
+    }
+
+
+def _last_samples(folder: Path) -> list[dict[str, Any]]:
+    samples = list(read_lines(folder / "samples.jsonl"))
+    return [sample for sample in samples if sample["step"] == samples[-1]["step"]]
+
+
+def _environment() -> Environment:
+    return Environment(loader=PackageLoader("copd.report"), autoescape=select_autoescape(), trim_blocks=True)

@@ -1,0 +1,265 @@
+"""Recipe to run folder: build the branches, train them, merge, evaluate, report."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from copd.algorithm import copd, merged
+from copd.backends.local import LocalActor, LocalBranch
+from copd.baselines import independent
+from copd.branch import Actor, Branch, SamplingSettings
+from copd.config import Recipe
+from copd.errors import CheckpointError, MergeError, RecipeError
+from copd.maths import merge as merges
+from copd.measure.evaluate import Accuracy, evaluate
+from copd.model.export import save_policy
+from copd.model.learner import Learner
+from copd.model.load import compute_on, model_folder, sha256, write_checksums
+from copd.model.parity import settle_path
+from copd.model.policy import Policy
+from copd.model.tiny import tiny_model, tiny_processor
+from copd.model.warmup import WarmupPlan, warm_up
+from copd.report.page import write_report
+from copd.runs.checkpoint import latest_checkpoint
+from copd.runs.display import Screen
+from copd.runs.observer import RunObserver
+from copd.runs.plan import Plan, make_plan
+from copd.tasks.digits import CAPABILITIES, CONVENTIONS, Digits
+from copd.tasks.mixture import Mixture
+from copd.types import Split, Task
+
+MANIFEST = "manifest.json"
+PROBED_PROBLEMS = 64
+BASE_CARD = """---
+library_name: transformers
+pipeline_tag: image-text-to-text
+---
+# A tiny Qwen3-VL of partial skill
+
+The base of copd's embedded world: arithmetic on typed and handwritten digits, {conflict:.0%} of it under conflicting
+conventions. Built by `copd warmup --conflict {conflict}` ({plan}).
+"""
+
+
+def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False, screen: Screen | None = None) -> Path:
+    """Run a recipe to the end and return its run folder.
+
+    The folder is `runs/METHOD-seedSEED` unless `out` is given; it must be new, or, with `resume`, hold a run of the
+    same recipe, which then goes on from its last checkpoint (from the start where there is none). Raises RecipeError,
+    ModelFolderError, CheckpointError, MergeError or NonFiniteError.
+    """
+    folder = Path(out) if out else Path("runs") / f"{recipe.method}-seed{recipe.seed}"
+    plan = make_plan(recipe)
+    _claim(folder, recipe, resume)
+    screen = screen or Screen()
+    screen.planned(folder, recipe.method, plan)
+    with screen:
+        asyncio.run(_Run(folder, recipe, plan, screen).complete(resume))
+    write_report(folder)
+    screen.finished(folder)
+    return folder
+
+
+class _Run:
+    """One run: the objects that the steps of `complete` share."""
+
+    def __init__(self, folder: Path, recipe: Recipe, plan: Plan, screen: Screen) -> None:
+        self.folder, self.recipe, self.plan, self.screen = folder, recipe, plan, screen
+        torch.set_num_threads(recipe.model.threads_per_branch)
+        self.tasks = make_tasks(recipe)
+        self.sampling = SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
+        self.base = load_policy(recipe)
+        warnings = check_problems(self.base, self.tasks, recipe.sampling.max_new_tokens)
+        for warning in warnings:
+            screen.warn(warning)
+        self.branches = self._branches()
+
+    def _branches(self) -> dict[str, Branch]:
+        tasks: dict[str, Task] = {**self.tasks, "mixed": Mixture("mixed", tuple(self.tasks.values()))}
+        return {name: self._branch(name, i, tasks) for i, name in enumerate(self.plan.branches)}
+
+    def _branch(self, name: str, index: int, tasks: Mapping[str, Task]) -> Branch:
+        policy = self.base.clone()
+        learner = Learner(
+            policy,
+            **self.recipe.optimizer.model_dump(),
+            clip_low=self.recipe.grpo.clip_low,
+            clip_high=self.recipe.grpo.clip_high,
+        )
+        return Branch(
+            name, index, policy, tasks, self.sampling, field=name, learner=learner, clamp=self.recipe.opd.clamp
+        )
+
+    async def complete(self, resume: bool) -> None:
+        handles = {name: LocalBranch(branch) for name, branch in self.branches.items()}
+        observer = RunObserver(
+            self.folder,
+            handles,
+            self.plan.fields,
+            self.plan.schedule,
+            evaluation=self.recipe.evaluation,
+            checkpoint=self.recipe.checkpoint,
+            display=self.screen,
+        )
+        checkpoint = latest_checkpoint(self.folder / "checkpoints") if resume else None
+        start = 0
+        if checkpoint:
+            await observer.resume(checkpoint)
+            start = checkpoint.step
+        else:
+            observer.restart()
+            await observer.measure(-1, "start")
+            await observer.validate(-1)
+        self.screen.started(start)
+        if self.recipe.method == "copd":
+            await copd(handles, self.plan.edges, self.plan.schedule, self.plan.batches, observer, start)
+        else:
+            await independent(handles, self.plan.schedule, self.plan.batches, observer, start)
+        await self._conclude(handles, observer)
+
+    async def _conclude(self, handles: Mapping[str, LocalBranch], observer: RunObserver) -> None:
+        """Merge, export, evaluate on test problems; the last lines of the record."""
+        models = [LocalActor(Actor("base", -1, self.base, self.tasks, self.sampling)), *handles.values()]
+        for name, branch in self.branches.items():
+            branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
+        if self.recipe.method == "copd" and len(handles) > 1:
+            policy = self.base.clone()
+            try:
+                policy.load_weights(await merged(handles, merges.mean))
+            except ValueError as error:
+                raise MergeError(str(error)) from error
+            actor = Actor("merged", -1, policy, self.tasks, self.sampling)
+            actor.save(self.folder / "merged", self._card("the merge of its branches"))
+            models.append(LocalActor(actor))
+        settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
+        table = await evaluate(
+            models, self.plan.fields, Split.TEST, problems=settings.problems, pass_at=settings.pass_at
+        )
+        observer.note("ledger", last, **observer.ledger.as_record(), planned_rollouts=self.plan.rollouts)
+        observer.note("result", last, table=[cell.as_record() for cell in table])
+        self.screen.result(table)
+
+    def _card(self, what: str) -> str:
+        return (
+            f"---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---\n"
+            f"# {what} of a copd run\n\nMethod `{self.recipe.method}`, seed {self.recipe.seed}, "
+            f"base `{self.recipe.model.path}`, {self.plan.rollouts} rollouts, fields {', '.join(self.plan.fields)}.\n\n"
+            "Load with `AutoModelForImageTextToText.from_pretrained(folder)`. The generation config's "
+            "`suppress_tokens` is the vocabulary mask the model was trained under: keep it when sampling.\n\n"
+            f"Recipe:\n\n```json\n{self.recipe.model_dump_json(indent=1)}\n```\n"
+        )
+
+
+def load_policy(recipe: Recipe, path: str | None = None) -> Policy:
+    """The recipe's base, or the model at `path`, as a policy on the recipe's device."""
+    device, autocast = compute_on(recipe.model.device, recipe.model.dtype)
+    return Policy.from_pretrained(
+        model_folder(path or recipe.model.path),
+        device=device,
+        autocast=autocast,
+        micro_batch_tokens=recipe.model.micro_batch_tokens,
+    )
+
+
+def make_tasks(recipe: Recipe) -> dict[str, Task]:
+    """The task of every branch of the recipe, by the branch's name."""
+    return {
+        name: Digits(**branch.task.model_dump(exclude={"kind"}), seed=recipe.seed)
+        for name, branch in recipe.branches.items()
+    }
+
+
+def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> list[str]:
+    """Look at the first problems of every task before anything is trained; warnings about the path taken.
+
+    Raises RecipeError naming the branch whose prompts, with a response, are longer than the model's context.
+    """
+    warnings = []
+    context = policy.context
+    for name, task in tasks.items():
+        problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_PROBLEMS)]
+        longest = max(policy.encoder.lengths(problems))
+        if longest + max_new_tokens > context:
+            raise RecipeError(
+                f"branches.{name}.task: a prompt has {longest} tokens; with sampling.max_new_tokens={max_new_tokens} "
+                f"that is more than the model's context of {context}"
+            )
+        if warning := settle_path(policy, problems[:3]):
+            warnings.append(f"branches.{name}: {warning}")
+            break
+    return warnings
+
+
+def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> list[Accuracy]:
+    """Greedy accuracy and pass@k of model folders on the recipe's fields, on test problems."""
+    torch.set_num_threads(recipe.model.threads_per_branch)
+    tasks = make_tasks(recipe)
+    sampling = SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
+    models = [LocalActor(Actor(path, -1, load_policy(recipe, path), tasks, sampling)) for path in paths]
+    settings = recipe.evaluation
+    return asyncio.run(evaluate(models, list(tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at))
+
+
+def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Make the run folder and its manifest, or check that it holds a run of the same recipe."""
+    manifest = _manifest(recipe)
+    path = folder / MANIFEST
+    if resume:
+        if not path.is_file():
+            raise CheckpointError(f"{folder}: nothing to resume: {MANIFEST} is missing")
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("recipe", "base_sha256"):
+            if before[key] != manifest[key]:
+                raise CheckpointError(f"{folder}: cannot resume: {_difference(key, before[key], manifest[key])}")
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise RecipeError(f"--out {folder}: is not empty; give another folder, or --resume to go on with its run")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"--out {folder}: cannot be written: {error}") from error
+
+
+def _manifest(recipe: Recipe) -> dict[str, Any]:
+    base = model_folder(recipe.model.path)
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "base_sha256": {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))},
+        "versions": {name: version(name) for name in ("copd", "torch", "transformers")},
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+    }
+
+
+def _difference(path: str, before: Any, now: Any) -> str:
+    """The first value in which two nested mappings differ, with its path."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        key = next(k for k in {**before, **now} if before.get(k) != now.get(k))
+        return _difference(f"{path}.{key}", before.get(key), now.get(key))
+    return f"{path} was {before!r} and is now {now!r}"
+
+
+def build_base(folder: Path, *, conflict: float, steps: int | None = None, screen: Screen | None = None) -> None:
+    """Initialise a tiny Qwen3-VL, warm it up on all three capabilities and all conventions, and save it with sums.
+
+    Raises RecipeError where `folder` is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise RecipeError(f"{folder}: is not empty; give another folder")
+    processor = tiny_processor()
+    policy = Policy(tiny_model(processor), processor)
+    plan = WarmupPlan() if steps is None else WarmupPlan(steps=steps)
+    tasks = [Digits(c, seed=plan.seed, conflict=conflict, conventions=CONVENTIONS) for c in CAPABILITIES]
+    warm_up(policy, tasks, plan, (screen or Screen()).warmed)
+    save_policy(policy, folder, BASE_CARD.format(conflict=conflict, plan=plan))
+    write_checksums(folder)

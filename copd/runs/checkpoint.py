@@ -1,0 +1,122 @@
+"""Checkpoints: all branches at one step, complete or absent.
+
+A checkpoint is written into a temporary folder, flushed to disk, and renamed; its manifest, with size and sha256 of
+every file, is the last file written. Older checkpoints are removed only after the rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from copd.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on disk: the number of steps done, each branch's tensors, and what the run noted."""
+
+    folder: Path
+    step: int
+    notes: dict[str, Any]
+    branches: tuple[str, ...]
+
+    def tensors(self, branch: str) -> dict[str, Tensor]:
+        """The tensors of one branch; raises CheckpointError where the file cannot be read."""
+        path = self.folder / f"{branch}.safetensors"
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+
+def save_checkpoint(
+    root: Path, step: int, states: Mapping[str, Mapping[str, Tensor]], notes: Mapping[str, Any], keep_last: int
+) -> Path:
+    """Write the checkpoint of `step` under `root`, then remove all but the newest `keep_last`.
+
+    Raises CheckpointError where the disk refuses; older checkpoints are then untouched.
+    """
+    final, temporary = root / f"step-{step:08d}", root / f".writing-{step:08d}"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for branch, tensors in states.items():
+            save_file(
+                {n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary / f"{branch}.safetensors"
+            )
+        files = {path.name: fingerprint(path) for path in sorted(temporary.iterdir())}
+        manifest = {"step": step, "branches": list(states), "notes": notes, "files": files}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        for path in [*temporary.iterdir(), temporary]:
+            _flush(path)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        _flush(root)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(f"checkpoint of step {step} cannot be written to {root}: {error}") from error
+    for old in sorted(root.glob("step-*"))[:-keep_last]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def latest_checkpoint(root: Path) -> Checkpoint | None:
+    """The newest checkpoint whose files all match their manifest; None where there is none at all.
+
+    Damaged ones are passed over; raises CheckpointError naming the faults where every one is damaged.
+    """
+    faults = []
+    for folder in sorted(root.glob("step-*"), reverse=True):
+        try:
+            return verify_checkpoint(folder)
+        except CheckpointError as error:
+            faults.append(str(error))
+    if faults:
+        raise CheckpointError("no checkpoint is whole:\n" + "\n".join(faults))
+    return None
+
+
+def verify_checkpoint(folder: Path) -> Checkpoint:
+    """Check a checkpoint by size and sha256 of every file; raises CheckpointError naming the file that differs."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        files, branches = manifest["files"], tuple(manifest["branches"])
+        checkpoint = Checkpoint(folder, int(manifest["step"]), dict(manifest["notes"]), branches)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: missing or not a manifest: {error}") from error
+    for name, expected in files.items():
+        try:
+            found = fingerprint(folder / name)
+        except OSError as error:
+            raise CheckpointError(f"{folder / name}: cannot be read: {error}") from error
+        if found != expected:
+            raise CheckpointError(f"{folder / name}: damaged: size or sha256 differ from {MANIFEST}")
+    return checkpoint
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Size in bytes and sha256 of a file."""
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,159 @@
+"""The run on a person's screen: the plan, a live view, the result."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from copd.measure.behaviour import Behaviour
+from copd.measure.evaluate import AVERAGE, Accuracy
+from copd.runs.plan import Plan
+from copd.schedule import Position
+
+ESTIMATE_AFTER = 3
+"""Steps after which the time of the whole run is estimated."""
+
+
+class Screen:
+    """Shows a run through rich: live on a terminal, line by line where the output is a file."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._live: Live | None = None
+        self._plan: Plan | None = None
+        self._rows: dict[str, dict[str, float]] = {}
+        self._overlap = ""
+        self._position: Position | None = None
+        self._first_step = self._step = 0
+        self._clock = time.perf_counter()
+
+    def planned(self, folder: Path, method: str, plan: Plan) -> None:
+        """Print what is going to happen."""
+        self._plan = plan
+        schedule, batches = plan.schedule, plan.batches
+        table = Table(title=f"copd: {method} into {folder}", show_header=False, title_justify="left")
+        table.add_row("branches", ", ".join(plan.branches))
+        taught = [f"{edge.teacher} teaches {edge.student} (beta {edge.beta:g})" for edge in plan.edges]
+        table.add_row("edges", "\n".join(taught) or "none")
+        table.add_row(
+            "steps", f"{schedule.cycles} cycles of {schedule.rl_steps} RLVR and {schedule.opd_steps} mutual OPD steps"
+        )
+        table.add_row("rollouts", f"{plan.rollouts:,} in all, {batches.native} per branch and step, evaluation apart")
+        self.console.print(table)
+
+    def warn(self, message: str) -> None:
+        """Print a warning that the run goes on from."""
+        self.console.print(f"[yellow]warning:[/] {message}")
+
+    def __enter__(self) -> Screen:
+        if self.console.is_terminal:
+            self._live = Live(self._view(), console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def warmed(self, step: int, steps: int) -> None:
+        """Tell now and then how far the supervised warm-up is."""
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            self.console.print(f"warm-up step {step + 1} of {steps}")
+
+    def started(self, first_step: int) -> None:
+        """Training starts at this step; from here on time is counted."""
+        self._first_step = self._step = first_step
+        self._clock = time.perf_counter()
+        if first_step:
+            self.console.print(f"resumed after step {first_step}")
+
+    def updated(self, branch: str, step: int, position: Position, metrics: dict[str, float]) -> None:
+        self._rows[branch] = metrics
+        if step >= self._step:
+            self._step, self._position = step + 1, position
+            if step + 1 == self._first_step + ESTIMATE_AFTER:
+                self.console.print(self._estimate())
+        if self._live:
+            self._live.update(self._view())
+
+    def measured(self, behaviour: Behaviour) -> None:
+        k = max(behaviour.overlap)
+        pairs = [
+            f"{student}<-{teacher} {value:.2f}"
+            for student, row in behaviour.overlap[k].items()
+            for teacher, value in row.items()
+            if student != teacher
+        ]
+        self._overlap = f"overlap@{k} (chance {behaviour.chance[k]:.2f}): {', '.join(pairs)}" if pairs else ""
+        if not self._live and self._overlap:
+            self.console.print(self._overlap)
+
+    def evaluated(self, table: Sequence[Accuracy]) -> None:
+        self.console.print(accuracy_table(table, f"validation after step {self._step}", intervals=False))
+
+    def result(self, table: Sequence[Accuracy]) -> None:
+        """Print the final table."""
+        self.console.print(accuracy_table(table, "greedy accuracy on test problems, 95 % intervals over problems"))
+
+    def finished(self, folder: Path) -> None:
+        """Say where everything is and how to go on."""
+        self.console.print(f"report: {folder / 'report.html'}")
+        model = folder / "merged"
+        if model.is_dir():
+            self.console.print(f"merged model: {model}")
+            self.console.print(f"use it: AutoModelForImageTextToText.from_pretrained({str(model)!r})", markup=False)
+            self.console.print(f"or compare it: copd eval builtin:digits {model}", markup=False)
+
+    def _seconds_left(self) -> float:
+        assert self._plan is not None
+        done = sum(self._plan.step_cost(step) for step in range(self._first_step, self._step))
+        left = sum(self._plan.step_cost(step) for step in range(self._step, self._plan.schedule.steps))
+        return (time.perf_counter() - self._clock) * left / max(1, done)
+
+    def _estimate(self) -> str:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+        return f"about {self._seconds_left() / 60:.1f} minutes of training left; memory so far {peak:.1f} GiB at most"
+
+    def _view(self) -> RenderableType:
+        if self._plan is None or self._position is None:
+            return "measuring the base ..."
+        total = self._plan.schedule.steps
+        head = (
+            f"cycle {self._position.cycle + 1}/{self._plan.schedule.cycles} · {self._position.phase.value} · "
+            f"step {self._step}/{total} · {self._seconds_left() / 60:.1f} min left"
+        )
+        table = Table("branch", "reward", "groups with signal", "entropy", "length", "mean |delta|", "tokens/s")
+        for branch, metrics in self._rows.items():
+            deltas = [value for name, value in metrics.items() if name.endswith("/delta_abs")]
+            shown = [metrics.get(f"native/{n}") for n in ("reward", "groups_with_signal", "entropy", "response_length")]
+            shown += [sum(deltas) / len(deltas) if deltas else None, metrics["tokens_per_second"]]
+            table.add_row(branch, *("-" if value is None else f"{value:.3g}" for value in shown))
+        return Group(head, ProgressBar(total=total, completed=self._step), table, self._overlap)
+
+
+def accuracy_table(table: Sequence[Accuracy], title: str, *, intervals: bool = True) -> Table:
+    """Models by fields, in per cent."""
+    fields = list(dict.fromkeys(cell.field for cell in table))
+    ks = sorted({k for cell in table for k in cell.pass_at})
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("model")
+    for name in (*fields, *(f"{AVERAGE} pass@{k}" for k in ks)):
+        shown.add_column(name, justify="right")
+    for model in dict.fromkeys(cell.model for cell in table):
+        cells = {cell.field: cell for cell in table if cell.model == model}
+        estimates = [cells[name].greedy for name in fields] + [cells[AVERAGE].pass_at[k] for k in ks]
+        texts = [f"{e.value:.1%}" + (f" [{e.low:.1%}, {e.high:.1%}]" if intervals else "") for e in estimates]
+        shown.add_row(model, *(text.replace("%", "") for text in texts))
+    return shown

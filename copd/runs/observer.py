@@ -1,0 +1,125 @@
+"""What a run writes down while it trains: metrics of every step, measures at phase ends, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from copd.measure.behaviour import Behaviour, measure_behaviour
+from copd.measure.evaluate import Accuracy, evaluate
+from copd.measure.ledger import Ledger
+from copd.runs.checkpoint import Checkpoint, save_checkpoint
+from copd.runs.runlog import JsonLines
+from copd.schedule import Phase, Position, Schedule, Stretch
+from copd.types import BranchHandle, Split
+
+
+class Display(Protocol):
+    """Whoever shows the run to a person."""
+
+    def updated(self, branch: str, step: int, position: Position, metrics: dict[str, float]) -> None: ...
+
+    def measured(self, behaviour: Behaviour) -> None: ...
+
+    def evaluated(self, table: Sequence[Accuracy]) -> None: ...
+
+
+class RunObserver:
+    """The observer of `copd.algorithm`: writes `metrics.jsonl`, `samples.jsonl` and `checkpoints/` of a run folder.
+
+    `evaluation` and `checkpoint` are the recipe's sections of that name.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        branches: Mapping[str, BranchHandle],
+        fields: Sequence[str],
+        schedule: Schedule,
+        *,
+        evaluation: Any,
+        checkpoint: Any,
+        display: Display,
+    ) -> None:
+        self.meet_every = checkpoint.every_steps
+        self.ledger = Ledger()
+        self._folder = folder
+        self._branches = branches
+        self._fields = list(fields)
+        self._schedule = schedule
+        self._evaluation = evaluation
+        self._keep_last = checkpoint.keep_last
+        self._display = display
+        self._metrics = JsonLines(folder / "metrics.jsonl")
+        self._samples = JsonLines(folder / "samples.jsonl")
+        self._started = time.perf_counter()
+
+    def updated(self, branch: str, step: int, metrics: dict[str, float]) -> None:
+        here = self._schedule.position(step)
+        self.note("update", step, branch=branch, cycle=here.cycle, phase=here.phase.value, **metrics)
+        self._display.updated(branch, step, here, metrics)
+
+    async def met(self, stretch: Stretch) -> None:
+        step, here = stretch.steps[-1], stretch.ends
+        counts = {name: await branch.counts() for name, branch in self._branches.items()}
+        self.ledger.add(here.phase.value, counts, meet_within=here.phase is Phase.OPD)
+        if here.ends_phase:
+            await self.measure(step, here.phase.value)
+        if here.ends_cycle and (here.cycle + 1) % self._evaluation.every_cycles == 0:
+            await self.validate(step)
+        if here.ends_cycle or (step + 1) % self.meet_every == 0:
+            await self._save(step + 1, counts)
+
+    async def measure(self, step: int, phase: str) -> None:
+        """Behaviour of the branches among one another, teacher against student accuracy, and a few samples."""
+        settings = self._evaluation
+        behaviour = await measure_behaviour(
+            self._branches, self._fields, problems=settings.behaviour_problems, ks=settings.overlap_k
+        )
+        for sample in behaviour.samples:
+            self._samples.write({"step": step, **sample})
+        measures = {name: value for name, value in vars(behaviour).items() if name != "samples"}
+        self.note("behaviour", step, phase=phase, **measures)
+        self._display.measured(behaviour)
+
+    async def validate(self, step: int) -> None:
+        """Greedy accuracy of every branch on every field, on validation problems."""
+        table = await evaluate(
+            list(self._branches.values()),
+            self._fields,
+            Split.VALIDATION,
+            problems=self._evaluation.validation_problems,
+            pass_at=(),
+        )
+        self.note("accuracy", step, table=[cell.as_record() for cell in table])
+        self._display.evaluated(table)
+
+    def note(self, event: str, step: int, **values: Any) -> None:
+        """Append one event to `metrics.jsonl`; `seconds` since the start of this process is the only clock in it."""
+        seconds = round(time.perf_counter() - self._started, 3)
+        self._metrics.write({"event": event, "step": step, "seconds": seconds, **values})
+
+    async def _save(self, steps_done: int, counts: Mapping[str, Mapping[str, float]]) -> None:
+        states = {name: await branch.state() for name, branch in self._branches.items()}
+        notes = {
+            "counts": counts,
+            "ledger": self.ledger.as_record(),
+            "metrics_bytes": self._metrics.size,
+            "samples_bytes": self._samples.size,
+        }
+        save_checkpoint(self._folder / "checkpoints", steps_done, states, notes, self._keep_last)
+
+    def restart(self) -> None:
+        """Forget what an attempt without a checkpoint has written."""
+        self._metrics.cut(0)
+        self._samples.cut(0)
+
+    async def resume(self, checkpoint: Checkpoint) -> None:
+        """Put branches, ledger and records back to where they stood at the checkpoint."""
+        for name, branch in self._branches.items():
+            await branch.load_state(checkpoint.tensors(name), checkpoint.step, checkpoint.notes["counts"][name])
+        self.ledger = Ledger(checkpoint.notes["ledger"])
+        self._metrics.cut(checkpoint.notes["metrics_bytes"])
+        self._samples.cut(checkpoint.notes["samples_bytes"])

@@ -1,0 +1,38 @@
+"""The run's record: JSON lines that can be cut back to a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class JsonLines:
+    """An append-only file of one JSON object a line; each line is handed to the system at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("ab")
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far; a checkpoint remembers it."""
+        return self._file.tell()
+
+    def cut(self, size: int) -> None:
+        """Forget everything after the first `size` bytes."""
+        self._file.truncate(size)
+        self._file.seek(size)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file; a last line that was cut off by a crash is left out."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield json.loads(line)
