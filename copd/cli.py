@@ -30,7 +30,9 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or a recipe of copd by name.")] = "demo",
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/METHOD-seedSEED.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's last checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
+    ] = False,
 ) -> None:
     """Train by a recipe: branches, merge, evaluation, report.
 
@@ -90,3 +92,7 @@ def main() -> None:
     except CopdError as error:
         Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,7 @@ from copd.branch import Actor, Branch, SamplingSettings
 from copd.config import Recipe
 from copd.errors import CheckpointError, MergeError, RecipeError
 from copd.maths import merge as merges
-from copd.measure.evaluate import Accuracy, evaluate
+from copd.measure.evaluate import Accuracy, accuracies, evaluate
 from copd.model.export import save_policy
 from copd.model.learner import Learner
 from copd.model.load import compute_on, model_folder, sha256, write_checksums
@@ -27,11 +27,12 @@ from copd.model.parity import settle_path
 from copd.model.policy import Policy
 from copd.model.tiny import tiny_model, tiny_processor
 from copd.model.warmup import WarmupPlan, warm_up
-from copd.report.page import write_report
+from copd.report.page import REPORT, write_report
 from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.display import Screen
 from copd.runs.observer import RunObserver
 from copd.runs.plan import Plan, make_plan
+from copd.runs.runlog import read_lines
 from copd.tasks.digits import CAPABILITIES, CONVENTIONS, Digits
 from copd.tasks.mixture import Mixture
 from copd.types import Split, Task
@@ -52,18 +53,21 @@ conventions. Built by `copd warmup --conflict {conflict}` ({plan}).
 def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False, screen: Screen | None = None) -> Path:
     """Run a recipe to the end and return its run folder.
 
-    The folder is `runs/METHOD-seedSEED` unless `out` is given; it must be new, or, with `resume`, hold a run of the
-    same recipe, which then goes on from its last checkpoint (from the start where there is none). Raises RecipeError,
-    ModelFolderError, CheckpointError, MergeError or NonFiniteError.
+    The folder is `runs/METHOD-seedSEED` unless `out` is given. It must be new or empty; with `resume` it may hold a run
+    of the same recipe, which goes on from its last checkpoint, or is only shown where it is complete. Raises
+    RecipeError, ModelFolderError, CheckpointError, MergeError or NonFiniteError.
     """
     folder = Path(out) if out else Path("runs") / f"{recipe.method}-seed{recipe.seed}"
     plan = make_plan(recipe)
-    _claim(folder, recipe, resume)
     screen = screen or Screen()
-    screen.planned(folder, recipe.method, plan)
-    with screen:
-        asyncio.run(_Run(folder, recipe, plan, screen).complete(resume))
-    write_report(folder)
+    _claim(folder, recipe, resume)
+    if (folder / REPORT).is_file():
+        screen.result(result_of(folder))
+    else:
+        screen.planned(folder, recipe.method, plan)
+        with screen:
+            asyncio.run(_Run(folder, recipe, plan, screen).complete(resume))
+        write_report(folder)
     screen.finished(folder)
     return folder
 
@@ -158,6 +162,11 @@ class _Run:
         )
 
 
+def result_of(folder: Path) -> list[Accuracy]:
+    """The final table of a finished run."""
+    return next(accuracies(r["table"]) for r in read_lines(folder / "metrics.jsonl") if r["event"] == "result")
+
+
 def load_policy(recipe: Recipe, path: str | None = None) -> Policy:
     """The recipe's base, or the model at `path`, as a policy on the recipe's device."""
     device, autocast = compute_on(recipe.model.device, recipe.model.dtype)
@@ -212,9 +221,7 @@ def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
     """Make the run folder and its manifest, or check that it holds a run of the same recipe."""
     manifest = _manifest(recipe)
     path = folder / MANIFEST
-    if resume:
-        if not path.is_file():
-            raise CheckpointError(f"{folder}: nothing to resume: {MANIFEST} is missing")
+    if resume and path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         for key in ("recipe", "base_sha256"):
             if before[key] != manifest[key]:

@@ -39,6 +39,20 @@ class Accuracy:
         return dataclasses.asdict(self)
 
 
+def accuracies(records: Sequence[dict[str, Any]]) -> list[Accuracy]:
+    """The table that was written as `Accuracy.as_record`, through JSON or not."""
+    return [
+        Accuracy(
+            r["model"],
+            r["field"],
+            r["problems"],
+            Estimate(**r["greedy"]),
+            {int(k): Estimate(**estimate) for k, estimate in r["pass_at"].items()},
+        )
+        for r in records
+    ]
+
+
 class Answering(Protocol):
     """Whatever can answer a task's problems: a branch, or a model that is only evaluated."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -57,41 +58,59 @@ def decode(
     mask_NT = torch.zeros_like(tokens_NT, dtype=torch.bool)
     logp_NT = torch.zeros(rows, max_new_tokens, dtype=torch.float32, device=device)
     finished_N = torch.zeros(rows, dtype=torch.bool, device=device)
-
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
-    alive_M = torch.arange(rows, device=device)
-    cache = select_rows(cache, prompt_of_N)
-    position_M = prompts.next_position_P[prompt_of_N]
-    attention_MS = prompts.mask_PS[prompt_of_N]
+    alive = _Alive(
+        rows_M=torch.arange(rows, device=device),
+        cache=select_rows(cache, prompt_of_N),
+        position_M=prompts.next_position_P[prompt_of_N],
+        attention_MS=prompts.mask_PS[prompt_of_N],
+    )
     logits_MV = last_logits_PV[prompt_of_N]
     for t in range(max_new_tokens):
         step_logp_MV = masked_log_softmax(logits_MV, banned_V, temperature=temperature)
-        token_M = pick(step_logp_MV, None if uniform_NT is None else uniform_NT[alive_M, t])
-        tokens_NT[alive_M, t] = token_M
-        mask_NT[alive_M, t] = True
-        logp_NT[alive_M, t] = step_logp_MV.gather(-1, token_M[:, None])[:, 0].float()
+        token_M = pick(step_logp_MV, None if uniform_NT is None else uniform_NT[alive.rows_M, t])
+        tokens_NT[alive.rows_M, t] = token_M
+        mask_NT[alive.rows_M, t] = True
+        logp_NT[alive.rows_M, t] = step_logp_MV.gather(-1, token_M[:, None])[:, 0].float()
         ended_M = torch.isin(token_M, end_ids)
-        finished_N[alive_M[ended_M]] = True
+        finished_N[alive.rows_M[ended_M]] = True
         if t + 1 == max_new_tokens or bool(ended_M.all()):
             break
         if bool(ended_M.any()):
             stay = (~ended_M).nonzero()[:, 0]
-            cache.batch_select_indices(stay)
-            alive_M, position_M, attention_MS, token_M = (
-                alive_M[stay],
-                position_M[stay],
-                attention_MS[stay],
-                token_M[stay],
-            )
-        attention_MS = torch.cat([attention_MS, attention_MS.new_ones(len(alive_M), 1)], dim=1)
-        output = decoder(
-            input_ids=token_M[:, None],
-            position_ids=position_M.expand(3, -1)[..., None],
-            attention_mask=attention_MS[:, None, None, :],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits_MV = head(output.last_hidden_state[:, -1])
-        position_M = position_M + 1
+            alive.keep(stay)
+            token_M = token_M[stay]
+        logits_MV = alive.advance(model, token_M)
     longest = int(mask_NT.sum(-1).max())
     return Decoded(tokens_NT[:, :longest], mask_NT[:, :longest], logp_NT[:, :longest], finished_N)
+
+
+@dataclass
+class _Alive:
+    """The rows that have not met an end token: which they are, their cache, and where they stand."""
+
+    rows_M: Tensor
+    cache: DynamicCache
+    position_M: Tensor
+    attention_MS: Tensor
+
+    def keep(self, stay: Tensor) -> None:
+        """Drop all rows but `stay`, indices among those alive."""
+        self.cache.batch_select_indices(stay)
+        self.rows_M, self.position_M, self.attention_MS = (
+            self.rows_M[stay],
+            self.position_M[stay],
+            self.attention_MS[stay],
+        )
+
+    def advance(self, model: Any, token_M: Tensor) -> Tensor:
+        """Feed one token per row to the bare language model; the logits of the next. [M, V]."""
+        self.attention_MS = torch.cat([self.attention_MS, self.attention_MS.new_ones(len(token_M), 1)], dim=1)
+        output = model.get_decoder()(
+            input_ids=token_M[:, None],
+            position_ids=self.position_M.expand(3, -1)[..., None],
+            attention_mask=self.attention_MS[:, None, None, :],
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.position_M = self.position_M + 1
+        return model.get_output_embeddings()(output.last_hidden_state[:, -1])

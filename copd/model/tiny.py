@@ -75,8 +75,8 @@ def tiny_processor() -> Qwen3VLProcessor:
         "patch_size": PATCH_SIZE,
         "merge_size": 2,
         "temporal_patch_size": 2,
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
+        "image_mean": [0.1] * 3,
+        "image_std": [0.3] * 3,
         "size": pixels,
     }
     return Qwen3VLProcessor(

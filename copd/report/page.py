@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from copd.report.figures import field_accuracy_figure, overlap_figure, reward_figure
 from copd.runs.runlog import read_lines
 
+REPORT = "report.html"
 LEDGER_COLUMNS = (
     "rollouts",
     "tokens_generated",
@@ -23,7 +24,7 @@ LEDGER_COLUMNS = (
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` of a finished run from its manifest, metrics and samples; returns its path."""
+    """Write the report of a finished run from its manifest, metrics and samples; returns its path."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     records = list(read_lines(folder / "metrics.jsonl"))
     page = (
@@ -31,7 +32,7 @@ def write_report(folder: Path) -> Path:
         .get_template("run.html")
         .render(recipe=manifest["recipe"], samples=_last_samples(folder), **_contents(records))
     )
-    path = folder / "report.html"
+    path = folder / REPORT
     path.write_text(page, encoding="utf-8")
     return path
 

@@ -1,0 +1,53 @@
+"""The commands as a user meets them: exit status, one line for a mistake, help."""
+
+import subprocess
+import sys
+
+import pytest
+
+from copd.config import described, load_recipe
+
+
+def copd(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "copd.cli", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "demo", "schedule.cycels=2"], "schedule.cycels: unknown key; did you mean 'cycles'?"),
+        (["train", "nothing.yaml"], "recipe nothing.yaml: not a readable file"),
+        (["train", "demo", "model.path=nowhere"], "model.path: no folder 'nowhere'"),
+        (["train", "demo", "model.path=builtin:nothing"], "there is builtin:digits"),
+        (["eval", "nowhere"], "no folder 'nowhere'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_2(arguments, said, tmp_path):
+    done = copd(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_recipe_show_lists_every_field_with_its_meaning():
+    shown = copd("recipe", "show", "demo", "seed=7").stdout
+    for path, _, meaning in described(load_recipe("demo")):
+        assert path.split(".")[-1] in shown
+        assert meaning.split()[0] in shown
+    assert "7" in shown
+
+
+def test_help_names_all_commands():
+    said = copd("--help").stdout
+    for command in ("train", "eval", "warmup", "recipe"):
+        assert command in said
+
+
+def test_eval_compares_models_side_by_side_from_any_folder(tmp_path):
+    done = copd(
+        "eval", "builtin:digits", "--set", "evaluation.problems=4", "--set", "evaluation.pass_at=[1]", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "builtin:digits" in done.stdout
+    assert "average" in done.stdout

@@ -1,0 +1,218 @@
+"""Whole runs on the embedded world: every method, resume from every phase, and what a run leaves behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import copd
+from copd.config import load_recipe
+from copd.errors import CheckpointError, RecipeError
+from copd.model.policy import Policy
+from copd.runs.checkpoint import latest_checkpoint
+from copd.runs.runlog import read_lines
+from copd.tasks.digits import Digits
+from copd.types import Split
+
+SMALL = [
+    "model.threads_per_branch=1",
+    "schedule={cycles: 2, rl_steps: 2, opd_steps: 2}",
+    "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}",
+    "opd={prompts_per_step: 2, rollouts_per_prompt: 2}",
+    "evaluation={problems: 6, validation_problems: 4, behaviour_problems: 2, pass_at: [1, 2]}",
+    "checkpoint={every_steps: 1, keep_last: 20}",
+]
+CLOCKS = ("seconds", "tokens_per_second", "critical_path")
+
+
+def without_clocks(value):
+    if isinstance(value, dict):
+        return {k: without_clocks(v) for k, v in value.items() if k not in CLOCKS and not k.endswith("_seconds")}
+    return [without_clocks(v) for v in value] if isinstance(value, list) else value
+
+
+def record(folder: Path) -> list:
+    return [without_clocks(line) for line in read_lines(folder / "metrics.jsonl")]
+
+
+def events(folder: Path, name: str) -> list[dict]:
+    return [line for line in read_lines(folder / "metrics.jsonl") if line["event"] == name]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    return copd.train(load_recipe("demo", SMALL), tmp_path_factory.mktemp("copd") / "run")
+
+
+def test_a_run_folder_holds_what_readers_rely_on(finished):
+    assert {path.name for path in finished.iterdir()} >= {
+        "manifest.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "checkpoints",
+        "branches",
+        "merged",
+        "report.html",
+    }
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["recipe"]["schedule"] == {"cycles": 2, "rl_steps": 2, "opd_steps": 2}
+    assert set(manifest["versions"]) == {"copd", "torch", "transformers"}
+    assert manifest["base_sha256"]
+
+
+def test_the_merged_model_is_the_mean_of_the_branches(finished):
+    merged = load_file(finished / "merged" / "model.safetensors")
+    branches = [load_file(finished / "branches" / name / "model.safetensors") for name in ("text", "image", "video")]
+    for name, tensor in merged.items():
+        torch.testing.assert_close(tensor, sum(branch[name] for branch in branches) / 3, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("capability", ["text", "image", "video"])
+def test_the_merged_folder_answers_alike_through_plain_transformers(finished, capability):
+    problem = Digits(capability, conflict=1.0).problem(Split.TEST, 3)
+    policy = Policy.from_pretrained(finished / "merged")
+    ours = policy.sample([problem], max_new_tokens=28)
+    model = AutoModelForImageTextToText.from_pretrained(finished / "merged")
+    processor = AutoProcessor.from_pretrained(finished / "merged")
+    media = [{"type": kind} for kind in ("image", "video") if kind == capability]
+    chat = [{"role": "user", "content": [*media, {"type": "text", "text": problem.prompt}]}]
+    text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    inputs = {"text": [text], "return_tensors": "pt"}
+    if problem.images:
+        inputs["images"] = list(problem.images)
+    if problem.videos:
+        frames = len(problem.videos[0])
+        inputs["videos"] = list(problem.videos)
+        inputs["video_metadata"] = [
+            {"fps": problem.fps, "total_num_frames": frames, "frames_indices": list(range(frames))}
+        ]
+    batch = processor(**inputs)
+    theirs = model.generate(**batch, max_new_tokens=28, do_sample=False)[0, batch["input_ids"].shape[1] :]
+    assert theirs.tolist() == ours.tokens_NT[0, : len(theirs)].tolist()
+
+
+def test_every_step_logs_what_is_needed_to_judge_it(finished):
+    updates = events(finished, "update")
+    assert len(updates) == 8 * 3
+    for update in updates:
+        names = {"reward", "groups_with_signal", "response_length", "cut_rate", "grad_norm"}
+        assert names <= {name.removeprefix("native/") for name in update}
+        assert {"grad_norm", "tokens_per_second", "skipped"} <= set(update)
+        if update["native/groups_with_signal"]:
+            assert {"native/entropy", "native/clip_rate", "native/logp_mismatch"} <= set(update)
+            assert update["native/logp_mismatch"] < 1e-4
+    taught = [update for update in updates if update["phase"] == "opd" and update["branch"] == "text"]
+    assert len(taught) == 4
+    for update in taught:
+        for teacher in ("image", "video"):
+            assert {f"from_{teacher}/{n}" for n in ("delta", "delta_abs", "clamp_rate", "grad_norm")} <= set(update)
+
+
+def test_behaviour_and_teachers_are_measured_at_the_end_of_every_phase(finished):
+    points = events(finished, "behaviour")
+    assert [(point["step"], point["phase"]) for point in points] == [
+        (-1, "start"),
+        (1, "rlvr"),
+        (3, "opd"),
+        (5, "rlvr"),
+        (7, "opd"),
+    ]
+    start, last = points[0], points[-1]
+    assert start["overlap"]["5"]["text"]["video"] == 1.0
+    assert start["symmetric_kl"]["image"]["video"] == 0.0
+    assert last["symmetric_kl"]["image"]["video"] > 0
+    assert set(last["accuracy"]["text"]) == {"text", "image", "video"}
+
+
+def test_the_ledger_counts_exactly_the_planned_rollouts(finished):
+    (ledger,) = events(finished, "ledger")
+    total = sum(spent["rollouts"] for phases in ledger["spent"].values() for spent in phases.values())
+    assert total == ledger["planned_rollouts"] == 8 * 3 * 8 + 4 * 4 * 4
+    assert ledger["spent"]["text"]["opd"]["tokens_scored"] > 0
+    assert ledger["spent"]["text"]["rlvr"]["tokens_scored"] == 0
+
+
+def test_the_result_covers_base_branches_and_merge_with_intervals(finished):
+    (result,) = events(finished, "result")
+    assert {cell["model"] for cell in result["table"]} == {"base", "text", "image", "video", "merged"}
+    assert {cell["field"] for cell in result["table"]} == {"text", "image", "video", "average"}
+    for cell in result["table"]:
+        for estimate in (cell["greedy"], cell["pass_at"]["1"], cell["pass_at"]["2"]):
+            assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
+            assert estimate["low"] < estimate["high"]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 8], ids=["in RLVR", "between phases", "in OPD", "before the merge"])
+def test_resuming_is_bit_identical(finished, tmp_path, stop):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
+    for checkpoint in (folder / "checkpoints").iterdir():
+        if checkpoint.name != f"step-{stop:08d}":
+            shutil.rmtree(checkpoint)
+    copd.train(load_recipe("demo", SMALL), folder, resume=True)
+    assert record(folder) == record(finished)
+    assert (folder / "samples.jsonl").read_bytes() == (finished / "samples.jsonl").read_bytes()
+    ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, finished))
+    for branch in theirs.branches:
+        for name, tensor in theirs.tensors(branch).items():
+            assert torch.equal(ours.tensors(branch)[name], tensor), (branch, name)
+    assert (folder / "merged/model.safetensors").read_bytes() == (finished / "merged/model.safetensors").read_bytes()
+
+
+def test_a_finished_run_is_only_shown_when_resumed(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    copd.train(load_recipe("demo", SMALL), finished, resume=True)
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(finished, tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "copd.cli", "train", "demo", *SMALL, "--out", str(folder), "--resume"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while not list(folder.glob("checkpoints/step-*/manifest.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "report.html").exists()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert record(folder) == record(finished)
+
+
+def test_a_changed_recipe_is_not_resumed_and_the_difference_is_named(finished):
+    with pytest.raises(CheckpointError, match=r"recipe.optimizer.learning_rate was 5e-05 and is now 0.001"):
+        copd.train(load_recipe("demo", [*SMALL, "optimizer.learning_rate=1e-3"]), finished, resume=True)
+
+
+def test_a_folder_that_is_in_use_is_not_overwritten(finished):
+    with pytest.raises(RecipeError, match="not empty"):
+        copd.train(load_recipe("demo", SMALL), finished)
+
+
+def test_prompts_longer_than_the_context_are_refused_before_anything_runs(tmp_path):
+    with pytest.raises(RecipeError, match=r"branches.text.task: a prompt has \d+ tokens.*context of 512"):
+        copd.train(load_recipe("demo", [*SMALL, "sampling.max_new_tokens=600"]), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("method", "branches"), [("expert", ["text", "image", "video"]), ("mixed", ["mixed"])])
+def test_baselines_run_at_the_rollouts_of_copd(tmp_path, method, branches):
+    folder = copd.train(
+        load_recipe("demo", [*SMALL, f"method={method}", "checkpoint.every_steps=50"]), tmp_path / "run"
+    )
+    assert sorted(path.name for path in (folder / "branches").iterdir()) == sorted(branches)
+    assert not (folder / "merged").exists()
+    (ledger,) = events(folder, "ledger")
+    total = sum(spent["rollouts"] for phases in ledger["spent"].values() for spent in phases.values())
+    assert total == ledger["planned_rollouts"]
+    assert abs(total - (8 * 3 * 8 + 4 * 4 * 4)) <= 2 * len(branches) * 8 / 2
+    (result,) = events(folder, "result")
+    assert {cell["model"] for cell in result["table"]} == {"base", *branches}
