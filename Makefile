@@ -11,6 +11,7 @@ demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
 table: demo  ## the README's table: CoPD, experts and mixed RLVR at equal rollouts
 	$(BIN)/copd train demo method=expert --out runs/expert --resume
 	$(BIN)/copd train demo method=mixed --out runs/mixed --resume
+	$(BIN)/python studies/demo_table.py
 
 test: $(VENV)/.tools  ## the fast tests
 	$(BIN)/python -m pytest -m "not slow"

@@ -86,12 +86,15 @@ def show(
 
 
 def main() -> None:
-    """Run a command; a user's mistake is one line and exit status 2, a failure one line and 1."""
+    """Run a command; a user's mistake is one line and exit status 2, a failure or a full disk one line and 1."""
     try:
         app()
     except CopdError as error:
         Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_status)
+    except OSError as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(f'{error.filename}: {error.strerror}')}", soft_wrap=True)
+        sys.exit(CopdError.exit_status)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ class _Run:
             handles,
             self.plan.fields,
             self.plan.schedule,
+            self.plan.edges,
             evaluation=self.recipe.evaluation,
             checkpoint=self.recipe.checkpoint,
             display=self.screen,

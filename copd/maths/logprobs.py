@@ -52,9 +52,11 @@ def token_stats(
 def draw(logp_MV: Tensor, uniform_M: Tensor) -> Tensor:
     """The token at which the cumulative probability passes `uniform_M` in [0, 1). [M] ids.
 
-    One number per (row, position) decides, so that rows that leave the batch do not move the others (trap 9). Tokens
-    of probability 0 are never drawn.
+    One number per (row, position) decides, so that rows that leave the batch do not move the others (trap 9). Sums are
+    taken in the precision of the numbers. Tokens of probability 0 are never drawn, whatever the rounding.
     """
-    cumulative_MV = logp_MV.double().exp().cumsum(-1)
-    target_M1 = (uniform_M.double() * cumulative_MV[:, -1])[:, None]
-    return torch.searchsorted(cumulative_MV, target_M1, right=True)[:, 0].clamp(max=logp_MV.shape[-1] - 1)
+    probability_MV = logp_MV.to(uniform_M.dtype).exp()
+    cumulative_MV = probability_MV.cumsum(-1)
+    target_M1 = (uniform_M * cumulative_MV[:, -1])[:, None]
+    last_M = logp_MV.shape[-1] - 1 - (probability_MV > 0).flip(-1).int().argmax(-1)
+    return torch.minimum(torch.searchsorted(cumulative_MV, target_M1, right=True)[:, 0], last_M)

@@ -56,6 +56,7 @@ class Policy:
         self.autocast = autocast
         self.micro_batch_tokens = micro_batch_tokens
         self.shared_prefix = True
+        self._noise_dtype = torch.float32 if self.device.type == "mps" else torch.float64
         self.end_ids = end_tokens(model, processor).to(self.device)
         self.banned_V = banned_tokens(model, processor, self.end_ids.cpu()).to(self.device)
 
@@ -294,7 +295,7 @@ class Policy:
                 prompt_of_N.to(self.device),
                 banned_V=self.banned_V,
                 end_ids=self.end_ids,
-                uniform_NT=None if uniform_NT is None else uniform_NT.to(self.device),
+                uniform_NT=None if uniform_NT is None else uniform_NT.to(self.device, self._noise_dtype),
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
             )

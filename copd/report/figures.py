@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations, pairwise
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -14,73 +14,91 @@ RLVR_SHADE = "#8884"
 
 
 def overlap_figure(records: Sequence[Record]) -> str | None:
-    """Top-k overlap (largest k) between each two branches after every phase, RLVR phases shaded. SVG, or None."""
-    points = [r for r in records if r["event"] == "behaviour"]
+    """Top-k overlap between each two branches after every phase. SVG, or None where there is nothing to draw."""
+    return _alone(draw_overlap, records)
+
+
+def accuracy_figure(records: Sequence[Record]) -> str | None:
+    """Validation accuracy of every branch on its own field, and on average. SVG, or None."""
+    return _alone(draw_accuracy, records)
+
+
+def reward_figure(records: Sequence[Record]) -> str | None:
+    """Training reward of every branch on its own field. SVG, or None."""
+    return _alone(draw_reward, records)
+
+
+def draw_overlap(axes: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
+    """Draw the overlap at the largest k, both directions averaged; False where fewer than two branches are recorded."""
+    points = _events(records, "behaviour")
     if not points or len(points[0]["accuracy"]) < 2:
-        return None
+        return False
     k = max(points[0]["overlap"], key=int)
-    figure, axes = _axes(f"top-{k} overlap")
-    for student in points[0]["overlap"][k]:
-        for teacher in points[0]["overlap"][k][student]:
-            if student < teacher:
-                both = [(r["overlap"][k][student][teacher] + r["overlap"][k][teacher][student]) / 2 for r in points]
-                axes.plot([r["step"] + 1 for r in points], both, marker="o", ms=3, label=f"{student}, {teacher}")
-    _shade(axes, points)
-    axes.legend(frameon=False)
-    return _svg(figure)
+    matrices = [point["overlap"][k] for point in points]
+    for number, (student, teacher) in enumerate(combinations(matrices[0], 2)):
+        both = [(matrix[student][teacher] + matrix[teacher][student]) / 2 for matrix in matrices]
+        name = f"{label}{student}, {teacher}"
+        axes.plot([p["step"] + 1 for p in points], both, color=f"C{number}", ls=style, marker="o", ms=3, label=name)
+    axes.set_title(f"top-{k} overlap between branches", fontsize="medium", loc="left")
+    return True
 
 
-def field_accuracy_figure(records: Sequence[Record]) -> str | None:
-    """Validation accuracy of every branch on its own field, and its mean over all fields dotted. SVG, or None."""
-    points = [r for r in records if r["event"] == "accuracy"]
-    if not points:
-        return None
-    figure, axes = _axes("validation accuracy (greedy)")
-    branches = list(dict.fromkeys(cell["model"] for cell in points[0]["table"]))
-    for number, branch in enumerate(branches):
-        steps, cells = [r["step"] + 1 for r in points], [_cells(r, branch) for r in points]
+def draw_accuracy(axes: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
+    """Draw greedy validation accuracy: own field as given, average over the fields dotted; False without records."""
+    points = _events(records, "accuracy")
+    for number, branch in enumerate(dict.fromkeys(cell["model"] for cell in points[0]["table"]) if points else []):
+        steps, cells = [p["step"] + 1 for p in points], [_cells(p, branch) for p in points]
         if branch in cells[0]:
-            axes.plot(steps, [c[branch] for c in cells], color=f"C{number}", label=f"{branch}, own field")
-        axes.plot(steps, [c["average"] for c in cells], color=f"C{number}", ls=":", label=f"{branch}, average")
-    _shade(axes, [r for r in records if r["event"] == "behaviour"])
+            own = [cell[branch] for cell in cells]
+            axes.plot(steps, own, color=f"C{number}", ls=style, label=f"{label}{branch}, own field")
+        average = [cell["average"] for cell in cells]
+        axes.plot(steps, average, color=f"C{number}", ls=":", label=f"{label}{branch}, average")
+    axes.set_title("greedy accuracy, validation", fontsize="medium", loc="left")
+    return bool(points)
+
+
+def draw_reward(axes: Any, records: Sequence[Record]) -> bool:
+    """Draw the reward of native rollouts, a mean over five steps; False without records."""
+    updates = _events(records, "update")
+    for branch in dict.fromkeys(update["branch"] for update in updates):
+        own = [update for update in updates if update["branch"] == branch]
+        rewards = [update["native/reward"] for update in own]
+        windows = [rewards[max(0, i - 4) : i + 1] for i in range(len(rewards))]
+        axes.plot([u["step"] for u in own], [sum(w) / len(w) for w in windows], label=branch)
+    axes.set_title("reward of native rollouts", fontsize="medium", loc="left")
+    return bool(updates)
+
+
+def shade_rlvr(axes: Any, records: Sequence[Record]) -> None:
+    """Shade RLVR phases, each from the end of the phase before."""
+    for before, after in pairwise(_events(records, "behaviour")):
+        if after["phase"] == "rlvr":
+            axes.axvspan(before["step"] + 1, after["step"] + 1, color=RLVR_SHADE, lw=0)
+
+
+def plain_axes(axes: Any) -> None:
+    """Only what a reader needs: steps below, no box."""
+    axes.set_xlabel("step")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _alone(draw: Callable[[Any, Sequence[Record]], bool], records: Sequence[Record]) -> str | None:
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    plain_axes(axes)
+    if not draw(axes, records):
+        return None
+    shade_rlvr(axes, records)
     axes.legend(frameon=False, fontsize="small")
     return _svg(figure)
 
 
-def reward_figure(records: Sequence[Record]) -> str | None:
-    """Training reward of every branch on its own field, averaged over five steps. SVG, or None."""
-    updates = [r for r in records if r["event"] == "update"]
-    if not updates:
-        return None
-    figure, axes = _axes("reward, native rollouts")
-    for branch in dict.fromkeys(r["branch"] for r in updates):
-        own = [r for r in updates if r["branch"] == branch]
-        rewards = [r["native/reward"] for r in own]
-        smooth = [sum(rewards[max(0, i - 4) : i + 1]) / len(rewards[max(0, i - 4) : i + 1]) for i in range(len(own))]
-        axes.plot([r["step"] for r in own], smooth, label=branch)
-    _shade(axes, [r for r in records if r["event"] == "behaviour"])
-    axes.legend(frameon=False)
-    return _svg(figure)
+def _events(records: Sequence[Record], name: str) -> list[Record]:
+    return [record for record in records if record["event"] == name]
 
 
 def _cells(record: Record, branch: str) -> dict[str, float]:
     return {cell["field"]: cell["greedy"]["value"] for cell in record["table"] if cell["model"] == branch}
-
-
-def _axes(title: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize="medium", loc="left")
-    axes.set_xlabel("step")
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _shade(axes: Any, points: Sequence[Record]) -> None:
-    """Shade RLVR phases: from the end of one measured phase to the next."""
-    for before, after in pairwise(points):
-        if after["phase"] == "rlvr":
-            axes.axvspan(before["step"] + 1, after["step"] + 1, color=RLVR_SHADE, lw=0)
 
 
 def _svg(figure: Figure) -> str:

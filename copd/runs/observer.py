@@ -13,6 +13,7 @@ from copd.measure.ledger import Ledger
 from copd.runs.checkpoint import Checkpoint, save_checkpoint
 from copd.runs.runlog import JsonLines
 from copd.schedule import Phase, Position, Schedule, Stretch
+from copd.topology import Edge
 from copd.types import BranchHandle, Split
 
 
@@ -22,6 +23,8 @@ class Display(Protocol):
     def updated(self, branch: str, step: int, position: Position, metrics: dict[str, float]) -> None: ...
 
     def measured(self, behaviour: Behaviour) -> None: ...
+
+    def warn(self, message: str) -> None: ...
 
     def evaluated(self, table: Sequence[Accuracy]) -> None: ...
 
@@ -38,6 +41,7 @@ class RunObserver:
         branches: Mapping[str, BranchHandle],
         fields: Sequence[str],
         schedule: Schedule,
+        edges: Sequence[Edge],
         *,
         evaluation: Any,
         checkpoint: Any,
@@ -49,6 +53,7 @@ class RunObserver:
         self._branches = branches
         self._fields = list(fields)
         self._schedule = schedule
+        self._edges = edges
         self._evaluation = evaluation
         self._keep_last = checkpoint.keep_last
         self._display = display
@@ -80,9 +85,21 @@ class RunObserver:
         )
         for sample in behaviour.samples:
             self._samples.write({"step": step, **sample})
+        self._compare_teachers(step, behaviour)
         measures = {name: value for name, value in vars(behaviour).items() if name != "samples"}
         self.note("behaviour", step, phase=phase, **measures)
         self._display.measured(behaviour)
+
+    def _compare_teachers(self, step: int, behaviour: Behaviour) -> None:
+        """Note teacher and student accuracy on the teacher's field; warn of a teacher that is no better."""
+        for edge in self._edges:
+            teacher, student = (behaviour.accuracy[name][edge.teacher] for name in (edge.teacher, edge.student))
+            self.note("teaching", step, **vars(edge), teacher_accuracy=teacher, student_accuracy=student)
+            if teacher <= student and step >= 0:
+                self._display.warn(
+                    f"after step {step + 1}, {edge.teacher} teaches {edge.student} but is no better on its own field: "
+                    f"{teacher:.2f} against {student:.2f} on {self._evaluation.behaviour_problems} validation problems"
+                )
 
     async def validate(self, step: int) -> None:
         """Greedy accuracy of every branch on every field, on validation problems."""

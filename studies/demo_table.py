@@ -1,0 +1,64 @@
+"""The README's table and picture, from the three runs of `make table`: CoPD, experts and mixed at equal rollouts."""
+
+import argparse
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from copd.report.figures import draw_accuracy, draw_overlap, plain_axes, shade_rlvr
+from copd.run import result_of
+from copd.runs.runlog import read_lines
+
+
+def rows(runs: Path) -> list[tuple[str, dict[str, str]]]:
+    """Label and per-field "accuracy [low, high]" of every model that the runs have made."""
+    table = []
+    for run, models in (
+        ("demo", {"base": "base"}),
+        ("expert", {name: f"{name} expert" for name in ("text", "image", "video")}),
+        ("mixed", {"mixed": "mixed RLVR"}),
+        ("demo", {name: f"CoPD, {name} branch" for name in ("text", "image", "video")} | {"merged": "CoPD, merged"}),
+    ):
+        cells = result_of(runs / run)
+        for model, label in models.items():
+            own = {cell.field: cell.greedy for cell in cells if cell.model == model}
+            texts = {f: f"{100 * e.value:.1f} [{100 * e.low:.1f}, {100 * e.high:.1f}]" for f, e in own.items()}
+            table.append((label, texts))
+    return table
+
+
+def markdown(runs: Path) -> str:
+    """The table as Markdown, with each run's rollouts."""
+    table = rows(runs)
+    fields = list(table[0][1])
+    lines = ["| model | " + " | ".join(fields) + " |", "|---" * (len(fields) + 1) + "|"]
+    lines += [f"| {label} | " + " | ".join(cells[field] for field in fields) + " |" for label, cells in table]
+    spent = []
+    for run in ("demo", "expert", "mixed"):
+        ledger = next(r for r in read_lines(runs / run / "metrics.jsonl") if r["event"] == "ledger")
+        spent.append(f"{run} {ledger['planned_rollouts']:,}")
+    return "\n".join(lines) + f"\n\nRollouts: {', '.join(spent)}.\n"
+
+
+def picture(runs: Path, out: Path) -> None:
+    """Overlap between the branches and their accuracy through the demo run; the experts' overlap dashed."""
+    copd, expert = (list(read_lines(runs / run / "metrics.jsonl")) for run in ("demo", "expert"))
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_overlap(left, expert, label="experts: ", style="--")
+    draw_overlap(left, copd, label="CoPD: ")
+    draw_accuracy(right, copd)
+    for axes in (left, right):
+        plain_axes(axes)
+        shade_rlvr(axes, copd)
+        axes.legend(frameon=False, fontsize="x-small")
+    figure.savefig(out, facecolor="white")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--picture", type=Path, default=Path("docs/demo.svg"))
+    arguments = parser.parse_args()
+    picture(arguments.runs, arguments.picture)
+    print(markdown(arguments.runs))

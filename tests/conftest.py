@@ -1,0 +1,204 @@
+"""Real parts, small: tiny random-weight policies in both precisions, problems of the three kinds, uneven rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from copd.tasks.digits import Digits
+from copd.types import Problem, Rollouts, Split
+
+KINDS = ("text", "image", "video")
+UNEVEN = ((5, 3, 7), (1,), (4, 6))
+"""Response lengths of the rows of three prompts: groups of three sizes, one response of a single token."""
+
+
+@dataclass(frozen=True)
+class Few:
+    """A task of a few problems that come round and round."""
+
+    name: str
+    problems: tuple[Problem, ...]
+
+    def problem(self, split: Split, index: int) -> Problem:
+        return self.problems[index % len(self.problems)]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def problems_of() -> dict[str, tuple[Problem, ...]]:
+    """Three training problems of each kind, with prompts of unequal length; the third one's pictures are two tokens high."""
+    tasks = {kind: Digits(kind, conflict=1.0) for kind in KINDS}
+    problems = {kind: [task.problem(Split.TRAIN, i) for i in range(3)] for kind, task in tasks.items()}
+    for first, second, third in problems.values():
+        images = tuple(np.tile(image, (2, 1, 1)) for image in third.images)
+        videos = tuple(np.tile(video, (1, 2, 2, 1)) for video in third.videos)
+        problems[first.kind] = [first, second, replace(third, images=images, videos=videos)]
+    return {kind: tuple(three) for kind, three in problems.items()}
+
+
+@pytest.fixture(scope="session")
+def processor() -> Any:
+    from copd.model.tiny import tiny_processor
+
+    return tiny_processor()
+
+
+def _policy(processor: Any, change: Callable[[Any], Any] = lambda model: model) -> Any:
+    from copd.model.policy import Policy
+    from copd.model.tiny import tiny_model
+
+    return Policy(change(tiny_model(processor)), processor)
+
+
+def _in_float64(model: Any) -> Any:
+    """transformers' RMS norm computes in float32 whatever the weights' type; torch's does not."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child).__name__.endswith("RMSNorm"):
+                norm = nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon)
+                norm.weight = child.weight
+                setattr(module, name, norm)
+    return model.double()
+
+
+def _inclined_to_end(model: Any) -> Any:
+    with torch.no_grad():
+        model.get_input_embeddings().weight[model.generation_config.eos_token_id] *= 3
+    return model
+
+
+@pytest.fixture(scope="session")
+def policy(processor: Any) -> Any:
+    """Random weights in float32. Not to be changed: tests that train take `policy.clone()`."""
+    return _policy(processor)
+
+
+@pytest.fixture(scope="session")
+def policy64(processor: Any) -> Any:
+    """The same in float64, throughout."""
+    return _policy(processor, _in_float64)
+
+
+@pytest.fixture(scope="session")
+def ending(processor: Any) -> Any:
+    """Random weights and an end token that is likely, so that rows finish at different places."""
+    return _policy(processor, _inclined_to_end)
+
+
+@pytest.fixture(scope="session")
+def ending64(processor: Any) -> Any:
+    """The same in float64, throughout."""
+    return _policy(processor, lambda model: _in_float64(_inclined_to_end(model)))
+
+
+@pytest.fixture(scope="session")
+def solver(processor: Any, problems_of: dict[str, tuple[Problem, ...]]) -> Any:
+    """A policy that has learned the solutions of the first two problems of each kind by heart."""
+    from copd.model.warmup import WarmupPlan, warm_up
+
+    pupil = _policy(processor)
+    known = Few("known", tuple(problem for kind in KINDS for problem in problems_of[kind][:2]))
+    plan = WarmupPlan(steps=40, problems_per_step=len(known.problems), learning_rate=3e-3)
+    warm_up(pupil, [known], plan, lambda step, steps: None)
+    return pupil
+
+
+@pytest.fixture(scope="session")
+def few() -> type[Few]:
+    return Few
+
+
+@pytest.fixture(scope="session")
+def written() -> Callable[..., Rollouts]:
+    """Rollouts of random allowed tokens, given the response lengths of each prompt's rows.
+
+    Every second response ends with the end token; what stands in the padding is random too.
+    """
+
+    def write(
+        policy: Any,
+        problems: Sequence[Problem],
+        lengths_of_P: Sequence[Sequence[int]] = UNEVEN,
+        *,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> Rollouts:
+        length_N = torch.tensor([length for lengths in lengths_of_P for length in lengths])
+        prompt_of_N = torch.tensor([p for p, lengths in enumerate(lengths_of_P) for _ in lengths])
+        allowed = (~policy.banned_V).nonzero()[:, 0]
+        ordinary = allowed[~torch.isin(allowed, policy.end_ids)]
+        shape = (len(length_N), int(length_N.max()))
+        tokens_NT = ordinary[torch.randint(len(ordinary), shape, generator=torch.Generator().manual_seed(seed))]
+        finished_N = torch.arange(len(length_N)) % 2 == 1
+        tokens_NT[finished_N, length_N[finished_N] - 1] = policy.end_ids[0]
+        return Rollouts(
+            problems=tuple(problems[: len(lengths_of_P)]),
+            tokens_NT=tokens_NT,
+            mask_NT=torch.arange(shape[1]) < length_N[:, None],
+            finished_N=finished_N,
+            logp_NT=torch.zeros(shape),
+            prompt_of_N=prompt_of_N,
+            temperature=temperature,
+        )
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def gradients() -> Callable[[Any, Tensor], dict[str, Tensor]]:
+    """d value / d parameters of a policy by name, by autograd alone; zero where a parameter plays no part."""
+
+    def differentiate(policy: Any, value: Tensor) -> dict[str, Tensor]:
+        names, parameters = zip(*policy.model.named_parameters(), strict=True)
+        return dict(zip(names, torch.autograd.grad(value, parameters, materialize_grads=True), strict=True))
+
+    return differentiate
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[..., None]:
+    """Two dictionaries of tensors have the same names and, within `atol`, the same values."""
+
+    def compare(left: dict[str, Tensor], right: dict[str, Tensor], *, atol: float = 0.0) -> None:
+        assert left.keys() == right.keys()
+        for name in left:
+            torch.testing.assert_close(left[name], right[name], atol=atol, rtol=0, equal_nan=True, msg=lambda m: name + m)
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def processed(processor: Any) -> Callable[[Problem], dict[str, Tensor]]:
+    """One problem through chat template and processor as the manual of transformers has it."""
+
+    def process(problem: Problem) -> dict[str, Tensor]:
+        media = [{"type": "image"}] * len(problem.images) + [{"type": "video"}] * len(problem.videos)
+        chat = [{"role": "user", "content": [*media, {"type": "text", "text": problem.prompt}]}]
+        inputs = {"text": [processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)]}
+        if problem.images:
+            inputs["images"] = list(problem.images)
+        if problem.videos:
+            inputs["videos"] = list(problem.videos)
+            inputs["video_metadata"] = [
+                {"fps": problem.fps, "total_num_frames": len(video), "frames_indices": list(range(len(video)))}
+                for video in problem.videos
+            ]
+        return dict(processor(**inputs, return_tensors="pt"))
+
+    return process

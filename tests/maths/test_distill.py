@@ -1,0 +1,145 @@
+"""The distillation signal and the measures of behaviour, against scipy, torch.distributions and naive loops."""
+
+import math
+
+import pytest
+import scipy.stats
+import torch
+from torch.distributions import Categorical, kl_divergence
+
+from copd.maths.distill import mass_overlap, sampled_delta, symmetric_kl, top_k_overlap, with_tail
+
+QUARTER_LOG_3 = 0.27465307216702745
+
+
+def random_logp(seed: int, rows: int = 5, tokens: int = 7) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (2 * torch.randn(rows, tokens, generator=generator, dtype=torch.float64)).log_softmax(-1)
+
+
+def random_top_k(seed: int, rows: int, tokens: int, k: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randperm(tokens, generator=generator)[:k] for _ in range(rows)])
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "expected"),
+    [(-1.0, -0.5, 0.5), (-0.5, -1.0, -0.5), (-9.0, -1.0, 5.0), (-1.0, -9.0, -5.0), (-2.0, -2.0, 0.0), (-6.0, -1.0, 5.0)],
+)
+def test_delta_is_teacher_minus_student_within_the_clamp(student, teacher, expected):
+    delta_NT = sampled_delta(torch.tensor([[student]]), torch.tensor([[teacher]]), clamp=5.0)
+    assert delta_NT.tolist() == [[expected]]
+
+
+def test_teacher_equal_to_student_gives_zero_delta():
+    logp_NT = random_logp(0)
+    assert sampled_delta(logp_NT, logp_NT.clone(), clamp=5.0).eq(0).all()
+
+
+def test_an_impossible_token_for_the_teacher_is_bounded_by_the_clamp():
+    assert sampled_delta(torch.tensor([[-1.0]]), torch.tensor([[-math.inf]]), clamp=3.0).item() == -3.0
+
+
+def test_no_gradient_flows_through_the_delta():
+    student_NT = random_logp(0).requires_grad_()
+    teacher_NT = random_logp(1).requires_grad_()
+    assert not sampled_delta(student_NT, teacher_NT, clamp=5.0).requires_grad
+
+
+def test_expected_policy_gradient_of_the_delta_is_minus_the_gradient_of_the_reverse_kl():
+    logits_V = torch.tensor([0.3, -1.0, 0.9, 0.1], dtype=torch.float64, requires_grad=True)
+    teacher = Categorical(logits=torch.tensor([1.0, 0.2, -0.4, 0.0], dtype=torch.float64))
+    (kl_V,) = torch.autograd.grad(kl_divergence(Categorical(logits=logits_V), teacher), logits_V)
+    logp_V = logits_V.log_softmax(-1)
+    delta_V = sampled_delta(logp_V, teacher.logits, clamp=50.0)
+    (policy_V,) = torch.autograd.grad((logp_V.detach().exp() * delta_V * logp_V).sum(), logits_V)
+    torch.testing.assert_close(policy_V, -kl_V)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "expected"),
+    [
+        ([1, 2, 3, 4], [1, 2, 3, 4], 1.0),
+        ([1, 2, 3, 4], [4, 3, 2, 1], 1.0),
+        ([1, 2, 3, 4], [3, 4, 5, 6], 0.5),
+        ([1, 2, 3, 4], [5, 6, 7, 1], 0.25),
+        ([1, 2, 3, 4], [5, 6, 7, 8], 0.0),
+        ([9], [9], 1.0),
+    ],
+)
+def test_overlap_is_the_share_of_common_tokens(student, teacher, expected):
+    assert top_k_overlap(torch.tensor([student]), torch.tensor([teacher])).tolist() == [expected]
+
+
+def test_overlap_matches_sets():
+    student_MK, teacher_MK = random_top_k(0, 30, 12, 4), random_top_k(1, 30, 12, 4)
+    sets = [len(set(s) & set(t)) / 4 for s, t in zip(student_MK.tolist(), teacher_MK.tolist(), strict=True)]
+    assert top_k_overlap(student_MK, teacher_MK).tolist() == sets
+
+
+def test_unrelated_policies_overlap_by_chance_in_k_of_v_tokens():
+    overlap_M = top_k_overlap(random_top_k(0, 2000, 20, 5), random_top_k(1, 2000, 20, 5))
+    assert overlap_M.mean().item() == pytest.approx(5 / 20, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "expected"),
+    [([0, 1], 1.0), ([1, 0], 1.0), ([1, 5], 1 / 3), ([7, 0], 2 / 3), ([8, 9], 0.0)],
+)
+def test_mass_overlap_weighs_common_tokens_by_the_students_probability(teacher, expected):
+    logp_MK = torch.tensor([[0.6, 0.3]], dtype=torch.float64).log()
+    found_M = mass_overlap(torch.tensor([[0, 1]]), logp_MK, torch.tensor([teacher]))
+    assert found_M.item() == pytest.approx(expected)
+
+
+def test_symmetric_kl_by_hand():
+    found_M = symmetric_kl(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log())
+    assert found_M.item() == pytest.approx(QUARTER_LOG_3)
+
+
+def test_symmetric_kl_matches_scipy_and_torch_distributions():
+    p_MV, q_MV = random_logp(0), random_logp(1)
+    scipys = [
+        scipy.stats.entropy(p, q) + scipy.stats.entropy(q, p) for p, q in zip(p_MV.exp(), q_MV.exp(), strict=True)
+    ]
+    p, q = Categorical(logits=p_MV), Categorical(logits=q_MV)
+    found_M = symmetric_kl(p_MV, q_MV)
+    assert found_M.tolist() == pytest.approx(scipys)
+    torch.testing.assert_close(found_M, kl_divergence(p, q) + kl_divergence(q, p))
+
+
+def test_symmetric_kl_is_symmetric_and_zero_only_for_equals():
+    p_MV, q_MV = random_logp(0), random_logp(1)
+    assert torch.equal(symmetric_kl(p_MV, q_MV), symmetric_kl(q_MV, p_MV))
+    assert symmetric_kl(p_MV, p_MV).eq(0).all()
+    assert symmetric_kl(p_MV, q_MV).gt(0).all()
+
+
+def test_tokens_masked_in_both_add_nothing_to_the_kl():
+    p_MV, q_MV = random_logp(0), random_logp(1)
+    masked_M1 = torch.full((len(p_MV), 1), -torch.inf, dtype=torch.float64)
+    found_M = symmetric_kl(torch.cat([masked_M1, p_MV], -1), torch.cat([masked_M1, q_MV], -1))
+    torch.testing.assert_close(found_M, symmetric_kl(p_MV, q_MV))
+
+
+def test_tail_bucket_completes_the_distribution():
+    logp_MK = random_logp(0)[:, :3]
+    tailed = with_tail(logp_MK)
+    assert torch.equal(tailed[:, :3], logp_MK)
+    assert tailed[:, 3].exp().tolist() == pytest.approx((1 - logp_MK.exp().sum(-1)).tolist())
+    assert tailed.exp().sum(-1).tolist() == pytest.approx([1.0] * 5)
+
+
+def test_tail_bucket_is_finite_when_the_tokens_already_hold_all_probability():
+    over_MK = torch.tensor([[0.75, 0.2500001]]).log()
+    assert with_tail(over_MK).isfinite().all()
+    assert with_tail(over_MK)[0, 2].exp() < 1e-30
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_kl_on_buckets_is_a_lower_bound_of_the_whole(k):
+    p_MV, q_MV = random_logp(0, rows=50), random_logp(1, rows=50)
+    ids_MK = p_MV.topk(k).indices
+    bucketed_M = symmetric_kl(with_tail(p_MV.gather(-1, ids_MK)), with_tail(q_MV.gather(-1, ids_MK)))
+    assert (bucketed_M <= symmetric_kl(p_MV, q_MV) + 1e-12).all()
+    assert bucketed_M.ge(0).all()

@@ -1,0 +1,114 @@
+"""Intervals against scipy and exact coverage; pass@k against enumeration."""
+
+import math
+from itertools import combinations
+
+import pytest
+import scipy.stats
+import torch
+
+from copd.maths.intervals import Z95, pass_at_k, stratified_mean, wilson
+
+COUNTS = [(0, 1), (1, 1), (0, 20), (20, 20), (7, 10), (250, 500), (499, 500), (1, 1000)]
+
+
+def scores(right: int, problems: int) -> torch.Tensor:
+    return torch.cat([torch.ones(right), torch.zeros(problems - right)])
+
+
+def test_z_is_the_97_5_percent_point_of_the_normal():
+    assert pytest.approx(scipy.stats.norm.ppf(0.975), abs=1e-15) == Z95
+
+
+@pytest.mark.parametrize(("successes", "trials"), COUNTS)
+def test_wilson_matches_scipy(successes, trials):
+    expected = scipy.stats.binomtest(successes, trials).proportion_ci(method="wilson")
+    assert wilson(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_wilson_by_hand():
+    assert wilson(5, 10) == pytest.approx((0.2365931, 0.7634069), abs=1e-7)
+
+
+@pytest.mark.parametrize(("successes", "trials"), COUNTS)
+def test_wilson_mirrors_when_right_and_wrong_are_exchanged(successes, trials):
+    low, high = wilson(successes, trials)
+    assert wilson(trials - successes, trials) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+    assert 0 <= low <= successes / trials <= high <= 1
+
+
+def test_without_trials_nothing_is_known():
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_each_group_counts_alike_however_large():
+    assert stratified_mean([scores(1, 1), scores(0, 99)])[0] == 0.5
+    assert stratified_mean([scores(3, 4), scores(10, 20), scores(1, 4)])[0] == pytest.approx(0.5)
+
+
+def test_stratified_interval_by_hand():
+    # 6 of 8 right, with two scores of 0 and two of 1 added: 8 of 12 right, variance 2/9, standard error sqrt(2/9/12).
+    half = 1.959963984540054 * math.sqrt(2 / 9 / 12)
+    assert stratified_mean([scores(6, 8)]) == pytest.approx((0.75, 0.75 - half, 1.0))
+    assert stratified_mean([scores(6, 8)] * 4) == pytest.approx((0.75, 0.75 - half / 2, 0.75 + half / 2))
+
+
+def test_stratified_interval_of_shares_matches_a_naive_loop():
+    groups = [[0.25, 1.0, 0.5], [0.0, 0.75, 0.75, 1.0, 0.5]]
+    variance = 0.0
+    for group in groups:
+        padded = [*group, 0.0, 0.0, 1.0, 1.0]
+        centre = sum(padded) / len(padded)
+        variance += sum((x - centre) ** 2 for x in padded) / len(padded) / len(padded)
+    mean = (sum(groups[0]) / 3 + sum(groups[1]) / 5) / 2
+    half = 1.959963984540054 * math.sqrt(variance) / 2
+    found = stratified_mean([torch.tensor(group) for group in groups])
+    assert found == pytest.approx((mean, mean - half, mean + half))
+
+
+@pytest.mark.parametrize("right", [0, 50])
+def test_a_group_all_right_or_all_wrong_still_has_an_interval(right):
+    mean, low, high = stratified_mean([scores(right, 50)])
+    assert mean == right / 50
+    assert high - low > 0.02
+    assert 0 <= low <= mean <= high <= 1
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.9])
+def test_stratified_interval_covers_the_truth_in_95_percent_of_samples(share):
+    problems = 60
+    intervals = [stratified_mean([scores(right, problems)]) for right in range(problems + 1)]
+    covered = sum(
+        scipy.stats.binom.pmf(right, problems, share)
+        for right, (_, low, high) in enumerate(intervals)
+        if low <= share <= high
+    )
+    assert 0.93 <= covered <= 0.995
+
+
+@pytest.mark.parametrize(("samples", "k"), [(1, 1), (4, 1), (4, 2), (4, 4), (6, 3)])
+def test_pass_at_k_matches_counting_all_subsets(samples, k):
+    expected = []
+    for right in range(samples + 1):
+        draws = list(combinations([True] * right + [False] * (samples - right), k))
+        expected.append(sum(any(d) for d in draws) / len(draws))
+    assert pass_at_k(torch.arange(samples + 1), samples, k).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("right", "samples", "k", "expected"),
+    [(0, 8, 8, 0.0), (1, 8, 8, 1.0), (1, 2, 1, 0.5), (2, 4, 2, 5 / 6), (7, 8, 2, 1.0), (1, 200, 100, 0.5)],
+)
+def test_pass_at_k_by_hand(right, samples, k, expected):
+    assert pass_at_k(torch.tensor([right]), samples, k).tolist() == pytest.approx([expected])
+
+
+def test_pass_at_1_is_the_share_of_right_samples():
+    right_P = torch.tensor([0.0, 3.0, 8.0], dtype=torch.float64)
+    assert pass_at_k(right_P, 8, 1).tolist() == pytest.approx([0.0, 3 / 8, 1.0])
+
+
+@pytest.mark.parametrize("k", [0, -1, 5])
+def test_k_outside_the_number_of_samples_is_refused(k):
+    with pytest.raises(ValueError, match=rf"pass@{k} needs between 1 and 4 samples"):
+        pass_at_k(torch.tensor([1]), 4, k)

@@ -1,0 +1,81 @@
+"""The final answer: one closed box of a finished response, and nothing else, however hostile the text."""
+
+import time
+
+import pytest
+
+from copd.rewards.answers import final_answer
+
+ANSWERS = [
+    (r"\boxed{16}", "16"),
+    (r"3 8 5;11,16;\boxed{16}", "16"),
+    (r"\boxed{ 16 }", "16"),
+    (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+    (r"\boxed{{{7}}}", "{{7}}"),
+    (r"\boxed{a{b}c{d{e}}} and more }", "a{b}c{d{e}}"),
+    (r"\boxed{}", ""),
+    (r"\boxed{   }", ""),
+    (r"so \boxed{5}, not 6 or {7}", "5"),
+    (r"\\boxed{5}", "5"),
+    ("\\boxed{1\n2}", "1\n2"),
+    ("\\boxed{7\x00}", "7\x00"),
+    ("\\boxed{\ud800}", "\ud800"),
+    (r"\boxed{__import__('os').abort()}", "__import__('os').abort()"),
+    (r"\boxed{1e999999999}", "1e999999999"),
+]
+
+NO_ANSWER = [
+    "",
+    "16",
+    "boxed{16}",
+    r"\boxed",
+    r"\boxed{",
+    r"\boxed{16",
+    r"\boxed{{16}",
+    r"\boxed 16",
+    r"\Boxed{16}",
+    r"\fbox{16}",
+    r"\boxed{1}\boxed{2}",
+    r"\boxed{16} \boxed{16}",
+    r"\boxed{\boxed{16}}",
+    r"\boxed{16}\boxed{",
+    r"\boxed{\boxed{\boxed{16",
+    "".join(rf"\boxed{{{n}}}" for n in range(100)),
+]
+
+
+@pytest.mark.parametrize(("response", "answer"), ANSWERS)
+def test_the_content_of_the_only_box_is_the_answer(response, answer):
+    assert final_answer(response, finished=True) == answer
+
+
+@pytest.mark.parametrize("response", NO_ANSWER)
+def test_no_box_several_boxes_and_open_boxes_answer_nothing(response):
+    assert final_answer(response, finished=True) is None
+
+
+@pytest.mark.parametrize(("response", "answer"), ANSWERS)
+def test_a_response_cut_by_the_length_limit_answers_nothing(response, answer):
+    assert final_answer(response, finished=False) is None
+
+
+def test_5000_digits_are_text_like_any_other():
+    assert final_answer(rf"\boxed{{{'9' * 5000}}}", finished=True) == "9" * 5000
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "\\boxed{" + "{" * 200_000,
+        "\\boxed{" + "{" * 100_000 + "}" * 100_000,
+        "\\boxed{" * 50_000,
+        "\\boxed{" + "9" * 400_000 + "}",
+        "\\boxe" * 100_000,
+        "\\boxed{1}" + "}" * 400_000,
+    ],
+    ids=["open", "nested too little", "boxes", "long", "almost", "closing"],
+)
+def test_a_huge_response_is_searched_in_linear_time(response):
+    started = time.perf_counter()
+    final_answer(response, finished=True)
+    assert time.perf_counter() - started < 1.0
