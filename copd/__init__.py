@@ -6,8 +6,9 @@ Read the package in this order: `types` (what travels), `algorithm` (Algorithm 1
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from copd.config import Recipe
@@ -15,8 +16,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False) -> Path:
-    """Run a recipe to the end and return its run folder (`copd.run.train`)."""
+def train(
+    recipe: Recipe | str | Path | Mapping[str, Any], out: str | Path | None = None, *, resume: bool = False
+) -> Path:
+    """Run a recipe to the end and return its run folder (`copd.run.train`).
+
+    `recipe` may also be a YAML file, the name of a recipe of copd, or nested mappings.
+    """
+    from copd.config import Recipe, load_recipe, make_recipe
     from copd.run import train as run
 
-    return run(recipe, out, resume=resume)
+    if isinstance(recipe, str | Path):
+        recipe = load_recipe(recipe)
+    return run(recipe if isinstance(recipe, Recipe) else make_recipe(recipe), out, resume=resume)

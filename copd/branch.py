@@ -75,9 +75,12 @@ class Actor:
         return replace(rollouts, reward_N=torch.tensor(rewards), version=self.version)
 
     def validate(self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool) -> Rollouts:
-        """Graded answers to the first problems of a task, not counted in the ledger and the same at every call."""
+        """Graded answers to the first problems of a task, the same at every call; not counted in the ledger.
+
+        All models draw with the same random numbers, so that differences between them are not those of luck.
+        """
         problems = [self.tasks[task].problem(split, i) for i in range(count)]
-        generator = None if greedy else stream(self.sampling.seed, self.name, f"validate/{task}", 0)
+        generator = None if greedy else stream(self.sampling.seed, "validation", task, 0)
         return self.answer(problems, rollouts_per_prompt, generator)
 
     def inspect(self, rollouts: Rollouts, k: int = 0, ids_NTK: Tensor | None = None) -> Score:
@@ -170,9 +173,9 @@ class Branch(Actor):
         return {name: p.detach().cpu().clone() for name, p in self.learner.named_parameters.items()}
 
 
-def stream(seed: int, branch: str, purpose: str, step: int) -> torch.Generator:
-    """The generator of one draw: a function of (seed, branch, purpose, step), so that resuming needs no state."""
-    digest = hashlib.sha256(f"{seed}/{branch}/{purpose}/{step}".encode()).digest()
+def stream(seed: int, who: str, task: str, step: int) -> torch.Generator:
+    """The generator of one draw: a function of (seed, who samples, task, step), so that resuming needs no state."""
+    digest = hashlib.sha256(f"{seed}/{who}/{task}/{step}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 

@@ -39,7 +39,7 @@ class DigitsTask(Section):
         None, min_length=1, description="which operators occur; null = all that the capability has"
     )
     length: tuple[Count, Count] = Field((2, 4), description="least and greatest number of operands")
-    max_number: int = Field(20, ge=1, le=999, description="greatest operand of a text problem")
+    max_number: int = Field(12, ge=1, le=999, description="greatest operand of a text problem")
     noise: float = Field(0.1, ge=0, le=1, description="standard deviation of the pixel noise; black to white is 1")
     jitter: int = Field(2, ge=0, le=4, description="pixels by which a digit may stand off the centre of its cell")
 
@@ -155,7 +155,7 @@ class EvaluationSection(Section):
     validation_problems: Count = Field(100, description="validation problems per capability during training")
     every_cycles: Count = Field(1, description="accuracy of every branch on every capability each so many cycles")
     pass_at: tuple[Count, ...] = Field((1,), description="k of pass@k; max(k) samples are drawn per problem")
-    behaviour_problems: Count = Field(16, description="validation prompts per capability for overlap and KL")
+    behaviour_problems: Count = Field(32, description="validation prompts per capability for overlap and KL")
     overlap_k: tuple[Count, ...] = Field((5, 10), description="k of the top-k overlap")
 
 

@@ -59,15 +59,18 @@ def processor() -> Any:
     return tiny_processor()
 
 
-def _policy(processor: Any, change: Callable[[Any], Any] = lambda model: model) -> Any:
+def _policy(processor: Any, change: Callable[[Any], Any] = lambda model: model, seed: int = 0) -> Any:
     from copd.model.policy import Policy
     from copd.model.tiny import tiny_model
 
-    return Policy(change(tiny_model(processor)), processor)
+    return Policy(change(tiny_model(processor, seed)), processor)
 
 
 def _in_float64(model: Any) -> Any:
-    """transformers' RMS norm computes in float32 whatever the weights' type; torch's does not."""
+    """transformers' RMS norm computes in float32 whatever the weights' type; torch's does not.
+
+    One such place is left: the rotation of the vision tower's queries and keys, felt in gradients at about 1e-10.
+    """
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child).__name__.endswith("RMSNorm"):
@@ -79,7 +82,7 @@ def _in_float64(model: Any) -> Any:
 
 def _inclined_to_end(model: Any) -> Any:
     with torch.no_grad():
-        model.get_input_embeddings().weight[model.generation_config.eos_token_id] *= 3
+        model.get_input_embeddings().weight[model.generation_config.eos_token_id] *= 2
     return model
 
 
@@ -98,13 +101,13 @@ def policy64(processor: Any) -> Any:
 @pytest.fixture(scope="session")
 def ending(processor: Any) -> Any:
     """Random weights and an end token that is likely, so that rows finish at different places."""
-    return _policy(processor, _inclined_to_end)
+    return _policy(processor, _inclined_to_end, seed=2)
 
 
 @pytest.fixture(scope="session")
 def ending64(processor: Any) -> Any:
     """The same in float64, throughout."""
-    return _policy(processor, lambda model: _in_float64(_inclined_to_end(model)))
+    return _policy(processor, lambda model: _in_float64(_inclined_to_end(model)), seed=2)
 
 
 @pytest.fixture(scope="session")

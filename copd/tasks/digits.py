@@ -108,7 +108,7 @@ class Digits:
     conflict: float = 0.0
     operators: tuple[Operator, ...] | None = None
     length: tuple[int, int] = (2, 4)
-    max_number: int = 20
+    max_number: int = 12
     noise: float = 0.1
     jitter: int = 2
     conventions: tuple[Convention, ...] | None = None
