@@ -21,6 +21,9 @@ Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
+RESERVED_NAMES = {"base", "merged", "mixed", "average"}
+
+
 class Section(BaseModel):
     """A part of a recipe: unknown keys are refused, values cannot change after reading."""
 
@@ -189,6 +192,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _sound(self) -> Recipe:
         names = list(self.branches)
+        if taken := sorted(RESERVED_NAMES & set(names)):
+            raise ValueError(f"branches: {taken[0]!r} is a name that copd uses itself; give the branch another")
         if self.schedule.rl_steps + self.schedule.opd_steps == 0:
             raise ValueError("schedule: no steps at all: rl_steps and opd_steps are both 0")
         for i, edge in enumerate(self.topology.edges):

@@ -60,13 +60,15 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
     folder = Path(out) if out else Path("runs") / f"{recipe.method}-seed{recipe.seed}"
     plan = make_plan(recipe)
     screen = screen or Screen()
-    _claim(folder, recipe, resume)
+    _check_folder(folder, recipe, resume)
     if (folder / REPORT).is_file():
         screen.result(result_of(folder))
     else:
         screen.planned(folder, recipe.method, plan)
+        run = _Run(folder, recipe, plan, screen)
+        _claim(folder, recipe)
         with screen:
-            asyncio.run(_Run(folder, recipe, plan, screen).complete(resume))
+            asyncio.run(run.complete(resume))
         write_report(folder)
     screen.finished(folder)
     return folder
@@ -218,21 +220,25 @@ def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> list[Accuracy]:
     return asyncio.run(evaluate(models, list(tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at))
 
 
-def _claim(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """Make the run folder and its manifest, or check that it holds a run of the same recipe."""
-    manifest = _manifest(recipe)
-    path = folder / MANIFEST
+def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """The run folder must be new or empty; to resume, it may hold a run of the same recipe from the same base."""
+    manifest, path = _manifest(recipe), folder / MANIFEST
     if resume and path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("recipe", "base_sha256"):
+        for key in ("recipe", "branch_order", "base_sha256"):
             if before[key] != manifest[key]:
                 raise CheckpointError(f"{folder}: cannot resume: {_difference(key, before[key], manifest[key])}")
-        return
-    if folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(folder.iterdir()):
         raise RecipeError(f"--out {folder}: is not empty; give another folder, or --resume to go on with its run")
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
+    """Make the run folder, and its manifest where there is none yet."""
+    path = folder / MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        if not path.is_file():
+            path.write_text(json.dumps(_manifest(recipe), indent=1), encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"--out {folder}: cannot be written: {error}") from error
 
@@ -241,6 +247,7 @@ def _manifest(recipe: Recipe) -> dict[str, Any]:
     base = model_folder(recipe.model.path)
     return {
         "recipe": recipe.model_dump(mode="json"),
+        "branch_order": list(recipe.branches),
         "seed": recipe.seed,
         "base_sha256": {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))},
         "versions": {name: version(name) for name in ("copd", "torch", "transformers")},

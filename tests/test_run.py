@@ -16,7 +16,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import copd
 from copd.config import load_recipe
-from copd.errors import CheckpointError, RecipeError
+from copd.errors import CheckpointError, NonFiniteError, RecipeError
+from copd.model.export import save_policy
+from copd.model.load import model_folder
 from copd.model.policy import Policy
 from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.runlog import read_lines
@@ -131,6 +133,25 @@ def test_behaviour_and_teachers_are_measured_at_the_end_of_every_phase(finished)
     assert start["symmetric_kl"]["image"]["video"] == 0.0
     assert last["symmetric_kl"]["image"]["video"] > 0
     assert set(last["accuracy"]["text"]) == {"text", "image", "video"}
+
+
+def test_each_teacher_is_compared_with_its_student_on_the_teachers_field(finished):
+    points = events(finished, "teaching")
+    assert len(points) == 5 * 4
+    for point in points:
+        (measured,) = (p for p in events(finished, "behaviour") if p["step"] == point["step"])
+        assert point["teacher_accuracy"] == measured["accuracy"][point["teacher"]][point["teacher"]]
+        assert point["student_accuracy"] == measured["accuracy"][point["student"]][point["teacher"]]
+
+
+def test_a_base_with_nan_stops_after_a_few_skipped_steps_and_is_never_saved(tmp_path):
+    policy = Policy.from_pretrained(model_folder("builtin:digits"))
+    next(policy.model.parameters()).data.fill_(torch.nan)
+    save_policy(policy, tmp_path / "base", "")
+    recipe = load_recipe("demo", [*SMALL, f"model.path={tmp_path / 'base'}", "schedule.rl_steps=9"])
+    with pytest.raises(NonFiniteError, match="5 optimizer steps in a row"):
+        copd.train(recipe, tmp_path / "run")
+    assert not any(update["skipped"] == 0 for update in events(tmp_path / "run", "update"))
 
 
 def test_the_ledger_counts_exactly_the_planned_rollouts(finished):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,8 +74,8 @@ class Learner:
     def step(self, parts: Sequence[Objective]) -> StepReport:
         """One update from the weighted sum of the parts.
 
-        A step whose loss or gradient is not finite changes nothing and is counted; raises NonFiniteError after
-        `MAX_SKIPPED_IN_A_ROW` of them.
+        A step in which a sampled log-prob, a loss or a gradient is not finite changes nothing and is counted; raises
+        NonFiniteError after `MAX_SKIPPED_IN_A_ROW` of them.
         """
         metrics: dict[str, float] = {}
         tokens = 0
@@ -88,7 +89,8 @@ class Learner:
             torch._foreach_add_(totals, gradients)
         norm = float(_norm(totals))
         metrics["grad_norm"] = norm
-        if not all(torch.isfinite(torch.tensor(value)) for value in metrics.values()):
+        sampled = all(bool(torch.isfinite(part.rollouts.logp_NT).all()) for part in parts)
+        if not (sampled and all(math.isfinite(value) for value in metrics.values())):
             self._count_skipped()
             return StepReport(metrics, tokens, skipped=True)
         self.skipped_in_a_row = 0
@@ -138,7 +140,7 @@ class Learner:
         self.skipped_in_a_row += 1
         if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise NonFiniteError(
-                f"{self.skipped_in_a_row} optimizer steps in a row had a NaN or infinite loss or gradient; "
+                f"{self.skipped_in_a_row} optimizer steps in a row had a NaN or infinite log-prob, loss or gradient; "
                 "lower optimizer.learning_rate, or look for the first such step in metrics.jsonl"
             )
 

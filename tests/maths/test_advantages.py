@@ -99,9 +99,7 @@ def test_groups_do_not_see_one_another():
 
 def test_names_of_groups_do_not_matter():
     reward_N, prompt_of_N = uneven_batch()
-    torch.testing.assert_close(
-        group_advantages(reward_N, 3 * prompt_of_N + 2), group_advantages(reward_N, prompt_of_N)
-    )
+    torch.testing.assert_close(group_advantages(reward_N, 3 * prompt_of_N + 2), group_advantages(reward_N, prompt_of_N))
 
 
 def test_scale_and_offset_of_the_reward_do_not_matter():

@@ -24,7 +24,14 @@ def random_top_k(seed: int, rows: int, tokens: int, k: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("student", "teacher", "expected"),
-    [(-1.0, -0.5, 0.5), (-0.5, -1.0, -0.5), (-9.0, -1.0, 5.0), (-1.0, -9.0, -5.0), (-2.0, -2.0, 0.0), (-6.0, -1.0, 5.0)],
+    [
+        (-1.0, -0.5, 0.5),
+        (-0.5, -1.0, -0.5),
+        (-9.0, -1.0, 5.0),
+        (-1.0, -9.0, -5.0),
+        (-2.0, -2.0, 0.0),
+        (-6.0, -1.0, 5.0),
+    ],
 )
 def test_delta_is_teacher_minus_student_within_the_clamp(student, teacher, expected):
     delta_NT = sampled_delta(torch.tensor([[student]]), torch.tensor([[teacher]]), clamp=5.0)

@@ -78,7 +78,9 @@ def test_token_log_prob_passes_gradcheck_in_float64():
 def test_entropy_matches_scipy_and_has_no_gradient():
     logits_MV = random_logits().requires_grad_()
     stats = token_stats(logits_MV, torch.zeros(4, dtype=torch.long), BANNED, temperature=1.3)
-    expected = scipy.stats.entropy(scipy.special.softmax(logits_MV.detach().numpy()[:, ALLOWED] / 1.3, axis=-1), axis=-1)
+    expected = scipy.stats.entropy(
+        scipy.special.softmax(logits_MV.detach().numpy()[:, ALLOWED] / 1.3, axis=-1), axis=-1
+    )
     np.testing.assert_allclose(stats.entropy_M.numpy(), expected, rtol=1e-12)
     assert not stats.entropy_M.requires_grad
 
@@ -100,7 +102,9 @@ def test_log_probs_are_given_at_the_ids_asked_about():
     logits_MV, at_ids_MK = random_logits(), torch.tensor([[0, 3], [6, 5], [2, 2], [5, 0]])
     stats = token_stats(logits_MV, torch.tensor([0, 2, 3, 5]), BANNED, temperature=1.0, at_ids_MK=at_ids_MK)
     whole_MV = masked_log_softmax(logits_MV, BANNED, temperature=1.0).tolist()
-    assert stats.at_ids_MK.tolist() == [[row[i] for i in ids] for row, ids in zip(whole_MV, at_ids_MK.tolist(), strict=True)]
+    assert stats.at_ids_MK.tolist() == [
+        [row[i] for i in ids] for row, ids in zip(whole_MV, at_ids_MK.tolist(), strict=True)
+    ]
 
 
 def test_nothing_beyond_log_prob_and_entropy_is_computed_unless_asked_for():

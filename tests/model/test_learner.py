@@ -86,7 +86,7 @@ def test_a_step_moves_the_weights_as_adamw_does_by_that_gradient(policy64, rollo
     torch.optim.AdamW(parameters.values(), lr=1e-3, weight_decay=0.1, betas=(0.8, 0.9)).step()
     found = {name: p.detach() for name, p in learner.named_parameters.items()}
     assert_same(found, {name: p.detach() for name, p in parameters.items()}, atol=1e-7)
-    moved = torch.cat([(found[name] - p).abs().flatten() for name, p in policy64.model.named_parameters()])
+    moved = torch.cat([(found[name] - p.detach()).abs().flatten() for name, p in policy64.model.named_parameters()])
     assert float(moved.mean()) > 1e-4
 
 

@@ -79,7 +79,14 @@ def test_integers_are_compared_as_short_plain_whole_numbers(answer, reference, r
 
 @pytest.mark.parametrize(
     ("answer", "reference", "right"),
-    [("B", "B", True), (" B ", "B", True), ("b", "B", False), ("B)", "B", False), ("", "B", False), ("016", "16", False)],
+    [
+        ("B", "B", True),
+        (" B ", "B", True),
+        ("b", "B", False),
+        ("B)", "B", False),
+        ("", "B", False),
+        ("016", "16", False),
+    ],
 )
 def test_exact_forgives_surrounding_white_space_only(answer, reference, right):
     assert exact(answer, reference) is right

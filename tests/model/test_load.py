@@ -1,0 +1,92 @@
+"""Where a model comes from, and what it computes on."""
+
+import pytest
+import torch
+
+from copd.errors import ModelFolderError
+from copd.model import load
+from copd.model.load import builtin_models, compute_on, model_folder, sha256, write_checksums
+
+
+@pytest.fixture
+def assets(tmp_path, monkeypatch):
+    """A package folder with one model in its assets."""
+    monkeypatch.setattr(load, "files", lambda package: tmp_path)
+    model = tmp_path / "assets" / "small"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}", encoding="utf-8")
+    (model / "model.safetensors").write_bytes(bytes(range(256)))
+    write_checksums(model)
+    (tmp_path / "assets" / "unfinished").mkdir()
+    return tmp_path / "assets"
+
+
+def test_a_folder_is_taken_as_it_is(tmp_path):
+    assert model_folder(str(tmp_path)) == tmp_path
+
+
+def test_a_folder_that_is_not_there_is_named_with_what_there_is(assets, tmp_path):
+    with pytest.raises(ModelFolderError, match=r"model\.path.*nowhere.*builtin:small"):
+        model_folder(str(tmp_path / "nowhere"))
+
+
+def test_a_builtin_model_is_found_by_its_name(assets):
+    assert builtin_models() == ["builtin:small"]
+    assert model_folder("builtin:small") == assets / "small"
+
+
+@pytest.mark.parametrize("name", ["builtin:large", "builtin:", "builtin:unfinished", "builtin:../assets/small"])
+def test_an_unknown_builtin_model_is_refused(assets, name):
+    with pytest.raises(ModelFolderError, match="no builtin model"):
+        model_folder(name)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_builtin_model_that_was_changed_is_refused_by_its_sum(assets, name):
+    path = assets / "small" / name
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(ModelFolderError, match=f"{name}: missing or damaged"):
+        model_folder("builtin:small")
+
+
+def test_a_builtin_model_that_lacks_a_file_is_refused(assets):
+    (assets / "small" / "model.safetensors").unlink()
+    with pytest.raises(ModelFolderError, match=r"model\.safetensors: missing or damaged"):
+        model_folder("builtin:small")
+
+
+def test_the_models_that_ship_with_the_package_are_whole():
+    for name in builtin_models():
+        assert (model_folder(name) / "config.json").is_file()
+
+
+def test_checksums_are_those_of_sha256sum_and_leave_themselves_out(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    for _ in range(2):
+        write_checksums(tmp_path)
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert sha256(tmp_path / "a") == digest
+    assert (tmp_path / "SHA256SUMS").read_text(encoding="utf-8") == f"{digest}  a\n"
+
+
+@pytest.mark.parametrize(("dtype", "autocast"), [("auto", None), ("float32", None), ("bfloat16", torch.bfloat16)])
+def test_a_cpu_computes_in_float32_unless_told_otherwise(dtype, autocast):
+    assert compute_on("cpu", dtype) == (torch.device("cpu"), autocast)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "device", "autocast"),
+    [(True, False, "cuda", torch.bfloat16), (True, True, "cuda", torch.bfloat16), (False, True, "mps", None)],
+)
+def test_auto_takes_cuda_in_bfloat16_before_mps(monkeypatch, cuda, mps, device, autocast):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert compute_on("auto", "auto") == (torch.device(device), autocast)
+    assert compute_on("auto", "float32") == (torch.device(device), None)
+
+
+def test_a_device_that_is_not_there_is_named_with_those_that_are(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ModelFolderError, match=r"model\.device: 'cuda' is not available here; there is cpu"):
+        compute_on("cuda", "auto")
