@@ -42,7 +42,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def problems_of() -> dict[str, tuple[Problem, ...]]:
-    """Three training problems of each kind, with prompts of unequal length; the third one's pictures are two tokens high."""
+    """Three training problems of each kind; prompts differ in length, the third one's pictures are two tokens high."""
     tasks = {kind: Digits(kind, conflict=1.0) for kind in KINDS}
     problems = {kind: [task.problem(Split.TRAIN, i) for i in range(3)] for kind, task in tasks.items()}
     for first, second, third in problems.values():
@@ -181,7 +181,9 @@ def assert_same() -> Callable[..., None]:
     def compare(left: dict[str, Tensor], right: dict[str, Tensor], *, atol: float = 0.0) -> None:
         assert left.keys() == right.keys()
         for name in left:
-            torch.testing.assert_close(left[name], right[name], atol=atol, rtol=0, equal_nan=True, msg=lambda m: name + m)
+            torch.testing.assert_close(
+                left[name], right[name], atol=atol, rtol=0, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}"
+            )
 
     return compare
 

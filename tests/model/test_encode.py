@@ -45,7 +45,9 @@ def test_positions_are_the_models_own_for_the_padded_batch(encoder, problems_of,
     types_PS = torch.zeros_like(prompts.ids_PS)
     types_PS[prompts.ids_PS == policy.processor.image_token_id] = 1
     types_PS[prompts.ids_PS == policy.processor.video_token_id] = 2
-    grids = {name: value for name, value in prompts.media.items() if name.endswith("grid_thw")} if kind != "text" else {}
+    grids = (
+        {name: value for name, value in prompts.media.items() if name.endswith("grid_thw")} if kind != "text" else {}
+    )
     positions_3PS, delta_P1 = policy.model.model.get_rope_index(
         prompts.ids_PS, types_PS, attention_mask=prompts.mask_PS.long(), **grids
     )

@@ -24,7 +24,9 @@ class WithoutSkipping(GrpoObjective):
 
 def one_step(policy, objectives, **options):
     """The gradient that one step took, read from AdamW's first moment (at beta1 = 0 it is the gradient); the report."""
-    learner = Learner(policy.clone(), **{"learning_rate": 1e-3, "betas": (0.0, 0.99), "max_grad_norm": math.inf} | options)
+    learner = Learner(
+        policy.clone(), **{"learning_rate": 1e-3, "betas": (0.0, 0.99), "max_grad_norm": math.inf} | options
+    )
     report = learner.step(objectives)
     state = learner.state()
     return {name: state[f"exp_avg/{name}"] for name in learner.named_parameters}, report
@@ -122,7 +124,10 @@ def test_parts_add_up_with_their_weights_and_their_own_denominators(policy64, mi
     pictures = replace(
         pictures,
         problems=pictures.problems[:1],
-        **{name: getattr(pictures, name)[:2] for name in ("tokens_NT", "mask_NT", "finished_N", "logp_NT", "prompt_of_N")},
+        **{
+            name: getattr(pictures, name)[:2]
+            for name in ("tokens_NT", "mask_NT", "finished_N", "logp_NT", "prompt_of_N")
+        },
     )
     found, report = one_step(
         policy64, [grpo(mixed, weight=1.0, name="native"), grpo(pictures, (1.0, -1.0), weight=0.3, name="other")]
@@ -227,10 +232,14 @@ def poisoned(what, learner, rollouts):
         teacher_NT = torch.zeros(rollouts.mask_NT.shape)
         teacher_NT[2, 1] = torch.nan
         return [grpo(rollouts), distill(rollouts, teacher_NT)]
+    if what == "sampler":
+        logp_NT = rollouts.logp_NT.clone()
+        logp_NT[3, 0] = torch.nan
+        return [grpo(replace(rollouts, logp_NT=logp_NT), (0.0,) * 6)]
     return [grpo(rollouts, (math.nan if what == "advantage" else 1.0, *ADVANTAGES[1:]))]
 
 
-@pytest.mark.parametrize("what", ["weights", "teacher", "advantage"])
+@pytest.mark.parametrize("what", ["weights", "teacher", "advantage", "sampler"])
 def test_a_step_that_is_not_finite_changes_neither_weights_nor_optimizer(policy, pictures, assert_same, what):
     learner = Learner(policy.clone(), learning_rate=1e-3)
     assert not learner.step([grpo(pictures)]).skipped

@@ -7,6 +7,7 @@ import torch
 
 from copd.model import policy as policy_module
 from copd.model.batching import take_rows
+from copd.model.policy import Policy
 
 SINGLE = ((1, 1), (1,), (1, 1, 1))
 UNEVEN = ((5, 3, 7), (1,), (4, 6))
@@ -92,6 +93,16 @@ def test_the_order_of_the_rows_has_no_influence(policy64, mixed, gradients, asse
     logp_NT, shuffled_NT = policy64.logp(mixed), policy64.logp(shuffled)
     torch.testing.assert_close(shuffled_NT, logp_NT[order], atol=1e-10, rtol=0)
     assert_same(gradients(policy64, logp_NT.sum()), gradients(policy64, shuffled_NT.sum()), atol=1e-8)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_rows_of_a_group_need_not_stand_together(policy64, written, problems_of, kind, shared):
+    policy = policy64 if shared else plainly(policy64)
+    rollouts = written(policy, problems_of[kind])
+    order = torch.tensor([5, 0, 3, 4, 2, 1])
+    shuffled = take_rows(rollouts, order)
+    expected_M = policy.logp(rollouts)[order][shuffled.mask_NT]
+    torch.testing.assert_close(policy.token_stats(shuffled).logp_M, expected_M, atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("budget", [1, 50, 70])
@@ -256,3 +267,15 @@ def test_texts_are_the_responses_without_end_tokens_and_padding(policy, written,
         answer = tokens[mask].tolist()
         assert text == decode(answer[:-1] if finished else answer)
         assert "<|" not in text
+
+
+def test_autocast_computes_coarsely_and_gives_float32_log_probs_and_gradients(policy, mixed, gradients):
+    half = Policy(policy.clone().model, policy.processor, autocast=torch.bfloat16)
+    logp_NT = half.logp(mixed)
+    assert logp_NT.dtype == torch.float32
+    assert 1e-5 < float((logp_NT - policy.logp(mixed)).detach().abs().max()) < 0.2
+    gradient = gradients(half, logp_NT.mean())
+    assert all(value.dtype == torch.float32 and bool(torch.isfinite(value).all()) for value in gradient.values())
+    assert half.clone().autocast is torch.bfloat16
+    sampled = half.sample(mixed.problems, generator=torch.Generator().manual_seed(0), max_new_tokens=6)
+    torch.testing.assert_close(half.score(sampled).logp_NT, sampled.logp_NT, atol=0.1, rtol=0)

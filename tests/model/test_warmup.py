@@ -31,12 +31,9 @@ def test_the_objective_of_the_warm_up_is_the_mean_negative_log_likelihood(
     state = learner.state()
     found = {name: state[f"exp_avg/{name}"] for name in learner.named_parameters}
 
-    everything = torch.arange(4).split(1)
-    likelihoods = []
-    for row in everything:
-        logp_NT = policy64.logp(rollouts)[row]
-        likelihoods.append(logp_NT[rollouts.mask_NT[row]].mean())
-    assert_same(found, gradients(policy64, -torch.stack(likelihoods).mean()), atol=1e-8)
+    rows = zip(policy64.logp(rollouts), rollouts.mask_NT, strict=True)
+    likelihood_N = torch.stack([logp_T[mask_T].mean() for logp_T, mask_T in rows])
+    assert_same(found, gradients(policy64, -likelihood_N.mean()), atol=1e-8)
 
 
 def test_the_warm_up_teaches_worked_solutions_of_all_kinds(solver, problems_of, kind):

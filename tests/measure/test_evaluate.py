@@ -1,0 +1,136 @@
+"""Accuracy tables from given rewards: greedy shares, pass@k, averages over tasks, and what is asked of a model."""
+
+import asyncio
+import json
+from itertools import combinations
+
+import pytest
+import scipy.stats
+import torch
+
+from copd.maths.intervals import stratified_mean
+from copd.measure.evaluate import AVERAGE, evaluate
+from copd.types import Problem, Rollouts, Split
+
+GREEDY = {"text": [1, 1, 1, 0], "image": [0, 0, 1, 0]}
+SAMPLED = {
+    "text": [[1, 0, 0], [1, 1, 1], [0, 0, 0], [0, 1, 1]],
+    "image": [[0, 0, 0], [0, 0, 1], [0, 0, 0], [1, 0, 0]],
+}
+
+
+class Graded:
+    """A model whose graded answers are given; it notes what it was asked. `order` is the order of its rows."""
+
+    def __init__(self, name: str = "model", order: list[int] | None = None) -> None:
+        self.name = name
+        self.order = order
+        self.asked: list[tuple[object, ...]] = []
+
+    async def validate(self, split, task, count, rollouts_per_prompt, *, greedy):
+        self.asked.append((split, task, count, rollouts_per_prompt, greedy))
+        rewards = [[r] for r in GREEDY[task]] if greedy else SAMPLED[task]
+        reward_N = torch.tensor([r for row in rewards for r in row], dtype=torch.float32)
+        prompt_of_N = torch.tensor([p for p, row in enumerate(rewards) for _ in row])
+        order_N = torch.arange(len(reward_N)) if self.order is None or greedy else torch.tensor(self.order)
+        empty_NT = torch.zeros(len(reward_N), 0)
+        return Rollouts(
+            problems=tuple(Problem(str(p), task, "", "", "exact") for p in range(len(rewards))),
+            tokens_NT=empty_NT.long(),
+            mask_NT=empty_NT.bool(),
+            finished_N=torch.ones(len(reward_N), dtype=torch.bool),
+            logp_NT=empty_NT,
+            prompt_of_N=prompt_of_N[order_N],
+            temperature=1.0,
+            reward_N=reward_N[order_N],
+        )
+
+
+def table(models=None, tasks=("text", "image"), pass_at=(1, 2, 3), split=Split.TEST):
+    models = models or [Graded()]
+    cells = asyncio.run(evaluate(models, tasks, split, problems=4, pass_at=pass_at))
+    return {(cell.model, cell.field): cell for cell in cells}
+
+
+def any_of(task: str, k: int) -> float:
+    """Pass@k by trying every choice of k samples."""
+    by_problem = [[any(choice) for choice in combinations(samples, k)] for samples in SAMPLED[task]]
+    return sum(sum(hits) / len(hits) for hits in by_problem) / len(by_problem)
+
+
+@pytest.mark.parametrize(("task", "right"), [("text", 3), ("image", 1)])
+def test_greedy_accuracy_is_the_share_of_right_answers_with_wilsons_interval(task, right):
+    greedy = table()["model", task].greedy
+    expected = scipy.stats.binomtest(right, 4).proportion_ci(method="wilson")
+    assert (greedy.value, greedy.low, greedy.high) == pytest.approx((right / 4, expected.low, expected.high))
+
+
+def test_the_average_counts_each_task_alike():
+    cell = table()["model", AVERAGE]
+    assert cell.greedy.value == 0.5
+    assert cell.problems == 8
+    expected = stratified_mean([torch.tensor(GREEDY["text"]), torch.tensor(GREEDY["image"])])
+    assert (cell.greedy.value, cell.greedy.low, cell.greedy.high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_pass_at_k_matches_trying_every_choice_of_samples(k):
+    found = table()
+    for task in ("text", "image"):
+        assert found["model", task].pass_at[k].value == pytest.approx(any_of(task, k))
+    average = found["model", AVERAGE].pass_at[k].value
+    assert average == pytest.approx((any_of("text", k) + any_of("image", k)) / 2)
+
+
+def test_pass_at_k_by_hand():
+    text = table()["model", "text"].pass_at
+    assert [text[k].value for k in (1, 2, 3)] == pytest.approx(
+        [(1 / 3 + 1 + 0 + 2 / 3) / 4, (2 / 3 + 1 + 0 + 1) / 4, 0.75]
+    )
+
+
+def test_every_estimate_lies_in_its_interval():
+    for cell in table().values():
+        for estimate in (cell.greedy, *cell.pass_at.values()):
+            assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+
+
+def test_order_of_the_rows_does_not_matter():
+    shuffled = torch.randperm(12, generator=torch.Generator().manual_seed(0)).tolist()
+    assert table([Graded(order=shuffled)]) == table()
+
+
+def test_a_model_is_asked_greedily_once_and_sampled_as_often_as_the_largest_k_needs():
+    model = Graded()
+    table([model], pass_at=(1, 3), split=Split.VALIDATION)
+    assert model.asked == [
+        (Split.VALIDATION, "text", 4, 1, True),
+        (Split.VALIDATION, "text", 4, 3, False),
+        (Split.VALIDATION, "image", 4, 1, True),
+        (Split.VALIDATION, "image", 4, 3, False),
+    ]
+
+
+def test_without_pass_at_nothing_is_sampled():
+    model = Graded()
+    cells = table([model], pass_at=())
+    assert [greedy for *_, greedy in model.asked] == [True, True]
+    assert all(cell.pass_at == {} for cell in cells.values())
+
+
+def test_the_table_has_a_row_per_model_and_task_and_their_average():
+    assert list(table([Graded("base"), Graded("merged")])) == [
+        ("base", "text"),
+        ("base", "image"),
+        ("base", AVERAGE),
+        ("merged", "text"),
+        ("merged", "image"),
+        ("merged", AVERAGE),
+    ]
+
+
+def test_a_cell_can_be_written_as_json():
+    record = json.loads(json.dumps(table()["model", "text"].as_record()))
+    assert (record["model"], record["field"], record["problems"]) == ("model", "text", 4)
+    assert record["greedy"]["value"] == 0.75
+    assert set(record["pass_at"]) == {"1", "2", "3"}

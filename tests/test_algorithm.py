@@ -1,0 +1,315 @@
+"""Algorithm 1 on branches that note their calls: who answers what, who scores, and in which order all happens."""
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from copd.algorithm import copd, merged, mutual_opd, rlvr
+from copd.schedule import Batches, Phase, Schedule
+from copd.topology import Edge, full, hub
+
+BATCHES = Batches(prompts=16, rollouts_per_prompt=8, opd_prompts=4, opd_rollouts_per_prompt=2)
+SOME = (Edge("a", "b", 0.5), Edge("c", "b", 2.0), Edge("a", "c", 0.25))
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a branch; `subject` is what was passed on or asked for."""
+
+    branch: str
+    what: str
+    subject: object
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Rollouts as a handle would pass them on: opaque, but each one tells who made it, on what, when, and how many."""
+
+    student: str
+    task: str
+    step: int
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """A score that knows what was scored, and how many updates the teacher had made."""
+
+    teacher: str
+    answers: object
+    version: int
+
+
+class Noting:
+    """A branch that notes when each of its calls begins and ends, and lets others run in between."""
+
+    def __init__(self, name: str, log: list[tuple[str, Call]], turns: int = 0) -> None:
+        self.name, self.field, self.turns = name, f"field of {name}", turns
+        self.version = 0
+        self._log = log
+
+    async def _do(self, call: Call) -> None:
+        self._log.append(("begin", call))
+        for _ in range(self.turns):
+            await asyncio.sleep(0)
+        self._log.append(("end", call))
+
+    async def collect(self, task, step, prompts, rollouts_per_prompt):
+        answers = Answers(self.name, task, step, (prompts, rollouts_per_prompt))
+        await self._do(Call(self.name, "collect", answers))
+        return answers
+
+    async def score(self, rollouts):
+        marks = Marks(self.name, rollouts, self.version)
+        await self._do(Call(self.name, "score", rollouts))
+        return marks
+
+    async def update(self, parts):
+        await self._do(Call(self.name, "update", tuple(parts)))
+        self.version += 1
+        return {"loss": float(self.version)}
+
+    async def weights(self):
+        return {"w": torch.tensor([float(ord(self.name))])}
+
+
+class Looking:
+    """An observer that notes."""
+
+    def __init__(self, log: list[tuple[str, Call]], meet_every: int = 100) -> None:
+        self.meet_every = meet_every
+        self.log = log
+
+    def updated(self, branch, step, metrics):
+        self.log.append(("updated", Call(branch, "step", (step, metrics["loss"]))))
+
+    async def met(self, stretch):
+        self.log.append(("met", Call("", "met", stretch)))
+
+
+class Stage:
+    """Three branches of unequal pace, an observer, and what they noted."""
+
+    def __init__(self, turns=(0, 0, 0), meet_every: int = 100) -> None:
+        self.log: list[tuple[str, Call]] = []
+        self.branches = {name: Noting(name, self.log, t) for name, t in zip("abc", turns, strict=True)}
+        self.observer = Looking(self.log, meet_every)
+
+    def train(self, schedule=None, edges=SOME, start=0) -> "Stage":
+        schedule = schedule or Schedule(2, 3, 2)
+        asyncio.run(copd(self.branches, edges, schedule, BATCHES, self.observer, start))
+        return self
+
+    def opd(self, edges=SOME, step=7) -> "Stage":
+        asyncio.run(mutual_opd(self.branches, edges, step, BATCHES, self.observer))
+        return self
+
+    def calls(self, what: str, when: str = "begin") -> list[Call]:
+        return [call for event, call in self.log if event == when and call.what == what]
+
+    def times(self, what: str, when: str) -> list[int]:
+        return [i for i, (event, call) in enumerate(self.log) if event == when and call.what == what]
+
+
+PACES = [(0, 0, 0), (1, 1, 1), (0, 5, 2), (7, 0, 1)]
+
+
+@pytest.mark.parametrize("turns", PACES)
+def test_all_scores_come_before_any_update(turns):
+    stage = Stage(turns).opd()
+    assert max(stage.times("score", "end")) < min(stage.times("update", "begin"))
+
+
+@pytest.mark.parametrize("turns", PACES)
+def test_all_students_have_answered_before_any_update(turns):
+    stage = Stage(turns).opd()
+    assert max(stage.times("collect", "end")) < min(stage.times("update", "begin"))
+
+
+@pytest.mark.parametrize("turns", PACES)
+def test_every_score_is_as_fresh_as_the_student_it_teaches(turns):
+    stage = Stage(turns).train(Schedule(2, 1, 3))
+    updates = dict.fromkeys("abc", 0)
+    for call in stage.calls("update"):
+        assert all(part.teacher.version == updates[call.branch] for part in call.subject if part.teacher)
+        updates[call.branch] += 1
+
+
+def test_each_student_answers_the_teachers_field():
+    collected = {(c.subject.student, c.subject.task, c.subject.size) for c in Stage().opd().calls("collect")}
+    assert collected == {
+        ("a", "field of a", (16, 8)),
+        ("b", "field of b", (16, 8)),
+        ("c", "field of c", (16, 8)),
+        ("a", "field of b", (4, 2)),
+        ("c", "field of b", (4, 2)),
+        ("a", "field of c", (4, 2)),
+    }
+
+
+def test_each_teacher_scores_what_its_student_answered_on_the_teachers_field():
+    scored = [(c.branch, c.subject.student, c.subject.task) for c in Stage().opd().calls("score")]
+    assert scored == [("b", "a", "field of b"), ("b", "c", "field of b"), ("c", "a", "field of c")]
+
+
+def test_edges_decide_parts_and_betas():
+    parts = {call.branch: call.subject for call in Stage().opd().calls("update")}
+    described = {
+        student: [(part.name, part.weight, part.teacher and part.teacher.teacher) for part in given]
+        for student, given in parts.items()
+    }
+    assert described == {
+        "a": [("native", 1.0, None), ("from_b", 0.5, "b"), ("from_c", 0.25, "c")],
+        "b": [("native", 1.0, None)],
+        "c": [("native", 1.0, None), ("from_b", 2.0, "b")],
+    }
+
+
+@pytest.mark.parametrize("turns", PACES)
+def test_a_part_holds_the_students_own_answers_and_the_teachers_score_of_exactly_those(turns):
+    for call in Stage(turns).opd().calls("update"):
+        for part in call.subject:
+            assert part.rollouts.student == call.branch
+            teacher = part.name.removeprefix("from_") if part.teacher else call.branch
+            assert part.rollouts.task == f"field of {teacher}"
+            assert part.teacher is None or part.teacher.answers is part.rollouts
+
+
+@pytest.mark.parametrize("edges", [SOME, hub("abc", 1.0), full("abc", 1.0), ()])
+def test_the_native_part_is_present_in_every_opd_step(edges):
+    stage = Stage().train(Schedule(2, 1, 3), edges)
+    updates = stage.calls("update")
+    assert len(updates) == 3 * 8
+    for call in updates:
+        (native,) = [part for part in call.subject if part.teacher is None]
+        assert (native.name, native.weight) == ("native", 1.0)
+        assert native.rollouts.task == f"field of {call.branch}"
+        assert native.rollouts.size == (16, 8)
+
+
+@pytest.mark.parametrize(("edges", "scores"), [(hub("abc", 1.0), 4), (full("abc", 1.0), 6), (SOME, 3), ((), 0)])
+def test_every_edge_is_scored_once_in_every_opd_step(edges, scores):
+    stage = Stage().train(Schedule(2, 3, 2), edges)
+    assert len(stage.calls("score")) == 4 * scores
+    assert len(stage.calls("collect")) == 10 * 3 + 4 * scores
+
+
+def test_rlvr_makes_no_score_call_and_has_the_native_part_alone():
+    stage = Stage().train(Schedule(2, 3, 0), full("abc", 1.0))
+    assert stage.calls("score") == []
+    assert [len(call.subject) for call in stage.calls("update")] == [1] * 18
+    assert {(c.branch, c.subject.task) for c in stage.calls("collect")} == {(n, f"field of {n}") for n in "abc"}
+
+
+def test_scores_are_made_in_opd_steps_only():
+    schedule = Schedule(2, 3, 2)
+    stage = Stage().train(schedule)
+    phases = {schedule.position(call.subject.step).phase for call in stage.calls("score")}
+    assert phases == {Phase.OPD}
+
+
+@pytest.mark.parametrize("turns", PACES)
+def test_every_branch_makes_one_update_per_step_in_order(turns):
+    stage = Stage(turns).train(Schedule(2, 3, 2))
+    for name in "abc":
+        updated = [call.subject for event, call in stage.log if event == "updated" and call.branch == name]
+        assert updated == [(step, float(step + 1)) for step in range(10)]
+        natives = [part.rollouts.step for c in stage.calls("update") if c.branch == name for part in c.subject[:1]]
+        assert natives == list(range(10))
+
+
+def test_in_rlvr_a_branch_need_not_wait_for_another():
+    async def slow_and_fast() -> None:
+        stage, fast_is_done = Stage(), asyncio.Event()
+        slow, fast = stage.branches["a"], stage.branches["b"]
+        collect = slow.collect
+
+        async def waiting(*arguments):
+            await fast_is_done.wait()
+            return await collect(*arguments)
+
+        slow.collect = waiting
+
+        class Watching(Looking):
+            def updated(self, branch, step, metrics):
+                if (branch, step) == ("b", 4):
+                    fast_is_done.set()
+
+        pair = {"a": slow, "b": fast}
+        await asyncio.wait_for(copd(pair, (), Schedule(1, 5, 0), BATCHES, Watching(stage.log)), timeout=5)
+
+    asyncio.run(slow_and_fast())
+
+
+def test_in_an_opd_step_branches_collect_score_and_update_at_once():
+    async def together() -> None:
+        stage = Stage()
+        meetings = {"collect": asyncio.Barrier(3 + 3), "score": asyncio.Barrier(3), "update": asyncio.Barrier(3)}
+
+        class Meeting(Noting):
+            async def _do(self, call):
+                await meetings[call.what].wait()
+
+        branches = {name: Meeting(name, stage.log) for name in "abc"}
+        await asyncio.wait_for(mutual_opd(branches, SOME, 0, BATCHES, stage.observer), timeout=5)
+
+    asyncio.run(together())
+
+
+@pytest.mark.parametrize("turns", PACES)
+@pytest.mark.parametrize("meet_every", [1, 2, 100])
+def test_branches_meet_when_all_have_made_all_steps_of_a_stretch(turns, meet_every):
+    schedule = Schedule(2, 3, 2)
+    stage = Stage(turns, meet_every).train(schedule)
+    expected = [list(stretch.steps) for stretch in schedule.stretches(0, meet_every)]
+    done: dict[str, list[int]] = {name: [] for name in "abc"}
+    met = []
+    for event, call in stage.log:
+        if event == "updated":
+            done[call.branch].append(call.subject[0])
+        if event == "met":
+            met.append(list(call.subject.steps))
+            assert done == {name: list(range(call.subject.steps[-1] + 1)) for name in "abc"}
+    assert met == expected
+
+
+def step_of(call: Call) -> int:
+    return call.subject[0].rollouts.step if call.what == "update" else call.subject.step
+
+
+def content_of(call: Call) -> tuple[object, ...]:
+    """What was asked, on which problems, and with which parts; the teachers' versions aside."""
+    if call.what == "update":
+        return call.what, [(part.name, part.weight, part.rollouts) for part in call.subject]
+    return call.what, call.subject
+
+
+@pytest.mark.parametrize("turns", PACES)
+@pytest.mark.parametrize("start", range(11))
+def test_a_start_in_the_middle_makes_the_same_remaining_calls(turns, start):
+    whole, resumed = Stage(turns).train(), Stage(turns).train(start=start)
+    for name in "abc":
+        calls = [call for event, call in whole.log if event == "begin" and call.branch == name]
+        again = [call for event, call in resumed.log if event == "begin" and call.branch == name]
+        assert [content_of(call) for call in again] == [content_of(call) for call in calls if step_of(call) >= start]
+
+
+def test_one_branch_alone_can_do_rlvr():
+    stage = Stage()
+    asyncio.run(rlvr(stage.branches["a"], range(4, 7), BATCHES, stage.observer))
+    assert [call.subject.step for call in stage.calls("collect")] == [4, 5, 6]
+    assert {call.branch for call in stage.calls("update")} == {"a"}
+
+
+def test_the_merge_is_made_of_exactly_the_k_branches_in_order():
+    given = []
+
+    def merge(weights):
+        given.extend(float(branch["w"]) for branch in weights)
+        return {"w": torch.tensor([7.0])}
+
+    theta = asyncio.run(merged(Stage().branches, merge))
+    assert given == [float(ord(name)) for name in "abc"]
+    assert theta["w"].item() == 7.0

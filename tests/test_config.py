@@ -1,0 +1,302 @@
+"""Recipes: what is read, and every refusal with the path to the key, what was found and what is accepted."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from copd.config import Recipe, Section, builtin_recipes, described, load_recipe, make_recipe
+from copd.errors import RecipeError
+
+TWO = "branches: {a: {task: {capability: text}}, b: {task: {capability: image}}}\n"
+ONE = "branches: {a: {task: {capability: text}}}\n"
+
+REFUSED = [
+    pytest.param(TWO + "sed: 1", ["sed: unknown key", "did you mean 'seed'?"], id="a typo at the top"),
+    pytest.param(TWO + "schedule: {cycels: 2}", ["schedule.cycels: unknown key", "'cycles'"], id="a typo in a section"),
+    pytest.param(
+        TWO.replace("text", "text, conflct: 1"),
+        ["branches.a.task.conflct: unknown key", "'conflict'"],
+        id="in a branch",
+    ),
+    pytest.param(
+        TWO + "topology: {edges: [{student: a, teacher: b, bta: 1}]}",
+        ["topology.edges.0.bta: unknown key", "'beta'"],
+        id="a typo in an edge",
+    ),
+    pytest.param(
+        TWO + "merge: {weights: 1}", ["merge.weights: unknown key", "accepted: method"], id="an unlike key lists all"
+    ),
+    pytest.param(TWO + "sed: 1\nmetod: copd", ["sed: unknown", "metod: unknown"], id="every faulty key is named"),
+    pytest.param(TWO + "seed: 1\nseed: 1", ["key 'seed' is given twice", "line 3"], id="a duplicate key"),
+    pytest.param(
+        "branches: {a: {task: {capability: text}}, a: {task: {capability: image}}}",
+        ["key 'a' is given twice"],
+        id="a duplicate branch",
+    ),
+    pytest.param(TWO + "seed: !!python/object:os.system {}", ["python/object:os.system", "line 2"], id="an object"),
+    pytest.param(
+        TWO + "seed: !!python/object/apply:os.system ['exit 1']", ["python/object/apply:os.system"], id="a call"
+    ),
+    pytest.param(TWO + "seed: !!python/name:os.system ''", ["python/name:os.system"], id="a name"),
+    pytest.param("x: &a 1\n" + TWO + "seed: *a", ["anchors and aliases are not accepted"], id="an anchor"),
+    pytest.param(
+        "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n" + TWO, ["anchors and aliases are not accepted"], id="laughs"
+    ),
+    pytest.param(TWO + "seed: *nowhere", ["undefined alias 'nowhere'"], id="an alias of nothing"),
+    pytest.param(
+        TWO + "topology: {edges: [{student: a, teacher: c}]}",
+        ["topology.edges.0: no branch 'c'", "branches are a, b"],
+        id="an edge from nowhere",
+    ),
+    pytest.param(
+        TWO + "topology: {edges: [{student: a, teacher: b}, {student: c, teacher: b}]}",
+        ["topology.edges.1: no branch 'c'"],
+        id="an edge to nowhere",
+    ),
+    pytest.param(
+        TWO + "topology: {edges: [{student: b, teacher: b}]}",
+        ["topology.edges.0: branch 'b' cannot teach itself"],
+        id="a self edge",
+    ),
+    pytest.param(
+        TWO + "topology: {edges: [{student: a, teacher: b}, {student: a, teacher: b, beta: 2}]}",
+        ["topology.edges", "listed twice"],
+        id="an edge given twice",
+    ),
+    pytest.param(
+        TWO + "topology: {kind: full, edges: [{student: a, teacher: b}]}",
+        ["topology", "edges are listed but kind is 'full'"],
+        id="edges of another kind",
+    ),
+    pytest.param(TWO + "topology: {kind: edges}", ["topology", "no edges are listed"], id="no edges"),
+    pytest.param(
+        TWO + "topology: {edges: [{student: a}]}", ["topology.edges.0.teacher: missing"], id="an edge without teacher"
+    ),
+    pytest.param(
+        TWO + "schedule: {rl_steps: 0, opd_steps: 0}",
+        ["schedule", "no steps at all", "rl_steps and opd_steps are both 0"],
+        id="no steps",
+    ),
+    pytest.param(ONE, ["branches", "at least two", "schedule.opd_steps=0"], id="one branch with OPD"),
+    pytest.param("seed: 1", ["branches: missing"], id="no branches"),
+    pytest.param("branches: {}", ["branches", "at least 1"], id="empty branches"),
+    pytest.param(
+        "branches: {a: {task: {}}, b: {task: {}}}", ["branches.a.task.capability: missing"], id="no capability"
+    ),
+    pytest.param(TWO.replace("a:", "9a:"), ["branches.9a"], id="a branch's name begins with a digit"),
+    pytest.param(TWO.replace("a:", "../a:"), ["branches.../a"], id="a branch's name is a path"),
+    pytest.param(
+        TWO.replace("a:", "merged:", 1), ["branches", "'merged' is a name that copd uses"], id="reserved name"
+    ),
+    pytest.param(
+        TWO + "schedule: {cycles: many}", ["schedule.cycles", "integer", "found 'many'"], id="a word for a number"
+    ),
+    pytest.param(TWO + "schedule: {cycles: 1.5}", ["schedule.cycles", "integer", "found '1.5'"], id="a fraction"),
+    pytest.param(TWO + "schedule: {cycles: [1]}", ["schedule.cycles", "integer", "found '[1]'"], id="a list"),
+    pytest.param(TWO + "schedule: {cycles:}", ["schedule.cycles", "found 'None'"], id="nothing for a number"),
+    pytest.param(
+        TWO + "schedule: {cycles: 0}", ["schedule.cycles", "greater than or equal to 1", "'0'"], id="too small"
+    ),
+    pytest.param(TWO + "schedule: 3", ["schedule", "found '3'"], id="a number for a section"),
+    pytest.param(TWO + "schedule:", ["schedule", "found 'None'"], id="nothing for a section"),
+    pytest.param(TWO + "method: dpo", ["method", "'copd', 'expert' or 'mixed'", "found 'dpo'"], id="an unknown method"),
+    pytest.param(
+        TWO + "optimizer: {learning_rate: 0}", ["optimizer.learning_rate", "greater than 0"], id="a zero rate"
+    ),
+    pytest.param(TWO + "optimizer: {learning_rate: .nan}", ["optimizer.learning_rate", "finite"], id="a rate of nan"),
+    pytest.param(TWO + "opd: {clamp: .inf}", ["opd.clamp", "finite"], id="an infinite clamp"),
+    pytest.param(TWO + "optimizer: {betas: [0.9]}", ["optimizer.betas"], id="one of two betas"),
+    pytest.param(TWO + "sampling: {rollouts_per_prompt: 1}", ["sampling.rollouts_per_prompt", "'1'"], id="no group"),
+    pytest.param(
+        TWO.replace("image", "image, operators: [chain]"),
+        ["branches.b.task", "'chain' exists for text only", "accepted: sum, max, min, diff"],
+        id="a chain of pictures",
+    ),
+    pytest.param(TWO.replace("image", "image, operators: []"), ["branches.b.task.operators"], id="no operators"),
+    pytest.param(TWO.replace("image", "image, length: [4, 2]"), ["branches.b.task", "least <= greatest"], id="lengths"),
+    pytest.param(
+        TWO.replace("image", "image, conflict: 1.5"), ["branches.b.task.conflict", "'1.5'"], id="a share above 1"
+    ),
+    pytest.param("", ["a recipe is a mapping of sections, found NoneType"], id="an empty file"),
+    pytest.param("[1, 2]", ["a recipe is a mapping of sections, found list"], id="a list of things"),
+    pytest.param("a: b: c", ["not valid YAML", "line 1"], id="not YAML"),
+    pytest.param(TWO + "\x00", ["not valid YAML", "#x0000"], id="NUL"),
+    pytest.param(TWO + "1: 2", ["1: Keys should be strings"], id="a number as a key"),
+    pytest.param(TWO + "---\n" + TWO, ["not valid YAML", "document"], id="two documents"),
+]
+
+HOSTILE = [
+    pytest.param(TWO + "? [a, b]\n: 1", "not valid YAML", id="a list as a key"),
+    pytest.param(TWO + "seed: 2024-13-45", "not valid YAML|seed", id="a date that does not exist"),
+    pytest.param(TWO + "seed: " + "9" * 5000, "not valid YAML|seed", id="5000 digits"),
+    pytest.param(TWO + "schedule: {cycles: -0x" + "f" * 5000 + "}", "schedule.cycles", id="5000 hexadecimal digits"),
+    pytest.param(TWO + "seed: " + "[" * 5000 + "]" * 5000, "not valid YAML|seed", id="5000 nested lists"),
+    pytest.param(TWO + "schedule: {cycles: yes}", "schedule.cycles", id="yes for a number"),
+]
+
+OVERRIDES = [
+    ("schedule.cycles", "write section.key=value"),
+    ("=3", "write section.key=value"),
+    ("", "write section.key=value"),
+    ("schedule..cycles=2", "write section.key=value"),
+    (".cycles=2", "write section.key=value"),
+    ("seed.x=1", "'seed' is a value, not a section"),
+    ("schedule.cycles=[", "not valid YAML"),
+    ("schedule.cycles=&x 3", "anchors and aliases"),
+    ("schedule.cycles=!!python/name:os.system ''", "python/name:os.system"),
+    ("schedule.cycels=2", "schedule.cycels: unknown key; did you mean 'cycles'?"),
+    ("shedule.cycles=2", "shedule: unknown key; did you mean 'schedule'?"),
+    ("schedule.cycles=", "schedule.cycles: .*found 'None'"),
+    ("schedule=2", "schedule: .*found '2'"),
+    ("branches.a.task.noise=loud", r"branches\.a\.task\.noise: .*found 'loud'"),
+]
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    def write(text: str):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def leaves(values: dict, prefix: str = "") -> dict[str, object]:
+    found = {}
+    for key, value in values.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+@pytest.mark.parametrize(("text", "fragments"), REFUSED)
+def test_a_recipe_that_cannot_be_run_is_refused_with_key_and_reason(recipe_file, text, fragments):
+    with pytest.raises(RecipeError) as refusal:
+        load_recipe(recipe_file(text))
+    for fragment in fragments:
+        assert fragment in str(refusal.value)
+
+
+@pytest.mark.parametrize(("text", "message"), HOSTILE)
+def test_a_hostile_recipe_is_refused_like_any_other(recipe_file, text, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(recipe_file(text))
+
+
+@pytest.mark.parametrize(("override", "message"), OVERRIDES)
+def test_a_bad_override_is_refused_with_what_is_wrong(recipe_file, override, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(recipe_file(TWO + "seed: 3\n"), [override])
+
+
+def test_a_tag_in_a_recipe_runs_nothing(recipe_file, tmp_path):
+    witness = tmp_path / "witness"
+    with pytest.raises(RecipeError):
+        load_recipe(recipe_file(TWO + f"seed: !!python/object/apply:os.mkdir ['{witness}']"))
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("source", ["nowhere.yaml", "", "x" * 5000, "."])
+def test_a_recipe_that_is_not_there_is_refused_with_those_that_are(source):
+    with pytest.raises(RecipeError, match=r"not a readable file, nor one of the recipes of copd: .*demo"):
+        load_recipe(source)
+
+
+def test_a_recipe_that_is_not_text_is_refused(tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00seed")
+    with pytest.raises(RecipeError, match="not a readable file"):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize("name", builtin_recipes())
+def test_the_recipes_that_ship_can_be_loaded(name):
+    assert isinstance(load_recipe(name), Recipe)
+
+
+def test_the_demo_is_three_branches_in_conflict_around_a_hub():
+    demo = load_recipe("demo")
+    assert [branch.task.capability for branch in demo.branches.values()] == ["text", "image", "video"]
+    assert all(branch.task.conflict > 0 for branch in demo.branches.values())
+    assert (demo.method, demo.topology.kind) == ("copd", "hub")
+
+
+def test_overrides_change_their_key_and_nothing_else(recipe_file):
+    path = recipe_file(TWO + "schedule: {cycles: 4, rl_steps: 2}\n")
+    changed = leaves(load_recipe(path, ["schedule.cycles=7", "branches.b.task.conflict=0.5"]).model_dump())
+    before = leaves(load_recipe(path).model_dump())
+    assert {key for key in before if before[key] != changed[key]} == {"schedule.cycles", "branches.b.task.conflict"}
+    assert (changed["schedule.cycles"], changed["branches.b.task.conflict"]) == (7, 0.5)
+
+
+def test_later_overrides_win_and_sections_may_be_new(recipe_file):
+    recipe = load_recipe(recipe_file(TWO), ["seed=1", "seed=2", "evaluation.pass_at=[1, 8]", "model.path=a=b"])
+    assert (recipe.seed, recipe.evaluation.pass_at, recipe.model.path) == (2, (1, 8), "a=b")
+
+
+@pytest.mark.parametrize("text", ["1e-5", "1.0e-5", "0.00001"])
+def test_small_numbers_are_numbers_however_they_are_written(recipe_file, text):
+    rate = load_recipe(recipe_file(TWO), [f"optimizer.learning_rate={text}"]).optimizer.learning_rate
+    assert isinstance(rate, float)
+    assert rate == 1e-5
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(recipe_file):
+    assert load_recipe(recipe_file("\ufeff" + (TWO + "seed: 3\n").replace("\n", "\r\n"))).seed == 3
+
+
+def test_an_ampersand_within_a_text_is_no_anchor(recipe_file):
+    assert load_recipe(recipe_file(TWO + 'model: {path: "rock & roll"}')).model.path == "rock & roll"
+
+
+def test_listed_edges_need_no_kind():
+    edges = [{"student": "a", "teacher": "b", "beta": 0.5}]
+    recipe = make_recipe({**yaml.safe_load(TWO), "topology": {"edges": edges}})
+    assert recipe.topology.kind == "edges"
+    assert recipe.topology.edges[0].beta == 0.5
+
+
+@pytest.mark.parametrize("change", ["schedule: {opd_steps: 0}", "method: expert", "method: mixed"])
+def test_one_branch_is_enough_without_mutual_opd(recipe_file, change):
+    assert list(load_recipe(recipe_file(ONE + change)).branches) == ["a"]
+
+
+def test_a_recipe_cannot_change_after_reading():
+    with pytest.raises(ValidationError, match="frozen"):
+        load_recipe("demo").schedule.cycles = 9
+
+
+def test_a_recipe_survives_being_written_and_read():
+    demo = load_recipe("demo")
+    assert make_recipe(demo.model_dump(mode="json")) == demo
+
+
+def test_described_lists_every_field_with_a_meaning():
+    demo = load_recipe("demo")
+    rows = list(described(demo))
+    paths = [path for path, _, _ in rows]
+    assert sorted(paths) == sorted(leaves(demo.model_dump()))
+    assert all(meaning for _, _, meaning in rows)
+
+
+def test_described_values_are_overrides_that_give_the_recipe_back(recipe_file):
+    overrides = ["seed=5", "topology.edges=[{student: a, teacher: b, beta: 0.25}]", "evaluation.pass_at=[1, 4]"]
+    recipe = load_recipe(recipe_file(TWO), [*overrides, "branches.a.task.operators=[sum, max]"])
+    assert load_recipe(recipe_file(TWO), [f"{path}={value}" for path, value, _ in described(recipe)]) == recipe
+
+
+def test_every_section_refuses_unknown_keys_and_every_field_has_a_meaning():
+    sections = Section.__subclasses__()
+    assert len(sections) > 10
+    for section in sections:
+        assert section.model_config["extra"] == "forbid"
+        if section is not Recipe:
+            assert all(field.description for field in section.model_fields.values()), section
+
+
+def test_reading_a_recipe_imports_no_torch():
+    script = "import sys; from copd.config import load_recipe; load_recipe('demo'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
