@@ -5,16 +5,16 @@ Imports no torch, so that a typo is reported at once.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from copd.errors import RecipeError
+from copd.strict_yaml import parse_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -28,6 +28,15 @@ class Section(BaseModel):
     """A part of a recipe: unknown keys are refused, values cannot change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_values(cls, data: Any) -> Any:
+        """No field is a truth value, but YAML reads yes, no, on and off as one, and Python takes it for a number."""
+        for key, value in data.items() if isinstance(data, dict) else ():
+            if any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value])):
+                raise ValueError(f".{key}: holds yes, no, on, off, true or false; quote it if it is meant as a word")
+        return data
 
 
 class DigitsTask(Section):
@@ -209,25 +218,12 @@ class Recipe(Section):
         return self
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, or one that ships with copd by its name, and apply `section.key=value` overrides.
 
     Raises RecipeError with the path to the key, what was found and what is accepted.
     """
-    data = _parse(_recipe_text(source), str(source))
+    data = parse_yaml(_recipe_text(source), str(source))
     if not isinstance(data, dict):
         raise RecipeError(f"{source}: a recipe is a mapping of sections, found {type(data).__name__}")
     for override in overrides:
@@ -276,22 +272,6 @@ def _recipe_text(source: str | Path) -> str:
         raise RecipeError(f"recipe {source}: not a readable file, nor one of the recipes of copd: {known}") from error
 
 
-def _parse(text: str, source: str) -> Any:
-    if "&" in text and any(isinstance(token, yaml.AnchorToken) for token in _scan(text, source)):
-        raise RecipeError(f"{source}: anchors and aliases are not accepted in a recipe; write the values out")
-    try:
-        return _StrictLoader(text).get_single_data()
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{source}: not valid YAML: {error}") from None
-
-
-def _scan(text: str, source: str) -> list[Any]:
-    try:
-        return list(yaml.scan(text, Loader=_StrictLoader))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{source}: not valid YAML: {error}") from None
-
-
 def _apply(data: dict[str, Any], override: str) -> None:
     path, equals, value = override.partition("=")
     keys = path.split(".")
@@ -302,7 +282,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         target = target.setdefault(key, {})
         if not isinstance(target, dict):
             raise RecipeError(f"override {override!r}: {key!r} is a value, not a section")
-    target[keys[-1]] = _parse(value, f"override {override!r}")
+    target[keys[-1]] = parse_yaml(value, f"override {override!r}")
 
 
 def _explain(detail: Mapping[str, Any]) -> str:
@@ -315,8 +295,17 @@ def _explain(detail: Mapping[str, Any]) -> str:
     if detail["type"] == "missing":
         return f"{where}: missing; it has no default"
     message = detail["msg"].removeprefix("Value error, ")
-    found = "" if detail["type"] == "value_error" else f", found {str(detail['input'])[:80]!r}"
+    if message.startswith("."):
+        return f"{'.'.join(path)}{message}".removeprefix(".")
+    found = "" if detail["type"] == "value_error" else f", found {_short(detail['input'])}"
     return f"{message}{found}" if not path else f"{where}: {message}{found}"
+
+
+def _short(value: Any) -> str:
+    """A value as it may stand in a message, however large it is."""
+    return (
+        "a number of very many digits" if isinstance(value, int) and value.bit_length() > 256 else repr(str(value)[:80])
+    )
 
 
 def _known_names(parents: Sequence[str]) -> list[str]:

@@ -83,8 +83,12 @@ class _Run:
         self.tasks = make_tasks(recipe)
         self.sampling = SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
         self.base = load_policy(recipe)
-        warnings = check_problems(self.base, self.tasks, recipe.sampling.max_new_tokens)
-        for warning in warnings:
+        if max(recipe.evaluation.overlap_k) > self.base.allowed_tokens:
+            raise RecipeError(
+                f"evaluation.overlap_k: {max(recipe.evaluation.overlap_k)} is larger than the "
+                f"{self.base.allowed_tokens} tokens of the masked vocabulary"
+            )
+        for warning in check_problems(self.base, self.tasks, recipe.sampling.max_new_tokens):
             screen.warn(warning)
         self.branches = self._branches()
 
@@ -197,7 +201,7 @@ def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: in
     warnings = []
     context = policy.context
     for name, task in tasks.items():
-        problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_PROBLEMS)]
+        problems = [task.problem(split, i) for split in Split for i in range(PROBED_PROBLEMS)]
         longest = max(policy.encoder.lengths(problems))
         if longest + max_new_tokens > context:
             raise RecipeError(

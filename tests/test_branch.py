@@ -19,16 +19,13 @@ ADVANTAGES = (2 / math.sqrt(3), -1 / math.sqrt(3), -1 / math.sqrt(3), 0.0, 0.0, 
 """Of `REWARDS` in groups of three, one and two: mean 1/3 and unbiased standard deviation 1/sqrt(3) in the first."""
 
 
-def digits(*names):
-    return {name: Digits(name, seed=3) for name in names}
-
-
 @pytest.fixture
 def make_branch(policy):
-    def make(name="text", index=0, policy=policy, sampling=SAMPLING, max_grad_norm=1.0):
+    def make(name="text", index=0, policy=policy, tasks=None):
         twin = policy.clone()
-        learner = Learner(twin, learning_rate=1e-3, max_grad_norm=max_grad_norm)
-        return Branch(name, index, twin, digits("text", "image"), sampling, field=name, learner=learner, clamp=5.0)
+        learner = Learner(twin, learning_rate=1e-3)
+        tasks = tasks or {kind: Digits(kind, seed=3) for kind in ("text", "image")}
+        return Branch(name, index, twin, tasks, SAMPLING, field=name, learner=learner, clamp=5.0)
 
     return make
 
@@ -68,9 +65,11 @@ def test_seed_branch_task_and_step_each_give_other_random_numbers():
     assert torch.rand(3, generator=stream(*keys[0])).tolist() == drawn[0]
 
 
-def test_another_branch_samples_other_responses_with_the_same_weights(make_branch):
-    mine, other = make_branch("text").collect("image", 0, 1, 2), make_branch("image").collect("image", 0, 1, 2)
-    assert mine.tokens_NT.tolist() != other.tokens_NT.tolist()
+def test_branch_task_and_step_each_draw_other_responses_to_one_problem(make_branch, few, problems_of):
+    tasks = {name: few(name, problems_of["text"][:1]) for name in ("text", "image")}
+    calls = [("text", "text", 0), ("text", "text", 1), ("text", "image", 0), ("image", "text", 0)]
+    drawn = [make_branch(name, tasks=tasks).collect(task, step, 1, 4).tokens_NT for name, task, step in calls]
+    assert len({str(tokens_NT.tolist()) for tokens_NT in drawn}) == len(calls)
 
 
 def test_the_steps_go_through_the_own_fields_problems_in_order(make_branch):
@@ -123,7 +122,9 @@ def test_validation_is_the_same_at_every_call_and_for_every_actor(make_branch, p
     first = branch.validate(Split.VALIDATION, "text", 2, 2, greedy=False)
     branch.collect("text", 0, 1, 1)
     again = branch.validate(Split.VALIDATION, "text", 2, 2, greedy=False)
-    other = Actor("other", 5, policy, digits("text"), SAMPLING).validate(Split.VALIDATION, "text", 2, 2, greedy=False)
+    other = Actor("other", 5, policy, {"text": Digits("text")}, SAMPLING).validate(
+        Split.VALIDATION, "text", 2, 2, greedy=False
+    )
     assert ids(first) == ids(other) == ["text/validation/0/0", "text/validation/0/1"]
     assert first.tokens_NT.tolist() == again.tokens_NT.tolist() == other.tokens_NT.tolist()
 

@@ -23,13 +23,15 @@ ROOMS = {
     "topology.py": set(),
     "types.py": set(),
     "errors.py": set(),
-    "config.py": {"copd.errors"},
+    "config.py": {"copd.errors", "copd.strict_yaml"},
+    "strict_yaml.py": {"copd.errors"},
 }
 OUTSIDE = {
     "maths": {"torch"},
     "schedule.py": set(),
     "topology.py": set(),
-    "config.py": {"yaml", "pydantic"},
+    "config.py": {"pydantic"},
+    "strict_yaml.py": {"yaml"},
 }
 STANDARD = __import__("sys").stdlib_module_names
 

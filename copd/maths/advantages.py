@@ -16,11 +16,12 @@ def group_advantages(
     groups = int(prompt_of_N.max()) + 1 if len(prompt_of_N) else 0
     size_P = torch.bincount(prompt_of_N, minlength=groups)
     mean_P = _group_sum(reward_N, prompt_of_N, groups) / size_P
-    centred_N = torch.where(has_signal(reward_N, prompt_of_N), reward_N - mean_P[prompt_of_N], 0.0)
+    signal_N = has_signal(reward_N, prompt_of_N)
+    centred_N = torch.where(signal_N, reward_N - mean_P[prompt_of_N], 0.0)
     if not normalize_std:
         return centred_N
     variance_P = _group_sum(centred_N.square(), prompt_of_N, groups) / (size_P - 1).clamp(min=1)
-    return centred_N / (variance_P.sqrt()[prompt_of_N] + eps_std)
+    return torch.where(signal_N, centred_N / (variance_P.sqrt()[prompt_of_N] + eps_std), 0.0)
 
 
 def has_signal(reward_N: Tensor, prompt_of_N: Tensor) -> Tensor:

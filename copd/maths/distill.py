@@ -31,8 +31,8 @@ def mass_overlap(student_ids_MK: Tensor, student_logp_MK: Tensor, teacher_ids_MK
 def symmetric_kl(logp_MV: Tensor, other_logp_MV: Tensor) -> Tensor:
     """KL(p||q) + KL(q||p) per token, in nats. [M] (method.md section 2).
 
-    Log-probs of one distribution each over the same V tokens (or buckets); tokens that are masked in both, at -inf,
-    add 0.
+    Log-probs of one distribution each over the same V tokens (or buckets). Tokens at -inf add 0: there is one
+    vocabulary mask, so that a token is masked in both or in neither.
     """
     both_MV = torch.isfinite(logp_MV) & torch.isfinite(other_logp_MV)
     difference_MV = torch.where(both_MV, logp_MV - other_logp_MV, 0.0)

@@ -50,7 +50,7 @@ async def measure_behaviour(
         found.samples += [await _sample(student, task, r) for task, r in zip(fields, rollouts, strict=True)]
         pairs = []
         for batch in rollouts:
-            own = await student.inspect(batch, tokens if found.kl_is_exact else LIKELIEST)
+            own = await student.inspect(batch, tokens if found.kl_is_exact else max(LIKELIEST, *ks))
             theirs = {
                 other: own if other == name else await teacher.inspect(batch, max(ks), own.topk_ids_NTK)
                 for other, teacher in branches.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,4 +45,5 @@ class Ledger:
         return sum(spent.get(name, 0) for phases in self.spent.values() for spent in phases.values())
 
     def as_record(self) -> dict[str, Any]:
-        return {"spent": self.spent, "critical_path": self.critical_path, "seen": self._seen}
+        """All of it as plain values, to be given to the constructor again."""
+        return copy.deepcopy({"spent": self.spent, "critical_path": self.critical_path, "seen": self._seen})

@@ -45,9 +45,10 @@ class Checkpoint:
 def save_checkpoint(
     root: Path, step: int, states: Mapping[str, Mapping[str, Tensor]], notes: Mapping[str, Any], keep_last: int
 ) -> Path:
-    """Write the checkpoint of `step` under `root`, then remove all but the newest `keep_last`.
+    """Write the checkpoint of `step` under `root`; then keep it and the `keep_last` - 1 before it.
 
-    Raises CheckpointError where the disk refuses; older checkpoints are then untouched.
+    Later steps that are still there, left by an attempt that was given up as damaged, go too. Raises CheckpointError
+    where the disk refuses; all other checkpoints are then untouched.
     """
     final, temporary = root / f"step-{step:08d}", root / f".writing-{step:08d}"
     try:
@@ -59,7 +60,8 @@ def save_checkpoint(
             )
         files = {path.name: fingerprint(path) for path in sorted(temporary.iterdir())}
         manifest = {"step": step, "branches": list(states), "notes": notes, "files": files}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        sealed = {"sha256": _seal(manifest), **manifest}
+        (temporary / MANIFEST).write_text(json.dumps(sealed, indent=1), encoding="utf-8")
         for path in [*temporary.iterdir(), temporary]:
             _flush(path)
         shutil.rmtree(final, ignore_errors=True)
@@ -68,8 +70,10 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"checkpoint of step {step} cannot be written to {root}: {error}") from error
-    for old in sorted(root.glob("step-*"))[:-keep_last]:
-        shutil.rmtree(old, ignore_errors=True)
+    others = sorted(folder for folder in root.glob("step-*") if folder != final)
+    before = [folder for folder in others if folder.name < final.name]
+    for folder in set(others) - set(before[len(before) - keep_last + 1 :] if keep_last > 1 else []):
+        shutil.rmtree(folder, ignore_errors=True)
     return final
 
 
@@ -94,10 +98,12 @@ def verify_checkpoint(folder: Path) -> Checkpoint:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        files, branches = manifest["files"], tuple(manifest["branches"])
+        if manifest.pop("sha256") != _seal(manifest):
+            raise ValueError("its contents differ from its sha256")
+        files, branches = dict(manifest["files"]), tuple(manifest["branches"])
         checkpoint = Checkpoint(folder, int(manifest["step"]), dict(manifest["notes"]), branches)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: missing or not a manifest: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: missing, damaged or not a manifest: {error}") from error
     for name, expected in files.items():
         try:
             found = fingerprint(folder / name)
@@ -112,6 +118,11 @@ def fingerprint(path: Path) -> dict[str, Any]:
     """Size in bytes and sha256 of a file."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """The sha256 of a manifest's contents, however they are laid out."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ class JsonLines:
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; a number that is not finite becomes null, so that every line is valid JSON."""
-        self._file.write(json.dumps(_finite(record), ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        self._file.write(json.dumps(_finite(record), allow_nan=False).encode() + b"\n")
         self._file.flush()
 
     @property
@@ -28,15 +29,16 @@ class JsonLines:
 
     def cut(self, size: int) -> None:
         """Forget everything after the first `size` bytes."""
-        self._file.truncate(size)
-        self._file.seek(size)
+        end = self._file.seek(0, os.SEEK_END)
+        self._file.truncate(min(size, end))
+        self._file.seek(0, os.SEEK_END)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a file; a last line that was cut off by a crash is left out."""
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for line in lines:
-            if line.endswith("\n"):
+            if line.endswith(b"\n"):
                 yield json.loads(line)
 
 

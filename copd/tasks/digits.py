@@ -20,6 +20,7 @@ from typing import Literal
 
 import numpy as np
 
+from copd.errors import RecipeError
 from copd.types import Problem, Split
 
 Capability = Literal["text", "image", "video"]
@@ -41,6 +42,8 @@ WORDS: dict[Operator, str] = {
     "diff": "first minus last",
     "chain": "value",
 }
+MAX_DRAWS = 10_000
+"""Texts drawn in search of one that belongs to the split; on average 1.3 are needed for train, 10 for the others."""
 CELL = 16
 """Side in pixels of the square in which one 8 x 8 handwritten digit stands."""
 
@@ -140,7 +143,7 @@ class Digits:
     def _text(
         self, rng: np.random.Generator, split: Split, identity: str, marker: str, convention: Convention
     ) -> Problem:
-        while True:
+        for _ in range(MAX_DRAWS):
             operator = self._draw_operator(rng)
             numbers = rng.integers(0, self.max_number + 1, self._draw_length(rng)).tolist()
             if operator == "chain":
@@ -148,6 +151,10 @@ class Digits:
             question = f"{WORDS[operator]}: {written(numbers, operator)}"
             if _split_of_text(question) is split:
                 return self._assemble(identity, marker + question, numbers, operator, convention)
+        raise RecipeError(
+            f"task {self.name}: no {split.value} problem found among {MAX_DRAWS}; operators, length or max_number "
+            "leave too few different problems for three splits"
+        )
 
     def _picture(
         self, rng: np.random.Generator, split: Split, identity: str, marker: str, convention: Convention

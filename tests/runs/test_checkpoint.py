@@ -159,7 +159,7 @@ def test_a_checkpoint_gives_back_step_notes_and_tensors_of_every_type(tmp_path):
 
 
 def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path):
-    save(tmp_path, 5, 100, 25)
+    save(tmp_path, 5, 25, 100)
     assert latest_checkpoint(tmp_path).step == 100
 
 
