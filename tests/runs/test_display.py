@@ -54,7 +54,7 @@ def test_the_live_view_shows_phase_step_reward_overlap_and_time_left(seen):
     screen.planned(Path("runs/x"), "copd", plan)
     with screen:
         screen.started(0)
-        matrix = {a: {b: 0.93 for b in plan.branches} for a in plan.branches}
+        matrix = {a: dict.fromkeys(plan.branches, 0.93) for a in plan.branches}
         screen.measured(Behaviour(overlap={5: matrix, 10: matrix}, chance={5: 0.05, 10: 0.1}))
         updated(screen, plan, 15)
     for expected in (
