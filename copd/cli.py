@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -87,6 +88,7 @@ def show(
 
 def main() -> None:
     """Run a command; a user's mistake is one line and exit status 2, a failure or a full disk one line and 1."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except CopdError as error:
