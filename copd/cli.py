@@ -40,9 +40,11 @@ def train(
     Try `copd train demo`, then `copd train demo method=mixed` for a baseline at the same number of rollouts.
     """
     from copd.config import load_recipe
-    from copd.run import train as run
 
-    run(load_recipe(recipe, overrides or []), out, resume=resume)
+    settings = load_recipe(recipe, overrides or [])
+    from copd.run import train as run  # torch is loaded only once the recipe is known to be sound
+
+    run(settings, out, resume=resume)
 
 
 @app.command("eval")
@@ -80,7 +82,10 @@ def show(
     """Every field of a recipe with its value and meaning."""
     from copd.config import described, load_recipe
 
-    table = Table("field", "value", "meaning")
+    table = Table()
+    table.add_column("field", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("meaning", overflow="fold")
     for path, value, meaning in described(load_recipe(recipe, overrides or [])):
         table.add_row(path, escape(value), escape(meaning))
     Console().print(table)

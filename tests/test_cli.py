@@ -33,7 +33,7 @@ def test_a_mistake_is_one_line_and_exit_status_2(arguments, said, tmp_path):
 def test_recipe_show_lists_every_field_with_its_meaning():
     shown = copd("recipe", "show", "demo", "seed=7").stdout
     for path, _, meaning in described(load_recipe("demo")):
-        assert path.split(".")[-1] in shown
+        assert path in shown
         assert meaning.split()[0] in shown
     assert "7" in shown
 

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from copd.measure.behaviour import Behaviour
-from copd.measure.evaluate import AVERAGE, Accuracy
+from copd.measure.evaluate import AVERAGE, Accuracy, Estimate
 from copd.runs.plan import Plan
 from copd.schedule import Position
 
@@ -143,17 +143,21 @@ class Screen:
         return Group(head, ProgressBar(total=total, completed=self._step), table, self._overlap)
 
 
+def _per_cent(estimate: Estimate, interval: bool) -> str:
+    value, low, high = (f"{100 * share:.1f}" for share in (estimate.value, estimate.low, estimate.high))
+    return f"{value}\n[dim]{low}-{high}[/]" if interval else value
+
+
 def accuracy_table(table: Sequence[Accuracy], title: str, *, intervals: bool = True) -> Table:
-    """Models by fields, in per cent."""
+    """Models by fields, in per cent, the interval below the value."""
     fields = list(dict.fromkeys(cell.field for cell in table))
     ks = sorted({k for cell in table for k in cell.pass_at})
     shown = Table(title=title, title_justify="left")
-    shown.add_column("model")
+    shown.add_column("model", overflow="fold", min_width=14)
     for name in (*fields, *(f"{AVERAGE} pass@{k}" for k in ks)):
         shown.add_column(name, justify="right")
     for model in dict.fromkeys(cell.model for cell in table):
         cells = {cell.field: cell for cell in table if cell.model == model}
         estimates = [cells[name].greedy for name in fields] + [cells[AVERAGE].pass_at[k] for k in ks]
-        texts = [f"{e.value:.1%}" + (f" [{e.low:.1%}, {e.high:.1%}]" if intervals else "") for e in estimates]
-        shown.add_row(model, *(text.replace("%", "") for text in texts))
+        shown.add_row(model, *(_per_cent(estimate, intervals) for estimate in estimates))
     return shown
