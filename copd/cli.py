@@ -59,7 +59,7 @@ def evaluate(
     from copd.runs.display import accuracy_table
 
     table = evaluate_models(load_recipe(recipe, change or []), models)
-    Console().print(accuracy_table(table, "greedy accuracy on test problems, %, 95 % intervals over problems"))
+    Console().print(accuracy_table(table, "greedy accuracy on test problems, %, with 95 % intervals over problems"))
 
 
 @app.command()

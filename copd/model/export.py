@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+from copd.errors import ModelFolderError
 from copd.model.policy import Policy
 
 
@@ -11,13 +14,16 @@ def save_policy(policy: Policy, folder: Path, card: str) -> None:
     """Save weights (safetensors), processor, generation config and model card into `folder`.
 
     The generation config carries the vocabulary mask as `suppress_tokens` and decodes greedily, so that `generate`
-    answers as `Policy.sample` does.
+    answers as `Policy.sample` does. Raises ModelFolderError where the disk refuses.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = policy.model.generation_config
     config.suppress_tokens = policy.banned_V.nonzero()[:, 0].tolist()
     config.eos_token_id = policy.end_ids.tolist()
     config.pad_token_id = policy.processor.tokenizer.pad_token_id
-    policy.model.save_pretrained(folder, safe_serialization=True)
-    policy.processor.save_pretrained(folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    try:
+        policy.model.save_pretrained(folder)
+        policy.processor.save_pretrained(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise ModelFolderError(f"{folder}: the model cannot be written: {error}") from error

@@ -104,7 +104,7 @@ class Screen:
 
     def result(self, table: Sequence[Accuracy]) -> None:
         """Print the final table."""
-        self.console.print(accuracy_table(table, "greedy accuracy on test problems, 95 % intervals over problems"))
+        self.console.print(accuracy_table(table, "greedy accuracy on test problems, %, with 95 % intervals over problems"))
 
     def finished(self, folder: Path) -> None:
         """Say where everything is and how to go on."""
@@ -153,7 +153,7 @@ def accuracy_table(table: Sequence[Accuracy], title: str, *, intervals: bool = T
     fields = list(dict.fromkeys(cell.field for cell in table))
     ks = sorted({k for cell in table for k in cell.pass_at})
     shown = Table(title=title, title_justify="left")
-    shown.add_column("model", overflow="fold", min_width=14)
+    shown.add_column("model", overflow="fold", min_width=12)
     for name in (*fields, *(f"{AVERAGE} pass@{k}" for k in ks)):
         shown.add_column(name, justify="right")
     for model in dict.fromkeys(cell.model for cell in table):

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from copd.errors import CheckpointError
+
 
 class JsonLines:
     """An append-only file of one JSON object a line; each line is handed to the system at once."""
@@ -18,9 +20,16 @@ class JsonLines:
         self._file = path.open("ab")
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record; a number that is not finite becomes null, so that every line is valid JSON."""
-        self._file.write(json.dumps(_finite(record), allow_nan=False).encode() + b"\n")
-        self._file.flush()
+        """Append one record; a number that is not finite becomes null, so that every line is valid JSON.
+
+        Raises CheckpointError naming the file where the disk refuses.
+        """
+        line = json.dumps(_finite(record), allow_nan=False).encode() + b"\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be written: {error}") from error
 
     @property
     def size(self) -> int:

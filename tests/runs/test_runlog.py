@@ -129,3 +129,18 @@ def test_a_last_line_cut_off_anywhere_is_left_out(tmp_path):
 def test_an_empty_file_has_no_records(tmp_path):
     JsonLines(tmp_path / "log.jsonl")
     assert list(read_lines(tmp_path / "log.jsonl")) == []
+
+
+def test_a_full_disk_is_named(tmp_path):
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from copd.runs.runlog import JsonLines\n"
+        "from copd.errors import CheckpointError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "log = JsonLines(Path(sys.argv[1])); log.write({'step': 0})\n"
+        "try: log.write({'text': 'x' * 1000})\n"
+        "except CheckpointError as error: print(error)\n"
+    )
+    path = tmp_path / "log.jsonl"
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    assert f"{path}: cannot be written: " in done.stdout
+    assert next(read_lines(path)) == {"step": 0}
