@@ -101,6 +101,20 @@ def test_the_folder_holds_the_card_and_no_pickle(folder):
     assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
 
 
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors"])
+def test_a_file_that_cannot_be_written_is_the_users_error_and_names_the_folder(policy, tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ModelFolderError, match="cannot be written") as caught:
+        save_policy(policy.clone(), tmp_path, "card")
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_made_is_the_users_error_too(policy, tmp_path):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises(ModelFolderError, match="cannot be written"):
+        save_policy(policy.clone(), tmp_path / "file" / "model", "card")
+
+
 def test_a_missing_folder_and_one_without_a_model_are_refused(tmp_path):
     refused(tmp_path / "nowhere", "config.json is missing")
     (tmp_path / "model.safetensors").write_bytes(b"")
