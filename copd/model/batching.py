@@ -50,11 +50,24 @@ def micro_batches(rollouts: Rollouts, rows_M: Tensor, prompt_lengths: Sequence[i
         prompts = {prompt_of_N[n] for n in rows}
         return len(prompts) * max(prompt_lengths[p] for p in prompts) + len(rows) * max(length_N[n] for n in rows)
 
+    groups: dict[tuple[str, int], list[int]] = {}
+    for n in rows_M.tolist():
+        groups.setdefault((kind(n), prompt_of_N[n]), []).append(n)
     batches: list[list[int]] = []
-    for n in sorted(rows_M.tolist(), key=lambda n: (kind(n), prompt_of_N[n])):
-        fits = batches and kind(batches[-1][0]) == kind(n) and padded_tokens([*batches[-1], n]) <= token_budget
-        if fits:
-            batches[-1].append(n)
-        else:
-            batches.append([n])
+    for _, group in sorted(groups.items()):
+        whole = padded_tokens(group) <= token_budget
+        for rows in [group] if whole else [[n] for n in group]:
+            joins = batches and kind(batches[-1][0]) == kind(rows[0])
+            if joins and padded_tokens([*batches[-1], *rows]) <= token_budget:
+                batches[-1] += rows
+            else:
+                batches.append(list(rows))
     return [torch.tensor(rows) for rows in batches]
+
+
+def unflatten(flat_M: Tensor, mask_NT: Tensor, order_N: Tensor) -> Tensor:
+    """Put values of response tokens, concatenated over micro-batches of rows `order_N`, back in their place; else 0."""
+    ordered_mask = mask_NT[order_N]
+    full = flat_M.new_zeros(*mask_NT.shape, *flat_M.shape[1:])
+    full = full.masked_scatter(ordered_mask.reshape(*mask_NT.shape, *[1] * (flat_M.ndim - 1)), flat_M)
+    return full[order_N.argsort()]

@@ -34,7 +34,8 @@ class Prompts:
     @property
     def media(self) -> dict[str, Tensor]:
         """The media of all prompts, concatenated, as the model's forward takes them."""
-        return {name: torch.cat([media[name] for media in self.media_of_P]) for name in self.media_of_P[0]}
+        present = {name: [media[name] for media in self.media_of_P if name in media] for name in MEDIA_FIELDS}
+        return {name: torch.cat(values) for name, values in present.items() if values}
 
     @property
     def next_position_P(self) -> Tensor:
@@ -46,6 +47,16 @@ class Prompts:
         repeated = [self.media_of_P[p] for p in prompt_of_N.tolist()]
         return Prompts(
             self.ids_PS[prompt_of_N], self.mask_PS[prompt_of_N], self.positions_3PS[:, prompt_of_N], repeated
+        )
+
+    def append(self, token_P: Tensor) -> Prompts:
+        """The same prompts with one more token each; used by the plain path of sampling."""
+        position_3P1 = self.next_position_P.expand(3, -1)[..., None]
+        return Prompts(
+            torch.cat([self.ids_PS, token_P[:, None]], dim=1),
+            torch.cat([self.mask_PS, torch.ones_like(token_P[:, None], dtype=torch.bool)], dim=1),
+            torch.cat([self.positions_3PS, position_3P1], dim=2),
+            self.media_of_P,
         )
 
 

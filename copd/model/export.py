@@ -16,12 +16,14 @@ def save_policy(policy: Policy, folder: Path, card: str) -> None:
     The generation config carries the vocabulary mask as `suppress_tokens` and decodes greedily, so that `generate`
     answers as `Policy.sample` does. Raises ModelFolderError where the disk refuses.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     config = policy.model.generation_config
     config.suppress_tokens = policy.banned_V.nonzero()[:, 0].tolist()
     config.eos_token_id = policy.end_ids.tolist()
     config.pad_token_id = policy.processor.tokenizer.pad_token_id
+    config.do_sample = False
+    config.temperature = config.top_p = config.top_k = None
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         policy.model.save_pretrained(folder)
         policy.processor.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")

@@ -158,7 +158,8 @@ class Learner:
         for name, parameter in self.named_parameters.items():
             parameter.copy_(tensors[f"weight/{name}"])
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors]
-            self.optimizer.state[parameter] = {key: tensors[f"{key}/{name}"].to(parameter.device) for key in keys}
+            copies = {key: tensors[f"{key}/{name}"].to(parameter.device, copy=True) for key in keys}
+            self.optimizer.state[parameter] = copies
 
 
 def _norm(gradients: Sequence[Tensor]) -> Tensor:

@@ -20,8 +20,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCach
 
 from copd.errors import ModelFolderError
 from copd.maths.logprobs import TokenStats, token_stats
-from copd.model.batching import micro_batches, stack_rows, take_rows
-from copd.model.decode import decode, select_rows
+from copd.model.batching import micro_batches, stack_rows, take_rows, unflatten
+from copd.model.decode import CachedRows, PlainRows, Rows, decode, select_rows
 from copd.model.encode import Encoder, Prompts
 from copd.model.vocabulary import banned_tokens, end_tokens
 from copd.types import Problem, Rollouts, Score
@@ -70,10 +70,16 @@ class Policy:
         if not (path / "config.json").is_file():
             raise ModelFolderError(f"{path}: no model here (config.json is missing); give a folder with a saved model")
         try:
-            model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, use_safetensors=True)
-            processor = AutoProcessor.from_pretrained(path)
+            model, loading = AutoModelForImageTextToText.from_pretrained(
+                path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+            processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
         except Exception as error:
             raise ModelFolderError(f"{path}: the model cannot be loaded: {error}") from error
+        if absent := sorted(loading["missing_keys"]):
+            raise ModelFolderError(
+                f"{path}: the weights lack {len(absent)} of the model's tensors, first {absent[0]!r}"
+            )
         return cls(model, processor, **options)
 
     def clone(self) -> Policy:
@@ -158,7 +164,7 @@ class Policy:
         """Log-probs of the responses at the rollouts' temperature. [N, T], 0 on padding; differentiable."""
         batches = self.micro_batches(rollouts, torch.arange(len(rollouts.tokens_NT)))
         flat = torch.cat([self.token_stats(take_rows(rollouts, rows)).logp_M for rows in batches])
-        return _unflatten(flat, rollouts.mask_NT.to(self.device), torch.cat(batches).to(self.device))
+        return unflatten(flat, rollouts.mask_NT.to(self.device), torch.cat(batches).to(self.device))
 
     @torch.no_grad()
     def score(self, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None, version: int = 0) -> Score:
@@ -177,7 +183,7 @@ class Policy:
         order = torch.cat(batches)
         joined = TokenStats(*map(_joined, zip(*stats, strict=True)))
         logp_NT, _, *optional = (
-            None if values is None else _unflatten(values.cpu(), rollouts.mask_NT, order) for values in joined
+            None if values is None else unflatten(values.cpu(), rollouts.mask_NT, order) for values in joined
         )
         assert logp_NT is not None
         return Score(logp_NT, version, *optional)
@@ -286,19 +292,37 @@ class Policy:
         chosen, prompt_of_N = torch.unique(prompt_of_N, return_inverse=True)
         prompts = self.encoder.encode([problems[p] for p in chosen.tolist()], self.device)
         with self._computing():
-            prefill = self._prefill(prompts, lambda hidden, head: head(hidden))
+            alive, logits_NV = self._start(prompts, prompt_of_N.to(self.device))
             return decode(
-                self.model,
-                prompts,
-                prefill.past_key_values,
-                prefill.logits[:, -1],
-                prompt_of_N.to(self.device),
+                alive,
+                logits_NV,
                 banned_V=self.banned_V,
                 end_ids=self.end_ids,
                 uniform_NT=None if uniform_NT is None else uniform_NT.to(self.device, self._noise_dtype),
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
             )
+
+    def _start(self, prompts: Prompts, prompt_of_N: Tensor) -> tuple[Rows, Tensor]:
+        """The rows after their prompts, and the logits of their first tokens."""
+        if self.shared_prefix:
+            prefill = self._prefill(prompts, lambda hidden, head: head(hidden))
+            cached = CachedRows(self.model, prompts, prefill.past_key_values, prompt_of_N)
+            return cached, prefill.logits[prompt_of_N, -1]
+        repeated = prompts.rows(prompt_of_N)
+        return PlainRows(self._next_logits, repeated), self._next_logits(repeated)
+
+    def _next_logits(self, prompts: Prompts) -> Tensor:
+        output = self._forward(
+            lambda hidden, head: head(hidden),
+            input_ids=prompts.ids_PS,
+            attention_mask=prompts.mask_PS.long(),
+            position_ids=prompts.positions_3PS,
+            logits_to_keep=1,
+            use_cache=False,
+            **prompts.media,
+        )
+        return output.logits[:, -1]
 
     def _computing(self) -> AbstractContextManager:
         return torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
@@ -311,14 +335,6 @@ class _Rows:
         self.tokens_NT, self.mask_NT, self.prompt_of_N = tokens_NT, mask_NT, prompt_of_N
         steps_T = torch.arange(tokens_NT.shape[1], device=tokens_NT.device)
         self.positions_3NT = (next_position_P[prompt_of_N][:, None] + steps_T).expand(3, -1, -1)
-
-
-def _unflatten(flat_M: Tensor, mask_NT: Tensor, order_N: Tensor) -> Tensor:
-    """Put values of response tokens, concatenated over micro-batches of rows `order_N`, back in their place; else 0."""
-    ordered_mask = mask_NT[order_N]
-    full = flat_M.new_zeros(*mask_NT.shape, *flat_M.shape[1:])
-    full = full.masked_scatter(ordered_mask.reshape(*mask_NT.shape, *[1] * (flat_M.ndim - 1)), flat_M)
-    return full[order_N.argsort()]
 
 
 def _joined(values: Sequence[Tensor | None]) -> Any:

@@ -104,7 +104,9 @@ class Screen:
 
     def result(self, table: Sequence[Accuracy]) -> None:
         """Print the final table."""
-        self.console.print(accuracy_table(table, "greedy accuracy on test problems, %, with 95 % intervals over problems"))
+        self.console.print(
+            accuracy_table(table, "greedy accuracy on test problems, %, with 95 % intervals over problems")
+        )
 
     def finished(self, folder: Path) -> None:
         """Say where everything is and how to go on."""

@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache
 
 from copd.model.batching import take_rows
-from copd.model.decode import decode, pick, select_rows
+from copd.model.decode import CachedRows, decode, pick, select_rows
 
 NEW_TOKENS = 12
 
@@ -32,11 +32,8 @@ def decode_rows(policy, problems, prompt_of_N, uniform_NT, max_new_tokens=NEW_TO
         **prompts.media,
     )
     return decode(
-        policy.model,
-        prompts,
-        prefill.past_key_values,
-        prefill.logits[:, -1],
-        prompt_of_N,
+        CachedRows(policy.model, prompts, prefill.past_key_values, prompt_of_N),
+        prefill.logits[prompt_of_N, -1],
         banned_V=policy.banned_V,
         end_ids=policy.end_ids,
         uniform_NT=uniform_NT,
