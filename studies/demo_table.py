@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from copd.report.figures import draw_accuracy, draw_overlap, plain_axes, shade_rlvr
+from copd.report.figures import draw_accuracy, draw_divergence, draw_overlap, plain_axes, shade_rlvr
 from copd.run import result_of
 from copd.runs.runlog import read_lines
 
@@ -41,18 +41,19 @@ def markdown(runs: Path) -> str:
 
 
 def picture(runs: Path, out: Path) -> None:
-    """Overlap between the branches and their accuracy through the demo run; the experts' overlap dashed."""
+    """Overlap and divergence between the branches, and their accuracy, through the demo run; experts dashed."""
     copd, expert = (list(read_lines(runs / run / "metrics.jsonl")) for run in ("demo", "expert"))
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    draw_overlap(left, expert, label="experts: ", style="--")
-    draw_overlap(left, copd, label="CoPD: ")
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for axes, draw in ((left, draw_overlap), (middle, draw_divergence)):
+        draw(axes, expert, label="experts: ", style="--")
+        draw(axes, copd, label="CoPD: ")
     draw_accuracy(right, copd)
-    for axes in (left, right):
+    for axes in (left, middle, right):
         plain_axes(axes)
         shade_rlvr(axes, copd)
-        axes.legend(frameon=False, fontsize="x-small")
-    figure.savefig(out, facecolor="white")
+        axes.legend(frameon=False, fontsize="x-small", handlelength=3.5)
+    figure.savefig(out, facecolor="white", metadata={"Date": None})
 
 
 if __name__ == "__main__":

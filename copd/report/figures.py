@@ -18,6 +18,11 @@ def overlap_figure(records: Sequence[Record]) -> str | None:
     return _alone(draw_overlap, records)
 
 
+def divergence_figure(records: Sequence[Record]) -> str | None:
+    """Symmetric KL between each two branches after every phase. SVG, or None where there is nothing to draw."""
+    return _alone(draw_divergence, records)
+
+
 def accuracy_figure(records: Sequence[Record]) -> str | None:
     """Validation accuracy of every branch on its own field, and on average. SVG, or None."""
     return _alone(draw_accuracy, records)
@@ -29,17 +34,28 @@ def reward_figure(records: Sequence[Record]) -> str | None:
 
 
 def draw_overlap(axes: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
-    """Draw the overlap at the largest k, both directions averaged; False where fewer than two branches are recorded."""
+    """Draw the overlap at the largest k; False where fewer than two branches are recorded."""
     points = _events(records, "behaviour")
-    if not points or len(points[0]["accuracy"]) < 2:
-        return False
-    k = max(points[0]["overlap"], key=int)
-    matrices = [point["overlap"][k] for point in points]
-    for number, (student, teacher) in enumerate(combinations(matrices[0], 2)):
-        both = [(matrix[student][teacher] + matrix[teacher][student]) / 2 for matrix in matrices]
-        name = f"{label}{student}, {teacher}"
-        axes.plot([p["step"] + 1 for p in points], both, color=f"C{number}", ls=style, marker="o", ms=3, label=name)
+    k = max(points[0]["overlap"], key=int) if points else ""
     axes.set_title(f"top-{k} overlap between branches", fontsize="medium", loc="left")
+    return _draw_pairs(axes, [(point["step"], point["overlap"][k]) for point in points], label, style)
+
+
+def draw_divergence(axes: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
+    """Draw the symmetric KL in nats per token; False where fewer than two branches are recorded."""
+    axes.set_title("symmetric KL between branches, nats", fontsize="medium", loc="left")
+    points = _events(records, "behaviour")
+    return _draw_pairs(axes, [(point["step"], point["symmetric_kl"]) for point in points], label, style)
+
+
+def _draw_pairs(axes: Any, points: Sequence[tuple[int, Mapping[str, Any]]], label: str, style: str) -> bool:
+    """A line for each two branches, both directions averaged."""
+    if not points or len(points[0][1]) < 2:
+        return False
+    for number, (student, teacher) in enumerate(combinations(points[0][1], 2)):
+        both = [(matrix[student][teacher] + matrix[teacher][student]) / 2 for _, matrix in points]
+        name = f"{label}{student}, {teacher}"
+        axes.plot([step + 1 for step, _ in points], both, color=f"C{number}", ls=style, marker="o", ms=3, label=name)
     return True
 
 

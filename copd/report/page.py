@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from copd.report.figures import accuracy_figure, overlap_figure, reward_figure
+from copd.report.figures import accuracy_figure, divergence_figure, overlap_figure, reward_figure
 from copd.runs.runlog import read_lines
 
 REPORT = "report.html"
@@ -59,6 +59,7 @@ def _contents(records: list[dict[str, Any]]) -> dict[str, Any]:
         "planned_rollouts": ledger["planned_rollouts"],
         "figures": [
             ("Overlap between the branches", overlap_figure(records)),
+            ("Divergence between the branches", divergence_figure(records)),
             ("Accuracy", accuracy_figure(records)),
             ("Reward", reward_figure(records)),
         ],

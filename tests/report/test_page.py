@@ -17,7 +17,10 @@ def cell(model, field, value=0.5):
 
 def behaviour(step, phase):
     square = {a: {b: 1.0 if a == b else 0.9 for b in ("text", "image")} for a in ("text", "image")}
-    return {"event": "behaviour", "step": step, "phase": phase, "overlap": {"10": square}, "accuracy": square}
+    return {"event": "behaviour", "step": step, "phase": phase, "overlap": {"10": square}} | {
+        "symmetric_kl": square,
+        "accuracy": square,
+    }
 
 
 def update(step, branch):
@@ -65,7 +68,7 @@ def test_the_page_shows_every_model_with_interval_and_the_curves(run):
         assert expected in page
     tags = Tags()
     tags.feed(page)
-    assert [tag for tag, _ in tags.seen].count("svg") == 3
+    assert [tag for tag, _ in tags.seen].count("svg") == 4
 
 
 def test_model_text_is_escaped_and_never_evaluated(run):
