@@ -41,7 +41,7 @@ def train(
     """
     from copd.config import load_recipe
 
-    settings = load_recipe(recipe, overrides or [])
+    settings = load_recipe(*_recipe_and_changes(recipe, overrides))
     from copd.run import train as run  # torch is loaded only once the recipe is known to be sound
 
     run(settings, out, resume=resume)
@@ -64,9 +64,13 @@ def evaluate(
 
 @app.command()
 def warmup(
-    out: Annotated[Path, typer.Argument(help="Folder for the new base model.")],
-    conflict: Annotated[float, typer.Option(help="Share of problems with conflicting conventions.")] = 1.0,
-    steps: Annotated[int | None, typer.Option(help="Supervised steps; default as for the base that ships.")] = None,
+    out: Annotated[Path, typer.Argument(help="Folder for the new base model.")] = Path("runs/base"),
+    conflict: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of problems with conflicting conventions.")
+    ] = 1.0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Supervised steps; default as for the base that ships.")
+    ] = None,
 ) -> None:
     """Build a base of partial skill for the embedded world: a tiny Qwen3-VL, briefly supervised."""
     from copd.run import build_base
@@ -86,13 +90,19 @@ def show(
     table.add_column("field", no_wrap=True)
     table.add_column("value", overflow="fold")
     table.add_column("meaning", overflow="fold")
-    for path, value, meaning in described(load_recipe(recipe, overrides or [])):
+    for path, value, meaning in described(load_recipe(*_recipe_and_changes(recipe, overrides))):
         table.add_row(path, escape(value), escape(meaning))
     Console().print(table)
 
 
+def _recipe_and_changes(recipe: str, overrides: list[str] | None) -> tuple[str, list[str]]:
+    """Let the recipe be left out: a first argument such as schedule.cycles=2 changes the demo."""
+    changes = overrides or []
+    return ("demo", [recipe, *changes]) if "=" in recipe and not Path(recipe).exists() else (recipe, changes)
+
+
 def main() -> None:
-    """Run a command; a user's mistake is one line and exit status 2, a failure or a full disk one line and 1."""
+    """Run a command; an error a user can act on is one line, with the exit status of its class."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
@@ -100,7 +110,9 @@ def main() -> None:
         Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_status)
     except OSError as error:
-        Console(stderr=True).print(f"[red]error:[/] {escape(f'{error.filename}: {error.strerror}')}", soft_wrap=True)
+        Console(stderr=True).print(
+            f"[red]error:[/] {escape(f'{error.filename}: {error.strerror or error}')}", soft_wrap=True
+        )
         sys.exit(CopdError.exit_status)
 
 

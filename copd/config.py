@@ -17,6 +17,7 @@ from copd.errors import RecipeError
 from copd.strict_yaml import parse_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -46,7 +47,11 @@ class DigitsTask(Section):
     capability: Literal["text", "image", "video"] = Field(
         description="typed numbers, handwriting, or moving handwriting"
     )
-    conflict: Share = Field(0.0, description="share of problems on which the capability's own convention holds")
+    conflict: Share = Field(
+        1.0,
+        description="share of problems on which the capability's own convention holds; "
+        "builtin:digits was warmed up at 1, for other values see `copd warmup --conflict`",
+    )
     operators: tuple[Literal["sum", "max", "min", "diff", "chain"], ...] | None = Field(
         None, min_length=1, description="which operators occur; null = all that the capability has"
     )
@@ -79,7 +84,9 @@ class ModelSection(Section):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto = cuda, else mps, else cpu")
     threads_per_branch: Count = Field(1, description="CPU threads; part of the recipe since it changes the rounding")
-    micro_batch_tokens: Count = Field(16_384, description="padded tokens per forward, shared prompts counted once")
+    micro_batch_tokens: Count = Field(
+        16_384, description="padded tokens per forward in scoring and training, prompts counted once"
+    )
 
 
 class EdgeSection(Section):
@@ -149,7 +156,7 @@ class OptimizerSection(Section):
     """AdamW at a constant rate."""
 
     learning_rate: Positive = Field(5.0e-5, description="constant")
-    betas: tuple[Share, Share] = Field((0.9, 0.99), description="decay of the two moments")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.99), description="decay of the two moments")
     weight_decay: float = Field(0.0, ge=0, description="decoupled decay")
     max_grad_norm: Positive = Field(1.0, description="the gradient of the whole step is scaled down to this norm")
 
@@ -168,7 +175,7 @@ class EvaluationSection(Section):
     every_cycles: Count = Field(1, description="accuracy of every branch on every capability each so many cycles")
     pass_at: tuple[Count, ...] = Field((1,), description="k of pass@k; max(k) samples are drawn per problem")
     behaviour_problems: Count = Field(32, description="validation prompts per capability for overlap and KL")
-    overlap_k: tuple[Count, ...] = Field((5, 10), description="k of the top-k overlap")
+    overlap_k: tuple[Count, ...] = Field((5, 10), min_length=1, description="k of the top-k overlap")
 
 
 class CheckpointSection(Section):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -32,12 +34,17 @@ from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.display import Screen
 from copd.runs.observer import RunObserver
 from copd.runs.plan import Plan, make_plan
-from copd.runs.runlog import read_lines
+from copd.runs.runlog import read_lines, replace_text
 from copd.tasks.digits import CAPABILITIES, CONVENTIONS, Digits
 from copd.tasks.mixture import Mixture
 from copd.types import Split, Task
 
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+RESUMED = ("recipe", "branch_order", "base_sha256")
+"""What must not change between the parts of a run."""
+MERGES = {"mean": merges.mean}
 PROBED_PROBLEMS = 64
 BASE_CARD = """---
 library_name: transformers
@@ -68,7 +75,7 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
         run = _Run(folder, recipe, plan, screen)
         _claim(folder, recipe)
         with screen:
-            asyncio.run(run.complete(resume))
+            _await(run.complete(resume))
         write_report(folder)
     screen.finished(folder)
     return folder
@@ -144,7 +151,7 @@ class _Run:
         if self.recipe.method == "copd" and len(handles) > 1:
             policy = self.base.clone()
             try:
-                policy.load_weights(await merged(handles, merges.mean))
+                policy.load_weights(await merged(handles, MERGES[self.recipe.merge.method]))
             except ValueError as error:
                 raise MergeError(str(error)) from error
             actor = Actor("merged", -1, policy, self.tasks, self.sampling)
@@ -219,21 +226,39 @@ def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> list[Accuracy]:
     torch.set_num_threads(recipe.model.threads_per_branch)
     tasks = make_tasks(recipe)
     sampling = SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
-    models = [LocalActor(Actor(path, -1, load_policy(recipe, path), tasks, sampling)) for path in paths]
+    policies = {path: load_policy(recipe, path) for path in paths}
+    for path, policy in policies.items():
+        for warning in check_problems(policy, tasks, recipe.sampling.max_new_tokens):
+            logger.warning("%s: %s", path, warning)
+    models = [LocalActor(Actor(path, -1, policy, tasks, sampling)) for path, policy in policies.items()]
     settings = recipe.evaluation
-    return asyncio.run(evaluate(models, list(tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at))
+    return _await(evaluate(models, list(tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at))
+
+
+def _await(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine, also where a loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
 
 
 def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
     """The run folder must be new or empty; to resume, it may hold a run of the same recipe from the same base."""
     manifest, path = _manifest(recipe), folder / MANIFEST
     if resume and path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("recipe", "branch_order", "base_sha256"):
+        try:
+            before = {key: json.loads(path.read_text(encoding="utf-8"))[key] for key in RESUMED}
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: damaged, cannot resume: {error!r}") from error
+        for key in RESUMED:
             if before[key] != manifest[key]:
                 raise CheckpointError(f"{folder}: cannot resume: {_difference(key, before[key], manifest[key])}")
     elif folder.exists() and any(folder.iterdir()):
-        raise RecipeError(f"--out {folder}: is not empty; give another folder, or --resume to go on with its run")
+        hint = f"it holds no {MANIFEST}" if resume else "--resume goes on with the run in it"
+        raise RecipeError(f"--out {folder}: is not empty; give another folder ({hint})")
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:
@@ -242,7 +267,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.is_file():
-            path.write_text(json.dumps(_manifest(recipe), indent=1), encoding="utf-8")
+            replace_text(path, json.dumps(_manifest(recipe), indent=1))
     except OSError as error:
         raise RecipeError(f"--out {folder}: cannot be written: {error}") from error
 

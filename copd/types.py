@@ -52,7 +52,7 @@ class Task(Protocol):
 
     @property
     def name(self) -> str:
-        """The field's name in tables."""
+        """The task's own name, which its problems carry."""
         ...
 
     def problem(self, split: Split, index: int) -> Problem:

@@ -23,7 +23,7 @@ class Ledger:
         """Book what the branches spent since the last call under `phase`.
 
         The critical path grows by the slowest branch; where branches wait for one another between activities
-        (`meet_within`), by the slowest branch of each activity.
+        (`meet_within`), by the slowest branch of each activity: a lower bound where several steps are booked at once.
         """
         fresh = {
             branch: {name: value - self._seen.get(branch, {}).get(name, 0) for name, value in spent.items()}

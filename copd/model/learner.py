@@ -150,7 +150,7 @@ class Learner:
         for name, parameter in self.named_parameters.items():
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"{key}/{name}"] = value
-        return tensors
+        return {**tensors, "skipped_in_a_row": torch.tensor(self.skipped_in_a_row)}
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor]) -> None:
@@ -160,6 +160,7 @@ class Learner:
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors]
             copies = {key: tensors[f"{key}/{name}"].to(parameter.device, copy=True) for key in keys}
             self.optimizer.state[parameter] = copies
+        self.skipped_in_a_row = int(tensors["skipped_in_a_row"])
 
 
 def _norm(gradients: Sequence[Tensor]) -> Tensor:

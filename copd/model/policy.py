@@ -80,6 +80,8 @@ class Policy:
             raise ModelFolderError(
                 f"{path}: the weights lack {len(absent)} of the model's tensors, first {absent[0]!r}"
             )
+        if not hasattr(model.model, "get_rope_index"):
+            raise ModelFolderError(f"{path}: {type(model).__name__} is not supported; accepted: Qwen3-VL")
         return cls(model, processor, **options)
 
     def clone(self) -> Policy:

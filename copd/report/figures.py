@@ -80,7 +80,7 @@ def draw_reward(axes: Any, records: Sequence[Record]) -> bool:
         own = [update for update in updates if update["branch"] == branch]
         rewards = [update["native/reward"] for update in own]
         windows = [rewards[max(0, i - 4) : i + 1] for i in range(len(rewards))]
-        axes.plot([u["step"] for u in own], [sum(w) / len(w) for w in windows], label=branch)
+        axes.plot([u["step"] + 1 for u in own], [sum(w) / len(w) for w in windows], label=branch)
     axes.set_title("reward of native rollouts", fontsize="medium", loc="left")
     return bool(updates)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from copd.report.figures import accuracy_figure, divergence_figure, overlap_figure, reward_figure
-from copd.runs.runlog import read_lines
+from copd.runs.runlog import read_lines, replace_text
 
 REPORT = "report.html"
 LEDGER_COLUMNS = (
@@ -33,7 +34,7 @@ def write_report(folder: Path) -> Path:
         .render(recipe=manifest["recipe"], samples=_last_samples(folder), **_contents(records))
     )
     path = folder / REPORT
-    path.write_text(page, encoding="utf-8")
+    replace_text(path, page)
     return path
 
 
@@ -43,14 +44,12 @@ def _contents(records: list[dict[str, Any]]) -> dict[str, Any]:
     behaviour = [r for r in records if r["event"] == "behaviour"]
     fields = list(dict.fromkeys(cell["field"] for cell in result))
     ks = sorted({k for cell in result for k in cell["pass_at"]}, key=int)
-    rows = []
-    for model in dict.fromkeys(cell["model"] for cell in result):
-        cells = {cell["field"]: cell for cell in result if cell["model"] == model}
-        rows.append((model, [cells[f]["greedy"] for f in fields] + [cells["average"]["pass_at"][k] for k in ks]))
+    greedy = ("Greedy accuracy", _rows(result, fields, lambda cell: cell["greedy"]))
+    sampled = [(f"pass@{k}", _rows(result, fields, lambda cell: cell["pass_at"][k])) for k in ks]  # noqa: B023
     return {
         "fields": fields,
-        "ks": ks,
-        "rows": rows,
+        "tables": [greedy, *sampled],
+        "kl_is_exact": all(point.get("kl_is_exact", True) for point in behaviour),
         "own_fields": [field for field in fields if field != "average"],
         "branches": list(behaviour[0]["accuracy"]),
         "behaviour": behaviour,
@@ -64,6 +63,15 @@ def _contents(records: list[dict[str, Any]]) -> dict[str, Any]:
             ("Reward", reward_figure(records)),
         ],
     }
+
+
+def _rows(
+    result: list[dict[str, Any]], fields: list[str], estimate: Callable[[dict[str, Any]], Any]
+) -> list[tuple[str, list[Any]]]:
+    """Each model with its estimate in every field."""
+    models = dict.fromkeys(cell["model"] for cell in result)
+    by_place = {(cell["model"], cell["field"]): cell for cell in result}
+    return [(model, [estimate(by_place[model, field]) for field in fields]) for model in models]
 
 
 def _last_samples(folder: Path) -> list[dict[str, Any]]:

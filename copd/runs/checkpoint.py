@@ -72,7 +72,7 @@ def save_checkpoint(
         raise CheckpointError(f"checkpoint of step {step} cannot be written to {root}: {error}") from error
     others = sorted(folder for folder in root.glob("step-*") if folder != final)
     before = [folder for folder in others if folder.name < final.name]
-    for folder in set(others) - set(before[len(before) - keep_last + 1 :] if keep_last > 1 else []):
+    for folder in set(others) - set(before[-(keep_last - 1) :] if keep_last > 1 else []):
         shutil.rmtree(folder, ignore_errors=True)
     return final
 

@@ -11,6 +11,7 @@ from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
@@ -52,7 +53,7 @@ class Screen:
 
     def warn(self, message: str) -> None:
         """Print a warning that the run goes on from."""
-        self.console.print(f"[yellow]warning:[/] {message}")
+        self.console.print(f"[yellow]warning:[/] {escape(message)}")
 
     def __enter__(self) -> Screen:
         if self.console.is_terminal:
@@ -82,8 +83,9 @@ class Screen:
         self._rows[branch] = metrics
         if step >= self._step:
             self._step, self._position = step + 1, position
-            if step + 1 == self._first_step + ESTIMATE_AFTER:
-                self.console.print(self._estimate())
+        assert self._plan is not None
+        if branch == self._plan.branches[-1] and step + 1 == self._first_step + ESTIMATE_AFTER:
+            self.console.print(self._estimate())
         if self._live:
             self._live.update(self._view())
 
@@ -110,12 +112,11 @@ class Screen:
 
     def finished(self, folder: Path) -> None:
         """Say where everything is and how to go on."""
-        self.console.print(f"report: {folder / 'report.html'}")
+        self.console.print(f"report: {folder / 'report.html'}", markup=False)
         model = folder / "merged"
         if model.is_dir():
-            self.console.print(f"merged model: {model}")
+            self.console.print(f"merged model: {model}", markup=False)
             self.console.print(f"use it: AutoModelForImageTextToText.from_pretrained({str(model)!r})", markup=False)
-            self.console.print(f"or compare it: copd eval builtin:digits {model}", markup=False)
 
     def _seconds_left(self) -> float:
         assert self._plan is not None
@@ -161,5 +162,5 @@ def accuracy_table(table: Sequence[Accuracy], title: str, *, intervals: bool = T
     for model in dict.fromkeys(cell.model for cell in table):
         cells = {cell.field: cell for cell in table if cell.model == model}
         estimates = [cells[name].greedy for name in fields] + [cells[AVERAGE].pass_at[k] for k in ks]
-        shown.add_row(model, *(_per_cent(estimate, intervals) for estimate in estimates))
+        shown.add_row(escape(model), *(_per_cent(estimate, intervals) for estimate in estimates))
     return shown

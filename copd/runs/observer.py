@@ -65,6 +65,8 @@ class RunObserver:
         here = self._schedule.position(step)
         self.note("update", step, branch=branch, cycle=here.cycle, phase=here.phase.value, **metrics)
         self._display.updated(branch, step, here, metrics)
+        if metrics["skipped"]:
+            self._display.warn(f"branch {branch} skipped step {step + 1}: a log-prob, loss or gradient was not finite")
 
     async def met(self, stretch: Stretch) -> None:
         step, here = stretch.steps[-1], stretch.ends

@@ -36,7 +36,7 @@ def make_plan(recipe: Recipe) -> Plan:
     R(copd) = N ((S_RL + S_OPD) K P G + S_OPD E P' G'); R(expert) = steps K P G; R(mixed) = steps P G.
     """
     names = tuple(recipe.branches)
-    edges = _edges(recipe) if len(names) > 1 else ()
+    edges = _edges(recipe) if len(names) > 1 and recipe.schedule.opd_steps else ()
     schedule = Schedule(recipe.schedule.cycles, recipe.schedule.rl_steps, recipe.schedule.opd_steps)
     sampling, opd = recipe.sampling, recipe.opd
     batches = Batches(

@@ -168,7 +168,10 @@ def test_without_any_checkpoint_there_is_none(tmp_path):
     assert latest_checkpoint(tmp_path / "nowhere") is None
 
 
-@pytest.mark.parametrize(("keep_last", "kept"), [(1, [4]), (2, [3, 4]), (3, [2, 3, 4]), (9, [1, 2, 3, 4])])
+@pytest.mark.parametrize(
+    ("keep_last", "kept"),
+    [(1, [4]), (2, [3, 4]), (3, [2, 3, 4]), (4, [1, 2, 3, 4]), (5, [1, 2, 3, 4]), (9, [1, 2, 3, 4])],
+)
 def test_only_the_newest_are_kept(tmp_path, keep_last, kept):
     save(tmp_path, 1, 2, 3, 4, keep_last=keep_last)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:08d}" for step in kept]
