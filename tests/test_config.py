@@ -300,3 +300,9 @@ def test_reading_a_recipe_imports_no_torch():
     script = "import sys; from copd.config import load_recipe; load_recipe('demo'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("override", ["evaluation.overlap_k=[]", "optimizer.betas=[0.9, 1.0]"])
+def test_values_that_would_crash_later_are_refused_at_once(override):
+    with pytest.raises(RecipeError, match=override.split("=")[0]):
+        load_recipe("demo", [override])

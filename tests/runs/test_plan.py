@@ -101,3 +101,7 @@ def test_rollouts_of_every_method_by_hand(method, rollouts):
     ]
     # copd: 4 (25 x 3 x 128 + 10 x 4 x 64); mixed: 4 x 95 steps of 128; expert: 4 x 32 steps of 3 x 128.
     assert plan_of("topology={kind: hub}", f"method={method}", *sizes).rollouts == rollouts
+
+
+def test_without_opd_steps_nobody_teaches():
+    assert make_plan(load_recipe("demo", ["schedule.opd_steps=0"])).edges == ()
