@@ -67,13 +67,14 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
     folder = Path(out) if out else Path("runs") / f"{recipe.method}-seed{recipe.seed}"
     plan = make_plan(recipe)
     screen = screen or Screen()
-    _check_folder(folder, recipe, resume)
+    manifest = _manifest(recipe)
+    _check_folder(folder, manifest, resume)
     if (folder / REPORT).is_file():
         screen.result(result_of(folder))
     else:
         screen.planned(folder, recipe.method, plan)
         run = _Run(folder, recipe, plan, screen)
-        _claim(folder, recipe)
+        _claim(folder, manifest)
         with screen:
             _await(run.complete(resume))
         write_report(folder)
@@ -245,29 +246,34 @@ def _await(work: Coroutine[Any, Any, T]) -> T:
         return pool.submit(asyncio.run, work).result()
 
 
-def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+def _occupied(folder: Path) -> bool:
+    return folder.exists() and any(folder.iterdir())
+
+
+def _check_folder(folder: Path, manifest: Mapping[str, Any], resume: bool) -> None:
     """The run folder must be new or empty; to resume, it may hold a run of the same recipe from the same base."""
-    manifest, path = _manifest(recipe), folder / MANIFEST
+    path = folder / MANIFEST
     if resume and path.is_file():
         try:
-            before = {key: json.loads(path.read_text(encoding="utf-8"))[key] for key in RESUMED}
+            found = json.loads(path.read_text(encoding="utf-8"))
+            before = {key: found[key] for key in RESUMED}
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: damaged, cannot resume: {error!r}") from error
         for key in RESUMED:
             if before[key] != manifest[key]:
                 raise CheckpointError(f"{folder}: cannot resume: {_difference(key, before[key], manifest[key])}")
-    elif folder.exists() and any(folder.iterdir()):
+    elif _occupied(folder):
         hint = f"it holds no {MANIFEST}" if resume else "--resume goes on with the run in it"
         raise RecipeError(f"--out {folder}: is not empty; give another folder ({hint})")
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
+def _claim(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Make the run folder, and its manifest where there is none yet."""
     path = folder / MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.is_file():
-            replace_text(path, json.dumps(_manifest(recipe), indent=1))
+            replace_text(path, json.dumps(manifest, indent=1))
     except OSError as error:
         raise RecipeError(f"--out {folder}: cannot be written: {error}") from error
 
@@ -298,7 +304,7 @@ def build_base(folder: Path, *, conflict: float, steps: int | None = None, scree
 
     Raises RecipeError where `folder` is not empty.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if _occupied(folder):
         raise RecipeError(f"{folder}: is not empty; give another folder")
     processor = tiny_processor()
     policy = Policy(tiny_model(processor), processor)
