@@ -85,7 +85,8 @@ class ModelSection(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto = cuda, else mps, else cpu")
     threads_per_branch: Count = Field(1, description="CPU threads; part of the recipe since it changes the rounding")
     micro_batch_tokens: Count = Field(
-        16_384, description="padded tokens per forward in scoring and training, prompts counted once"
+        16_384,
+        description="padded tokens per batch in sampling, scoring and training, a prompt counted once for its rows",
     )
 
 

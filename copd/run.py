@@ -20,11 +20,12 @@ from copd.baselines import independent
 from copd.branch import Actor, Branch, SamplingSettings
 from copd.config import Recipe
 from copd.errors import CheckpointError, MergeError, RecipeError
+from copd.files import replace_text, sha256
 from copd.maths import merge as merges
 from copd.measure.evaluate import Accuracy, accuracies, evaluate
 from copd.model.export import save_policy
 from copd.model.learner import Learner
-from copd.model.load import compute_on, model_folder, sha256, write_checksums
+from copd.model.load import compute_on, model_folder, write_checksums
 from copd.model.parity import settle_path
 from copd.model.policy import Policy
 from copd.model.tiny import tiny_model, tiny_processor
@@ -34,18 +35,19 @@ from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.display import Screen
 from copd.runs.observer import RunObserver
 from copd.runs.plan import Plan, make_plan
-from copd.runs.runlog import read_lines, replace_text
+from copd.runs.runlog import RUN_MANIFEST, read_lines
 from copd.tasks.digits import CAPABILITIES, CONVENTIONS, Digits
 from copd.tasks.mixture import Mixture
 from copd.types import Split, Task
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
 RESUMED = ("recipe", "branch_order", "base_sha256")
 """What must not change between the parts of a run."""
 MERGES = {"mean": merges.mean}
 PROBED_PROBLEMS = 64
+WARMED_UP_AT = {"builtin:digits": 1.0}
+"""The share of conflict that a base has seen."""
 BASE_CARD = """---
 library_name: transformers
 pipeline_tag: image-text-to-text
@@ -96,7 +98,8 @@ class _Run:
                 f"evaluation.overlap_k: {max(recipe.evaluation.overlap_k)} is larger than the "
                 f"{self.base.allowed_tokens} tokens of the masked vocabulary"
             )
-        for warning in check_problems(self.base, self.tasks, recipe.sampling.max_new_tokens):
+        path_warnings = check_problems(self.base, self.tasks, recipe.sampling.max_new_tokens)
+        for warning in [*_conflict_warnings(recipe), *path_warnings]:
             screen.warn(warning)
         self.branches = self._branches()
 
@@ -222,18 +225,36 @@ def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: in
     return warnings
 
 
+def _conflict_warnings(recipe: Recipe) -> list[str]:
+    """A warning for every field whose share of conflict is not the one that the base was warmed up at."""
+    seen = WARMED_UP_AT.get(recipe.model.path)
+    return [
+        f"branches.{name}.task.conflict: is {share}, but {recipe.model.path} was warmed up at {seen}; "
+        f"`copd warmup --conflict {share}` builds a base for it"
+        for name, share in ((name, branch.task.conflict) for name, branch in recipe.branches.items())
+        if seen is not None and share != seen
+    ]
+
+
 def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> list[Accuracy]:
-    """Greedy accuracy and pass@k of model folders on the recipe's fields, on test problems."""
+    """Greedy accuracy and pass@k of model folders on the recipe's fields, on test problems; one in memory at a time.
+
+    Raises ModelFolderError for a folder that is not there before any model is loaded.
+    """
     torch.set_num_threads(recipe.model.threads_per_branch)
-    tasks = make_tasks(recipe)
+    for path in paths:
+        model_folder(path, "MODEL")
+    return [cell for path in paths for cell in _evaluate_model(recipe, path)]
+
+
+def _evaluate_model(recipe: Recipe, path: str) -> list[Accuracy]:
+    tasks, settings = make_tasks(recipe), recipe.evaluation
+    policy = load_policy(recipe, path)
+    for warning in check_problems(policy, tasks, recipe.sampling.max_new_tokens):
+        logger.warning("%s: %s", path, warning)
     sampling = SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
-    policies = {path: load_policy(recipe, path) for path in paths}
-    for path, policy in policies.items():
-        for warning in check_problems(policy, tasks, recipe.sampling.max_new_tokens):
-            logger.warning("%s: %s", path, warning)
-    models = [LocalActor(Actor(path, -1, policy, tasks, sampling)) for path, policy in policies.items()]
-    settings = recipe.evaluation
-    return _await(evaluate(models, list(tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at))
+    model = LocalActor(Actor(path, -1, policy, tasks, sampling))
+    return _await(evaluate([model], list(tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at))
 
 
 def _await(work: Coroutine[Any, Any, T]) -> T:
@@ -252,7 +273,7 @@ def _occupied(folder: Path) -> bool:
 
 def _check_folder(folder: Path, manifest: Mapping[str, Any], resume: bool) -> None:
     """The run folder must be new or empty; to resume, it may hold a run of the same recipe from the same base."""
-    path = folder / MANIFEST
+    path = folder / RUN_MANIFEST
     if resume and path.is_file():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -263,13 +284,13 @@ def _check_folder(folder: Path, manifest: Mapping[str, Any], resume: bool) -> No
             if before[key] != manifest[key]:
                 raise CheckpointError(f"{folder}: cannot resume: {_difference(key, before[key], manifest[key])}")
     elif _occupied(folder):
-        hint = f"it holds no {MANIFEST}" if resume else "--resume goes on with the run in it"
+        hint = f"it holds no {RUN_MANIFEST}" if resume else "--resume goes on with the run in it"
         raise RecipeError(f"--out {folder}: is not empty; give another folder ({hint})")
 
 
 def _claim(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Make the run folder, and its manifest where there is none yet."""
-    path = folder / MANIFEST
+    path = folder / RUN_MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.is_file():

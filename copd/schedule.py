@@ -54,11 +54,14 @@ class Schedule:
         return Position(cycle, Phase.OPD, ends_cycle, ends_cycle)
 
     def stretches(self, start: int, meet_every: int) -> Iterator[Stretch]:
-        """The steps from `start` on, cut at the end of every phase and after every multiple of `meet_every` steps."""
+        """The steps from `start` on, cut where the branches meet.
+
+        They do so after every step of OPD, at the end of every phase, and after every multiple of `meet_every` steps.
+        """
         first = start
         for step in range(start, self.steps):
             here = self.position(step)
-            if here.ends_phase or (step + 1) % meet_every == 0:
+            if here.phase is Phase.OPD or here.ends_phase or (step + 1) % meet_every == 0:
                 yield Stretch(here.phase, range(first, step + 1), here)
                 first = step + 1
 

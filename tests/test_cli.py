@@ -19,7 +19,7 @@ def copd(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
         (["train", "nothing.yaml"], "recipe nothing.yaml: not a readable file"),
         (["train", "demo", "model.path=nowhere"], "model.path: no folder 'nowhere'"),
         (["train", "demo", "model.path=builtin:nothing"], "there is builtin:digits"),
-        (["eval", "nowhere"], "no folder 'nowhere'"),
+        (["eval", "builtin:digits", "nowhere"], "MODEL: no folder 'nowhere'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_2(arguments, said, tmp_path):

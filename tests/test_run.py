@@ -1,5 +1,6 @@
 """Whole runs on the embedded world: every method, resume from every phase, and what a run leaves behind."""
 
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -20,7 +22,9 @@ from copd.errors import CheckpointError, NonFiniteError, RecipeError
 from copd.model.export import save_policy
 from copd.model.load import model_folder
 from copd.model.policy import Policy
+from copd.run import _conflict_warnings
 from copd.runs.checkpoint import latest_checkpoint
+from copd.runs.display import Screen
 from copd.runs.runlog import read_lines
 from copd.tasks.digits import Digits
 from copd.types import Split
@@ -53,6 +57,16 @@ def events(folder: Path, name: str) -> list[dict]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     return copd.train(load_recipe("demo", SMALL), tmp_path_factory.mktemp("copd") / "run")
+
+
+def test_a_base_warmed_up_at_another_share_of_conflict_is_warned_of(tmp_path):
+    said = io.StringIO()
+    changes = ["branches.image.task.conflict=0.5", "model.path=nowhere"]
+    assert _conflict_warnings(load_recipe("demo", changes)) == _conflict_warnings(load_recipe("demo")) == []
+    changes = [*SMALL, *changes[:1], "method=mixed", "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}"]
+    copd.train(load_recipe("demo", changes), tmp_path / "run", screen=Screen(Console(file=said, width=300)))
+    assert "branches.image.task.conflict: is 0.5, but builtin:digits was warmed up at 1.0" in said.getvalue()
+    assert "branches.text" not in said.getvalue()
 
 
 def test_a_run_folder_holds_what_readers_rely_on(finished):

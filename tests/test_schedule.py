@@ -48,15 +48,15 @@ def test_a_phase_ends_where_the_next_step_is_of_another_phase_or_cycle(schedule)
 @pytest.mark.parametrize(
     ("start", "meet_every", "expected"),
     [
-        (0, 100, [(R, [0, 1, 2]), (O, [3, 4]), (R, [5, 6, 7]), (O, [8, 9])]),
-        (0, 4, [(R, [0, 1, 2]), (O, [3]), (O, [4]), (R, [5, 6, 7]), (O, [8, 9])]),
-        (0, 2, [(R, [0, 1]), (R, [2]), (O, [3]), (O, [4]), (R, [5]), (R, [6, 7]), (O, [8, 9])]),
-        (6, 100, [(R, [6, 7]), (O, [8, 9])]),
+        (0, 100, [(R, [0, 1, 2]), (O, [3]), (O, [4]), (R, [5, 6, 7]), (O, [8]), (O, [9])]),
+        (0, 4, [(R, [0, 1, 2]), (O, [3]), (O, [4]), (R, [5, 6, 7]), (O, [8]), (O, [9])]),
+        (0, 2, [(R, [0, 1]), (R, [2]), (O, [3]), (O, [4]), (R, [5]), (R, [6, 7]), (O, [8]), (O, [9])]),
+        (6, 100, [(R, [6, 7]), (O, [8]), (O, [9])]),
         (9, 1, [(O, [9])]),
         (10, 1, []),
     ],
 )
-def test_stretches_are_cut_at_phase_ends_and_meeting_points(start, meet_every, expected):
+def test_stretches_are_cut_after_opd_steps_at_phase_ends_and_at_meeting_points(start, meet_every, expected):
     assert cut(Schedule(2, 3, 2), start, meet_every) == expected
 
 

@@ -22,8 +22,8 @@ class Ledger:
     def add(self, phase: str, counts: Mapping[str, Counts], *, meet_within: bool) -> None:
         """Book what the branches spent since the last call under `phase`.
 
-        The critical path grows by the slowest branch; where branches wait for one another between activities
-        (`meet_within`), by the slowest branch of each activity: a lower bound where several steps are booked at once.
+        The critical path grows by the slowest branch; where branches wait for one another between the activities of
+        the one step that is booked (`meet_within`), by the slowest branch of each activity.
         """
         fresh = {
             branch: {name: value - self._seen.get(branch, {}).get(name, 0) for name, value in spent.items()}
@@ -39,10 +39,6 @@ class Ledger:
             seconds = max(sum(spent[name] for name in ACTIVITIES) for spent in fresh.values())
         self.critical_path[phase] = self.critical_path.get(phase, 0) + seconds
         self._seen = {branch: dict(spent) for branch, spent in counts.items()}
-
-    def total(self, name: str) -> float:
-        """One count over all branches and phases."""
-        return sum(spent.get(name, 0) for phases in self.spent.values() for spent in phases.values())
 
     def as_record(self) -> dict[str, Any]:
         """All of it as plain values, to be given to the constructor again."""

@@ -28,30 +28,37 @@ def take_rows(rollouts: Rollouts, rows_M: Tensor) -> Rollouts:
     )
 
 
-def stack_rows(batches: Sequence[Tensor], value: int | float = 0) -> Tensor:
-    """Concatenate [N_b, T_b] tensors along the rows, right padded with `value` to the longest T."""
+def stack_rows(batches: Sequence[Tensor]) -> Tensor:
+    """Concatenate [N_b, T_b] tensors along the rows, right padded with zeros to the longest T."""
     longest = max(batch.shape[1] for batch in batches)
-    return torch.cat([torch.nn.functional.pad(b, (0, longest - b.shape[1]), value=value) for b in batches])
+    return torch.cat([torch.nn.functional.pad(batch, (0, longest - batch.shape[1])) for batch in batches])
 
 
-def micro_batches(rollouts: Rollouts, rows_M: Tensor, prompt_lengths: Sequence[int], token_budget: int) -> list[Tensor]:
+def micro_batches(
+    rows_M: Sequence[int],
+    prompt_of_N: Sequence[int],
+    length_N: Sequence[int],
+    *,
+    kind_P: Sequence[str],
+    prompt_length_P: Sequence[int],
+    token_budget: int,
+) -> list[Tensor]:
     """Split rows into batches of at most `token_budget` padded tokens, a prompt counted once per batch.
 
-    `prompt_lengths` gives the tokens of each of the P prompts. Rows of one group stay together where they fit, and a
-    batch holds one kind of prompt. One row alone may exceed the budget: it cannot be split further.
+    `length_N` gives the response tokens of each row, `prompt_length_P` the tokens of each prompt. Rows of one group
+    stay together where they fit, and a batch holds one kind of prompt. One row alone may exceed the budget: it cannot
+    be split further.
     """
-    length_N = rollouts.mask_NT.sum(-1).tolist()
-    prompt_of_N = rollouts.prompt_of_N.tolist()
 
     def kind(n: int) -> str:
-        return rollouts.problems[prompt_of_N[n]].kind
+        return kind_P[prompt_of_N[n]]
 
     def padded_tokens(rows: list[int]) -> int:
         prompts = {prompt_of_N[n] for n in rows}
-        return len(prompts) * max(prompt_lengths[p] for p in prompts) + len(rows) * max(length_N[n] for n in rows)
+        return len(prompts) * max(prompt_length_P[p] for p in prompts) + len(rows) * max(length_N[n] for n in rows)
 
     groups: dict[tuple[str, int], list[int]] = {}
-    for n in rows_M.tolist():
+    for n in rows_M:
         groups.setdefault((kind(n), prompt_of_N[n]), []).append(n)
     batches: list[list[int]] = []
     for _, group in sorted(groups.items()):

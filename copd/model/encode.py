@@ -60,6 +60,15 @@ class Prompts:
         )
 
 
+class Responses:
+    """The responses of a micro-batch on the model's device, and the positions [3, N, T] at which they stand."""
+
+    def __init__(self, tokens_NT: Tensor, mask_NT: Tensor, prompt_of_N: Tensor, next_position_P: Tensor) -> None:
+        self.tokens_NT, self.mask_NT, self.prompt_of_N = tokens_NT, mask_NT, prompt_of_N
+        steps_T = torch.arange(tokens_NT.shape[1], device=tokens_NT.device)
+        self.positions_3NT = (next_position_P[prompt_of_N][:, None] + steps_T).expand(3, -1, -1)
+
+
 @dataclass(frozen=True, eq=False)
 class _Encoded:
     ids_S: Tensor

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib.resources import files
 from pathlib import Path
 
 import torch
 
 from copd.errors import ModelFolderError
+from copd.files import sha256
 
 BUILTIN = "builtin:"
 CHECKSUMS = "SHA256SUMS"
 
 
-def model_folder(path: str) -> Path:
+def model_folder(path: str, given_as: str = "model.path") -> Path:
     """The folder of a model; `builtin:NAME` is a base that ships with copd, checked against its sha256 sums.
 
-    Raises ModelFolderError for an unknown name, a missing folder, or a builtin file that is damaged.
+    Raises ModelFolderError, naming the field or argument `given_as`, for an unknown name, a missing folder, or a
+    builtin file that is damaged.
     """
     if not path.startswith(BUILTIN):
         if not Path(path).is_dir():
             raise ModelFolderError(
-                f"model.path: no folder {path!r}; give a folder, or one of {', '.join(builtin_models())}"
+                f"{given_as}: no folder {path!r}; give a folder, or one of {', '.join(builtin_models())}"
             )
         return Path(path)
     folder = Path(str(files("copd"))) / "assets" / path.removeprefix(BUILTIN)
     if path not in builtin_models():
-        raise ModelFolderError(f"model.path: no builtin model {path!r}; there is {', '.join(builtin_models())}")
+        raise ModelFolderError(f"{given_as}: no builtin model {path!r}; there is {', '.join(builtin_models())}")
     for line in (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines():
         digest, name = line.split(maxsplit=1)
         if not (folder / name).is_file() or sha256(folder / name) != digest:
@@ -46,12 +47,6 @@ def write_checksums(folder: Path) -> None:
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
     lines = [f"{sha256(folder / name)}  {name}\n" for name in names]
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def compute_on(device: str, dtype: str) -> tuple[torch.device, torch.dtype | None]:

@@ -22,7 +22,7 @@ from copd.errors import ModelFolderError
 from copd.maths.logprobs import TokenStats, token_stats
 from copd.model.batching import micro_batches, stack_rows, take_rows, unflatten
 from copd.model.decode import CachedRows, PlainRows, Rows, decode, select_rows
-from copd.model.encode import Encoder, Prompts
+from copd.model.encode import Encoder, Prompts, Responses
 from copd.model.vocabulary import banned_tokens, end_tokens
 from copd.types import Problem, Rollouts, Score
 
@@ -126,17 +126,15 @@ class Policy:
         """Sample `rollouts_per_prompt` responses to each problem, rows of one prompt next to each other.
 
         All random numbers come from `generator` at once, one per row and position; without a generator the most likely
-        token is taken. Problems may be of several kinds: each kind is one batch.
+        token is taken. Problems may be of several kinds. Batches hold one kind and obey the token budget, as if every
+        response had `max_new_tokens`.
         """
         prompt_of_N = torch.arange(len(problems)).repeat_interleave(rollouts_per_prompt)
         size = (len(prompt_of_N), max_new_tokens)
         uniform_NT = None if generator is None else torch.rand(size, generator=generator, dtype=torch.float64)
-        kind_of_N = [problems[p].kind for p in prompt_of_N.tolist()]
-        row_sets = [
-            torch.tensor([n for n, k in enumerate(kind_of_N) if k == kind]) for kind in dict.fromkeys(kind_of_N)
-        ]
+        row_sets = self._split(range(size[0]), problems, prompt_of_N, torch.full(size[:1], max_new_tokens))
         batches = [
-            self._sample_kind(
+            self._sample_batch(
                 problems,
                 prompt_of_N[rows],
                 None if uniform_NT is None else uniform_NT[rows],
@@ -192,7 +190,7 @@ class Policy:
 
     def micro_batches(self, rollouts: Rollouts, rows_M: Tensor) -> list[Tensor]:
         """Split rows by this policy's token budget."""
-        return micro_batches(rollouts, rows_M, self.encoder.lengths(rollouts.problems), self.micro_batch_tokens)
+        return self._split(rows_M.tolist(), rollouts.problems, rollouts.prompt_of_N, rollouts.mask_NT.sum(-1))
 
     def token_stats(self, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None) -> TokenStats:
         """Statistics of the M response tokens of one micro-batch, row by row; log-probs are differentiable.
@@ -207,13 +205,13 @@ class Policy:
             return self._chunked(hidden_NTD[mask_NT], head, ids_M, rollouts.temperature, k, at_ids_MK)
 
         prompts = self.encoder.encode(rollouts.problems, self.device)
-        rows = _Rows(
+        rows = Responses(
             rollouts.tokens_NT.to(self.device), mask_NT, rollouts.prompt_of_N.to(self.device), prompts.next_position_P
         )
         with self._computing():
             return self._shared(prompts, rows, finish) if self.shared_prefix else self._plain(prompts, rows, finish)
 
-    def _shared(self, prompts: Prompts, rows: _Rows, finish: Callable[[Tensor, Head], TokenStats]) -> TokenStats:
+    def _shared(self, prompts: Prompts, rows: Responses, finish: Callable[[Tensor, Head], TokenStats]) -> TokenStats:
         if rows.tokens_NT.shape[1] == 1:
             output = self._prefill(prompts, lambda hidden, head: finish(hidden[rows.prompt_of_N], head))
             return output.logits
@@ -229,7 +227,7 @@ class Policy:
         )
         return output.logits
 
-    def _plain(self, prompts: Prompts, rows: _Rows, finish: Callable[[Tensor, Head], TokenStats]) -> TokenStats:
+    def _plain(self, prompts: Prompts, rows: Responses, finish: Callable[[Tensor, Head], TokenStats]) -> TokenStats:
         repeated = prompts.rows(rows.prompt_of_N)
         output = self._forward(
             lambda hidden, head: finish(hidden[:, :-1], head),
@@ -283,7 +281,19 @@ class Policy:
         ]
         return TokenStats(*map(_joined, zip(*chunks, strict=True)))
 
-    def _sample_kind(
+    def _split(
+        self, rows_M: Sequence[int], problems: Sequence[Problem], prompt_of_N: Tensor, length_N: Tensor
+    ) -> list[Tensor]:
+        return micro_batches(
+            rows_M,
+            prompt_of_N.tolist(),
+            length_N.tolist(),
+            kind_P=[problem.kind for problem in problems],
+            prompt_length_P=self.encoder.lengths(problems),
+            token_budget=self.micro_batch_tokens,
+        )
+
+    def _sample_batch(
         self,
         problems: Sequence[Problem],
         prompt_of_N: Tensor,
@@ -328,15 +338,6 @@ class Policy:
 
     def _computing(self) -> AbstractContextManager:
         return torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
-
-
-class _Rows:
-    """The responses of a micro-batch on the model's device, and the positions at which they stand."""
-
-    def __init__(self, tokens_NT: Tensor, mask_NT: Tensor, prompt_of_N: Tensor, next_position_P: Tensor) -> None:
-        self.tokens_NT, self.mask_NT, self.prompt_of_N = tokens_NT, mask_NT, prompt_of_N
-        steps_T = torch.arange(tokens_NT.shape[1], device=tokens_NT.device)
-        self.positions_3NT = (next_position_P[prompt_of_N][:, None] + steps_T).expand(3, -1, -1)
 
 
 def _joined(values: Sequence[Tensor | None]) -> Any:

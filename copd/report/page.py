@@ -9,8 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from copd.files import replace_text
 from copd.report.figures import accuracy_figure, divergence_figure, overlap_figure, reward_figure
-from copd.runs.runlog import read_lines, replace_text
+from copd.runs.runlog import RUN_MANIFEST, read_lines
 
 REPORT = "report.html"
 LEDGER_COLUMNS = (
@@ -26,7 +27,7 @@ LEDGER_COLUMNS = (
 
 def write_report(folder: Path) -> Path:
     """Write the report of a finished run from its manifest, metrics and samples; returns its path."""
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((folder / RUN_MANIFEST).read_text(encoding="utf-8"))
     records = list(read_lines(folder / "metrics.jsonl"))
     page = (
         _environment()

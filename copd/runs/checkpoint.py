@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from copd.errors import CheckpointError
+from copd.files import sha256
 
 MANIFEST = "manifest.json"
 
@@ -116,8 +117,7 @@ def verify_checkpoint(folder: Path) -> Checkpoint:
 
 def fingerprint(path: Path) -> dict[str, Any]:
     """Size in bytes and sha256 of a file."""
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:

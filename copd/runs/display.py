@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+import torch
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -127,7 +128,11 @@ class Screen:
     def _estimate(self) -> str:
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-        return f"about {self._seconds_left() / 60:.1f} minutes of training left; memory so far {peak:.1f} GiB at most"
+        memory = f"{peak:.1f} GiB at most"
+        if torch.cuda.is_initialized():
+            gpus = [torch.cuda.max_memory_allocated(i) / 2**30 for i in range(torch.cuda.device_count())]
+            memory += f", on GPUs {', '.join(f'{gpu:.1f}' for gpu in gpus)} GiB"
+        return f"about {self._seconds_left() / 60:.1f} minutes of training left; memory so far {memory}"
 
     def _view(self) -> RenderableType:
         if self._plan is None or self._position is None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from copd.config import CheckpointSection, EvaluationSection
 from copd.measure.behaviour import Behaviour, measure_behaviour
 from copd.measure.evaluate import Accuracy, evaluate
 from copd.measure.ledger import Ledger
@@ -30,10 +31,7 @@ class Display(Protocol):
 
 
 class RunObserver:
-    """The observer of `copd.algorithm`: writes `metrics.jsonl`, `samples.jsonl` and `checkpoints/` of a run folder.
-
-    `evaluation` and `checkpoint` are the recipe's sections of that name.
-    """
+    """The observer of `copd.algorithm`: writes `metrics.jsonl`, `samples.jsonl` and `checkpoints/` of a run folder."""
 
     def __init__(
         self,
@@ -43,8 +41,8 @@ class RunObserver:
         schedule: Schedule,
         edges: Sequence[Edge],
         *,
-        evaluation: Any,
-        checkpoint: Any,
+        evaluation: EvaluationSection,
+        checkpoint: CheckpointSection,
         display: Display,
     ) -> None:
         self.meet_every = checkpoint.every_steps

@@ -11,6 +11,9 @@ from typing import Any
 
 from copd.errors import CheckpointError
 
+RUN_MANIFEST = "manifest.json"
+"""The file of a run folder that holds its recipe, versions, hashes and seed."""
+
 
 class JsonLines:
     """An append-only file of one JSON object a line; each line is handed to the system at once."""
@@ -49,13 +52,6 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         for line in lines:
             if line.endswith(b"\n"):
                 yield json.loads(line)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a whole file at once: after a crash there is the old one, the new one or none, never a part."""
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _finite(value: Any) -> Any:

@@ -46,13 +46,13 @@ def test_the_critical_path_lies_between_the_slowest_branch_and_the_sum_of_all():
 
 
 @pytest.mark.parametrize(("name", "total"), [("rollouts", 53), ("score_seconds", 1.5), ("collect_seconds", 16.0)])
-def test_totals_are_the_last_counts_of_all_branches(name, total):
-    assert book(Ledger()).total(name) == total
+def test_what_was_spent_in_all_phases_are_the_last_counts(name, total):
+    spent = book(Ledger()).spent
+    assert sum(counts[name] for phases in spent.values() for counts in phases.values()) == total
 
 
 def test_nothing_is_spent_in_the_beginning():
-    assert Ledger().total("rollouts") == 0
-    assert Ledger().critical_path == {}
+    assert Ledger().spent == Ledger().critical_path == {}
 
 
 def test_counts_that_do_not_grow_book_nothing():

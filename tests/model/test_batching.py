@@ -18,7 +18,15 @@ def rollouts(written, policy, problems_of):
 
 def split(rollouts, budget, rows=None):
     rows = torch.arange(len(rollouts.tokens_NT)) if rows is None else rows
-    return [batch.tolist() for batch in micro_batches(rollouts, rows, PROMPT_LENGTHS, budget)]
+    batches = micro_batches(
+        rows.tolist(),
+        rollouts.prompt_of_N.tolist(),
+        rollouts.mask_NT.sum(-1).tolist(),
+        kind_P=[problem.kind for problem in rollouts.problems],
+        prompt_length_P=PROMPT_LENGTHS,
+        token_budget=budget,
+    )
+    return [batch.tolist() for batch in batches]
 
 
 def cost(rollouts, batch):
@@ -47,8 +55,8 @@ def test_taken_rows_bring_only_the_problems_they_answer_and_no_common_padding(ro
 
 
 def test_stacked_rows_are_padded_on_the_right():
-    stacked = stack_rows([torch.ones(1, 1), torch.full((2, 3), 2.0)], value=-1)
-    assert stacked.tolist() == [[1, -1, -1], [2, 2, 2], [2, 2, 2]]
+    stacked = stack_rows([torch.ones(1, 1), torch.full((2, 3), 2.0)])
+    assert stacked.tolist() == [[1, 0, 0], [2, 2, 2], [2, 2, 2]]
 
 
 @pytest.mark.parametrize("budget", [1, 30, 60, 100, 10_000])

@@ -138,6 +138,25 @@ def test_problems_of_mixed_kinds_keep_their_order_and_each_row_answers_its_own_p
     assert len({tuple(answer) for answer, _ in alone.values()}) > 4, "the prompts have to have different answers"
 
 
+@pytest.mark.parametrize("budget", [1, 60, 140])
+def test_answers_do_not_depend_on_the_split_into_batches(ending64, problems_of, budget):
+    problems = [problem for three in problems_of.values() for problem in three]
+    small = ending64.clone()
+    small.micro_batch_tokens = budget
+    started = []
+    plainly = small._sample_batch
+    small._sample_batch = lambda *given: started.append(given[1]) or plainly(*given)
+    whole, parts = (
+        policy.sample(problems, rollouts_per_prompt=3, generator=seeded(), max_new_tokens=NEW_TOKENS)
+        for policy in (ending64, small)
+    )
+    assert answers(parts) == answers(whole)
+    torch.testing.assert_close(parts.logp_NT, whole.logp_NT, rtol=0, atol=1e-6)
+    assert len(started) > 3
+    longest = max(small.encoder.lengths(problems))
+    assert all(len(rows) == 1 or len(rows) * NEW_TOKENS + longest <= budget for rows in started)
+
+
 def test_sampled_rows_of_mixed_kinds_score_as_they_were_sampled(ending, problems_of):
     mixed = [problems_of[kind][i] for kind, i in [("image", 2), ("text", 1), ("video", 0), ("text", 0)]]
     rollouts = ending.sample(mixed, rollouts_per_prompt=3, generator=seeded(), max_new_tokens=NEW_TOKENS)

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from copd.errors import ModelFolderError
+from copd.files import sha256
 from copd.model import load
-from copd.model.load import builtin_models, compute_on, model_folder, sha256, write_checksums
+from copd.model.load import builtin_models, compute_on, model_folder, write_checksums
 
 
 @pytest.fixture

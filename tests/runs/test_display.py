@@ -4,6 +4,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from copd.config import load_recipe
@@ -46,6 +47,19 @@ def test_time_and_memory_are_estimated_after_three_steps(screen, seen):
         assert "minutes of training left" not in seen.getvalue()
         updated(screen, plan, 2)
     assert "minutes of training left; memory so far" in seen.getvalue()
+    assert "on GPUs" not in seen.getvalue()
+
+
+def test_the_memory_of_gpus_in_use_is_told(screen, seen, monkeypatch):
+    for name, value in {"is_initialized": True, "device_count": 2, "max_memory_allocated": 3 * 2**29}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    plan = make_plan(load_recipe("demo"))
+    screen.planned(Path("runs/x"), "copd", plan)
+    with screen:
+        screen.started(0)
+        for step in range(3):
+            updated(screen, plan, step)
+    assert "GiB at most, on GPUs 1.5, 1.5 GiB" in seen.getvalue()
 
 
 def test_the_live_view_shows_phase_step_reward_overlap_and_time_left(seen):
