@@ -153,8 +153,11 @@ def test_answers_do_not_depend_on_the_split_into_batches(ending64, problems_of, 
     assert answers(parts) == answers(whole)
     torch.testing.assert_close(parts.logp_NT, whole.logp_NT, rtol=0, atol=1e-6)
     assert len(started) > 3
-    longest = max(small.encoder.lengths(problems))
-    assert all(len(rows) == 1 or len(rows) * NEW_TOKENS + longest <= budget for rows in started)
+    lengths = small.encoder.lengths(problems)
+    for prompt_of_M in (rows.tolist() for rows in started):
+        prompts = set(prompt_of_M)
+        tokens = len(prompts) * max(lengths[p] for p in prompts) + len(prompt_of_M) * NEW_TOKENS
+        assert len(prompt_of_M) == 1 or tokens <= budget
 
 
 def test_sampled_rows_of_mixed_kinds_score_as_they_were_sampled(ending, problems_of):
