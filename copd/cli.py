@@ -55,7 +55,7 @@ def evaluate(
 ) -> None:
     """Compare models side by side on the fields of a recipe, on test problems."""
     from copd.config import load_recipe
-    from copd.run import evaluate_models
+    from copd.models import evaluate_models
     from copd.runs.display import accuracy_table
 
     table = evaluate_models(load_recipe(recipe, change or []), models)
@@ -73,7 +73,7 @@ def warmup(
     ] = None,
 ) -> None:
     """Build a base of partial skill for the embedded world: a tiny Qwen3-VL, briefly supervised."""
-    from copd.run import build_base
+    from copd.models import build_base
 
     build_base(out, conflict=conflict, steps=steps)
 

@@ -5,7 +5,7 @@ import torch
 
 from copd.config import load_recipe
 from copd.errors import RecipeError
-from copd.run import build_base, evaluate_models
+from copd.models import build_base, evaluate_models
 
 RECIPE = load_recipe("demo", ["evaluation.problems=200", "evaluation.pass_at=[1]"])
 FIELDS = ("text", "image", "video")

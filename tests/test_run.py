@@ -17,12 +17,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import copd
+from copd.assemble import conflict_warnings
 from copd.config import load_recipe
 from copd.errors import CheckpointError, NonFiniteError, RecipeError
 from copd.model.export import save_policy
 from copd.model.load import model_folder
 from copd.model.policy import Policy
-from copd.run import _conflict_warnings, train
+from copd.run import train
 from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.display import Screen
 from copd.runs.runlog import read_lines
@@ -62,7 +63,7 @@ def finished(tmp_path_factory) -> Path:
 def test_a_base_warmed_up_at_another_share_of_conflict_is_warned_of(tmp_path):
     said = io.StringIO()
     changes = ["branches.image.task.conflict=0.5", "model.path=nowhere"]
-    assert _conflict_warnings(load_recipe("demo", changes)) == _conflict_warnings(load_recipe("demo")) == []
+    assert conflict_warnings(load_recipe("demo", changes)) == conflict_warnings(load_recipe("demo")) == []
     changes = [*SMALL, *changes[:1], "method=mixed", "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}"]
     train(load_recipe("demo", changes), tmp_path / "run", screen=Screen(Console(file=said, width=300)))
     assert "branches.image.task.conflict: is 0.5, but builtin:digits was warmed up at 1.0" in said.getvalue()

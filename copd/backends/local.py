@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from copd.branch import Actor, Branch, Counts
 from copd.types import Part, Rollouts, Score, Split
+
+T = TypeVar("T")
 
 
 class LocalActor:
@@ -66,3 +70,13 @@ class LocalBranch(LocalActor):
     async def load_state(self, tensors: dict[str, Tensor], version: int, counts: Mapping[str, float]) -> None:
         self._branch.load_state(tensors, version)
         self._branch.counts = Counts(**counts)  # type: ignore[arg-type]
+
+
+def finish(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine, also where a loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from copd.config import CheckpointSection, EvaluationSection
 from copd.measure.behaviour import Behaviour, measure_behaviour
 from copd.measure.evaluate import Accuracy, evaluate
 from copd.measure.ledger import Ledger
 from copd.runs.checkpoint import Checkpoint, save_checkpoint
 from copd.runs.runlog import JsonLines
 from copd.schedule import Phase, Position, Schedule, Stretch
+from copd.sections import CheckpointSection, EvaluationSection
 from copd.topology import Edge
 from copd.types import BranchHandle, Split
 
