@@ -21,7 +21,7 @@ from copd.model.tiny import tiny_model, tiny_processor
 from copd.model.warmup import WarmupPlan, warm_up
 from copd.runs.display import Screen
 from copd.runs.folder import occupied
-from copd.tasks.digits import CAPABILITIES, CONVENTIONS, Digits
+from copd.tasks.digits import CAPABILITIES, UNDECIDED, Digits
 from copd.types import Split
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def build_base(folder: Path, *, conflict: float, steps: int | None = None, scree
     processor = tiny_processor()
     policy = Policy(tiny_model(processor), processor)
     plan = WarmupPlan() if steps is None else WarmupPlan(steps=steps)
-    tasks = [Digits(c, seed=plan.seed, conflict=conflict, conventions=CONVENTIONS) for c in CAPABILITIES]
+    tasks = [Digits(c, seed=plan.seed, conflict=conflict, conventions=UNDECIDED) for c in CAPABILITIES]
     warm_up(policy, tasks, plan, (screen or Screen()).warmed)
     save_policy(policy, folder, BASE_CARD.format(conflict=conflict, plan=plan))
     write_checksums(folder)

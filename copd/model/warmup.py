@@ -18,7 +18,7 @@ from copd.types import Problem, Rollouts, Split, Task
 class WarmupPlan:
     """Steps of supervised learning on worked solutions: `problems_per_step` of each task a step, cosine decay."""
 
-    steps: int = 800
+    steps: int = 1000
     problems_per_step: int = 32
     learning_rate: float = 3e-3
     seed: int = 1_000_003

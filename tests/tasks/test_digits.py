@@ -15,7 +15,7 @@ from copd.tasks.digits import (
     CAPABILITIES,
     CELL,
     CONVENTION_OF,
-    CONVENTIONS,
+    UNDECIDED,
     Digits,
     handwriting,
     partial_results,
@@ -240,14 +240,14 @@ def test_the_share_of_usual_problems_is_the_conflict(conflict, low, high):
 
 
 def test_the_three_capabilities_disagree_on_what_is_usual():
-    assert {CONVENTION_OF[c] for c in CAPABILITIES} == set(CONVENTIONS)
+    assert {CONVENTION_OF[c] for c in CAPABILITIES} == set(UNDECIDED)
     answers = {c: partial_results([3, 8], "diff", CONVENTION_OF[c])[-1] for c in ("image", "video")}
     answers["text"] = partial_results([3, 8], "sum", CONVENTION_OF["text"])[-1]
     assert answers == {"image": -5, "video": 5, "text": 1}
 
 
 def test_conventions_of_the_warm_up_all_occur():
-    task = quiet("image", conflict=1.0, conventions=CONVENTIONS, operators=("diff",))
+    task = quiet("image", conflict=1.0, conventions=UNDECIDED, operators=("diff",))
     problems = [task.problem(Split.TRAIN, i) for i in range(60)]
     conventions = set()
     for problem in problems:
@@ -256,7 +256,7 @@ def test_conventions_of_the_warm_up_all_occur():
         fits = {c for c, answer in by.items() if str(answer) == problem.answer}
         assert fits
         conventions |= fits if len(fits) == 1 else set()
-    assert conventions == set(CONVENTIONS)
+    assert conventions == set(UNDECIDED)
 
 
 def test_an_image_is_a_row_of_cells():
