@@ -47,7 +47,7 @@ class Screen:
         taught = [f"{edge.teacher} teaches {edge.student} (beta {edge.beta:g})" for edge in plan.edges]
         table.add_row("edges", "\n".join(taught) or "none")
         table.add_row(
-            "steps", f"{schedule.cycles} cycles of {schedule.rl_steps} RLVR and {schedule.opd_steps} mutual OPD steps"
+            "steps", f"{schedule.cycles} x ({schedule.rl_steps} steps of RLVR + {schedule.opd_steps} of mutual OPD)"
         )
         table.add_row("rollouts", f"{plan.rollouts:,} in all, {batches.native} per branch and step, evaluation apart")
         self.console.print(table)
