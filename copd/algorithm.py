@@ -87,7 +87,7 @@ async def mutual_opd(
 
     def parts(student: str) -> list[Part]:
         taught = [
-            Part(f"from_{edge.teacher}", rollouts, edge.beta, score)
+            Part(f"from_{edge.teacher}", rollouts, edge.beta, score, teacher_version=step)
             for edge, rollouts, score in zip(edges, visits, scores, strict=True)
             if edge.student == student
         ]

@@ -136,7 +136,7 @@ class Branch(Actor):
     def update(self, parts: Sequence[Part]) -> dict[str, float]:
         """One optimizer step from graded rollouts and teachers' scores; its metrics.
 
-        Raises ValueError for a teacher's score of another version than this branch's: a stale teacher.
+        Raises ValueError for a teacher's score of another version than the part demands: a stale teacher.
         """
         started = time.perf_counter()
         report = self.learner.step([self._objective(part) for part in parts])
@@ -157,16 +157,26 @@ class Branch(Actor):
             assert part.rollouts.reward_N is not None
             advantage_N = group_advantages(part.rollouts.reward_N, part.rollouts.prompt_of_N)
             return GrpoObjective(part.name, part.rollouts, part.weight, advantage_N)
-        if part.teacher.version != self.version:
+        if part.teacher.version != part.teacher_version:
             raise ValueError(
-                f"branch {self.name}: {part.name} was scored at version {part.teacher.version}, now is {self.version}"
+                f"branch {self.name}: {part.name} was scored at version {part.teacher.version}, "
+                f"due is {part.teacher_version}"
             )
         return DistillObjective(part.name, part.rollouts, part.weight, part.teacher.logp_NT, self.clamp)
 
-    def load_state(self, tensors: dict[str, Tensor], version: int) -> None:
-        """Restore `Learner.state` as of `version` updates: with the step, everything a resumed branch needs."""
+    def state(self) -> dict[str, Tensor]:
+        """Learner and version: with the step, everything a resumed branch needs."""
+        return {**self.learner.state(), "version": torch.tensor(self.version)}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state` gave."""
         self.learner.load_state(tensors)
-        self.version = version
+        self.version = int(tensors["version"])
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over parameters by name; the optimizer begins anew."""
+        self.policy.load_weights(weights)
+        self.learner.optimizer.state.clear()
 
     def weights(self) -> dict[str, Tensor]:
         """The trained parameters by name on the CPU, tied ones once."""

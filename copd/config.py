@@ -16,29 +16,36 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from copd.errors import RecipeError
 from copd.sections import (
     BranchSection,
+    BudgetSection,
     CheckpointSection,
     EdgeSection,
     EvaluationSection,
+    ExpertsSection,
     GrpoSection,
     MergeSection,
+    MixedSection,
     ModelSection,
+    MopdSection,
     OpdSection,
     OptimizerSection,
     SamplingSection,
     ScheduleSection,
     Section,
+    StaticOpdSection,
     TopologySection,
 )
 from copd.strict_yaml import parse_yaml
 
-RESERVED_NAMES = {"base", "merged", "mixed", "average"}
+RESERVED_NAMES = {"base", "merged", "mean", "mixed", "average", "student"}
 
 
 class Recipe(Section):
     """A run from base model to merged model."""
 
     seed: int = Field(0, ge=0, description="of problems and sampling; validation and test problems do not depend on it")
-    method: Literal["copd", "expert", "mixed"] = Field("copd", description="copd, or a baseline at the same rollouts")
+    method: Literal["copd", "expert", "mixed", "static_opd", "mopd", "merge_only"] = Field(
+        "copd", description="copd, or a baseline at the same rollouts"
+    )
     model: ModelSection = ModelSection()
     branches: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")], BranchSection] = Field(
         min_length=1, description="by name; with topology hub the first is the hub"
@@ -50,6 +57,11 @@ class Recipe(Section):
     opd: OpdSection = OpdSection()
     optimizer: OptimizerSection = OptimizerSection()
     merge: MergeSection = MergeSection()
+    mixed: MixedSection = MixedSection()
+    static_opd: StaticOpdSection = StaticOpdSection()
+    mopd: MopdSection = MopdSection()
+    experts: ExpertsSection = ExpertsSection()
+    budget: BudgetSection = BudgetSection()
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
     backend: Literal["local"] = Field("local", description="local: all branches in this process")
@@ -71,6 +83,15 @@ class Recipe(Section):
             raise ValueError("topology.edges: the same student and teacher are listed twice")
         if self.method == "copd" and self.schedule.opd_steps and len(names) < 2:
             raise ValueError("branches: mutual OPD needs at least two; add one, or set schedule.opd_steps=0")
+        if self.method in ("static_opd", "merge_only") and len(names) < 2:
+            raise ValueError(f"branches: method {self.method} needs at least two")
+        pair = {"static_opd.student": self.static_opd.student, "static_opd.teacher": self.static_opd.teacher}
+        chosen = pair | {"mopd.student": self.mopd.student if self.mopd.student not in ("base", "mean") else None}
+        for field, name in chosen.items():
+            if name is not None and name not in names:
+                raise ValueError(f"{field}: no branch {name!r}; branches are {', '.join(names)}")
+        if None not in pair.values() and len(set(pair.values())) == 1:
+            raise ValueError(f"static_opd: branch {self.static_opd.student!r} cannot teach itself")
         return self
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from copd.algorithm import copd, merged
+from copd.algorithm import Merge, copd, merged
 from copd.assemble import check_problems, conflict_warnings, load_policy, make_tasks
 from copd.backends.local import LocalActor, LocalBranch, finish
-from copd.baselines import independent
+from copd.baselines import frozen_teachers, independent
 from copd.branch import Actor, Branch, SamplingSettings
 from copd.config import Recipe
 from copd.errors import MergeError, RecipeError
@@ -23,8 +23,9 @@ from copd.measure.evaluate import Accuracy, accuracies, evaluate
 from copd.model.learner import Learner
 from copd.model.load import model_folder
 from copd.report.page import REPORT, write_report
-from copd.runs.checkpoint import latest_checkpoint
+from copd.runs.checkpoint import Checkpoint, latest_checkpoint
 from copd.runs.display import Screen
+from copd.runs.experts import expert_checkpoint, trajectory
 from copd.runs.folder import check_folder, claim
 from copd.runs.observer import RunObserver
 from copd.runs.plan import Plan, make_plan
@@ -51,7 +52,7 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
         screen.result(result_of(folder))
     else:
         screen.planned(folder, recipe.method, plan)
-        run = _Run(folder, recipe, plan, screen)
+        run = _Run(folder, recipe, plan, screen, manifest["trajectory"])
         claim(folder, manifest)
         with screen:
             finish(run.complete(resume))
@@ -63,7 +64,7 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
 class _Run:
     """One run: the objects that the steps of `complete` share."""
 
-    def __init__(self, folder: Path, recipe: Recipe, plan: Plan, screen: Screen) -> None:
+    def __init__(self, folder: Path, recipe: Recipe, plan: Plan, screen: Screen, trajectory_hash: str) -> None:
         self.folder, self.recipe, self.plan, self.screen = folder, recipe, plan, screen
         torch.set_num_threads(recipe.model.threads_per_branch)
         self.tasks = make_tasks(recipe)
@@ -78,6 +79,14 @@ class _Run:
         for warning in [*conflict_warnings(recipe), *path_warnings]:
             screen.warn(warning)
         self.branches = self._branches()
+        self.experts = self._existing_experts(trajectory_hash)
+
+    def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
+        run = self.recipe.experts.run
+        if run is None:
+            return None
+        limit = self.plan.schedule.cycles * self.plan.schedule.rl_steps
+        return expert_checkpoint(Path(run), trajectory_hash, self.plan.learners, limit)
 
     def _branches(self) -> dict[str, Branch]:
         tasks: dict[str, Task] = {**self.tasks, "mixed": Mixture("mixed", tuple(self.tasks.values()))}
@@ -108,27 +117,54 @@ class _Run:
             display=self.screen,
         )
         checkpoint = latest_checkpoint(self.folder / "checkpoints") if resume else None
-        start = 0
         if checkpoint:
             await observer.resume(checkpoint)
-            start = checkpoint.step
         else:
             observer.restart()
             await observer.measure(-1, "start")
             await observer.validate(-1)
+            if checkpoint := self.experts:
+                await observer.adopt(checkpoint, self.plan.learners)
+        start = checkpoint.step if checkpoint else 0
         self.screen.started(start)
-        if self.recipe.method == "copd":
-            await copd(handles, self.plan.edges, self.plan.schedule, self.plan.batches, observer, start)
-        else:
-            await independent(handles, self.plan.schedule, self.plan.batches, observer, start)
+        await self._method(handles, observer, start)
         await self._conclude(handles, observer)
+
+    async def _method(self, handles: Mapping[str, LocalBranch], observer: RunObserver, start: int) -> None:
+        method, plan = self.recipe.method, self.plan
+        if method == "copd":
+            await copd(handles, plan.edges, plan.schedule, plan.batches, observer, start)
+        elif method in ("expert", "mixed", "merge_only"):
+            await independent(handles, plan.schedule, plan.batches, observer, start)
+        else:
+            experts = {name: handles[name] for name in plan.learners}
+            await frozen_teachers(
+                experts,
+                handles[plan.edges[0].student],
+                plan.edges,
+                plan.schedule,
+                plan.batches,
+                observer,
+                start,
+                origin=self._origin() if method == "mopd" else None,
+                native=method == "static_opd" and self.recipe.static_opd.native,
+            )
+
+    def _origin(self) -> Merge | None:
+        """What the student of `mopd` begins as, made from the experts; None for the base."""
+        choice = self.recipe.mopd.student
+        if choice == "base":
+            return None
+        chosen = self.plan.learners if choice == "mean" else (choice,)
+        places = [self.plan.learners.index(name) for name in chosen]
+        return lambda experts: merges.mean([experts[place] for place in places])
 
     async def _conclude(self, handles: Mapping[str, LocalBranch], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems; the last lines of the record."""
         models = [LocalActor(Actor("base", -1, self.base, self.tasks, self.sampling)), *handles.values()]
         for name, branch in self.branches.items():
             branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
-        if self.recipe.method == "copd" and len(handles) > 1:
+        if self.plan.model == "merged":
             policy = self.base.clone()
             try:
                 policy.load_weights(await merged(handles, MERGES[self.recipe.merge.method]))
@@ -163,11 +199,14 @@ def result_of(folder: Path) -> list[Accuracy]:
 
 def _manifest(recipe: Recipe) -> dict[str, Any]:
     base = model_folder(recipe.model.path)
+    sums = {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))}
+    settings = recipe.model_dump(mode="json")
     return {
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": settings,
         "branch_order": list(recipe.branches),
         "seed": recipe.seed,
-        "base_sha256": {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))},
+        "base_sha256": sums,
+        "trajectory": trajectory(settings, sums),
         "versions": {name: version(name) for name in ("copd", "torch", "transformers")},
         "python": platform.python_version(),
         "machine": platform.platform(),

@@ -84,15 +84,25 @@ class Batches:
         return self.opd_prompts * self.opd_rollouts_per_prompt
 
 
-def copd_rollouts(schedule: Schedule, batches: Batches, branches: int, edges: int) -> int:
-    """R(copd) = N ((S_RL + S_OPD) K P G + S_OPD E P' G'): every step is native, OPD steps add E visits."""
-    return schedule.steps * branches * batches.native + schedule.cycles * schedule.opd_steps * edges * batches.per_edge
+@dataclass(frozen=True)
+class Costs:
+    """Rollouts of one step of each phase, all branches together."""
 
+    rl_step: int
+    opd_step: int
 
-def equal_budget(rollouts: int, rollouts_per_step: int, cycles: int) -> Schedule:
-    """RLVR alone for as many steps as `rollouts` allow, in equal cycles: at least one step each, to the nearest.
+    def of(self, schedule: Schedule) -> int:
+        """R: all rollouts of a schedule."""
+        return schedule.cycles * (schedule.rl_steps * self.rl_step + schedule.opd_steps * self.opd_step)
 
-    R(expert) = steps K P G for all K experts together and R(mixed) = steps P G, each within half a cycle's step of R.
-    """
-    per_cycle = max(1, round(rollouts / (rollouts_per_step * cycles)))
-    return Schedule(cycles, per_cycle, 0)
+    def scaled(self, schedule: Schedule, rollouts: int) -> Schedule:
+        """The schedule with as many steps of both phases, in their proportion, as `rollouts` allow: to the nearest.
+
+        Each phase that has steps keeps at least one per cycle; R is off by at most half a step of each phase a cycle.
+        """
+        factor = rollouts / self.of(schedule)
+
+        def steps(count: int) -> int:
+            return max(1, round(factor * count)) if count else 0
+
+        return Schedule(schedule.cycles, steps(schedule.rl_steps), steps(schedule.opd_steps))

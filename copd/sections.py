@@ -20,9 +20,11 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_truth_values(cls, data: Any) -> Any:
-        """No field is a truth value, but YAML reads yes, no, on and off as one, and Python takes it for a number."""
+        """YAML reads yes, no, on and off as truth values, which Python takes for numbers: only switches hold them."""
+        switches = {name for name, field in cls.model_fields.items() if field.annotation is bool}
         for key, value in data.items() if isinstance(data, dict) else ():
-            if any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value])):
+            held = any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value]))
+            if held and key not in switches:
                 raise ValueError(f".{key}: holds yes, no, on, off, true or false; quote it if it is meant as a word")
         return data
 
@@ -153,6 +155,44 @@ class MergeSection(Section):
     """The merge at the end."""
 
     method: Literal["mean"] = Field("mean", description="plain mean of the K branches")
+
+
+class MixedSection(Section):
+    """The baseline `mixed`: one model on the union of all fields."""
+
+    batch: Literal["same", "K_times"] = Field(
+        "same", description="same: K times the steps of an expert; K_times: K times the prompts per step"
+    )
+
+
+class StaticOpdSection(Section):
+    """The baseline `static_opd`: one finished expert, frozen, teaches another on the teacher's prompts."""
+
+    teacher: str | None = Field(None, description="the branch that teaches; null = of the first two, the other one")
+    student: str | None = Field(None, description="the branch that learns; null = the first that does not teach")
+    native: bool = Field(False, description="whether the student goes on with GRPO on its own field meanwhile")
+
+
+class MopdSection(Section):
+    """The baseline `mopd`: all finished experts, frozen, teach one student, each on its own field."""
+
+    student: str = Field("base", description="what the student begins as: base, mean (of the experts), or a branch")
+
+
+class BudgetSection(Section):
+    """The rollouts of a method."""
+
+    rollouts: Count | None = Field(
+        None, description="R: steps are scaled to it; null = the schedule's own for copd, copd's R for all others"
+    )
+
+
+class ExpertsSection(Section):
+    """Experts that exist already."""
+
+    run: str | None = Field(
+        None, description="a run folder of the same trajectory: its last fitting checkpoint is where the experts begin"
+    )
 
 
 class EvaluationSection(Section):

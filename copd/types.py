@@ -104,13 +104,15 @@ class Score:
 class Part:
     """One summand of an optimizer step's objective, with its own denominator (method.md, trap 1).
 
-    Without a `teacher` it is native GRPO on graded rollouts; with one it is OPD towards the teacher's log-probs.
+    Without a `teacher` it is native GRPO on graded rollouts; with one it is OPD towards the teacher's log-probs, which
+    must be those of its version `teacher_version`.
     """
 
     name: str
     rollouts: Rollouts
     weight: float = 1.0
     teacher: Score | None = None
+    teacher_version: int = 0
 
 
 class BranchHandle(Protocol):
@@ -160,6 +162,10 @@ class BranchHandle(Protocol):
         """What a checkpoint holds of the branch."""
         ...
 
-    async def load_state(self, tensors: dict[str, Tensor], version: int, counts: Mapping[str, float]) -> None:
-        """Go on from a checkpoint after `version` updates."""
+    async def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over parameters by name; the optimizer begins anew."""
+        ...
+
+    async def load_state(self, tensors: dict[str, Tensor], counts: Mapping[str, float]) -> None:
+        """Go on from a checkpoint: what `state` and `counts` gave."""
         ...

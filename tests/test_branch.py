@@ -167,12 +167,12 @@ def test_a_teachers_score_of_another_version_is_refused_and_nothing_changes(make
     branch, teacher = make_branch(), make_branch("image", 1)
     branch.update([Part("native", graded)])
     before, counts = weights_of(branch), asdict(branch.counts)
-    with pytest.raises(ValueError, match="opd was scored at version 0, now is 1"):
-        branch.update([Part("native", graded), Part("opd", graded, 1.0, teacher.score(graded))])
+    with pytest.raises(ValueError, match="opd was scored at version 0, due is 1"):
+        branch.update([Part("native", graded), Part("opd", graded, 1.0, teacher.score(graded), 1)])
     assert_same(weights_of(branch), before)
     assert (branch.version, asdict(branch.counts)) == (1, counts)
     teacher.update([Part("native", graded)])
-    branch.update([Part("opd", graded, 1.0, teacher.score(graded))])
+    branch.update([Part("opd", graded, 1.0, teacher.score(graded), 1)])
     assert branch.version == 2
 
 
@@ -226,9 +226,9 @@ def test_weights_are_copies_of_the_trained_parameters_tied_ones_once(make_branch
 def test_a_branch_goes_on_from_a_state_as_if_it_had_never_stopped(make_branch, graded, assert_same):
     branch, resumed = make_branch(), make_branch()
     branch.update([Part("native", graded)])
-    resumed.load_state({name: tensor.clone() for name, tensor in branch.learner.state().items()}, 1)
+    resumed.load_state({name: tensor.clone() for name, tensor in branch.state().items()})
     for each in (branch, resumed):
-        each.update([Part("native", each.collect("text", 1, 2, 2)), Part("opd", graded, 1.0, each.inspect(graded))])
+        each.update([Part("native", each.collect("text", 1, 2, 2)), Part("opd", graded, 1.0, each.inspect(graded), 1)])
     assert_same(resumed.learner.state(), branch.learner.state())
     assert resumed.version == branch.version == 2
 

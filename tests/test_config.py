@@ -102,7 +102,11 @@ REFUSED = [
     ),
     pytest.param(TWO + "schedule: 3", ["schedule", "found '3'"], id="a number for a section"),
     pytest.param(TWO + "schedule:", ["schedule", "found 'None'"], id="nothing for a section"),
-    pytest.param(TWO + "method: dpo", ["method", "'copd', 'expert' or 'mixed'", "found 'dpo'"], id="an unknown method"),
+    pytest.param(
+        TWO + "method: dpo",
+        ["method", "'copd', 'expert', 'mixed', 'static_opd', 'mopd' or 'merge_only'", "found 'dpo'"],
+        id="an unknown method",
+    ),
     pytest.param(
         TWO + "optimizer: {learning_rate: 0}", ["optimizer.learning_rate", "greater than 0"], id="a zero rate"
     ),

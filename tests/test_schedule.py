@@ -2,7 +2,7 @@
 
 import pytest
 
-from copd.schedule import Batches, Phase, Position, Schedule, copd_rollouts, equal_budget
+from copd.schedule import Costs, Phase, Position, Schedule
 
 R, O = Phase.RLVR, Phase.OPD  # noqa: E741
 
@@ -78,45 +78,45 @@ def test_a_stretch_ends_where_its_last_step_stands(schedule):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "branches", "edges", "expected"),
+    ("schedule", "costs", "expected"),
     [
-        (Schedule(4, 15, 10), 3, 4, 4 * (25 * 3 * 128 + 10 * 4 * 64)),
-        (Schedule(1, 1, 0), 2, 2, 256),
-        (Schedule(1, 0, 1), 2, 2, 256 + 128),
-        (Schedule(2, 3, 2), 1, 0, 10 * 128),
+        (Schedule(4, 15, 10), Costs(3 * 128, 3 * 128 + 4 * 64), 4 * (25 * 3 * 128 + 10 * 4 * 64)),
+        (Schedule(1, 1, 0), Costs(256, 999), 256),
+        (Schedule(1, 0, 1), Costs(999, 384), 384),
     ],
 )
-def test_rollouts_of_copd_by_hand(schedule, branches, edges, expected):
-    assert copd_rollouts(schedule, Batches(16, 8, 8, 8), branches, edges) == expected
+def test_rollouts_of_a_schedule_by_hand(schedule, costs, expected):
+    assert costs.of(schedule) == expected
 
 
-def test_rollouts_of_copd_match_counting_them_step_by_step():
-    schedule, batches, branches, edges = Schedule(3, 4, 2), Batches(5, 3, 2, 7), 3, 6
-    count = 0
-    for step in range(schedule.steps):
-        count += branches * 5 * 3
-        if schedule.position(step).phase is O:
-            count += edges * 2 * 7
-    assert copd_rollouts(schedule, batches, branches, edges) == count
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_rollouts_of_a_schedule_are_those_counted_step_by_step(schedule):
+    costs = Costs(15, 57)
+    count = sum(57 if schedule.position(step).phase is O else 15 for step in range(schedule.steps))
+    assert costs.of(schedule) == count
 
 
 @pytest.mark.parametrize(
-    ("rollouts", "per_step", "cycles", "expected"),
+    ("rollouts", "costs", "schedule", "expected"),
     [
-        (48_640, 128, 4, Schedule(4, 95, 0)),
-        (48_640, 384, 4, Schedule(4, 32, 0)),
-        (1000, 100, 1, Schedule(1, 10, 0)),
-        (1049, 100, 1, Schedule(1, 10, 0)),
-        (1051, 100, 1, Schedule(1, 11, 0)),
-        (10, 100, 3, Schedule(3, 1, 0)),
+        (48_640, Costs(128, 0), Schedule(4, 1, 0), Schedule(4, 95, 0)),
+        (48_640, Costs(384, 0), Schedule(4, 1, 0), Schedule(4, 32, 0)),
+        (1049, Costs(100, 0), Schedule(1, 1, 0), Schedule(1, 10, 0)),
+        (1051, Costs(100, 0), Schedule(1, 1, 0), Schedule(1, 11, 0)),
+        (10, Costs(100, 0), Schedule(3, 1, 0), Schedule(3, 1, 0)),
+        (72_960, Costs(576, 288), Schedule(1, 60, 40), Schedule(1, 95, 63)),
+        (1, Costs(576, 288), Schedule(2, 3, 2), Schedule(2, 1, 1)),
+        (2000, Costs(10, 20), Schedule(2, 5, 0), Schedule(2, 100, 0)),
     ],
 )
-def test_equal_budget_by_hand(rollouts, per_step, cycles, expected):
-    assert equal_budget(rollouts, per_step, cycles) == expected
+def test_a_schedule_scaled_to_rollouts_by_hand(rollouts, costs, schedule, expected):
+    assert costs.scaled(schedule, rollouts) == expected
 
 
-@pytest.mark.parametrize("rollouts", range(1000, 5000, 137))
-@pytest.mark.parametrize(("per_step", "cycles"), [(64, 1), (64, 4), (100, 3)])
-def test_equal_budget_is_within_half_a_cycles_step(rollouts, per_step, cycles):
-    spent = equal_budget(rollouts, per_step, cycles).steps * per_step
-    assert abs(spent - rollouts) <= per_step * cycles / 2
+@pytest.mark.parametrize("rollouts", range(5000, 20_000, 1237))
+@pytest.mark.parametrize("costs", [Costs(64, 0), Costs(64, 32), Costs(100, 300)])
+@pytest.mark.parametrize("schedule", [Schedule(1, 3, 2), Schedule(4, 15, 10), Schedule(3, 1, 1)])
+def test_a_scaled_schedule_is_within_half_a_step_of_each_phase_a_cycle(rollouts, costs, schedule):
+    scaled = costs.scaled(schedule, rollouts)
+    assert scaled.cycles == schedule.cycles
+    assert abs(costs.of(scaled) - rollouts) <= schedule.cycles * (costs.rl_step + costs.opd_step) / 2

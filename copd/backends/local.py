@@ -65,10 +65,13 @@ class LocalBranch(LocalActor):
         return self._branch.weights()
 
     async def state(self) -> dict[str, Tensor]:
-        return self._branch.learner.state()
+        return self._branch.state()
 
-    async def load_state(self, tensors: dict[str, Tensor], version: int, counts: Mapping[str, float]) -> None:
-        self._branch.load_state(tensors, version)
+    async def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        self._branch.load_weights(weights)
+
+    async def load_state(self, tensors: dict[str, Tensor], counts: Mapping[str, float]) -> None:
+        self._branch.load_state(tensors)
         self._branch.counts = Counts(**counts)  # type: ignore[arg-type]
 
 

@@ -47,9 +47,11 @@ class Screen:
         taught = [f"{edge.teacher} teaches {edge.student} (beta {edge.beta:g})" for edge in plan.edges]
         table.add_row("edges", "\n".join(taught) or "none")
         table.add_row(
-            "steps", f"{schedule.cycles} x ({schedule.rl_steps} steps of RLVR + {schedule.opd_steps} of mutual OPD)"
+            "steps", f"{schedule.cycles} x ({schedule.rl_steps} steps of RLVR + {schedule.opd_steps} of OPD)"
         )
-        table.add_row("rollouts", f"{plan.rollouts:,} in all, {batches.native} per branch and step, evaluation apart")
+        table.add_row(
+            "rollouts", f"{plan.rollouts:,} in all, {batches.native} per branch and RLVR step, evaluation apart"
+        )
         self.console.print(table)
 
     def warn(self, message: str) -> None:
@@ -85,7 +87,7 @@ class Screen:
         if step >= self._step:
             self._step, self._position = step + 1, position
         assert self._plan is not None
-        if branch == self._plan.branches[-1] and step + 1 == self._first_step + ESTIMATE_AFTER:
+        if branch == list(self._rows)[-1] and step + 1 == self._first_step + ESTIMATE_AFTER:
             self.console.print(self._estimate())
         if self._live:
             self._live.update(self._view())

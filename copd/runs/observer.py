@@ -125,6 +125,7 @@ class RunObserver:
             "ledger": self.ledger.as_record(),
             "metrics_bytes": self._metrics.size,
             "samples_bytes": self._samples.size,
+            "only_rlvr": all(self._schedule.position(step).phase is Phase.RLVR for step in range(steps_done)),
         }
         save_checkpoint(self._folder / "checkpoints", steps_done, states, notes, self._keep_last)
 
@@ -133,10 +134,24 @@ class RunObserver:
         self._metrics.cut(0)
         self._samples.cut(0)
 
+    async def adopt(self, checkpoint: Checkpoint, experts: Sequence[str]) -> None:
+        """Take over experts of another run, with what they have cost."""
+        for name in experts:
+            await self._branches[name].load_state(checkpoint.tensors(name), checkpoint.notes["counts"][name])
+        record = checkpoint.notes["ledger"]
+        self.ledger = Ledger(
+            {
+                "spent": {name: record["spent"][name] for name in experts},
+                "seen": {name: record["seen"][name] for name in experts},
+                "critical_path": record["critical_path"],
+            }
+        )
+        self.note("experts", checkpoint.step - 1, taken_from=str(checkpoint.folder))
+
     async def resume(self, checkpoint: Checkpoint) -> None:
         """Put branches, ledger and records back to where they stood at the checkpoint."""
         for name, branch in self._branches.items():
-            await branch.load_state(checkpoint.tensors(name), checkpoint.step, checkpoint.notes["counts"][name])
+            await branch.load_state(checkpoint.tensors(name), checkpoint.notes["counts"][name])
         self.ledger = Ledger(checkpoint.notes["ledger"])
         self._metrics.cut(checkpoint.notes["metrics_bytes"])
         self._samples.cut(checkpoint.notes["samples_bytes"])

@@ -2,52 +2,146 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from copd.config import Recipe
-from copd.schedule import Batches, Phase, Schedule, copd_rollouts, equal_budget
+from copd.errors import RecipeError
+from copd.schedule import Batches, Costs, Phase, Schedule
 from copd.topology import Edge, full, hub
+
+STUDENT = "student"
+"""The branch of `mopd` that only learns from the experts."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The method's branches, edges, steps and rollouts, derived from a recipe."""
+    """The method's branches, edges, steps and rollouts, derived from a recipe.
+
+    `learners` are the branches of the RLVR phases. `model` is the branch that the method is after, "merged" for the
+    merge of all, None where there is no single one.
+    """
 
     fields: tuple[str, ...]
     branches: tuple[str, ...]
+    learners: tuple[str, ...]
     edges: tuple[Edge, ...]
     schedule: Schedule
     batches: Batches
+    costs: Costs
+    model: str | None = None
 
     @property
     def rollouts(self) -> int:
         """R(method): all rollouts needed to make the model or models; evaluation is not counted."""
-        return copd_rollouts(self.schedule, self.batches, len(self.branches), len(self.edges))
+        return self.costs.of(self.schedule)
 
     def step_cost(self, step: int) -> int:
         """Rollouts of one step of all branches; the unit in which the time left is estimated."""
-        visits = len(self.edges) * self.batches.per_edge if self.schedule.position(step).phase is Phase.OPD else 0
-        return len(self.branches) * self.batches.native + visits
+        return self.costs.opd_step if self.schedule.position(step).phase is Phase.OPD else self.costs.rl_step
 
 
 def make_plan(recipe: Recipe) -> Plan:
-    """The plan of a recipe. Baselines get as many RLVR steps as CoPD's rollouts allow, in as many cycles.
+    """The plan of a recipe: its own schedule for CoPD; for a baseline as many steps as CoPD's rollouts allow.
 
-    R(copd) = N ((S_RL + S_OPD) K P G + S_OPD E P' G'); R(expert) = steps K P G; R(mixed) = steps P G.
+    With `budget.rollouts` every method, CoPD too, gets as many steps as that number allows (docs/method.md has each
+    method's R).
     """
+    batches = Batches(
+        recipe.sampling.prompts_per_step,
+        recipe.sampling.rollouts_per_prompt,
+        recipe.opd.prompts_per_step,
+        recipe.opd.rollouts_per_prompt,
+    )
+    asked = Schedule(recipe.schedule.cycles, recipe.schedule.rl_steps, recipe.schedule.opd_steps)
+    compared = _copd(recipe, asked, batches)
+    budget = recipe.budget.rollouts
+    if recipe.method == "copd" and budget is None:
+        return compared
+    return PLANS[recipe.method](recipe, asked, batches, budget or compared.rollouts)
+
+
+def _copd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int | None = None) -> Plan:
+    """R = N (S_RL K P G + S_OPD (K P G + E P' G'))."""
     names = tuple(recipe.branches)
     edges = _edges(recipe) if len(names) > 1 and recipe.schedule.opd_steps else ()
-    schedule = Schedule(recipe.schedule.cycles, recipe.schedule.rl_steps, recipe.schedule.opd_steps)
-    sampling, opd = recipe.sampling, recipe.opd
-    batches = Batches(
-        sampling.prompts_per_step, sampling.rollouts_per_prompt, opd.prompts_per_step, opd.rollouts_per_prompt
+    native = len(names) * batches.native
+    costs = Costs(native, native + len(edges) * batches.per_edge)
+    schedule = asked if rollouts is None else costs.scaled(asked, rollouts)
+    model = "merged" if len(names) > 1 else names[0]
+    return Plan(names, names, names, edges, schedule, batches, costs, model)
+
+
+def _expert(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
+    """R = steps K P G, all experts together."""
+    names = tuple(recipe.branches)
+    costs = Costs(len(names) * batches.native, 0)
+    schedule = costs.scaled(Schedule(asked.cycles, 1, 0), rollouts)
+    return Plan(names, names, names, (), schedule, batches, costs)
+
+
+def _merge_only(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
+    """R = steps K P G: experts, then their merge."""
+    plan = _expert(recipe, asked, batches, rollouts)
+    return Plan(plan.fields, plan.branches, plan.learners, (), plan.schedule, batches, plan.costs, "merged")
+
+
+def _mixed(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
+    """R = steps B P G with B = K where `mixed.batch` is K_times, which makes the steps few and large, else B = 1."""
+    names = tuple(recipe.branches)
+    size = len(names) if recipe.mixed.batch == "K_times" else 1
+    large = Batches(
+        size * batches.prompts,
+        batches.rollouts_per_prompt,
+        batches.opd_prompts,
+        batches.opd_rollouts_per_prompt,
     )
-    if recipe.method == "copd":
-        return Plan(names, names, edges, schedule, batches)
-    branches = names if recipe.method == "expert" else ("mixed",)
-    budget = copd_rollouts(schedule, batches, len(names), len(edges))
-    alone = equal_budget(budget, len(branches) * batches.native, schedule.cycles)
-    return Plan(names, branches, (), alone, batches)
+    costs = Costs(large.native, 0)
+    schedule = costs.scaled(Schedule(asked.cycles, 1, 0), rollouts)
+    return Plan(names, ("mixed",), ("mixed",), (), schedule, large, costs, "mixed")
+
+
+def _static_opd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
+    """R = S_E 2 P G + S_O (P' G' [+ P G with native GRPO]), with S_E : S_O = S_RL : S_OPD."""
+    student, teacher = static_pair(recipe)
+    costs = Costs(2 * batches.native, batches.per_edge + (batches.native if recipe.static_opd.native else 0))
+    schedule = costs.scaled(_two_stages(asked, recipe.method), rollouts)
+    pair, edges = (student, teacher), (Edge(student, teacher, recipe.opd.beta),)
+    return Plan(tuple(recipe.branches), pair, pair, edges, schedule, batches, costs, student)
+
+
+def _mopd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
+    """R = S_E K P G + S_O K P' G', with S_E : S_O = S_RL : S_OPD."""
+    names = tuple(recipe.branches)
+    costs = Costs(len(names) * batches.native, len(names) * batches.per_edge)
+    schedule = costs.scaled(_two_stages(asked, recipe.method), rollouts)
+    edges = tuple(Edge(STUDENT, name, recipe.opd.beta) for name in names)
+    return Plan(names, (*names, STUDENT), names, edges, schedule, batches, costs, STUDENT)
+
+
+PLANS: dict[str, Callable[[Recipe, Schedule, Batches, int], Plan]] = {
+    "copd": _copd,
+    "expert": _expert,
+    "mixed": _mixed,
+    "static_opd": _static_opd,
+    "mopd": _mopd,
+    "merge_only": _merge_only,
+}
+
+
+def static_pair(recipe: Recipe) -> tuple[str, str]:
+    """Student and teacher of `static_opd`: the first two branches unless the recipe names them."""
+    first, second = list(recipe.branches)[:2]
+    settings = recipe.static_opd
+    student = settings.student or (second if settings.teacher == first else first)
+    return student, settings.teacher or (second if student == first else first)
+
+
+def _two_stages(asked: Schedule, method: str) -> Schedule:
+    """All RLVR first, then all OPD."""
+    if not asked.rl_steps or not asked.opd_steps:
+        raise RecipeError(f"schedule: method {method} needs rl_steps and opd_steps above 0: experts, then distillation")
+    return Schedule(1, asked.cycles * asked.rl_steps, asked.cycles * asked.opd_steps)
 
 
 def _edges(recipe: Recipe) -> tuple[Edge, ...]:

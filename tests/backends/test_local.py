@@ -112,7 +112,7 @@ def test_a_loaded_state_brings_weights_version_and_ledger(make, graded, assert_s
         await handle.collect("text", 0, 1, 2)
         await handle.update([Part("native", graded)])
         tensors = {name: tensor.clone() for name, tensor in (await handle.state()).items()}
-        await other.load_state(tensors, 1, await handle.counts())
+        await other.load_state(tensors, await handle.counts())
         await handle.update([Part("native", graded)])
         await other.update([Part("native", graded)])
 

@@ -103,5 +103,49 @@ def test_rollouts_of_every_method_by_hand(method, rollouts):
     assert plan_of("topology={kind: hub}", f"method={method}", *sizes).rollouts == rollouts
 
 
+@pytest.mark.parametrize(
+    ("changes", "steps", "rollouts"),
+    [
+        # S_E : S_O = 6 : 4 as in the recipe, scaled to 480 rollouts; K P G = 24, P' G' = 15
+        (["method=static_opd"], (18, 12), 18 * 16 + 12 * 15),
+        (["method=static_opd", "static_opd.native=true"], (15, 10), 15 * 16 + 10 * 23),
+        (["method=mopd"], (9, 6), 9 * 24 + 6 * 45),
+        (["method=merge_only"], (20, 0), 20 * 24),
+        (["method=mixed", "mixed.batch=K_times"], (20, 0), 20 * 24),
+    ],
+)
+def test_baselines_with_two_stages_or_other_batches_by_hand(changes, steps, rollouts):
+    plan = plan_of(*changes)
+    cycles = plan.schedule.cycles
+    assert (cycles * plan.schedule.rl_steps, cycles * plan.schedule.opd_steps) == steps
+    assert plan.rollouts == rollouts
+
+
+@pytest.mark.parametrize("method", ["copd", "expert", "mixed", "static_opd", "mopd", "merge_only"])
+@pytest.mark.parametrize("budget", [5_000, 20_000])
+def test_a_budget_scales_the_steps_of_any_method(method, budget):
+    plan = plan_of(f"method={method}", f"budget.rollouts={budget}")
+    rounding = plan.schedule.cycles * (plan.costs.rl_step + plan.costs.opd_step) / 2
+    assert abs(plan.rollouts - budget) <= rounding
+
+
+@pytest.mark.parametrize(
+    ("pair", "expected"),
+    [
+        ({}, ("text", "image")),
+        ({"teacher": "text"}, ("image", "text")),
+        ({"teacher": "video"}, ("text", "video")),
+        ({"student": "text"}, ("text", "image")),
+        ({"student": "video"}, ("video", "text")),
+        ({"student": "video", "teacher": "image"}, ("video", "image")),
+    ],
+)
+def test_static_opd_has_either_direction(pair, expected):
+    plan = plan_of("method=static_opd", *(f"static_opd.{key}={name}" for key, name in pair.items()))
+    assert plan.branches == plan.learners == expected
+    assert plan.edges == (Edge(*expected, 0.5),)
+    assert plan.model == expected[0]
+
+
 def test_without_opd_steps_nobody_teaches():
     assert make_plan(load_recipe("demo", ["schedule.opd_steps=0"])).edges == ()

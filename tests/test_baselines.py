@@ -1,0 +1,189 @@
+"""The baselines as whole runs: who is trained when, from what, at which rollouts, and that experts are reused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import copd
+from copd.config import load_recipe
+from copd.errors import RecipeError
+from copd.runs.checkpoint import latest_checkpoint, verify_checkpoint
+from copd.runs.plan import make_plan
+from copd.runs.runlog import read_lines
+
+SMALL = [
+    "model.threads_per_branch=1",
+    "schedule={cycles: 1, rl_steps: 2, opd_steps: 2}",
+    "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}",
+    "opd={prompts_per_step: 2, rollouts_per_prompt: 4}",
+    "evaluation={problems: 4, validation_problems: 2, behaviour_problems: 2, pass_at: [1]}",
+    "checkpoint={every_steps: 1, keep_last: 20}",
+]
+STATIC = ["method=static_opd", "static_opd={teacher: video, student: text}"]
+METHODS = {
+    "static_opd": [*STATIC, "budget.rollouts=48"],
+    "static_opd with GRPO": [*STATIC, "static_opd.native=true", "budget.rollouts=64"],
+    "mopd": ["method=mopd", "budget.rollouts=96"],
+    "mopd from the mean": ["method=mopd", "budget.rollouts=96", "mopd.student=mean"],
+    "mopd from an expert": ["method=mopd", "budget.rollouts=96", "mopd.student=image"],
+}
+
+
+def events(folder: Path, name: str) -> list[dict]:
+    return [line for line in read_lines(folder / "metrics.jsonl") if line["event"] == name]
+
+
+def weights_at(folder: Path, step: int, branch: str) -> dict[str, torch.Tensor]:
+    tensors = verify_checkpoint(folder / "checkpoints" / f"step-{step:08d}").tensors(branch)
+    return {name.removeprefix("weight/"): tensor for name, tensor in tensors.items() if name.startswith("weight/")}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Each method once, two steps of RLVR and two of OPD."""
+    return {
+        name: copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path_factory.mktemp("baseline") / "run")
+        for name, changes in METHODS.items()
+    }
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_experts_are_trained_first_then_only_the_student_is(runs, name):
+    student = "text" if name.startswith("static") else "student"
+    experts = {"text", "video"} if name.startswith("static") else {"text", "image", "video"}
+    updates = [(event["step"], event["phase"], event["branch"]) for event in events(runs[name], "update")]
+    assert {u for u in updates if u[1] == "rlvr"} == {(step, "rlvr", expert) for step in (0, 1) for expert in experts}
+    assert [u for u in updates if u[1] == "opd"] == [(2, "opd", student), (3, "opd", student)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_teachers_stay_as_they_were_at_the_end_of_their_training(runs, name, assert_same):
+    student = "text" if name.startswith("static") else "student"
+    for teacher in {"text", "image", "video", "student"} & set(latest_checkpoint(runs[name] / "checkpoints").branches):
+        before, after = weights_at(runs[name], 2, teacher), weights_at(runs[name], 4, teacher)
+        if teacher == student:
+            assert any(not torch.equal(before[n], after[n]) for n in before)
+        else:
+            assert_same(after, before)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_ledger_counts_the_planned_rollouts(runs, name):
+    (ledger,) = events(runs[name], "ledger")
+    total = sum(spent["rollouts"] for phases in ledger["spent"].values() for spent in phases.values())
+    # static: 2 steps of 2 x 8, then 2 of 8 (16 with GRPO); mopd: 2 of 3 x 8, then 2 of 3 x 8
+    assert total == ledger["planned_rollouts"] == {"static_opd": 48, "static_opd with GRPO": 64}.get(name, 96)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_grpo_goes_on_in_the_students_field_only_where_asked(runs, name):
+    taught = [event for event in events(runs[name], "update") if event["phase"] == "opd"]
+    assert all(("native/reward" in event) == (name == "static_opd with GRPO") for event in taught)
+    teachers = {"video"} if name.startswith("static") else {"text", "image", "video"}
+    assert all({f"from_{teacher}/delta_abs" for teacher in teachers} <= set(event) for event in taught)
+
+
+def test_the_student_begins_as_the_base_the_mean_or_an_expert(runs):
+    """The first OPD step reveals it: where student and teacher are one model, every delta is 0."""
+    first = {
+        name: next(e for e in events(folder, "update") if e["phase"] == "opd")
+        for name, folder in runs.items()
+        if name.startswith("mopd")
+    }
+    assert first["mopd from an expert"]["from_image/delta_abs"] < 1e-6
+    assert first["mopd from an expert"]["from_text/delta_abs"] > 1e-4
+    for name in ("mopd", "mopd from the mean"):
+        assert all(first[name][f"from_{teacher}/delta_abs"] > 1e-5 for teacher in ("text", "image", "video"))
+    deltas = [first[name]["from_text/delta_abs"] for name in ("mopd", "mopd from the mean")]
+    assert deltas[0] != deltas[1]
+
+
+def test_the_mean_of_the_experts_is_where_that_student_begins(runs):
+    """Its first step of Adam moves no weight by more than the learning rate."""
+    folder = runs["mopd from the mean"]
+    experts = [weights_at(folder, 2, name) for name in ("text", "image", "video")]
+    student = weights_at(folder, 3, "student")
+    for name, tensor in student.items():
+        mean = sum(expert[name].double() for expert in experts) / 3
+        assert float((tensor - mean).abs().max()) < 1.1e-4
+
+
+@pytest.mark.parametrize("name", ["static_opd with GRPO", "mopd from the mean"])
+@pytest.mark.parametrize("stop", [1, 2, 3], ids=["in RLVR", "between phases", "in OPD"])
+def test_resuming_is_bit_identical(runs, tmp_path, name, stop, assert_same):
+    folder = tmp_path / "run"
+    shutil.copytree(runs[name], folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
+    for checkpoint in (folder / "checkpoints").iterdir():
+        if checkpoint.name != f"step-{stop:08d}":
+            shutil.rmtree(checkpoint)
+    copd.train(load_recipe("demo", [*SMALL, *METHODS[name]]), folder, resume=True)
+    ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, runs[name]))
+    for branch in theirs.branches:
+        assert_same(ours.tensors(branch), theirs.tensors(branch))
+    accuracy = [events(f, "result")[0]["table"] for f in (folder, runs[name])]
+    assert accuracy[0] == accuracy[1]
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory):
+    changes = ["method=expert", "budget.rollouts=72"]
+    return copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path_factory.mktemp("experts") / "run")
+
+
+def test_merge_only_is_the_mean_of_experts_that_were_reused(experts, tmp_path, assert_same):
+    changes = ["method=merge_only", "budget.rollouts=72", f"experts.run={experts}"]
+    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run")
+    assert events(folder, "update") == [], "three steps were there already"
+    merged = load_file(folder / "merged" / "model.safetensors")
+    branches = [load_file(experts / "branches" / name / "model.safetensors") for name in ("text", "image", "video")]
+    for name, tensor in merged.items():
+        torch.testing.assert_close(tensor, sum(branch[name] for branch in branches) / 3, rtol=1e-6, atol=1e-7)
+    (ledger,) = events(folder, "ledger")
+    total = sum(spent["rollouts"] for phases in ledger["spent"].values() for spent in phases.values())
+    assert total == ledger["planned_rollouts"] == 72, "what the experts cost is counted"
+
+
+@pytest.mark.parametrize("name", ["static_opd", "mopd from the mean"])
+def test_reused_experts_give_the_run_that_trains_its_own(runs, experts, tmp_path, name, assert_same):
+    changes = [*METHODS[name], f"experts.run={experts}"]
+    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run")
+    assert [event["step"] for event in events(folder, "update")] == [2, 3]
+    assert json.loads((folder / "manifest.json").read_text())["recipe"]["experts"]["run"] == str(experts)
+    ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, runs[name]))
+    for branch in theirs.branches:
+        assert_same(ours.tensors(branch), theirs.tensors(branch))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("seed=1", "developed otherwise"),
+        ("optimizer.learning_rate=1e-3", "developed otherwise"),
+        ("experts.run=nowhere", "no manifest of a run"),
+    ],
+)
+def test_experts_of_another_trajectory_are_refused(experts, tmp_path, change, said):
+    changes = [*SMALL, "method=mopd", f"experts.run={experts}", change]
+    with pytest.raises(RecipeError, match=said):
+        copd.train(load_recipe("demo", changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["method=static_opd", "static_opd.teacher=sound"], "static_opd.teacher: no branch 'sound'"),
+        (["method=static_opd", "static_opd={teacher: text, student: text}"], "'text' cannot teach itself"),
+        (["method=mopd", "mopd.student=sound"], "mopd.student: no branch 'sound'"),
+        (["method=mopd", "schedule.opd_steps=0"], "mopd needs rl_steps and opd_steps above 0"),
+        (["method=merge_only", "branches={a: {task: {capability: text}}}"], "merge_only needs at least two"),
+        (["budget.rollouts=0"], "budget.rollouts"),
+    ],
+)
+def test_contradictory_baselines_are_refused_by_name(changes, said):
+    with pytest.raises(RecipeError, match=said):
+        make_plan(load_recipe("demo", changes))
