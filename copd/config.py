@@ -64,6 +64,9 @@ class Recipe(Section):
     budget: BudgetSection = BudgetSection()
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (), description="where else the numbers of metrics.jsonl go; each is an extra of the package"
+    )
     backend: Literal["local"] = Field("local", description="local: all branches in this process")
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ from copd.runs.folder import check_folder, claim
 from copd.runs.observer import RunObserver
 from copd.runs.plan import Plan, make_plan
 from copd.runs.runlog import read_lines
+from copd.runs.trackers import open_trackers
 from copd.tasks.mixture import Mixture
 from copd.types import Split, Task
 
@@ -106,6 +107,8 @@ class _Run:
 
     async def complete(self, resume: bool) -> None:
         handles = {name: LocalBranch(branch) for name, branch in self.branches.items()}
+        checkpoint = latest_checkpoint(self.folder / "checkpoints") if resume else None
+        first_step = checkpoint.step if checkpoint else 0
         observer = RunObserver(
             self.folder,
             handles,
@@ -115,8 +118,17 @@ class _Run:
             evaluation=self.recipe.evaluation,
             checkpoint=self.recipe.checkpoint,
             display=self.screen,
+            trackers=open_trackers(self.recipe.trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
         )
-        checkpoint = latest_checkpoint(self.folder / "checkpoints") if resume else None
+        try:
+            await self._train(handles, observer, checkpoint)
+            await self._conclude(handles, observer)
+        finally:
+            observer.close()
+
+    async def _train(
+        self, handles: Mapping[str, LocalBranch], observer: RunObserver, checkpoint: Checkpoint | None
+    ) -> None:
         if checkpoint:
             await observer.resume(checkpoint)
         else:
@@ -128,7 +140,6 @@ class _Run:
         start = checkpoint.step if checkpoint else 0
         self.screen.started(start)
         await self._method(handles, observer, start)
-        await self._conclude(handles, observer)
 
     async def _method(self, handles: Mapping[str, LocalBranch], observer: RunObserver, start: int) -> None:
         method, plan = self.recipe.method, self.plan

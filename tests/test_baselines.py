@@ -112,8 +112,11 @@ def test_the_mean_of_the_experts_is_where_that_student_begins(runs):
         assert float((tensor - mean).abs().max()) < 1.1e-4
 
 
-@pytest.mark.parametrize("name", ["static_opd with GRPO", "mopd from the mean"])
-@pytest.mark.parametrize("stop", [1, 2, 3], ids=["in RLVR", "between phases", "in OPD"])
+@pytest.mark.parametrize(
+    ("name", "stop"),
+    [("static_opd with GRPO", 1), ("mopd from the mean", 2), ("static_opd with GRPO", 3)],
+    ids=["in RLVR", "between phases", "in OPD"],
+)
 def test_resuming_is_bit_identical(runs, tmp_path, name, stop, assert_same):
     folder = tmp_path / "run"
     shutil.copytree(runs[name], folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))

@@ -74,8 +74,8 @@ def draw_accuracy(axes: Any, records: Sequence[Record], *, label: str = "", styl
 
 
 def draw_reward(axes: Any, records: Sequence[Record]) -> bool:
-    """Draw the reward of native rollouts, a mean over five steps; False without records."""
-    updates = _events(records, "update")
+    """Draw the reward of native rollouts, a mean over five steps; False where there were none."""
+    updates = [update for update in _events(records, "update") if "native/reward" in update]
     for branch in dict.fromkeys(update["branch"] for update in updates):
         own = [update for update in updates if update["branch"] == branch]
         rewards = [update["native/reward"] for update in own]

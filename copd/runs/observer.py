@@ -12,6 +12,7 @@ from copd.measure.evaluate import Accuracy, evaluate
 from copd.measure.ledger import Ledger
 from copd.runs.checkpoint import Checkpoint, save_checkpoint
 from copd.runs.runlog import JsonLines
+from copd.runs.trackers import Log, numbers_of
 from copd.schedule import Phase, Position, Schedule, Stretch
 from copd.sections import CheckpointSection, EvaluationSection
 from copd.topology import Edge
@@ -44,6 +45,7 @@ class RunObserver:
         evaluation: EvaluationSection,
         checkpoint: CheckpointSection,
         display: Display,
+        trackers: Sequence[Log] = (),
     ) -> None:
         self.meet_every = checkpoint.every_steps
         self.ledger = Ledger()
@@ -55,6 +57,7 @@ class RunObserver:
         self._evaluation = evaluation
         self._keep_last = checkpoint.keep_last
         self._display = display
+        self._trackers = trackers
         self._metrics = JsonLines(folder / "metrics.jsonl")
         self._samples = JsonLines(folder / "samples.jsonl")
         self._started = time.perf_counter()
@@ -116,7 +119,10 @@ class RunObserver:
     def note(self, event: str, step: int, **values: Any) -> None:
         """Append one event to `metrics.jsonl`; `seconds` since the start of this process is the only clock in it."""
         seconds = round(time.perf_counter() - self._started, 3)
-        self._metrics.write({"event": event, "step": step, "seconds": seconds, **values})
+        record = {"event": event, "step": step, "seconds": seconds, **values}
+        self._metrics.write(record)
+        for tracker in self._trackers:
+            tracker.log(step, numbers_of(record))
 
     async def _save(self, steps_done: int, counts: Mapping[str, Mapping[str, float]]) -> None:
         states = {name: await branch.state() for name, branch in self._branches.items()}
@@ -128,6 +134,11 @@ class RunObserver:
             "only_rlvr": all(self._schedule.position(step).phase is Phase.RLVR for step in range(steps_done)),
         }
         save_checkpoint(self._folder / "checkpoints", steps_done, states, notes, self._keep_last)
+
+    def close(self) -> None:
+        """Nothing more will be noted."""
+        for tracker in self._trackers:
+            tracker.close()
 
     def restart(self) -> None:
         """Forget what an attempt without a checkpoint has written."""

@@ -1,0 +1,76 @@
+"""Trackers: where else the numbers of `metrics.jsonl` go.
+
+A tracker is a function that opens a log for a run and returns two functions: `log(step, numbers)` and `close()`. Add one
+by writing such a function and entering it in `TRACKERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from copd.errors import RecipeError
+
+LEFT_OUT = ("event", "step", "seconds", "branch")
+
+
+class Log(NamedTuple):
+    """An open log."""
+
+    log: Callable[[int, Mapping[str, float]], None]
+    close: Callable[[], None]
+
+
+def tensorboard(folder: Path, first_step: int, recipe: Mapping[str, Any]) -> Log:
+    """Event files in `RUN/tensorboard`; what a resumed run writes again replaces what stood there."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+
+    def log(step: int, numbers: Mapping[str, float]) -> None:
+        for name, value in numbers.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return Log(log, writer.close)
+
+
+def wandb(folder: Path, first_step: int, recipe: Mapping[str, Any]) -> Log:
+    """A Weights & Biases run named like the run folder; account and mode come from wandb's own environment."""
+    import wandb
+
+    run = wandb.init(project="copd", name=folder.name, id=folder.name, dir=folder, config=dict(recipe), resume="allow")
+    return Log(lambda step, numbers: run.log({**numbers, "step": step}), run.finish)
+
+
+TRACKERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Log]] = {"tensorboard": tensorboard, "wandb": wandb}
+
+
+def open_trackers(names: Sequence[str], folder: Path, first_step: int, recipe: Mapping[str, Any]) -> list[Log]:
+    """Open the trackers of these names; raises RecipeError naming one whose library is not installed."""
+    logs = []
+    for name in names:
+        try:
+            logs.append(TRACKERS[name](folder, first_step, recipe))
+        except ImportError as error:
+            raise RecipeError(f"trackers: {name} is not installed: pip install 'copd[{name}]' ({error})") from error
+    return logs
+
+
+def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of one record of `metrics.jsonl`, with the path to each as its name: `update/text/native/reward`."""
+    prefix = "/".join([record["event"], *([record["branch"]] if "branch" in record else [])])
+    return dict(_flat(prefix, {key: value for key, value in record.items() if key not in LEFT_OUT}))
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _flat(f"{prefix}/{key}", item)
+    elif isinstance(value, list):
+        for item in value:
+            if isinstance(item, Mapping) and "model" in item:
+                yield from _flat(f"{prefix}/{item['model']}/{item['field']}", item.get("greedy", {}).get("value"))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield prefix, float(value)
