@@ -1,7 +1,7 @@
 """Trackers: where else the numbers of `metrics.jsonl` go.
 
-A tracker is a function that opens a log for a run and returns two functions: `log(step, numbers)` and `close()`. Add one
-by writing such a function and entering it in `TRACKERS`.
+A tracker is a function that opens a log for a run and returns two functions: `log(step, numbers)` and `close()`. Add
+one by writing such a function and entering it in `TRACKERS`.
 """
 
 from __future__ import annotations
