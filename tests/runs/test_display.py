@@ -33,7 +33,12 @@ def updated(screen, plan, step):
 def test_the_plan_names_branches_edges_steps_and_rollouts(screen, seen):
     sizes = ["sampling.prompts_per_step=16", "opd.prompts_per_step=8"]
     screen.planned(Path("runs/x"), "copd", make_plan(load_recipe("demo", sizes)))
-    for expected in ("text, image, video", "video teaches text (beta 1)", "4 x (15 steps of RLVR + 10 of mutual OPD)", "48,640"):
+    for expected in (
+        "text, image, video",
+        "video teaches text (beta 1)",
+        "4 x (15 steps of RLVR + 10 of mutual OPD)",
+        "48,640",
+    ):
         assert expected in seen.getvalue()
 
 
