@@ -163,10 +163,11 @@ def accuracy_table(table: Sequence[Accuracy], title: str, *, intervals: bool = T
     fields = list(dict.fromkeys(cell.field for cell in table))
     ks = sorted({k for cell in table for k in cell.pass_at})
     shown = Table(title=title, title_justify="left")
-    shown.add_column("model", overflow="fold", min_width=12)
+    names = list(dict.fromkeys(cell.model for cell in table))
+    shown.add_column("model", overflow="fold", min_width=min(30, max(map(len, names))))
     for name in (*fields, *(f"{AVERAGE} pass@{k}" for k in ks)):
         shown.add_column(name, justify="right")
-    for model in dict.fromkeys(cell.model for cell in table):
+    for model in names:
         cells = {cell.field: cell for cell in table if cell.model == model}
         estimates = [cells[name].greedy for name in fields] + [cells[AVERAGE].pass_at[k] for k in ks]
         shown.add_row(escape(model), *(_per_cent(estimate, intervals) for estimate in estimates))
