@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
+from copd.branch import ObjectiveSettings, Reference
 from copd.config import Recipe
 from copd.errors import RecipeError
+from copd.maths.distill import clamped_delta, masked_delta, proximal_delta
+from copd.model.learner import Learner
 from copd.model.load import compute_on, model_folder
 from copd.model.parity import settle_path
+from copd.model.parts import Aggregate, Delta, over_constant, over_sequences, over_tokens
 from copd.model.policy import Policy
 from copd.tasks.digits import Digits
-from copd.types import Split, Task
+from copd.types import Rollouts, Split, Task
 
 PROBED_PROBLEMS = 64
 WARMED_UP_AT = {"builtin:digits": 1.0}
@@ -34,6 +39,39 @@ def make_tasks(recipe: Recipe) -> dict[str, Task]:
         name: Digits(**branch.task.model_dump(exclude={"kind"}), seed=recipe.seed)
         for name, branch in recipe.branches.items()
     }
+
+
+def make_learner(recipe: Recipe, policy: Policy) -> Learner:
+    """The optimizer of a branch, with the clips, the aggregation and the passes of the recipe."""
+    aggregations: dict[str, Callable[[Rollouts], Aggregate]] = {
+        "sequence": over_sequences,
+        "token": over_tokens,
+        "constant": partial(over_constant, max_new_tokens=recipe.sampling.max_new_tokens),
+    }
+    return Learner(
+        policy,
+        **recipe.optimizer.model_dump(),
+        clip_low=recipe.grpo.clip_low,
+        clip_high=recipe.grpo.clip_high,
+        passes=recipe.grpo.passes,
+        aggregate=aggregations[recipe.grpo.aggregation],
+    )
+
+
+def make_objectives(recipe: Recipe, base: Policy) -> ObjectiveSettings:
+    """What the parts of an update are made with; the base, which is never trained, is the reference of the KL."""
+    grpo, opd = recipe.grpo, recipe.opd
+    deltas: dict[str, Delta] = {
+        "clamp": partial(clamped_delta, bound=opd.clamp),
+        "mask": partial(masked_delta, bound=opd.clamp),
+        "proximal": partial(proximal_delta, teacher_share=opd.teacher_share),
+    }
+    return ObjectiveSettings(
+        delta=deltas[opd.bound],
+        normalize_std=grpo.normalize_std,
+        mask_truncated=grpo.mask_truncated,
+        reference=Reference(base, grpo.kl_coefficient) if grpo.kl_coefficient else None,
+    )
 
 
 def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> list[str]:

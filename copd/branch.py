@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from copd.maths.advantages import group_advantages, has_signal
+from copd.model.batching import take_rows
 from copd.model.export import save_policy
 from copd.model.learner import Learner
-from copd.model.parts import DistillObjective, GrpoObjective, Objective
+from copd.model.parts import AnchoredGrpoObjective, Delta, DistillObjective, GrpoObjective, Objective
 from copd.model.policy import Policy
 from copd.rewards.verifiers import reward
 from copd.types import Part, Problem, Rollouts, Score, Split, Task
@@ -32,9 +33,35 @@ class SamplingSettings:
     temperature: float
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What native RLVR is held near to: a frozen policy, which branches may share, and the weight of the KL to it."""
+
+    policy: Policy
+    kl_coefficient: float
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What the parts of an update are made with.
+
+    `delta` bounds the distillation signal. With `mask_truncated`, native responses that the length limit cut are left
+    out as if they had not been drawn. `reference` is None where there is no KL term.
+    """
+
+    delta: Delta
+    normalize_std: bool = True
+    mask_truncated: bool = False
+    reference: Reference | None = None
+
+
 @dataclass
 class Counts:
-    """The ledger of one branch since the start of the run: rollouts, tokens, and seconds by activity."""
+    """The ledger of one branch since the start of the run: rollouts, tokens, and seconds by activity.
+
+    Tokens scored are those of peers' responses that the branch taught on, and those of its own responses that its
+    reference scored, once a batch; tokens trained on count once for every pass.
+    """
 
     rollouts: int = 0
     tokens_generated: int = 0
@@ -105,12 +132,12 @@ class Branch(Actor):
         *,
         field: str,
         learner: Learner,
-        clamp: float,
+        settings: ObjectiveSettings,
     ) -> None:
         super().__init__(name, index, policy, tasks, sampling)
         self.field = field
         self.learner = learner
-        self.clamp = clamp
+        self.settings = settings
         self.counts = Counts()
 
     def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
@@ -134,17 +161,20 @@ class Branch(Actor):
         return score
 
     def update(self, parts: Sequence[Part]) -> dict[str, float]:
-        """One optimizer step from graded rollouts and teachers' scores; its metrics.
+        """The optimizer steps over one batch of graded rollouts and teachers' scores; their metrics.
+
+        However many passes the learner makes, the version goes up by one.
 
         Raises ValueError for a teacher's score of another version than the part demands: a stale teacher.
         """
         started = time.perf_counter()
-        report = self.learner.step([self._objective(part) for part in parts])
+        objectives = [self._objective(part) for part in parts]
+        report = self.learner.step(objectives)
         self.version += 1
         seconds = time.perf_counter() - started
         self.counts.tokens_trained += report.tokens_trained
         self.counts.update_seconds += seconds
-        described = [describe(part) for part in parts]
+        described = [describe(part, each.rollouts) for part, each in zip(parts, objectives, strict=True)]
         return {
             **{name: value for metrics in described for name, value in metrics.items()},
             **report.metrics,
@@ -154,15 +184,27 @@ class Branch(Actor):
 
     def _objective(self, part: Part) -> Objective:
         if part.teacher is None:
-            assert part.rollouts.reward_N is not None
-            advantage_N = group_advantages(part.rollouts.reward_N, part.rollouts.prompt_of_N)
-            return GrpoObjective(part.name, part.rollouts, part.weight, advantage_N)
+            return self._native(part)
         if part.teacher.version != part.teacher_version:
             raise ValueError(
                 f"branch {self.name}: {part.name} was scored at version {part.teacher.version}, "
                 f"due is {part.teacher_version}"
             )
-        return DistillObjective(part.name, part.rollouts, part.weight, part.teacher.logp_NT, self.clamp)
+        return DistillObjective(part.name, part.rollouts, part.weight, part.teacher.logp_NT, self.settings.delta)
+
+    def _native(self, part: Part) -> GrpoObjective:
+        rows_M = (part.rollouts.finished_N | (not self.settings.mask_truncated)).nonzero()[:, 0]
+        rollouts = take_rows(part.rollouts, rows_M)
+        assert rollouts.reward_N is not None
+        advantage_M = group_advantages(
+            rollouts.reward_N, rollouts.prompt_of_N, normalize_std=self.settings.normalize_std
+        )
+        reference = self.settings.reference
+        if reference is None:
+            return GrpoObjective(part.name, rollouts, part.weight, advantage_M)
+        logp_MT = reference.policy.score(part.rollouts).logp_NT[rows_M]
+        self.counts.tokens_scored += int(part.rollouts.mask_NT.sum())
+        return AnchoredGrpoObjective(part.name, rollouts, part.weight, advantage_M, logp_MT, reference.kl_coefficient)
 
     def state(self) -> dict[str, Tensor]:
         """Learner and version: with the step, everything a resumed branch needs."""
@@ -189,15 +231,29 @@ def stream(seed: int, who: str, task: str, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def describe(part: Part) -> dict[str, float]:
-    """What the rollouts of a part look like: reward, groups with signal, response length, share cut by the limit."""
+def describe(part: Part, trained: Rollouts) -> dict[str, float]:
+    """What the rollouts of a part look like: reward, response length, share cut by the limit, groups with signal.
+
+    The signal is that of the rows `trained` on; all else is over all rows. Where the problems are of several tasks the
+    reward is also given for each of them, as `PART/reward/TASK`.
+    """
     rollouts = part.rollouts
     assert rollouts.reward_N is not None
-    groups = len(rollouts.problems)
-    signal_N = has_signal(rollouts.reward_N, rollouts.prompt_of_N)
+    assert trained.reward_N is not None
+    signal_M = has_signal(trained.reward_N, trained.prompt_of_N)
     return {
         f"{part.name}/reward": float(rollouts.reward_N.mean()),
-        f"{part.name}/groups_with_signal": len(rollouts.prompt_of_N[signal_N].unique()) / groups,
+        **{f"{part.name}/reward/{task}": value for task, value in reward_by_task(rollouts).items()},
+        f"{part.name}/groups_with_signal": len(trained.prompt_of_N[signal_M].unique()) / len(rollouts.problems),
         f"{part.name}/response_length": float(rollouts.mask_NT.sum(-1).float().mean()),
         f"{part.name}/cut_rate": 1 - float(rollouts.finished_N.float().mean()),
     }
+
+
+def reward_by_task(rollouts: Rollouts) -> dict[str, float]:
+    """The mean reward of each task in the batch; empty where all problems are of one."""
+    assert rollouts.reward_N is not None
+    tasks = [rollouts.problems[p].task for p in rollouts.prompt_of_N.tolist()]
+    names = sorted(set(tasks))
+    rewards = {name: rollouts.reward_N[torch.tensor([task == name for task in tasks])] for name in names}
+    return {name: float(each.mean()) for name, each in rewards.items() if len(names) > 1}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from copd.algorithm import Merge, copd, merged
-from copd.assemble import check_problems, conflict_warnings, load_policy, make_tasks
+from copd.assemble import check_problems, conflict_warnings, load_policy, make_learner, make_objectives, make_tasks
 from copd.backends.local import LocalActor, LocalBranch, finish
 from copd.baselines import frozen_teachers, independent
 from copd.branch import Actor, Branch, SamplingSettings
@@ -20,7 +20,6 @@ from copd.errors import MergeError, RecipeError
 from copd.files import sha256
 from copd.maths import merge as merges
 from copd.measure.evaluate import Accuracy, accuracies, evaluate
-from copd.model.learner import Learner
 from copd.model.load import model_folder
 from copd.report.page import REPORT, write_report
 from copd.runs.checkpoint import Checkpoint, latest_checkpoint
@@ -95,14 +94,15 @@ class _Run:
 
     def _branch(self, name: str, index: int, tasks: Mapping[str, Task]) -> Branch:
         policy = self.base.clone()
-        learner = Learner(
-            policy,
-            **self.recipe.optimizer.model_dump(),
-            clip_low=self.recipe.grpo.clip_low,
-            clip_high=self.recipe.grpo.clip_high,
-        )
         return Branch(
-            name, index, policy, tasks, self.sampling, field=name, learner=learner, clamp=self.recipe.opd.clamp
+            name,
+            index,
+            policy,
+            tasks,
+            self.sampling,
+            field=name,
+            learner=make_learner(self.recipe, policy),
+            settings=make_objectives(self.recipe, self.base),
         )
 
     async def complete(self, resume: bool) -> None:

@@ -10,6 +10,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+CLAMP, TEACHER_SHARE = 5.0, 0.9
 
 
 class Section(BaseModel):
@@ -127,10 +128,23 @@ class SamplingSection(Section):
 
 
 class GrpoSection(Section):
-    """The RLVR objective."""
+    """The RLVR objective; clips, aggregation and passes hold for the OPD parts too."""
 
     clip_low: Share = Field(0.2, description="ratios are clipped at 1 - clip_low")
     clip_high: float = Field(0.28, ge=0, description="ratios are clipped at 1 + clip_high")
+    aggregation: Literal["sequence", "token", "constant"] = Field(
+        "sequence",
+        description="sequence: mean over each response, then over responses; token: mean over all tokens; "
+        "constant: sum over responses x sampling.max_new_tokens (Dr. GRPO)",
+    )
+    normalize_std: bool = Field(
+        True, strict=True, description="advantages are divided by the group's standard deviation; Dr. GRPO: false"
+    )
+    kl_coefficient: float = Field(0.0, ge=0, description="weight of the KL to the base (k3 estimate); 0 = none")
+    passes: Count = Field(1, description="optimizer steps over each batch; ratios are to the first pass's log-probs")
+    mask_truncated: bool = Field(
+        False, strict=True, description="leave responses cut by max_new_tokens out, as if they had not been drawn"
+    )
 
 
 class OpdSection(Section):
@@ -139,7 +153,25 @@ class OpdSection(Section):
     prompts_per_step: Count = Field(8, description="prompts per incoming edge and OPD step")
     rollouts_per_prompt: Count = Field(8, description="responses per such prompt")
     beta: float = Field(1.0, ge=0, description="weight of each incoming edge in hub and full topologies")
-    clamp: Positive = Field(5.0, description="the log-prob difference to the teacher is bounded to [-clamp, clamp]")
+    bound: Literal["clamp", "mask", "proximal"] = Field(
+        "clamp",
+        description="of the log-prob difference to the teacher. clamp: to [-clamp, clamp]; mask: tokens beyond that "
+        "count as 0; proximal: the difference to a mixture of teacher and student",
+    )
+    clamp: Positive = Field(CLAMP, description="with bound clamp and mask: the greatest difference")
+    teacher_share: float = Field(
+        TEACHER_SHARE, gt=0, le=1, description="with bound proximal: the teacher's share of the mixture (a)"
+    )
+
+    @model_validator(mode="after")
+    def _sound(self) -> OpdSection:
+        if self.bound == "proximal" and self.clamp != CLAMP:
+            raise ValueError(f".clamp: is {self.clamp}, but with bound 'proximal' there is none; leave it out")
+        if self.bound != "proximal" and self.teacher_share != TEACHER_SHARE:
+            raise ValueError(
+                f".teacher_share: is {self.teacher_share}, but bound is {self.bound!r}; it belongs to bound 'proximal'"
+            )
+        return self
 
 
 class OptimizerSection(Section):

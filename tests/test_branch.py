@@ -2,11 +2,14 @@
 
 import math
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
 
-from copd.branch import VISIT_STRIDE, Actor, Branch, SamplingSettings, stream
+from copd.branch import VISIT_STRIDE, Actor, Branch, ObjectiveSettings, Reference, SamplingSettings, stream
+from copd.maths.distill import clamped_delta
+from copd.model.batching import take_rows
 from copd.model.learner import Learner
 from copd.model.parts import DistillObjective, GrpoObjective
 from copd.model.policy import Policy
@@ -14,6 +17,7 @@ from copd.tasks.digits import Digits
 from copd.types import Part, Split
 
 SAMPLING = SamplingSettings(seed=3, max_new_tokens=6, temperature=1.0)
+SETTINGS = ObjectiveSettings(delta=partial(clamped_delta, bound=5.0))
 REWARDS = (1.0, 0.0, 0.0, 1.0, 1.0, 1.0)
 ADVANTAGES = (2 / math.sqrt(3), -1 / math.sqrt(3), -1 / math.sqrt(3), 0.0, 0.0, 0.0)
 """Of `REWARDS` in groups of three, one and two: mean 1/3 and unbiased standard deviation 1/sqrt(3) in the first."""
@@ -21,11 +25,11 @@ ADVANTAGES = (2 / math.sqrt(3), -1 / math.sqrt(3), -1 / math.sqrt(3), 0.0, 0.0, 
 
 @pytest.fixture
 def make_branch(policy):
-    def make(name="text", index=0, policy=policy, tasks=None):
+    def make(name="text", index=0, policy=policy, tasks=None, settings=SETTINGS, **options):
         twin = policy.clone()
-        learner = Learner(twin, learning_rate=1e-3)
+        learner = Learner(twin, **{"learning_rate": 1e-3} | options)
         tasks = tasks or {kind: Digits(kind, seed=3) for kind in ("text", "image")}
-        return Branch(name, index, twin, tasks, SAMPLING, field=name, learner=learner, clamp=5.0)
+        return Branch(name, index, twin, tasks, SAMPLING, field=name, learner=learner, settings=settings)
 
     return make
 
@@ -155,7 +159,7 @@ def test_an_update_adds_grpo_and_distillation_in_one_step(make_branch, graded, p
     learner.step(
         [
             GrpoObjective("native", graded, 1.0, torch.tensor(ADVANTAGES)),
-            DistillObjective("opd/image", visit, 0.7, ending.score(visit).logp_NT, 5.0),
+            DistillObjective("opd/image", visit, 0.7, ending.score(visit).logp_NT, SETTINGS.delta),
         ]
     )
     found, expected = branch.learner.state(), learner.state()
@@ -239,3 +243,115 @@ def test_a_saved_branch_loads_as_the_same_policy(make_branch, graded, tmp_path):
     branch.save(tmp_path / "branch", "card")
     again = Policy.from_pretrained(tmp_path / "branch")
     assert torch.equal(again.score(graded).logp_NT, branch.inspect(graded).logp_NT)
+
+
+def moments(branch):
+    """AdamW's first moment after an update, by parameter; after one update it is a tenth of the gradient."""
+    return {name: tensor for name, tensor in branch.learner.state().items() if name.startswith("exp_avg/")}
+
+
+def test_without_the_deviation_advantages_are_the_centred_rewards(make_branch, graded, policy, assert_same):
+    branch = make_branch(settings=replace(SETTINGS, normalize_std=False))
+    branch.update([Part("native", graded)])
+    other = make_branch()
+    centred_N = torch.tensor([2 / 3, -1 / 3, -1 / 3, 0.0, 0.0, 0.0])
+    other.learner.step([GrpoObjective("native", graded, 1.0, centred_N)])
+    assert_same(moments(branch), moments(other), atol=1e-6)
+
+
+def test_masked_responses_that_were_cut_are_as_if_they_had_not_been_drawn(make_branch, graded, assert_same):
+    """In the loss, in the denominator, and in the mean and deviation of their group."""
+    rewards_N = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0, 1.0])
+    finished_N = torch.tensor([True, True, False, True, True, True])
+    batch = replace(graded, reward_N=rewards_N, finished_N=finished_N)
+    masked, without, trained = (
+        make_branch(settings=replace(SETTINGS, mask_truncated=True)),
+        make_branch(),
+        make_branch(),
+    )
+    metrics = masked.update([Part("native", batch)])
+    fewer = without.update([Part("native", take_rows(batch, finished_N.nonzero()[:, 0]))])
+    trained.update([Part("native", batch)])
+    assert_same(moments(masked), moments(without))
+    assert metrics["native/grad_norm"] == fewer["native/grad_norm"] > 0
+    difference = [float((moments(masked)[name] - moments(trained)[name]).abs().max()) for name in moments(masked)]
+    assert max(difference) > 1e-3
+    assert metrics["native/reward"] == pytest.approx(2 / 6)
+    assert metrics["native/cut_rate"] == pytest.approx(1 / 6)
+
+
+def test_a_signal_that_only_a_cut_response_makes_is_none_when_cut_responses_are_masked(make_branch, graded):
+    """Rows 0, 2 and 4 are cut: what is left of the first group, one row, has nothing to compare with."""
+    metrics = make_branch(settings=replace(SETTINGS, mask_truncated=True)).update([Part("native", graded)])
+    assert metrics["native/groups_with_signal"] == 0.0
+    assert metrics["native/grad_norm"] == 0.0
+    assert make_branch().update([Part("native", graded)])["native/groups_with_signal"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_where_every_response_is_cut_and_masked_nothing_is_trained_and_nothing_fails(make_branch, graded, policy, held):
+    reference = Reference(policy, 0.1) if held else None
+    branch = make_branch(settings=replace(SETTINGS, mask_truncated=True, reference=reference))
+    metrics = branch.update([Part("native", replace(graded, finished_N=torch.zeros(6, dtype=torch.bool)))])
+    assert metrics["skipped"] == metrics["native/grad_norm"] == metrics["native/groups_with_signal"] == 0.0
+    assert branch.counts.tokens_trained == 0
+    assert metrics["native/cut_rate"] == 1.0
+
+
+def test_cut_responses_are_taught_on_even_where_the_native_part_masks_them(make_branch, graded, ending, assert_same):
+    teacher = make_branch("image", policy=ending)
+    taught = [make_branch(settings=replace(SETTINGS, mask_truncated=masked)) for masked in (True, False)]
+    for branch in taught:
+        branch.update([Part("opd", graded, 1.0, teacher.score(graded))])
+        assert branch.counts.tokens_trained == 26
+    assert_same(moments(taught[0]), moments(taught[1]))
+
+
+def test_a_branch_that_is_its_own_reference_has_no_kl_and_the_gradient_of_the_rewards_alone(
+    make_branch, graded, policy, assert_same
+):
+    held, free = make_branch(settings=replace(SETTINGS, reference=Reference(policy, 0.5))), make_branch()
+    metrics = held.update([Part("native", graded)])
+    free.update([Part("native", graded)])
+    assert metrics["native/kl"] == pytest.approx(0.0, abs=1e-9)
+    assert_same(moments(held), moments(free), atol=1e-5)
+
+
+def test_the_kl_holds_a_branch_near_its_reference(make_branch, graded, policy):
+    """The same updates with and without the term; the reference itself never moves."""
+    before = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
+    branches = {
+        weight: make_branch(settings=replace(SETTINGS, reference=Reference(policy, weight))) for weight in (0.01, 10)
+    }
+    for branch in branches.values():
+        for _ in range(6):
+            metrics = branch.update([Part("native", graded)])
+        assert metrics["native/kl"] > 0
+    distance = {
+        weight: float((branch.inspect(graded).logp_NT - policy.score(graded).logp_NT).abs().sum())
+        for weight, branch in branches.items()
+    }
+    assert distance[10] < 0.5 * distance[0.01]
+    assert all(torch.equal(p, before[name]) for name, p in policy.model.named_parameters())
+
+
+def test_the_reference_scores_a_batch_once_whatever_the_passes_and_its_tokens_are_counted(make_branch, graded, policy):
+    branch = make_branch(settings=replace(SETTINGS, reference=Reference(policy, 0.1)), passes=3)
+    branch.update([Part("native", graded)])
+    assert branch.counts.tokens_scored == 26
+    assert branch.counts.tokens_trained == 3 * 26
+    assert branch.version == 1
+
+
+def test_the_reward_of_each_task_is_told_where_a_batch_holds_several(make_branch, written, policy, problems_of):
+    mixed = [problems_of["text"][0], problems_of["image"][0], problems_of["text"][1]]
+    rollouts = replace(written(policy, mixed), reward_N=torch.tensor([1.0, 0.0, 1.0, 0.25, 0.0, 1.0]))
+    metrics = make_branch().update([Part("native", rollouts)])
+    assert metrics["native/reward/text"] == pytest.approx(3 / 5)
+    assert metrics["native/reward/image"] == 0.25
+    assert metrics["native/reward"] == pytest.approx(3.25 / 6)
+
+
+def test_the_reward_of_a_single_task_is_told_once(make_branch, graded):
+    metrics = make_branch().update([Part("native", graded)])
+    assert [name for name in metrics if "reward" in name] == ["native/reward"]

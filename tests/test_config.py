@@ -112,6 +112,32 @@ REFUSED = [
     ),
     pytest.param(TWO + "optimizer: {learning_rate: .nan}", ["optimizer.learning_rate", "finite"], id="a rate of nan"),
     pytest.param(TWO + "opd: {clamp: .inf}", ["opd.clamp", "finite"], id="an infinite clamp"),
+    pytest.param(
+        TWO + "grpo: {aggregation: mean}",
+        ["grpo.aggregation", "'sequence', 'token' or 'constant'", "found 'mean'"],
+        id="an unknown aggregation",
+    ),
+    pytest.param(TWO + "grpo: {kl_coefficient: -0.1}", ["grpo.kl_coefficient", "'-0.1'"], id="a KL that repels"),
+    pytest.param(TWO + "grpo: {passes: 0}", ["grpo.passes", "greater than or equal to 1"], id="no pass"),
+    pytest.param(TWO + "grpo: {passes: on}", ["grpo.passes: holds yes, no, on, off"], id="a truth value for a number"),
+    pytest.param(
+        TWO + "grpo: {mask_truncated: 1}", ["grpo.mask_truncated", "boolean", "'1'"], id="a number for a truth"
+    ),
+    pytest.param(
+        TWO + "grpo: {normalize_std: 'no'}", ["grpo.normalize_std", "boolean", "'no'"], id="a word for a truth"
+    ),
+    pytest.param(TWO + "opd: {bound: none}", ["opd.bound", "'clamp', 'mask' or 'proximal'"], id="an unknown bound"),
+    pytest.param(TWO + "opd: {bound: proximal, teacher_share: 0}", ["opd.teacher_share", "'0'"], id="no teacher"),
+    pytest.param(
+        TWO + "opd: {bound: proximal, clamp: 3}",
+        ["opd.clamp: is 3.0, but with bound 'proximal' there is none"],
+        id="a clamp of the proximal form",
+    ),
+    pytest.param(
+        TWO + "opd: {bound: mask, teacher_share: 0.5}",
+        ["opd.teacher_share: is 0.5, but bound is 'mask'", "belongs to bound 'proximal'"],
+        id="a share without the proximal form",
+    ),
     pytest.param(TWO + "optimizer: {betas: [0.9]}", ["optimizer.betas"], id="one of two betas"),
     pytest.param(TWO + "sampling: {rollouts_per_prompt: 1}", ["sampling.rollouts_per_prompt", "'1'"], id="no group"),
     pytest.param(
@@ -247,6 +273,12 @@ def test_small_numbers_are_numbers_however_they_are_written(recipe_file, text):
     assert rate == 1e-5
 
 
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False), ("yes", True), ("off", False)])
+def test_truth_values_are_read_where_a_field_is_one(recipe_file, text, value):
+    recipe = load_recipe(recipe_file(TWO), [f"grpo.mask_truncated={text}", f"grpo.normalize_std={text}"])
+    assert (recipe.grpo.mask_truncated, recipe.grpo.normalize_std) == (value, value)
+
+
 def test_a_byte_order_mark_and_windows_line_ends_are_read(recipe_file):
     assert load_recipe(recipe_file("\ufeff" + (TWO + "seed: 3\n").replace("\n", "\r\n"))).seed == 3
 
@@ -286,7 +318,13 @@ def test_described_lists_every_field_with_a_meaning():
 
 
 def test_described_values_are_overrides_that_give_the_recipe_back(recipe_file):
-    overrides = ["seed=5", "topology.edges=[{student: a, teacher: b, beta: 0.25}]", "evaluation.pass_at=[1, 4]"]
+    overrides = [
+        "seed=5",
+        "grpo.mask_truncated=true",
+        "opd={bound: proximal, teacher_share: 0.5}",
+        "topology.edges=[{student: a, teacher: b, beta: 0.25}]",
+        "evaluation.pass_at=[1, 4]",
+    ]
     recipe = load_recipe(recipe_file(TWO), [*overrides, "branches.a.task.operators=[sum, max]"])
     assert load_recipe(recipe_file(TWO), [f"{path}={value}" for path, value, _ in described(recipe)]) == recipe
 

@@ -204,6 +204,33 @@ def test_resuming_is_bit_identical(finished, tmp_path, stop):
     assert (folder / "merged/model.safetensors").read_bytes() == (finished / "merged/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
+def test_resuming_is_bit_identical_with_every_option_of_the_objectives(tmp_path):
+    """From between the phases and from within OPD."""
+    options = [
+        "grpo={aggregation: token, normalize_std: false, kl_coefficient: 0.1, passes: 2, mask_truncated: true}",
+        "opd={prompts_per_step: 2, rollouts_per_prompt: 2, bound: proximal}",
+        "schedule={cycles: 1, rl_steps: 2, opd_steps: 2}",
+        "optimizer.learning_rate=1e-3",
+    ]
+    recipe = load_recipe("demo", [*SMALL, *options])
+    whole = copd.train(recipe, tmp_path / "whole")
+    for stop in (2, 3):
+        resumed = tmp_path / f"resumed from {stop}"
+        shutil.copytree(whole, resumed, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
+        for checkpoint in (resumed / "checkpoints").iterdir():
+            if checkpoint.name != f"step-{stop:08d}":
+                shutil.rmtree(checkpoint)
+        copd.train(recipe, resumed, resume=True)
+        assert record(resumed) == record(whole)
+        assert (resumed / "merged/model.safetensors").read_bytes() == (whole / "merged/model.safetensors").read_bytes()
+    updates = events(whole, "update")
+    assert max(update.get("native/kl", 0.0) for update in updates) > 0
+    assert max(update.get("native/clip_rate", 0.0) for update in updates) > 0
+    (ledger,) = events(whole, "ledger")
+    assert all(ledger["spent"][name]["rlvr"]["tokens_scored"] > 0 for name in ("text", "image", "video"))
+
+
 def test_a_finished_run_is_only_shown_when_resumed(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     copd.train(load_recipe("demo", SMALL), finished, resume=True)

@@ -4,12 +4,40 @@ import torch
 from torch import Tensor
 
 
-def sampled_delta(logp_NT: Tensor, teacher_logp_NT: Tensor, *, clamp: float) -> Tensor:
-    """delta_t = log pi_teacher(y_t) - log pi_student(y_t), bounded to [-clamp, clamp]. [N, T] (method.md eq. 3).
+def sampled_delta(logp_NT: Tensor, teacher_logp_NT: Tensor) -> Tensor:
+    """delta_t = log pi_teacher(y_t) - log pi_student(y_t), without a bound. [N, T] (method.md eq. 3).
 
     Used as an advantage, its policy gradient is the sampled gradient of the reverse KL. No gradient flows through it.
     """
-    return (teacher_logp_NT - logp_NT).detach().clamp(-clamp, clamp)
+    return (teacher_logp_NT - logp_NT).detach()
+
+
+def clamped_delta(logp_NT: Tensor, teacher_logp_NT: Tensor, *, bound: float) -> Tensor:
+    """The sampled delta within [-bound, bound]: tokens beyond it pull as much as those at it. [N, T], in nats."""
+    return sampled_delta(logp_NT, teacher_logp_NT).clamp(-bound, bound)
+
+
+def masked_delta(logp_NT: Tensor, teacher_logp_NT: Tensor, *, bound: float) -> Tensor:
+    """The sampled delta, and 0 on tokens where it is beyond [-bound, bound]: they teach nothing. [N, T], in nats.
+
+    They still count in the denominator, as every token of advantage 0 does.
+    """
+    delta_NT = sampled_delta(logp_NT, teacher_logp_NT)
+    return torch.where(delta_NT.abs() > bound, torch.zeros_like(delta_NT), delta_NT)
+
+
+def proximal_delta(logp_NT: Tensor, teacher_logp_NT: Tensor, *, teacher_share: float) -> Tensor:
+    """log(a exp(delta) + 1 - a) with a = `teacher_share` in (0, 1]. [N, T], in nats (method.md section 4).
+
+    This is the delta towards a nearer target, the mixture a pi_teacher + (1 - a) pi_student with the student as it is
+    now, held fixed: used as an advantage, its policy gradient is that of the reverse KL to that target. It is at least
+    log(1 - a), near 0 it is a delta, far above it is delta + log(a); a = 1 is the sampled delta without a bound. It
+    is exactly 0 where teacher and student agree.
+    """
+    delta_NT = sampled_delta(logp_NT, teacher_logp_NT)
+    share = delta_NT.new_tensor(teacher_share)
+    mixed_NT = torch.logaddexp(delta_NT + share.log(), torch.log1p(-share))
+    return torch.where(delta_NT == 0, torch.zeros_like(delta_NT), mixed_NT)
 
 
 def top_k_overlap(student_ids_MK: Tensor, teacher_ids_MK: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from copd.types import Rollouts
 
 
 def take_rows(rollouts: Rollouts, rows_M: Tensor) -> Rollouts:
-    """The given rows, with only the problems they answer, cut to their longest response."""
+    """The given rows, if any, with only the problems they answer, cut to their longest response."""
     prompts, prompt_of_M = torch.unique(rollouts.prompt_of_N[rows_M], return_inverse=True)
     mask_MT = rollouts.mask_NT[rows_M]
-    longest = max(1, int(mask_MT.sum(-1).max()))
+    longest = max([1, *mask_MT.sum(-1).tolist()])
     return replace(
         rollouts,
         problems=tuple(rollouts.problems[p] for p in prompts.tolist()),

@@ -4,28 +4,42 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from copd.errors import NonFiniteError
-from copd.maths.losses import clipped_surrogate, is_clipped, sequence_mean
+from copd.maths.losses import clipped_surrogate, is_clipped
 from copd.model.batching import take_rows
-from copd.model.parts import Objective
+from copd.model.parts import Aggregate, Objective, over_sequences
 from copd.model.policy import Policy
+from copd.types import Rollouts
 
 MAX_SKIPPED_IN_A_ROW = 5
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimizer step did: `metrics` by name (per part: `part/name`), tokens trained on, whether it counted."""
+    """What one step did.
+
+    `metrics` by name (per part: `part/name`), means over the passes; tokens trained on, summed over them; `skipped`
+    where a pass was not finite, so that it and those after it did nothing.
+    """
 
     metrics: dict[str, float]
     tokens_trained: int
     skipped: bool
+
+
+class _Frozen(NamedTuple):
+    """What the first pass over a micro-batch fixes for the passes after it: pi_old, the advantages, values to log."""
+
+    old_logp_MT: Tensor
+    advantage_MT: Tensor
+    logged: dict[str, Tensor]
 
 
 @dataclass
@@ -48,7 +62,8 @@ class Learner:
     """AdamW on a policy's float32 weights; state lives on across phases.
 
     Every trainable parameter is stepped every time: a missing gradient counts as zero, so that text-only batches do not
-    treat the vision tower differently (method.md, trap 4).
+    treat the vision tower differently (method.md, trap 4). `passes` is the number of optimizer steps over each batch;
+    clips and `aggregate`, which binds a part's denominator once for all of its micro-batches, hold for every part.
     """
 
     def __init__(
@@ -61,8 +76,12 @@ class Learner:
         max_grad_norm: float = 1.0,
         clip_low: float = 0.2,
         clip_high: float = 0.28,
+        passes: int = 1,
+        aggregate: Callable[[Rollouts], Aggregate] = over_sequences,
     ) -> None:
         self.policy = policy
+        self.passes = passes
+        self.aggregate = aggregate
         self.max_grad_norm = max_grad_norm
         self.clip_low, self.clip_high = clip_low, clip_high
         self.named_parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
@@ -72,16 +91,27 @@ class Learner:
         self.skipped_in_a_row = 0
 
     def step(self, parts: Sequence[Objective]) -> StepReport:
-        """One update from the weighted sum of the parts.
+        """`passes` updates from the weighted sum of the parts; ratios are to the log-probs of the first pass.
 
-        A step in which a sampled log-prob, a loss or a gradient is not finite changes nothing and is counted; raises
-        NonFiniteError after `MAX_SKIPPED_IN_A_ROW` of them.
+        The advantages, a teacher's deltas among them, are those of the first pass too. A pass in which a sampled
+        log-prob, a loss or a gradient is not finite changes nothing and ends the step, which is then counted as skipped
+        though the passes before it stand; raises NonFiniteError after `MAX_SKIPPED_IN_A_ROW` such steps.
         """
+        frozen: list[list[_Frozen]] = [[] for _ in parts]
+        done = [self._pass(parts, frozen)]
+        while len(done) < self.passes and not done[-1].skipped:
+            done.append(self._pass(parts, frozen))
+        skipped = done[-1].skipped
+        self._count(skipped=skipped)
+        means = {name: sum(report.metrics[name] for report in done) / len(done) for name in done[0].metrics}
+        return StepReport(means, sum(report.tokens_trained for report in done), skipped)
+
+    def _pass(self, parts: Sequence[Objective], frozen: Sequence[list[_Frozen]]) -> StepReport:
         metrics: dict[str, float] = {}
         tokens = 0
         totals = [torch.zeros_like(p) for p in self.named_parameters.values()]
-        for part in parts:
-            means = self._accumulate(part)
+        for part, frozen_part in zip(parts, frozen, strict=True):
+            means = self._accumulate(part, frozen_part)
             tokens += means.tokens
             gradients = self._take_gradients()
             metrics |= means.named(part.name)
@@ -91,9 +121,7 @@ class Learner:
         metrics["grad_norm"] = norm
         sampled = all(bool(torch.isfinite(part.rollouts.logp_NT).all()) for part in parts)
         if not (sampled and all(math.isfinite(value) for value in metrics.values())):
-            self._count_skipped()
             return StepReport(metrics, tokens, skipped=True)
-        self.skipped_in_a_row = 0
         scale = min(1.0, self.max_grad_norm / (norm + 1e-6))
         for parameter, total in zip(self.named_parameters.values(), totals, strict=True):
             parameter.grad = total.mul_(scale)
@@ -101,27 +129,30 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return StepReport(metrics, tokens, skipped=False)
 
-    def _accumulate(self, part: Objective) -> _Means:
-        """Backward of one part over its micro-batches; its denominator is the part's number of responses."""
-        means, sequences = _Means(), len(part.rollouts.tokens_NT)
+    def _accumulate(self, part: Objective, frozen: list[_Frozen]) -> _Means:
+        """Backward of one part over its micro-batches; its denominator is that of the part's whole rollouts."""
+        means, aggregate = _Means(), self.aggregate(part.rollouts)
+        clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
         rows = part.rows_with_gradient()
-        for rows_M in self.policy.micro_batches(part.rollouts, rows) if len(rows) else []:
+        for number, rows_M in enumerate(self.policy.micro_batches(part.rollouts, rows) if len(rows) else []):
             batch = take_rows(part.rollouts, rows_M)
             stats = self.policy.token_stats(batch)
             mask_MT = batch.mask_NT.to(self.policy.device)
             zeros_MT = torch.zeros(mask_MT.shape, device=self.policy.device, dtype=stats.logp_M.dtype)
             logp_MT = zeros_MT.masked_scatter(mask_MT, stats.logp_M)
-            old_MT = logp_MT.detach()
-            advantage_MT, logged = part.advantage(rows_M, old_MT)
-            clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
+            if number == len(frozen):
+                frozen.append(_Frozen(logp_MT.detach(), *part.advantage(rows_M, logp_MT.detach())))
+            old_MT, advantage_MT, logged = frozen[number]
             surrogate_MT = clipped_surrogate(logp_MT, old_MT, advantage_MT, **clip)
-            objective = part.weight * sequence_mean(surrogate_MT, mask_MT, sequences=sequences)
+            penalty_MT, penalties = part.penalty(rows_M, logp_MT)
+            objective = part.weight * aggregate(surrogate_MT - penalty_MT, mask_MT)
             (-objective).backward()
             mismatch_MT = (old_MT - batch.logp_NT.to(old_MT)).abs()
             means.add(
                 mask_MT,
                 {
                     **logged,
+                    **penalties,
                     "entropy": zeros_MT.masked_scatter(mask_MT, stats.entropy_M.to(zeros_MT)),
                     "clip_rate": is_clipped(logp_MT.detach(), old_MT, advantage_MT, **clip).float(),
                     "logp_mismatch": mismatch_MT,
@@ -136,8 +167,8 @@ class Learner:
             parameter.grad = None
         return gradients
 
-    def _count_skipped(self) -> None:
-        self.skipped_in_a_row += 1
+    def _count(self, *, skipped: bool) -> None:
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise NonFiniteError(
                 f"{self.skipped_in_a_row} optimizer steps in a row had a NaN or infinite log-prob, loss or gradient; "

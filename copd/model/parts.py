@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from copd.maths.distill import sampled_delta
+from copd.maths.losses import constant_mean, k3_kl, sequence_mean, token_mean
 from copd.types import Rollouts
+
+Aggregate = Callable[[Tensor, Tensor], Tensor]
+"""(values [M, T], mask [M, T]) of a micro-batch -> its share of the part's objective."""
+Delta = Callable[[Tensor, Tensor], Tensor]
+"""(the student's log-probs [M, T], the teacher's) -> the bounded delta of each token."""
+
+
+def over_sequences(rollouts: Rollouts) -> Aggregate:
+    """`sequence_mean` over all responses of a part."""
+    return partial(sequence_mean, sequences=len(rollouts.tokens_NT))
+
+
+def over_tokens(rollouts: Rollouts) -> Aggregate:
+    """`token_mean` over all response tokens of a part."""
+    return partial(token_mean, tokens=int(rollouts.mask_NT.sum()))
+
+
+def over_constant(rollouts: Rollouts, *, max_new_tokens: int) -> Aggregate:
+    """`constant_mean` over all responses of a part, as if each had `max_new_tokens`."""
+    return partial(constant_mean, sequences=len(rollouts.tokens_NT), max_new_tokens=max_new_tokens)
 
 
 class Objective(Protocol):
-    """What the learner needs to know of a part: its rows, its weight, and the advantage of each token."""
+    """What the learner needs to know of a part: its rows, its weight, and the advantage and penalty of each token."""
 
     @property
     def name(self) -> str: ...
@@ -29,7 +52,11 @@ class Objective(Protocol):
         ...
 
     def advantage(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Advantage of each token [M, T] given the detached log-probs of the training forward, and values to log."""
+        """Advantage of each token [M, T] given the detached log-probs of the first pass, and values to log."""
+        ...
+
+    def penalty(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is taken off the surrogate of each token [M, T], differentiable in the log-probs; values to log."""
         ...
 
 
@@ -48,22 +75,46 @@ class GrpoObjective:
     def advantage(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self.advantage_N[rows_M].to(logp_MT)[:, None].expand_as(logp_MT), {}
 
+    def penalty(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return torch.zeros_like(logp_MT), {}
+
+
+@dataclass(frozen=True, eq=False)
+class AnchoredGrpoObjective(GrpoObjective):
+    """Native RLVR held near a reference: `kl_coefficient` times the k3 estimate of the KL is taken off each token.
+
+    Rows of advantage 0 have a gradient here, so that no row is skipped.
+    """
+
+    reference_logp_NT: Tensor
+    kl_coefficient: float
+
+    def rows_with_gradient(self) -> Tensor:
+        return torch.arange(len(self.rollouts.tokens_NT))
+
+    def penalty(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        kl_MT = k3_kl(logp_MT, self.reference_logp_NT[rows_M, : logp_MT.shape[1]].to(logp_MT))
+        return self.kl_coefficient * kl_MT, {"kl": kl_MT.detach()}
+
 
 @dataclass(frozen=True, eq=False)
 class DistillObjective:
-    """OPD: the clamped sampled-token delta to the teacher is the advantage of each token (method.md eq. 3, 4)."""
+    """OPD: the bounded delta to the teacher is the advantage of each token (method.md eq. 3, 4)."""
 
     name: str
     rollouts: Rollouts
     weight: float
     teacher_logp_NT: Tensor
-    clamp: float
+    delta: Delta
 
     def rows_with_gradient(self) -> Tensor:
         return torch.arange(len(self.rollouts.tokens_NT))
 
     def advantage(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         teacher_MT = self.teacher_logp_NT[rows_M, : logp_MT.shape[1]].to(logp_MT)
-        delta_MT = sampled_delta(logp_MT, teacher_MT, clamp=self.clamp)
-        clamped_MT = ((teacher_MT - logp_MT).abs() > self.clamp).float()
-        return delta_MT, {"delta": delta_MT, "delta_abs": delta_MT.abs(), "clamp_rate": clamped_MT}
+        delta_MT = self.delta(logp_MT, teacher_MT)
+        changed_MT = (delta_MT != sampled_delta(logp_MT, teacher_MT)).float()
+        return delta_MT, {"delta": delta_MT, "delta_abs": delta_MT.abs(), "clamp_rate": changed_MT}
+
+    def penalty(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return torch.zeros_like(logp_MT), {}

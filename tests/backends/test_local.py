@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from copd.backends.local import LocalActor, LocalBranch
-from copd.branch import Actor, Branch, SamplingSettings
+from copd.branch import Actor, Branch, ObjectiveSettings, SamplingSettings
+from copd.maths.distill import sampled_delta
 from copd.model.learner import Learner
 from copd.tasks.digits import Digits
 from copd.types import Part, Split
@@ -22,7 +23,8 @@ def make(policy):
         tasks = {kind: Digits(kind) for kind in ("text", "image")}
         learner = Learner(twin, learning_rate=1e-3)
         sampling = SamplingSettings(seed=1, max_new_tokens=4, temperature=1.0)
-        branch = Branch(name, index, twin, tasks, sampling, field=name, learner=learner, clamp=5.0)
+        settings = ObjectiveSettings(delta=sampled_delta)
+        branch = Branch(name, index, twin, tasks, sampling, field=name, learner=learner, settings=settings)
         return branch, LocalBranch(branch)
 
     return both

@@ -1,14 +1,31 @@
 """The distillation signal and the measures of behaviour, against scipy, torch.distributions and naive loops."""
 
 import math
+from functools import partial
 
 import pytest
 import scipy.stats
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from copd.maths.distill import mass_overlap, sampled_delta, symmetric_kl, top_k_overlap, with_tail
+from copd.maths.distill import (
+    clamped_delta,
+    masked_delta,
+    mass_overlap,
+    proximal_delta,
+    sampled_delta,
+    symmetric_kl,
+    top_k_overlap,
+    with_tail,
+)
 
+DELTAS = {
+    "sampled": sampled_delta,
+    "clamped": partial(clamped_delta, bound=5.0),
+    "masked": partial(masked_delta, bound=5.0),
+    "proximal": partial(proximal_delta, teacher_share=0.9),
+    "proximal, teacher alone": partial(proximal_delta, teacher_share=1.0),
+}
 QUARTER_LOG_3 = 0.27465307216702745
 
 
@@ -22,35 +39,72 @@ def random_top_k(seed: int, rows: int, tokens: int, k: int) -> torch.Tensor:
     return torch.stack([torch.randperm(tokens, generator=generator)[:k] for _ in range(rows)])
 
 
+@pytest.fixture(params=DELTAS)
+def delta(request):
+    return DELTAS[request.param]
+
+
 @pytest.mark.parametrize(
-    ("student", "teacher", "expected"),
+    ("student", "teacher", "sampled", "clamped", "masked"),
     [
-        (-1.0, -0.5, 0.5),
-        (-0.5, -1.0, -0.5),
-        (-9.0, -1.0, 5.0),
-        (-1.0, -9.0, -5.0),
-        (-2.0, -2.0, 0.0),
-        (-6.0, -1.0, 5.0),
+        (-1.0, -0.5, 0.5, 0.5, 0.5),
+        (-0.5, -1.0, -0.5, -0.5, -0.5),
+        (-9.0, -1.0, 8.0, 5.0, 0.0),
+        (-1.0, -9.0, -8.0, -5.0, 0.0),
+        (-2.0, -2.0, 0.0, 0.0, 0.0),
+        (-6.0, -1.0, 5.0, 5.0, 5.0),
+        (-1.0, -6.0, -5.0, -5.0, -5.0),
     ],
 )
-def test_delta_is_teacher_minus_student_within_the_clamp(student, teacher, expected):
-    delta_NT = sampled_delta(torch.tensor([[student]]), torch.tensor([[teacher]]), clamp=5.0)
-    assert delta_NT.tolist() == [[expected]]
+def test_delta_is_teacher_minus_student_within_its_bound(student, teacher, sampled, clamped, masked):
+    given = torch.tensor([[student]]), torch.tensor([[teacher]])
+    assert sampled_delta(*given).item() == sampled
+    assert clamped_delta(*given, bound=5.0).item() == clamped
+    assert masked_delta(*given, bound=5.0).item() == masked
 
 
-def test_teacher_equal_to_student_gives_zero_delta():
-    logp_NT = random_logp(0)
-    assert sampled_delta(logp_NT, logp_NT.clone(), clamp=5.0).eq(0).all()
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.0])
+def test_the_proximal_delta_is_the_delta_to_a_mixture_of_teacher_and_student(share):
+    student_NT, teacher_NT = random_logp(0), random_logp(1)
+    target_NT = share * teacher_NT.exp() + (1 - share) * student_NT.exp()
+    found_NT = proximal_delta(student_NT, teacher_NT, teacher_share=share)
+    torch.testing.assert_close(found_NT, target_NT.log() - student_NT)
 
 
-def test_an_impossible_token_for_the_teacher_is_bounded_by_the_clamp():
-    assert sampled_delta(torch.tensor([[-1.0]]), torch.tensor([[-math.inf]]), clamp=3.0).item() == -3.0
+def test_the_proximal_delta_by_hand():
+    given = torch.tensor([0.25], dtype=torch.float64).log(), torch.tensor([0.75], dtype=torch.float64).log()
+    assert proximal_delta(*given, teacher_share=0.5).item() == pytest.approx(math.log(2.0))
+    assert proximal_delta(*reversed(given), teacher_share=0.5).item() == pytest.approx(math.log(2 / 3))
 
 
-def test_no_gradient_flows_through_the_delta():
+def test_the_proximal_delta_is_never_below_log_of_one_minus_a_and_never_overflows():
+    student_NT = torch.tensor([[-1.0, -1.0, -200.0, 0.0]])
+    teacher_NT = torch.tensor([[-math.inf, -500.0, 0.0, -1e-3]])
+    found_NT = proximal_delta(student_NT, teacher_NT, teacher_share=0.9)
+    low = math.log(0.1)
+    assert found_NT.tolist() == [pytest.approx([low, low, 200 + math.log(0.9), -0.9e-3], rel=1e-3)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_teacher_equal_to_student_gives_exactly_zero_delta(delta, dtype):
+    logp_NT = random_logp(0, rows=40).to(dtype)
+    assert delta(logp_NT, logp_NT.clone()).eq(0).all()
+
+
+def test_an_impossible_token_for_the_teacher_is_bounded():
+    given = torch.tensor([[-1.0]]), torch.tensor([[-math.inf]])
+    assert clamped_delta(*given, bound=3.0).item() == -3.0
+    assert masked_delta(*given, bound=3.0).item() == 0.0
+
+
+def test_a_log_prob_that_is_not_a_number_stays_one(delta):
+    assert delta(torch.tensor([[-1.0]]), torch.tensor([[math.nan]])).isnan().all()
+
+
+def test_no_gradient_flows_through_the_delta(delta):
     student_NT = random_logp(0).requires_grad_()
     teacher_NT = random_logp(1).requires_grad_()
-    assert not sampled_delta(student_NT, teacher_NT, clamp=5.0).requires_grad
+    assert not delta(student_NT, teacher_NT).requires_grad
 
 
 def test_expected_policy_gradient_of_the_delta_is_minus_the_gradient_of_the_reverse_kl():
@@ -58,7 +112,19 @@ def test_expected_policy_gradient_of_the_delta_is_minus_the_gradient_of_the_reve
     teacher = Categorical(logits=torch.tensor([1.0, 0.2, -0.4, 0.0], dtype=torch.float64))
     (kl_V,) = torch.autograd.grad(kl_divergence(Categorical(logits=logits_V), teacher), logits_V)
     logp_V = logits_V.log_softmax(-1)
-    delta_V = sampled_delta(logp_V, teacher.logits, clamp=50.0)
+    for delta_V in (sampled_delta(logp_V, teacher.logits), clamped_delta(logp_V, teacher.logits, bound=50.0)):
+        (policy_V,) = torch.autograd.grad((logp_V.detach().exp() * delta_V * logp_V).sum(), logits_V, retain_graph=True)
+        torch.testing.assert_close(policy_V, -kl_V)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.9])
+def test_expected_policy_gradient_of_the_proximal_delta_is_that_of_the_kl_to_the_mixture_held_fixed(share):
+    logits_V = torch.tensor([0.3, -1.0, 0.9, 0.1], dtype=torch.float64, requires_grad=True)
+    teacher_V = torch.tensor([1.0, 0.2, -0.4, 0.0], dtype=torch.float64).log_softmax(-1)
+    target = Categorical(probs=share * teacher_V.exp() + (1 - share) * logits_V.detach().softmax(-1))
+    (kl_V,) = torch.autograd.grad(kl_divergence(Categorical(logits=logits_V), target), logits_V)
+    logp_V = logits_V.log_softmax(-1)
+    delta_V = proximal_delta(logp_V, teacher_V, teacher_share=share)
     (policy_V,) = torch.autograd.grad((logp_V.detach().exp() * delta_V * logp_V).sum(), logits_V)
     torch.testing.assert_close(policy_V, -kl_V)
 

@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load, save
 
 from copd.errors import NonFiniteError
+from copd.maths.distill import clamped_delta
 from copd.model.learner import MAX_SKIPPED_IN_A_ROW, Learner
 from copd.model.parts import DistillObjective, GrpoObjective
 
@@ -43,7 +45,7 @@ def grpo(rollouts, advantages=ADVANTAGES, weight=1.0, name="grpo", made_by=GrpoO
 
 
 def distill(rollouts, teacher_logp_NT, clamp=5.0, weight=1.0):
-    return DistillObjective("opd", rollouts, weight, teacher_logp_NT, clamp)
+    return DistillObjective("opd", rollouts, weight, teacher_logp_NT, partial(clamped_delta, bound=clamp))
 
 
 def copied(learner):
