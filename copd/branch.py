@@ -60,7 +60,7 @@ class Counts:
     """The ledger of one branch since the start of the run: rollouts, tokens, and seconds by activity.
 
     Tokens scored are those of peers' responses that the branch taught on, and those of its own responses that its
-    reference scored, once a batch; tokens trained on count once for every pass.
+    reference scored, once a batch and in the seconds of the update; tokens trained on count once for every pass.
     """
 
     rollouts: int = 0

@@ -135,7 +135,7 @@ class GrpoSection(Section):
     aggregation: Literal["sequence", "token", "constant"] = Field(
         "sequence",
         description="sequence: mean over each response, then over responses; token: mean over all tokens; "
-        "constant: sum over responses x sampling.max_new_tokens (Dr. GRPO)",
+        "constant: sum / (responses x sampling.max_new_tokens) (Dr. GRPO)",
     )
     normalize_std: bool = Field(
         True, strict=True, description="advantages are divided by the group's standard deviation; Dr. GRPO: false"
