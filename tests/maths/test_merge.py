@@ -226,7 +226,7 @@ def test_equal_weights_make_the_mean(weight):
 
 @pytest.mark.parametrize("method", [weighted, lambda b, weights: ties(b[0], b, density=1, scale=1, weights=weights)])
 def test_a_weight_per_branch_is_needed(method):
-    with pytest.raises(ValueError, match="argument 2|weights for"):
+    with pytest.raises(ValueError, match=r"argument 2|weights for"):
         method([noise(0, 5), noise(1, 5)], weights=(1, 2, 3))
 
 
