@@ -94,7 +94,7 @@ def merge(
         Console().print(accuracy_table(table, "greedy accuracy on validation problems, %", intervals=False))
         said = "chosen on validation problems, which flatters the choice; `copd eval` judges it on test problems"
         Console().print(said, soft_wrap=True)
-    Console().print(f"{method} ({described_merge(chosen)}): {out}", markup=False, soft_wrap=True)
+    Console().print(f"{described_merge(chosen)}: {out}", markup=False, soft_wrap=True)
 
 
 @app.command()

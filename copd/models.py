@@ -45,7 +45,7 @@ tags: [merge]
 ---
 # A merge of {count} models
 
-Method `{method}`{settings}, computed in float32 and cast once, by `copd merge`.
+Merged by {how}, in float32, cast once (`copd merge`).
 
 Branches: {branches}. Base: {base}.{choice}
 
@@ -93,12 +93,10 @@ def merge_models(
     averages = [cell.greedy.value for cell in table if cell.field == AVERAGE] or [0.0]
     best = averages.index(max(averages))
     chosen = candidates[best]
-    settings = described_merge(chosen)
     choice = f" Chosen among {len(candidates)} on validation problems, average accuracy {max(averages):.1%}."
     card = MERGE_CARD.format(
         count=len(folders),
-        method=chosen.method,
-        settings=f" ({settings})" if settings else "",
+        how=described_merge(chosen),
         branches=", ".join(f"`{path}`" for path in branches),
         base=f"`{base}`" if base else "not given",
         choice=choice if table else "",
@@ -108,10 +106,10 @@ def merge_models(
 
 
 def described_merge(section: MergeSection) -> str:
-    """The settings of a merge in words."""
+    """A merge and its settings in words."""
     parts = {name: value for name, value in section.settings.items() if value is not None}
     shown = {n: " ".join(f"{x:.3g}" for x in v) if isinstance(v, tuple) else f"{v:.3g}" for n, v in parts.items()}
-    return ", ".join(f"{name} {value}" for name, value in shown.items())
+    return ", ".join([section.method, *(f"{name} {value}" for name, value in shown.items())])
 
 
 def _scan(recipe: Recipe, merges: Sequence[MergedFolders], labels: Sequence[str]) -> list[Accuracy]:

@@ -71,7 +71,7 @@ def test_merge_scans_from_any_folder_and_says_what_decided(tmp_path):
     few = ["--set", "evaluation.validation_problems=2", "--grid", "1"]
     done = copd("merge", *BOTH, "--method", "weighted", "--scan", *few, "--out", "both", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for said in ("greedy accuracy on validation problems", "weights 1 0", "weights 0 1", "weighted (weights"):
+    for said in ("greedy accuracy on validation problems", "weights 1 0", "weights 0 1", "weighted, weights"):
         assert said in done.stdout
     assert "chosen on validation problems" in done.stdout
     assert (tmp_path / "both" / "model.safetensors").is_file()

@@ -55,7 +55,7 @@ def test_a_merge_of_folders_and_builtin_models_is_written_with_a_card(spoiled, t
     assert_same(weights(tmp_path / "out"), expected)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     for said in (
-        "`ties` (scale 1, density 0.5)",
+        "ties, scale 1, density 0.5",
         f"`{spoiled}`",
         f"Base: `{DIGITS}`",
         "tags: [merge]",
@@ -70,12 +70,14 @@ def test_a_scan_keeps_the_best_on_validation_problems_and_says_so(spoiled, tmp_p
     chosen, table = merge_models([spoiled, DIGITS], None, candidates, tmp_path / "out", load_recipe("demo", RECIPE))
     assert chosen.weights == (0.0, 1.0)
     assert_same(weights(tmp_path / "out"), weights(DIGITS))
-    assert [cell.model for cell in table[::4]] == ["weights 0.5 0.5", "weights 1 0", "weights 0 1"]
+    assert [cell.model for cell in table[::4]] == [f"weighted, weights {w}" for w in ("0.5 0.5", "1 0", "0 1")]
     measured = {cell.model: [c.greedy.value for c in table if c.model == cell.model] for cell in table}
-    assert measured["weights 0 1"] == shares(DIGITS, Split.VALIDATION) != shares(DIGITS, Split.TEST)
-    assert measured["weights 1 0"] == shares(spoiled, Split.VALIDATION)
+    assert measured["weighted, weights 0 1"] == shares(DIGITS, Split.VALIDATION) != shares(DIGITS, Split.TEST)
+    assert measured["weighted, weights 1 0"] == shares(spoiled, Split.VALIDATION)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert f"Chosen among 3 on validation problems, average accuracy {measured['weights 0 1'][-1]:.1%}." in card
+    assert (
+        f"Chosen among 3 on validation problems, average accuracy {measured['weighted, weights 0 1'][-1]:.1%}." in card
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -110,8 +112,8 @@ def test_a_folder_in_use_is_refused_before_a_scan(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_a_merge_is_described_by_its_settings():
-    assert described_merge(make_merge({}, 2)) == ""
-    assert described_merge(make_merge({"method": "weighted", "weights": (1, 1 / 3)}, 2)) == "weights 1 0.333"
-    assert described_merge(make_merge({"method": "dare", "seed": 7}, 2)) == "scale 0.4, density 0.8, seed 7"
-    assert described_merge(make_merge({"method": "ties"}, 2)) == "scale 1, density 0.2"
+def test_a_merge_is_described_by_its_method_and_settings():
+    assert described_merge(make_merge({}, 2)) == "mean"
+    assert described_merge(make_merge({"method": "weighted", "weights": (1, 1 / 3)}, 2)) == "weighted, weights 1 0.333"
+    assert described_merge(make_merge({"method": "dare", "seed": 7}, 2)) == "dare, scale 0.4, density 0.8, seed 7"
+    assert described_merge(make_merge({"method": "ties"}, 2)) == "ties, scale 1, density 0.2"

@@ -66,6 +66,12 @@ def test_mean_matches_a_naive_loop():
         assert merged[name].flatten().tolist() == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_mean_is_torchs_own_bit_for_bit():
+    branches = [branch(seed, torch.bfloat16) for seed in range(3)]
+    for name, tensor in mean(branches).items():
+        assert torch.equal(tensor, torch.stack([b[name].float() for b in branches]).mean(0).bfloat16())
+
+
 @pytest.mark.parametrize("copies", [1, 2, 3, 7])
 def test_mean_of_equal_branches_is_the_branch(copies):
     merged = mean([branch(0)] * copies)
