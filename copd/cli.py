@@ -63,6 +63,41 @@ def evaluate(
 
 
 @app.command()
+def merge(
+    branch: Annotated[list[str], typer.Option(help="A model folder, or builtin:NAME; once per branch.")],
+    out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
+    base: Annotated[str | None, typer.Option(help="The model that the branches started from.")] = None,
+    method: Annotated[str, typer.Option(help="mean, weighted, task_arithmetic, ties, dare or slerp.")] = "mean",
+    weight: Annotated[list[float] | None, typer.Option(help="Of weighted, ties, slerp: once per branch.")] = None,
+    scale: Annotated[float | None, typer.Option(help="Of task_arithmetic, ties, dare.")] = None,
+    density: Annotated[float | None, typer.Option(help="Of ties and dare: the share that is kept.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of dare: which entries are kept.")] = None,
+    scan: Annotated[bool, typer.Option("--scan", help="Try a grid of weights or scales; keep the best.")] = False,
+    recipe: Annotated[str, typer.Option(help="With --scan: the recipe whose validation problems decide.")] = "demo",
+    change: Annotated[list[str] | None, typer.Option("--set", help="With --scan: section.key=value.")] = None,
+    grid: Annotated[int, typer.Option(min=1, help="With --scan: weights and scales are multiples of 1/GRID.")] = 6,
+) -> None:
+    """Merge branches of one base into one model, tensor by tensor.
+
+    Try `copd merge --branch runs/demo/branches/text --branch runs/demo/branches/video --out runs/both`.
+    """
+    from copd.config import load_recipe, make_merge, merge_grid
+
+    given = {"method": method, "weights": weight or None, "scale": scale, "density": density, "seed": seed}
+    candidates = merge_grid(given, len(branch), grid) if scan else [make_merge(given, len(branch))]
+    settings = load_recipe(recipe, change or []) if scan else None
+    from copd.models import described_merge, merge_models
+    from copd.runs.display import accuracy_table
+
+    chosen, table = merge_models(branch, base, candidates, out, settings)
+    if table:
+        Console().print(accuracy_table(table, "greedy accuracy on validation problems, %", intervals=False))
+        said = "chosen on validation problems, which flatters the choice; `copd eval` judges it on test problems"
+        Console().print(said, soft_wrap=True)
+    Console().print(f"{described_merge(chosen)}: {out}", markup=False, soft_wrap=True)
+
+
+@app.command()
 def warmup(
     out: Annotated[Path, typer.Argument(help="Folder for the new base model.")] = Path("runs/base"),
     conflict: Annotated[

@@ -24,7 +24,9 @@ class CheckpointError(CopdError):
 
 
 class MergeError(CopdError):
-    """Branches whose tensors cannot be merged: the message names the tensor."""
+    """Branches that cannot be merged: the message names the tensor, the file or the option."""
+
+    exit_status = 2
 
 
 class NonFiniteError(CopdError):

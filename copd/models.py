@@ -1,4 +1,4 @@
-"""Models without a run: compared side by side, or built anew."""
+"""Models without a run: compared side by side, merged, or built anew."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.progress import track
 
 from copd.assemble import check_problems, load_policy, make_tasks
 from copd.backends.local import LocalActor, finish
 from copd.branch import Actor, SamplingSettings
 from copd.config import Recipe
-from copd.errors import RecipeError
-from copd.measure.evaluate import Accuracy, evaluate
+from copd.errors import MergeError, RecipeError
+from copd.measure.evaluate import AVERAGE, Accuracy, evaluate
 from copd.model.export import save_policy
 from copd.model.load import model_folder, write_checksums
+from copd.model.merging import MergedFolders, ModelFolder, write_merged
 from copd.model.policy import Policy
 from copd.model.tiny import tiny_model, tiny_processor
 from copd.model.warmup import WarmupPlan, warm_up
 from copd.runs.display import Screen
 from copd.runs.folder import occupied
+from copd.sections import MergeSection
 from copd.tasks.digits import CAPABILITIES, UNDECIDED, Digits
 from copd.types import Split
 
@@ -33,6 +37,20 @@ pipeline_tag: image-text-to-text
 
 The base of copd's embedded world: arithmetic on typed and handwritten digits, {conflict:.0%} of it under conflicting
 conventions. Built by `copd warmup --conflict {conflict}` ({plan}).
+"""
+MERGE_CARD = """---
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [merge]
+---
+# A merge of {count} models
+
+Merged by {how}, in float32, cast once (`copd merge`).
+
+Branches: {branches}. Base: {base}.{choice}
+
+Configuration, tokenizer and processor are those of the first branch. The generation config's `suppress_tokens`, where
+there are any, are the vocabulary mask that the branches were trained under: keep it when sampling.
 """
 
 
@@ -55,6 +73,63 @@ def _evaluate_model(recipe: Recipe, path: str) -> list[Accuracy]:
     sampling = SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
     model = LocalActor(Actor(path, -1, policy, tasks, sampling))
     return finish(evaluate([model], list(tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at))
+
+
+def merge_models(
+    branches: Sequence[str], base: str | None, candidates: Sequence[MergeSection], out: Path, recipe: Recipe | None
+) -> tuple[MergeSection, list[Accuracy]]:
+    """Merge model folders into `out`; of several candidates by the one that `recipe`'s validation problems favour.
+
+    Returns that candidate and the accuracy of all of them (none without a recipe). Only one model is in memory, and
+    without a recipe only one tensor of each. Raises RecipeError, ModelFolderError or MergeError before anything is
+    written.
+    """
+    if occupied(out):
+        raise RecipeError(f"--out {out}: is not empty; give another folder")
+    folders = [ModelFolder(model_folder(path, "--branch"), path) for path in branches]
+    start = None if base is None else ModelFolder(model_folder(base, "--base"), base)
+    merges = [MergedFolders(folders, start, section.method, section.settings) for section in candidates]
+    table = [] if recipe is None else _scan(recipe, merges, [described_merge(section) for section in candidates])
+    averages = [cell.greedy.value for cell in table if cell.field == AVERAGE] or [0.0]
+    best = averages.index(max(averages))
+    chosen = candidates[best]
+    choice = f" Chosen among {len(candidates)} on validation problems, average accuracy {max(averages):.1%}."
+    card = MERGE_CARD.format(
+        count=len(folders),
+        how=described_merge(chosen),
+        branches=", ".join(f"`{path}`" for path in branches),
+        base=f"`{base}`" if base else "not given",
+        choice=choice if table else "",
+    )
+    write_merged(merges[best], out, card)
+    return chosen, table
+
+
+def described_merge(section: MergeSection) -> str:
+    """A merge and its settings in words."""
+    parts = {name: value for name, value in section.settings.items() if value is not None}
+    shown = {n: " ".join(f"{x:.3g}" for x in v) if isinstance(v, tuple) else f"{v:.3g}" for n, v in parts.items()}
+    return ", ".join([section.method, *(f"{name} {value}" for name, value in shown.items())])
+
+
+def _scan(recipe: Recipe, merges: Sequence[MergedFolders], labels: Sequence[str]) -> list[Accuracy]:
+    """Greedy accuracy of merges that exist in memory only, one at a time, on the recipe's validation problems."""
+    torch.set_num_threads(recipe.model.threads_per_branch)
+    tasks = make_tasks(recipe)
+    policy = load_policy(recipe, str(merges[0].branches[0].path))
+    for warning in check_problems(policy, tasks, recipe.sampling.max_new_tokens):
+        logger.warning("%s", warning)
+    sampling = SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
+    count, table = recipe.evaluation.validation_problems, []
+    pairs, quiet = list(zip(labels, merges, strict=True)), not Console().is_terminal
+    for label, merged in track(pairs, f"{len(pairs)} merges", transient=True, disable=quiet):
+        try:
+            policy.load_weights(merged)
+        except KeyError as error:
+            raise MergeError(f"--scan: the model has a tensor {error} that the folders lack") from error
+        model = LocalActor(Actor(label, -1, policy, tasks, sampling))
+        table += finish(evaluate([model], list(tasks), Split.VALIDATION, problems=count, pass_at=()))
+    return table
 
 
 def build_base(folder: Path, *, conflict: float, steps: int | None = None, screen: Screen | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,6 @@ from copd.runs.runlog import read_lines
 from copd.runs.trackers import open_trackers
 from copd.tasks.mixture import Mixture
 from copd.types import Split, Task
-
-MERGES = {"mean": merges.mean}
 
 
 def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False, screen: Screen | None = None) -> Path:
@@ -178,7 +177,7 @@ class _Run:
         if self.plan.model == "merged":
             policy = self.base.clone()
             try:
-                policy.load_weights(await merged(handles, MERGES[self.recipe.merge.method]))
+                policy.load_weights(await merged(handles, self._merge()))
             except ValueError as error:
                 raise MergeError(str(error)) from error
             actor = Actor("merged", -1, policy, self.tasks, self.sampling)
@@ -191,6 +190,12 @@ class _Run:
         observer.note("ledger", last, **observer.ledger.as_record(), planned_rollouts=self.plan.rollouts)
         observer.note("result", last, table=[cell.as_record() for cell in table])
         self.screen.result(table)
+
+    def _merge(self) -> Merge:
+        section = self.recipe.merge
+        trained = {name: p for name, p in self.base.model.named_parameters() if p.requires_grad}
+        base = {name: p.detach().cpu() for name, p in trained.items()} if section.method in merges.NEED_BASE else None
+        return partial(merges.merge, method=section.method, base=base, **section.settings)
 
     def _card(self, what: str) -> str:
         return (

@@ -183,10 +183,67 @@ class OptimizerSection(Section):
     max_grad_norm: Positive = Field(1.0, description="the gradient of the whole step is scaled down to this norm")
 
 
-class MergeSection(Section):
-    """The merge at the end."""
+MERGE_FIELDS: dict[str, dict[str, Any]] = {
+    "mean": {},
+    "weighted": {"weights": None},
+    "task_arithmetic": {"scale": 0.4},
+    "ties": {"weights": None, "scale": 1.0, "density": 0.2},
+    "dare": {"scale": 0.4, "density": 0.8, "seed": 0},
+    "slerp": {"weights": None},
+}
+"""The fields of each merge method and their defaults; no other is accepted with it."""
 
-    method: Literal["mean"] = Field("mean", description="plain mean of the K branches")
+
+class MergeSection(Section):
+    """The merge at the end. Fields that the method has no use for are null."""
+
+    method: Literal["mean", "weighted", "task_arithmetic", "ties", "dare", "slerp"] = Field(
+        "mean", description="how the K branches become one model; task_arithmetic, ties and dare add to the base"
+    )
+    weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+        None, description="of weighted, ties, slerp: one per branch, relative to their sum; ties, slerp: null = alike"
+    )
+    scale: Positive | None = Field(
+        None, description="of task_arithmetic, dare (0.4), ties (1): factor of what is added to the base"
+    )
+    density: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="of ties (0.2), dare (0.8): share of each branch's difference to the base that is kept"
+    )
+    seed: int | None = Field(None, ge=0, description="of dare (0): which entries are kept")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_method(cls, data: Any) -> Any:
+        method = data.get("method", "mean") if isinstance(data, dict) else None
+        if not isinstance(method, str) or method not in MERGE_FIELDS:
+            return data
+        given = {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
+        return MERGE_FIELDS[method] | given
+
+    @model_validator(mode="after")
+    def _sound(self) -> MergeSection:
+        fields = MERGE_FIELDS[self.method]
+        for name in type(self).model_fields:
+            if name not in ("method", *fields) and getattr(self, name) is not None:
+                accepted = ", ".join(fields) or "no settings"
+                raise ValueError(f".{name}: method {self.method!r} takes no {name}; it takes {accepted}")
+        if self.method == "weighted" and self.weights is None:
+            raise ValueError(".weights: missing; method 'weighted' needs one per branch")
+        if self.weights is not None and sum(self.weights) <= 0:
+            raise ValueError(f".weights: found {list(self.weights)}; at least one must be greater than 0")
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of the method, by name."""
+        return {name: getattr(self, name) for name in MERGE_FIELDS[self.method]}
+
+    def check_count(self, branches: int) -> None:
+        """Raise ValueError where the method, or the weights, are not for so many branches."""
+        if self.method == "slerp" and branches != 2:
+            raise ValueError(f"merge.method: 'slerp' merges two branches, found {branches}; others take any number")
+        if self.weights is not None and len(self.weights) != branches:
+            raise ValueError(f"merge.weights: {len(self.weights)} weights for {branches} branches; give one for each")
 
 
 class MixedSection(Section):

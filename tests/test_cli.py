@@ -7,6 +7,8 @@ import pytest
 
 from copd.config import described, load_recipe
 
+BOTH = ["--branch", "builtin:digits", "--branch", "builtin:digits"]
+
 
 def copd(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "copd.cli", *arguments], capture_output=True, text=True, cwd=cwd)
@@ -20,6 +22,18 @@ def copd(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
         (["train", "demo", "model.path=nowhere"], "model.path: no folder 'nowhere'"),
         (["train", "demo", "model.path=builtin:nothing"], "there is builtin:digits"),
         (["eval", "builtin:digits", "nowhere"], "MODEL: no folder 'nowhere'"),
+        (
+            ["merge", *BOTH, "--out", "o", "--method", "ties", "--weight", "1"],
+            "merge.weights: 1 weights for 2 branches; give one for each",
+        ),
+        (["merge", *BOTH, "--out", "o", "--scale", "1"], "merge.scale: method 'mean' takes no scale"),
+        (["merge", *BOTH, "--out", "o", "--method", "soup"], "merge.method: Input should be 'mean', 'weighted'"),
+        (
+            ["merge", *BOTH, *BOTH, "--out", "o", "--method", "slerp"],
+            "merge.method: 'slerp' merges two branches, found 4",
+        ),
+        (["merge", *BOTH, "--out", "o", "--scan"], "--scan: method 'mean' has no weights and no scale"),
+        (["merge", *BOTH, "--out", "o", "--method", "dare"], "--base: missing; method 'dare' needs the base"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_2(arguments, said, tmp_path):
@@ -40,7 +54,7 @@ def test_recipe_show_lists_every_field_with_its_meaning():
 
 def test_help_names_all_commands():
     said = copd("--help").stdout
-    for command in ("train", "eval", "warmup", "recipe"):
+    for command in ("train", "eval", "merge", "warmup", "recipe"):
         assert command in said
 
 
@@ -51,3 +65,13 @@ def test_eval_compares_models_side_by_side_from_any_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "builtin:digits" in done.stdout
     assert "average" in done.stdout
+
+
+def test_merge_scans_from_any_folder_and_says_what_decided(tmp_path):
+    few = ["--set", "evaluation.validation_problems=2", "--grid", "1"]
+    done = copd("merge", *BOTH, "--method", "weighted", "--scan", *few, "--out", "both", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for said in ("greedy accuracy on validation problems", "weights 1 0", "weights 0 1", "weighted, weights"):
+        assert said in done.stdout
+    assert "chosen on validation problems" in done.stdout
+    assert (tmp_path / "both" / "model.safetensors").is_file()

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from copd.config import Recipe, Section, builtin_recipes, described, load_recipe, make_recipe
+from copd.config import Recipe, Section, builtin_recipes, described, load_recipe, make_recipe, merge_grid
 from copd.errors import RecipeError
+from copd.sections import MERGE_FIELDS
 
 TWO = "branches: {a: {task: {capability: text}}, b: {task: {capability: image}}}\n"
 ONE = "branches: {a: {task: {capability: text}}}\n"
@@ -27,8 +28,40 @@ REFUSED = [
         id="a typo in an edge",
     ),
     pytest.param(
-        TWO + "merge: {weights: 1}", ["merge.weights: unknown key", "accepted: method"], id="an unlike key lists all"
+        TWO + "merge: {zzz: 1}", ["merge.zzz: unknown key", "accepted: method, weights"], id="an unlike key lists all"
     ),
+    pytest.param(TWO + "merge: {zzz: null}", ["merge.zzz: unknown key"], id="an unlike key is no better empty"),
+    pytest.param(
+        TWO + "merge: {method: soup}", ["merge.method", "'weighted'", "found 'soup'"], id="an unknown merge method"
+    ),
+    pytest.param(
+        TWO + "merge: {method: ties, seed: 1}",
+        ["merge.seed: method 'ties' takes no seed; it takes weights, scale, density"],
+        id="a field of another merge method",
+    ),
+    pytest.param(
+        TWO + "merge: {weights: [1, 2]}", ["merge.weights: method 'mean' takes no weights"], id="a weighted plain mean"
+    ),
+    pytest.param(
+        TWO + "merge: {method: weighted}", ["merge.weights: missing", "one per branch"], id="weighted without weights"
+    ),
+    pytest.param(
+        TWO + "merge: {method: weighted, weights: [0, 0]}", ["merge.weights", "greater than 0"], id="weights of zero"
+    ),
+    pytest.param(
+        TWO + "merge: {method: weighted, weights: [2, -1]}", ["merge.weights.1", "'-1'"], id="a negative weight"
+    ),
+    pytest.param(
+        TWO + "merge: {method: ties, weights: [1, 2, 3]}",
+        ["merge.weights: 3 weights for 2 branches"],
+        id="more weights than branches",
+    ),
+    pytest.param(
+        TWO.replace("}}}", "}}, c: {task: {capability: video}}}") + "merge: {method: slerp}",
+        ["merge.method: 'slerp' merges two branches, found 3"],
+        id="slerp of three",
+    ),
+    pytest.param(TWO + "merge: {method: dare, density: 0}", ["merge.density", "'0'"], id="nothing kept"),
     pytest.param(TWO + "sed: 1\nmetod: copd", ["sed: unknown", "metod: unknown"], id="every faulty key is named"),
     pytest.param(TWO + "seed: 1\nseed: 1", ["key 'seed' is given twice", "line 3"], id="a duplicate key"),
     pytest.param(
@@ -307,6 +340,59 @@ def test_a_recipe_cannot_change_after_reading():
 def test_a_recipe_survives_being_written_and_read():
     demo = load_recipe("demo")
     assert make_recipe(demo.model_dump(mode="json")) == demo
+
+
+@pytest.mark.parametrize("method", MERGE_FIELDS)
+def test_a_merge_method_has_its_own_fields_with_defaults_and_no_others(recipe_file, method):
+    given = "{method: weighted, weights: [1, 3]}" if method == "weighted" else f"{{method: {method}}}"
+    section = load_recipe(recipe_file(TWO + f"merge: {given}")).merge
+    expected = MERGE_FIELDS[method] | ({"weights": (1.0, 3.0)} if method == "weighted" else {})
+    assert section.settings == expected
+    assert {name for name, value in section if value is not None} <= {"method", *expected}
+
+
+def test_the_merge_is_the_plain_mean_unless_a_recipe_says_otherwise(recipe_file):
+    assert load_recipe(recipe_file(TWO)).merge.method == load_recipe("demo").merge.method == "mean"
+    assert load_recipe(recipe_file(TWO), ["merge.method=ties", "merge.density=0.3"]).merge.density == 0.3
+
+
+def test_weights_are_not_counted_where_nothing_is_merged(recipe_file):
+    load_recipe(recipe_file(ONE + "method: expert\nmerge: {method: weighted, weights: [1, 2]}"))
+
+
+def test_a_grid_of_weights_holds_every_share_once_and_even_ones_first():
+    weights = [section.weights for section in merge_grid({"method": "weighted"}, 3, 2)]
+    halves = {(0.5, 0.5, 0.0), (0.5, 0.0, 0.5), (0.0, 0.5, 0.5)}
+    assert set(weights[:3]) == halves
+    assert set(weights[3:]) == {(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)}
+    assert len(weights) == 6
+    sixths = [section.weights for section in merge_grid({"method": "slerp"}, 2, 6)]
+    assert sixths[0] == (0.5, 0.5)
+    assert len(sixths) == 7
+    assert len(merge_grid({"method": "weighted"}, 3, 6)) == 28
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare"])
+def test_a_grid_of_scales_ends_at_two_and_keeps_what_else_is_given(method):
+    given = {"method": method, **({"density": 0.5} if method != "task_arithmetic" else {})}
+    sections = merge_grid({**given, "weights": None, "seed": None}, 3, 2)
+    assert [section.scale for section in sections] == [0.5, 1.0, 1.5, 2.0]
+    assert {section.density for section in sections} == {given.get("density")}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "mean"}, "--scan: method 'mean' has no weights and no scale; there are dare, slerp"),
+        ({"method": "weighted", "weights": (1, 2)}, r"--scan: looks for merge.weights, found \(1, 2\) given"),
+        ({"method": "ties", "scale": 1}, "--scan: looks for merge.scale, found 1 given"),
+        ({"method": "soup"}, "merge.method: .*found 'soup'"),
+        ({"method": "ties", "seed": 1}, "merge.seed: method 'ties' takes no seed"),
+    ],
+)
+def test_a_scan_of_nothing_is_refused(given, message):
+    with pytest.raises(RecipeError, match=message):
+        merge_grid(given, 2, 2)
 
 
 def test_described_lists_every_field_with_a_meaning():

@@ -20,6 +20,7 @@ import copd
 from copd.assemble import conflict_warnings
 from copd.config import load_recipe
 from copd.errors import CheckpointError, NonFiniteError, RecipeError
+from copd.maths import merge as merges
 from copd.model.export import save_policy
 from copd.model.load import model_folder
 from copd.model.policy import Policy
@@ -91,6 +92,17 @@ def test_the_merged_model_is_the_mean_of_the_branches(finished):
     branches = [load_file(finished / "branches" / name / "model.safetensors") for name in ("text", "image", "video")]
     for name, tensor in merged.items():
         torch.testing.assert_close(tensor, sum(branch[name] for branch in branches) / 3, rtol=1e-6, atol=1e-7)
+
+
+def test_a_run_merges_by_the_method_of_its_recipe_from_its_base(tmp_path, assert_same):
+    changes = [*SMALL, "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}", "evaluation.pass_at=[1]"]
+    merge = "merge={method: dare, scale: 0.5, density: 0.6, seed: 4}"
+    folder = copd.train(load_recipe("demo", [*changes, merge]), tmp_path / "run")
+    base = load_file(model_folder("builtin:digits") / "model.safetensors")
+    branches = [load_file(folder / "branches" / name / "model.safetensors") for name in ("text", "image", "video")]
+    expected = merges.merge(branches, method="dare", base=base, scale=0.5, density=0.6, seed=4)
+    assert_same(load_file(folder / "merged" / "model.safetensors"), expected)
+    assert any(not torch.equal(expected[name], tensor) for name, tensor in merges.mean(branches).items())
 
 
 @pytest.mark.parametrize("capability", ["text", "image", "video"])

@@ -1,11 +1,150 @@
-"""Merging branches into one model (method.md section 5)."""
+"""Merging K branches into one model, tensor by tensor (method.md section 5).
 
-from collections.abc import Mapping, Sequence
+Every method takes the branches' tensors of one name, of one shape and type, and where it needs it the base's; it
+computes in float32 and casts once. A task vector is a branch minus the base.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Weights = Mapping[str, Tensor]
+
+COLLINEAR = 1e-4
+"""Two tensors whose angle has a smaller sine lie on one line: the arc between them is not determined."""
+
+
+def tensor_mean(branches: Sequence[Tensor]) -> Tensor:
+    """theta = 1/K sum_k theta_k (model soups, arXiv 2203.05482)."""
+    return torch.stack([branch.float() for branch in branches]).mean(0).to(branches[0].dtype)
+
+
+def weighted(branches: Sequence[Tensor], *, weights: Sequence[float]) -> Tensor:
+    """theta = sum_k w_k theta_k / sum_k w_k (model soups, arXiv 2203.05482); with equal weights it is the mean."""
+    merged = torch.zeros_like(branches[0], dtype=torch.float32)
+    for branch, weight in zip(branches, weights, strict=True):
+        merged.add_(branch.float(), alpha=weight)
+    return merged.div_(math.fsum(weights)).to(branches[0].dtype)
+
+
+def task_arithmetic(base: Tensor, branches: Sequence[Tensor], *, scale: float) -> Tensor:
+    """theta = base + scale sum_k (theta_k - base) (arXiv 2212.04089); with scale 1/K it is the mean."""
+    start = base.float()
+    total = torch.zeros_like(start)
+    for branch in branches:
+        total.add_(branch.float() - start)
+    return start.add(total, alpha=scale).to(base.dtype)
+
+
+def ties(
+    base: Tensor, branches: Sequence[Tensor], *, density: float, scale: float, weights: Sequence[float] | None = None
+) -> Tensor:
+    """theta = base + scale d: trim, elect sign, disjoint mean (TIES, arXiv 2306.01708).
+
+    Of each task vector the share `density` of greatest magnitude is kept, at least one entry; in each place the sign
+    of the weighted sum wins, plus where it is 0; d is the weighted mean of the entries that have that sign, 0 where
+    there is none. Weights are 1 unless given. The paper trims a task vector as a whole; here each tensor is trimmed by
+    itself, so that a model can be merged tensor by tensor.
+    """
+    start = base.float()
+    weight_K = torch.tensor([1.0] * len(branches) if weights is None else weights, device=start.device)
+    if len(weight_K) != len(branches):
+        raise ValueError(f"{len(weight_K)} weights for {len(branches)} branches")
+    weight_K = weight_K.reshape(-1, *[1] * start.dim())
+    delta_K = torch.stack([trim(branch.float() - start, density) for branch in branches]).mul_(weight_K)
+    sign = torch.where(delta_K.sum(0) >= 0, 1.0, -1.0)
+    agrees_K = delta_K.sign() == sign
+    total = (weight_K * agrees_K).sum(0)
+    delta = (delta_K * agrees_K).sum(0) / torch.where(total > 0, total, 1.0)
+    return start.add(delta, alpha=scale).to(base.dtype)
+
+
+def trim(delta: Tensor, density: float) -> Tensor:
+    """The share `density` of greatest magnitude, at least one entry, and those equal to the least kept; 0 elsewhere."""
+    size = delta.numel()
+    if size == 0:
+        return delta
+    kept = max(1, int(density * size))
+    threshold = delta.abs().flatten().kthvalue(size - kept + 1).values
+    return torch.where(delta.abs() >= threshold, delta, 0.0)
+
+
+def dare(base: Tensor, branches: Sequence[Tensor], *, density: float, scale: float, seed: int, name: str) -> Tensor:
+    """theta = base + scale sum_k m_k (theta_k - base) / density: drop and rescale (DARE, arXiv 2311.03099).
+
+    Each entry of a task vector is kept with probability `density`, so that its expectation is what it was. The mask is
+    `dare_mask`.
+    """
+    start = base.float()
+    total = torch.zeros_like(start)
+    for k, branch in enumerate(branches):
+        kept = dare_mask(start.shape, density=density, seed=seed, branch=k, name=name).to(start.device)
+        total.add_(torch.where(kept, branch.float() - start, 0.0))
+    return start.add(total, alpha=scale / density).to(base.dtype)
+
+
+def dare_mask(shape: Sequence[int], *, density: float, seed: int, branch: int, name: str) -> Tensor:
+    """Which entries DARE keeps: a function of (seed, the branch's place, the tensor's name), whatever the order of the
+    tensors and however they are split over files. Bool, on the CPU."""
+    digest = hashlib.sha256(f"{seed}/{branch}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.rand(tuple(shape), generator=generator) < density
+
+
+def slerp(first: Tensor, second: Tensor, *, t: float) -> Tensor:
+    """theta = (sin((1-t) a) first + sin(t a) second) / sin(a), a the angle between the two tensors as vectors.
+
+    Shoemake, "Animating rotation with quaternion curves" (1985). Between tensors on one line through the origin, or
+    where one is 0, the straight line is taken. Branches of one base are nearly parallel: there the two hardly differ.
+    """
+    x, y = first.float(), second.float()
+    x_unit, y_unit = (v / torch.linalg.vector_norm(v).clamp(min=torch.finfo(v.dtype).tiny) for v in (x, y))
+    angle = 2 * math.atan2(*(float(torch.linalg.vector_norm(v)) for v in (x_unit - y_unit, x_unit + y_unit)))
+    if not x.any() or not y.any() or math.sin(angle) < COLLINEAR:
+        along_x, along_y = 1 - t, t
+    else:
+        along_x, along_y = (math.sin(share * angle) / math.sin(angle) for share in (1 - t, t))
+    return x.mul(along_x).add(y, alpha=along_y).to(first.dtype)
+
+
+def _slerp_by_weights(branches: Sequence[Tensor], weights: Sequence[float] | None) -> Tensor:
+    first, second = branches
+    return slerp(first, second, t=0.5 if weights is None else weights[1] / math.fsum(weights))
+
+
+MERGES: dict[str, Callable[..., Tensor]] = {
+    "mean": lambda name, branches, base: tensor_mean(branches),
+    "weighted": lambda name, branches, base, **settings: weighted(branches, **settings),
+    "task_arithmetic": lambda name, branches, base, **settings: task_arithmetic(base, branches, **settings),
+    "ties": lambda name, branches, base, **settings: ties(base, branches, **settings),
+    "dare": lambda name, branches, base, **settings: dare(base, branches, name=name, **settings),
+    "slerp": lambda name, branches, base, weights=None: _slerp_by_weights(branches, weights),
+}
+"""The methods by name: (tensor's name, the branches' tensors, the base's or None, settings) -> the merged tensor."""
+
+NEED_BASE = frozenset({"task_arithmetic", "ties", "dare"})
+
+
+def merge(
+    branches: Sequence[Weights], *, method: str, base: Weights | None = None, **settings: Any
+) -> dict[str, Tensor]:
+    """K branches merged by a method of `MERGES` under its settings. {name: tensor}, tied weights once, under one name.
+
+    Raises ValueError, naming the tensor, as `check_mergeable` does, and where the method needs a base and has none.
+    """
+    check_mergeable(branches, base)
+    if method in NEED_BASE and base is None:
+        raise ValueError(f"method {method!r} needs the base that the branches started from")
+    return {
+        name: MERGES[method](name, [branch[name] for branch in branches], base and base[name], **settings)
+        for name in branches[0]
+    }
 
 
 def mean(branches: Sequence[Weights]) -> dict[str, Tensor]:
@@ -14,27 +153,37 @@ def mean(branches: Sequence[Weights]) -> dict[str, Tensor]:
     Tied weights appear once, under one name. Raises ValueError naming the tensor where keys, shapes or types differ,
     or where a value is not finite.
     """
-    check_mergeable(branches)
-    return {
-        name: torch.stack([branch[name].float() for branch in branches]).mean(0).to(tensor.dtype)
-        for name, tensor in branches[0].items()
-    }
+    return merge(branches, method="mean")
 
 
-def check_mergeable(branches: Sequence[Weights]) -> None:
-    """Raise ValueError, naming the tensor and the branch, unless all branches hold the same finite tensors."""
+def check_mergeable(branches: Sequence[Weights], base: Weights | None = None) -> None:
+    """Raise ValueError, naming the tensor and the branch, unless branches and base hold the same finite tensors."""
     if not branches:
         raise ValueError("nothing to merge: no branches given")
-    first = branches[0]
-    for k, branch in enumerate(branches):
-        if difference := sorted(set(first) ^ set(branch)):
-            raise ValueError(f"branch {k} and branch 0 differ in tensor {difference[0]!r}: only one of them has it")
-        for name, tensor in branch.items():
+    models = {f"branch {k}": branch for k, branch in enumerate(branches)} | ({} if base is None else {"base": base})
+    check_alike(models)
+    for label, model in models.items():
+        for name, tensor in model.items():
+            check_finite(name, tensor, label)
+
+
+def check_alike(models: Mapping[str, Weights]) -> None:
+    """Raise ValueError, naming the tensor and two models, where names, shapes or types differ; values are not read."""
+    (reference, first), *others = models.items()
+    for label, model in others:
+        for name in sorted(set(first) ^ set(model)):
+            owner = label if name in model else reference
+            raise ValueError(f"{label} and {reference} differ in tensor {name!r}: only {owner} has it")
+        for name, tensor in model.items():
             if tensor.shape != first[name].shape:
                 raise ValueError(
-                    f"{name!r} is {list(tensor.shape)} in branch {k} and {list(first[name].shape)} in branch 0"
+                    f"{name!r} is {list(tensor.shape)} in {label} and {list(first[name].shape)} in {reference}"
                 )
             if tensor.dtype != first[name].dtype:
-                raise ValueError(f"{name!r} is {tensor.dtype} in branch {k} and {first[name].dtype} in branch 0")
-            if not torch.isfinite(tensor).all():
-                raise ValueError(f"{name!r} has a value that is not finite in branch {k}")
+                raise ValueError(f"{name!r} is {tensor.dtype} in {label} and {first[name].dtype} in {reference}")
+
+
+def check_finite(name: str, tensor: Tensor, label: str) -> None:
+    """Raise ValueError, naming the tensor and the model, where a value is NaN or infinite."""
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{name!r} has a value that is not finite in {label}")

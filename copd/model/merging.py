@@ -1,0 +1,228 @@
+"""Model folders merged tensor by tensor.
+
+One tensor of each model and one output file are in memory at once, however large the models are.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_state_dict_into_shards_factory
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from copd.errors import MergeError, ModelFolderError
+from copd.maths.merge import MERGES, NEED_BASE, check_alike, check_finite
+
+SHARD_BYTES = 2_000_000_000
+"""Most bytes of an output file, unless one tensor is larger."""
+TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
+VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+COPIED_SUFFIXES = {".json", ".jinja", ".txt", ".model"}
+
+
+class ModelFolder(Mapping[str, Tensor]):
+    """The tensors of a folder of safetensors by name, each read when it is asked for; tied ones once.
+
+    `layout` holds the same names with tensors that have a shape and a type but no values. Raises ModelFolderError,
+    naming folder, file or tensor, for what is missing, damaged, or not in a floating-point type that can be merged.
+    """
+
+    def __init__(self, path: Path, label: str) -> None:
+        self.path, self.label = path, label
+        if not (path / "config.json").is_file():
+            adapter = " but a LoRA adapter: merge it into its base first" * (path / "adapter_config.json").is_file()
+            raise ModelFolderError(f"{label}: no model here{adapter} (config.json is missing)")
+        try:
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        except Exception as error:
+            raise ModelFolderError(f"{label}: config.json cannot be read: {error}") from error
+        self.tied = bool(getattr(config, "tie_word_embeddings", False))
+        self.file_of = self._files()
+        self.layout = self._layout()
+        if self.tied and HEAD in self.layout:
+            self._drop_the_copy()
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.layout:
+            raise KeyError(name)
+        with self._opened(self.file_of[name]) as file:
+            return file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layout)
+
+    def __len__(self) -> int:
+        return len(self.layout)
+
+    def _files(self) -> dict[str, Path]:
+        """The file of each tensor."""
+        single, index = self.path / SAFE_WEIGHTS_NAME, self.path / SAFE_WEIGHTS_INDEX_NAME
+        if single.is_file():
+            with self._opened(single) as file:
+                return dict.fromkeys(file.keys(), single)
+        if not index.is_file():
+            raise ModelFolderError(f"{self.label}: neither {single.name} nor {index.name} is there; no other is read")
+        try:
+            names: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+            strangers = [file for file in names.values() if Path(file).name != file]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ModelFolderError(f"{self.label}: {index.name} is not an index of tensors: {error!r}") from error
+        if strangers:
+            raise ModelFolderError(f"{self.label}: {index.name} names {strangers[0]!r}, which is not in the folder")
+        return {name: self.path / file for name, file in names.items()}
+
+    def _layout(self) -> dict[str, Tensor]:
+        found = {}
+        for path in dict.fromkeys(self.file_of.values()):
+            with self._opened(path) as file:
+                for name in (name for name, owner in self.file_of.items() if owner == path):
+                    part = file.get_slice(name)
+                    if part.get_dtype() not in TYPES:
+                        raise ModelFolderError(
+                            f"{self.label}: {name!r} is stored as {part.get_dtype()}; accepted: {', '.join(TYPES)}"
+                        )
+                    found[name] = torch.empty(part.get_shape(), dtype=TYPES[part.get_dtype()], device="meta")
+        return found
+
+    def _drop_the_copy(self) -> None:
+        """A tied output head that was stored all the same is a copy: it is merged with the embeddings, once."""
+        twin = next((name for name in self.layout if name.endswith(EMBEDDING)), None)
+        if twin is None or not torch.equal(self[HEAD], self[twin]):
+            raise ModelFolderError(f"{self.label}: {HEAD!r} is tied by config.json, but is not equal to {twin!r}")
+        del self.layout[HEAD]
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[Any]:
+        """A file of tensors. It is opened anew for each of them: an open one keeps all that was read in memory."""
+        try:
+            with safe_open(path, "pt") as file:
+                yield file
+        except (OSError, SafetensorError) as error:
+            raise ModelFolderError(f"{self.label}: {path.name} cannot be read: {error}") from error
+
+
+class MergedFolders(Mapping[str, Tensor]):
+    """The merge of model folders by name: each tensor is read and merged when it is asked for.
+
+    Takes a method of `MERGES` and its settings. Raises MergeError, naming the tensor or file and the folders, where
+    folders differ in names, shapes, types, tied weights or vocabulary, where a value is not finite (when it is read),
+    and where the method needs a base and has none.
+    """
+
+    def __init__(
+        self, branches: Sequence[ModelFolder], base: ModelFolder | None, method: str, settings: Mapping[str, Any]
+    ) -> None:
+        if method in NEED_BASE and base is None:
+            raise MergeError(f"--base: missing; method {method!r} needs the base that the branches started from")
+        _check_alike([*branches, *([] if base is None else [base])])
+        self.branches, self.base = tuple(branches), base if method in NEED_BASE else None
+        self.method, self.settings = method, dict(settings)
+
+    @property
+    def layout(self) -> dict[str, Tensor]:
+        """Shape and type of each tensor, without values."""
+        return self.branches[0].layout
+
+    def __getitem__(self, name: str) -> Tensor:
+        branches, base = [folder[name] for folder in self.branches], None if self.base is None else self.base[name]
+        read = [(folder.label, tensor) for folder, tensor in zip(self.branches, branches, strict=True)]
+        if self.base is not None and base is not None:
+            read.append((self.base.label, base))
+        try:
+            for label, tensor in read:
+                check_finite(name, tensor, label)
+        except ValueError as error:
+            raise MergeError(str(error)) from error
+        return MERGES[self.method](name, branches, base, **self.settings)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layout)
+
+    def __len__(self) -> int:
+        return len(self.layout)
+
+
+def write_merged(merged: MergedFolders, out: Path, card: str, *, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write a merge as a model folder: safetensors in files of at most `shard_bytes`, and a model card.
+
+    Everything else (configuration, tokenizer, processor) is copied from the first branch, which knows the vocabulary
+    mask. The folder is written under another name and renamed once it is complete. Raises what reading raises, and
+    ModelFolderError where the disk refuses or `out` is not empty.
+    """
+    out = out.resolve()
+    temporary = out.with_name(f".{out.name}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        _write_weights(merged, temporary, shard_bytes)
+        for path in merged.branches[0].path.iterdir():
+            if path.is_file() and _is_copied(path.name):
+                shutil.copyfile(path, temporary / path.name)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        temporary.rename(out)
+    except (OSError, SafetensorError) as error:
+        raise ModelFolderError(f"{out}: the merge cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_weights(merged: MergedFolders, folder: Path, shard_bytes: int) -> None:
+    plan = split_state_dict_into_shards_factory(
+        merged.layout,
+        get_storage_size=lambda tensor: tensor.numel() * tensor.element_size(),
+        filename_pattern=SAFE_WEIGHTS_NAME.replace(".", "{suffix}."),
+        max_shard_size=shard_bytes,
+    )
+    for file, names in plan.filename_to_tensors.items():
+        save_file({name: merged[name] for name in names}, folder / file, metadata={"format": "pt"})
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def _is_copied(name: str) -> bool:
+    settings = Path(name).suffix in COPIED_SUFFIXES and name != SAFE_WEIGHTS_INDEX_NAME
+    return settings or name.startswith(("LICENSE", "NOTICE"))
+
+
+def _check_alike(folders: Sequence[ModelFolder]) -> None:
+    first, *others = folders
+    for other in others:
+        if other.tied != first.tied:
+            tied, apart = (other, first) if other.tied else (first, other)
+            raise MergeError(f"{HEAD!r} is tied to the embeddings in {tied.label} and not in {apart.label}")
+    try:
+        check_alike({folder.label: folder.layout for folder in folders})
+    except ValueError as error:
+        raise MergeError(str(error)) from error
+    file, ids, pairs = _vocabulary(first)
+    for other in others:
+        other_file, other_ids, other_pairs = _vocabulary(other)
+        between = f"{file} and {other_file} differ:"
+        for token in sorted(set(ids.items()) ^ set(other_ids.items()))[:1]:
+            here, there = (found.get(token[0], "missing") for found in (ids, other_ids))
+            raise MergeError(f"{between} token {token[0]!r} is {here} in the first and {there} in the second")
+        if pairs != other_pairs:
+            raise MergeError(f"{between} they split text by different merges")
+
+
+def _vocabulary(folder: ModelFolder) -> tuple[Path, dict[str, int], Any]:
+    """A tokenizer's main file, the id of each token, and the merges of byte-pair encoding, if it has any."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+        backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"model": {}}
+    except Exception as error:
+        raise ModelFolderError(f"{folder.label}: the tokenizer cannot be loaded: {error}") from error
+    file = next((name for name in VOCABULARY_FILES if (folder.path / name).is_file()), VOCABULARY_FILES[0])
+    return folder.path / file, tokenizer.get_vocab(), backend["model"].get("merges")
