@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from copd.config import Recipe
 from copd.errors import RecipeError
 from copd.model.load import compute_on, model_folder
 from copd.model.parity import settle_path
 from copd.model.policy import Policy
+from copd.rewards.grading import Grader
 from copd.tasks.digits import Digits
 from copd.types import Split, Task
 
@@ -34,6 +35,11 @@ def make_tasks(recipe: Recipe) -> dict[str, Task]:
         name: Digits(**branch.task.model_dump(exclude={"kind"}), seed=recipe.seed)
         for name, branch in recipe.branches.items()
     }
+
+
+def make_grader(recipe: Recipe, warn: Callable[[str], None]) -> Grader:
+    """The recipe's grader, to be closed by the caller; raises RecipeError for a verifier that cannot be used."""
+    return Grader(recipe.verifiers, **recipe.reward.model_dump(), warn=warn)
 
 
 def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> list[str]:

@@ -19,11 +19,13 @@ from copd.sections import (
     CheckpointSection,
     EdgeSection,
     EvaluationSection,
+    FunctionOfFile,
     GrpoSection,
     MergeSection,
     ModelSection,
     OpdSection,
     OptimizerSection,
+    RewardSection,
     SamplingSection,
     ScheduleSection,
     Section,
@@ -46,6 +48,10 @@ class Recipe(Section):
     topology: TopologySection = TopologySection()
     schedule: ScheduleSection = ScheduleSection()
     sampling: SamplingSection = SamplingSection()
+    reward: RewardSection = RewardSection()
+    verifiers: dict[str, FunctionOfFile] = Field(
+        {}, description="your own reward functions by the name that problems call them: path/file.py:function"
+    )
     grpo: GrpoSection = GrpoSection()
     opd: OpdSection = OpdSection()
     optimizer: OptimizerSection = OptimizerSection()
@@ -104,7 +110,9 @@ def described(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, 
     """Path, value and meaning of every field of a recipe, sections opened."""
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        inner = {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+        inner = (
+            {f"{name}.{k}": item for k, item in value.items()} if value and isinstance(value, dict) else {name: value}
+        )
         for path, item in inner.items():
             if isinstance(item, BaseModel):
                 yield from described(item, f"{prefix}{path}.")

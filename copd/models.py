@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from copd.assemble import check_problems, load_policy, make_tasks
+from copd.assemble import check_problems, load_policy, make_grader, make_tasks
 from copd.backends.local import LocalActor, finish
 from copd.branch import Actor, SamplingSettings
 from copd.config import Recipe
@@ -19,6 +19,7 @@ from copd.model.load import model_folder, write_checksums
 from copd.model.policy import Policy
 from copd.model.tiny import tiny_model, tiny_processor
 from copd.model.warmup import WarmupPlan, warm_up
+from copd.rewards.grading import Grader
 from copd.runs.display import Screen
 from copd.runs.folder import occupied
 from copd.tasks.digits import CAPABILITIES, UNDECIDED, Digits
@@ -44,16 +45,17 @@ def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> list[Accuracy]:
     torch.set_num_threads(recipe.model.threads_per_branch)
     for path in paths:
         model_folder(path, "MODEL")
-    return [cell for path in paths for cell in _evaluate_model(recipe, path)]
+    with make_grader(recipe, logger.warning) as grader:
+        return [cell for path in paths for cell in _evaluate_model(recipe, path, grader)]
 
 
-def _evaluate_model(recipe: Recipe, path: str) -> list[Accuracy]:
+def _evaluate_model(recipe: Recipe, path: str, grader: Grader) -> list[Accuracy]:
     tasks, settings = make_tasks(recipe), recipe.evaluation
     policy = load_policy(recipe, path)
     for warning in check_problems(policy, tasks, recipe.sampling.max_new_tokens):
         logger.warning("%s: %s", path, warning)
     sampling = SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
-    model = LocalActor(Actor(path, -1, policy, tasks, sampling))
+    model = LocalActor(Actor(path, -1, policy, tasks, sampling, grader))
     return finish(evaluate([model], list(tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from copd.algorithm import copd, merged
-from copd.assemble import check_problems, conflict_warnings, load_policy, make_tasks
+from copd.assemble import check_problems, conflict_warnings, load_policy, make_grader, make_tasks
 from copd.backends.local import LocalActor, LocalBranch, finish
 from copd.baselines import independent
 from copd.branch import Actor, Branch, SamplingSettings
@@ -22,7 +22,9 @@ from copd.maths import merge as merges
 from copd.measure.evaluate import Accuracy, accuracies, evaluate
 from copd.model.learner import Learner
 from copd.model.load import model_folder
+from copd.model.policy import Policy
 from copd.report.page import REPORT, write_report
+from copd.rewards.grading import Grader, user_verifiers
 from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.display import Screen
 from copd.runs.folder import check_folder, claim
@@ -51,10 +53,11 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
         screen.result(result_of(folder))
     else:
         screen.planned(folder, recipe.method, plan)
-        run = _Run(folder, recipe, plan, screen)
-        claim(folder, manifest)
-        with screen:
-            finish(run.complete(resume))
+        with make_grader(recipe, screen.warn) as grader:
+            run = _Run(folder, recipe, plan, screen, grader)
+            claim(folder, manifest)
+            with screen:
+                finish(run.complete(resume))
         write_report(folder)
     screen.finished(folder)
     return folder
@@ -63,8 +66,8 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
 class _Run:
     """One run: the objects that the steps of `complete` share."""
 
-    def __init__(self, folder: Path, recipe: Recipe, plan: Plan, screen: Screen) -> None:
-        self.folder, self.recipe, self.plan, self.screen = folder, recipe, plan, screen
+    def __init__(self, folder: Path, recipe: Recipe, plan: Plan, screen: Screen, grader: Grader) -> None:
+        self.folder, self.recipe, self.plan, self.screen, self.grader = folder, recipe, plan, screen, grader
         torch.set_num_threads(recipe.model.threads_per_branch)
         self.tasks = make_tasks(recipe)
         self.sampling = SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
@@ -92,8 +95,19 @@ class _Run:
             clip_high=self.recipe.grpo.clip_high,
         )
         return Branch(
-            name, index, policy, tasks, self.sampling, field=name, learner=learner, clamp=self.recipe.opd.clamp
+            name,
+            index,
+            policy,
+            tasks,
+            self.sampling,
+            field=name,
+            learner=learner,
+            clamp=self.recipe.opd.clamp,
+            grader=self.grader,
         )
+
+    def _actor(self, name: str, policy: Policy) -> Actor:
+        return Actor(name, -1, policy, self.tasks, self.sampling, self.grader)
 
     async def complete(self, resume: bool) -> None:
         handles = {name: LocalBranch(branch) for name, branch in self.branches.items()}
@@ -125,7 +139,7 @@ class _Run:
 
     async def _conclude(self, handles: Mapping[str, LocalBranch], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems; the last lines of the record."""
-        models = [LocalActor(Actor("base", -1, self.base, self.tasks, self.sampling)), *handles.values()]
+        models = [LocalActor(self._actor("base", self.base)), *handles.values()]
         for name, branch in self.branches.items():
             branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
         if self.recipe.method == "copd" and len(handles) > 1:
@@ -134,7 +148,7 @@ class _Run:
                 policy.load_weights(await merged(handles, MERGES[self.recipe.merge.method]))
             except ValueError as error:
                 raise MergeError(str(error)) from error
-            actor = Actor("merged", -1, policy, self.tasks, self.sampling)
+            actor = self._actor("merged", policy)
             actor.save(self.folder / "merged", self._card("the merge of its branches"))
             models.append(LocalActor(actor))
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
@@ -168,6 +182,7 @@ def _manifest(recipe: Recipe) -> dict[str, Any]:
         "branch_order": list(recipe.branches),
         "seed": recipe.seed,
         "base_sha256": {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))},
+        "verifier_sha256": {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)},
         "versions": {name: version(name) for name in ("copd", "torch", "transformers")},
         "python": platform.python_version(),
         "machine": platform.platform(),
