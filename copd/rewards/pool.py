@@ -84,8 +84,8 @@ class KillablePool:
                 number_of[future] = i
                 future.add_done_callback(ended.put)
             for _ in calls:
-                future = ended.get(timeout=self._deadline + STALL_SECONDS)
-                found[number_of[future]] = self._outcome(future)
+                first = ended.get(timeout=self._deadline + STALL_SECONDS)
+                found[number_of[first]] = self._outcome(first)
         except (
             BrokenProcessPool,
             RuntimeError,
