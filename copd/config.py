@@ -30,6 +30,7 @@ from copd.sections import (
     ScheduleSection,
     Section,
     TopologySection,
+    VerifierName,
 )
 from copd.strict_yaml import parse_yaml
 
@@ -49,7 +50,7 @@ class Recipe(Section):
     schedule: ScheduleSection = ScheduleSection()
     sampling: SamplingSection = SamplingSection()
     reward: RewardSection = RewardSection()
-    verifiers: dict[str, FunctionOfFile] = Field(
+    verifiers: dict[VerifierName, FunctionOfFile] = Field(
         {}, description="your own reward functions by the name that problems call them: path/file.py:function"
     )
     grpo: GrpoSection = GrpoSection()

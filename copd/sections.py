@@ -19,6 +19,7 @@ def _function_of_file(source: str) -> str:
     return source
 
 
+VerifierName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_/-]{1,64}$")]
 FunctionOfFile = Annotated[str, AfterValidator(_function_of_file)]
 """path/file.py:function; like every path of a recipe it is relative to the current directory."""
 

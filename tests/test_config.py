@@ -102,6 +102,22 @@ REFUSED = [
     ),
     pytest.param(TWO + "schedule: 3", ["schedule", "found '3'"], id="a number for a section"),
     pytest.param(TWO + "schedule:", ["schedule", "found 'None'"], id="nothing for a section"),
+    pytest.param(
+        TWO + "verifiers: {mine: rewards.py}",
+        ["verifiers.mine", "path/file.py:function, found 'rewards.py'"],
+        id="a file",
+    ),
+    pytest.param(TWO + "verifiers: {mine: 'a.sh:f'}", ["verifiers.mine", "found 'a.sh:f'"], id="not of Python"),
+    pytest.param(TWO + "verifiers: {mine: 'a.py:f()'}", ["verifiers.mine", "found 'a.py:f()'"], id="a call"),
+    pytest.param(TWO + "verifiers: {mine: 'a.py:'}", ["verifiers.mine", "found 'a.py:'"], id="no function"),
+    pytest.param(TWO + "verifiers: {a b: 'a.py:f'}", ["verifiers.a b", "pattern"], id="a verifier's name with a space"),
+    pytest.param(
+        TWO + "verifiers: a.py:f", ["verifiers", "dictionary", "found 'a.py:f'"], id="no mapping of verifiers"
+    ),
+    pytest.param(
+        TWO + "reward: {answer: box}", ["reward.answer", "'boxed' or 'tag'"], id="an unknown place of answers"
+    ),
+    pytest.param(TWO + "reward: {format_weight: 1}", ["reward.format_weight", "less than 1"], id="format is all"),
     pytest.param(TWO + "method: dpo", ["method", "'copd', 'expert' or 'mixed'", "found 'dpo'"], id="an unknown method"),
     pytest.param(
         TWO + "optimizer: {learning_rate: 0}", ["optimizer.learning_rate", "greater than 0"], id="a zero rate"
@@ -168,7 +184,7 @@ def recipe_file(tmp_path):
 def leaves(values: dict, prefix: str = "") -> dict[str, object]:
     found = {}
     for key, value in values.items():
-        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        found |= leaves(value, f"{prefix}{key}.") if value and isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
 
 
@@ -282,7 +298,12 @@ def test_described_lists_every_field_with_a_meaning():
 
 
 def test_described_values_are_overrides_that_give_the_recipe_back(recipe_file):
-    overrides = ["seed=5", "topology.edges=[{student: a, teacher: b, beta: 0.25}]", "evaluation.pass_at=[1, 4]"]
+    overrides = [
+        "seed=5",
+        "verifiers.mine=some where/my.py:f",
+        "topology.edges=[{student: a, teacher: b, beta: 0.25}]",
+        "evaluation.pass_at=[1, 4]",
+    ]
     recipe = load_recipe(recipe_file(TWO), [*overrides, "branches.a.task.operators=[sum, max]"])
     assert load_recipe(recipe_file(TWO), [f"{path}={value}" for path, value, _ in described(recipe)]) == recipe
 

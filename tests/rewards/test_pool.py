@@ -18,7 +18,7 @@ from copd.rewards.adapters import Sample, UserVerifier
 from copd.rewards.pool import KillablePool
 from copd.rewards.worker import verify_by_user, verify_mathematically
 
-DEADLINE = 1.0
+DEADLINE = 2.0
 """Seconds."""
 FILE = """
 import os, signal, sys, threading, time
