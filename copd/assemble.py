@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from copd.branch import ObjectiveSettings, Reference
+from copd.branch import Branch, ObjectiveSettings, Reference, SamplingSettings
 from copd.config import Recipe
 from copd.errors import RecipeError
 from copd.maths.distill import clamped_delta, masked_delta, proximal_delta
@@ -14,6 +14,7 @@ from copd.model.load import compute_on, model_folder
 from copd.model.parity import settle_path
 from copd.model.parts import Aggregate, Delta, over_constant, over_sequences, over_tokens
 from copd.model.policy import Policy
+from copd.rewards.grading import Grader
 from copd.tasks.digits import Digits
 from copd.types import Rollouts, Split, Task
 
@@ -71,6 +72,34 @@ def make_objectives(recipe: Recipe, base: Policy) -> ObjectiveSettings:
         normalize_std=grpo.normalize_std,
         mask_truncated=grpo.mask_truncated,
         reference=Reference(base, grpo.kl_coefficient) if grpo.kl_coefficient else None,
+    )
+
+
+def make_grader(recipe: Recipe, warn: Callable[[str], None]) -> Grader:
+    """The recipe's grader, to be closed by the caller; raises RecipeError for a verifier that cannot be used."""
+    return Grader(recipe.verifiers, **recipe.reward.model_dump(), warn=warn)
+
+
+def make_sampling(recipe: Recipe) -> SamplingSettings:
+    """How all models of the recipe draw their responses."""
+    return SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
+
+
+def make_branch(
+    recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, name: str, index: int
+) -> Branch:
+    """A branch that begins as the base; its field is the task of its own name."""
+    policy = base.clone()
+    return Branch(
+        name,
+        index,
+        policy,
+        tasks,
+        make_sampling(recipe),
+        field=name,
+        learner=make_learner(recipe, policy),
+        settings=make_objectives(recipe, base),
+        grader=grader,
     )
 
 

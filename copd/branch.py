@@ -17,7 +17,7 @@ from copd.model.export import save_policy
 from copd.model.learner import Learner
 from copd.model.parts import AnchoredGrpoObjective, Delta, DistillObjective, GrpoObjective, Objective
 from copd.model.policy import Policy
-from copd.rewards.verifiers import reward
+from copd.rewards.grading import Grader, Response
 from copd.types import Part, Problem, Rollouts, Score, Split, Task
 
 VISIT_STRIDE = 10_000_000
@@ -76,13 +76,21 @@ class Actor:
     """A policy that answers the problems of several tasks, is graded, and scores responses of others."""
 
     def __init__(
-        self, name: str, index: int, policy: Policy, tasks: Mapping[str, Task], sampling: SamplingSettings
+        self,
+        name: str,
+        index: int,
+        policy: Policy,
+        tasks: Mapping[str, Task],
+        sampling: SamplingSettings,
+        grader: Grader | None = None,
     ) -> None:
+        """`grader`: by default one without a user's verifiers, whose processes end with this one."""
         self.name = name
         self.index = index
         self.policy = policy
         self.tasks = tasks
         self.sampling = sampling
+        self.grader = grader or Grader()
         self.version = 0
 
     def answer(
@@ -96,10 +104,18 @@ class Actor:
             max_new_tokens=self.sampling.max_new_tokens,
             temperature=self.sampling.temperature,
         )
+        rows = zip(rollouts.tokens_NT, rollouts.mask_NT, strict=True)
+        spoken_N = [tokens_T[mask_T] for tokens_T, mask_T in rows]
         texts, finished = self.policy.texts(rollouts), rollouts.finished_N.tolist()
-        answered = [problems[p] for p in rollouts.prompt_of_N.tolist()]
-        rewards = [reward(p, text, finished=end) for p, text, end in zip(answered, texts, finished, strict=True)]
-        return replace(rollouts, reward_N=torch.tensor(rewards), version=self.version)
+        responses = [Response(*each) for each in zip(texts, spoken_N, finished, strict=True)]
+        grades = self.grader.grade([problems[p] for p in rollouts.prompt_of_N.tolist()], responses)
+        return replace(
+            rollouts,
+            reward_N=torch.tensor(grades.rewards),
+            correct_N=torch.tensor(grades.correct),
+            grader_failures=grades.failures,
+            version=self.version,
+        )
 
     def validate(self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool) -> Rollouts:
         """Graded answers to the first problems of a task, the same at every call; not counted in the ledger.
@@ -133,8 +149,9 @@ class Branch(Actor):
         field: str,
         learner: Learner,
         settings: ObjectiveSettings,
+        grader: Grader | None = None,
     ) -> None:
-        super().__init__(name, index, policy, tasks, sampling)
+        super().__init__(name, index, policy, tasks, sampling, grader)
         self.field = field
         self.learner = learner
         self.settings = settings
@@ -232,7 +249,7 @@ def stream(seed: int, who: str, task: str, step: int) -> torch.Generator:
 
 
 def describe(part: Part, trained: Rollouts) -> dict[str, float]:
-    """What the rollouts of a part look like: reward, response length, share cut by the limit, groups with signal.
+    """What the rollouts of a part look like: reward, response length, share cut, graders' failures, groups with signal.
 
     The signal is that of the rows `trained` on; all else is over all rows. Where the problems are of several tasks the
     reward is also given for each of them, as `PART/reward/TASK`.
@@ -247,6 +264,7 @@ def describe(part: Part, trained: Rollouts) -> dict[str, float]:
         f"{part.name}/groups_with_signal": len(trained.prompt_of_N[signal_M].unique()) / len(rollouts.problems),
         f"{part.name}/response_length": float(rollouts.mask_NT.sum(-1).float().mean()),
         f"{part.name}/cut_rate": 1 - float(rollouts.finished_N.float().mean()),
+        f"{part.name}/grader_failures": float(rollouts.grader_failures),
     }
 
 

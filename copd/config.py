@@ -22,6 +22,7 @@ from copd.sections import (
     EdgeSection,
     EvaluationSection,
     ExpertsSection,
+    FunctionOfFile,
     GrpoSection,
     MergeSection,
     MixedSection,
@@ -29,11 +30,13 @@ from copd.sections import (
     MopdSection,
     OpdSection,
     OptimizerSection,
+    RewardSection,
     SamplingSection,
     ScheduleSection,
     Section,
     StaticOpdSection,
     TopologySection,
+    VerifierName,
 )
 from copd.strict_yaml import parse_yaml
 
@@ -54,6 +57,10 @@ class Recipe(Section):
     topology: TopologySection = TopologySection()
     schedule: ScheduleSection = ScheduleSection()
     sampling: SamplingSection = SamplingSection()
+    reward: RewardSection = RewardSection()
+    verifiers: dict[VerifierName, FunctionOfFile] = Field(
+        {}, description="your own reward functions by the name that problems call them: path/file.py:function"
+    )
     grpo: GrpoSection = GrpoSection()
     opd: OpdSection = OpdSection()
     optimizer: OptimizerSection = OptimizerSection()
@@ -175,7 +182,9 @@ def described(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, 
     """Path, value and meaning of every field of a recipe, sections opened."""
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        inner = {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+        inner = (
+            {f"{name}.{k}": item for k, item in value.items()} if value and isinstance(value, dict) else {name: value}
+        )
         for path, item in inner.items():
             if isinstance(item, BaseModel):
                 yield from described(item, f"{prefix}{path}.")

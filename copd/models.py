@@ -10,9 +10,9 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from copd.assemble import check_problems, load_policy, make_tasks
+from copd.assemble import check_problems, load_policy, make_grader, make_sampling, make_tasks
 from copd.backends.local import LocalActor, finish
-from copd.branch import Actor, SamplingSettings
+from copd.branch import Actor
 from copd.config import Recipe
 from copd.errors import MergeError, RecipeError
 from copd.measure.evaluate import AVERAGE, Accuracy, evaluate
@@ -22,6 +22,7 @@ from copd.model.merging import MergedFolders, ModelFolder, write_merged
 from copd.model.policy import Policy
 from copd.model.tiny import tiny_model, tiny_processor
 from copd.model.warmup import WarmupPlan, warm_up
+from copd.rewards.grading import Grader
 from copd.runs.display import Screen
 from copd.runs.folder import occupied
 from copd.sections import MergeSection
@@ -62,16 +63,17 @@ def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> list[Accuracy]:
     torch.set_num_threads(recipe.model.threads_per_branch)
     for path in paths:
         model_folder(path, "MODEL")
-    return [cell for path in paths for cell in _evaluate_model(recipe, path)]
+    with make_grader(recipe, logger.warning) as grader:
+        return [cell for path in paths for cell in _evaluate_model(recipe, path, grader)]
 
 
-def _evaluate_model(recipe: Recipe, path: str) -> list[Accuracy]:
+def _evaluate_model(recipe: Recipe, path: str, grader: Grader) -> list[Accuracy]:
     tasks, settings = make_tasks(recipe), recipe.evaluation
     policy = load_policy(recipe, path)
     for warning in check_problems(policy, tasks, recipe.sampling.max_new_tokens):
         logger.warning("%s: %s", path, warning)
-    sampling = SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
-    model = LocalActor(Actor(path, -1, policy, tasks, sampling))
+    sampling = make_sampling(recipe)
+    model = LocalActor(Actor(path, -1, policy, tasks, sampling, grader))
     return finish(evaluate([model], list(tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at))
 
 
@@ -119,16 +121,17 @@ def _scan(recipe: Recipe, merges: Sequence[MergedFolders], labels: Sequence[str]
     policy = load_policy(recipe, str(merges[0].branches[0].path))
     for warning in check_problems(policy, tasks, recipe.sampling.max_new_tokens):
         logger.warning("%s", warning)
-    sampling = SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
+    sampling = make_sampling(recipe)
     count, table = recipe.evaluation.validation_problems, []
     pairs, quiet = list(zip(labels, merges, strict=True)), not Console().is_terminal
-    for label, merged in track(pairs, f"{len(pairs)} merges", transient=True, disable=quiet):
-        try:
-            policy.load_weights(merged)
-        except KeyError as error:
-            raise MergeError(f"--scan: the model has a tensor {error} that the folders lack") from error
-        model = LocalActor(Actor(label, -1, policy, tasks, sampling))
-        table += finish(evaluate([model], list(tasks), Split.VALIDATION, problems=count, pass_at=()))
+    with make_grader(recipe, logger.warning) as grader:
+        for label, merged in track(pairs, f"{len(pairs)} merges", transient=True, disable=quiet):
+            try:
+                policy.load_weights(merged)
+            except KeyError as error:
+                raise MergeError(f"--scan: the model has a tensor {error} that the folders lack") from error
+            model = LocalActor(Actor(label, -1, policy, tasks, sampling, grader))
+            table += finish(evaluate([model], list(tasks), Split.VALIDATION, problems=count, pass_at=()))
     return table
 
 

@@ -12,17 +12,27 @@ from typing import Any
 import torch
 
 from copd.algorithm import Merge, copd, merged
-from copd.assemble import check_problems, conflict_warnings, load_policy, make_learner, make_objectives, make_tasks
+from copd.assemble import (
+    check_problems,
+    conflict_warnings,
+    load_policy,
+    make_branch,
+    make_grader,
+    make_sampling,
+    make_tasks,
+)
 from copd.backends.local import LocalActor, LocalBranch, finish
 from copd.baselines import frozen_teachers, independent
-from copd.branch import Actor, Branch, SamplingSettings
+from copd.branch import Actor, Branch
 from copd.config import Recipe
 from copd.errors import MergeError, RecipeError
 from copd.files import sha256
 from copd.maths import merge as merges
 from copd.measure.evaluate import Accuracy, accuracies, evaluate
 from copd.model.load import model_folder
+from copd.model.policy import Policy
 from copd.report.page import REPORT, write_report
+from copd.rewards.grading import Grader, user_verifiers
 from copd.runs.checkpoint import Checkpoint, latest_checkpoint
 from copd.runs.display import Screen
 from copd.runs.experts import expert_checkpoint, trajectory
@@ -51,10 +61,11 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
         screen.result(result_of(folder))
     else:
         screen.planned(folder, recipe.method, plan)
-        run = _Run(folder, recipe, plan, screen, manifest["trajectory"])
-        claim(folder, manifest)
-        with screen:
-            finish(run.complete(resume))
+        with make_grader(recipe, screen.warn) as grader:
+            run = _Run(folder, recipe, plan, screen, grader, manifest["trajectory"])
+            claim(folder, manifest)
+            with screen:
+                finish(run.complete(resume))
         write_report(folder)
     screen.finished(folder)
     return folder
@@ -63,11 +74,13 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
 class _Run:
     """One run: the objects that the steps of `complete` share."""
 
-    def __init__(self, folder: Path, recipe: Recipe, plan: Plan, screen: Screen, trajectory_hash: str) -> None:
-        self.folder, self.recipe, self.plan, self.screen = folder, recipe, plan, screen
+    def __init__(
+        self, folder: Path, recipe: Recipe, plan: Plan, screen: Screen, grader: Grader, trajectory_hash: str
+    ) -> None:
+        self.folder, self.recipe, self.plan, self.screen, self.grader = folder, recipe, plan, screen, grader
         torch.set_num_threads(recipe.model.threads_per_branch)
         self.tasks = make_tasks(recipe)
-        self.sampling = SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
+        self.sampling = make_sampling(recipe)
         self.base = load_policy(recipe)
         if max(recipe.evaluation.overlap_k) > self.base.allowed_tokens:
             raise RecipeError(
@@ -89,20 +102,13 @@ class _Run:
 
     def _branches(self) -> dict[str, Branch]:
         tasks: dict[str, Task] = {**self.tasks, "mixed": Mixture("mixed", tuple(self.tasks.values()))}
-        return {name: self._branch(name, i, tasks) for i, name in enumerate(self.plan.branches)}
+        return {
+            name: make_branch(self.recipe, self.base, tasks, self.grader, name, index)
+            for index, name in enumerate(self.plan.branches)
+        }
 
-    def _branch(self, name: str, index: int, tasks: Mapping[str, Task]) -> Branch:
-        policy = self.base.clone()
-        return Branch(
-            name,
-            index,
-            policy,
-            tasks,
-            self.sampling,
-            field=name,
-            learner=make_learner(self.recipe, policy),
-            settings=make_objectives(self.recipe, self.base),
-        )
+    def _actor(self, name: str, policy: Policy) -> Actor:
+        return Actor(name, -1, policy, self.tasks, self.sampling, self.grader)
 
     async def complete(self, resume: bool) -> None:
         handles = {name: LocalBranch(branch) for name, branch in self.branches.items()}
@@ -171,7 +177,7 @@ class _Run:
 
     async def _conclude(self, handles: Mapping[str, LocalBranch], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems; the last lines of the record."""
-        models = [LocalActor(Actor("base", -1, self.base, self.tasks, self.sampling)), *handles.values()]
+        models = [LocalActor(self._actor("base", self.base)), *handles.values()]
         for name, branch in self.branches.items():
             branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
         if self.plan.model == "merged":
@@ -180,7 +186,7 @@ class _Run:
                 policy.load_weights(await merged(handles, self._merge()))
             except ValueError as error:
                 raise MergeError(str(error)) from error
-            actor = Actor("merged", -1, policy, self.tasks, self.sampling)
+            actor = self._actor("merged", policy)
             actor.save(self.folder / "merged", self._card("the merge of its branches"))
             models.append(LocalActor(actor))
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
@@ -223,6 +229,7 @@ def _manifest(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "base_sha256": sums,
         "trajectory": trajectory(settings, sums),
+        "verifier_sha256": {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)},
         "versions": {name: version(name) for name in ("copd", "torch", "transformers")},
         "python": platform.python_version(),
         "machine": platform.platform(),

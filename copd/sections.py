@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 CLAMP, TEACHER_SHARE = 5.0, 0.9
+
+
+def _function_of_file(source: str) -> str:
+    path, _, function = source.rpartition(":")
+    if not path.endswith(".py") or not function.isidentifier():
+        raise ValueError(f"write path/file.py:function, found {source[:80]!r}")
+    return source
+
+
+VerifierName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_/-]{1,64}$")]
+FunctionOfFile = Annotated[str, AfterValidator(_function_of_file)]
+"""path/file.py:function; like every path of a recipe it is relative to the current directory."""
 
 
 class Section(BaseModel):
@@ -125,6 +137,28 @@ class SamplingSection(Section):
     rollouts_per_prompt: int = Field(8, ge=2, description="responses per prompt, the group of GRPO (G)")
     max_new_tokens: Count = Field(36, description="responses are cut here, and then have reward 0")
     temperature: Positive = Field(1.0, description="of sampling, and of every log-prob")
+
+
+class RewardSection(Section):
+    """How responses are graded: reward = (1 - format_weight) * score + format_weight * formatted."""
+
+    answer: Literal["boxed", "tag"] = Field(
+        "boxed",
+        description="where the final answer stands: \\boxed{} or <answer></answer>, after the last </think>; with none "
+        "or several a response has no answer",
+    )
+    format_weight: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="what a finished response with exactly one final answer earns for that, right or wrong; accuracy "
+        "counts the answer alone",
+    )
+    deadline_seconds: Positive = Field(
+        10.0, description="of one response under math or a function of verifiers; then its process is killed, reward 0"
+    )
+    workers: Count = Field(2, description="processes for these; none is started for other verifiers")
+    memory_gib: Positive = Field(4.0, description="private memory of such a process, where the system can limit it")
 
 
 class GrpoSection(Section):

@@ -27,8 +27,8 @@ class Problem:
     """One prompt with a verifiable answer.
 
     `images` are [H, W, 3] uint8, `videos` are [frames, H, W, 3] uint8 at `fps`; both stand before the text of the
-    prompt. `verifier` names the function that grades a response against `answer`. `solution` is a worked response,
-    used only by the supervised warm-up.
+    prompt. `verifier` names what grades a response against `answer` (`rewards.grading`), it never points at code.
+    `solution` is a worked response, used only by the supervised warm-up.
     """
 
     id: str
@@ -68,8 +68,10 @@ class Rollouts:
     mask_NT      True on response tokens
     finished_N   True where the response ends with an end token, False where the length limit cut it
     logp_NT      the sampler's log-probs, at `temperature` and under the vocabulary mask; 0 on padding
-    reward_N     None until graded
     version      the number of updates the sampling policy had seen
+    reward_N     what is trained on, None until graded
+    correct_N    True where the answer is right, whatever else the reward counts; None until graded
+    grader_failures  rows that could not be graded and earn 0 for it
     """
 
     problems: tuple[Problem, ...]
@@ -81,6 +83,8 @@ class Rollouts:
     temperature: float
     version: int = 0
     reward_N: Tensor | None = None
+    correct_N: Tensor | None = None
+    grader_failures: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -141,6 +141,22 @@ REFUSED = [
         id="an unknown method",
     ),
     pytest.param(
+        TWO + "verifiers: {mine: rewards.py}",
+        ["verifiers.mine", "path/file.py:function, found 'rewards.py'"],
+        id="a file",
+    ),
+    pytest.param(TWO + "verifiers: {mine: 'a.sh:f'}", ["verifiers.mine", "found 'a.sh:f'"], id="not of Python"),
+    pytest.param(TWO + "verifiers: {mine: 'a.py:f()'}", ["verifiers.mine", "found 'a.py:f()'"], id="a call"),
+    pytest.param(TWO + "verifiers: {mine: 'a.py:'}", ["verifiers.mine", "found 'a.py:'"], id="no function"),
+    pytest.param(TWO + "verifiers: {a b: 'a.py:f'}", ["verifiers.a b", "pattern"], id="a verifier's name with a space"),
+    pytest.param(
+        TWO + "verifiers: a.py:f", ["verifiers", "dictionary", "found 'a.py:f'"], id="no mapping of verifiers"
+    ),
+    pytest.param(
+        TWO + "reward: {answer: box}", ["reward.answer", "'boxed' or 'tag'"], id="an unknown place of answers"
+    ),
+    pytest.param(TWO + "reward: {format_weight: 1}", ["reward.format_weight", "less than 1"], id="format is all"),
+    pytest.param(
         TWO + "optimizer: {learning_rate: 0}", ["optimizer.learning_rate", "greater than 0"], id="a zero rate"
     ),
     pytest.param(TWO + "optimizer: {learning_rate: .nan}", ["optimizer.learning_rate", "finite"], id="a rate of nan"),
@@ -231,7 +247,7 @@ def recipe_file(tmp_path):
 def leaves(values: dict, prefix: str = "") -> dict[str, object]:
     found = {}
     for key, value in values.items():
-        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        found |= leaves(value, f"{prefix}{key}.") if value and isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
 
 
@@ -408,6 +424,7 @@ def test_described_values_are_overrides_that_give_the_recipe_back(recipe_file):
         "seed=5",
         "grpo.mask_truncated=true",
         "opd={bound: proximal, teacher_share: 0.5}",
+        "verifiers.mine=some where/my.py:f",
         "topology.edges=[{student: a, teacher: b, beta: 0.25}]",
         "evaluation.pass_at=[1, 4]",
     ]

@@ -14,6 +14,12 @@ ROOMS = {
     "model": EVERYBODY | {"copd.maths", "copd.model"},
     "tasks": EVERYBODY | {"copd.maths", "copd.tasks"},
     "rewards": EVERYBODY | {"copd.maths", "copd.rewards"},
+    "rewards/answers.py": set(),
+    "rewards/verifiers.py": set(),
+    "rewards/adapters.py": {"copd.rewards.verifiers"},
+    "rewards/mathematics.py": set(),
+    "rewards/worker.py": {"copd.rewards.adapters", "copd.rewards.mathematics", "copd.rewards.verifiers"},
+    "rewards/pool.py": {"copd.rewards.adapters", "copd.rewards.worker"},
     "measure": EVERYBODY | {"copd.maths", "copd.measure"},
     "backends": EVERYBODY | {"copd.branch"},
     "report": EVERYBODY | {"copd.report", "copd.runs.runlog"},
@@ -35,6 +41,12 @@ OUTSIDE = {
     "config.py": {"pydantic"},
     "sections.py": {"pydantic"},
     "strict_yaml.py": {"yaml"},
+    "rewards/answers.py": set(),
+    "rewards/verifiers.py": set(),
+    "rewards/adapters.py": set(),
+    "rewards/mathematics.py": {"math_verify"},
+    "rewards/worker.py": set(),
+    "rewards/pool.py": {"pebble"},
 }
 STANDARD = __import__("sys").stdlib_module_names
 

@@ -46,7 +46,7 @@ async def measure_behaviour(
         found.kl_is_exact = tokens <= WHOLE_VOCABULARY
         found.chance = {k: k / tokens for k in ks}
         rollouts = [await student.validate(Split.VALIDATION, task, problems, 2, greedy=False) for task in fields]
-        found.accuracy[name] = {t: float(_rewards(r).mean()) for t, r in zip(fields, rollouts, strict=True)}
+        found.accuracy[name] = {t: _accuracy(r) for t, r in zip(fields, rollouts, strict=True)}
         found.samples += [await _sample(student, task, r) for task, r in zip(fields, rollouts, strict=True)]
         pairs = []
         for batch in rollouts:
@@ -82,6 +82,7 @@ def _compare(
 
 
 async def _sample(branch: BranchHandle, task: str, rollouts: Rollouts) -> dict[str, Any]:
+    assert rollouts.reward_N is not None
     problem, text = rollouts.problems[0], (await branch.texts(rollouts))[0]
     return {
         "branch": branch.name,
@@ -90,10 +91,10 @@ async def _sample(branch: BranchHandle, task: str, rollouts: Rollouts) -> dict[s
         "prompt": problem.prompt,
         "answer": problem.answer,
         "response": text,
-        "reward": float(_rewards(rollouts)[0]),
+        "reward": float(rollouts.reward_N[0]),
     }
 
 
-def _rewards(rollouts: Rollouts) -> Tensor:
-    assert rollouts.reward_N is not None
-    return rollouts.reward_N
+def _accuracy(rollouts: Rollouts) -> float:
+    assert rollouts.correct_N is not None
+    return float(rollouts.correct_N.float().mean())

@@ -89,6 +89,6 @@ async def evaluate(
 
 def _correct(rollouts: Rollouts) -> Tensor:
     """Right answers per problem. [P] float64."""
-    assert rollouts.reward_N is not None
+    assert rollouts.correct_N is not None
     counts = torch.zeros(len(rollouts.problems), dtype=torch.float64)
-    return counts.index_add(0, rollouts.prompt_of_N, rollouts.reward_N.double())
+    return counts.index_add(0, rollouts.prompt_of_N, rollouts.correct_N.double())

@@ -25,6 +25,7 @@ def take_rows(rollouts: Rollouts, rows_M: Tensor) -> Rollouts:
         logp_NT=rollouts.logp_NT[rows_M, :longest],
         prompt_of_N=prompt_of_M,
         reward_N=None if rollouts.reward_N is None else rollouts.reward_N[rows_M],
+        correct_N=None if rollouts.correct_N is None else rollouts.correct_N[rows_M],
     )
 
 

@@ -1,20 +1,45 @@
 """The final answer of a response. Text is only searched, never run or parsed as code."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
 BOXED = "\\boxed{"
+THINK, THOUGHT = "<think>", "</think>"
+TAG, CLOSING_TAG = "<answer>", "</answer>"
 
 
-def final_answer(response: str, *, finished: bool) -> str | None:
-    """The content of the response's only `\\boxed{}`, or None.
+def final_answer(response: str, *, finished: bool, form: str = "boxed") -> str | None:
+    """The response's only final answer in one of the `FORMS`, or None.
 
-    None for a response that the length limit cut, for one with no box or with several, and for a box that is never
-    closed: a response that lists all options answers nothing.
+    None for a response that the length limit cut, for one with no answer or with several, and for an answer that is
+    never closed: a response that lists all options answers nothing. What is thought up to the last `</think>` does not
+    count, and thoughts that are never closed leave no answer.
     """
-    if not finished or response.count(BOXED) != 1:
+    spoken = response.rpartition(THOUGHT)[2]
+    return FORMS[form](spoken) if finished and THINK not in spoken else None
+
+
+def only_box(text: str) -> str | None:
+    """The content of the only `\\boxed{}`, however deeply its braces nest."""
+    if text.count(BOXED) != 1:
         return None
-    start = response.index(BOXED) + len(BOXED)
+    start = text.index(BOXED) + len(BOXED)
     depth = 1
-    for at, character in enumerate(response[start:], start):
+    for at, character in enumerate(text[start:], start):
         depth += {"{": 1, "}": -1}.get(character, 0)
         if depth == 0:
-            return response[start:at].strip()
+            return text[start:at].strip()
     return None
+
+
+def only_tag(text: str) -> str | None:
+    """The content of the only `<answer></answer>`."""
+    if text.count(TAG) != 1 or text.count(CLOSING_TAG) != 1:
+        return None
+    content, closing, _ = text.partition(TAG)[2].partition(CLOSING_TAG)
+    return content.strip() if closing else None
+
+
+FORMS: Mapping[str, Callable[[str], str | None]] = {"boxed": only_box, "tag": only_tag}
+"""How a final answer may stand in a response."""

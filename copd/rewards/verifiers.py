@@ -1,20 +1,48 @@
-"""Verifiers by name: does a final answer equal the reference? Pure functions of two strings."""
+"""Our own verifiers by name: does a final answer equal the reference? Pure functions of two strings, always quick.
+
+Imports no torch: grading processes use it too.
+"""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import NamedTuple
 
-from copd.errors import RecipeError
-from copd.rewards.answers import final_answer
-from copd.types import Problem
+TOLERANCE = Fraction(1, 10**6)
+"""Of `number`, relative to a reference that is not whole; whole numbers are compared exactly."""
+LONGEST_NUMBER, LONGEST_TEXT = 100, 10_000
+"""Characters; what is longer is no number, and equals no text: the normal form of a text may take quadratic time."""
 
 INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
+NUMBER = re.compile(
+    rf"(?P<sign>[+-]?)\s?(?:(?P<decimal>{DECIMAL})(?:[eE](?P<exponent>[+-]?\d{{1,3}}))?"
+    rf"|(?P<over>{DECIMAL})\s?/\s?(?P<under>{DECIMAL})"
+    rf"|\\[dt]?frac\{{(?P<upper>{DECIMAL})\}}\{{(?P<lower>{DECIMAL})\}})\s?(?P<percent>\\?%)?",
+    re.ASCII,
+)
+LETTER = re.compile(r"\(\s?([A-Ja-j])\s?\)|\[\s?([A-Ja-j])\s?\]|([A-Ja-j])\s?[.:)]?")
+WRAPPED = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit)\s?\{(.*)\}|\$(.*)\$|\*\*(.*)\*\*")
+WRAPPINGS = 4
+"""Layers of formatting that are taken off a choice."""
+
+
+class Verdict(NamedTuple):
+    """What a verifier says of one response: what it is worth, and whether its answer is right."""
+
+    score: float
+    correct: bool
 
 
 def exact(answer: str, reference: str) -> bool:
-    """Equal but for surrounding white space."""
-    return answer.strip() == reference.strip()
+    """Equal but for white space and for how accents are encoded; case counts, and nothing equals nothing."""
+    if len(answer) > LONGEST_TEXT:
+        return False
+    found, wanted = (" ".join(unicodedata.normalize("NFC", text).split()) for text in (answer, reference))
+    return bool(found) and found == wanted
 
 
 def integer(answer: str, reference: str) -> bool:
@@ -23,18 +51,75 @@ def integer(answer: str, reference: str) -> bool:
     return bool(INTEGER.fullmatch(found) and INTEGER.fullmatch(wanted)) and int(found) == int(wanted)
 
 
-VERIFIERS: Mapping[str, Callable[[str, str], bool]] = {"exact": exact, "integer": integer}
+def number(answer: str, reference: str) -> bool:
+    """Equal as numbers: decimals, fractions, thousands separated by commas, exponents of three digits, per cent.
 
-
-def reward(problem: Problem, response: str, *, finished: bool) -> float:
-    """1.0 where a finished response has exactly one final answer and the problem's verifier accepts it, else 0.0.
-
-    `response` is the text between prompt and end token: neither the prompt nor anything after the end counts. Raises
-    RecipeError where the problem names an unknown verifier.
+    Exact arithmetic. A whole reference must be met exactly, any other within a millionth of itself. A per cent sign
+    that only one side has may be meant or left out: 25% equals 0.25 and 25.
     """
-    if problem.verifier not in VERIFIERS:
-        raise RecipeError(
-            f"problem {problem.id}: unknown verifier {problem.verifier!r}; accepted: {', '.join(sorted(VERIFIERS))}"
-        )
-    answer = final_answer(response, finished=finished)
-    return float(answer is not None and VERIFIERS[problem.verifier](answer, problem.answer))
+    found, wanted = as_number(answer), as_number(reference)
+    if found is None or wanted is None:
+        return False
+    if found.percent == wanted.percent:
+        return close(found.bare, wanted.bare)
+    return close(found.bare, wanted.bare) or close(found.value, wanted.value)
+
+
+class Number(NamedTuple):
+    """A number as written; with a per cent sign its value is a hundredth of what is written."""
+
+    bare: Fraction
+    percent: bool
+
+    @property
+    def value(self) -> Fraction:
+        return self.bare / 100 if self.percent else self.bare
+
+
+def as_number(text: str) -> Number | None:
+    """The number that a text writes, or None."""
+    if len(text) > LONGEST_NUMBER:
+        return None
+    plain = text.replace("{,}", ",").replace("\\!", "").replace("\\,", "").replace("\u2212", "-")
+    match = NUMBER.fullmatch(plain.strip().strip("$").strip())
+    if not match:
+        return None
+    over = Fraction((match["decimal"] or match["over"] or match["upper"]).replace(",", ""))
+    under = Fraction((match["under"] or match["lower"] or "1").replace(",", ""))
+    if under == 0:
+        return None
+    size = over / under * Fraction(10) ** int(match["exponent"] or 0)
+    return Number(-size if match["sign"] == "-" else size, match["percent"] is not None)
+
+
+def close(found: Fraction, wanted: Fraction) -> bool:
+    """Equal; where `wanted` is not whole, within `TOLERANCE` of it."""
+    return found == wanted or (wanted.denominator > 1 and abs(found - wanted) <= TOLERANCE * abs(wanted))
+
+
+def choice(answer: str, reference: str) -> bool:
+    """The same single letter A to J, in any of its usual spellings: B, b, (B), [B], B), B., B:, \\text{B}, $B$, **B**.
+
+    Several letters, or a letter with anything else, choose nothing.
+    """
+    found, wanted = letter(answer), letter(reference)
+    return found is not None and found == wanted
+
+
+def letter(text: str) -> str | None:
+    """The one letter A to J that a text consists of, as a capital, or None."""
+    text = text.strip()
+    for _ in range(WRAPPINGS):
+        if wrapped := WRAPPED.fullmatch(text):
+            text = wrapped[wrapped.lastindex or 0].strip()
+    match = LETTER.fullmatch(text)
+    return match[match.lastindex or 0].upper() if match else None
+
+
+VERIFIERS: Mapping[str, Callable[[str, str], bool]] = {
+    "exact": exact,
+    "integer": integer,
+    "number": number,
+    "choice": choice,
+}
+"""Those that need no process of their own."""

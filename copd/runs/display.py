@@ -46,9 +46,7 @@ class Screen:
         table.add_row("branches", ", ".join(plan.branches))
         taught = [f"{edge.teacher} teaches {edge.student} (beta {edge.beta:g})" for edge in plan.edges]
         table.add_row("edges", "\n".join(taught) or "none")
-        table.add_row(
-            "steps", f"{schedule.cycles} x ({schedule.rl_steps} steps of RLVR + {schedule.opd_steps} of OPD)"
-        )
+        table.add_row("steps", f"{schedule.cycles} x ({schedule.rl_steps} steps of RLVR + {schedule.opd_steps} of OPD)")
         table.add_row(
             "rollouts", f"{plan.rollouts:,} in all, {batches.native} per branch and RLVR step, evaluation apart"
         )

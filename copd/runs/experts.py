@@ -12,7 +12,7 @@ from copd.errors import CheckpointError, RecipeError
 from copd.runs.checkpoint import Checkpoint, verify_checkpoint
 from copd.runs.runlog import RUN_MANIFEST
 
-DECIDES_EXPERTS = ("seed", "model", "branches", "sampling", "grpo", "optimizer")
+DECIDES_EXPERTS = ("seed", "model", "branches", "sampling", "grpo", "optimizer", "verifiers", "reward")
 """The sections on which the steps of an expert depend; its length is not among them."""
 
 

@@ -11,7 +11,7 @@ from copd.errors import CheckpointError, RecipeError
 from copd.files import replace_text
 from copd.runs.runlog import RUN_MANIFEST
 
-RESUMED = ("recipe", "branch_order", "base_sha256")
+RESUMED = ("recipe", "branch_order", "base_sha256", "verifier_sha256")
 """What must not change between the parts of a run."""
 
 

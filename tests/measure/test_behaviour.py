@@ -42,6 +42,7 @@ class Table:
             prompt_of_N=torch.zeros(rows, dtype=torch.long),
             temperature=1.0,
             reward_N=self.reward_N,
+            correct_N=self.reward_N == 1,
         )
 
     async def inspect(self, rollouts, k, ids_NTK=None) -> Score:
@@ -141,8 +142,10 @@ def test_chance_is_k_of_the_allowed_tokens():
     assert measure(two_branches()).chance == {2: 0.5, 1: 0.25}
 
 
-def test_accuracy_is_the_mean_reward_of_each_branch_on_each_field():
-    found = measure(two_branches(), fields=("text", "image"))
+def test_accuracy_is_the_share_of_right_answers_of_each_branch_on_each_field_whatever_they_earn():
+    branches = two_branches()
+    branches["b"].reward_N += 0.25
+    found = measure(branches, fields=("text", "image"))
     assert found.accuracy == {"a": {"text": 0.5, "image": 0.5}, "b": {"text": 0.0, "image": 0.0}}
 
 

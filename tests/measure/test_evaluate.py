@@ -42,7 +42,8 @@ class Graded:
             logp_NT=empty_NT,
             prompt_of_N=prompt_of_N[order_N],
             temperature=1.0,
-            reward_N=reward_N[order_N],
+            reward_N=0.5 * reward_N[order_N] + 0.25,
+            correct_N=reward_N[order_N] == 1,
         )
 
 

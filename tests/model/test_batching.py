@@ -36,11 +36,12 @@ def cost(rollouts, batch):
 
 
 def test_taken_rows_keep_their_problem_their_tokens_and_their_reward(rollouts):
-    rollouts = replace(rollouts, reward_N=torch.arange(9.0))
+    rollouts = replace(rollouts, reward_N=torch.arange(9.0), correct_N=torch.arange(9) > 4)
     rows = torch.tensor([7, 0, 5])
     taken = take_rows(rollouts, rows)
     assert [taken.problems[p] for p in taken.prompt_of_N] == [rollouts.problems[p] for p in rollouts.prompt_of_N[rows]]
     assert taken.reward_N.tolist() == [7.0, 0.0, 5.0]
+    assert taken.correct_N.tolist() == [True, False, True]
     assert torch.equal(taken.finished_N, rollouts.finished_N[rows])
     for mine, n in enumerate(rows.tolist()):
         length = int(rollouts.mask_NT[n].sum())

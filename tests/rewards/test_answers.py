@@ -54,6 +54,49 @@ def test_no_box_several_boxes_and_open_boxes_answer_nothing(response):
     assert final_answer(response, finished=True) is None
 
 
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (r"<think>\boxed{1}</think>\boxed{2}", "2"),
+        (r"\boxed{1} or \boxed{3}</think>\boxed{2}", "2"),
+        (r"<think>a</think> \boxed{1} <think>b</think> \boxed{2}", "2"),
+        (r"<think></think>\boxed{2}", "2"),
+        (r"<think>\boxed{2}", None),
+        (r"\boxed{2}<think>", None),
+        (r"<think>a</think>\boxed{2}<think>", None),
+        (r"<think>\boxed{2}</think>", None),
+        (r"\boxed{2}</think>", None),
+        (r"<think>a</think>\boxed{1}\boxed{2}", None),
+        ("<think>" * 50_000, None),
+        ("</think>" * 50_000 + r"\boxed{2}", "2"),
+    ],
+)
+def test_what_is_thought_is_not_the_answer_and_open_thoughts_leave_none(response, answer):
+    assert final_answer(response, finished=True) == answer
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("so <answer> 16 </answer>.", "16"),
+        (r"<answer>\boxed{16}</answer>", r"\boxed{16}"),
+        ("<think><answer>1</answer></think><answer>2</answer>", "2"),
+        ("<answer></answer>", ""),
+        (r"\boxed{16}", None),
+        ("<answer>16", None),
+        ("16</answer>", None),
+        ("</answer>16<answer>", None),
+        ("<answer>15</answer><answer>16</answer>", None),
+        ("<answer><answer>16</answer></answer>", None),
+        ("<answer>16</answer></answer>", None),
+    ],
+)
+def test_a_tag_holds_the_answer_only_where_the_recipe_says_so(response, answer):
+    assert final_answer(response, finished=True, form="tag") == answer
+    assert final_answer("<answer>16</answer>", finished=True) is None
+    assert final_answer("<answer>16</answer>", finished=False, form="tag") is None
+
+
 @pytest.mark.parametrize(("response", "answer"), ANSWERS)
 def test_a_response_cut_by_the_length_limit_answers_nothing(response, answer):
     assert final_answer(response, finished=False) is None

@@ -10,7 +10,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from copd.errors import RecipeError
-from copd.rewards.verifiers import reward
+from copd.rewards.answers import final_answer
+from copd.rewards.verifiers import VERIFIERS
 from copd.tasks.digits import (
     CAPABILITIES,
     CELL,
@@ -153,7 +154,8 @@ def test_the_solution_repeats_the_numbers_and_earns_the_reward(capability):
         problem = task.problem(Split.TRAIN, index)
         assert [int(n) for n in re.findall(r"[+-]?\d+", problem.solution.split(";")[0])] == numbers_of(problem)
         assert problem.solution.endswith(rf";\boxed{{{problem.answer}}}")
-        assert reward(problem, problem.solution, finished=True) == 1.0
+        answer = final_answer(problem.solution, finished=True)
+        assert VERIFIERS[problem.verifier](answer, problem.answer)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

@@ -1,0 +1,184 @@
+"""From responses to rewards. What is not ours, and what parses a model's text, runs in processes that can be killed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from torch import Tensor
+
+from copd.errors import RecipeError
+from copd.files import sha256
+from copd.rewards.adapters import Sample, UserVerifier
+from copd.rewards.answers import final_answer
+from copd.rewards.pool import Call, KillablePool
+from copd.rewards.verifiers import VERIFIERS, Verdict, as_number, number
+from copd.rewards.worker import describe, verify_by_user, verify_mathematically
+from copd.types import Problem
+
+MATH = "math"
+LONGEST_MATH = 1000
+"""Characters of an answer that math-verify is given; a longer one is wrong unless it is the reference itself."""
+LOADING_SECONDS = 60.0
+"""A user's file must be imported within this."""
+RIGHT, WRONG = Verdict(1.0, True), Verdict(0.0, False)
+
+Self = TypeVar("Self", bound="Grader")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """The text between prompt and end token, its token ids [T], and whether it ends with an end token."""
+
+    text: str
+    ids_T: Tensor
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Grades:
+    """Of each response the reward, and whether its answer is right; how many could not be graded and earn 0 for it."""
+
+    rewards: list[float]
+    correct: list[bool]
+    failures: int
+
+
+class Grader:
+    """Grades batches of responses; equal responses to a problem get equal grades, whenever and in whatever batch.
+
+    reward = (1 - format_weight) * score + format_weight * formatted
+
+    `formatted` is 1 where a finished response has exactly one final answer, not empty, in the form `answer` names (one
+    of `answers.FORMS`), else 0. A verifier of ours sees that answer and scores 1 or 0. A user's function sees the
+    whole response, thoughts and all; its score may be any number up to a million in size, and 1 or more counts as
+    correct. A response that the length limit cut, or whose grader fails, earns 0.
+
+    Processes start with the first response that needs one, and end with `close` or the `with` block.
+    """
+
+    def __init__(
+        self,
+        verifiers: Mapping[str, str] | None = None,
+        *,
+        answer: str = "boxed",
+        format_weight: float = 0.0,
+        deadline_seconds: float = 10.0,
+        workers: int = 2,
+        memory_gib: float = 4.0,
+        warn: Callable[[str], None] = logger.warning,
+    ) -> None:
+        """`verifiers`: a user's functions by name, as file.py:function. Raises RecipeError for one that cannot be used.
+
+        Each is loaded once to see that it can be, in a process of its own.
+        """
+        users = recognised(user_verifiers(verifiers or {}), memory_gib)
+        self._conventions = {user.name: user.convention for user in users}
+        self._pool = KillablePool(workers, deadline_seconds, memory_gib, users)
+        self._form = answer
+        self._format_weight = format_weight
+        self._warn = warn
+        self._warned: set[str] = set()
+
+    def grade(self, problems_N: Sequence[Problem], responses_N: Sequence[Response]) -> Grades:
+        """The grades of one batch; raises RecipeError where a problem names an unknown verifier.
+
+        Equal calls are made once: where all responses of a group give one answer that hangs, one deadline is lost.
+        """
+        answers = [final_answer(each.text, finished=each.finished, form=self._form) for each in responses_N]
+        plans = [self._plan(*row) for row in zip(problems_N, responses_N, answers, strict=True)]
+        calls = list(dict.fromkeys(plan for plan in plans if not isinstance(plan, Verdict)))
+        attempts = dict(zip(calls, self._pool.run(calls), strict=True))
+        rewards, correct, failures = [], [], 0
+        for problem, answer, plan in zip(problems_N, answers, plans, strict=True):
+            verdict, failure = (plan, "") if isinstance(plan, Verdict) else attempts[plan]
+            if failure:
+                failures += 1
+                self._tell(problem, failure)
+            rewards.append(0.0 if failure else self._reward(verdict, formatted=bool(answer)))
+            correct.append(not failure and verdict.correct)
+        return Grades(rewards, correct, failures)
+
+    def _plan(self, problem: Problem, response: Response, answer: str | None) -> Verdict | Call:
+        """The verdict, where it costs nothing, or the call that gives it."""
+        name, reference = problem.verifier, problem.answer
+        if name in self._conventions:
+            sample = Sample(
+                problem.prompt, response.text, reference, problem.task, problem.id, tuple(response.ids_T.tolist())
+            )
+            return (verify_by_user, name, self._conventions[name], sample) if response.finished else WRONG
+        if name == MATH:
+            return WRONG if not answer else _plan_math(answer, reference)
+        if name in VERIFIERS:
+            return RIGHT if answer and VERIFIERS[name](answer, reference) else WRONG
+        known = ", ".join(sorted({*VERIFIERS, MATH, *self._conventions}))
+        raise RecipeError(f"problem {problem.id}: unknown verifier {name!r}; accepted: {known}")
+
+    def _reward(self, verdict: Verdict, *, formatted: bool) -> float:
+        return (1 - self._format_weight) * verdict.score + self._format_weight * formatted
+
+    def _tell(self, problem: Problem, failure: str) -> None:
+        """Warn of the first failure of each verifier; the others are only counted."""
+        if problem.verifier not in self._warned:
+            self._warned.add(problem.verifier)
+            self._warn(
+                f"verifier {problem.verifier!r} failed on a response to problem {problem.id!r}: {failure}; such "
+                "responses earn 0 and are counted (grader_failures)"
+            )
+
+    def close(self) -> None:
+        """End all grading processes; a later batch would start new ones."""
+        self._pool.close()
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _plan_math(answer: str, reference: str) -> Verdict | Call:
+    """Equal texts are equal, two plain numbers are compared as `number` does; all else is for math-verify."""
+    if answer == reference.strip() or number(answer, reference):
+        return RIGHT
+    if len(answer) > LONGEST_MATH or (as_number(answer) and as_number(reference)):
+        return WRONG
+    return (verify_mathematically, answer, reference)
+
+
+def user_verifiers(verifiers: Mapping[str, str]) -> list[UserVerifier]:
+    """The files and functions that a recipe names as file.py:function, relative to the current directory, with hashes.
+
+    Raises RecipeError for a name of ours and for a file that is not there; nothing is imported.
+    """
+    found = []
+    for name, source in verifiers.items():
+        path, _, function = source.rpartition(":")
+        if name in {*VERIFIERS, MATH}:
+            raise RecipeError(f"verifiers.{name}: is a verifier of copd; give yours another name")
+        if not Path(path).is_file():
+            raise RecipeError(f"verifiers.{name}: no file {path!r}; write path/file.py:function")
+        found.append(UserVerifier(name, str(Path(path).resolve()), function, sha256(Path(path))))
+    return found
+
+
+def recognised(users: Sequence[UserVerifier], memory_gib: float) -> list[UserVerifier]:
+    """The same with the convention that each function follows; raises RecipeError for one that follows none."""
+    if not users:
+        return []
+    loading = KillablePool(1, LOADING_SECONDS, memory_gib)
+    try:
+        attempts = loading.run([(describe, user) for user in users])
+    finally:
+        loading.close()
+    for user, attempt in zip(users, attempts, strict=True):
+        if attempt.failure:
+            raise RecipeError(f"verifiers.{user.name}: {user.path}:{user.function} cannot be used: {attempt.failure}")
+    return [user._replace(convention=attempt.value) for user, attempt in zip(users, attempts, strict=True)]

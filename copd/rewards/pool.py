@@ -1,0 +1,150 @@
+"""Calls that may hang, crash or eat memory, in processes that are killed and replaced: at most one call is lost."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from queue import Empty, SimpleQueue
+from types import ModuleType
+from typing import Any
+
+from copd.rewards.adapters import UserVerifier
+from copd.rewards.worker import Attempt, attempt, prepare, watch
+
+PRELOADED = "copd.rewards.mathematics"
+"""Imported once, by the server that the processes are forked from: a replacement is there at once."""
+STALL_SECONDS = 90
+"""Beyond the deadline: where no call has ended for so long, the pool itself is taken for broken."""
+PATIENCE = 3
+"""Pools in a row that may break without a single call ending."""
+CLOSING_SECONDS = 5
+Call = tuple[Any, ...]
+"""A function of a module, which grading processes import, and its arguments."""
+_main_module = threading.Lock()
+
+
+class _Process(ForkServerProcess):
+    """A process that does not import the script that started the training: that script needs no guard for it."""
+
+    def start(self) -> None:
+        with _main_module:
+            script = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            try:
+                super().start()
+            finally:
+                sys.modules["__main__"] = script
+
+
+class _Context(ForkServerContext):
+    Process = _Process
+
+
+class KillablePool:
+    """Processes for calls with a deadline. They are started by the first call; `close` ends them and what they started.
+
+    A call that exceeds the deadline is killed with its process; one that kills its process is lost with it; one that
+    raises is told of. All other calls give what they would have given alone. May be used from several threads.
+    """
+
+    def __init__(
+        self, workers: int, deadline_seconds: float, memory_gib: float, verifiers: Sequence[UserVerifier] = ()
+    ) -> None:
+        self._workers = workers
+        self._deadline = deadline_seconds
+        self._memory_bytes = int(memory_gib * 2**30)
+        self._verifiers = tuple(verifiers)
+        self._lock = threading.Lock()
+        self._running: _Running | None = None
+
+    def run(self, calls: Sequence[Call]) -> list[Attempt]:
+        """How each call went, in their order; without calls no process is started."""
+        found: dict[int, Attempt] = {}
+        broken = 0
+        while len(found) < len(calls) and broken < PATIENCE:
+            before = len(found)
+            self._try({i: call for i, call in enumerate(calls) if i not in found}, found)
+            broken = broken + 1 if len(found) == before else 0
+        return [found.get(i, Attempt(None, "grading processes end as soon as they start")) for i in range(len(calls))]
+
+    def _try(self, calls: dict[int, Call], found: dict[int, Attempt]) -> None:
+        """Fill `found` until all calls have ended or the pool breaks."""
+        running = self._start()
+        number_of: dict[Future[Attempt], int] = {}
+        ended: SimpleQueue[Future[Attempt]] = SimpleQueue()
+        try:
+            for i, call in calls.items():
+                future = running.pool.schedule(attempt, args=call, timeout=self._deadline)
+                number_of[future] = i
+                future.add_done_callback(ended.put)
+            for _ in calls:
+                first = ended.get(timeout=self._deadline + STALL_SECONDS)
+                found[number_of[first]] = self._outcome(first)
+        except (
+            BrokenProcessPool,
+            RuntimeError,
+            Empty,
+        ):  # RuntimeError: pebble's word for a pool that has broken before
+            self._drop(running)
+
+    def _outcome(self, future: Future[Attempt]) -> Attempt:
+        """How a call ended; raises BrokenProcessPool where it was the pool that did."""
+        from pebble import ProcessExpired
+
+        try:
+            return future.result()
+        except TimeoutError:
+            return Attempt(None, f"took longer than {self._deadline:g} seconds")
+        except ProcessExpired as error:
+            return Attempt(None, f"its process ended with exit status {error.exitcode}")
+
+    def _start(self) -> _Running:
+        with self._lock:
+            if self._running is None:
+                self._running = _Running(self._workers, self._memory_bytes, self._verifiers)
+            return self._running
+
+    def _drop(self, running: _Running) -> None:
+        with self._lock:
+            if self._running is running:
+                self._running = None
+        running.stop()
+
+    def close(self) -> None:
+        """End all processes; a later call starts new ones."""
+        with self._lock:
+            running, self._running = self._running, None
+        if running:
+            running.stop()
+
+
+class _Running:
+    """A pool of pebble, and the process that watches over its workers."""
+
+    def __init__(self, workers: int, memory_bytes: int, verifiers: tuple[UserVerifier, ...]) -> None:
+        from pebble import ProcessPool
+
+        context = _Context()
+        context.set_forkserver_preload([PRELOADED])
+        receiver, self._registry = multiprocessing.Pipe(duplex=False)
+        self._watch = context.Process(target=watch, args=(receiver,), daemon=True)
+        self._watch.start()
+        receiver.close()
+        arguments: tuple[Connection, int, tuple[UserVerifier, ...]] = (self._registry, memory_bytes, verifiers)
+        self.pool = ProcessPool(workers, initializer=prepare, initargs=arguments, context=context)
+        self._stopping = threading.Lock()
+
+    def stop(self) -> None:
+        with self._stopping:
+            if self._registry.closed:
+                return
+            self.pool.stop()
+            self.pool.join()
+            self._registry.close()
+            self._watch.join(CLOSING_SECONDS)

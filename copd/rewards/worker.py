@@ -1,0 +1,134 @@
+"""What runs inside grading processes. Imports no torch, so that a process is there at once and small."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+from copd.rewards import adapters
+from copd.rewards.adapters import Sample, UserVerifier
+from copd.rewards.verifiers import Verdict
+
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+WATCH_SECONDS = 0.1
+"""How often the watch looks whether a worker is still there."""
+LONGEST_REASON = 200
+"""Characters of an error message that are kept."""
+
+
+class Attempt(NamedTuple):
+    """The value that a function gave, or why it gave none."""
+
+    value: Any
+    failure: str = ""
+
+
+_loaded: dict[str, Attempt] = {}
+
+
+def attempt(function: Callable[..., Any], *arguments: Any) -> Attempt:
+    """Call a function that may raise anything, exit or fork: only this very process returns, and it does."""
+    owner = os.getpid()
+    try:
+        return Attempt(function(*arguments))
+    except BaseException as error:
+        return Attempt(None, _reason(error))
+    finally:
+        if os.getpid() != owner:
+            os._exit(0)
+
+
+def prepare(registry: Connection, memory_bytes: int, verifiers: Sequence[UserVerifier]) -> None:
+    """Make this process one that can be killed at once and with all it started; bound its memory; load user's files.
+
+    pebble ends a process by SIGTERM, which nothing may catch; the watch, told of this process's group, ends what it
+    leaves behind.
+    """
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    registry.send_bytes(str(os.getpid()).encode())
+    registry.close()
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    sys.dont_write_bytecode = True
+    limit_memory(memory_bytes)
+    _loaded.update({verifier.name: attempt(adapters.load, verifier) for verifier in verifiers})
+
+
+def limit_memory(memory_bytes: int) -> None:
+    """Let allocations of private memory beyond this fail, where the system can; mere reservations stay free."""
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def watch(registry: Connection) -> None:
+    """Kill what is left of a worker's process group once it has ended; all groups where the training process has.
+
+    A process of its own: it outlives the training process, however that was killed, by a moment.
+    """
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    training = multiprocessing.parent_process()
+    assert training is not None
+    workers: set[int] = set()
+    try:
+        while training.sentinel not in wait([registry, training.sentinel], WATCH_SECONDS):
+            while registry.poll():
+                workers.add(int(registry.recv_bytes()))
+            gone = {worker for worker in workers if not _exists(worker)}
+            workers -= gone
+            _end(gone)
+    except EOFError:  # the pool is closed
+        pass
+    finally:
+        _end(workers)
+
+
+def _end(groups: set[int]) -> None:
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+
+
+def describe(verifier: UserVerifier) -> str:
+    """The convention that a user's function follows; raises what loading it raises, or ValueError."""
+    return adapters.recognise(adapters.load(verifier))
+
+
+def verify_mathematically(answer: str, reference: str) -> Verdict:
+    """math-verify on two pieces of LaTeX."""
+    from copd.rewards.mathematics import equivalent
+
+    right = equivalent(answer, reference)
+    return Verdict(float(right), right)
+
+
+def verify_by_user(name: str, convention: str, sample: Sample) -> Verdict:
+    """A user's function, loaded by `prepare`, on one response; raises RuntimeError where it could not be loaded."""
+    function, failure = _loaded[name]
+    if failure:
+        raise RuntimeError(failure)
+    return adapters.verdict(function, convention, sample)
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _reason(error: BaseException) -> str:
+    try:
+        message = " ".join(str(error).split())
+    except BaseException:
+        message = "with a message that cannot be read"
+    return f"{type(error).__name__}: {message}"[:LONGEST_REASON].encode("ascii", "backslashreplace").decode()
