@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from copd.model.warmup import WarmupPlan, warm_up
 from copd.runs.display import Screen
 from copd.runs.folder import occupied
 from copd.tasks.digits import CAPABILITIES, UNDECIDED, Digits
-from copd.types import Split
+from copd.types import Split, Task
 
 logger = logging.getLogger(__name__)
 BASE_CARD = """---
@@ -44,11 +44,12 @@ def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> list[Accuracy]:
     torch.set_num_threads(recipe.model.threads_per_branch)
     for path in paths:
         model_folder(path, "MODEL")
-    return [cell for path in paths for cell in _evaluate_model(recipe, path)]
+    tasks = make_tasks(recipe)
+    return [cell for path in paths for cell in _evaluate_model(recipe, tasks, path)]
 
 
-def _evaluate_model(recipe: Recipe, path: str) -> list[Accuracy]:
-    tasks, settings = make_tasks(recipe), recipe.evaluation
+def _evaluate_model(recipe: Recipe, tasks: Mapping[str, Task], path: str) -> list[Accuracy]:
+    settings = recipe.evaluation
     policy = load_policy(recipe, path)
     for warning in check_problems(policy, tasks, recipe.sampling.max_new_tokens):
         logger.warning("%s: %s", path, warning)
