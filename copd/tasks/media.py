@@ -174,7 +174,9 @@ def _decode(data: bytes, max_pixels: int, pixels: int) -> np.ndarray:
         image: Image.Image = Image.open(BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise BadRow(f"far more pixels than the accepted {max_pixels} (media.max_image_pixels)") from None
-    except Exception:  # the parsers of a hostile header raise whatever they like
+    except Exception as error:  # the parsers of a hostile header raise whatever they like
+        if data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or data[8:12] == b"WEBP":
+            raise BadRow(f"damaged or truncated ({type(error).__name__})") from None
         raise BadRow(f"not a picture of an accepted format; accepted: {', '.join(FORMATS)}") from None
     with image:
         check_size(*image.size, max_pixels)

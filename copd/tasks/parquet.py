@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -54,7 +55,7 @@ class ParquetFile:
         position = 0
         for batch in self._batches(range(self._open().metadata.num_row_groups)):
             whole = _full_size(batch.columns) <= WHOLE_BATCH_BYTES
-            rows = batch.to_pylist() if whole else (_row(batch.slice(i, 1)) for i in range(len(batch)))
+            rows = self._unpacked(batch) if whole else (_row(batch.slice(i, 1)) for i in range(len(batch)))
             for row in rows:
                 yield position + 1, position, row
                 position += 1
@@ -73,6 +74,12 @@ class ParquetFile:
 
     def first_columns(self) -> set[str]:
         return set(self._open().schema_arrow.names)
+
+    def _unpacked(self, batch: Any) -> list[dict[str, Any]]:
+        """All rows of a batch; without dictionaries that is several times faster."""
+        with suppress(pyarrow.ArrowNotImplementedError):
+            batch = batch.cast(pyarrow.parquet.ParquetFile(self.path, metadata=self._open().metadata).schema_arrow)
+        return batch.to_pylist()
 
     def _find(self, group: int, offset: int) -> Any:
         """One row of a row group, in Arrow."""
@@ -138,7 +145,12 @@ def _opened(file: ParquetFile) -> Any:
     return _named(
         file.given,
         lambda: pyarrow.parquet.ParquetFile(
-            file.path, metadata=metadata, read_dictionary=sorted(texts), buffer_size=2**20, pre_buffer=False
+            file.path,
+            metadata=metadata,
+            read_dictionary=sorted(texts),
+            buffer_size=2**20,
+            pre_buffer=False,
+            page_checksum_verification=True,
         ),
     )
 

@@ -57,7 +57,9 @@ def place_media(turns: Sequence[Turn], images: int, videos: int) -> tuple[Messag
     """
     if not MARK.sub("", turns[-1][1]).strip():
         raise BadRow("the prompt is empty")
-    messages = [Message(role, tuple(_cut(text)) if "<" in text else (text,)) for role, text in turns]
+    if not images and not videos and not any(mark in text for _, text in turns for mark in MEDIUM_OF_MARK):
+        return tuple(Message(role, (text,)) for role, text in turns)
+    messages = [Message(role, tuple(_cut(text))) for role, text in turns]
     media = {Medium.IMAGE: images, Medium.VIDEO: videos}
     marks = {medium: sum(message.parts.count(medium) for message in messages) for medium in Medium}
     if not any(marks.values()) and any(media.values()):

@@ -147,7 +147,7 @@ class JsonLinesFile:
 
 def _parsed(text: bytes) -> dict[str, Any] | BadRow:
     try:
-        row = json.loads(text.decode(), parse_constant=_no_constant)
+        row = DECODER.decode(text.strip().decode())
     except UnicodeDecodeError as error:
         return BadRow(f"not UTF-8 at byte {error.start + 1}")
     except json.JSONDecodeError as error:
@@ -164,3 +164,14 @@ def _parsed(text: bytes) -> dict[str, Any] | BadRow:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return found
+
+
+DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_once)

@@ -18,7 +18,7 @@ from copd.tasks.media import DataRoot, MediaRules, Reference, check_size, in_pai
 
 MAX_DECODED_FRAMES = 20_000
 MAX_PACKETS = 1_000_000
-MAX_DECODING_SECONDS = 120.0
+MAX_OPENING_SECONDS, MAX_DECODING_SECONDS = 10.0, 120.0
 SEEK_SECONDS = 5.0
 """A next frame further away than this is sought instead of decoded up to."""
 TICK_SECONDS = 1e-6
@@ -37,7 +37,7 @@ def load_video(reference: Reference, root: DataRoot, rules: MediaRules) -> tuple
     try:
         with opened(reference, root) as file:
             format_name = _container_format(file)
-            with av.open(file, format=format_name, timeout=MAX_DECODING_SECONDS) as container:
+            with av.open(file, format=format_name, timeout=MAX_OPENING_SECONDS) as container:
                 return _Sampler(container, rules).sample()
     except BadRow as error:
         raise BadRow(f"video {named(reference)}: {error}") from None
