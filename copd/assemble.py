@@ -7,6 +7,7 @@ from functools import partial
 
 from copd.branch import Branch, ObjectiveSettings, Reference, SamplingSettings
 from copd.config import Recipe
+from copd.data import make_rows
 from copd.errors import RecipeError
 from copd.maths.distill import clamped_delta, masked_delta, proximal_delta
 from copd.model.learner import Learner
@@ -16,9 +17,11 @@ from copd.model.parts import Aggregate, Delta, over_constant, over_sequences, ov
 from copd.model.policy import Policy
 from copd.rewards.grading import Grader
 from copd.tasks.digits import Digits
-from copd.types import Rollouts, Split, Task
+from copd.tasks.rows import Rows
+from copd.types import Problem, Rollouts, Split, Task
 
-PROBED_PROBLEMS = 64
+PROBED_PROBLEMS, PROBED_ROWS = 64, 8
+"""Per split and task."""
 WARMED_UP_AT = {"builtin:digits": 1.0}
 """The share of conflict that a base has seen."""
 
@@ -35,11 +38,48 @@ def load_policy(recipe: Recipe, path: str | None = None) -> Policy:
 
 
 def make_tasks(recipe: Recipe) -> dict[str, Task]:
-    """The task of every branch of the recipe, by the branch's name."""
-    return {
-        name: Digits(**branch.task.model_dump(exclude={"kind"}), seed=recipe.seed)
-        for name, branch in recipe.branches.items()
-    }
+    """The task of every branch of the recipe, by the branch's name.
+
+    Raises DataError for rows that cannot be used, RecipeError where more problems are asked for than there are rows.
+    """
+    tasks: dict[str, Task] = {}
+    for name, branch in recipe.branches.items():
+        section = branch.task
+        if section.kind == "rows":
+            tasks[name] = rows = make_rows(name, section, recipe.seed)
+            _check_sizes(recipe, name, rows)
+        else:
+            tasks[name] = Digits(**section.model_dump(exclude={"kind"}), seed=recipe.seed)
+    return tasks
+
+
+def _check_sizes(recipe: Recipe, name: str, rows: Rows) -> None:
+    """No problem may be counted twice: an interval would be narrower than the data warrant."""
+    asked = recipe.evaluation
+    for field, split in (
+        ("problems", Split.TEST),
+        ("validation_problems", Split.VALIDATION),
+        ("behaviour_problems", Split.VALIDATION),
+    ):
+        if getattr(asked, field) > rows.size(split):
+            raise RecipeError(
+                f"evaluation.{field}: is {getattr(asked, field)}, but branches.{name}.task has {rows.size(split)} "
+                f"{split.value} rows; ask for at most that many, or give more"
+            )
+
+
+def data_fingerprints(tasks: Mapping[str, Task]) -> dict[str, dict[str, dict[str, str]]]:
+    """Branch, split, file to sha256, for the tasks that have files."""
+    return {name: task.fingerprint() for name, task in tasks.items() if isinstance(task, Rows)}
+
+
+def data_warnings(tasks: Mapping[str, Task]) -> list[str]:
+    """A warning for every task that has left out bad rows."""
+    return [
+        f"branches.{name}.task: {task.skipped} bad rows were left out; `copd data check` lists them"
+        for name, task in tasks.items()
+        if isinstance(task, Rows) and task.skipped
+    ]
 
 
 def make_learner(recipe: Recipe, policy: Policy) -> Learner:
@@ -106,12 +146,17 @@ def make_branch(
 def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> list[str]:
     """Look at the first problems of every task before anything is trained; warnings about the path taken.
 
-    Raises RecipeError naming the branch whose prompts, with a response, are longer than the model's context.
+    Raises RecipeError naming the branch whose prompts, with a response, are longer than the model's context. Rows are
+    measured whenever they are drawn, and one that is too long is a bad row.
     """
     warnings = []
     context = policy.context
+    for task in tasks.values():
+        if isinstance(task, Rows):
+            task.accept(partial(_unfit, policy, max_new_tokens))
     for name, task in tasks.items():
-        problems = [task.problem(split, i) for split in Split for i in range(PROBED_PROBLEMS)]
+        probed = PROBED_ROWS if isinstance(task, Rows) else PROBED_PROBLEMS
+        problems = [task.problem(split, i) for split in Split for i in range(probed)]
         longest = max(policy.encoder.lengths(problems))
         if longest + max_new_tokens > context:
             raise RecipeError(
@@ -124,12 +169,27 @@ def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: in
     return warnings
 
 
+def _unfit(policy: Policy, max_new_tokens: int, problem: Problem) -> str | None:
+    """Why the model cannot take a prompt, if it cannot."""
+    try:
+        (length,) = policy.encoder.lengths([problem])
+    except ValueError as error:
+        return f"the model's processor refuses it: {error}"
+    if length + max_new_tokens <= policy.context:
+        return None
+    return (
+        f"the prompt has {length} tokens; with sampling.max_new_tokens={max_new_tokens} that is more than the model's "
+        f"context of {policy.context}"
+    )
+
+
 def conflict_warnings(recipe: Recipe) -> list[str]:
     """A warning for every field whose share of conflict is not the one that the base was warmed up at."""
     seen = WARMED_UP_AT.get(recipe.model.path)
+    shares = {name: branch.task.conflict for name, branch in recipe.branches.items() if branch.task.kind == "digits"}
     return [
         f"branches.{name}.task.conflict: is {share}, but {recipe.model.path} was warmed up at {seen}; "
         f"`copd warmup --conflict {share}` builds a base for it"
-        for name, share in ((name, branch.task.conflict) for name, branch in recipe.branches.items())
+        for name, share in shares.items()
         if seen is not None and share != seen
     ]

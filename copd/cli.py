@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 recipes = typer.Typer(help="Recipes: what can be set, and what it means.", no_args_is_help=True)
 app.add_typer(recipes, name="recipe")
+data = typer.Typer(help="Your own data: is it sound?", no_args_is_help=True)
+app.add_typer(data, name="data")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
 
@@ -128,6 +130,39 @@ def show(
     for path, value, meaning in described(load_recipe(*_recipe_and_changes(recipe, overrides))):
         table.add_row(path, escape(value), escape(meaning))
     Console().print(table)
+
+
+@data.command("check")
+def check(
+    file: Annotated[
+        str | None, typer.Argument(help="A .jsonl or .parquet file; all of the branch if left out.")
+    ] = None,
+    format_name: Annotated[
+        Literal["auto", "native", "verl", "trl", "easyr1"],
+        typer.Option("--format", help="Whose columns the rows have; auto = told by the columns."),
+    ] = "auto",
+    root: Annotated[str | None, typer.Option(help="Folder of images and videos; default that of the file.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Read the rows as this recipe does.")] = None,
+    branch: Annotated[str | None, typer.Option(help="The branch of the recipe.")] = None,
+    media: Annotated[bool, typer.Option(help="Decode images and videos; else they are only looked for.")] = True,
+    show: Annotated[int, typer.Option(min=0, help="Bad rows told, per file or split; all are counted.")] = 100,
+) -> None:
+    """Check rows without a model: every bad one by file, line and reason; counts by kind and verifier; ids given twice.
+
+    Exit status 0: all rows are sound. 1: some are bad. 2: a file cannot be read, or the command is wrong.
+    """
+    from copd.config import load_recipe
+    from copd.data import check_branch, check_file
+
+    if recipe is not None and branch is not None and format_name == "auto" and root is None:
+        reports = check_branch(load_recipe(recipe), branch, print, file=file, media=media, most=show)
+    elif file is not None and recipe is None and branch is None:
+        reports = check_file(file, print, format_name=format_name, root=root, media=media, most=show)
+    else:
+        raise typer.BadParameter("give a FILE with --format and --root, or --recipe and --branch, which say the rest")
+    for report in reports:
+        print(report.summary())
+    raise typer.Exit(int(any(report.bad for report in reports)))
 
 
 def _recipe_and_changes(recipe: str, overrides: list[str] | None) -> tuple[str, list[str]]:

@@ -5,6 +5,7 @@ Imports no torch, so that a typo is reported at once.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
@@ -16,6 +17,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from copd.errors import RecipeError
 from copd.sections import (
     MERGE_FIELDS,
+    TASK_TAG,
+    TASKS,
     BranchSection,
     BudgetSection,
     CheckpointSection,
@@ -194,8 +197,18 @@ def described(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, 
 
 def _as_yaml(value: Any) -> str:
     if isinstance(value, tuple):
-        return f"[{', '.join(str(getattr(item, 'model_dump', lambda item=item: item)()) for item in value)}]"
-    return "null" if value is None else str(value)
+        return f"[{', '.join(_as_yaml(item) for item in value)}]"
+    if isinstance(value, BaseModel):
+        return str(value.model_dump())
+    return "null" if value is None else _quoted_where_needed(value) if isinstance(value, str) else str(value)
+
+
+def _quoted_where_needed(text: str) -> str:
+    try:
+        plain = parse_yaml(f"[{text}]", "") == [text]
+    except RecipeError:
+        plain = False
+    return text if plain else json.dumps(text)
 
 
 def _recipe_text(source: str | Path) -> str:
@@ -222,11 +235,14 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 
 def _explain(detail: Mapping[str, Any]) -> str:
-    path = [str(key) for key in detail["loc"]]
+    tagged = [str(key) for key in detail["loc"]]
+    path = [key for key in tagged if not key.startswith(TASK_TAG)]
     where = ".".join(path) or "recipe"
+    if detail["type"] == "unknown_kind":
+        return f"{where}.kind: {detail['msg']}, found {_short(detail['input']['kind'])}"
     if detail["type"] == "extra_forbidden":
-        near = get_close_matches(path[-1], _known_names(path[:-1]), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; accepted: {', '.join(_known_names(path[:-1]))}"
+        near = get_close_matches(path[-1], _known_names(tagged[:-1]), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; accepted: {', '.join(_known_names(tagged[:-1]))}"
         return f"{where}: unknown key{hint}"
     if detail["type"] == "missing":
         return f"{where}: missing; it has no default"
@@ -253,6 +269,8 @@ def _known_names(parents: Sequence[str]) -> list[str]:
             section = section["*"]
         elif parent == "edges" or parent.isdigit():
             section = EdgeSection
+        elif parent.startswith(TASK_TAG):
+            section = TASKS[parent.removeprefix(TASK_TAG)]
         else:
             section = section.model_fields[parent].annotation
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

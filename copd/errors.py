@@ -13,6 +13,12 @@ class RecipeError(CopdError):
     exit_status = 2
 
 
+class DataError(CopdError):
+    """A file of the user's data, or a row of one, that cannot be used: the message starts with the file and line."""
+
+    exit_status = 2
+
+
 class ModelFolderError(CopdError):
     """A model folder that is missing, incomplete or corrupt."""
 
@@ -31,3 +37,7 @@ class MergeError(CopdError):
 
 class NonFiniteError(CopdError):
     """Too many optimizer steps in a row had a NaN or infinite loss, gradient or log-prob."""
+
+
+class BadRow(Exception):
+    """Why a row cannot be used, in one line; whoever knows file and line puts them in front."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ from copd.runs.display import Screen
 from copd.runs.folder import occupied
 from copd.sections import MergeSection
 from copd.tasks.digits import CAPABILITIES, UNDECIDED, Digits
-from copd.types import Split
+from copd.types import Split, Task
 
 logger = logging.getLogger(__name__)
 BASE_CARD = """---
@@ -63,12 +63,13 @@ def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> list[Accuracy]:
     torch.set_num_threads(recipe.model.threads_per_branch)
     for path in paths:
         model_folder(path, "MODEL")
+    tasks = make_tasks(recipe)
     with make_grader(recipe, logger.warning) as grader:
-        return [cell for path in paths for cell in _evaluate_model(recipe, path, grader)]
+        return [cell for path in paths for cell in _evaluate_model(recipe, tasks, path, grader)]
 
 
-def _evaluate_model(recipe: Recipe, path: str, grader: Grader) -> list[Accuracy]:
-    tasks, settings = make_tasks(recipe), recipe.evaluation
+def _evaluate_model(recipe: Recipe, tasks: Mapping[str, Task], path: str, grader: Grader) -> list[Accuracy]:
+    settings = recipe.evaluation
     policy = load_policy(recipe, path)
     for warning in check_problems(policy, tasks, recipe.sampling.max_new_tokens):
         logger.warning("%s: %s", path, warning)

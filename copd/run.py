@@ -15,6 +15,8 @@ from copd.algorithm import Merge, copd, merged
 from copd.assemble import (
     check_problems,
     conflict_warnings,
+    data_fingerprints,
+    data_warnings,
     load_policy,
     make_branch,
     make_grader,
@@ -49,20 +51,21 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
     """Run a recipe to the end and return its run folder.
 
     The folder is `runs/METHOD-seedSEED` unless `out` is given. It must be new or empty; with `resume` it may hold a run
-    of the same recipe, which goes on from its last checkpoint, or is only shown where it is complete. Raises
-    RecipeError, ModelFolderError, CheckpointError, MergeError or NonFiniteError.
+    of the same recipe and data, which goes on from its last checkpoint, or is only shown where it is complete. Raises
+    RecipeError, DataError, ModelFolderError, CheckpointError, MergeError or NonFiniteError.
     """
     folder = Path(out) if out else Path("runs") / f"{recipe.method}-seed{recipe.seed}"
     plan = make_plan(recipe)
     screen = screen or Screen()
-    manifest = _manifest(recipe)
+    tasks = make_tasks(recipe)
+    manifest = _manifest(recipe, tasks)
     check_folder(folder, manifest, resume)
     if (folder / REPORT).is_file():
         screen.result(result_of(folder))
     else:
         screen.planned(folder, recipe.method, plan)
         with make_grader(recipe, screen.warn) as grader:
-            run = _Run(folder, recipe, plan, screen, grader, manifest["trajectory"])
+            run = _Run(folder, recipe, plan, tasks, screen, grader, manifest["trajectory"])
             claim(folder, manifest)
             with screen:
                 finish(run.complete(resume))
@@ -75,11 +78,18 @@ class _Run:
     """One run: the objects that the steps of `complete` share."""
 
     def __init__(
-        self, folder: Path, recipe: Recipe, plan: Plan, screen: Screen, grader: Grader, trajectory_hash: str
+        self,
+        folder: Path,
+        recipe: Recipe,
+        plan: Plan,
+        tasks: Mapping[str, Task],
+        screen: Screen,
+        grader: Grader,
+        trajectory_hash: str,
     ) -> None:
-        self.folder, self.recipe, self.plan, self.screen, self.grader = folder, recipe, plan, screen, grader
+        self.folder, self.recipe, self.plan, self.tasks, self.screen = folder, recipe, plan, tasks, screen
+        self.grader = grader
         torch.set_num_threads(recipe.model.threads_per_branch)
-        self.tasks = make_tasks(recipe)
         self.sampling = make_sampling(recipe)
         self.base = load_policy(recipe)
         if max(recipe.evaluation.overlap_k) > self.base.allowed_tokens:
@@ -88,7 +98,8 @@ class _Run:
                 f"{self.base.allowed_tokens} tokens of the masked vocabulary"
             )
         path_warnings = check_problems(self.base, self.tasks, recipe.sampling.max_new_tokens)
-        for warning in [*conflict_warnings(recipe), *path_warnings]:
+        self.warnings = [*conflict_warnings(recipe), *data_warnings(tasks), *path_warnings]
+        for warning in self.warnings:
             screen.warn(warning)
         self.branches = self._branches()
         self.experts = self._existing_experts(trajectory_hash)
@@ -195,6 +206,9 @@ class _Run:
         )
         observer.note("ledger", last, **observer.ledger.as_record(), planned_rollouts=self.plan.rollouts)
         observer.note("result", last, table=[cell.as_record() for cell in table])
+        for warning in data_warnings(self.tasks):
+            if warning not in self.warnings:
+                self.screen.warn(warning)
         self.screen.result(table)
 
     def _merge(self) -> Merge:
@@ -219,17 +233,18 @@ def result_of(folder: Path) -> list[Accuracy]:
     return next(accuracies(r["table"]) for r in read_lines(folder / "metrics.jsonl") if r["event"] == "result")
 
 
-def _manifest(recipe: Recipe) -> dict[str, Any]:
+def _manifest(recipe: Recipe, tasks: Mapping[str, Task]) -> dict[str, Any]:
     base = model_folder(recipe.model.path)
     sums = {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))}
-    settings = recipe.model_dump(mode="json")
+    settings, data = recipe.model_dump(mode="json"), data_fingerprints(tasks)
     return {
         "recipe": settings,
         "branch_order": list(recipe.branches),
         "seed": recipe.seed,
         "base_sha256": sums,
-        "trajectory": trajectory(settings, sums),
+        "data_sha256": data,
         "verifier_sha256": {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)},
+        "trajectory": trajectory(settings, sums, data),
         "versions": {name: version(name) for name in ("copd", "torch", "transformers")},
         "python": platform.python_version(),
         "machine": platform.platform(),

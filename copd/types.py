@@ -6,9 +6,9 @@ Dimensions in names: P prompts, N sequences (rows), T response tokens, K top-k e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -22,13 +22,31 @@ class Split(Enum):
     TEST = "test"
 
 
+class Medium(Enum):
+    """In a message: the place of the problem's next image or video."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat: who speaks (system, user, assistant), and texts with the places of media between them."""
+
+    role: str
+    parts: tuple[str | Medium, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """One prompt with a verifiable answer.
 
-    `images` are [H, W, 3] uint8, `videos` are [frames, H, W, 3] uint8 at `fps`; both stand before the text of the
-    prompt. `verifier` names what grades a response against `answer` (`rewards.grading`), it never points at code.
-    `solution` is a worked response, used only by the supervised warm-up.
+    `images` are [H, W, 3] uint8, `videos` are [frames, H, W, 3] uint8 at `fps`, one rate for all or one for each.
+    Without `messages` the prompt is one user message, in which all media stand before the text `prompt`. With them the
+    messages are the whole prompt: they hold as many places as there are media, taken in order, and `prompt` is only
+    shown to people. `chat_template_kwargs` are variables of the model's chat template. `verifier` names what grades a
+    response against `answer` (`rewards.grading`), it never points at code. `solution` is a worked response, used only
+    by the supervised warm-up.
     """
 
     id: str
@@ -39,7 +57,14 @@ class Problem:
     solution: str = ""
     images: tuple[np.ndarray, ...] = ()
     videos: tuple[np.ndarray, ...] = ()
-    fps: float = 2.0
+    fps: float | tuple[float, ...] = 2.0
+    messages: tuple[Message, ...] = ()
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fps_of_videos(self) -> tuple[float, ...]:
+        """Frames per second of each video."""
+        return self.fps if isinstance(self.fps, tuple) else (self.fps,) * len(self.videos)
 
     @property
     def kind(self) -> str:

@@ -54,7 +54,7 @@ def test_recipe_show_lists_every_field_with_its_meaning():
 
 def test_help_names_all_commands():
     said = copd("--help").stdout
-    for command in ("train", "eval", "merge", "warmup", "recipe"):
+    for command in ("train", "eval", "merge", "warmup", "recipe", "data"):
         assert command in said
 
 

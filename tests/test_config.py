@@ -1,5 +1,6 @@
 """Recipes: what is read, and every refusal with the path to the key, what was found and what is accepted."""
 
+import json
 import subprocess
 import sys
 
@@ -13,6 +14,8 @@ from copd.sections import MERGE_FIELDS
 
 TWO = "branches: {a: {task: {capability: text}}, b: {task: {capability: image}}}\n"
 ONE = "branches: {a: {task: {capability: text}}}\n"
+ROWS = "method: mixed\nbranches: {a: {task: {kind: rows, train: a.jsonl, "
+COMMIT = "a" * 40
 
 REFUSED = [
     pytest.param(TWO + "sed: 1", ["sed: unknown key", "did you mean 'seed'?"], id="a typo at the top"),
@@ -198,6 +201,52 @@ REFUSED = [
     pytest.param(TWO.replace("image", "image, length: [4, 2]"), ["branches.b.task", "least <= greatest"], id="lengths"),
     pytest.param(
         TWO.replace("image", "image, conflict: 1.5"), ["branches.b.task.conflict", "'1.5'"], id="a share above 1"
+    ),
+    pytest.param(
+        "branches: {a: {task: {kind: words}}, b: {task: {kind: rows}}}",
+        ["branches.a.task.kind: accepted: 'digits' or 'rows', found 'words'", "branches.b.task.train: missing"],
+        id="an unknown kind of task",
+    ),
+    pytest.param("branches: {a: {task: 3}}", ["branches.a.task: Input should be", "found '3'"], id="no task"),
+    pytest.param(
+        ROWS + "trian: b.jsonl}}}",
+        ["branches.a.task.trian: unknown key; did you mean 'train'?"],
+        id="a typo in a task on rows",
+    ),
+    pytest.param(
+        ROWS + "media: {max_frame: 3}}}}",
+        ["branches.a.task.media.max_frame: unknown key; did you mean 'max_frames'?"],
+        id="a typo in the bounds of media",
+    ),
+    pytest.param(ROWS + "test: []}}}", ["branches.a.task.test", "at least 1 item"], id="an empty list of files"),
+    pytest.param(ROWS + "test: [b, 3]}}}", ["branches.a.task.test.1", "valid string"], id="a number for a file"),
+    pytest.param(ROWS + "format: csv}}}", ["branches.a.task.format", "'easyr1'", "found 'csv'"], id="a format"),
+    pytest.param(
+        ROWS + "test: 'hub:me/sums'}}}",
+        ["branches.a.task: test is hub:me/sums: revision must pin its commit, 40 hexadecimal digits"],
+        id="a data set of the hub without a commit",
+    ),
+    pytest.param(
+        ROWS + "test: 'hub:me/sums', revision: main}}}",
+        ["branches.a.task.revision", "'main'"],
+        id="a branch of the hub",
+    ),
+    pytest.param(
+        ROWS + f"test: 'hub:sums', revision: {COMMIT}}}}}}}", ["write hub:OWNER/NAME", "'hub:sums'"], id="no owner"
+    ),
+    pytest.param(
+        ROWS + f"test: ['hub:me/sums/a', 'hub:me/words'], revision: {COMMIT}}}}}}}",
+        ["revision is the commit of one data set"],
+        id="one commit for two data sets",
+    ),
+    pytest.param(ROWS + f"revision: {COMMIT}}}}}}}", ["revision is the commit of one data set"], id="no data set"),
+    pytest.param(
+        ROWS + "validation_share: 0.5, test_share: 0.5}}}", ["leave nothing of train"], id="nothing left to train on"
+    ),
+    pytest.param(
+        ROWS + "chat_template_kwargs: {chat_template: x}}}}",
+        ["branches.a.task.chat_template_kwargs: 'chat_template' is not a variable of a chat template"],
+        id="a chat template by the back door",
     ),
     pytest.param("", ["a recipe is a mapping of sections, found NoneType"], id="an empty file"),
     pytest.param("[1, 2]", ["a recipe is a mapping of sections, found list"], id="a list of things"),
@@ -430,6 +479,23 @@ def test_described_values_are_overrides_that_give_the_recipe_back(recipe_file):
     ]
     recipe = load_recipe(recipe_file(TWO), [*overrides, "branches.a.task.operators=[sum, max]"])
     assert load_recipe(recipe_file(TWO), [f"{path}={value}" for path, value, _ in described(recipe)]) == recipe
+
+
+def test_a_task_without_a_kind_is_digits_and_a_file_is_a_list_of_one(recipe_file):
+    assert load_recipe(recipe_file(ONE + "method: mixed")).branches["a"].task.kind == "digits"
+    task = load_recipe(recipe_file(ROWS + "test: [b, c]}}}")).branches["a"].task
+    assert (task.kind, task.train, task.test, task.validation) == ("rows", ("a.jsonl",), ("b", "c"), None)
+
+
+def test_described_values_of_rows_are_overrides_that_give_the_recipe_back(recipe_file):
+    texts = ["branches.a.task.chat_template_kwargs={enable_thinking: false, level: 3}"]
+    texts += [f"branches.a.task.prompt_template={json.dumps('{{ prompt }}: {% if x %}#{% endif %}')}"]
+    texts += ["branches.a.task.system_prompt='null'", "branches.a.task.train=['a, b.jsonl', 'c: d.jsonl', 'yes']"]
+    recipe = load_recipe(recipe_file(ROWS + "}}}"), texts)
+    assert recipe.branches["a"].task.train == ("a, b.jsonl", "c: d.jsonl", "yes")
+    assert recipe.branches["a"].task.chat_template_kwargs == {"enable_thinking": False, "level": 3}
+    again = load_recipe(recipe_file(ROWS + "}}}"), [f"{path}={value}" for path, value, _ in described(recipe)])
+    assert again == recipe == make_recipe(recipe.model_dump(mode="json"))
 
 
 def test_every_section_refuses_unknown_keys_and_every_field_has_a_meaning():

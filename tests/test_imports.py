@@ -90,8 +90,17 @@ def test_only_the_front_of_the_package_and_the_plan_see_a_whole_recipe():
         }
         for module in ("copd.config", "copd.sections")
     )
-    assert whole <= {"__init__.py", "cli.py", "run.py", "assemble.py", "doctor.py", "models.py", "runs/plan.py"}
-    assert sections <= {"config.py", "models.py", "runs/observer.py"}
+    front = {"__init__.py", "cli.py", "run.py", "assemble.py", "data.py", "models.py"}
+    assert whole <= {*front, "runs/plan.py"}
+    assert sections <= {"config.py", "models.py", "data.py", "runs/observer.py"}
+
+
+@pytest.mark.parametrize(("library", "module"), [("pyarrow", "parquet.py"), ("av", "video.py"), ("PIL", "media.py")])
+def test_files_of_users_are_opened_by_one_module_for_each_library(library, module):
+    importers = {
+        path.name for path in PACKAGE.rglob("*.py") if any(name.split(".")[0] == library for name in imports(path))
+    }
+    assert importers == {module}
 
 
 def test_only_the_learner_calls_backward():

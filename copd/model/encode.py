@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from copd.types import Problem
+from copd.types import Message, Problem
 
 MEDIA_FIELDS = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
-REMEMBERED_PROMPTS = 1024
+REMEMBERED_PROMPTS, REMEMBERED_BYTES = 1024, 2**30
+"""At most so many prompts, and of their media so much, are remembered; all of the present batch are in any case."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +88,7 @@ class Encoder:
         self._rope_index = rope_index
         self._pad_id = processor.tokenizer.pad_token_id
         self._remembered: OrderedDict[Problem, _Encoded] = OrderedDict()
+        self._remembered_bytes = 0
 
     def lengths(self, problems: Sequence[Problem]) -> list[int]:
         """Tokens of each prompt, placeholders expanded."""
@@ -115,11 +117,20 @@ class Encoder:
             if problem not in self._remembered:
                 new.setdefault(problem.kind, []).append(problem)
         for same_kind in new.values():
-            self._remembered.update(zip(same_kind, self._process(same_kind), strict=True))
+            for problem, encoded in zip(same_kind, self._process(same_kind), strict=True):
+                self._remembered[problem] = encoded
+                self._remembered_bytes += _bytes(problem, encoded)
         found = [self._remembered[problem] for problem in problems]
-        while len(self._remembered) > max(REMEMBERED_PROMPTS, len(problems)):
-            self._remembered.popitem(last=False)
+        while len(self._remembered) > len(problems) and (
+            len(self._remembered) > REMEMBERED_PROMPTS or self._remembered_bytes > REMEMBERED_BYTES
+        ):
+            self._remembered_bytes -= _bytes(*self._remembered.popitem(last=False))
         return found
+
+    def _chat(self, problem: Problem) -> str:
+        return self.processor.apply_chat_template(
+            _messages(problem), tokenize=False, add_generation_prompt=True, **problem.chat_template_kwargs
+        )
 
     def _process(self, problems: Sequence[Problem]) -> list[_Encoded]:
         """Chat template and processor, once for all `problems`, then taken apart again without the padding."""
@@ -127,10 +138,13 @@ class Encoder:
         videos = [video for problem in problems for video in problem.videos]
         media: dict[str, Any] = {"images": images} if images else {}
         if videos:
-            media["videos"] = videos
-            media["video_metadata"] = [_metadata(len(v), problem.fps) for problem in problems for v in problem.videos]
-        chats = [_messages(problem) for problem in problems]
-        texts = self.processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+            media |= {"videos": videos, "do_sample_frames": False}  # they were sampled where they were read
+            media["video_metadata"] = [
+                _metadata(len(video), fps)
+                for problem in problems
+                for video, fps in zip(problem.videos, problem.fps_of_videos, strict=True)
+            ]
+        texts = [self._chat(problem) for problem in problems]
         batch = self.processor(text=texts, padding=True, return_tensors="pt", **media)
         grids = {name: batch[name] for name in ("image_grid_thw", "video_grid_thw") if name in batch}
         positions_3PS, _ = self._rope_index(
@@ -145,8 +159,18 @@ class Encoder:
 
 
 def _messages(problem: Problem) -> list[dict[str, Any]]:
+    if problem.messages:
+        return [{"role": message.role, "content": _content(message)} for message in problem.messages]
     pictures = [{"type": "image"} for _ in problem.images] + [{"type": "video"} for _ in problem.videos]
     return [{"role": "user", "content": [*pictures, {"type": "text", "text": problem.prompt}]}]
+
+
+def _content(message: Message) -> str | list[dict[str, str]]:
+    """A text alone stays a string, which every chat template takes; with media it becomes a list of parts."""
+    texts = [part for part in message.parts if isinstance(part, str)]
+    if len(texts) == len(message.parts):
+        return "".join(texts)
+    return [{"type": "text", "text": p} if isinstance(p, str) else {"type": p.value} for p in message.parts]
 
 
 def _split_media(batch: Any, images_of_P: list[int], videos_of_P: list[int]) -> list[dict[str, Tensor]]:
@@ -160,6 +184,12 @@ def _split_media(batch: Any, images_of_P: list[int], videos_of_P: list[int]) -> 
         for media, own_grid, own_patches in zip(media_of_P, grids, patches, strict=True):
             media |= {values: own_patches, grid: own_grid}
     return media_of_P
+
+
+def _bytes(problem: Problem, encoded: _Encoded) -> int:
+    """What the media of a remembered prompt take."""
+    arrays = sum(array.nbytes for array in (*problem.images, *problem.videos))
+    return arrays + sum(tensor.nbytes for tensor in encoded.media.values())
 
 
 def _metadata(frames: int, fps: float) -> dict[str, Any]:

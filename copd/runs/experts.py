@@ -16,9 +16,9 @@ DECIDES_EXPERTS = ("seed", "model", "branches", "sampling", "grpo", "optimizer",
 """The sections on which the steps of an expert depend; its length is not among them."""
 
 
-def trajectory(recipe: Mapping[str, Any], base_sha256: Mapping[str, str]) -> str:
+def trajectory(recipe: Mapping[str, Any], base_sha256: Mapping[str, str], data_sha256: Mapping[str, Any]) -> str:
     """The hash of everything that decides how an expert develops: two runs with the same have the same experts."""
-    decides = [{name: recipe[name] for name in DECIDES_EXPERTS}, dict(base_sha256)]
+    decides = [{name: recipe[name] for name in DECIDES_EXPERTS}, dict(base_sha256), dict(data_sha256)]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 

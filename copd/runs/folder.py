@@ -11,7 +11,7 @@ from copd.errors import CheckpointError, RecipeError
 from copd.files import replace_text
 from copd.runs.runlog import RUN_MANIFEST
 
-RESUMED = ("recipe", "branch_order", "base_sha256", "verifier_sha256")
+RESUMED = ("recipe", "branch_order", "base_sha256", "data_sha256", "verifier_sha256")
 """What must not change between the parts of a run."""
 
 
@@ -20,7 +20,7 @@ def occupied(folder: Path) -> bool:
 
 
 def check_folder(folder: Path, manifest: Mapping[str, Any], resume: bool) -> None:
-    """The run folder must be new or empty; to resume, it may hold a run of the same recipe from the same base."""
+    """The run folder must be new or empty; to resume, it may hold a run of the same recipe, base and data."""
     path = folder / RUN_MANIFEST
     if resume and path.is_file():
         try:

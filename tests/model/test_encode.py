@@ -1,12 +1,16 @@
 """Problems to tensors: left padding, positions, media."""
 
+import copy
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from copd.model import encode
 from copd.model.encode import Encoder
-from copd.types import Problem
+from copd.types import Medium, Message, Problem
 
 CPU = torch.device("cpu")
 
@@ -121,3 +125,86 @@ def test_problems_with_one_id_are_not_taken_for_one_another(encoder):
     first, second = (Problem("same", "t", text, "1", "integer") for text in ("sum: 1 2", "max: 1 2 3"))
     lengths = encoder.lengths([first]) + encoder.lengths([second])
     assert lengths[1] == lengths[0] + len("max: 1 2 3") - len("sum: 1 2")
+
+
+def turn(role, *parts):
+    return Message(role, parts)
+
+
+IMAGE, VIDEO = Medium.IMAGE, Medium.VIDEO
+
+
+def decoded(encoder, problem):
+    return encoder.processor.tokenizer.decode(encoder.encode([problem], CPU).ids_PS[0])
+
+
+def test_messages_of_one_user_turn_are_the_prompt_itself(encoder, problems_of, kind):
+    for problem in problems_of[kind]:
+        media = [IMAGE] * len(problem.images) + [VIDEO] * len(problem.videos)
+        spoken = replace(problem, prompt="shown to people", messages=(turn("user", *media, problem.prompt),))
+        ours, theirs = (encoder.encode([each], CPU) for each in (spoken, problem))
+        assert torch.equal(ours.ids_PS, theirs.ids_PS)
+        assert torch.equal(ours.positions_3PS, theirs.positions_3PS)
+        assert all(torch.equal(ours.media[name], value) for name, value in theirs.media.items())
+
+
+def test_turns_and_media_stand_where_the_messages_have_them(encoder):
+    messages = (turn("system", "be brief"), turn("user", "a", IMAGE, "b", VIDEO, "c", IMAGE), turn("assistant", "d"))
+    problem = Problem(
+        "i",
+        "t",
+        "",
+        "1",
+        "exact",
+        images=(picture(1), picture(2, 48)),
+        videos=(np.zeros((2, 16, 16, 3), np.uint8),),
+        messages=(*messages, turn("user", "e")),
+    )
+    text = decoded(encoder, problem)
+    shorter = (
+        re.sub(r"(<\|(image|video)_pad\|>)+", r"<\2>", text)
+        .replace("<|vision_start|>", "")
+        .replace("<|vision_end|>", "")
+    )
+    assert re.sub(r"<[0-9.]+ seconds>", "", shorter) == (
+        "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\na<image>b<video>c<image><|im_end|>\n"
+        "<|im_start|>assistant\nd<|im_end|>\n<|im_start|>user\ne<|im_end|>\n<|im_start|>assistant\n"
+    )
+    pads = [len(run) // len("<|image_pad|>") for run in re.findall(r"(?:<\|image_pad\|>)+", text)]
+    assert pads == [1, 3], "the first image is the narrow one"
+
+
+def test_each_video_may_have_its_own_rate(encoder):
+    frames = np.zeros((4, 16, 16, 3), np.uint8)
+    problem = Problem("a", "t", "?", "1", "exact", videos=(frames, frames), fps=(1.0, 4.0))
+    assert re.findall(r"<([0-9.]+) seconds>", decoded(encoder, problem)) == ["0.5", "2.5", "0.1", "0.6"]
+
+
+def test_no_frame_is_left_out_at_a_high_rate(encoder):
+    frames = np.zeros((8, 16, 16, 3), np.uint8)
+    problem = Problem("a", "t", "?", "1", "exact", videos=(frames,), images=(picture(1),), fps=8.0)
+    assert encoder.encode([problem], CPU).media["video_grid_thw"][0, 0] == 4
+
+
+def test_variables_of_the_chat_template_belong_to_the_problem(processor, policy):
+    thinking = copy.copy(processor)
+    thinking.chat_template = processor.chat_template + "{% if enable_thinking %}<think>{% endif %}"
+    encoder = Encoder(thinking, policy.model.model.get_rope_index)
+    plain = Problem("a", "t", "?", "1", "exact")
+    loud = replace(plain, chat_template_kwargs={"enable_thinking": True})
+    both = encoder.encode([plain, loud], CPU)
+    texts = [thinking.tokenizer.decode(ids[mask]) for ids, mask in zip(both.ids_PS, both.mask_PS, strict=True)]
+    assert [text.endswith("<think>") for text in texts] == [False, True]
+
+
+def test_media_remembered_are_bounded_by_their_bytes(encoder, problems_of, monkeypatch):
+    one, *others = problems_of["image"]
+    encoder.encode([one], CPU)
+    size = encoder._remembered_bytes
+    assert size == one.images[0].nbytes + sum(v.nbytes for v in encoder.encode([one], CPU).media.values())
+    monkeypatch.setattr(encode, "REMEMBERED_BYTES", size)
+    for problem in others:
+        encoder.encode([problem], CPU)
+    assert list(encoder._remembered) == others[-1:]
+    encoder.encode(problems_of["image"], CPU)
+    assert len(encoder._remembered) == 3, "the present batch stays whole"

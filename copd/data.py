@@ -1,0 +1,103 @@
+"""Users' data without a run: what a recipe says about rows, as a task or as a check of their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from copd.config import Recipe
+from copd.errors import RecipeError
+from copd.rewards.answers import final_answer
+from copd.rewards.verifiers import VERIFIERS
+from copd.sections import RowsTask
+from copd.tasks.check import UNNAMED, Report, check_rows
+from copd.tasks.formats import RowRules
+from copd.tasks.media import MediaRules
+from copd.tasks.rows import Rows, Settings, open_files
+from copd.tasks.template import compile_template
+from copd.types import Split
+
+
+def make_rows(name: str, section: RowsTask, seed: int) -> Rows:
+    """The task of a branch on rows: every row is read and checked, media excepted.
+
+    Raises DataError naming file and line, RecipeError for a prompt template that cannot be used.
+    """
+    return Rows(
+        name,
+        {Split.TRAIN: section.train, Split.VALIDATION: section.validation, Split.TEST: section.test},
+        settings_of(section, f"branches.{name}.task"),
+        seed=seed,
+        shares={Split.VALIDATION: section.validation_share, Split.TEST: section.test_share},
+    )
+
+
+def settings_of(section: RowsTask, given_as: str) -> Settings:
+    """How a section wants its rows read. `given_as` is its path in messages."""
+    template = section.prompt_template
+    rules = RowRules(
+        verifiers=frozenset(VERIFIERS),
+        boxed_answer=partial(final_answer, finished=True),
+        verifier=section.verifier,
+        system_prompt=section.system_prompt,
+        template=None if template is None else compile_template(template, f"{given_as}.prompt_template"),
+    )
+    if section.verifier is not None and section.verifier not in VERIFIERS:
+        raise RecipeError(
+            f"{given_as}.verifier: unknown verifier {section.verifier!r}; accepted: {', '.join(sorted(VERIFIERS))}"
+        )
+    return Settings(
+        rules=rules,
+        format=section.format,
+        data_root=None if section.data_root is None else Path(section.data_root),
+        revision=section.revision,
+        media=MediaRules(**section.media.model_dump()),
+        chat_template_kwargs=section.chat_template_kwargs,
+        bad_rows=section.bad_rows,
+        max_bad_rows=section.max_bad_rows,
+    )
+
+
+def check_file(
+    file: str,
+    say: Callable[[str], None],
+    *,
+    format_name: str = "auto",
+    root: str | None = None,
+    media: bool = True,
+    most: int = 100,
+) -> list[Report]:
+    """Check the rows of one file without a recipe; a row need not name a verifier. See `copd.tasks.check`."""
+    rules = RowRules(frozenset({*VERIFIERS, UNNAMED}), partial(final_answer, finished=True), verifier=UNNAMED)
+    settings = Settings(rules=rules, format=format_name, data_root=None if root is None else Path(root))
+    sources = open_files([file], Split.TRAIN.value, settings)
+    return [check_rows(sources, settings, media=media, say=say, most=most)]
+
+
+def check_branch(
+    recipe: Recipe,
+    branch: str,
+    say: Callable[[str], None],
+    *,
+    file: str | None = None,
+    media: bool = True,
+    most: int = 100,
+) -> list[Report]:
+    """Check one file as a branch of a recipe reads it, or the files of each of the branch's splits.
+
+    Raises RecipeError for a branch that is not there or has no rows.
+    """
+    section = recipe.branches[branch].task if branch in recipe.branches else None
+    if not isinstance(section, RowsTask):
+        there = [name for name, each in recipe.branches.items() if isinstance(each.task, RowsTask)]
+        raise RecipeError(f"--branch {branch}: no branch of kind rows; there is {', '.join(there) or 'none'}")
+    settings = settings_of(section, f"branches.{branch}.task")
+    files = {split.value: getattr(section, split.value) for split in Split}
+    if file is not None:
+        files = {Split.TRAIN.value: [file]}
+    return [
+        check_rows(open_files(names, split, settings), settings, media=media, say=say, most=most)
+        for split, names in files.items()
+        if names
+    ]

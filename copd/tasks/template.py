@@ -1,0 +1,41 @@
+"""Prompt templates: Jinja in its sandbox, from the recipe only. What a row holds is text to it, never rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from copd.errors import BadRow, RecipeError
+
+HIDDEN = {"answer", "solution", "reward_model", "extra_info", "ground_truth"}
+"""Columns that give an answer away."""
+
+
+def compile_template(source: str, given_as: str) -> Callable[[str, Mapping[str, Any]], str]:
+    """A function from (text of the last user message, the row) to the text that takes its place.
+
+    In the template the text is `prompt`; `content` and `problem` are the same, as templates of EasyR1 and EasyVideoR1
+    have it. The row's other columns go by their names, those that give the answer away are not there. Raises
+    RecipeError, naming the field `given_as`, for a template that does not compile or reaches beyond its variables, and
+    BadRow where a row lacks what it needs.
+    """
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    try:
+        template = environment.from_string(source)
+    except TemplateError as error:
+        raise RecipeError(f"{given_as}: not a Jinja template: {error}") from None
+
+    def render(prompt: str, row: Mapping[str, Any]) -> str:
+        columns = {name: value for name, value in row.items() if name not in HIDDEN}
+        try:
+            return template.render({**columns, "prompt": prompt, "content": prompt, "problem": prompt})
+        except SecurityError as error:
+            raise RecipeError(f"{given_as}: reaches beyond the variables of a template: {error}") from None
+        except Exception as error:  # whatever its expressions run into
+            raise BadRow(f"the prompt template fails: {error}") from None
+
+    return render

@@ -1,0 +1,80 @@
+"""Data sets of the hub at one commit. No network is used: the cache on disk is laid out as the hub's client does."""
+
+import hashlib
+import json
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+from copd.errors import DataError
+from copd.tasks.hub import hub_files
+
+COMMIT, OTHER = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """Put files of a commit into a cache of its own, and turn the network off."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+    def put(files: dict[str, str], commit=COMMIT):
+        repository = tmp_path / "datasets--me--sums"
+        for name, content in files.items():
+            blob = repository / "blobs" / hashlib.sha256(content.encode()).hexdigest()
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            blob.write_text(content)
+            link = repository / "snapshots" / commit / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(blob)
+
+    return put
+
+
+ROW = json.dumps({"prompt": "1+1?", "answer": "2"})
+
+
+@pytest.mark.parametrize("revision", [None, "", "main", "v1.0", "a" * 39, "A" * 40, "a" * 40 + "\n"])
+def test_a_revision_that_is_no_commit_is_refused(revision):
+    with pytest.raises(DataError, match="hub:me/sums: revision must pin a commit, 40 hexadecimal digits"):
+        hub_files("hub:me/sums", "train", revision)
+
+
+def test_the_files_of_a_split_are_found_by_their_names(cached):
+    cached({"data/train-00000-of-00002.parquet": "a", "data/train-00001-of-00002.parquet": "b", "README.md": "c"})
+    cached({"data/dev.jsonl": "d", "test.jsonl": "e", "data/trainer.py": "f"})
+    names = {
+        split: [path.name for path in hub_files("hub:me/sums", split, COMMIT)[0]]
+        for split in ("train", "validation", "test")
+    }
+    assert names == {
+        "train": ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"],
+        "validation": ["dev.jsonl"],
+        "test": ["test.jsonl"],
+    }
+
+
+def test_a_file_or_pattern_may_be_named(cached):
+    cached({"easy/a.jsonl": "a", "easy/b.jsonl": "b", "hard/a.jsonl": "c"})
+    assert [path.name for path in hub_files("hub:me/sums/easy/*.jsonl", "train", COMMIT)[0]] == ["a.jsonl", "b.jsonl"]
+    with pytest.raises(DataError, match=rf"commit {COMMIT} has no file nothing.jsonl"):
+        hub_files("hub:me/sums/nothing.jsonl", "train", COMMIT)
+
+
+def test_what_the_cache_holds_of_another_commit_is_not_used(cached):
+    cached({"train.jsonl": ROW}, commit=OTHER)
+    with pytest.raises(DataError, match=rf"^hub:me/sums: commit {COMMIT} cannot be had: ") as refusal:
+        hub_files("hub:me/sums", "train", COMMIT)
+    assert "\n" not in str(refusal.value)
+
+
+def test_paths_start_at_the_commit_and_may_follow_the_links_of_the_cache_but_no_further(cached, tmp_path):
+    cached({"train.jsonl": ROW, "images/a.png": "a"})
+    _, root = hub_files("hub:me/sums", "train", COMMIT)
+    assert root.find("images/a.png").read_text() == "a"
+    (tmp_path / "secret").write_text("s")
+    (root.folder / "leak").symlink_to(tmp_path / "secret")
+    with pytest.raises(Exception, match="leads out of the data root"):
+        root.find("leak")

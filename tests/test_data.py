@@ -1,0 +1,200 @@
+"""Users' data through the front door: `copd data check`, training on rows of the three kinds, resume."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import copd
+from copd.assemble import check_problems, load_policy, make_tasks
+from copd.config import make_recipe
+from copd.data import check_branch
+from copd.errors import CheckpointError, DataError, RecipeError
+from copd.runs.runlog import read_lines
+from copd.tasks.digits import Digits
+from copd.types import Split
+
+KINDS = ("text", "image", "video")
+
+
+def command(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "copd.cli", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def row_of(problem, folder: Path, name: str) -> dict:
+    def saved(array, i):
+        Image.fromarray(array).save(folder / f"{name}-{i}.png")
+        return f"{name}-{i}.png"
+
+    row = {"id": name, "prompt": problem.prompt, "answer": problem.answer, "verifier": "integer"}
+    if problem.images:
+        row["images"] = [saved(image, i) for i, image in enumerate(problem.images)]
+    if problem.videos:
+        row["videos"] = [[saved(frame, i) for i, frame in enumerate(problem.videos[0])]]
+    return row
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Twelve problems of the embedded world of each kind, as rows with pictures beside them."""
+    folder = tmp_path_factory.mktemp("data")
+    for kind in KINDS:
+        task = Digits(kind, conflict=1.0)
+        rows = [row_of(task.problem(Split.TRAIN, i), folder, f"{kind}-{i}") for i in range(12)]
+        (folder / f"{kind}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def recipe_of(folder: Path, **changes):
+    tasks = {kind: {"kind": "rows", "train": str(folder / f"{kind}.jsonl")} for kind in KINDS}
+    for task in tasks.values():
+        task |= {"validation_share": 0.2, "test_share": 0.3} | changes.pop("task", {})
+    data = {
+        "model": {"dtype": "float32", "device": "cpu"},
+        "branches": {kind: {"task": task} for kind, task in tasks.items()},
+        "topology": {"kind": "edges", "edges": [{"student": "text", "teacher": "video"}]},
+        "schedule": {"cycles": 1, "rl_steps": 1, "opd_steps": 1},
+        "sampling": {"prompts_per_step": 2, "rollouts_per_prompt": 2, "max_new_tokens": 16},
+        "opd": {"prompts_per_step": 1, "rollouts_per_prompt": 2},
+        "evaluation": {"problems": 1, "validation_problems": 1, "behaviour_problems": 1},
+    }
+    return make_recipe(data | changes)
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory) -> Path:
+    return copd.train(recipe_of(folder), tmp_path_factory.mktemp("run") / "run")
+
+
+def test_two_steps_on_rows_of_the_three_kinds_train_and_merge(finished):
+    lines = read_lines(finished / "metrics.jsonl")
+    updates = [line for line in lines if line["event"] == "update"]
+    assert [(line["branch"], line["phase"]) for line in updates if line["phase"] == "rlvr"] == [
+        (kind, "rlvr") for kind in KINDS
+    ]
+    assert len(updates) == 6
+    assert any("from_video/delta" in line for line in updates)
+    assert (finished / "merged" / "model.safetensors").is_file()
+
+
+def test_the_manifest_holds_the_hash_of_every_file_and_other_data_is_not_resumed(finished, folder, tmp_path):
+    manifest = json.loads((finished / "manifest.json").read_text())
+    path = str(folder / "text.jsonl")
+    assert {kind: list(files["train"]) for kind, files in manifest["data_sha256"].items()} == {
+        kind: [str(folder / f"{kind}.jsonl")] for kind in KINDS
+    }
+    copd.train(recipe_of(folder), finished, resume=True)
+    kept = shutil.copy(path, tmp_path / "kept")
+    try:
+        with open(path, "a") as file:
+            file.write("\n" + json.dumps({"prompt": "sum: 1 2", "answer": "3", "verifier": "integer"}))
+        with pytest.raises(
+            CheckpointError, match=r"cannot resume: data_sha256\.text\.train\..*text.jsonl was '\w+' and"
+        ):
+            copd.train(recipe_of(folder), finished, resume=True)
+    finally:
+        shutil.copy(kept, path)
+
+
+def test_rows_answer_as_the_problems_they_were_made_of(folder):
+    task = make_tasks(recipe_of(folder))["image"]
+    policy = load_policy(recipe_of(folder))
+    rows = [task.problem(split, i) for split in Split for i in range(task.size(split))]
+    original = {f"image-{i}": Digits("image", conflict=1.0).problem(Split.TRAIN, i) for i in range(12)}
+    for row in rows:
+        ours, theirs = (policy.encoder.encode([p], policy.device) for p in (row, original[row.id]))
+        assert (ours.ids_PS == theirs.ids_PS).all()
+        assert (ours.media["pixel_values"] == theirs.media["pixel_values"]).all()
+
+
+def test_more_problems_than_rows_are_not_measured_as_if_they_were_different(folder):
+    with pytest.raises(RecipeError, match=r"evaluation.problems: is 500, but branches.text.task has \d test rows"):
+        make_tasks(recipe_of(folder, evaluation={}))
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ({"verifier": "exct"}, r"branches.text.task.verifier: unknown verifier 'exct'; accepted: .*exact"),
+        ({"prompt_template": "{{ prompt"}, "branches.text.task.prompt_template: not a Jinja template"),
+        ({"prompt_template": "{{ prompt.__class__.x }}"}, "branches.text.task.prompt_template: reaches beyond"),
+    ],
+)
+def test_what_a_recipe_says_of_rows_is_refused_by_its_field(folder, task, said):
+    with pytest.raises(RecipeError, match=said):
+        make_tasks(recipe_of(folder, task=task))
+
+
+def test_a_prompt_longer_than_the_context_is_a_bad_row_with_its_line(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    lines = (folder / "text.jsonl").read_text().splitlines()
+    lines[0] = json.dumps({"prompt": "1 " * 400, "answer": "1", "verifier": "integer"})
+    (tmp_path / "text.jsonl").write_text("\n".join(lines))
+    tasks = make_tasks(recipe_of(tmp_path))
+    said = (
+        r"text.jsonl:1: the prompt has 8\d\d tokens; .*max_new_tokens=16 that is more than the model's context of 512"
+    )
+    with pytest.raises(DataError, match=said):
+        draw_all(load_policy(recipe_of(tmp_path)), tasks)
+
+
+def draw_all(policy, tasks):
+    check_problems(policy, tasks, 16)
+    for split in Split:
+        for i in range(tasks["text"].size(split)):
+            tasks["text"].problem(split, i)
+
+
+def test_the_check_of_a_branch_reads_as_the_recipe_does(folder):
+    said = []
+    (report,) = check_branch(recipe_of(folder, task={"prompt_template": "{{ level }}"}), "text", said.append)
+    assert (report.rows, report.bad) == (12, 12)
+    assert "text.jsonl:1: the prompt template fails: 'level' is undefined" in said[0]
+    with pytest.raises(RecipeError, match="--branch sound: no branch of kind rows; there is text, image, video"):
+        check_branch(recipe_of(folder), "sound", said.append)
+
+
+def test_the_command_tells_bad_rows_and_exits_with_1(tmp_path):
+    (tmp_path / "f.jsonl").write_text(
+        '{"prompt": "?", "answer": "1"}\n{"prompt": "[bold]?"}\n{"prompt": "?", "answer": 1}'
+    )
+    done = command("data", "check", "f.jsonl", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "f.jsonl:2: answer is missing; columns are prompt",
+        "f.jsonl (native): 3 rows, 1 bad; kinds: text 2; verifiers: (none named) 2",
+    ]
+
+
+def test_the_command_exits_with_0_for_sound_rows_and_reads_them_as_a_recipe_does(folder, tmp_path):
+    done = command("data", "check", str(folder / "image.jsonl"), "--no-media", "--format", "native")
+    assert (done.returncode, done.stdout.count("12 rows, 0 bad; kinds: image 12; verifiers: integer 12")) == (0, 1)
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe_of(folder).model_dump(mode="json")))
+    done = command("data", "check", "--recipe", str(tmp_path / "recipe.yaml"), "--branch", "video")
+    assert (done.returncode, done.stdout.count("kinds: video 12")) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing.jsonl"], "missing.jsonl: cannot be read"),
+        (["f.csv"], "f.csv: accepted are files named .jsonl"),
+        (["f.json"], "f.json: starts with a list"),
+        (["f.jsonl"], "f.jsonl: no format fits the columns a: native has"),
+        (["f.jsonl", "--format", "csv"], "Invalid value for '--format'"),
+        (["--recipe", "demo"], "give a FILE"),
+        (["--recipe", "demo", "--branch", "text"], "--branch text: no branch of kind rows; there is none"),
+    ],
+)
+def test_the_command_exits_with_2_where_a_file_cannot_be_read_or_is_asked_for_wrongly(tmp_path, arguments, said):
+    (tmp_path / "f.csv").write_text("a,b")
+    (tmp_path / "f.json").write_text("[{}]")
+    (tmp_path / "f.jsonl").write_text('{"a": 1}')
+    done = command("data", "check", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
