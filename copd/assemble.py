@@ -46,7 +46,7 @@ def make_tasks(recipe: Recipe) -> dict[str, Task]:
     for name, branch in recipe.branches.items():
         section = branch.task
         if section.kind == "rows":
-            tasks[name] = rows = make_rows(name, section, recipe.seed)
+            tasks[name] = rows = make_rows(name, section, recipe.seed, recipe.verifiers)
             _check_sizes(recipe, name, rows)
         else:
             tasks[name] = Digits(**section.model_dump(exclude={"kind"}), seed=recipe.seed)

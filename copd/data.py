@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
 from copd.config import Recipe
 from copd.errors import RecipeError
 from copd.rewards.answers import final_answer
+from copd.rewards.grading import MATH
 from copd.rewards.verifiers import VERIFIERS
 from copd.sections import RowsTask
 from copd.tasks.check import UNNAMED, Report, check_rows
@@ -18,34 +19,37 @@ from copd.tasks.rows import Rows, Settings, open_files
 from copd.tasks.template import compile_template
 from copd.types import Split
 
+OURS = frozenset({*VERIFIERS, MATH})
+"""The verifiers that rows may name without a recipe's own."""
 
-def make_rows(name: str, section: RowsTask, seed: int) -> Rows:
-    """The task of a branch on rows: every row is read and checked, media excepted.
+
+def make_rows(name: str, section: RowsTask, seed: int, verifiers: Collection[str]) -> Rows:
+    """The task of a branch on rows: every row is read and checked, media excepted; `verifiers` are the recipe's own.
 
     Raises DataError naming file and line, RecipeError for a prompt template that cannot be used.
     """
     return Rows(
         name,
         {Split.TRAIN: section.train, Split.VALIDATION: section.validation, Split.TEST: section.test},
-        settings_of(section, f"branches.{name}.task"),
+        settings_of(section, f"branches.{name}.task", verifiers),
         seed=seed,
         shares={Split.VALIDATION: section.validation_share, Split.TEST: section.test_share},
     )
 
 
-def settings_of(section: RowsTask, given_as: str) -> Settings:
-    """How a section wants its rows read. `given_as` is its path in messages."""
-    template = section.prompt_template
+def settings_of(section: RowsTask, given_as: str, verifiers: Collection[str]) -> Settings:
+    """How a section wants its rows read. `given_as` is its path in messages, `verifiers` are the recipe's own."""
+    template, known = section.prompt_template, OURS | set(verifiers)
     rules = RowRules(
-        verifiers=frozenset(VERIFIERS),
+        verifiers=known,
         boxed_answer=partial(final_answer, finished=True),
         verifier=section.verifier,
         system_prompt=section.system_prompt,
         template=None if template is None else compile_template(template, f"{given_as}.prompt_template"),
     )
-    if section.verifier is not None and section.verifier not in VERIFIERS:
+    if section.verifier is not None and section.verifier not in known:
         raise RecipeError(
-            f"{given_as}.verifier: unknown verifier {section.verifier!r}; accepted: {', '.join(sorted(VERIFIERS))}"
+            f"{given_as}.verifier: unknown verifier {section.verifier!r}; accepted: {', '.join(sorted(known))}"
         )
     return Settings(
         rules=rules,
@@ -69,7 +73,7 @@ def check_file(
     most: int = 100,
 ) -> list[Report]:
     """Check the rows of one file without a recipe; a row need not name a verifier. See `copd.tasks.check`."""
-    rules = RowRules(frozenset({*VERIFIERS, UNNAMED}), partial(final_answer, finished=True), verifier=UNNAMED)
+    rules = RowRules(OURS | {UNNAMED}, partial(final_answer, finished=True), verifier=UNNAMED)
     settings = Settings(rules=rules, format=format_name, data_root=None if root is None else Path(root))
     sources = open_files([file], Split.TRAIN.value, settings)
     return [check_rows(sources, settings, media=media, say=say, most=most)]
@@ -92,7 +96,7 @@ def check_branch(
     if not isinstance(section, RowsTask):
         there = [name for name, each in recipe.branches.items() if isinstance(each.task, RowsTask)]
         raise RecipeError(f"--branch {branch}: no branch of kind rows; there is {', '.join(there) or 'none'}")
-    settings = settings_of(section, f"branches.{branch}.task")
+    settings = settings_of(section, f"branches.{branch}.task", recipe.verifiers)
     files = {split.value: getattr(section, split.value) for split in Split}
     if file is not None:
         files = {Split.TRAIN.value: [file]}
