@@ -1,14 +1,13 @@
 """A policy: a model with its processor, its vocabulary mask, and log-probs and samples of responses.
 
 A prompt is computed once for all of its rows: the prompts are prefilled, their cache is repeated for the rows, and only
-the responses run through the model again. Positions are explicit everywhere: a response continues at the last position
-of its prompt plus one. Prefill and log-probs go through the model's root forward.
+the responses run through the model again (`copd.model.forward`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from copd.errors import ModelFolderError
 from copd.maths.logprobs import TokenStats, token_stats
 from copd.model.batching import micro_batches, stack_rows, take_rows, unflatten
-from copd.model.decode import CachedRows, PlainRows, Rows, decode, select_rows
-from copd.model.encode import Encoder, Prompts, Responses
+from copd.model.decode import decode
+from copd.model.encode import Encoder, Responses
+from copd.model.forward import Forward, Head
 from copd.model.vocabulary import banned_tokens, end_tokens
 from copd.types import Problem, Rollouts, Score
 
 CHUNK_ELEMENTS = 1 << 25
 """Most logits that exist at once: 128 MiB in float32."""
-
-Head = Callable[[Tensor], Tensor]
 
 
 class Policy:
@@ -52,6 +50,7 @@ class Policy:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.processor = processor
+        self.forward = Forward(self.model)
         self.encoder = encoder or Encoder(processor, model.model.get_rope_index)
         self.autocast = autocast
         self.micro_batch_tokens = micro_batch_tokens
@@ -209,61 +208,8 @@ class Policy:
             rollouts.tokens_NT.to(self.device), mask_NT, rollouts.prompt_of_N.to(self.device), prompts.next_position_P
         )
         with self._computing():
-            return self._shared(prompts, rows, finish) if self.shared_prefix else self._plain(prompts, rows, finish)
-
-    def _shared(self, prompts: Prompts, rows: Responses, finish: Callable[[Tensor, Head], TokenStats]) -> TokenStats:
-        if rows.tokens_NT.shape[1] == 1:
-            output = self._prefill(prompts, lambda hidden, head: finish(hidden[rows.prompt_of_N], head))
-            return output.logits
-        prefill = self._prefill(prompts, lambda hidden, head: hidden)
-        first_N1D = prefill.logits[rows.prompt_of_N]
-        output = self._forward(
-            lambda hidden, head: finish(torch.cat([first_N1D, hidden], dim=1), head),
-            input_ids=rows.tokens_NT[:, :-1],
-            attention_mask=torch.cat([prompts.mask_PS[rows.prompt_of_N], rows.mask_NT[:, :-1]], dim=1).long(),
-            position_ids=rows.positions_3NT[:, :, :-1],
-            past_key_values=select_rows(prefill.past_key_values, rows.prompt_of_N),
-            use_cache=True,
-        )
-        return output.logits
-
-    def _plain(self, prompts: Prompts, rows: Responses, finish: Callable[[Tensor, Head], TokenStats]) -> TokenStats:
-        repeated = prompts.rows(rows.prompt_of_N)
-        output = self._forward(
-            lambda hidden, head: finish(hidden[:, :-1], head),
-            input_ids=torch.cat([repeated.ids_PS, rows.tokens_NT], dim=1),
-            attention_mask=torch.cat([repeated.mask_PS, rows.mask_NT], dim=1).long(),
-            position_ids=torch.cat([repeated.positions_3PS, rows.positions_3NT], dim=2),
-            logits_to_keep=rows.tokens_NT.shape[1] + 1,
-            use_cache=False,
-            **repeated.media,
-        )
-        return output.logits
-
-    def _prefill(self, prompts: Prompts, head_fn: Callable[[Tensor, Head], Any]) -> Any:
-        return self._forward(
-            head_fn,
-            input_ids=prompts.ids_PS,
-            attention_mask=prompts.mask_PS.long(),
-            position_ids=prompts.positions_3PS,
-            logits_to_keep=1,
-            past_key_values=DynamicCache(),
-            use_cache=True,
-            **prompts.media,
-        )
-
-    def _forward(self, head_fn: Callable[[Tensor, Head], Any], **inputs: Any) -> Any:
-        """The root forward, with `head_fn(hidden, head)` in the place of the output head; its result is `.logits`.
-
-        So [N, T, V] need not exist, and hooks on the root and on the head still act.
-        """
-        head = self.model.get_output_embeddings()
-        original = head.forward
-        head.forward = lambda hidden: head_fn(hidden, original)
-        try:
-            return self.model(**inputs)
-        finally:
-            del head.forward
+            run = self.forward.shared if self.shared_prefix else self.forward.plain
+            return run(prompts, rows, finish)
 
     def _chunked(
         self, hidden_MD: Tensor, head: Head, ids_M: Tensor, temperature: float, k: int, at_ids_MK: Tensor | None
@@ -304,7 +250,8 @@ class Policy:
         chosen, prompt_of_N = torch.unique(prompt_of_N, return_inverse=True)
         prompts = self.encoder.encode([problems[p] for p in chosen.tolist()], self.device)
         with self._computing():
-            alive, logits_NV = self._start(prompts, prompt_of_N.to(self.device))
+            start = self.forward.start_shared if self.shared_prefix else self.forward.start_plain
+            alive, logits_NV = start(prompts, prompt_of_N.to(self.device))
             return decode(
                 alive,
                 logits_NV,
@@ -314,27 +261,6 @@ class Policy:
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
             )
-
-    def _start(self, prompts: Prompts, prompt_of_N: Tensor) -> tuple[Rows, Tensor]:
-        """The rows after their prompts, and the logits of their first tokens."""
-        if self.shared_prefix:
-            prefill = self._prefill(prompts, lambda hidden, head: head(hidden))
-            cached = CachedRows(self.model, prompts, prefill.past_key_values, prompt_of_N)
-            return cached, prefill.logits[prompt_of_N, -1]
-        repeated = prompts.rows(prompt_of_N)
-        return PlainRows(self._next_logits, repeated), self._next_logits(repeated)
-
-    def _next_logits(self, prompts: Prompts) -> Tensor:
-        output = self._forward(
-            lambda hidden, head: head(hidden),
-            input_ids=prompts.ids_PS,
-            attention_mask=prompts.mask_PS.long(),
-            position_ids=prompts.positions_3PS,
-            logits_to_keep=1,
-            use_cache=False,
-            **prompts.media,
-        )
-        return output.logits[:, -1]
 
     def _computing(self) -> AbstractContextManager:
         return torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
