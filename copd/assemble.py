@@ -21,7 +21,7 @@ def load_policy(recipe: Recipe, path: str | None = None) -> Policy:
     """The recipe's base, or the model at `path`, as a policy on the recipe's device."""
     device, autocast = compute_on(recipe.model.device, recipe.model.dtype)
     return Policy.from_pretrained(
-        model_folder(path or recipe.model.path),
+        model_folder(path) if path else model_folder(recipe.model.path, revision=recipe.model.revision),
         device=device,
         autocast=autocast,
         micro_batch_tokens=recipe.model.micro_batch_tokens,
@@ -39,21 +39,27 @@ def make_tasks(recipe: Recipe) -> dict[str, Task]:
 def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> list[str]:
     """Look at the first problems of every task before anything is trained; warnings about the path taken.
 
-    Raises RecipeError naming the branch whose prompts, with a response, are longer than the model's context.
+    Raises RecipeError naming the branch whose prompts hold pictures that the model does not take, or are, with a
+    response, longer than the model's context; ModelFolderError for a model that is computed wrongly.
     """
     warnings = []
     context = policy.context
     for name, task in tasks.items():
         problems = [task.problem(split, i) for split in Split for i in range(PROBED_PROBLEMS)]
+        kinds = policy.encoder.family.kinds
+        if strangers := sorted({problem.kind for problem in problems} - set(kinds)):
+            raise RecipeError(
+                f"branches.{name}.task: its problems hold {strangers[0]}; the model of model.path takes "
+                f"{' and '.join(kinds)} only"
+            )
         longest = max(policy.encoder.lengths(problems))
-        if longest + max_new_tokens > context:
+        if context is not None and longest + max_new_tokens > context:
             raise RecipeError(
                 f"branches.{name}.task: a prompt has {longest} tokens; with sampling.max_new_tokens={max_new_tokens} "
                 f"that is more than the model's context of {context}"
             )
         if warning := settle_path(policy, problems[:3]):
             warnings.append(f"branches.{name}: {warning}")
-            break
     return warnings
 
 

@@ -162,7 +162,7 @@ def result_of(folder: Path) -> list[Accuracy]:
 
 
 def _manifest(recipe: Recipe) -> dict[str, Any]:
-    base = model_folder(recipe.model.path)
+    base = model_folder(recipe.model.path, revision=recipe.model.revision)
     return {
         "recipe": recipe.model_dump(mode="json"),
         "branch_order": list(recipe.branches),

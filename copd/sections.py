@@ -65,7 +65,12 @@ class BranchSection(Section):
 class ModelSection(Section):
     """The base model and how it computes."""
 
-    path: str = Field("builtin:digits", description="a model folder, or builtin:NAME for a base that ships with copd")
+    path: str = Field(
+        "builtin:digits", description="a model folder, builtin:NAME for a base that ships with copd, or a hub id"
+    )
+    revision: str | None = Field(
+        None, pattern=r"^[0-9a-f]{40}$", description="with a hub id: the commit, 40 hex digits; nothing else is fetched"
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the arithmetic; weights stay float32. bfloat16 = autocast; auto = bfloat16 on cuda only"
     )

@@ -19,7 +19,7 @@ def save_policy(policy: Policy, folder: Path, card: str) -> None:
     config = policy.model.generation_config
     config.suppress_tokens = policy.banned_V.nonzero()[:, 0].tolist()
     config.eos_token_id = policy.end_ids.tolist()
-    config.pad_token_id = policy.processor.tokenizer.pad_token_id
+    config.pad_token_id = policy.encoder.family.pad_id
     config.do_sample = False
     config.temperature = config.top_p = config.top_k = None
     try:

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from copd.model.decode import CachedRows, PlainRows, Rows, select_rows
 from copd.model.encode import Prompts, Responses
+from copd.model.family import TextOnly
 
 Head = Callable[[Tensor], Tensor]
 Finish = Callable[[Tensor, Head], Any]
@@ -22,10 +23,11 @@ Finish = Callable[[Tensor, Head], Any]
 
 
 class Forward:
-    """A model seen through its root forward."""
+    """A model seen through its root forward, with the inputs of its family."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, family: TextOnly) -> None:
         self.model = model
+        self.family = family
 
     def shared(self, prompts: Prompts, rows: Responses, finish: Finish) -> Any:
         """`finish` of the responses, their prompts prefilled once and the cache repeated."""
@@ -37,7 +39,7 @@ class Forward:
             lambda hidden, head: finish(torch.cat([first_N1D, hidden], dim=1), head),
             input_ids=rows.tokens_NT[:, :-1],
             attention_mask=torch.cat([prompts.mask_PS[rows.prompt_of_N], rows.mask_NT[:, :-1]], dim=1).long(),
-            position_ids=rows.positions_3NT[:, :, :-1],
+            position_ids=self.family.position_ids(rows.positions_ANT[:, :, :-1]),
             past_key_values=select_rows(prefill.past_key_values, rows.prompt_of_N),
             use_cache=True,
         )
@@ -45,22 +47,15 @@ class Forward:
 
     def plain(self, prompts: Prompts, rows: Responses, finish: Finish) -> Any:
         """`finish` of the responses, each row's prompt and response in one sequence."""
-        repeated = prompts.rows(rows.prompt_of_N)
-        output = self._root(
-            lambda hidden, head: finish(hidden[:, :-1], head),
-            input_ids=torch.cat([repeated.ids_PS, rows.tokens_NT], dim=1),
-            attention_mask=torch.cat([repeated.mask_PS, rows.mask_NT], dim=1).long(),
-            position_ids=torch.cat([repeated.positions_3PS, rows.positions_3NT], dim=2),
-            logits_to_keep=rows.tokens_NT.shape[1] + 1,
-            use_cache=False,
-            **repeated.media,
-        )
+        whole = prompts.with_responses(rows)
+        length = rows.tokens_NT.shape[1] + 1
+        output = self._prompts(whole, lambda hidden, head: finish(hidden[:, :-1], head), length, use_cache=False)
         return output.logits
 
     def start_shared(self, prompts: Prompts, prompt_of_N: Tensor) -> tuple[Rows, Tensor]:
         """The rows after their prompts, on a repeated cache, and the logits of their first tokens. [N, V]."""
         prefill = self._prefill(prompts, lambda hidden, head: head(hidden))
-        cached = CachedRows(self.model, prompts, prefill.past_key_values, prompt_of_N)
+        cached = CachedRows(self.model, self.family, prompts, prefill.past_key_values, prompt_of_N)
         return cached, prefill.logits[prompt_of_N, -1]
 
     def start_plain(self, prompts: Prompts, prompt_of_N: Tensor) -> tuple[Rows, Tensor]:
@@ -69,28 +64,13 @@ class Forward:
         return PlainRows(self._next_logits, repeated), self._next_logits(repeated)
 
     def _next_logits(self, prompts: Prompts) -> Tensor:
-        output = self._root(
-            lambda hidden, head: head(hidden),
-            input_ids=prompts.ids_PS,
-            attention_mask=prompts.mask_PS.long(),
-            position_ids=prompts.positions_3PS,
-            logits_to_keep=1,
-            use_cache=False,
-            **prompts.media,
-        )
-        return output.logits[:, -1]
+        return self._prompts(prompts, lambda hidden, head: head(hidden), 1, use_cache=False).logits[:, -1]
 
     def _prefill(self, prompts: Prompts, head_fn: Finish) -> Any:
-        return self._root(
-            head_fn,
-            input_ids=prompts.ids_PS,
-            attention_mask=prompts.mask_PS.long(),
-            position_ids=prompts.positions_3PS,
-            logits_to_keep=1,
-            past_key_values=DynamicCache(),
-            use_cache=True,
-            **prompts.media,
-        )
+        return self._prompts(prompts, head_fn, 1, past_key_values=DynamicCache(), use_cache=True)
+
+    def _prompts(self, prompts: Prompts, head_fn: Finish, logits_to_keep: int, **options: Any) -> Any:
+        return self._root(head_fn, **prompt_arguments(self.family, prompts), logits_to_keep=logits_to_keep, **options)
 
     def _root(self, head_fn: Finish, **inputs: Any) -> Any:
         """The root forward, with `head_fn(hidden, head)` in the place of the output head; its result is `.logits`.
@@ -104,3 +84,14 @@ class Forward:
             return self.model(**inputs)
         finally:
             del head.forward
+
+
+def prompt_arguments(family: TextOnly, prompts: Prompts) -> dict[str, Tensor]:
+    """Encoded prompts, or prompts with their responses, as the arguments of a model's forward."""
+    return {
+        "input_ids": prompts.ids_PS,
+        "attention_mask": prompts.mask_PS.long(),
+        "position_ids": family.position_ids(prompts.positions_APS),
+        **family.prompt_inputs(prompts.ids_PS),
+        **prompts.media,
+    }

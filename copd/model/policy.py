@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from copd.errors import ModelFolderError
 from copd.maths.logprobs import TokenStats, token_stats
 from copd.model.batching import micro_batches, stack_rows, take_rows, unflatten
 from copd.model.decode import decode
 from copd.model.encode import Encoder, Responses
+from copd.model.family import family_of, tokenizer_of
 from copd.model.forward import Forward, Head
+from copd.model.load import load_model
 from copd.model.vocabulary import banned_tokens, end_tokens
 from copd.types import Problem, Rollouts, Score
 
@@ -50,14 +50,15 @@ class Policy:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.processor = processor
-        self.forward = Forward(self.model)
-        self.encoder = encoder or Encoder(processor, model.model.get_rope_index)
+        self.tokenizer = tokenizer_of(processor)
+        self.encoder = encoder or Encoder(family_of(model, processor))
+        self.forward = Forward(self.model, self.encoder.family)
         self.autocast = autocast
         self.micro_batch_tokens = micro_batch_tokens
         self.shared_prefix = True
         self._noise_dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        self.end_ids = end_tokens(model, processor).to(self.device)
-        self.banned_V = banned_tokens(model, processor, self.end_ids.cpu()).to(self.device)
+        self.end_ids = end_tokens(model, self.tokenizer).to(self.device)
+        self.banned_V = banned_tokens(model, self.tokenizer, self.end_ids.cpu()).to(self.device)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> Policy:
@@ -65,23 +66,7 @@ class Policy:
 
         Weights are never unpickled and code in the folder is never run.
         """
-        path = Path(folder)
-        if not (path / "config.json").is_file():
-            raise ModelFolderError(f"{path}: no model here (config.json is missing); give a folder with a saved model")
-        try:
-            model, loading = AutoModelForImageTextToText.from_pretrained(
-                path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-            )
-            processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
-        except Exception as error:
-            raise ModelFolderError(f"{path}: the model cannot be loaded: {error}") from error
-        if absent := sorted(loading["missing_keys"]):
-            raise ModelFolderError(
-                f"{path}: the weights lack {len(absent)} of the model's tensors, first {absent[0]!r}"
-            )
-        if not hasattr(model.model, "get_rope_index"):
-            raise ModelFolderError(f"{path}: {type(model).__name__} is not supported; accepted: Qwen3-VL")
-        return cls(model, processor, **options)
+        return cls(*load_model(Path(folder), dtype), **options)
 
     def clone(self) -> Policy:
         """An independent policy with the same weights; the encoder, which has no weights, is shared."""
@@ -103,9 +88,9 @@ class Policy:
             parameter.copy_(weights[name])
 
     @property
-    def context(self) -> int:
-        """Most tokens of prompt and response together."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
+    def context(self) -> int | None:
+        """Most tokens of prompt and response together; None where the model sets no limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def allowed_tokens(self) -> int:
@@ -157,7 +142,7 @@ class Policy:
         """The responses as text, end tokens left out. [N]."""
         spoken_NT = rollouts.mask_NT & ~torch.isin(rollouts.tokens_NT, self.end_ids.cpu())
         rows = zip(rollouts.tokens_NT, spoken_NT, strict=True)
-        return self.processor.tokenizer.batch_decode([tokens[spoken].tolist() for tokens, spoken in rows])
+        return self.tokenizer.batch_decode([tokens[spoken].tolist() for tokens, spoken in rows])
 
     def logp(self, rollouts: Rollouts) -> Tensor:
         """Log-probs of the responses at the rollouts' temperature. [N, T], 0 on padding; differentiable."""
@@ -200,16 +185,18 @@ class Policy:
         ids_M = rollouts.tokens_NT.to(self.device)[mask_NT]
         at_ids_MK = None if ids_NTK is None else ids_NTK.to(self.device)[mask_NT]
 
-        def finish(hidden_NTD: Tensor, head: Head) -> TokenStats:
-            return self._chunked(hidden_NTD[mask_NT], head, ids_M, rollouts.temperature, k, at_ids_MK)
+        kept: list[TokenStats] = []
+
+        def finish(hidden_NTD: Tensor, head: Head) -> Tensor:
+            kept.append(self._chunked(hidden_NTD[mask_NT], head, ids_M, rollouts.temperature, k, at_ids_MK))
+            return kept[0].logp_M
 
         prompts = self.encoder.encode(rollouts.problems, self.device)
-        rows = Responses(
-            rollouts.tokens_NT.to(self.device), mask_NT, rollouts.prompt_of_N.to(self.device), prompts.next_position_P
-        )
-        with self._computing():
+        rows = Responses(rollouts.tokens_NT.to(self.device), mask_NT, rollouts.prompt_of_N.to(self.device), prompts)
+        with self.computing():
             run = self.forward.shared if self.shared_prefix else self.forward.plain
-            return run(prompts, rows, finish)
+            logp_M = run(prompts, rows, finish)
+        return kept[0]._replace(logp_M=logp_M)
 
     def _chunked(
         self, hidden_MD: Tensor, head: Head, ids_M: Tensor, temperature: float, k: int, at_ids_MK: Tensor | None
@@ -249,7 +236,7 @@ class Policy:
     ) -> Any:
         chosen, prompt_of_N = torch.unique(prompt_of_N, return_inverse=True)
         prompts = self.encoder.encode([problems[p] for p in chosen.tolist()], self.device)
-        with self._computing():
+        with self.computing():
             start = self.forward.start_shared if self.shared_prefix else self.forward.start_plain
             alive, logits_NV = start(prompts, prompt_of_N.to(self.device))
             return decode(
@@ -262,7 +249,8 @@ class Policy:
                 temperature=temperature,
             )
 
-    def _computing(self) -> AbstractContextManager:
+    def computing(self) -> AbstractContextManager:
+        """The arithmetic of every forward: autocast, or none."""
         return torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
 
 

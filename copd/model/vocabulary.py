@@ -6,20 +6,19 @@ import torch
 from torch import Tensor
 
 
-def end_tokens(model: Any, processor: Any) -> Tensor:
+def end_tokens(model: Any, tokenizer: Any) -> Tensor:
     """Ids of the tokens that end a response, from the generation config, else from the tokenizer."""
     ids = model.generation_config.eos_token_id
-    ids = processor.tokenizer.eos_token_id if ids is None else ids
+    ids = tokenizer.eos_token_id if ids is None else ids
     return torch.tensor(ids if isinstance(ids, list) else [ids])
 
 
-def banned_tokens(model: Any, processor: Any, end_ids: Tensor) -> Tensor:
+def banned_tokens(model: Any, tokenizer: Any, end_ids: Tensor) -> Tensor:
     """True on tokens the policy may neither sample nor be given probability for. [V] bool.
 
     These are the tokenizer's special tokens except the end tokens (chat control, image and video placeholders), rows of
     the embedding beyond the tokenizer's length, and what the generation config already suppresses.
     """
-    tokenizer = processor.tokenizer
     vocabulary = model.get_output_embeddings().weight.shape[0]
     banned_V = torch.zeros(vocabulary, dtype=torch.bool)
     banned_V[len(tokenizer) :] = True

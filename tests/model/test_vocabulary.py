@@ -19,16 +19,16 @@ def test_special_tokens_and_padded_rows_of_the_embedding_are_banned_but_not_the_
 
 def test_the_end_tokens_are_those_of_the_generation_config_one_or_several(processor):
     model = tiny_model(processor)
-    assert end_tokens(model, processor).tolist() == [processor.tokenizer.eos_token_id]
+    assert end_tokens(model, processor.tokenizer).tolist() == [processor.tokenizer.eos_token_id]
     model.generation_config.eos_token_id = [101, 99]
-    assert end_tokens(model, processor).tolist() == [101, 99]
-    assert not banned_tokens(model, processor, torch.tensor([101, 99]))[[101, 99]].any()
+    assert end_tokens(model, processor.tokenizer).tolist() == [101, 99]
+    assert not banned_tokens(model, processor.tokenizer, torch.tensor([101, 99]))[[101, 99]].any()
 
 
 def test_without_a_generation_config_the_tokenizer_says_what_ends_a_response(processor):
     model = tiny_model(processor)
     model.generation_config.eos_token_id = None
-    assert end_tokens(model, processor).tolist() == [processor.tokenizer.eos_token_id]
+    assert end_tokens(model, processor.tokenizer).tolist() == [processor.tokenizer.eos_token_id]
 
 
 def test_what_the_generation_config_suppresses_is_banned_unless_it_ends_a_response(processor):
