@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from copd.branch import stream
 from copd.config import Recipe
 from copd.errors import RecipeError
 from copd.model.load import compute_on, model_folder
+from copd.model.lora import LoraSettings
 from copd.model.parity import settle_path
 from copd.model.policy import Policy
 from copd.tasks.digits import Digits
@@ -15,6 +17,10 @@ from copd.types import Split, Task
 PROBED_PROBLEMS = 64
 WARMED_UP_AT = {"builtin:digits": 1.0}
 """The share of conflict that a base has seen."""
+CHECKPOINTING = (
+    "model.gradient_checkpointing: log-probs take the plain path, a prompt computed again for each of its rows; "
+    "sampling keeps the shared prefix where the model bears it"
+)
 
 
 def load_policy(recipe: Recipe, path: str | None = None) -> Policy:
@@ -25,7 +31,23 @@ def load_policy(recipe: Recipe, path: str | None = None) -> Policy:
         device=device,
         autocast=autocast,
         micro_batch_tokens=recipe.model.micro_batch_tokens,
+        gradient_checkpointing=recipe.model.gradient_checkpointing,
     )
+
+
+def branch_policy(recipe: Recipe, base: Policy, name: str) -> Policy:
+    """The policy of a new branch: an adapter on the base itself, or a copy of the base on the branch's device.
+
+    Raises RecipeError for targets of the adapter that the model lacks, ModelFolderError for a device that is not there.
+    """
+    if recipe.lora is not None:
+        settings = LoraSettings(**recipe.lora.model_dump())
+        return base.with_adapter(name, settings, stream(recipe.seed, name, "lora", 0).initial_seed())
+    own = recipe.branches[name].device if name in recipe.branches else None
+    if own is None:
+        return base.clone()
+    device, autocast = compute_on(own, recipe.model.dtype, f"branches.{name}.device")
+    return base.clone(device=device, autocast=autocast)
 
 
 def make_tasks(recipe: Recipe) -> dict[str, Task]:
@@ -42,7 +64,7 @@ def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: in
     Raises RecipeError naming the branch whose prompts hold pictures that the model does not take, or are, with a
     response, longer than the model's context; ModelFolderError for a model that is computed wrongly.
     """
-    warnings = []
+    warnings = [CHECKPOINTING] if policy.gradient_checkpointing else []
     context = policy.context
     for name, task in tasks.items():
         problems = [task.problem(split, i) for split in Split for i in range(PROBED_PROBLEMS)]

@@ -169,8 +169,8 @@ class Branch(Actor):
         self.version = version
 
     def weights(self) -> dict[str, Tensor]:
-        """The trained parameters by name on the CPU, tied ones once."""
-        return {name: p.detach().cpu().clone() for name, p in self.learner.named_parameters.items()}
+        """All weights by name on the CPU, tied ones once, an adapter's update added to those it changes."""
+        return self.policy.weights()
 
 
 def stream(seed: int, who: str, task: str, step: int) -> torch.Generator:

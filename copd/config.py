@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -20,6 +20,7 @@ from copd.sections import (
     EdgeSection,
     EvaluationSection,
     GrpoSection,
+    LoraSection,
     MergeSection,
     ModelSection,
     OpdSection,
@@ -52,6 +53,9 @@ class Recipe(Section):
     merge: MergeSection = MergeSection()
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    lora: LoraSection | None = Field(
+        None, description="branches as adapters on one frozen base: {rank, alpha, targets}; null = full weights"
+    )
     backend: Literal["local"] = Field("local", description="local: all branches in this process")
 
     @model_validator(mode="after")
@@ -71,6 +75,12 @@ class Recipe(Section):
             raise ValueError("topology.edges: the same student and teacher are listed twice")
         if self.method == "copd" and self.schedule.opd_steps and len(names) < 2:
             raise ValueError("branches: mutual OPD needs at least two; add one, or set schedule.opd_steps=0")
+        if self.lora is not None:
+            if self.model.offload:
+                raise ValueError("model.offload: lora branches share one base, there is nothing to take turns with")
+            for name, branch in self.branches.items():
+                if branch.device is not None:
+                    raise ValueError(f"branches.{name}.device: lora branches share one base, on model.device")
         return self
 
 
@@ -175,4 +185,5 @@ def _known_names(parents: Sequence[str]) -> list[str]:
             section = EdgeSection
         else:
             section = section.model_fields[parent].annotation
+            section = next((a for a in get_args(section) if isinstance(a, type) and issubclass(a, Section)), section)
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

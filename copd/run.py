@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from copd.algorithm import copd, merged
-from copd.assemble import check_problems, conflict_warnings, load_policy, make_tasks
+from copd.assemble import branch_policy, check_problems, conflict_warnings, load_policy, make_tasks
 from copd.backends.local import LocalActor, LocalBranch, finish
 from copd.baselines import independent
 from copd.branch import Actor, Branch, SamplingSettings
@@ -84,7 +84,7 @@ class _Run:
         return {name: self._branch(name, i, tasks) for i, name in enumerate(self.plan.branches)}
 
     def _branch(self, name: str, index: int, tasks: Mapping[str, Task]) -> Branch:
-        policy = self.base.clone()
+        policy = branch_policy(self.recipe, self.base, name)
         learner = Learner(
             policy,
             **self.recipe.optimizer.model_dump(),

@@ -20,9 +20,12 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_truth_values(cls, data: Any) -> Any:
-        """No field is a truth value, but YAML reads yes, no, on and off as one, and Python takes it for a number."""
+        """Few fields are truth values, but YAML reads yes, no, on and off as one, and Python takes it for a number."""
+        truths = {name for name, field in cls.model_fields.items() if field.annotation is bool}
         for key, value in data.items() if isinstance(data, dict) else ():
-            if any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value])):
+            if key not in truths and any(
+                isinstance(item, bool) for item in (value if isinstance(value, list) else [value])
+            ):
                 raise ValueError(f".{key}: holds yes, no, on, off, true or false; quote it if it is meant as a word")
         return data
 
@@ -60,6 +63,11 @@ class BranchSection(Section):
     """One branch: the field it trains on."""
 
     task: DigitsTask = Field(description="its problems and their verifiable answers")
+    device: str | None = Field(
+        None,
+        pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$",
+        description="where this branch lives, e.g. cuda:1; null = model.device",
+    )
 
 
 class ModelSection(Section):
@@ -79,6 +87,28 @@ class ModelSection(Section):
     micro_batch_tokens: Count = Field(
         16_384,
         description="padded tokens per batch in sampling, scoring and training, a prompt counted once for its rows",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        strict=True,
+        description="recompute layers in the backward pass: less memory; log-probs on the plain path",
+    )
+    offload: bool = Field(
+        False,
+        strict=True,
+        description="branches on one device take turns; weights and optimizer of those that wait stay on the cpu",
+    )
+
+
+class LoraSection(Section):
+    """Branches as low-rank adapters on one frozen base (`copd.model.lora`)."""
+
+    rank: Count = Field(16, description="rank of the update of each adapted layer")
+    alpha: Positive = Field(32.0, description="the update is scaled by alpha / rank")
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
+        description="last names of the linear layers that get an adapter, wherever they stand in the model",
     )
 
 

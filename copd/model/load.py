@@ -103,16 +103,18 @@ def write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
-def compute_on(device: str, dtype: str) -> tuple[torch.device, torch.dtype | None]:
+def compute_on(device: str, dtype: str, given_as: str = "model.device") -> tuple[torch.device, torch.dtype | None]:
     """The device, and the type of autocast or None for plain float32.
 
-    "auto" takes cuda, else mps, else cpu; and bfloat16 on cuda, else float32. Raises ModelFolderError for a device that
-    this machine lacks.
+    "auto" takes cuda, else mps, else cpu; and bfloat16 on cuda, else float32. Raises ModelFolderError, naming the field
+    `given_as`, for a device that this machine lacks.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = next(d for d, there in available.items() if there) if device == "auto" else device
-    if not available[name]:
-        there = ", ".join(d for d, present in available.items() if present)
-        raise ModelFolderError(f"model.device: {name!r} is not available here; there is {there}")
-    half = dtype == "bfloat16" or (dtype == "auto" and name == "cuda")
+    kind, _, number = name.partition(":")
+    if not available[kind] or (number and int(number) >= torch.cuda.device_count()):
+        there = [d for d, present in available.items() if present and d != "cuda"]
+        cards = [f"cuda:{i}" for i in range(torch.cuda.device_count() if available["cuda"] else 0)]
+        raise ModelFolderError(f"{given_as}: {name!r} is not available here; there is {', '.join([*cards, *there])}")
+    half = dtype == "bfloat16" or (dtype == "auto" and kind == "cuda")
     return torch.device(name), torch.bfloat16 if half else None

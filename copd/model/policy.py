@@ -7,15 +7,17 @@ the responses run through the model again (`copd.model.forward`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from copd.errors import RecipeError
 from copd.maths.logprobs import TokenStats, token_stats
 from copd.model.batching import micro_batches, stack_rows, take_rows, unflatten
 from copd.model.decode import decode
@@ -23,6 +25,15 @@ from copd.model.encode import Encoder, Responses
 from copd.model.family import family_of, tokenizer_of
 from copd.model.forward import Forward, Head
 from copd.model.load import load_model
+from copd.model.lora import (
+    LoraSettings,
+    activate,
+    adapter_parameters,
+    add_adapter,
+    full_weights,
+    has_adapters,
+    materialised,
+)
 from copd.model.vocabulary import banned_tokens, end_tokens
 from copd.types import Problem, Rollouts, Score
 
@@ -34,7 +45,9 @@ class Policy:
     """A model that samples responses and gives log-probs of responses.
 
     The vocabulary mask `banned_V` applies to sampling and to every log-prob alike. `shared_prefix` turns the
-    prompt-once path off where `copd.model.parity` finds that a model does not bear it.
+    prompt-once path off where `copd.model.parity` finds that a model does not bear it. With `gradient_checkpointing`
+    layers are recomputed in the backward pass; log-probs then take the plain path, since layers drop the cache.
+    Several policies may share a model, each through its own `adapter`; None is the model without any.
     """
 
     def __init__(
@@ -46,6 +59,8 @@ class Policy:
         autocast: torch.dtype | None = None,
         micro_batch_tokens: int = 16_384,
         encoder: Encoder | None = None,
+        gradient_checkpointing: bool = False,
+        adapter: str | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
@@ -56,6 +71,10 @@ class Policy:
         self.autocast = autocast
         self.micro_batch_tokens = micro_batch_tokens
         self.shared_prefix = True
+        self.adapter = adapter
+        self.gradient_checkpointing = gradient_checkpointing
+        if gradient_checkpointing:
+            _enable_checkpointing(model)
         self._noise_dtype = torch.float32 if self.device.type == "mps" else torch.float64
         self.end_ids = end_tokens(model, self.tokenizer).to(self.device)
         self.banned_V = banned_tokens(model, self.tokenizer, self.end_ids.cpu()).to(self.device)
@@ -68,18 +87,51 @@ class Policy:
         """
         return cls(*load_model(Path(folder), dtype), **options)
 
-    def clone(self) -> Policy:
-        """An independent policy with the same weights; the encoder, which has no weights, is shared."""
-        twin = Policy(
-            copy.deepcopy(self.model),
-            self.processor,
-            device=self.device,
-            autocast=self.autocast,
-            micro_batch_tokens=self.micro_batch_tokens,
-            encoder=self.encoder,
-        )
+    def clone(self, **changes: Any) -> Policy:
+        """An independent policy with the same weights; the encoder, which has no weights, is shared.
+
+        An adapter becomes part of the weights. `changes` are options of the constructor, such as another device.
+        """
+        model = materialised(self.model, self.adapter) if has_adapters(self.model) else copy.deepcopy(self.model)
+        return self._with(model, **changes)
+
+    def with_adapter(self, name: str, settings: LoraSettings, seed: int) -> Policy:
+        """A policy on this same model, frozen from now on, with a new adapter that starts as no change.
+
+        Raises RecipeError for targets that the model does not have.
+        """
+        add_adapter(self.model, name, settings, seed)
+        return self._with(self.model, adapter=name)
+
+    def _with(self, model: Any, **changes: Any) -> Policy:
+        options = {
+            "device": self.device,
+            "autocast": self.autocast,
+            "micro_batch_tokens": self.micro_batch_tokens,
+            "encoder": self.encoder,
+            "gradient_checkpointing": self.gradient_checkpointing,
+        }
+        twin = Policy(model, self.processor, **(options | changes))
         twin.shared_prefix = self.shared_prefix
         return twin
+
+    def to(self, device: torch.device | str) -> None:
+        """Move weights and all else that this policy computes with."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        self.end_ids, self.banned_V = self.end_ids.to(self.device), self.banned_V.to(self.device)
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """What a learner changes, by name, tied ones once: the adapter's parameters, or all of the model's."""
+        if self.adapter is not None:
+            return adapter_parameters(self.model, self.adapter)
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of all weights on the CPU by their name in a model without adapters, tied ones once."""
+        if has_adapters(self.model):
+            return {name: weight.cpu() for name, weight in full_weights(self.model, self.adapter).items()}
+        return {name: p.detach().cpu().clone() for name, p in self.model.named_parameters()}
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -194,7 +246,8 @@ class Policy:
         prompts = self.encoder.encode(rollouts.problems, self.device)
         rows = Responses(rollouts.tokens_NT.to(self.device), mask_NT, rollouts.prompt_of_N.to(self.device), prompts)
         with self.computing():
-            run = self.forward.shared if self.shared_prefix else self.forward.plain
+            share = self.shared_prefix and not self.gradient_checkpointing
+            run = self.forward.shared if share else self.forward.plain
             logp_M = run(prompts, rows, finish)
         return kept[0]._replace(logp_M=logp_M)
 
@@ -249,9 +302,29 @@ class Policy:
                 temperature=temperature,
             )
 
-    def computing(self) -> AbstractContextManager:
-        """The arithmetic of every forward: autocast, or none."""
-        return torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """What holds during every forward: this policy's adapter acts, in its arithmetic, checkpointed for a gradient.
+
+        A layer checkpoints in training mode only. Nothing but the layers is put into it: no dropout wakes up.
+        """
+        activate(self.model, self.adapter)
+        recomputed = self.gradient_checkpointing and torch.is_grad_enabled()
+        layers = [m for m in self.model.modules() if recomputed and isinstance(m, GradientCheckpointingLayer)]
+        for layer in layers:
+            layer.training = True
+        try:
+            with torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+                yield
+        finally:
+            for layer in layers:
+                layer.training = False
+
+
+def _enable_checkpointing(model: Any) -> None:
+    if not model.supports_gradient_checkpointing:
+        raise RecipeError(f"model.gradient_checkpointing: {type(model).__name__} has none; set it to false")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _joined(values: Sequence[Tensor | None]) -> Any:
