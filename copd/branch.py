@@ -57,6 +57,12 @@ class Actor:
         self.tasks = tasks
         self.sampling = sampling
         self.version = 0
+        self.home = policy.device
+        """Where it computes; while it waits for its turn it may be elsewhere."""
+
+    def move(self, device: torch.device | str) -> None:
+        """Take weights, and whatever else is needed to compute, to a device."""
+        self.policy.to(device)
 
     def answer(
         self, problems: Sequence[Problem], rollouts_per_prompt: int, generator: torch.Generator | None
@@ -112,6 +118,10 @@ class Branch(Actor):
         self.learner = learner
         self.clamp = clamp
         self.counts = Counts()
+
+    def move(self, device: torch.device | str) -> None:
+        super().move(device)
+        self.learner.to(device)
 
     def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
         """Sample and grade training problems of a task: its own field in order, a peer's from a range of its own."""

@@ -6,13 +6,13 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from copd.algorithm import copd, merged
 from copd.assemble import branch_policy, check_problems, conflict_warnings, load_policy, make_tasks
-from copd.backends.local import LocalActor, LocalBranch, finish
+from copd.backends.local import LocalActor, LocalBranch, Turns, finish
 from copd.baselines import independent
 from copd.branch import Actor, Branch, SamplingSettings
 from copd.config import Recipe
@@ -33,6 +33,7 @@ from copd.tasks.mixture import Mixture
 from copd.types import Split, Task
 
 MERGES = {"mean": merges.mean}
+A = TypeVar("A", bound=Actor)
 
 
 def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False, screen: Screen | None = None) -> Path:
@@ -77,11 +78,18 @@ class _Run:
         path_warnings = check_problems(self.base, self.tasks, recipe.sampling.max_new_tokens)
         for warning in [*conflict_warnings(recipe), *path_warnings]:
             screen.warn(warning)
+        self.turns = Turns() if recipe.model.offload else None
         self.branches = self._branches()
+        self.base_actor = self._waiting(Actor("base", -1, self.base, self.tasks, self.sampling))
+
+    def _waiting(self, actor: A) -> A:
+        if self.turns is not None:
+            self.turns.wait(actor)
+        return actor
 
     def _branches(self) -> dict[str, Branch]:
         tasks: dict[str, Task] = {**self.tasks, "mixed": Mixture("mixed", tuple(self.tasks.values()))}
-        return {name: self._branch(name, i, tasks) for i, name in enumerate(self.plan.branches)}
+        return {name: self._waiting(self._branch(name, i, tasks)) for i, name in enumerate(self.plan.branches)}
 
     def _branch(self, name: str, index: int, tasks: Mapping[str, Task]) -> Branch:
         policy = branch_policy(self.recipe, self.base, name)
@@ -96,7 +104,7 @@ class _Run:
         )
 
     async def complete(self, resume: bool) -> None:
-        handles = {name: LocalBranch(branch) for name, branch in self.branches.items()}
+        handles = {name: LocalBranch(branch, self.turns) for name, branch in self.branches.items()}
         observer = RunObserver(
             self.folder,
             handles,
@@ -125,7 +133,7 @@ class _Run:
 
     async def _conclude(self, handles: Mapping[str, LocalBranch], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems; the last lines of the record."""
-        models = [LocalActor(Actor("base", -1, self.base, self.tasks, self.sampling)), *handles.values()]
+        models = [LocalActor(self.base_actor, self.turns), *handles.values()]
         for name, branch in self.branches.items():
             branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
         if self.recipe.method == "copd" and len(handles) > 1:
@@ -135,8 +143,9 @@ class _Run:
             except ValueError as error:
                 raise MergeError(str(error)) from error
             actor = Actor("merged", -1, policy, self.tasks, self.sampling)
+            actor.home = self.base_actor.home
             actor.save(self.folder / "merged", self._card("the merge of its branches"))
-            models.append(LocalActor(actor))
+            models.append(LocalActor(actor, self.turns))
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
         table = await evaluate(
             models, self.plan.fields, Split.TEST, problems=settings.problems, pass_at=settings.pass_at
@@ -146,11 +155,17 @@ class _Run:
         self.screen.result(table)
 
     def _card(self, what: str) -> str:
+        pictures = len(self.base.encoder.family.kinds) > 1
+        tag, loader = (
+            ("image-text-to-text", "AutoModelForImageTextToText")
+            if pictures
+            else ("text-generation", "AutoModelForCausalLM")
+        )
         return (
-            f"---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---\n"
+            f"---\nlibrary_name: transformers\npipeline_tag: {tag}\n---\n"
             f"# {what} of a copd run\n\nMethod `{self.recipe.method}`, seed {self.recipe.seed}, "
             f"base `{self.recipe.model.path}`, {self.plan.rollouts} rollouts, fields {', '.join(self.plan.fields)}.\n\n"
-            "Load with `AutoModelForImageTextToText.from_pretrained(folder)`. The generation config's "
+            f"Load with `{loader}.from_pretrained(folder)`. The generation config's "
             "`suppress_tokens` is the vocabulary mask the model was trained under: keep it when sampling.\n\n"
             f"Recipe:\n\n```json\n{self.recipe.model_dump_json(indent=1)}\n```\n"
         )

@@ -34,8 +34,10 @@ def add_adapter(model: Any, name: str, settings: LoraSettings, seed: int) -> Non
 
     Raises RecipeError for a target that is no linear layer of the model, or that is its output head.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise RecipeError("lora: needs the package peft; install copd[lora]") from error
     _check_targets(model, settings.targets)
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, target_modules=list(settings.targets), lora_dropout=0.0, bias="none"

@@ -7,6 +7,7 @@ the responses run through the model again (`copd.model.forward`).
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -324,7 +325,9 @@ class Policy:
 def _enable_checkpointing(model: Any) -> None:
     if not model.supports_gradient_checkpointing:
         raise RecipeError(f"model.gradient_checkpointing: {type(model).__name__} has none; set it to false")
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # a new name from transformers 5.20 on
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _joined(values: Sequence[Tensor | None]) -> Any:

@@ -29,6 +29,7 @@ from transformers import (
     Qwen3NextForCausalLM,
 )
 
+from copd.model.family import tokenizer_of
 from copd.model.tiny import CHAT_TEMPLATE, MAX_CONTEXT, PATCH_SIZE, tiny_model, tiny_processor, tiny_tokenizer
 
 Pair = tuple[Any, Any]
@@ -210,7 +211,7 @@ def tiny_of_kind(name: str, seed: int = 0) -> Pair:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, processor = TINY_KINDS[name]()
-    tokenizer = getattr(processor, "tokenizer", processor)
+    tokenizer = tokenizer_of(processor)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.convert_tokens_to_ids(BEGIN)
     return model.eval(), processor
