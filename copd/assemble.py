@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from copd.branch import Branch, ObjectiveSettings, Reference, SamplingSettings
+from copd.branch import Branch, ObjectiveSettings, Reference, SamplingSettings, stream
 from copd.config import Recipe
 from copd.data import make_rows
 from copd.errors import RecipeError
 from copd.maths.distill import clamped_delta, masked_delta, proximal_delta
 from copd.model.learner import Learner
 from copd.model.load import compute_on, model_folder
+from copd.model.lora import LoraSettings
 from copd.model.parity import settle_path
 from copd.model.parts import Aggregate, Delta, over_constant, over_sequences, over_tokens
 from copd.model.policy import Policy
@@ -24,17 +25,37 @@ PROBED_PROBLEMS, PROBED_ROWS = 64, 8
 """Per split and task."""
 WARMED_UP_AT = {"builtin:digits": 1.0}
 """The share of conflict that a base has seen."""
+CHECKPOINTING = (
+    "model.gradient_checkpointing: log-probs take the plain path, a prompt computed again for each of its rows; "
+    "sampling keeps the shared prefix where the model bears it"
+)
 
 
 def load_policy(recipe: Recipe, path: str | None = None) -> Policy:
     """The recipe's base, or the model at `path`, as a policy on the recipe's device."""
     device, autocast = compute_on(recipe.model.device, recipe.model.dtype)
     return Policy.from_pretrained(
-        model_folder(path or recipe.model.path),
+        model_folder(path) if path else model_folder(recipe.model.path, revision=recipe.model.revision),
         device=device,
         autocast=autocast,
         micro_batch_tokens=recipe.model.micro_batch_tokens,
+        gradient_checkpointing=recipe.model.gradient_checkpointing,
     )
+
+
+def branch_policy(recipe: Recipe, base: Policy, name: str) -> Policy:
+    """The policy of a new branch: an adapter on the base itself, or a copy of the base on the branch's device.
+
+    Raises RecipeError for targets of the adapter that the model lacks, ModelFolderError for a device that is not there.
+    """
+    if recipe.lora is not None:
+        settings = LoraSettings(**recipe.lora.model_dump())
+        return base.with_adapter(name, settings, stream(recipe.seed, name, "lora", 0).initial_seed())
+    own = recipe.branches[name].device if name in recipe.branches else None
+    if own is None:
+        return base.clone()
+    device, autocast = compute_on(own, recipe.model.dtype, f"branches.{name}.device")
+    return base.clone(device=device, autocast=autocast)
 
 
 def make_tasks(recipe: Recipe) -> dict[str, Task]:
@@ -129,7 +150,7 @@ def make_branch(
     recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, name: str, index: int
 ) -> Branch:
     """A branch that begins as the base; its field is the task of its own name."""
-    policy = base.clone()
+    policy = branch_policy(recipe, base, name)
     return Branch(
         name,
         index,
@@ -146,10 +167,11 @@ def make_branch(
 def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> list[str]:
     """Look at the first problems of every task before anything is trained; warnings about the path taken.
 
-    Raises RecipeError naming the branch whose prompts, with a response, are longer than the model's context. Rows are
-    measured whenever they are drawn, and one that is too long is a bad row.
+    Raises RecipeError naming the branch whose prompts hold pictures that the model does not take, or are, with a
+    response, longer than the model's context; ModelFolderError for a model that is computed wrongly. Rows are measured
+    whenever they are drawn, and one that is too long is a bad row.
     """
-    warnings = []
+    warnings = [CHECKPOINTING] if policy.gradient_checkpointing else []
     context = policy.context
     for task in tasks.values():
         if isinstance(task, Rows):
@@ -157,15 +179,20 @@ def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: in
     for name, task in tasks.items():
         probed = PROBED_ROWS if isinstance(task, Rows) else PROBED_PROBLEMS
         problems = [task.problem(split, i) for split in Split for i in range(probed)]
+        kinds = policy.encoder.family.kinds
+        if strangers := sorted({problem.kind for problem in problems} - set(kinds)):
+            raise RecipeError(
+                f"branches.{name}.task: its problems hold {strangers[0]}; the model of model.path takes "
+                f"{' and '.join(kinds)} only"
+            )
         longest = max(policy.encoder.lengths(problems))
-        if longest + max_new_tokens > context:
+        if context is not None and longest + max_new_tokens > context:
             raise RecipeError(
                 f"branches.{name}.task: a prompt has {longest} tokens; with sampling.max_new_tokens={max_new_tokens} "
                 f"that is more than the model's context of {context}"
             )
         if warning := settle_path(policy, problems[:3]):
             warnings.append(f"branches.{name}: {warning}")
-            break
     return warnings
 
 
@@ -175,7 +202,7 @@ def _unfit(policy: Policy, max_new_tokens: int, problem: Problem) -> str | None:
         (length,) = policy.encoder.lengths([problem])
     except ValueError as error:
         return f"the model's processor refuses it: {error}"
-    if length + max_new_tokens <= policy.context:
+    if policy.context is None or length + max_new_tokens <= policy.context:
         return None
     return (
         f"the prompt has {length} tokens; with sampling.max_new_tokens={max_new_tokens} that is more than the model's "

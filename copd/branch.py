@@ -92,6 +92,12 @@ class Actor:
         self.sampling = sampling
         self.grader = grader or Grader()
         self.version = 0
+        self.home = policy.device
+        """Where it computes; while it waits for its turn it may be elsewhere."""
+
+    def move(self, device: torch.device | str) -> None:
+        """Take weights, and whatever else is needed to compute, to a device."""
+        self.policy.to(device)
 
     def answer(
         self, problems: Sequence[Problem], rollouts_per_prompt: int, generator: torch.Generator | None
@@ -156,6 +162,10 @@ class Branch(Actor):
         self.learner = learner
         self.settings = settings
         self.counts = Counts()
+
+    def move(self, device: torch.device | str) -> None:
+        super().move(device)
+        self.learner.to(device)
 
     def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
         """Sample and grade training problems of a task: its own field in order, a peer's from a range of its own."""
@@ -238,8 +248,8 @@ class Branch(Actor):
         self.learner.optimizer.state.clear()
 
     def weights(self) -> dict[str, Tensor]:
-        """The trained parameters by name on the CPU, tied ones once."""
-        return {name: p.detach().cpu().clone() for name, p in self.learner.named_parameters.items()}
+        """All weights by name on the CPU, tied ones once, an adapter's update added to those it changes."""
+        return self.policy.weights()
 
 
 def stream(seed: int, who: str, task: str, step: int) -> torch.Generator:

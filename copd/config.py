@@ -10,15 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from copd.errors import RecipeError
+from copd.fields import Section
 from copd.sections import (
     MERGE_FIELDS,
-    TASK_TAG,
-    TASKS,
     BranchSection,
     BudgetSection,
     CheckpointSection,
@@ -27,6 +26,7 @@ from copd.sections import (
     ExpertsSection,
     FunctionOfFile,
     GrpoSection,
+    LoraSection,
     MergeSection,
     MixedSection,
     ModelSection,
@@ -36,12 +36,12 @@ from copd.sections import (
     RewardSection,
     SamplingSection,
     ScheduleSection,
-    Section,
     StaticOpdSection,
     TopologySection,
     VerifierName,
 )
 from copd.strict_yaml import parse_yaml
+from copd.task_sections import TASK_TAG, TASKS
 
 RESERVED_NAMES = {"base", "merged", "mean", "mixed", "average", "student"}
 
@@ -75,6 +75,9 @@ class Recipe(Section):
     budget: BudgetSection = BudgetSection()
     evaluation: EvaluationSection = EvaluationSection()
     checkpoint: CheckpointSection = CheckpointSection()
+    lora: LoraSection | None = Field(
+        None, description="branches as adapters on one frozen base: {rank, alpha, targets}; null = full weights"
+    )
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         (), description="where else the numbers of metrics.jsonl go; each is an extra of the package"
     )
@@ -108,6 +111,12 @@ class Recipe(Section):
             raise ValueError(f"static_opd: branch {self.static_opd.student!r} cannot teach itself")
         if self.method in ("copd", "merge_only") and len(names) > 1:
             self.merge.check_count(len(names))
+        if self.lora is not None:
+            if self.model.offload:
+                raise ValueError("model.offload: lora branches share one base, there is nothing to take turns with")
+            for name, branch in self.branches.items():
+                if branch.device is not None:
+                    raise ValueError(f"branches.{name}.device: lora branches share one base, on model.device")
         return self
 
 
@@ -273,4 +282,5 @@ def _known_names(parents: Sequence[str]) -> list[str]:
             section = TASKS[parent.removeprefix(TASK_TAG)]
         else:
             section = section.model_fields[parent].annotation
+            section = next((a for a in get_args(section) if isinstance(a, type) and issubclass(a, Section)), section)
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

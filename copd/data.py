@@ -11,7 +11,7 @@ from copd.errors import RecipeError
 from copd.rewards.answers import final_answer
 from copd.rewards.grading import MATH
 from copd.rewards.verifiers import VERIFIERS
-from copd.sections import RowsTask
+from copd.task_sections import RowsTask
 from copd.tasks.check import UNNAMED, Report, check_rows
 from copd.tasks.formats import RowRules
 from copd.tasks.media import MediaRules

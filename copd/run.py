@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,7 +23,7 @@ from copd.assemble import (
     make_sampling,
     make_tasks,
 )
-from copd.backends.local import LocalActor, LocalBranch, finish
+from copd.backends.local import LocalActor, LocalBranch, Turns, finish
 from copd.baselines import frozen_teachers, independent
 from copd.branch import Actor, Branch
 from copd.config import Recipe
@@ -45,6 +45,8 @@ from copd.runs.runlog import read_lines
 from copd.runs.trackers import open_trackers
 from copd.tasks.mixture import Mixture
 from copd.types import Split, Task
+
+A = TypeVar("A", bound=Actor)
 
 
 def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False, screen: Screen | None = None) -> Path:
@@ -101,8 +103,10 @@ class _Run:
         self.warnings = [*conflict_warnings(recipe), *data_warnings(tasks), *path_warnings]
         for warning in self.warnings:
             screen.warn(warning)
+        self.turns = Turns() if recipe.model.offload else None
         self.branches = self._branches()
         self.experts = self._existing_experts(trajectory_hash)
+        self.base_actor = self._waiting(self._actor("base", self.base))
 
     def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
         run = self.recipe.experts.run
@@ -111,10 +115,15 @@ class _Run:
         limit = self.plan.schedule.cycles * self.plan.schedule.rl_steps
         return expert_checkpoint(Path(run), trajectory_hash, self.plan.learners, limit)
 
+    def _waiting(self, actor: A) -> A:
+        if self.turns is not None:
+            self.turns.wait(actor)
+        return actor
+
     def _branches(self) -> dict[str, Branch]:
         tasks: dict[str, Task] = {**self.tasks, "mixed": Mixture("mixed", tuple(self.tasks.values()))}
         return {
-            name: make_branch(self.recipe, self.base, tasks, self.grader, name, index)
+            name: self._waiting(make_branch(self.recipe, self.base, tasks, self.grader, name, index))
             for index, name in enumerate(self.plan.branches)
         }
 
@@ -122,7 +131,7 @@ class _Run:
         return Actor(name, -1, policy, self.tasks, self.sampling, self.grader)
 
     async def complete(self, resume: bool) -> None:
-        handles = {name: LocalBranch(branch) for name, branch in self.branches.items()}
+        handles = {name: LocalBranch(branch, self.turns) for name, branch in self.branches.items()}
         checkpoint = latest_checkpoint(self.folder / "checkpoints") if resume else None
         first_step = checkpoint.step if checkpoint else 0
         observer = RunObserver(
@@ -188,7 +197,7 @@ class _Run:
 
     async def _conclude(self, handles: Mapping[str, LocalBranch], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems; the last lines of the record."""
-        models = [LocalActor(self._actor("base", self.base)), *handles.values()]
+        models = [LocalActor(self.base_actor, self.turns), *handles.values()]
         for name, branch in self.branches.items():
             branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
         if self.plan.model == "merged":
@@ -198,8 +207,9 @@ class _Run:
             except ValueError as error:
                 raise MergeError(str(error)) from error
             actor = self._actor("merged", policy)
+            actor.home = self.base_actor.home
             actor.save(self.folder / "merged", self._card("the merge of its branches"))
-            models.append(LocalActor(actor))
+            models.append(LocalActor(actor, self.turns))
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
         table = await evaluate(
             models, self.plan.fields, Split.TEST, problems=settings.problems, pass_at=settings.pass_at
@@ -218,11 +228,17 @@ class _Run:
         return partial(merges.merge, method=section.method, base=base, **section.settings)
 
     def _card(self, what: str) -> str:
+        pictures = len(self.base.encoder.family.kinds) > 1
+        tag, loader = (
+            ("image-text-to-text", "AutoModelForImageTextToText")
+            if pictures
+            else ("text-generation", "AutoModelForCausalLM")
+        )
         return (
-            f"---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---\n"
+            f"---\nlibrary_name: transformers\npipeline_tag: {tag}\n---\n"
             f"# {what} of a copd run\n\nMethod `{self.recipe.method}`, seed {self.recipe.seed}, "
             f"base `{self.recipe.model.path}`, {self.plan.rollouts} rollouts, fields {', '.join(self.plan.fields)}.\n\n"
-            "Load with `AutoModelForImageTextToText.from_pretrained(folder)`. The generation config's "
+            f"Load with `{loader}.from_pretrained(folder)`. The generation config's "
             "`suppress_tokens` is the vocabulary mask the model was trained under: keep it when sampling.\n\n"
             f"Recipe:\n\n```json\n{self.recipe.model_dump_json(indent=1)}\n```\n"
         )
@@ -234,7 +250,7 @@ def result_of(folder: Path) -> list[Accuracy]:
 
 
 def _manifest(recipe: Recipe, tasks: Mapping[str, Task]) -> dict[str, Any]:
-    base = model_folder(recipe.model.path)
+    base = model_folder(recipe.model.path, revision=recipe.model.revision)
     sums = {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))}
     settings, data = recipe.model_dump(mode="json"), data_fingerprints(tasks)
     return {

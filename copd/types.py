@@ -166,7 +166,7 @@ class BranchHandle(Protocol):
         ...
 
     async def weights(self) -> Mapping[str, Tensor]:
-        """The trained parameters by name, tied ones once."""
+        """All weights by name, tied ones once, an adapter's update added to those it changes."""
         ...
 
     async def validate(

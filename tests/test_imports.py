@@ -30,8 +30,10 @@ ROOMS = {
     "types.py": set(),
     "errors.py": set(),
     "files.py": set(),
-    "config.py": {"copd.errors", "copd.sections", "copd.strict_yaml"},
-    "sections.py": set(),
+    "config.py": {"copd.errors", "copd.fields", "copd.sections", "copd.task_sections", "copd.strict_yaml"},
+    "fields.py": set(),
+    "task_sections.py": {"copd.fields"},
+    "sections.py": {"copd.fields", "copd.task_sections"},
     "strict_yaml.py": {"copd.errors"},
 }
 OUTSIDE = {
@@ -40,6 +42,8 @@ OUTSIDE = {
     "topology.py": set(),
     "config.py": {"pydantic"},
     "sections.py": {"pydantic"},
+    "task_sections.py": {"pydantic"},
+    "fields.py": {"pydantic"},
     "strict_yaml.py": {"yaml"},
     "rewards/answers.py": set(),
     "rewards/verifiers.py": set(),

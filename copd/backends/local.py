@@ -16,43 +16,74 @@ from copd.types import Part, Rollouts, Score, Split
 T = TypeVar("T")
 
 
-class LocalActor:
-    """A model of this process that is only evaluated. Each call lets the others take their turn first."""
+class Turns:
+    """Models that share a device take turns on it: one is there and computes, the others wait on the CPU."""
 
-    def __init__(self, actor: Actor) -> None:
+    def __init__(self) -> None:
+        self._there: dict[str, Actor] = {}
+
+    def wait(self, actor: Actor) -> None:
+        """Send a new model off to wait for its first turn."""
+        actor.move("cpu")
+
+    def take(self, actor: Actor) -> None:
+        """Bring a model to its device, and the one that was there to the CPU first."""
+        there = self._there.get(str(actor.home))
+        if there is actor:
+            return
+        if there is not None:
+            there.move("cpu")
+        actor.move(actor.home)
+        self._there[str(actor.home)] = actor
+
+
+class LocalActor:
+    """A model of this process that is only evaluated.
+
+    Each call lets the others go first; with `turns` it takes the device instead, and keeps it until another needs it.
+    """
+
+    def __init__(self, actor: Actor, turns: Turns | None = None) -> None:
         self.name = actor.name
         self._actor = actor
+        self._turns = turns
+
+    async def _turn(self) -> None:
+        if self._turns is None:
+            await asyncio.sleep(0)
+        else:
+            self._turns.take(self._actor)
 
     async def validate(
         self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
     ) -> Rollouts:
-        await asyncio.sleep(0)
+        await self._turn()
         return self._actor.validate(split, task, count, rollouts_per_prompt, greedy=greedy)
 
 
 class LocalBranch(LocalActor):
     """A `BranchHandle` on a branch of this process."""
 
-    def __init__(self, branch: Branch) -> None:
-        super().__init__(branch)
+    def __init__(self, branch: Branch, turns: Turns | None = None) -> None:
+        super().__init__(branch, turns)
         self.field = branch.field
         self.allowed_tokens = branch.policy.allowed_tokens
         self._branch = branch
 
     async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
-        await asyncio.sleep(0)
+        await self._turn()
         return self._branch.collect(task, step, prompts, rollouts_per_prompt)
 
     async def score(self, rollouts: Rollouts) -> Score:
-        await asyncio.sleep(0)
+        await self._turn()
         return self._branch.score(rollouts)
 
     async def update(self, parts: Sequence[Part]) -> dict[str, float]:
-        await asyncio.sleep(0)
+        await self._turn()
         return self._branch.update(parts)
 
     async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
-        await asyncio.sleep(0)
+        await self._turn()
         return self._branch.inspect(rollouts, k, ids_NTK)
 
     async def texts(self, rollouts: Rollouts) -> list[str]:

@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 from copd.maths.logprobs import draw, masked_log_softmax
 from copd.model.encode import Prompts
+from copd.model.family import TextOnly
 
 
 class Decoded(NamedTuple):
@@ -90,8 +91,10 @@ def decode(
 class CachedRows:
     """Rows on a repeated prefill; each step runs one token per row through the bare language model."""
 
-    def __init__(self, model: Any, prompts: Prompts, prefill: DynamicCache, prompt_of_N: Tensor) -> None:
-        self._model = model
+    def __init__(
+        self, model: Any, family: TextOnly, prompts: Prompts, prefill: DynamicCache, prompt_of_N: Tensor
+    ) -> None:
+        self._model, self._family = model, family
         self._cache = select_rows(prefill, prompt_of_N)
         self._position_M = prompts.next_position_P[prompt_of_N]
         self._attention_MS = prompts.mask_PS[prompt_of_N]
@@ -104,8 +107,8 @@ class CachedRows:
         self._attention_MS = torch.cat([self._attention_MS, self._attention_MS.new_ones(len(token_M), 1)], dim=1)
         output = self._model.get_decoder()(
             input_ids=token_M[:, None],
-            position_ids=self._position_M.expand(3, -1)[..., None],
-            attention_mask=self._attention_MS[:, None, None, :],
+            position_ids=self._family.position_ids(self._position_M.expand(self._family.axes, -1)[..., None]),
+            attention_mask=self._family.step_mask(self._attention_MS),
             past_key_values=self._cache,
             use_cache=True,
         )

@@ -7,19 +7,29 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from copd.errors import ModelFolderError
+from copd.model.lora import save_adapter
 from copd.model.policy import Policy
 
 
 def save_policy(policy: Policy, folder: Path, card: str) -> None:
     """Save weights (safetensors), processor, generation config and model card into `folder`.
 
+    A policy with an adapter is saved as the full model that it amounts to, and the adapter beside it in `adapter/`.
+
     The generation config carries the vocabulary mask as `suppress_tokens` and decodes greedily, so that `generate`
     answers as `Policy.sample` does. Raises ModelFolderError where the disk refuses.
     """
+    if policy.adapter is not None:
+        save_policy(policy.clone(), folder, card)
+        try:
+            save_adapter(policy.model, policy.adapter, folder / "adapter")
+        except (OSError, SafetensorError) as error:
+            raise ModelFolderError(f"{folder}: the adapter cannot be written: {error}") from error
+        return
     config = policy.model.generation_config
     config.suppress_tokens = policy.banned_V.nonzero()[:, 0].tolist()
     config.eos_token_id = policy.end_ids.tolist()
-    config.pad_token_id = policy.processor.tokenizer.pad_token_id
+    config.pad_token_id = policy.encoder.family.pad_id
     config.do_sample = False
     config.temperature = config.top_p = config.top_k = None
     try:

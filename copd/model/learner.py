@@ -84,7 +84,7 @@ class Learner:
         self.aggregate = aggregate
         self.max_grad_norm = max_grad_norm
         self.clip_low, self.clip_high = clip_low, clip_high
-        self.named_parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
+        self.named_parameters = policy.trained_parameters()
         self.optimizer = torch.optim.AdamW(
             self.named_parameters.values(), lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
         )
@@ -166,6 +166,11 @@ class Learner:
             gradients.append(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
             parameter.grad = None
         return gradients
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the optimizer's state; the weights are the policy's to move."""
+        for state in self.optimizer.state.values():
+            state.update({key: value.to(device) for key, value in state.items()})
 
     def _count(self, *, skipped: bool) -> None:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from copd.errors import ModelFolderError
 from copd.files import sha256
 
 BUILTIN = "builtin:"
 CHECKSUMS = "SHA256SUMS"
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+"""What is taken of a hub's model: weights, configuration, chat template, vocabulary."""
 
 
-def model_folder(path: str, given_as: str = "model.path") -> Path:
-    """The folder of a model; `builtin:NAME` is a base that ships with copd, checked against its sha256 sums.
+def model_folder(path: str, given_as: str = "model.path", revision: str | None = None) -> Path:
+    """The folder of a model: a local one, a builtin one, or that of a hub id at the commit `revision`.
 
-    Raises ModelFolderError, naming the field or argument `given_as`, for an unknown name, a missing folder, or a
-    builtin file that is damaged.
+    `builtin:NAME` is a base that ships with copd, checked against its sha256 sums. Raises ModelFolderError, naming the
+    field or argument `given_as`, for an unknown name, a missing folder, a hub id without a commit or that cannot be
+    fetched, or a builtin file that is damaged.
     """
-    if not path.startswith(BUILTIN):
-        if not Path(path).is_dir():
-            raise ModelFolderError(
-                f"{given_as}: no folder {path!r}; give a folder, or one of {', '.join(builtin_models())}"
-            )
+    local = path.startswith(BUILTIN) or Path(path).is_dir()
+    if local and revision is not None:
+        raise ModelFolderError(f"model.revision: {given_as} is {path!r}, which is no hub id; leave the revision out")
+    if path.startswith(BUILTIN):
+        return _builtin_folder(path, given_as)
+    if local:
         return Path(path)
+    if revision is None or not HUB_ID.fullmatch(path):
+        raise ModelFolderError(
+            f"{given_as}: no folder {path!r}; give a folder, one of {', '.join(builtin_models())}, or as model.path a "
+            "hub id ORGANISATION/NAME with model.revision, the 40 hex digits of a commit"
+        )
+    return _hub_folder(path, given_as, revision)
+
+
+def _builtin_folder(path: str, given_as: str) -> Path:
     folder = Path(str(files("copd"))) / "assets" / path.removeprefix(BUILTIN)
     if path not in builtin_models():
         raise ModelFolderError(f"{given_as}: no builtin model {path!r}; there is {', '.join(builtin_models())}")
@@ -34,6 +52,42 @@ def model_folder(path: str, given_as: str = "model.path") -> Path:
         if not (folder / name).is_file() or sha256(folder / name) != digest:
             raise ModelFolderError(f"{folder / name}: missing or damaged; reinstall copd")
     return folder
+
+
+def _hub_folder(path: str, given_as: str, revision: str) -> Path:
+    """The snapshot of one commit in the hub's cache, fetched where it is not there; neither pickles nor code."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(path, revision=revision, allow_patterns=list(FETCHED)))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelFolderError(f"{given_as}: {path!r} at {revision} cannot be fetched: {reason}") from error
+
+
+def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model of a local folder of safetensors, and its processor, or its tokenizer where it takes text only.
+
+    Weights are never unpickled and code in the folder is never run. Raises ModelFolderError naming what is wrong.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelFolderError(f"{folder}: no model here (config.json is missing); give a folder with a saved model")
+    safely = {"trust_remote_code": False}
+    try:
+        kind = AutoConfig.from_pretrained(folder, **safely).model_type
+        pictures = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        loader = AutoModelForImageTextToText if pictures else AutoModelForCausalLM
+        model, loading = loader.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **safely
+        )
+        processor = (AutoProcessor if pictures else AutoTokenizer).from_pretrained(folder, **safely)
+    except Exception as error:
+        raise ModelFolderError(f"{folder}: the model cannot be loaded: {error}") from error
+    if absent := sorted(loading["missing_keys"]):
+        raise ModelFolderError(f"{folder}: the weights lack {len(absent)} of the model's tensors, first {absent[0]!r}")
+    if not getattr(processor, "chat_template", None):
+        raise ModelFolderError(f"{folder}: has no chat template, which turns a problem into a prompt; add one")
+    return model, processor
 
 
 def builtin_models() -> list[str]:
@@ -49,16 +103,18 @@ def write_checksums(folder: Path) -> None:
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
-def compute_on(device: str, dtype: str) -> tuple[torch.device, torch.dtype | None]:
+def compute_on(device: str, dtype: str, given_as: str = "model.device") -> tuple[torch.device, torch.dtype | None]:
     """The device, and the type of autocast or None for plain float32.
 
-    "auto" takes cuda, else mps, else cpu; and bfloat16 on cuda, else float32. Raises ModelFolderError for a device that
-    this machine lacks.
+    "auto" takes cuda, else mps, else cpu; and bfloat16 on cuda, else float32. Raises ModelFolderError, naming the field
+    `given_as`, for a device that this machine lacks.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = next(d for d, there in available.items() if there) if device == "auto" else device
-    if not available[name]:
-        there = ", ".join(d for d, present in available.items() if present)
-        raise ModelFolderError(f"model.device: {name!r} is not available here; there is {there}")
-    half = dtype == "bfloat16" or (dtype == "auto" and name == "cuda")
+    kind, _, number = name.partition(":")
+    if not available[kind] or (number and int(number) >= torch.cuda.device_count()):
+        there = [d for d, present in available.items() if present and d != "cuda"]
+        cards = [f"cuda:{i}" for i in range(torch.cuda.device_count() if available["cuda"] else 0)]
+        raise ModelFolderError(f"{given_as}: {name!r} is not available here; there is {', '.join([*cards, *there])}")
+    half = dtype == "bfloat16" or (dtype == "auto" and kind == "cuda")
     return torch.device(name), torch.bfloat16 if half else None

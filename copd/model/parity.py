@@ -1,45 +1,97 @@
-"""The check at start: does this model give the same log-probs with a shared prefix as without?"""
+"""The check at start: are log-probs those of the model's own forward, and the same with a shared prefix as without?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
+from copd.errors import ModelFolderError
+from copd.maths.logprobs import masked_log_softmax
+from copd.model.batching import take_rows
+from copd.model.encode import Responses
+from copd.model.forward import prompt_arguments
 from copd.model.policy import Policy
-from copd.types import Problem
+from copd.types import Problem, Rollouts
 
 TOLERANCE_NATS = {None: 1e-3, torch.bfloat16: 0.25}
 """Greatest difference of a log-prob by the type of autocast: rounding in bfloat16 is coarse, an error is not."""
+PROBE_TOKENS = 8
 
 
 def largest_difference(policy: Policy, problems: Sequence[Problem], *, rollouts_per_prompt: int = 2) -> float:
-    """Greatest difference in nats between shared-prefix and plain log-probs of a few sampled responses."""
-    generator = torch.Generator().manual_seed(0)
-    rollouts = policy.sample(problems, rollouts_per_prompt=rollouts_per_prompt, generator=generator, max_new_tokens=8)
+    """Greatest difference in nats between plain log-probs and shared-prefix ones, the sampler's and the scorer's."""
+    rollouts = _probe(policy, problems, rollouts_per_prompt)
     shared = policy.score(rollouts).logp_NT
-    policy.shared_prefix = False
-    try:
-        plain = policy.score(rollouts).logp_NT
-    finally:
-        policy.shared_prefix = True
-    return float((shared - plain).abs().max())
+    plain = plain_logp(policy, rollouts)
+    return float(torch.stack([shared - plain, rollouts.logp_NT - plain]).abs().max())
 
 
 def settle_path(policy: Policy, problems: Sequence[Problem]) -> str | None:
-    """Leave the shared prefix on where it agrees with the plain path on `problems`, else turn it off.
+    """Leave the shared prefix on where it agrees with the plain path on `problems`, else turn it off for good.
 
-    Returns a warning where it was turned off, None otherwise.
+    Returns a warning where it was turned off, None otherwise. Raises ModelFolderError for a model whose plain path
+    differs from its own forward on each text alone: one that does not bear padding, or changes its logits after the
+    output head.
     """
+    accepted = TOLERANCE_NATS[policy.autocast]
+    warning = _doubt(policy, problems, accepted) if policy.shared_prefix else None
+    policy.shared_prefix = policy.shared_prefix and warning is None
+    rollouts = _probe(policy, problems, rollouts_per_prompt=1)
+    wrong = float((plain_logp(policy, rollouts) - logp_alone(policy, rollouts)).abs().max())
+    if not wrong <= accepted:
+        raise ModelFolderError(
+            f"model.path: {type(policy.model).__name__} is not supported: log-probs of a padded batch differ by "
+            f"{wrong:.2g} nats from those of each text alone (accepted: {accepted})"
+        )
+    return warning
+
+
+def _doubt(policy: Policy, problems: Sequence[Problem], accepted: float) -> str | None:
+    """Why the shared prefix should not be used, or None."""
     try:
         difference = largest_difference(policy, problems)
-    except (AttributeError, TypeError, RuntimeError) as error:
-        policy.shared_prefix = False
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         return f"the shared prefix does not work with this model ({error}); using the plain path, which is slower"
-    if difference <= TOLERANCE_NATS[policy.autocast]:
+    if difference <= accepted:
         return None
-    policy.shared_prefix = False
     return (
         f"shared-prefix log-probs differ from the plain forward's by {difference:.2g} nats "
-        f"(accepted: {TOLERANCE_NATS[policy.autocast]}); using the plain path, which is slower"
+        f"(accepted: {accepted}); using the plain path, which is slower"
+    )
+
+
+def plain_logp(policy: Policy, rollouts: Rollouts) -> Tensor:
+    """Log-probs by the plain path, whichever path the policy takes. [N, T]."""
+    chosen = policy.shared_prefix
+    policy.shared_prefix = False
+    try:
+        return policy.score(rollouts).logp_NT
+    finally:
+        policy.shared_prefix = chosen
+
+
+@torch.no_grad()
+def logp_alone(policy: Policy, rollouts: Rollouts) -> Tensor:
+    """Log-probs of each row alone, without padding or cache, from the logits of the model's own forward. [N, T]."""
+    logp_NT = torch.zeros(rollouts.mask_NT.shape)
+    for n in range(len(logp_NT)):
+        row = take_rows(rollouts, torch.tensor([n]))
+        prompts = policy.encoder.encode(row.problems, policy.device)
+        tokens_1T = row.tokens_NT.to(policy.device)
+        response = Responses(tokens_1T, row.mask_NT.to(policy.device), row.prompt_of_N.to(policy.device), prompts)
+        length = tokens_1T.shape[1]
+        with policy.computing():
+            inputs = prompt_arguments(policy.encoder.family, prompts.with_responses(response))
+            output = policy.model(**inputs, use_cache=False, logits_to_keep=length + 1)
+        logp_TV = masked_log_softmax(output.logits[0, :-1], policy.banned_V, temperature=rollouts.temperature)
+        logp_NT[n, :length] = logp_TV.gather(-1, tokens_1T[0, :, None])[:, 0].float().cpu()
+    return logp_NT
+
+
+def _probe(policy: Policy, problems: Sequence[Problem], rollouts_per_prompt: int) -> Rollouts:
+    generator = torch.Generator().manual_seed(0)
+    return policy.sample(
+        problems, rollouts_per_prompt=rollouts_per_prompt, generator=generator, max_new_tokens=PROBE_TOKENS
     )

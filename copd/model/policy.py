@@ -1,42 +1,54 @@
 """A policy: a model with its processor, its vocabulary mask, and log-probs and samples of responses.
 
 A prompt is computed once for all of its rows: the prompts are prefilled, their cache is repeated for the rows, and only
-the responses run through the model again. Positions are explicit everywhere: a response continues at the last position
-of its prompt plus one. Prefill and log-probs go through the model's root forward.
+the responses run through the model again (`copd.model.forward`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from copd.errors import ModelFolderError
+from copd.errors import RecipeError
 from copd.maths.logprobs import TokenStats, token_stats
 from copd.model.batching import micro_batches, stack_rows, take_rows, unflatten
-from copd.model.decode import CachedRows, PlainRows, Rows, decode, select_rows
-from copd.model.encode import Encoder, Prompts, Responses
+from copd.model.decode import decode
+from copd.model.encode import Encoder, Responses
+from copd.model.family import family_of, tokenizer_of
+from copd.model.forward import Forward, Head
+from copd.model.load import load_model
+from copd.model.lora import (
+    LoraSettings,
+    activate,
+    adapter_parameters,
+    add_adapter,
+    full_weights,
+    has_adapters,
+    materialised,
+)
 from copd.model.vocabulary import banned_tokens, end_tokens
 from copd.types import Problem, Rollouts, Score
 
 CHUNK_ELEMENTS = 1 << 25
 """Most logits that exist at once: 128 MiB in float32."""
 
-Head = Callable[[Tensor], Tensor]
-
 
 class Policy:
     """A model that samples responses and gives log-probs of responses.
 
     The vocabulary mask `banned_V` applies to sampling and to every log-prob alike. `shared_prefix` turns the
-    prompt-once path off where `copd.model.parity` finds that a model does not bear it.
+    prompt-once path off where `copd.model.parity` finds that a model does not bear it. With `gradient_checkpointing`
+    layers are recomputed in the backward pass; log-probs then take the plain path, since layers drop the cache.
+    Several policies may share a model, each through its own `adapter`; None is the model without any.
     """
 
     def __init__(
@@ -48,17 +60,25 @@ class Policy:
         autocast: torch.dtype | None = None,
         micro_batch_tokens: int = 16_384,
         encoder: Encoder | None = None,
+        gradient_checkpointing: bool = False,
+        adapter: str | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.processor = processor
-        self.encoder = encoder or Encoder(processor, model.model.get_rope_index)
+        self.tokenizer = tokenizer_of(processor)
+        self.encoder = encoder or Encoder(family_of(model, processor))
+        self.forward = Forward(self.model, self.encoder.family)
         self.autocast = autocast
         self.micro_batch_tokens = micro_batch_tokens
         self.shared_prefix = True
+        self.adapter = adapter
+        self.gradient_checkpointing = gradient_checkpointing
+        if gradient_checkpointing:
+            _enable_checkpointing(model)
         self._noise_dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        self.end_ids = end_tokens(model, processor).to(self.device)
-        self.banned_V = banned_tokens(model, processor, self.end_ids.cpu()).to(self.device)
+        self.end_ids = end_tokens(model, self.tokenizer).to(self.device)
+        self.banned_V = banned_tokens(model, self.tokenizer, self.end_ids.cpu()).to(self.device)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> Policy:
@@ -66,36 +86,53 @@ class Policy:
 
         Weights are never unpickled and code in the folder is never run.
         """
-        path = Path(folder)
-        if not (path / "config.json").is_file():
-            raise ModelFolderError(f"{path}: no model here (config.json is missing); give a folder with a saved model")
-        try:
-            model, loading = AutoModelForImageTextToText.from_pretrained(
-                path, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-            )
-            processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
-        except Exception as error:
-            raise ModelFolderError(f"{path}: the model cannot be loaded: {error}") from error
-        if absent := sorted(loading["missing_keys"]):
-            raise ModelFolderError(
-                f"{path}: the weights lack {len(absent)} of the model's tensors, first {absent[0]!r}"
-            )
-        if not hasattr(model.model, "get_rope_index"):
-            raise ModelFolderError(f"{path}: {type(model).__name__} is not supported; accepted: Qwen3-VL")
-        return cls(model, processor, **options)
+        return cls(*load_model(Path(folder), dtype), **options)
 
-    def clone(self) -> Policy:
-        """An independent policy with the same weights; the encoder, which has no weights, is shared."""
-        twin = Policy(
-            copy.deepcopy(self.model),
-            self.processor,
-            device=self.device,
-            autocast=self.autocast,
-            micro_batch_tokens=self.micro_batch_tokens,
-            encoder=self.encoder,
-        )
+    def clone(self, **changes: Any) -> Policy:
+        """An independent policy with the same weights; the encoder, which has no weights, is shared.
+
+        An adapter becomes part of the weights. `changes` are options of the constructor, such as another device.
+        """
+        model = materialised(self.model, self.adapter) if has_adapters(self.model) else copy.deepcopy(self.model)
+        return self._with(model, **changes)
+
+    def with_adapter(self, name: str, settings: LoraSettings, seed: int) -> Policy:
+        """A policy on this same model, frozen from now on, with a new adapter that starts as no change.
+
+        Raises RecipeError for targets that the model does not have.
+        """
+        add_adapter(self.model, name, settings, seed)
+        return self._with(self.model, adapter=name)
+
+    def _with(self, model: Any, **changes: Any) -> Policy:
+        options = {
+            "device": self.device,
+            "autocast": self.autocast,
+            "micro_batch_tokens": self.micro_batch_tokens,
+            "encoder": self.encoder,
+            "gradient_checkpointing": self.gradient_checkpointing,
+        }
+        twin = Policy(model, self.processor, **(options | changes))
         twin.shared_prefix = self.shared_prefix
         return twin
+
+    def to(self, device: torch.device | str) -> None:
+        """Move weights and all else that this policy computes with."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        self.end_ids, self.banned_V = self.end_ids.to(self.device), self.banned_V.to(self.device)
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """What a learner changes, by name, tied ones once: the adapter's parameters, or all of the model's."""
+        if self.adapter is not None:
+            return adapter_parameters(self.model, self.adapter)
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of all weights on the CPU by their name in a model without adapters, tied ones once."""
+        if has_adapters(self.model):
+            return {name: weight.cpu() for name, weight in full_weights(self.model, self.adapter).items()}
+        return {name: p.detach().cpu().clone() for name, p in self.model.named_parameters()}
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -104,9 +141,9 @@ class Policy:
             parameter.copy_(weights[name])
 
     @property
-    def context(self) -> int:
-        """Most tokens of prompt and response together."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
+    def context(self) -> int | None:
+        """Most tokens of prompt and response together; None where the model sets no limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def allowed_tokens(self) -> int:
@@ -158,7 +195,7 @@ class Policy:
         """The responses as text, end tokens left out. [N]."""
         spoken_NT = rollouts.mask_NT & ~torch.isin(rollouts.tokens_NT, self.end_ids.cpu())
         rows = zip(rollouts.tokens_NT, spoken_NT, strict=True)
-        return self.processor.tokenizer.batch_decode([tokens[spoken].tolist() for tokens, spoken in rows])
+        return self.tokenizer.batch_decode([tokens[spoken].tolist() for tokens, spoken in rows])
 
     def logp(self, rollouts: Rollouts) -> Tensor:
         """Log-probs of the responses at the rollouts' temperature. [N, T], 0 on padding; differentiable."""
@@ -201,69 +238,19 @@ class Policy:
         ids_M = rollouts.tokens_NT.to(self.device)[mask_NT]
         at_ids_MK = None if ids_NTK is None else ids_NTK.to(self.device)[mask_NT]
 
-        def finish(hidden_NTD: Tensor, head: Head) -> TokenStats:
-            return self._chunked(hidden_NTD[mask_NT], head, ids_M, rollouts.temperature, k, at_ids_MK)
+        kept: list[TokenStats] = []
+
+        def finish(hidden_NTD: Tensor, head: Head) -> Tensor:
+            kept.append(self._chunked(hidden_NTD[mask_NT], head, ids_M, rollouts.temperature, k, at_ids_MK))
+            return kept[0].logp_M
 
         prompts = self.encoder.encode(rollouts.problems, self.device)
-        rows = Responses(
-            rollouts.tokens_NT.to(self.device), mask_NT, rollouts.prompt_of_N.to(self.device), prompts.next_position_P
-        )
-        with self._computing():
-            return self._shared(prompts, rows, finish) if self.shared_prefix else self._plain(prompts, rows, finish)
-
-    def _shared(self, prompts: Prompts, rows: Responses, finish: Callable[[Tensor, Head], TokenStats]) -> TokenStats:
-        if rows.tokens_NT.shape[1] == 1:
-            output = self._prefill(prompts, lambda hidden, head: finish(hidden[rows.prompt_of_N], head))
-            return output.logits
-        prefill = self._prefill(prompts, lambda hidden, head: hidden)
-        first_N1D = prefill.logits[rows.prompt_of_N]
-        output = self._forward(
-            lambda hidden, head: finish(torch.cat([first_N1D, hidden], dim=1), head),
-            input_ids=rows.tokens_NT[:, :-1],
-            attention_mask=torch.cat([prompts.mask_PS[rows.prompt_of_N], rows.mask_NT[:, :-1]], dim=1).long(),
-            position_ids=rows.positions_3NT[:, :, :-1],
-            past_key_values=select_rows(prefill.past_key_values, rows.prompt_of_N),
-            use_cache=True,
-        )
-        return output.logits
-
-    def _plain(self, prompts: Prompts, rows: Responses, finish: Callable[[Tensor, Head], TokenStats]) -> TokenStats:
-        repeated = prompts.rows(rows.prompt_of_N)
-        output = self._forward(
-            lambda hidden, head: finish(hidden[:, :-1], head),
-            input_ids=torch.cat([repeated.ids_PS, rows.tokens_NT], dim=1),
-            attention_mask=torch.cat([repeated.mask_PS, rows.mask_NT], dim=1).long(),
-            position_ids=torch.cat([repeated.positions_3PS, rows.positions_3NT], dim=2),
-            logits_to_keep=rows.tokens_NT.shape[1] + 1,
-            use_cache=False,
-            **repeated.media,
-        )
-        return output.logits
-
-    def _prefill(self, prompts: Prompts, head_fn: Callable[[Tensor, Head], Any]) -> Any:
-        return self._forward(
-            head_fn,
-            input_ids=prompts.ids_PS,
-            attention_mask=prompts.mask_PS.long(),
-            position_ids=prompts.positions_3PS,
-            logits_to_keep=1,
-            past_key_values=DynamicCache(),
-            use_cache=True,
-            **prompts.media,
-        )
-
-    def _forward(self, head_fn: Callable[[Tensor, Head], Any], **inputs: Any) -> Any:
-        """The root forward, with `head_fn(hidden, head)` in the place of the output head; its result is `.logits`.
-
-        So [N, T, V] need not exist, and hooks on the root and on the head still act.
-        """
-        head = self.model.get_output_embeddings()
-        original = head.forward
-        head.forward = lambda hidden: head_fn(hidden, original)
-        try:
-            return self.model(**inputs)
-        finally:
-            del head.forward
+        rows = Responses(rollouts.tokens_NT.to(self.device), mask_NT, rollouts.prompt_of_N.to(self.device), prompts)
+        with self.computing():
+            share = self.shared_prefix and not self.gradient_checkpointing
+            run = self.forward.shared if share else self.forward.plain
+            logp_M = run(prompts, rows, finish)
+        return kept[0]._replace(logp_M=logp_M)
 
     def _chunked(
         self, hidden_MD: Tensor, head: Head, ids_M: Tensor, temperature: float, k: int, at_ids_MK: Tensor | None
@@ -303,8 +290,9 @@ class Policy:
     ) -> Any:
         chosen, prompt_of_N = torch.unique(prompt_of_N, return_inverse=True)
         prompts = self.encoder.encode([problems[p] for p in chosen.tolist()], self.device)
-        with self._computing():
-            alive, logits_NV = self._start(prompts, prompt_of_N.to(self.device))
+        with self.computing():
+            start = self.forward.start_shared if self.shared_prefix else self.forward.start_plain
+            alive, logits_NV = start(prompts, prompt_of_N.to(self.device))
             return decode(
                 alive,
                 logits_NV,
@@ -315,29 +303,31 @@ class Policy:
                 temperature=temperature,
             )
 
-    def _start(self, prompts: Prompts, prompt_of_N: Tensor) -> tuple[Rows, Tensor]:
-        """The rows after their prompts, and the logits of their first tokens."""
-        if self.shared_prefix:
-            prefill = self._prefill(prompts, lambda hidden, head: head(hidden))
-            cached = CachedRows(self.model, prompts, prefill.past_key_values, prompt_of_N)
-            return cached, prefill.logits[prompt_of_N, -1]
-        repeated = prompts.rows(prompt_of_N)
-        return PlainRows(self._next_logits, repeated), self._next_logits(repeated)
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """What holds during every forward: this policy's adapter acts, in its arithmetic, checkpointed for a gradient.
 
-    def _next_logits(self, prompts: Prompts) -> Tensor:
-        output = self._forward(
-            lambda hidden, head: head(hidden),
-            input_ids=prompts.ids_PS,
-            attention_mask=prompts.mask_PS.long(),
-            position_ids=prompts.positions_3PS,
-            logits_to_keep=1,
-            use_cache=False,
-            **prompts.media,
-        )
-        return output.logits[:, -1]
+        A layer checkpoints in training mode only. Nothing but the layers is put into it: no dropout wakes up.
+        """
+        activate(self.model, self.adapter)
+        recomputed = self.gradient_checkpointing and torch.is_grad_enabled()
+        layers = [m for m in self.model.modules() if recomputed and isinstance(m, GradientCheckpointingLayer)]
+        for layer in layers:
+            layer.training = True
+        try:
+            with torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+                yield
+        finally:
+            for layer in layers:
+                layer.training = False
 
-    def _computing(self) -> AbstractContextManager:
-        return torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+
+def _enable_checkpointing(model: Any) -> None:
+    if not model.supports_gradient_checkpointing:
+        raise RecipeError(f"model.gradient_checkpointing: {type(model).__name__} has none; set it to false")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # a new name from transformers 5.20 on
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def _joined(values: Sequence[Tensor | None]) -> Any:

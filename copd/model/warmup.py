@@ -26,7 +26,7 @@ class WarmupPlan:
 
 def demonstrations(policy: Policy, problems: Sequence[Problem]) -> Rollouts:
     """The worked solutions as rollouts, one row per problem, each ended by the end token."""
-    tokenizer = policy.processor.tokenizer
+    tokenizer = policy.tokenizer
     rows = [[*tokenizer(p.solution, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for p in problems]
     longest = max(map(len, rows))
     tokens_NT = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in rows])

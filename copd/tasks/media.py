@@ -35,7 +35,7 @@ Reference = str | bytes
 
 @dataclass(frozen=True)
 class MediaRules:
-    """Bounds; fields as in `copd.sections.MediaSection`."""
+    """Bounds; fields as in `copd.task_sections.MediaSection`."""
 
     max_image_pixels: int = 2**26
     image_pixels: int = 2**22

@@ -34,7 +34,7 @@ KEPT_ORDERS = 16
 
 @dataclass(frozen=True)
 class Settings:
-    """How rows are read; fields as in `copd.sections.RowsTask`."""
+    """How rows are read; fields as in `copd.task_sections.RowsTask`."""
 
     rules: RowRules
     format: str = "auto"

@@ -26,13 +26,13 @@ def decode_rows(policy, problems, prompt_of_N, uniform_NT, max_new_tokens=NEW_TO
     prefill = policy.model(
         input_ids=prompts.ids_PS,
         attention_mask=prompts.mask_PS.long(),
-        position_ids=prompts.positions_3PS,
+        position_ids=prompts.positions_APS,
         past_key_values=DynamicCache(),
         use_cache=True,
         **prompts.media,
     )
     return decode(
-        CachedRows(policy.model, prompts, prefill.past_key_values, prompt_of_N),
+        CachedRows(policy.model, policy.encoder.family, prompts, prefill.past_key_values, prompt_of_N),
         prefill.logits[prompt_of_N, -1],
         banned_V=policy.banned_V,
         end_ids=policy.end_ids,

@@ -10,6 +10,7 @@ import torch
 
 from copd.model import encode
 from copd.model.encode import Encoder
+from copd.model.family import QwenVL, family_of
 from copd.types import Medium, Message, Problem
 
 CPU = torch.device("cpu")
@@ -18,7 +19,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def encoder(policy):
     """One that remembers nothing yet."""
-    return Encoder(policy.processor, policy.model.model.get_rope_index)
+    return Encoder(family_of(policy.model, policy.processor))
 
 
 def picture(value, width=16):
@@ -31,7 +32,7 @@ def test_prompts_are_what_chat_template_and_processor_make_of_each_problem(encod
     for p, problem in enumerate(problems_of[kind]):
         alone = processed(problem)
         assert torch.equal(prompts.ids_PS[p, prompts.mask_PS[p]], alone["input_ids"][0])
-        assert prompts.media_of_P[p].keys() == alone.keys() & set(encode.MEDIA_FIELDS)
+        assert prompts.media_of_P[p].keys() == alone.keys() & {name for names in QwenVL.FIELDS for name in names}
         for name, value in prompts.media_of_P[p].items():
             assert torch.equal(value, alone[name]), name
 
@@ -41,7 +42,7 @@ def test_padding_stands_on_the_left(encoder, problems_of, kind, processor):
     assert not prompts.mask_PS.all(), "this test needs prompts of unequal length"
     assert bool((prompts.mask_PS.long().diff(dim=1) >= 0).all())
     assert set(prompts.ids_PS[~prompts.mask_PS].tolist()) == {processor.tokenizer.pad_token_id}
-    assert not prompts.positions_3PS[:, ~prompts.mask_PS].any()
+    assert not prompts.positions_APS[:, ~prompts.mask_PS].any()
 
 
 def test_positions_are_the_models_own_for_the_padded_batch(encoder, problems_of, kind, policy):
@@ -52,16 +53,16 @@ def test_positions_are_the_models_own_for_the_padded_batch(encoder, problems_of,
     grids = (
         {name: value for name, value in prompts.media.items() if name.endswith("grid_thw")} if kind != "text" else {}
     )
-    positions_3PS, delta_P1 = policy.model.model.get_rope_index(
+    positions_APS, delta_P1 = policy.model.model.get_rope_index(
         prompts.ids_PS, types_PS, attention_mask=prompts.mask_PS.long(), **grids
     )
-    assert torch.equal(prompts.positions_3PS[:, prompts.mask_PS], positions_3PS[:, prompts.mask_PS])
+    assert torch.equal(prompts.positions_APS[:, prompts.mask_PS], positions_APS[:, prompts.mask_PS])
     assert torch.equal(prompts.next_position_P, prompts.mask_PS.sum(-1) + delta_P1[:, 0])
 
 
 def test_a_response_starts_right_after_the_last_position_of_its_prompt(encoder, problems_of, kind):
     prompts = encoder.encode(problems_of[kind], CPU)
-    assert torch.equal(prompts.next_position_P, prompts.positions_3PS[0, :, -1] + 1)
+    assert torch.equal(prompts.next_position_P, prompts.positions_APS[0, :, -1] + 1)
     if kind == "text":
         assert torch.equal(prompts.next_position_P, prompts.mask_PS.sum(-1))
     else:
@@ -74,7 +75,7 @@ def test_rows_repeat_prompts_with_their_media(encoder, problems_of, kind):
     for n, p in enumerate((2, 0, 0)):
         assert torch.equal(rows.ids_PS[n], prompts.ids_PS[p])
         assert torch.equal(rows.mask_PS[n], prompts.mask_PS[p])
-        assert torch.equal(rows.positions_3PS[:, n], prompts.positions_3PS[:, p])
+        assert torch.equal(rows.positions_APS[:, n], prompts.positions_APS[:, p])
         assert rows.next_position_P[n] == prompts.next_position_P[p]
     for name, values in rows.media.items():
         assert torch.equal(values, torch.cat([prompts.media_of_P[p][name] for p in (2, 0, 0)])), name

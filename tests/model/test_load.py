@@ -1,5 +1,7 @@
 """Where a model comes from, and what it computes on."""
 
+from fnmatch import fnmatch
+
 import pytest
 import torch
 
@@ -91,3 +93,58 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ModelFolderError, match=r"model\.device: 'cuda' is not available here; there is cpu"):
         compute_on("cuda", "auto")
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The hub's cache without a network: one model, `org/small`, at one commit."""
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    snapshot = tmp_path / "models--org--small" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}", encoding="utf-8")
+    return snapshot
+
+
+def test_a_hub_id_at_a_commit_is_the_snapshot_in_the_cache(hub):
+    assert model_folder("org/small", revision=COMMIT) == hub
+
+
+def test_a_hub_id_without_a_commit_is_refused_though_it_is_in_the_cache(hub):
+    with pytest.raises(ModelFolderError, match=r"model\.path: no folder 'org/small'.*model\.revision, the 40 hex"):
+        model_folder("org/small")
+
+
+def test_a_commit_that_cannot_be_fetched_is_named_with_its_model(hub):
+    other = COMMIT[::-1]
+    with pytest.raises(ModelFolderError, match=rf"^model\.path: 'org/small' at {other} cannot be fetched: \S"):
+        model_folder("org/small", revision=other)
+
+
+@pytest.mark.parametrize("path", ["builtin:small", "folder"])
+def test_a_commit_beside_a_folder_is_refused(assets, tmp_path, path):
+    (tmp_path / "folder").mkdir()
+    path = path if path.startswith("builtin") else str(tmp_path / path)
+    with pytest.raises(ModelFolderError, match=r"model\.revision: .*no hub id"):
+        model_folder(path, revision=COMMIT)
+
+
+@pytest.mark.parametrize("path", ["small", "a/b/c", "../small", "https://host/org/small", "org/small@main"])
+def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(hub, path):
+    with pytest.raises(ModelFolderError, match="no folder"):
+        model_folder(path, revision=COMMIT)
+
+
+def test_neither_pickled_weights_nor_code_are_asked_of_the_hub(hub, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **given: asked.update(given) or str(hub))
+    model_folder("org/small", revision=COMMIT)
+    names = ["model.safetensors", "config.json", "pytorch_model.bin", "model.pt", "weights.pkl", "modeling.py"]
+    taken = [name for name in names if any(fnmatch(name, pattern) for pattern in asked["allow_patterns"])]
+    assert taken == names[:2]
+    assert asked["revision"] == COMMIT

@@ -53,6 +53,15 @@ def test_the_difference_of_a_wrong_shared_prefix_is_far_above_the_tolerance(poli
     assert largest_difference(displaced(policy), problems_of["text"]) > 10 * TOLERANCE_NATS[None]
 
 
+def test_a_model_whose_sampler_alone_is_wrong_takes_the_plain_path(policy, problems_of):
+    wrong = spoiled(
+        policy,
+        lambda inputs: {"position_ids": inputs["position_ids"] + 40} if inputs["position_ids"].shape[-1] == 1 else {},
+    )
+    assert "differ from the plain forward's" in settle_path(wrong, problems_of["text"])
+    assert not wrong.shared_prefix
+
+
 def test_a_model_whose_log_probs_are_not_a_number_takes_the_plain_path(policy, problems_of):
     broken = spoiled(policy, lambda inputs: {"position_ids": inputs["position_ids"] * torch.nan})
     assert "by nan nats" in settle_path(broken, problems_of["text"])

@@ -1,11 +1,16 @@
 """The one vocabulary mask, in the ids, in sampling and in every log-prob."""
 
+import json
+
 import pytest
 import torch
+from tokenizers import Tokenizer, normalizers
 
+from copd.errors import ModelFolderError
 from copd.model.policy import Policy
-from copd.model.tiny import SPECIAL_TOKENS, tiny_model
-from copd.model.vocabulary import banned_tokens, end_tokens
+from copd.model.tiny import SPECIAL_TOKENS, tiny_model, tiny_processor, tiny_tokenizer
+from copd.model.tiny_kinds import tiny_of_kind
+from copd.model.vocabulary import banned_tokens, check_same_vocabulary, end_tokens
 
 
 def test_special_tokens_and_padded_rows_of_the_embedding_are_banned_but_not_the_end_token(policy):
@@ -19,16 +24,16 @@ def test_special_tokens_and_padded_rows_of_the_embedding_are_banned_but_not_the_
 
 def test_the_end_tokens_are_those_of_the_generation_config_one_or_several(processor):
     model = tiny_model(processor)
-    assert end_tokens(model, processor).tolist() == [processor.tokenizer.eos_token_id]
+    assert end_tokens(model, processor.tokenizer).tolist() == [processor.tokenizer.eos_token_id]
     model.generation_config.eos_token_id = [101, 99]
-    assert end_tokens(model, processor).tolist() == [101, 99]
-    assert not banned_tokens(model, processor, torch.tensor([101, 99]))[[101, 99]].any()
+    assert end_tokens(model, processor.tokenizer).tolist() == [101, 99]
+    assert not banned_tokens(model, processor.tokenizer, torch.tensor([101, 99]))[[101, 99]].any()
 
 
 def test_without_a_generation_config_the_tokenizer_says_what_ends_a_response(processor):
     model = tiny_model(processor)
     model.generation_config.eos_token_id = None
-    assert end_tokens(model, processor).tolist() == [processor.tokenizer.eos_token_id]
+    assert end_tokens(model, processor.tokenizer).tolist() == [processor.tokenizer.eos_token_id]
 
 
 def test_what_the_generation_config_suppresses_is_banned_unless_it_ends_a_response(processor):
@@ -68,3 +73,76 @@ def test_the_mask_is_needed_a_model_left_alone_would_emit_a_banned_token(policy,
         policy.model.get_output_embeddings().weight[policy.banned_V] *= 30
         logits_V = policy.model(**processed(problems_of["text"][0])).logits[0, -1]
     assert bool(policy.banned_V[logits_V.argmax()])
+
+
+def tokenizer_with(change):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    change(tokenizer)
+    return tokenizer
+
+
+def speaker(change=lambda tokenizer: None, **attributes):
+    """A tiny text model with a changed tokenizer."""
+    tokenizer = tokenizer_with(change)
+    model, _ = tiny_of_kind("qwen3")
+    for name, value in attributes.items():
+        setattr(model.generation_config, name, value)
+    return Policy(model, tokenizer)
+
+
+def swapped(tokenizer):
+    """The ids of two tokens exchanged."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = state["model"]["vocab"]
+    vocabulary["7"], vocabulary["8"] = vocabulary["8"], vocabulary["7"]
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
+
+
+def test_policies_of_one_tokenizer_share_their_vocabulary_whatever_their_weights(policy, ending):
+    check_same_vocabulary(policy, ending)
+    check_same_vocabulary(speaker(), speaker())
+
+
+DIFFERENT = {
+    "two ids exchanged": ({"change": swapped}, r"the token \d+ is '7' in base and '8' in branch"),
+    "one token more": (
+        {"change": lambda t: t.add_tokens(["extra"])},
+        r"the token \d+ is absent in base and 'extra' in branch",
+    ),
+    "another special token": (
+        {"change": lambda t: setattr(t, "pad_token", "<|im_start|>")},
+        r"special token 'pad_token' is '<\|endoftext\|>' in base and '<\|im_start\|>' in branch",
+    ),
+    "another end": ({"eos_token_id": 5}, r"the end token 5 is absent in base and 'end' in branch"),
+    "another mask": ({"suppress_tokens": [3]}, r"the banned id 3 is absent in base and 'banned' in branch"),
+    "another template": (
+        {"change": lambda t: setattr(t, "chat_template", "{{ bos_token }}")},
+        r"the chat template is .* in base and '{{ bos_token }}' in branch",
+    ),
+    "another way to cut text": (
+        {"change": lambda t: setattr(t.backend_tokenizer, "normalizer", normalizers.Lowercase())},
+        r"the tokenizer's 'normalizer' is absent in base and .*Lowercase.* in branch",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_a_difference_of_vocabulary_is_named(what):
+    arguments, message = DIFFERENT[what]
+    with pytest.raises(ModelFolderError, match=message):
+        check_same_vocabulary(speaker(), speaker(**arguments))
+
+
+def test_a_padded_embedding_of_another_size_is_another_vocabulary(policy):
+    larger = policy.clone()
+    larger.banned_V = torch.cat([larger.banned_V, torch.ones(8, dtype=torch.bool)])
+    with pytest.raises(ModelFolderError, match=r"size of the vocabulary is 128 in student and 136 in teacher"):
+        check_same_vocabulary(policy, larger, ("student", "teacher"))
+
+
+def test_pictures_that_are_prepared_otherwise_are_named(policy):
+    other = Policy(policy.clone().model, tiny_processor())
+    other.processor.image_processor.image_mean = [0.5] * 3
+    with pytest.raises(ModelFolderError, match=r"picture processor's 'image_processor' 'image_mean' is \[0\.1"):
+        check_same_vocabulary(policy, other)

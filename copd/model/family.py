@@ -1,0 +1,231 @@
+"""What depends on the kind of a model: its prompts, its positions, its inputs. Settled once, when it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from copd.errors import ModelFolderError
+from copd.types import Message, Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One prompt without padding: its S ids, their positions on A axes, and its media as the model takes them."""
+
+    ids_S: Tensor
+    positions_AS: Tensor
+    media: Mapping[str, Tensor]
+
+
+class TextOnly:
+    """A causal language model: text through the tokenizer's chat template; a token stands at its index.
+
+    `kinds` are the kinds of prompts the model takes, `axes` is A, the number of coordinates of a position.
+    """
+
+    kinds: tuple[str, ...] = ("text",)
+    axes = 1
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model_type = model.config.model_type
+        self.processor = processor
+        self.tokenizer = tokenizer_of(processor)
+        layers = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
+        self._every_layer_sees_all = layers == {"full_attention"} and model.config._attn_implementation == "sdpa"
+
+    @property
+    def pad_id(self) -> int:
+        """What stands in the padding; never attended to."""
+        pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        return int(end if pad is None else pad)
+
+    def encode(self, problems: Sequence[Problem]) -> list[Encoded]:
+        """Encode problems of one kind. Raises ValueError naming the problem whose kind the model does not take."""
+        for problem in problems:
+            if problem.kind not in self.kinds:
+                raise ValueError(
+                    f"problem {problem.id!r} holds {problem.kind}; "
+                    f"{self.model_type} takes {' and '.join(self.kinds)} only"
+                )
+        return self._encode(problems)
+
+    def position_ids(self, positions_ANT: Tensor) -> Tensor:
+        """Positions as the model's forward takes them."""
+        return positions_ANT[0]
+
+    def prompt_inputs(self, ids_PS: Tensor) -> dict[str, Tensor]:
+        """Further inputs that go with the tokens of prompts wherever they are not yet in a cache."""
+        return {}
+
+    def step_mask(self, mask_MS: Tensor) -> Tensor:
+        """The attention mask of a single new token per row, made ready where every layer sees all tokens."""
+        return mask_MS[:, None, None, :] if self._every_layer_sees_all else mask_MS.long()
+
+    def _encode(self, problems: Sequence[Problem]) -> list[Encoded]:
+        texts = [_chat(self.tokenizer, problem) for problem in problems]
+        ids = [torch.tensor(row) for row in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        return [Encoded(ids_S, torch.arange(len(ids_S))[None], {}) for ids_S in ids]
+
+
+class _WithPictures(TextOnly):
+    """Chat template and processor, once for all problems; then taken apart again without the padding."""
+
+    def _encode(self, problems: Sequence[Problem]) -> list[Encoded]:
+        images = [problem.images for problem in problems]
+        videos = [video for problem in problems for video in problem.videos]
+        media: dict[str, Any] = {"images": self._arranged(images)} if any(images) else {}
+        if videos:
+            media |= {"videos": videos, "do_sample_frames": False}  # they were sampled where they were read
+            media["video_metadata"] = [
+                _metadata(len(video), fps)
+                for problem in problems
+                for video, fps in zip(problem.videos, problem.fps_of_videos, strict=True)
+            ]
+        texts = [_chat(self.processor, problem) for problem in problems]
+        bos = self.tokenizer.bos_token
+        if bos is not None and texts[0].startswith(bos):
+            media["add_special_tokens"] = False
+        batch = self.processor(text=texts, padding=True, return_tensors="pt", **media)
+        positions_APS = self._positions(batch)
+        media_of_P = self._media(batch, [len(p.images) for p in problems], [len(p.videos) for p in problems])
+        return [
+            Encoded(batch["input_ids"][p, mask], positions_APS[:, p, mask], media_of_P[p])
+            for p, mask in enumerate(batch["attention_mask"].bool())
+        ]
+
+    def _arranged(self, images_of_P: Sequence[Sequence[Any]]) -> list[Any]:
+        """Images as the processor takes them: one list of all."""
+        return [image for images in images_of_P for image in images]
+
+    def _positions(self, batch: Any) -> Tensor:
+        """Positions [A, P, S] of the padded batch; what stands in the padding does not matter."""
+        raise NotImplementedError
+
+    def _media(self, batch: Any, images_of_P: list[int], videos_of_P: list[int]) -> list[dict[str, Tensor]]:
+        """The media of each prompt, cut out of the fields of the batch."""
+        raise NotImplementedError
+
+
+class QwenVL(_WithPictures):
+    """Qwen-VL: a token stands at (time, height, width), pictures are patches with a grid.
+
+    `get_rope_index` of the model reads its configuration, never its weights.
+    """
+
+    kinds = ("text", "image", "video")
+    axes = 3
+    FIELDS = (("pixel_values", "image_grid_thw"), ("pixel_values_videos", "video_grid_thw"))
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        super().__init__(model, processor)
+        self._rope_index = model.model.get_rope_index
+
+    def position_ids(self, positions_ANT: Tensor) -> Tensor:
+        return positions_ANT
+
+    def _positions(self, batch: Any) -> Tensor:
+        names = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+        timing = {name: torch.as_tensor(batch[name]) for name in names if name in batch}
+        positions_3PS, _ = self._rope_index(
+            batch["input_ids"], batch["mm_token_type_ids"], attention_mask=batch["attention_mask"], **timing
+        )
+        return positions_3PS
+
+    def _media(self, batch: Any, images_of_P: list[int], videos_of_P: list[int]) -> list[dict[str, Tensor]]:
+        media_of_P: list[dict[str, Tensor]] = [{} for _ in images_of_P]
+        for (values, grid), counts in zip(self.FIELDS, (images_of_P, videos_of_P), strict=True):
+            if grid not in batch:
+                continue
+            grids = batch[grid].split(counts)
+            patches = batch[values].split([int(g.prod(-1).sum()) for g in grids])
+            for media, own_grid, own_patches in zip(media_of_P, grids, patches, strict=True):
+                media |= {values: own_patches, grid: own_grid}
+        return media_of_P
+
+
+class Gemma3(_WithPictures):
+    """Gemma 3: ordinary positions, images of one size; the tokens of one image see each other both ways."""
+
+    kinds = ("text", "image")
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        super().__init__(model, processor)
+        self._image_id = model.config.image_token_id
+        if getattr(processor.image_processor, "do_pan_and_scan", None):
+            raise ModelFolderError(
+                "model.path: do_pan_and_scan of the image processor is on; set it to false, copd takes an image whole"
+            )
+
+    def prompt_inputs(self, ids_PS: Tensor) -> dict[str, Tensor]:
+        return {"token_type_ids": (ids_PS == self._image_id).long()}
+
+    def _arranged(self, images_of_P: Sequence[Sequence[Any]]) -> list[Any]:
+        return [list(images) for images in images_of_P]
+
+    def _positions(self, batch: Any) -> Tensor:
+        return (batch["attention_mask"].cumsum(-1) - 1)[None]
+
+    def _media(self, batch: Any, images_of_P: list[int], videos_of_P: list[int]) -> list[dict[str, Tensor]]:
+        if "pixel_values" not in batch:
+            return [{} for _ in images_of_P]
+        return [{"pixel_values": images} for images in batch["pixel_values"].split(images_of_P)]
+
+
+WITH_PICTURES: dict[str, type[TextOnly]] = {
+    "gemma3": Gemma3,
+    "qwen2_5_vl": QwenVL,
+    "qwen2_vl": QwenVL,
+    "qwen3_vl": QwenVL,
+}
+"""Image-text models by the `model_type` of their configuration."""
+
+
+def family_of(model: Any, processor: Any) -> TextOnly:
+    """The family of a model, from its configuration; raises ModelFolderError for an image-text model not listed."""
+    kind = model.config.model_type
+    if kind in WITH_PICTURES:
+        return WITH_PICTURES[kind](model, processor)
+    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise ModelFolderError(
+            f"model.path: {type(model).__name__} ({kind}) is not supported; accepted: causal language models of text, "
+            f"and {', '.join(WITH_PICTURES)}"
+        )
+    return TextOnly(model, processor)
+
+
+def tokenizer_of(processor: Any) -> Any:
+    """The tokenizer of a processor, or the tokenizer that a text-only model has in its place."""
+    return getattr(processor, "tokenizer", processor)
+
+
+def _chat(processor: Any, problem: Problem) -> str:
+    return processor.apply_chat_template(
+        _messages(problem), tokenize=False, add_generation_prompt=True, **problem.chat_template_kwargs
+    )
+
+
+def _messages(problem: Problem) -> list[dict[str, Any]]:
+    if problem.messages:
+        return [{"role": message.role, "content": _content(message)} for message in problem.messages]
+    if problem.kind == "text":
+        return [{"role": "user", "content": problem.prompt}]
+    pictures = [{"type": "image"} for _ in problem.images] + [{"type": "video"} for _ in problem.videos]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": problem.prompt}]}]
+
+
+def _content(message: Message) -> str | list[dict[str, str]]:
+    """A text alone stays a string, which every chat template takes; with media it becomes a list of parts."""
+    texts = [part for part in message.parts if isinstance(part, str)]
+    if len(texts) == len(message.parts):
+        return "".join(texts)
+    return [{"type": "text", "text": p} if isinstance(p, str) else {"type": p.value} for p in message.parts]
+
+
+def _metadata(frames: int, fps: float) -> dict[str, Any]:
+    return {"fps": fps, "total_num_frames": frames, "frames_indices": list(range(frames))}

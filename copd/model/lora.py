@@ -1,0 +1,139 @@
+"""K low-rank adapters on one frozen base: each branch trains its own (Hu et al., arXiv 2106.09685; peft).
+
+An adapter changes a linear layer W to W + (alpha / rank) B A; A is random, B starts at zero, so that a new branch is
+the base. Which adapter acts is set before every pass. To be merged or exported the update is added to the weights: a
+mean of A and of B would not be the mean of the updates (method.md, trap 13).
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from copd.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """`rank` of the update, its scale `alpha` / rank, and the last names of the linear layers that get one."""
+
+    rank: int
+    alpha: float
+    targets: Sequence[str]
+
+
+def add_adapter(model: Any, name: str, settings: LoraSettings, seed: int) -> None:
+    """Freeze the model and give it an adapter called `name`, whose random half is a function of `seed`.
+
+    Raises RecipeError for a target that is no linear layer of the model, or that is its output head.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise RecipeError("lora: needs the package peft; install copd[lora]") from error
+    _check_targets(model, settings.targets)
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, target_modules=list(settings.targets), lora_dropout=0.0, bias="none"
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model, adapter_name=name)
+    activate(model, None)
+
+
+def activate(model: Any, name: str | None) -> None:
+    """Let this adapter act and no other; None: the base alone. Nothing to do for a model without adapters."""
+    for _, layer in _layers(model):
+        if name is None:
+            if not layer.disable_adapters:
+                layer.enable_adapters(False)
+        elif layer.disable_adapters or layer.active_adapters != [name]:
+            layer.set_adapter(name)
+            layer.enable_adapters(True)
+
+
+def adapter_parameters(model: Any, name: str) -> dict[str, nn.Parameter]:
+    """The parameters of one adapter by their name in the model."""
+    return {
+        f"{where}.{half}.{name}.weight": getattr(layer, half)[name].weight
+        for where, layer in _layers(model)
+        for half in ("lora_A", "lora_B")
+    }
+
+
+@torch.no_grad()
+def full_weights(model: Any, name: str | None) -> dict[str, Tensor]:
+    """What `named_parameters` of a model without adapters would give, the update of adapter `name` added; copies."""
+    layers = dict(_layers(model))
+    weights = {}
+    for where, parameter in model.named_parameters():
+        owner = next((layer for layer in layers if where.startswith(f"{layer}.")), None)
+        rest = where if owner is None else where.removeprefix(f"{owner}.")
+        if owner is None:
+            weights[where] = parameter.detach().clone()
+        elif rest == "base_layer.weight" and name is not None:
+            weights[f"{owner}.weight"] = parameter + layers[owner].get_delta_weight(name)
+        elif rest.startswith("base_layer."):
+            weights[f"{owner}.{rest.removeprefix('base_layer.')}"] = parameter.detach().clone()
+    return weights
+
+
+@torch.no_grad()
+def materialised(model: Any, name: str | None) -> Any:
+    """An independent model without adapters, all of it trainable, the update of adapter `name` in its weights."""
+    twin = copy.deepcopy(model)
+    for where, layer in list(_layers(twin)):
+        plain = layer.get_base_layer()
+        if name is not None:
+            plain.weight += layer.get_delta_weight(name)
+        twin.set_submodule(where, plain)
+    del twin.peft_config
+    return twin.requires_grad_(True)
+
+
+def save_adapter(model: Any, name: str, folder: Path) -> None:
+    """Write one adapter in peft's format: `PeftModel.from_pretrained(base, folder)` loads it."""
+    from safetensors.torch import save_file
+
+    tensors = {
+        f"base_model.model.{where.replace(f'.{name}.weight', '.weight')}": parameter.detach().cpu().contiguous()
+        for where, parameter in adapter_parameters(model, name).items()
+    }
+    model.peft_config[name].save_pretrained(folder)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def has_adapters(model: Any) -> bool:
+    """Whether any adapter was added."""
+    return bool(getattr(model, "peft_config", None))
+
+
+def _layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """The adapted layers and their names; none without adapters."""
+    if not has_adapters(model):
+        return
+    from peft.tuners.lora import LoraLayer
+
+    yield from ((where, module) for where, module in model.named_modules() if isinstance(module, LoraLayer))
+
+
+def _check_targets(model: Any, targets: Sequence[str]) -> None:
+    head = model.get_output_embeddings()
+    linear = {
+        where.removesuffix(".base_layer").rpartition(".")[2]
+        for where, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head and ".lora_" not in where
+    }
+    if strangers := [target for target in targets if target not in linear]:
+        raise RecipeError(
+            f"lora.targets: {strangers[0]!r} is no linear layer of {type(model).__name__} that can have an adapter; "
+            f"accepted: {', '.join(sorted(linear))}"
+        )
