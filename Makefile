@@ -20,13 +20,13 @@ test-slow: $(VENV)/.tools  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow --durations=5
 
 check: $(VENV)/.tools  ## formatting, lint, types
-	$(BIN)/ruff format --check copd tests studies
-	$(BIN)/ruff check copd tests studies
+	$(BIN)/ruff format --check copd tests studies benchmarks
+	$(BIN)/ruff check copd tests studies benchmarks
 	$(BIN)/mypy
 
 format: $(VENV)/.tools  ## format the code
-	$(BIN)/ruff format copd tests studies
-	$(BIN)/ruff check --fix copd tests studies
+	$(BIN)/ruff format copd tests studies benchmarks
+	$(BIN)/ruff check --fix copd tests studies benchmarks
 
 lock: $(VENV)/.tools  ## renew the locked versions from pyproject.toml, keeping those that still fit
 	$(LOCK) pyproject.toml -o requirements.lock

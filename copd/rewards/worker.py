@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from copd.rewards import adapters
@@ -68,32 +67,30 @@ def limit_memory(memory_bytes: int) -> None:
 
 
 def watch(registry: Connection) -> None:
-    """Kill what is left of a worker's process group once it has ended; all groups where the training process has.
+    """Kill what is left of a worker's process group once it has ended, and all groups once the pool or its owner has.
 
     A process of its own: it outlives the training process, however that was killed, by a moment.
     """
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    training = multiprocessing.parent_process()
-    assert training is not None
     workers: set[int] = set()
     try:
-        while training.sentinel not in wait([registry, training.sentinel], WATCH_SECONDS):
-            while registry.poll():
+        while True:
+            if registry.poll(WATCH_SECONDS):
                 workers.add(int(registry.recv_bytes()))
             gone = {worker for worker in workers if not _exists(worker)}
             workers -= gone
             _end(gone)
-    except EOFError:  # the pool is closed
-        pass
+    except EOFError:
+        pass  # no one is left who could start a worker
     finally:
         _end(workers)
 
 
 def _end(groups: set[int]) -> None:
     for group in groups:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):
             os.killpg(group, signal.SIGKILL)
 
 
@@ -121,7 +118,7 @@ def verify_by_user(name: str, convention: str, sample: Sample) -> Verdict:
 def _exists(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except OSError:  # it has ended, or its number is another user's by now
         return False
     return True
 
