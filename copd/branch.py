@@ -15,6 +15,7 @@ from copd.maths.advantages import group_advantages, has_signal
 from copd.model.export import save_policy
 from copd.model.learner import Learner
 from copd.model.parts import DistillObjective, GrpoObjective, Objective
+from copd.model.pieces import token_pieces
 from copd.model.policy import Policy
 from copd.rewards.verifiers import reward
 from copd.types import Part, Problem, Rollouts, Score, Split, Task
@@ -86,6 +87,11 @@ class Actor:
     def inspect(self, rollouts: Rollouts, k: int = 0, ids_NTK: Tensor | None = None) -> Score:
         """This policy's log-probs of anybody's responses, as of its present version; not counted in the ledger."""
         return self.policy.score(rollouts, k=k, ids_NTK=ids_NTK, version=self.version)
+
+    def pieces(self, rollouts: Rollouts, row: int) -> list[str]:
+        """One response token by token, the end token included."""
+        ids = rollouts.tokens_NT[row][rollouts.mask_NT[row]].tolist()
+        return token_pieces(self.policy.processor.tokenizer, ids)
 
     def save(self, folder: Path, card: str) -> None:
         """Write the model with processor, vocabulary mask and model card, loadable by plain transformers."""

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import torch
 
-from copd.assemble import check_problems, load_policy, make_tasks
+from copd.assemble import check_overlap, check_problems, load_policy, make_tasks
 from copd.backends.local import LocalActor, finish
 from copd.branch import Actor, SamplingSettings
 from copd.config import Recipe
-from copd.errors import RecipeError
-from copd.measure.evaluate import Accuracy, evaluate
+from copd.errors import ModelFolderError, RecipeError
+from copd.measure.compare import Difference, differences
+from copd.measure.disputes import FieldBehaviour, observe
+from copd.measure.evaluate import Accuracy, answer, tabulate
 from copd.model.export import save_policy
 from copd.model.load import model_folder, write_checksums
 from copd.model.policy import Policy
 from copd.model.tiny import tiny_model, tiny_processor
+from copd.model.vocabulary import same_tokens
 from copd.model.warmup import WarmupPlan, warm_up
 from copd.runs.display import Screen
 from copd.runs.folder import occupied
@@ -25,6 +28,7 @@ from copd.tasks.digits import CAPABILITIES, UNDECIDED, Digits
 from copd.types import Split
 
 logger = logging.getLogger(__name__)
+ROLES = ("student", "teacher")
 BASE_CARD = """---
 library_name: transformers
 pipeline_tag: image-text-to-text
@@ -36,25 +40,53 @@ conventions. Built by `copd warmup --conflict {conflict}` ({plan}).
 """
 
 
-def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> list[Accuracy]:
-    """Greedy accuracy and pass@k of model folders on the recipe's fields, on test problems; one in memory at a time.
+def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> tuple[list[Accuracy], list[Difference]]:
+    """Greedy accuracy and pass@k of model folders on the recipe's fields, on test problems, and how much each differs
+    from the first; one model in memory at a time.
 
     Raises ModelFolderError for a folder that is not there before any model is loaded.
     """
     torch.set_num_threads(recipe.model.threads_per_branch)
     for path in paths:
         model_folder(path, "MODEL")
-    return [cell for path in paths for cell in _evaluate_model(recipe, path)]
+    settings, answers = recipe.evaluation, []
+    for path in dict.fromkeys(paths):
+        model, tasks = _actor(recipe, path, _load(recipe, path)), list(recipe.branches)
+        answers += finish(answer([model], tasks, Split.TEST, problems=settings.problems, pass_at=settings.pass_at))
+    return tabulate(answers, settings.pass_at), differences(answers, paths[0])
 
 
-def _evaluate_model(recipe: Recipe, path: str) -> list[Accuracy]:
-    tasks, settings = make_tasks(recipe), recipe.evaluation
+def compare_behaviour(recipe: Recipe, student: str, teacher: str, problems: int | None = None) -> list[FieldBehaviour]:
+    """How a teacher's model sees a student's: measures and most disputed tokens in each field of a recipe.
+
+    Both are model folders; the student answers `problems` validation problems of each field (default as in the recipe),
+    twice each. Raises ModelFolderError for a folder that is not there or for models whose tokens are not the same.
+    """
+    torch.set_num_threads(recipe.model.threads_per_branch)
+    for path, given_as in ((student, "STUDENT"), (teacher, "TEACHER")):
+        model_folder(path, given_as)
+    policies = [_load(recipe, path) for path in (student, teacher)]
+    check_overlap(recipe, policies[0])
+    if not same_tokens(*policies):
+        raise ModelFolderError(f"TEACHER: {teacher} has other tokens than {student}; both must share one vocabulary")
+    learns, teaches = (_actor(recipe, name, policy) for name, policy in zip(ROLES, policies, strict=True))
+    settings = recipe.evaluation
+    return [
+        finish(observe(learns, teaches, task, problems=problems or settings.behaviour_problems, ks=settings.overlap_k))
+        for task in recipe.branches
+    ]
+
+
+def _load(recipe: Recipe, path: str) -> Policy:
     policy = load_policy(recipe, path)
-    for warning in check_problems(policy, tasks, recipe.sampling.max_new_tokens):
+    for warning in check_problems(policy, make_tasks(recipe), recipe.sampling.max_new_tokens):
         logger.warning("%s: %s", path, warning)
+    return policy
+
+
+def _actor(recipe: Recipe, name: str, policy: Policy) -> LocalActor:
     sampling = SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
-    model = LocalActor(Actor(path, -1, policy, tasks, sampling))
-    return finish(evaluate([model], list(tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at))
+    return LocalActor(Actor(name, -1, policy, make_tasks(recipe), sampling))
 
 
 def build_base(folder: Path, *, conflict: float, steps: int | None = None, screen: Screen | None = None) -> None:

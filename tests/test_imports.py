@@ -16,7 +16,9 @@ ROOMS = {
     "rewards": EVERYBODY | {"copd.maths", "copd.rewards"},
     "measure": EVERYBODY | {"copd.maths", "copd.measure"},
     "backends": EVERYBODY | {"copd.branch"},
-    "report": EVERYBODY | {"copd.report", "copd.runs.runlog"},
+    "report": EVERYBODY
+    | {"copd.report", "copd.runs.runlog"}
+    | {f"copd.measure.{module}" for module in ("compare", "evaluate", "ledger")},
     "algorithm.py": EVERYBODY | {"copd.schedule", "copd.topology"},
     "baselines.py": EVERYBODY | {"copd.schedule", "copd.topology", "copd.algorithm"},
     "schedule.py": set(),
@@ -80,6 +82,15 @@ def test_only_the_front_of_the_package_and_the_plan_see_a_whole_recipe():
     )
     assert whole <= {"__init__.py", "cli.py", "run.py", "assemble.py", "models.py", "runs/plan.py"}
     assert sections <= {"config.py", "runs/observer.py"}
+
+
+def test_only_the_report_makes_pages_and_draws():
+    users = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in PACKAGE.rglob("*.py")
+        if {name.split(".")[0] for name in imports(path)} & {"jinja2", "markupsafe", "matplotlib"}
+    }
+    assert users == {"report"}
 
 
 def test_only_the_learner_calls_backward():

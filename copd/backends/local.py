@@ -17,10 +17,11 @@ T = TypeVar("T")
 
 
 class LocalActor:
-    """A model of this process that is only evaluated. Each call lets the others take their turn first."""
+    """A model of this process that answers and looks at answers. Each call lets the others take their turn first."""
 
     def __init__(self, actor: Actor) -> None:
         self.name = actor.name
+        self.allowed_tokens = actor.policy.allowed_tokens
         self._actor = actor
 
     async def validate(
@@ -29,6 +30,16 @@ class LocalActor:
         await asyncio.sleep(0)
         return self._actor.validate(split, task, count, rollouts_per_prompt, greedy=greedy)
 
+    async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
+        await asyncio.sleep(0)
+        return self._actor.inspect(rollouts, k, ids_NTK)
+
+    async def texts(self, rollouts: Rollouts) -> list[str]:
+        return self._actor.policy.texts(rollouts)
+
+    async def pieces(self, rollouts: Rollouts, row: int) -> list[str]:
+        return self._actor.pieces(rollouts, row)
+
 
 class LocalBranch(LocalActor):
     """A `BranchHandle` on a branch of this process."""
@@ -36,7 +47,6 @@ class LocalBranch(LocalActor):
     def __init__(self, branch: Branch) -> None:
         super().__init__(branch)
         self.field = branch.field
-        self.allowed_tokens = branch.policy.allowed_tokens
         self._branch = branch
 
     async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
@@ -50,13 +60,6 @@ class LocalBranch(LocalActor):
     async def update(self, parts: Sequence[Part]) -> dict[str, float]:
         await asyncio.sleep(0)
         return self._branch.update(parts)
-
-    async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
-        await asyncio.sleep(0)
-        return self._branch.inspect(rollouts, k, ids_NTK)
-
-    async def texts(self, rollouts: Rollouts) -> list[str]:
-        return self._branch.policy.texts(rollouts)
 
     async def counts(self) -> dict[str, float]:
         return asdict(self._branch.counts)

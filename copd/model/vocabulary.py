@@ -13,6 +13,13 @@ def end_tokens(model: Any, processor: Any) -> Tensor:
     return torch.tensor(ids if isinstance(ids, list) else [ids])
 
 
+def same_tokens(policy: Any, other: Any) -> bool:
+    """Whether two policies may emit the same tokens, with the same ids and the same text."""
+    vocabularies = [p.processor.tokenizer.get_vocab() for p in (policy, other)]
+    allowed = [(~p.banned_V).nonzero()[:, 0].cpu() for p in (policy, other)]
+    return vocabularies[0] == vocabularies[1] and torch.equal(*allowed)
+
+
 def banned_tokens(model: Any, processor: Any, end_ids: Tensor) -> Tensor:
     """True on tokens the policy may neither sample nor be given probability for. [V] bool.
 
