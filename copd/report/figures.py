@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from copd.measure.evaluate import AVERAGE
-from copd.report.svg import INK, QUIET, SHADE, series, to_svg
+from copd.report.svg import QUIET, SHADE, series, to_svg
 
 Record = Mapping[str, Any]
 Draw = Callable[[Any, Sequence[Record]], bool]
@@ -151,7 +151,7 @@ def finished_figure(figure: Figure, axes: Any, title: str, unit: str = "step") -
     axes.set_title("", loc="left")
     plain_axes(axes, unit)
     axes.grid(axis="y", color=SHADE, alpha=0.35, lw=0.6)
-    axes.tick_params(colors=QUIET, labelcolor=INK, labelsize=TYPE)
+    axes.tick_params(colors=QUIET, labelcolor="black", labelsize=TYPE)
     for spine in axes.spines.values():
         spine.set_color(QUIET)
     axes.xaxis.label.set_size(TYPE)

@@ -105,7 +105,7 @@ class RunRecord:
         }
         after = [0.0] * (self.steps + 1)
         for update in updates:
-            after[update["step"] + 1] += cost[update["branch"], update["phase"]]
+            after[update["step"] + 1] += cost.get((update["branch"], update["phase"]), 0)
         for step in range(self.steps):
             after[step + 1] += after[step]
         return after.__getitem__
@@ -115,11 +115,11 @@ def read_run(folder: Path) -> RunRecord:
     """Read a run folder, finished or not; raises RunFolderError naming the file that is missing or damaged."""
     path = folder / RUN_MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = dict(json.loads(path.read_text(encoding="utf-8")))
         lines = {}
         for name in ("metrics.jsonl", "samples.jsonl", ANSWERS):
             path = folder / name
-            lines[name] = list(read_lines(path)) if path.is_file() else []
+            lines[name] = [dict(line) for line in read_lines(path)] if path.is_file() else []
         run = RunRecord(
             folder,
             folder.resolve().name,

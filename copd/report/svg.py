@@ -14,12 +14,11 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 """Beside its colour every series has a mark of its own."""
 SHADE, QUIET = "#888888", "#777777"
-INK = "#000000"
+"""Of what lies behind the curves, and of what frames them. Black is left to the page, as the colour of its text."""
 VARIABLES = {
     **{colour: f"var(--s{number})" for number, colour in enumerate(SERIES)},
     SHADE: "var(--shade)",
     QUIET: "var(--soft)",
-    INK: "currentColor",
 }
 
 

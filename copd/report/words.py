@@ -164,20 +164,27 @@ def compared_runs(runs: Sequence[RunRecord], reference: str, differences: Sequen
     averages = [(label_of(run, m), run.cell(m).greedy) for run in runs for m in run.products]
     found = "; ".join(f"{label} {_share(estimate)}" for label, estimate in averages)
     said = [f"On average over the fields: {found}."]
-    own = [d for d in differences if d.field == AVERAGE]
-    for place, group in (
-        ("Ahead of", [d for d in own if d.greedy.low > 0]),
-        ("Behind", [d for d in own if d.greedy.high < 0]),
-        ("Not clearly apart from", [d for d in own if not d.is_clear]),
-    ):
-        if group:
-            said.append(
-                f"{place} {reference} on the same problems: {'; '.join(f'{d.model} {_difference(d)}' for d in group)}."
-            )
+    fields = {label_of(run, m): m for run in runs if len(run.products) > 1 for m in run.products}
+    said += _placed("on average", reference, [d for d in differences if d.field == AVERAGE])
+    said += _placed("each in its own field", reference, [d for d in differences if d.field == fields.get(d.model)])
     seeds = listed(sorted({str(run.recipe["seed"]) for run in runs}))
     said.append(_budgets(runs))
     said.append(f"The intervals are 95 % over the test problems; they say nothing about seeds other than {seeds}.")
     return [sentence.replace(" %", PER_CENT) for sentence in said]
+
+
+def _placed(where: str, reference: str, compared: Sequence[Difference]) -> list[str]:
+    """Who is ahead, who behind, and of whom neither can be said."""
+    places = {
+        "Ahead of": [d for d in compared if d.greedy.low > 0],
+        "Behind": [d for d in compared if d.greedy.high < 0],
+        "Not clearly apart from": [d for d in compared if not d.is_clear],
+    }
+    return [
+        f"{place} {reference} on the same problems, {where}: {'; '.join(f'{d.model} {_difference(d)}' for d in group)}."
+        for place, group in places.items()
+        if group
+    ]
 
 
 def _budgets(runs: Sequence[RunRecord]) -> str:
