@@ -20,6 +20,9 @@ def copd(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
         (["train", "demo", "model.path=nowhere"], "model.path: no folder 'nowhere'"),
         (["train", "demo", "model.path=builtin:nothing"], "there is builtin:digits"),
         (["eval", "builtin:digits", "nowhere"], "MODEL: no folder 'nowhere'"),
+        (["behaviour", "nowhere", "builtin:digits"], "STUDENT: no folder 'nowhere'"),
+        (["behaviour", "builtin:digits", "nowhere"], "TEACHER: no folder 'nowhere'"),
+        (["report", "nowhere"], "nowhere: not a run folder (manifest.json is missing)"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_2(arguments, said, tmp_path):
@@ -40,7 +43,7 @@ def test_recipe_show_lists_every_field_with_its_meaning():
 
 def test_help_names_all_commands():
     said = copd("--help").stdout
-    for command in ("train", "eval", "warmup", "recipe"):
+    for command in ("train", "eval", "behaviour", "report", "warmup", "recipe"):
         assert command in said
 
 
@@ -51,3 +54,12 @@ def test_eval_compares_models_side_by_side_from_any_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "builtin:digits" in done.stdout
     assert "average" in done.stdout
+
+
+@pytest.mark.slow
+def test_behaviour_shows_measures_and_disputed_tokens_of_every_field(tmp_path):
+    assert copd("warmup", "base", "--steps", "1", cwd=tmp_path).returncode == 0
+    done = copd("behaviour", "builtin:digits", "base", "--problems", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for expected in ("overlap@5", "symmetric", *(f"{field}: most disputed" for field in ("text", "image", "video"))):
+        assert expected in done.stdout

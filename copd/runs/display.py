@@ -26,6 +26,8 @@ from copd.schedule import Position
 
 ESTIMATE_AFTER = 3
 """Steps after which the time of the whole run is estimated."""
+MODEL_WIDTH = 20
+"""Characters that the name of a model may claim in a narrow terminal; a longer one is folded."""
 
 
 class Screen:
@@ -175,7 +177,8 @@ def accuracy_table(
     fields = list(dict.fromkeys(cell.field for cell in table))
     ks = sorted({k for cell in table for k in cell.pass_at})
     shown = Table(title=title, title_justify="left", show_lines=bool(compared))
-    shown.add_column("model", overflow="fold", min_width=12)
+    longest = max((len(cell.model) for cell in table), default=0)
+    shown.add_column("model", overflow="fold", min_width=min(MODEL_WIDTH, longest))
     for name in (*fields, *(f"{AVERAGE} pass@{k}" for k in ks)):
         shown.add_column(name, justify="right")
     for model in dict.fromkeys(cell.model for cell in table):

@@ -1,11 +1,13 @@
 """The one vocabulary mask, in the ids, in sampling and in every log-prob."""
 
+import copy
+
 import pytest
 import torch
 
 from copd.model.policy import Policy
 from copd.model.tiny import SPECIAL_TOKENS, tiny_model
-from copd.model.vocabulary import banned_tokens, end_tokens
+from copd.model.vocabulary import banned_tokens, end_tokens, same_tokens
 
 
 def test_special_tokens_and_padded_rows_of_the_embedding_are_banned_but_not_the_end_token(policy):
@@ -23,6 +25,16 @@ def test_the_end_tokens_are_those_of_the_generation_config_one_or_several(proces
     model.generation_config.eos_token_id = [101, 99]
     assert end_tokens(model, processor).tolist() == [101, 99]
     assert not banned_tokens(model, processor, torch.tensor([101, 99]))[[101, 99]].any()
+
+
+def test_policies_have_the_same_tokens_where_text_and_mask_are_the_same(policy, processor):
+    assert same_tokens(policy, policy.clone())
+    stricter = tiny_model(processor)
+    stricter.generation_config.suppress_tokens = [5]
+    assert not same_tokens(policy, Policy(stricter, processor))
+    renamed = copy.deepcopy(processor)
+    renamed.tokenizer.add_tokens(["word"])
+    assert not same_tokens(policy, Policy(tiny_model(processor), renamed))
 
 
 def test_without_a_generation_config_the_tokenizer_says_what_ends_a_response(processor):
