@@ -210,6 +210,15 @@ def _unfit(policy: Policy, max_new_tokens: int, problem: Problem) -> str | None:
     )
 
 
+def check_overlap(recipe: Recipe, policy: Policy) -> None:
+    """Raises RecipeError where a k of the top-k overlap is more than the tokens that the policy may emit."""
+    if max(recipe.evaluation.overlap_k) > policy.allowed_tokens:
+        raise RecipeError(
+            f"evaluation.overlap_k: {max(recipe.evaluation.overlap_k)} is larger than the "
+            f"{policy.allowed_tokens} tokens of the masked vocabulary"
+        )
+
+
 def conflict_warnings(recipe: Recipe) -> list[str]:
     """A warning for every field whose share of conflict is not the one that the base was warmed up at."""
     seen = WARMED_UP_AT.get(recipe.model.path)

@@ -16,6 +16,7 @@ from copd.model.batching import take_rows
 from copd.model.export import save_policy
 from copd.model.learner import Learner
 from copd.model.parts import AnchoredGrpoObjective, Delta, DistillObjective, GrpoObjective, Objective
+from copd.model.pieces import token_pieces
 from copd.model.policy import Policy
 from copd.rewards.grading import Grader, Response
 from copd.types import Part, Problem, Rollouts, Score, Split, Task
@@ -135,6 +136,11 @@ class Actor:
     def inspect(self, rollouts: Rollouts, k: int = 0, ids_NTK: Tensor | None = None) -> Score:
         """This policy's log-probs of anybody's responses, as of its present version; not counted in the ledger."""
         return self.policy.score(rollouts, k=k, ids_NTK=ids_NTK, version=self.version)
+
+    def pieces(self, rollouts: Rollouts, row: int) -> list[str]:
+        """One response token by token, the end token included."""
+        ids = rollouts.tokens_NT[row][rollouts.mask_NT[row]].tolist()
+        return token_pieces(self.policy.encoder.family.tokenizer, ids)
 
     def save(self, folder: Path, card: str) -> None:
         """Write the model with processor, vocabulary mask and model card, loadable by plain transformers."""

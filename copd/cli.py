@@ -55,13 +55,54 @@ def evaluate(
     recipe: Annotated[str, typer.Option(help="The recipe whose fields and evaluation section are used.")] = "demo",
     change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
 ) -> None:
-    """Compare models side by side on the fields of a recipe, on test problems."""
+    """Compare models side by side on the fields of a recipe, on test problems, and each with the first of them."""
     from copd.config import load_recipe
     from copd.models import evaluate_models
     from copd.runs.display import accuracy_table
 
-    table = evaluate_models(load_recipe(recipe, change or []), models)
-    Console().print(accuracy_table(table, "greedy accuracy on test problems, %, with 95 % intervals over problems"))
+    table, compared = evaluate_models(load_recipe(recipe, change or []), models)
+    title = "greedy accuracy on test problems, %, with 95 % intervals over problems"
+    if compared:
+        title += f"\nbelow: points more than {models[0]} on the same problems, bold where the interval leaves out 0"
+    Console().print(accuracy_table(table, escape(title), compared=compared))
+
+
+@app.command()
+def behaviour(
+    student: Annotated[str, typer.Argument(help="The model that answers: a folder, or builtin:NAME.")],
+    teacher: Annotated[str, typer.Argument(help="The model that scores its tokens: a folder, or builtin:NAME.")],
+    recipe: Annotated[str, typer.Option(help="The recipe whose fields and evaluation section are used.")] = "demo",
+    problems: Annotated[
+        int | None, typer.Option(min=1, help="Validation problems per field; default evaluation.behaviour_problems.")
+    ] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
+) -> None:
+    """How alike two models behave in each field of a recipe, and on which tokens they disagree most."""
+    from copd.config import load_recipe
+    from copd.models import compare_behaviour
+    from copd.runs.display import behaviour_table, disputes_table
+
+    found = compare_behaviour(load_recipe(recipe, change or []), student, teacher, problems)
+    console = Console()
+    title = f"{teacher} as teacher of {student}, over the tokens of the student's own answers to validation problems"
+    console.print(behaviour_table(found, escape(title)))
+    for field in found:
+        console.print(disputes_table(field))
+    console.print("delta = teacher's log-prob less the student's, nats; at most one token of each response")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The HTML file; default report.html in the run, or comparison.html beside several."),
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page about a run, or about several side by side."""
+    from copd.report.page import write_pages
+
+    Console().print(f"report: {write_pages(runs, out)}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -29,6 +29,12 @@ class CheckpointError(CopdError):
     """A checkpoint that cannot be written, or that does not match its manifest or the recipe."""
 
 
+class RunFolderError(CopdError):
+    """A run folder that is missing, or whose record cannot be read."""
+
+    exit_status = 2
+
+
 class MergeError(CopdError):
     """Branches that cannot be merged: the message names the tensor, the file or the option."""
 

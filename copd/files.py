@@ -15,6 +15,11 @@ def sha256(path: Path) -> str:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a whole file at once: after a crash there is the old one, the new one or none, never a part."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """`replace_text` for a file that is not text."""
     temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     os.replace(temporary, path)

@@ -10,17 +10,20 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from copd.assemble import check_problems, load_policy, make_grader, make_sampling, make_tasks
+from copd.assemble import check_overlap, check_problems, load_policy, make_grader, make_sampling, make_tasks
 from copd.backends.local import LocalActor, finish
 from copd.branch import Actor
 from copd.config import Recipe
 from copd.errors import MergeError, RecipeError
-from copd.measure.evaluate import AVERAGE, Accuracy, evaluate
+from copd.measure.compare import Difference, differences
+from copd.measure.disputes import FieldBehaviour, observe
+from copd.measure.evaluate import AVERAGE, Accuracy, answer, evaluate, tabulate
 from copd.model.export import save_policy
 from copd.model.load import model_folder, write_checksums
 from copd.model.merging import MergedFolders, ModelFolder, write_merged
 from copd.model.policy import Policy
 from copd.model.tiny import tiny_model, tiny_processor
+from copd.model.vocabulary import check_same_vocabulary
 from copd.model.warmup import WarmupPlan, warm_up
 from copd.rewards.grading import Grader
 from copd.runs.display import Screen
@@ -30,6 +33,7 @@ from copd.tasks.digits import CAPABILITIES, UNDECIDED, Digits
 from copd.types import Split, Task
 
 logger = logging.getLogger(__name__)
+ROLES = ("student", "teacher")
 BASE_CARD = """---
 library_name: transformers
 pipeline_tag: image-text-to-text
@@ -55,8 +59,9 @@ there are any, are the vocabulary mask that the branches were trained under: kee
 """
 
 
-def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> list[Accuracy]:
-    """Greedy accuracy and pass@k of model folders on the recipe's fields, on test problems; one in memory at a time.
+def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> tuple[list[Accuracy], list[Difference]]:
+    """Greedy accuracy and pass@k of model folders on the recipe's fields, on test problems, and how much each differs
+    from the first; one model in memory at a time.
 
     Raises ModelFolderError for a folder that is not there before any model is loaded.
     """
@@ -64,18 +69,46 @@ def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> list[Accuracy]:
     for path in paths:
         model_folder(path, "MODEL")
     tasks = make_tasks(recipe)
+    settings, answers = recipe.evaluation, []
     with make_grader(recipe, logger.warning) as grader:
-        return [cell for path in paths for cell in _evaluate_model(recipe, tasks, path, grader)]
+        for path in dict.fromkeys(paths):
+            model = _actor(recipe, tasks, grader, path, _load(recipe, tasks, path))
+            asked = answer([model], list(tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at)
+            answers += finish(asked)
+    return tabulate(answers, settings.pass_at), differences(answers, paths[0])
 
 
-def _evaluate_model(recipe: Recipe, tasks: Mapping[str, Task], path: str, grader: Grader) -> list[Accuracy]:
+def compare_behaviour(recipe: Recipe, student: str, teacher: str, problems: int | None = None) -> list[FieldBehaviour]:
+    """How a teacher's model sees a student's: measures and most disputed tokens in each field of a recipe.
+
+    Both are model folders; the student answers `problems` validation problems of each field (default as in the recipe),
+    twice each. Raises ModelFolderError for a folder that is not there or for models whose tokens are not the same.
+    """
+    torch.set_num_threads(recipe.model.threads_per_branch)
+    for path, given_as in ((student, "STUDENT"), (teacher, "TEACHER")):
+        model_folder(path, given_as)
+    tasks = make_tasks(recipe)
+    policies = [_load(recipe, tasks, path) for path in (student, teacher)]
+    check_overlap(recipe, policies[0])
+    check_same_vocabulary(policies[0], policies[1], (f"STUDENT {student}", f"TEACHER {teacher}"))
     settings = recipe.evaluation
+    count = problems or settings.behaviour_problems
+    with make_grader(recipe, logger.warning) as grader:
+        learns, teaches = (
+            _actor(recipe, tasks, grader, name, policy) for name, policy in zip(ROLES, policies, strict=True)
+        )
+        return [finish(observe(learns, teaches, task, problems=count, ks=settings.overlap_k)) for task in tasks]
+
+
+def _load(recipe: Recipe, tasks: Mapping[str, Task], path: str) -> Policy:
     policy = load_policy(recipe, path)
     for warning in check_problems(policy, tasks, recipe.sampling.max_new_tokens):
         logger.warning("%s: %s", path, warning)
-    sampling = make_sampling(recipe)
-    model = LocalActor(Actor(path, -1, policy, tasks, sampling, grader))
-    return finish(evaluate([model], list(tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at))
+    return policy
+
+
+def _actor(recipe: Recipe, tasks: Mapping[str, Task], grader: Grader, name: str, policy: Policy) -> LocalActor:
+    return LocalActor(Actor(name, -1, policy, tasks, make_sampling(recipe), grader))
 
 
 def merge_models(

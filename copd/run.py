@@ -13,6 +13,7 @@ import torch
 
 from copd.algorithm import Merge, copd, merged
 from copd.assemble import (
+    check_overlap,
     check_problems,
     conflict_warnings,
     data_fingerprints,
@@ -27,10 +28,10 @@ from copd.backends.local import LocalActor, LocalBranch, Turns, finish
 from copd.baselines import frozen_teachers, independent
 from copd.branch import Actor, Branch
 from copd.config import Recipe
-from copd.errors import MergeError, RecipeError
+from copd.errors import MergeError
 from copd.files import sha256
 from copd.maths import merge as merges
-from copd.measure.evaluate import Accuracy, accuracies, evaluate
+from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
 from copd.model.load import model_folder
 from copd.model.policy import Policy
 from copd.report.page import REPORT, write_report
@@ -41,7 +42,7 @@ from copd.runs.experts import expert_checkpoint, trajectory
 from copd.runs.folder import check_folder, claim
 from copd.runs.observer import RunObserver
 from copd.runs.plan import Plan, make_plan
-from copd.runs.runlog import read_lines
+from copd.runs.runlog import ANSWERS, read_lines, write_lines
 from copd.runs.trackers import open_trackers
 from copd.tasks.mixture import Mixture
 from copd.types import Split, Task
@@ -94,11 +95,7 @@ class _Run:
         torch.set_num_threads(recipe.model.threads_per_branch)
         self.sampling = make_sampling(recipe)
         self.base = load_policy(recipe)
-        if max(recipe.evaluation.overlap_k) > self.base.allowed_tokens:
-            raise RecipeError(
-                f"evaluation.overlap_k: {max(recipe.evaluation.overlap_k)} is larger than the "
-                f"{self.base.allowed_tokens} tokens of the masked vocabulary"
-            )
+        check_overlap(recipe, self.base)
         path_warnings = check_problems(self.base, self.tasks, recipe.sampling.max_new_tokens)
         self.warnings = [*conflict_warnings(recipe), *data_warnings(tasks), *path_warnings]
         for warning in self.warnings:
@@ -211,9 +208,11 @@ class _Run:
             actor.save(self.folder / "merged", self._card("the merge of its branches"))
             models.append(LocalActor(actor, self.turns))
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
-        table = await evaluate(
+        answers = await answer(
             models, self.plan.fields, Split.TEST, problems=settings.problems, pass_at=settings.pass_at
         )
+        table = tabulate(answers, settings.pass_at)
+        write_lines(self.folder / ANSWERS, [a.as_record() for a in answers])
         observer.note("ledger", last, **observer.ledger.as_record(), planned_rollouts=self.plan.rollouts)
         observer.note("result", last, table=[cell.as_record() for cell in table])
         for warning in data_warnings(self.tasks):

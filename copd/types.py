@@ -183,6 +183,10 @@ class BranchHandle(Protocol):
         """The responses as text."""
         ...
 
+    async def pieces(self, rollouts: Rollouts, row: int) -> list[str]:
+        """One response token by token, the end token included; joined, the pieces are its text."""
+        ...
+
     async def counts(self) -> dict[str, float]:
         """The branch's ledger since the start of the run."""
         ...

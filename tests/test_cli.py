@@ -34,6 +34,9 @@ def copd(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
         ),
         (["merge", *BOTH, "--out", "o", "--scan"], "--scan: method 'mean' has no weights and no scale"),
         (["merge", *BOTH, "--out", "o", "--method", "dare"], "--base: missing; method 'dare' needs the base"),
+        (["behaviour", "nowhere", "builtin:digits"], "STUDENT: no folder 'nowhere'"),
+        (["behaviour", "builtin:digits", "nowhere"], "TEACHER: no folder 'nowhere'"),
+        (["report", "nowhere"], "nowhere: not a run folder (manifest.json is missing)"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_2(arguments, said, tmp_path):
@@ -54,7 +57,7 @@ def test_recipe_show_lists_every_field_with_its_meaning():
 
 def test_help_names_all_commands():
     said = copd("--help").stdout
-    for command in ("train", "eval", "merge", "warmup", "recipe", "data"):
+    for command in ("train", "eval", "behaviour", "report", "merge", "warmup", "recipe", "data"):
         assert command in said
 
 
@@ -75,3 +78,12 @@ def test_merge_scans_from_any_folder_and_says_what_decided(tmp_path):
         assert said in done.stdout
     assert "chosen on validation problems" in done.stdout
     assert (tmp_path / "both" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_behaviour_shows_measures_and_disputed_tokens_of_every_field(tmp_path):
+    assert copd("warmup", "base", "--steps", "1", cwd=tmp_path).returncode == 0
+    done = copd("behaviour", "builtin:digits", "base", "--problems", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for expected in ("overlap@5", "symmetric", *(f"{field}: most disputed" for field in ("text", "image", "video"))):
+        assert expected in done.stdout

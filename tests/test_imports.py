@@ -22,7 +22,9 @@ ROOMS = {
     "rewards/pool.py": {"copd.rewards.adapters", "copd.rewards.worker"},
     "measure": EVERYBODY | {"copd.maths", "copd.measure"},
     "backends": EVERYBODY | {"copd.branch"},
-    "report": EVERYBODY | {"copd.report", "copd.runs.runlog"},
+    "report": EVERYBODY
+    | {"copd.report", "copd.runs.runlog"}
+    | {f"copd.measure.{module}" for module in ("compare", "evaluate", "ledger")},
     "algorithm.py": EVERYBODY | {"copd.schedule", "copd.topology"},
     "baselines.py": EVERYBODY | {"copd.schedule", "copd.topology", "copd.algorithm"},
     "schedule.py": set(),
@@ -105,6 +107,15 @@ def test_files_of_users_are_opened_by_one_module_for_each_library(library, modul
         path.name for path in PACKAGE.rglob("*.py") if any(name.split(".")[0] == library for name in imports(path))
     }
     assert importers == {module}
+
+
+def test_only_the_report_makes_pages_and_draws():
+    users = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in PACKAGE.rglob("*.py")
+        if {name.split(".")[0] for name in imports(path)} & {"jinja2", "markupsafe", "matplotlib"}
+    }
+    assert users == {"report"}
 
 
 def test_only_the_learner_calls_backward():

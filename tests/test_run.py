@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -21,10 +23,12 @@ from copd.assemble import conflict_warnings
 from copd.config import load_recipe
 from copd.errors import CheckpointError, NonFiniteError, RecipeError
 from copd.maths import merge as merges
+from copd.measure.evaluate import Answers, tabulate
 from copd.model.export import save_policy
 from copd.model.load import model_folder
 from copd.model.policy import Policy
-from copd.run import train
+from copd.report.page import write_pages
+from copd.run import result_of, train
 from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.display import Screen
 from copd.runs.runlog import read_lines
@@ -76,6 +80,8 @@ def test_a_run_folder_holds_what_readers_rely_on(finished):
         "manifest.json",
         "metrics.jsonl",
         "samples.jsonl",
+        "answers.jsonl",
+        "media",
         "checkpoints",
         "branches",
         "merged",
@@ -199,16 +205,54 @@ def test_the_result_covers_base_branches_and_merge_with_intervals(finished):
             assert estimate["low"] < estimate["high"]
 
 
+def test_samples_hold_an_answer_of_every_branch_and_field_token_by_token(finished):
+    samples = list(read_lines(finished / "samples.jsonl"))
+    names = ("text", "image", "video")
+    assert [(s["step"], s["branch"], s["field"]) for s in samples] == [
+        (step, branch, field) for step in (-1, 1, 3, 5, 7) for branch in names for field in names
+    ]
+    for sample in samples:
+        assert "".join(sample["tokens"]).removesuffix("<|im_end|>") == sample["response"]
+        assert len(sample["tokens"]) == sample["tokens_in_all"] == len(sample["logp"])
+        assert set(sample["delta"]) == set(names) - {sample["branch"]}
+        for peer, delta in sample["delta"].items():
+            assert len(delta) == len(sample["tokens"])
+            assert any(delta) == (sample["step"] >= 0), (peer, "the branches start as copies of the base")
+
+
+def test_the_pictures_of_the_samples_are_kept_once(finished):
+    samples = list(read_lines(finished / "samples.jsonl"))
+    image = Digits("image", conflict=1.0).problem(Split.VALIDATION, 0).images[0]
+    kept = {path for s in samples for path in [*s["images"], *(p for v in s["videos"] for p in v["frames"])]}
+    assert kept == {f"media/{path.name}" for path in (finished / "media").iterdir()}
+    (path,) = {path for s in samples if s["field"] == "image" for path in s["images"]}
+    assert (np.asarray(Image.open(finished / path)) == image).all()
+    assert all(s["images"] == s["videos"] == [] for s in samples if s["field"] == "text")
+
+
+def test_the_answers_of_the_final_evaluation_make_the_final_table(finished):
+    answers = [Answers.from_record(line) for line in read_lines(finished / "answers.jsonl")]
+    assert {len(a.greedy_P) for a in answers} == {6}
+    assert tabulate(answers, (1, 2)) == result_of(finished)
+
+
+def test_the_report_of_a_run_can_be_written_again_by_the_command_as_it_was(finished, tmp_path):
+    assert write_pages([finished], tmp_path / "again.html").read_bytes() == (finished / "report.html").read_bytes()
+
+
 @pytest.mark.parametrize("stop", [1, 2, 3, 8], ids=["in RLVR", "between phases", "in OPD", "before the merge"])
 def test_resuming_is_bit_identical(finished, tmp_path, stop):
     folder = tmp_path / "run"
-    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
+    shutil.copytree(
+        finished, folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html", "answers.jsonl")
+    )
     for checkpoint in (folder / "checkpoints").iterdir():
         if checkpoint.name != f"step-{stop:08d}":
             shutil.rmtree(checkpoint)
     copd.train(load_recipe("demo", SMALL), folder, resume=True)
     assert record(folder) == record(finished)
-    assert (folder / "samples.jsonl").read_bytes() == (finished / "samples.jsonl").read_bytes()
+    for name in ("samples.jsonl", "answers.jsonl"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes()
     ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, finished))
     for branch in theirs.branches:
         for name, tensor in theirs.tensors(branch).items():

@@ -38,13 +38,14 @@ class Turns:
 
 
 class LocalActor:
-    """A model of this process that is only evaluated.
+    """A model of this process that answers and looks at answers.
 
     Each call lets the others go first; with `turns` it takes the device instead, and keeps it until another needs it.
     """
 
     def __init__(self, actor: Actor, turns: Turns | None = None) -> None:
         self.name = actor.name
+        self.allowed_tokens = actor.policy.allowed_tokens
         self._actor = actor
         self._turns = turns
 
@@ -60,6 +61,16 @@ class LocalActor:
         await self._turn()
         return self._actor.validate(split, task, count, rollouts_per_prompt, greedy=greedy)
 
+    async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
+        await self._turn()
+        return self._actor.inspect(rollouts, k, ids_NTK)
+
+    async def texts(self, rollouts: Rollouts) -> list[str]:
+        return self._actor.policy.texts(rollouts)
+
+    async def pieces(self, rollouts: Rollouts, row: int) -> list[str]:
+        return self._actor.pieces(rollouts, row)
+
 
 class LocalBranch(LocalActor):
     """A `BranchHandle` on a branch of this process."""
@@ -67,7 +78,6 @@ class LocalBranch(LocalActor):
     def __init__(self, branch: Branch, turns: Turns | None = None) -> None:
         super().__init__(branch, turns)
         self.field = branch.field
-        self.allowed_tokens = branch.policy.allowed_tokens
         self._branch = branch
 
     async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
@@ -81,13 +91,6 @@ class LocalBranch(LocalActor):
     async def update(self, parts: Sequence[Part]) -> dict[str, float]:
         await self._turn()
         return self._branch.update(parts)
-
-    async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
-        await self._turn()
-        return self._branch.inspect(rollouts, k, ids_NTK)
-
-    async def texts(self, rollouts: Rollouts) -> list[str]:
-        return self._branch.policy.texts(rollouts)
 
     async def counts(self) -> dict[str, float]:
         return asdict(self._branch.counts)

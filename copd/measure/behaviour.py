@@ -4,25 +4,77 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from copd.maths.distill import mass_overlap, symmetric_kl, top_k_overlap, with_tail
-from copd.types import BranchHandle, Rollouts, Score, Split
+from copd.types import Problem, Rollouts, Score, Split
 
 WHOLE_VOCABULARY = 4096
 """Up to here the KL is exact; above, it is taken over the student's likeliest tokens and one bucket for the rest."""
 LIKELIEST = 64
+SAMPLED_TOKENS = 512
+"""Tokens of a sample that are kept with their log-probs; a longer response is kept as text alone from there on."""
+DECIMALS = 4
+"""Of the log-probs of a sample, in nats."""
 
 Matrix = dict[str, dict[str, float]]
 """Student, then teacher."""
 
 
+class Observed(Protocol):
+    """Whatever can answer validation problems and look at answers: a branch, or a model without a run."""
+
+    name: str
+    allowed_tokens: int
+
+    async def validate(
+        self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
+    ) -> Rollouts: ...
+
+    async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score: ...
+
+    async def texts(self, rollouts: Rollouts) -> list[str]: ...
+
+    async def pieces(self, rollouts: Rollouts, row: int) -> list[str]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A student's sampled answers to the problems of a task, its own score of them, and every teacher's by name."""
+
+    task: str
+    rollouts: Rollouts
+    own: Score
+    theirs: Mapping[str, Score]
+
+    @property
+    def accuracy(self) -> float:
+        assert self.rollouts.correct_N is not None
+        return float(self.rollouts.correct_N.float().mean())
+
+    def delta_NT(self, teacher: str) -> Tensor:
+        """log pi_teacher - log pi_student of every token, unbounded; 0 on padding (method.md eq. 3)."""
+        return self.theirs[teacher].logp_NT - self.own.logp_NT
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """A student and a teacher on the student's tokens; the mass-weighted overlap is that of the smallest k."""
+
+    overlap: dict[int, float]
+    mass_overlap: float
+    symmetric_kl: float
+
+
 @dataclass
 class Behaviour:
-    """K x K measures by student and teacher, and the accuracy of each branch on each field, from sampled answers."""
+    """K x K measures by student and teacher, and the accuracy of each branch on each field, from sampled answers.
+
+    `samples` holds one answer per branch and field, token by token, to the `shown` problems by their id.
+    """
 
     overlap: dict[int, Matrix] = field(default_factory=dict)
     chance: dict[int, float] = field(default_factory=dict)
@@ -31,10 +83,11 @@ class Behaviour:
     kl_is_exact: bool = True
     accuracy: Matrix = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    shown: dict[str, Problem] = field(default_factory=dict, compare=False)
 
 
 async def measure_behaviour(
-    branches: Mapping[str, BranchHandle], fields: Sequence[str], *, problems: int, ks: Sequence[int]
+    branches: Mapping[str, Observed], fields: Sequence[str], *, problems: int, ks: Sequence[int]
 ) -> Behaviour:
     """Each branch answers the same validation problems of every field; every other branch scores its tokens.
 
@@ -42,59 +95,81 @@ async def measure_behaviour(
     """
     found = Behaviour()
     for name, student in branches.items():
-        tokens = student.allowed_tokens
-        found.kl_is_exact = tokens <= WHOLE_VOCABULARY
-        found.chance = {k: k / tokens for k in ks}
-        rollouts = [await student.validate(Split.VALIDATION, task, problems, 2, greedy=False) for task in fields]
-        found.accuracy[name] = {t: _accuracy(r) for t, r in zip(fields, rollouts, strict=True)}
-        found.samples += [await _sample(student, task, r) for task, r in zip(fields, rollouts, strict=True)]
-        pairs = []
-        for batch in rollouts:
-            own = await student.inspect(batch, tokens if found.kl_is_exact else max(LIKELIEST, *ks))
-            theirs = {
-                other: own if other == name else await teacher.inspect(batch, max(ks), own.topk_ids_NTK)
-                for other, teacher in branches.items()
-            }
-            pairs.append((batch.mask_NT, own, theirs))
+        found.kl_is_exact = is_exact(student.allowed_tokens)
+        found.chance = {k: k / student.allowed_tokens for k in ks}
+        scored = [await answer_and_score(name, branches, task, problems=problems, ks=ks) for task in fields]
+        found.accuracy[name] = {one.task: one.accuracy for one in scored}
+        for one in scored:
+            found.samples.append(await _sample(student, one))
+            found.shown[one.rollouts.problems[0].id] = one.rollouts.problems[0]
         for other in branches:
-            _compare(found, name, other, [(mask, own, theirs[other]) for mask, own, theirs in pairs], ks)
+            alike = likeness(scored, other, ks, exact=found.kl_is_exact)
+            for k, overlap in alike.overlap.items():
+                found.overlap.setdefault(k, {}).setdefault(name, {})[other] = overlap
+            found.mass_overlap.setdefault(name, {})[other] = alike.mass_overlap
+            found.symmetric_kl.setdefault(name, {})[other] = alike.symmetric_kl
     return found
 
 
-def _compare(
-    found: Behaviour, student: str, teacher: str, batches: list[tuple[Tensor, Score, Score]], ks: Sequence[int]
-) -> None:
-    def tokens(name: str, which: int) -> Tensor:
-        return torch.cat([getattr(batch[which], name)[batch[0]] for batch in batches])
+def is_exact(allowed_tokens: int) -> bool:
+    """Whether the symmetric KL is taken over the whole vocabulary."""
+    return allowed_tokens <= WHOLE_VOCABULARY
 
-    own_ids, own_logp = tokens("topk_ids_NTK", 1), tokens("topk_logp_NTK", 1)
-    ids = tokens("topk_ids_NTK", 2)
-    for k in ks:
-        overlap = top_k_overlap(own_ids[:, :k], ids[:, :k])
-        found.overlap.setdefault(k, {}).setdefault(student, {})[teacher] = float(overlap.mean())
+
+async def answer_and_score(
+    name: str, models: Mapping[str, Observed], task: str, *, problems: int, ks: Sequence[int]
+) -> Scored:
+    """The model `name` answers validation problems, twice each; all models, itself among them, score its tokens."""
+    student = models[name]
+    rollouts = await student.validate(Split.VALIDATION, task, problems, 2, greedy=False)
+    tokens = student.allowed_tokens
+    own = await student.inspect(rollouts, tokens if is_exact(tokens) else max(LIKELIEST, *ks))
+    theirs = {
+        other: own if other == name else await teacher.inspect(rollouts, max(ks), own.topk_ids_NTK)
+        for other, teacher in models.items()
+    }
+    return Scored(task, rollouts, own, theirs)
+
+
+def likeness(scored: Sequence[Scored], teacher: str, ks: Sequence[int], *, exact: bool) -> Likeness:
+    """Measures over the tokens of all given answers of one student, each token counting alike."""
+
+    def tokens(name: str, theirs: bool) -> Tensor:
+        return torch.cat(
+            [getattr(one.theirs[teacher] if theirs else one.own, name)[one.rollouts.mask_NT] for one in scored]
+        )
+
+    own_ids, own_logp = tokens("topk_ids_NTK", False), tokens("topk_logp_NTK", False)
+    ids = tokens("topk_ids_NTK", True)
+    overlap = {k: float(top_k_overlap(own_ids[:, :k], ids[:, :k]).mean()) for k in ks}
     k = min(ks)
     mass = mass_overlap(own_ids[:, :k], own_logp[:, :k], ids[:, :k])
-    found.mass_overlap.setdefault(student, {})[teacher] = float(mass.mean())
-    their_logp = own_logp if student == teacher else tokens("at_ids_NTK", 2)
-    if not found.kl_is_exact:
+    is_itself = all(one.theirs[teacher] is one.own for one in scored)
+    their_logp = own_logp if is_itself else tokens("at_ids_NTK", True)
+    if not exact:
         own_logp, their_logp = with_tail(own_logp), with_tail(their_logp)
-    found.symmetric_kl.setdefault(student, {})[teacher] = float(symmetric_kl(own_logp, their_logp).mean())
+    return Likeness(overlap, float(mass.mean()), float(symmetric_kl(own_logp, their_logp).mean()))
 
 
-async def _sample(branch: BranchHandle, task: str, rollouts: Rollouts) -> dict[str, Any]:
+async def _sample(student: Observed, scored: Scored) -> dict[str, Any]:
+    """The first answer: as text, and token by token with its log-prob and every other branch's difference to it."""
+    rollouts = scored.rollouts
     assert rollouts.reward_N is not None
-    problem, text = rollouts.problems[0], (await branch.texts(rollouts))[0]
+    problem, mask_T = rollouts.problems[0], rollouts.mask_NT[0]
+
+    def kept(values_NT: Tensor) -> list[float]:
+        return [round(value, DECIMALS) for value in values_NT[0][mask_T][:SAMPLED_TOKENS].tolist()]
+
     return {
-        "branch": branch.name,
-        "field": task,
+        "branch": student.name,
+        "field": scored.task,
         "problem": problem.id,
         "prompt": problem.prompt,
         "answer": problem.answer,
-        "response": text,
+        "response": (await student.texts(rollouts))[0],
         "reward": float(rollouts.reward_N[0]),
+        "tokens": (await student.pieces(rollouts, 0))[:SAMPLED_TOKENS],
+        "tokens_in_all": int(mask_T.sum()),
+        "logp": kept(scored.own.logp_NT),
+        "delta": {other: kept(scored.delta_NT(other)) for other in scored.theirs if other != student.name},
     }
-
-
-def _accuracy(rollouts: Rollouts) -> float:
-    assert rollouts.correct_N is not None
-    return float(rollouts.correct_N.float().mean())

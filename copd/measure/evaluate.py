@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from copd.maths.intervals import pass_at_k, stratified_mean, wilson
-from copd.types import Rollouts, Split
+from copd.types import Problem, Rollouts, Split
 
 AVERAGE = "average"
 
@@ -63,28 +64,79 @@ class Answering(Protocol):
     ) -> Rollouts: ...
 
 
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """How one model answered the problems of one task: right answers per problem, greedy and among `samples` samples.
+
+    `problems` is a digest of what was asked: where two models have the same, they answered the same problems.
+    """
+
+    model: str
+    field: str
+    problems: str
+    greedy_P: Tensor
+    samples: int
+    sampled_P: Tensor
+
+    def as_record(self) -> dict[str, Any]:
+        return {**vars(self), "greedy_P": self.greedy_P.tolist(), "sampled_P": self.sampled_P.tolist()}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Answers:
+        """What was written as `as_record`, through JSON or not."""
+        scores = {name: torch.tensor(record[name], dtype=torch.float64) for name in ("greedy_P", "sampled_P")}
+        return cls(**{**record, **scores})
+
+
 async def evaluate(
     models: Sequence[Answering], tasks: Sequence[str], split: Split, *, problems: int, pass_at: Sequence[int]
 ) -> list[Accuracy]:
     """Greedy accuracy and pass@k of every model on every task and on their average."""
-    table = []
+    return tabulate(await answer(models, tasks, split, problems=problems, pass_at=pass_at), pass_at)
+
+
+async def answer(
+    models: Sequence[Answering], tasks: Sequence[str], split: Split, *, problems: int, pass_at: Sequence[int]
+) -> list[Answers]:
+    """The answers of every model to the first problems of every task: once greedily, and as often as pass@k needs."""
+    found, samples = [], max(pass_at, default=0)
     for model in models:
-        greedy, sampled = {}, {}
         for task in tasks:
-            greedy[task] = _correct(await model.validate(split, task, problems, 1, greedy=True))
-            if pass_at:
-                sampled[task] = _correct(await model.validate(split, task, problems, max(pass_at), greedy=False))
-        chances = {
-            k: {task: pass_at_k(correct_P, max(pass_at), k) for task, correct_P in sampled.items()} for k in pass_at
-        }
-        for task in tasks:
-            share = Estimate(float(greedy[task].mean()), *wilson(float(greedy[task].sum()), problems))
-            of_k = {k: Estimate(*stratified_mean([scores[task]])) for k, scores in chances.items()}
-            table.append(Accuracy(model.name, task, problems, share, of_k))
-        average = Estimate(*stratified_mean(list(greedy.values())))
-        of_k = {k: Estimate(*stratified_mean(list(scores.values()))) for k, scores in chances.items()}
-        table.append(Accuracy(model.name, AVERAGE, problems * len(tasks), average, of_k))
+            greedy = await model.validate(split, task, problems, 1, greedy=True)
+            greedy_P, sampled_P = _correct(greedy), torch.zeros(0)
+            if samples:
+                sampled_P = _correct(await model.validate(split, task, problems, samples, greedy=False))
+            found.append(Answers(model.name, task, digest(greedy.problems), greedy_P, samples, sampled_P))
+    return found
+
+
+def tabulate(answers: Sequence[Answers], pass_at: Sequence[int]) -> list[Accuracy]:
+    """The table of graded answers: models in the order given, each on its tasks and on their average."""
+    table = []
+    for model in dict.fromkeys(a.model for a in answers):
+        own = [a for a in answers if a.model == model]
+        chances = {k: [pass_at_k(a.sampled_P, a.samples, k) for a in own] for k in pass_at}
+        for i, a in enumerate(own):
+            count = len(a.greedy_P)
+            share = Estimate(float(a.greedy_P.mean()), *wilson(float(a.greedy_P.sum()), count))
+            of_k = {k: Estimate(*stratified_mean([scores[i]])) for k, scores in chances.items()}
+            table.append(Accuracy(model, a.field, count, share, of_k))
+        average = Estimate(*stratified_mean([a.greedy_P for a in own]))
+        of_k = {k: Estimate(*stratified_mean(scores)) for k, scores in chances.items()}
+        table.append(Accuracy(model, AVERAGE, sum(len(a.greedy_P) for a in own), average, of_k))
     return table
+
+
+def digest(problems: Sequence[Problem]) -> str:
+    """Hex digest of what a model is asked: questions, pictures, frames and answers, in their order."""
+    found = hashlib.sha256()
+    for problem in problems:
+        media = [*problem.images, *problem.videos]
+        asked = (problem.prompt, problem.answer, problem.verifier, problem.fps, [item.shape for item in media])
+        found.update(repr(asked).encode())
+        for item in media:
+            found.update(item.tobytes())
+    return found.hexdigest()
 
 
 def _correct(rollouts: Rollouts) -> Tensor:

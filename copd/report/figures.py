@@ -1,41 +1,30 @@
-"""Curves of a run as SVG, drawn by matplotlib without a screen."""
+"""Curves of a run, drawn by matplotlib without a screen."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import Any
 
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from copd.measure.evaluate import AVERAGE
+from copd.report.svg import QUIET, SHADE, series, to_svg
+
 Record = Mapping[str, Any]
-RLVR_SHADE = "#8884"
+Draw = Callable[[Any, Sequence[Record]], bool]
 
-
-def overlap_figure(records: Sequence[Record]) -> str | None:
-    """Top-k overlap between each two branches after every phase. SVG, or None where there is nothing to draw."""
-    return _alone(draw_overlap, records)
-
-
-def divergence_figure(records: Sequence[Record]) -> str | None:
-    """Symmetric KL between each two branches after every phase. SVG, or None where there is nothing to draw."""
-    return _alone(draw_divergence, records)
-
-
-def accuracy_figure(records: Sequence[Record]) -> str | None:
-    """Validation accuracy of every branch on its own field, and on average. SVG, or None."""
-    return _alone(draw_accuracy, records)
-
-
-def reward_figure(records: Sequence[Record]) -> str | None:
-    """Training reward of every branch on its own field. SVG, or None."""
-    return _alone(draw_reward, records)
+SIZE = (4.9, 3.3)
+"""Inches. At this width the type is as large as the page's small print."""
+TYPE = 10
+SMOOTHED = 5
+"""Steps over which what is noisy from step to step is averaged."""
 
 
 def draw_overlap(axes: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
     """Draw the overlap at the largest k; False where fewer than two branches are recorded."""
-    points = _events(records, "behaviour")
+    points = events(records, "behaviour")
     k = max(points[0]["overlap"], key=int) if points else ""
     axes.set_title(f"top-{k} overlap between branches", fontsize="medium", loc="left")
     return _draw_pairs(axes, [(point["step"], point["overlap"][k]) for point in points], label, style)
@@ -44,7 +33,7 @@ def draw_overlap(axes: Any, records: Sequence[Record], *, label: str = "", style
 def draw_divergence(axes: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
     """Draw the symmetric KL in nats per token; False where fewer than two branches are recorded."""
     axes.set_title("symmetric KL between branches, nats", fontsize="medium", loc="left")
-    points = _events(records, "behaviour")
+    points = events(records, "behaviour")
     return _draw_pairs(axes, [(point["step"], point["symmetric_kl"]) for point in points], label, style)
 
 
@@ -55,71 +44,127 @@ def _draw_pairs(axes: Any, points: Sequence[tuple[int, Mapping[str, Any]]], labe
     for number, (student, teacher) in enumerate(combinations(points[0][1], 2)):
         both = [(matrix[student][teacher] + matrix[teacher][student]) / 2 for _, matrix in points]
         name = f"{label}{student}, {teacher}"
-        axes.plot([step + 1 for step, _ in points], both, color=f"C{number}", ls=style, marker="o", ms=3, label=name)
+        axes.plot([step + 1 for step, _ in points], both, ls=style, ms=4, label=name, **series(number))
     return True
 
 
 def draw_accuracy(axes: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
-    """Draw greedy validation accuracy: own field as given, average over the fields dotted; False without records."""
-    points = _events(records, "accuracy")
-    for number, branch in enumerate(dict.fromkeys(cell["model"] for cell in points[0]["table"]) if points else []):
+    """Draw greedy validation accuracy: own field as given, average over the fields dotted; False without records.
+
+    A branch without a field of its own has a line for every field.
+    """
+    points, number = events(records, "accuracy"), 0
+    for branch in dict.fromkeys(cell["model"] for cell in points[0]["table"]) if points else []:
         steps, cells = [p["step"] + 1 for p in points], [_cells(p, branch) for p in points]
-        if branch in cells[0]:
-            own = [cell[branch] for cell in cells]
-            axes.plot(steps, own, color=f"C{number}", ls=style, label=f"{label}{branch}, own field")
-        average = [cell["average"] for cell in cells]
-        axes.plot(steps, average, color=f"C{number}", ls=":", label=f"{label}{branch}, average")
+        fields = {branch: "own field"} if branch in cells[0] else {f: f for f in cells[0] if f != AVERAGE}
+        for field, name in fields.items():
+            own = [cell[field] for cell in cells]
+            axes.plot(steps, own, ls=style, ms=4, label=f"{label}{branch}, {name}", **series(number))
+            number += 1
+        average = [cell[AVERAGE] for cell in cells]
+        colours = series(number - 1 if branch in fields else number)
+        axes.plot(steps, average, ls=":", ms=3, label=f"{label}{branch}, average", **colours)
     axes.set_title("greedy accuracy, validation", fontsize="medium", loc="left")
     return bool(points)
 
 
 def draw_reward(axes: Any, records: Sequence[Record]) -> bool:
     """Draw the reward of native rollouts, a mean over five steps; False where there were none."""
-    updates = [update for update in _events(records, "update") if "native/reward" in update]
-    for branch in dict.fromkeys(update["branch"] for update in updates):
-        own = [update for update in updates if update["branch"] == branch]
-        rewards = [update["native/reward"] for update in own]
-        windows = [rewards[max(0, i - 4) : i + 1] for i in range(len(rewards))]
-        axes.plot([u["step"] + 1 for u in own], [sum(w) / len(w) for w in windows], label=branch)
     axes.set_title("reward of native rollouts", fontsize="medium", loc="left")
-    return bool(updates)
+    return _draw_updates(axes, records, lambda update: {update["branch"]: update.get("native/reward")})
+
+
+def draw_signal(axes: Any, records: Sequence[Record]) -> bool:
+    """Draw the share of prompts whose responses differ in reward, a mean over five steps; False without records."""
+    axes.set_title("groups with signal", fontsize="medium", loc="left")
+    return _draw_updates(axes, records, lambda update: {update["branch"]: update.get("native/groups_with_signal")})
+
+
+def draw_lessons(axes: Any, records: Sequence[Record]) -> bool:
+    """Draw the mean absolute delta of each edge, step by step; False where nobody is taught."""
+    axes.set_title("mean |delta| of OPD, nats", fontsize="medium", loc="left")
+    suffix = "/delta_abs"
+    return _draw_updates(
+        axes,
+        records,
+        lambda update: {
+            f"{name.removeprefix('from_').removesuffix(suffix)} to {update['branch']}": value
+            for name, value in update.items()
+            if name.endswith(suffix)
+        },
+    )
+
+
+def _draw_updates(axes: Any, records: Sequence[Record], values: Callable[[Record], dict[str, float | None]]) -> bool:
+    """A line per name in `values`, a mean over `SMOOTHED` updates, with a gap where steps are missing."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for update in events(records, "update"):
+        for name, value in values(update).items():
+            if value is not None:
+                curves.setdefault(name, []).append((update["step"] + 1, value))
+    for number, (name, points) in enumerate(curves.items()):
+        steps, smooth = _smoothed(points)
+        axes.plot(steps, smooth, label=name, ms=4, markevery=max(1, len(steps) // 6), lw=1.2, **series(number))
+    return bool(curves)
+
+
+def _smoothed(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    steps: list[int] = []
+    means: list[float] = []
+    run: list[float] = []
+    for step, value in points:
+        if steps and step > steps[-1] + 1:
+            steps, means, run = [*steps, step - 1], [*means, float("nan")], []
+        run = [*run, value][-SMOOTHED:]
+        steps.append(step)
+        means.append(sum(run) / len(run))
+    return steps, means
 
 
 def shade_rlvr(axes: Any, records: Sequence[Record]) -> None:
-    """Shade RLVR phases, each from the end of the phase before."""
-    for before, after in pairwise(_events(records, "behaviour")):
+    """Shade RLVR phases, each from the end of the phase before, where there are other phases to tell them from."""
+    if {point["phase"] for point in events(records, "behaviour")} <= {"start", "rlvr"}:
+        return
+    for before, after in pairwise(events(records, "behaviour")):
         if after["phase"] == "rlvr":
-            axes.axvspan(before["step"] + 1, after["step"] + 1, color=RLVR_SHADE, lw=0)
+            axes.axvspan(before["step"] + 1, after["step"] + 1, color=SHADE, alpha=0.2, lw=0)
 
 
-def plain_axes(axes: Any) -> None:
-    """Only what a reader needs: steps below, no box."""
-    axes.set_xlabel("step")
+def plain_axes(axes: Any, unit: str = "step") -> None:
+    """Only what a reader needs: what runs below, no box."""
+    axes.set_xlabel(unit)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _alone(draw: Callable[[Any, Sequence[Record]], bool], records: Sequence[Record]) -> str | None:
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+def figure_of(draw: Draw, records: Sequence[Record], title: str) -> Markup | None:
+    """One drawing as an SVG element named `title`, phases shaded; None where there is nothing to draw."""
+    figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot()
-    plain_axes(axes)
     if not draw(axes, records):
         return None
     shade_rlvr(axes, records)
-    axes.legend(frameon=False, fontsize="small")
-    return _svg(figure)
+    return finished_figure(figure, axes, title)
 
 
-def _events(records: Sequence[Record], name: str) -> list[Record]:
+def finished_figure(figure: Figure, axes: Any, title: str, unit: str = "step") -> Markup:
+    """The figure in the page's type and colours, its legend above it; the heading stands in the page."""
+    axes.set_title("", loc="left")
+    plain_axes(axes, unit)
+    axes.grid(axis="y", color=SHADE, alpha=0.35, lw=0.6)
+    axes.tick_params(colors=QUIET, labelcolor="black", labelsize=TYPE)
+    for spine in axes.spines.values():
+        spine.set_color(QUIET)
+    axes.xaxis.label.set_size(TYPE)
+    names = axes.get_legend_handles_labels()[1]
+    columns = 3 if max(map(len, names)) < 14 else 2
+    figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=TYPE, handlelength=2.4)
+    return to_svg(figure, title)
+
+
+def events(records: Sequence[Record], name: str) -> list[Record]:
+    """The records of one kind."""
     return [record for record in records if record["event"] == name]
 
 
 def _cells(record: Record, branch: str) -> dict[str, float]:
     return {cell["field"]: cell["greedy"]["value"] for cell in record["table"] if cell["model"] == branch}
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an SVG element whose black follows the page's text colour."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True)
-    text = buffer.getvalue()
-    return text[text.index("<svg") :].replace("#000000", "currentColor")

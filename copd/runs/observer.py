@@ -11,6 +11,7 @@ from copd.measure.behaviour import Behaviour, measure_behaviour
 from copd.measure.evaluate import Accuracy, evaluate
 from copd.measure.ledger import Ledger
 from copd.runs.checkpoint import Checkpoint, save_checkpoint
+from copd.runs.media import keep_media
 from copd.runs.runlog import JsonLines
 from copd.runs.trackers import Log, numbers_of
 from copd.schedule import Phase, Position, Schedule, Stretch
@@ -32,7 +33,7 @@ class Display(Protocol):
 
 
 class RunObserver:
-    """The observer of `copd.algorithm`: writes `metrics.jsonl`, `samples.jsonl` and `checkpoints/` of a run folder."""
+    """The observer of `copd.algorithm`: writes `metrics.jsonl`, `samples.jsonl` with `media/`, and `checkpoints/`."""
 
     def __init__(
         self,
@@ -87,9 +88,10 @@ class RunObserver:
             self._branches, self._fields, problems=settings.behaviour_problems, ks=settings.overlap_k
         )
         for sample in behaviour.samples:
-            self._samples.write({"step": step, **sample})
+            media = keep_media(self._folder, behaviour.shown[sample["problem"]])
+            self._samples.write({"step": step, "phase": phase, **sample, **media})
         self._compare_teachers(step, behaviour)
-        measures = {name: value for name, value in vars(behaviour).items() if name != "samples"}
+        measures = {name: value for name, value in vars(behaviour).items() if name not in ("samples", "shown")}
         self.note("behaviour", step, phase=phase, **measures)
         self._display.measured(behaviour)
 

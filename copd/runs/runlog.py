@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from copd.errors import CheckpointError
+from copd.files import replace_text
 
 RUN_MANIFEST = "manifest.json"
 """The file of a run folder that holds its recipe, versions, hashes and seed."""
+ANSWERS = "answers.jsonl"
+"""The file that holds, per model and field, which test problems were answered right."""
 
 
 class JsonLines:
@@ -52,6 +55,11 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         for line in lines:
             if line.endswith(b"\n"):
                 yield json.loads(line)
+
+
+def write_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Write a whole file of records at once; they hold finite numbers only."""
+    replace_text(path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
 
 
 def _finite(value: Any) -> Any:

@@ -44,11 +44,12 @@ def test_a_handle_gives_what_its_branch_gives(make, graded):
             await handle.score(graded),
             await handle.inspect(graded, 3, torch.zeros(6, 7, 1, dtype=torch.long)),
             await handle.texts(graded),
+            await handle.pieces(graded, 2),
             await handle.validate(Split.TEST, "text", 2, 1, greedy=True),
             await handle.weights(),
         )
 
-    collected, score, inspected, texts, validated, weights = asyncio.run(calls())
+    collected, score, inspected, texts, pieces, validated, weights = asyncio.run(calls())
     expected = branch.inspect(graded, 3, torch.zeros(6, 7, 1, dtype=torch.long))
     assert torch.equal(collected.tokens_NT, branch.collect("image", 2, 1, 2).tokens_NT)
     assert torch.equal(score.logp_NT, expected.logp_NT)
@@ -56,6 +57,8 @@ def test_a_handle_gives_what_its_branch_gives(make, graded):
     assert torch.equal(inspected.topk_ids_NTK, expected.topk_ids_NTK)
     assert torch.equal(inspected.at_ids_NTK, expected.at_ids_NTK)
     assert texts == branch.policy.texts(graded)
+    assert pieces == branch.pieces(graded, 2)
+    assert "".join(pieces) == texts[2]
     assert torch.equal(validated.tokens_NT, branch.validate(Split.TEST, "text", 2, 1, greedy=True).tokens_NT)
     assert weights.keys() == branch.weights().keys()
     assert (handle.name, handle.field, handle.allowed_tokens) == ("text", "text", branch.policy.allowed_tokens)

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
-from copd.maths.intervals import Z95, pass_at_k, stratified_mean, wilson
+from copd.maths.intervals import Z95, paired_difference, pass_at_k, stratified_mean, wilson
 
 COUNTS = [(0, 1), (1, 1), (0, 20), (20, 20), (7, 10), (250, 500), (499, 500), (1, 1000)]
 
@@ -84,6 +84,76 @@ def test_stratified_interval_covers_the_truth_in_95_percent_of_samples(share):
         if low <= share <= high
     )
     assert 0.93 <= covered <= 0.995
+
+
+def pair(gained: int, lost: int, problems: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two models' scores: the second gains some problems and loses others; of the rest both have every second one."""
+    alike = torch.arange(problems - gained - lost) % 2
+    first_P = torch.cat([torch.zeros(gained), torch.ones(lost), alike])
+    return first_P, torch.cat([torch.ones(gained), torch.zeros(lost), alike])
+
+
+def test_paired_difference_by_hand():
+    # 5 gained and 2 lost of 20. With half a problem in each cell: 5.5 and 2.5 of 22, so centre 3 / 22,
+    # variance (8 / 22 - (3 / 22)^2) / 22.
+    half = 1.959963984540054 * math.sqrt((8 / 22 - (3 / 22) ** 2) / 22)
+    assert paired_difference([pair(5, 2, 20)]) == pytest.approx((0.15, 3 / 22 - half, 3 / 22 + half))
+    assert paired_difference([pair(5, 2, 20)] * 4) == pytest.approx((0.15, 3 / 22 - half / 2, 3 / 22 + half / 2))
+
+
+def test_paired_difference_counts_each_group_alike():
+    assert paired_difference([pair(1, 0, 1), pair(0, 90, 90)])[0] == pytest.approx(0.0)
+    assert paired_difference([pair(3, 0, 4), pair(0, 10, 20)])[0] == pytest.approx((0.75 - 0.5) / 2)
+
+
+def test_paired_difference_of_shares_matches_a_naive_loop():
+    first, second = [0.25, 1.0, 0.5, 0.0], [0.5, 0.25, 1.0, 1.0]
+    weighted = [(b - a, 1.0) for a, b in zip(first, second, strict=True)] + [(1.0, 0.5), (-1.0, 0.5), (0.0, 1.0)]
+    weight = sum(w for _, w in weighted)
+    centre = sum(x * w for x, w in weighted) / weight
+    half = 1.959963984540054 * math.sqrt(sum(w * (x - centre) ** 2 for x, w in weighted) / weight / weight)
+    found = paired_difference([(torch.tensor(first), torch.tensor(second))])
+    assert found == pytest.approx((0.25, centre - half, centre + half))
+
+
+def test_paired_difference_changes_sign_when_the_models_are_exchanged():
+    first_P, second_P = pair(7, 3, 40)
+    mean, low, high = paired_difference([(first_P, second_P)])
+    assert paired_difference([(second_P, first_P)]) == pytest.approx((-mean, -high, -low))
+
+
+def test_paired_difference_is_narrower_than_that_of_two_samples_where_the_models_are_alike():
+    first_P, second_P = pair(6, 2, 200)
+    _, low, high = paired_difference([(first_P, second_P)])
+    separate = math.sqrt(sum((stratified_mean([s])[2] - stratified_mean([s])[1]) ** 2 for s in (first_P, second_P)))
+    assert high - low < separate / 2
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (50, 0), (0, 50)])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_paired_difference_has_an_interval_around_it_even_where_all_problems_agree(gained, lost, groups):
+    mean, low, high = paired_difference([pair(gained, lost, 50)] * groups)
+    assert mean == pytest.approx((gained - lost) / 50)
+    assert high - low > 0.02
+    assert -1 <= low <= mean <= high <= 1
+
+
+@pytest.mark.parametrize(("gain", "loss"), [(0.05, 0.05), (0.1, 0.02), (0.3, 0.1), (0.5, 0.3), (0.9, 0.02)])
+def test_paired_interval_covers_the_truth_in_95_percent_of_samples(gain, loss):
+    problems, generator = 60, torch.Generator().manual_seed(0)
+    chances = torch.tensor([gain, loss, 1 - gain - loss])
+    covered, tables = 0, 4000
+    for outcome_P in torch.multinomial(chances, problems * tables, True, generator=generator).view(tables, problems):
+        lost_P, gained_P = (outcome_P == 1).float(), (outcome_P == 0).float()
+        _, low, high = paired_difference([(lost_P, gained_P)])
+        covered += low <= gain - loss <= high
+    assert 0.935 <= covered / tables <= 0.98
+
+
+@pytest.mark.parametrize("lengths", [(3, 4), (0, 0)])
+def test_scores_of_different_problems_are_not_paired(lengths):
+    with pytest.raises(ValueError, match=f"paired scores of {lengths[0]} and {lengths[1]} problems"):
+        paired_difference([tuple(torch.ones(length) for length in lengths)])
 
 
 @pytest.mark.parametrize(("samples", "k"), [(1, 1), (4, 1), (4, 2), (4, 4), (6, 3)])

@@ -1,6 +1,7 @@
 """Overlap and KL between branches whose distributions are given tables, on the student's own tokens only."""
 
 import asyncio
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -55,6 +56,9 @@ class Table:
 
     async def texts(self, rollouts) -> list[str]:
         return [f"{self.name} answers row {n}" for n in range(len(rollouts.tokens_NT))]
+
+    async def pieces(self, rollouts, row) -> list[str]:
+        return [f"{self.name}{row}.{t}" for t in range(int(rollouts.mask_NT[row].sum()))]
 
 
 def two_branches() -> dict[str, Table]:
@@ -176,7 +180,25 @@ def test_a_sample_of_every_branch_and_field_is_kept():
         "answer": "11",
         "response": "a answers row 0",
         "reward": 1.0,
+        "tokens": ["a0.0", "a0.1"],
+        "tokens_in_all": 2,
+        "logp": [round(math.log(p), 4) for p in (0.4, 0.35)],
+        "delta": {"b": [round(math.log(q / p), 4) for p, q in ((0.4, 0.5), (0.35, 0.1))]},
     }
+
+
+def test_the_problems_of_the_samples_are_handed_on():
+    found = measure(two_branches(), fields=("text", "image"))
+    assert {sample["problem"] for sample in found.samples} == set(found.shown) == {"text/0", "image/0"}
+    assert found.shown["image/0"].prompt == "sum: 3 8"
+
+
+def test_of_a_long_sample_the_first_tokens_are_kept(monkeypatch):
+    monkeypatch.setattr(behaviour, "SAMPLED_TOKENS", 1)
+    sample = measure(two_branches()).samples[0]
+    assert (len(sample["tokens"]), len(sample["logp"]), len(sample["delta"]["b"])) == (1, 1, 1)
+    assert sample["tokens_in_all"] == 2
+    assert sample["response"] == "a answers row 0"
 
 
 def large_branches() -> dict[str, Table]:
@@ -224,6 +246,7 @@ def test_a_handle_needs_no_more_than_to_answer_and_to_look():
             validate=branch.validate,
             inspect=branch.inspect,
             texts=branch.texts,
+            pieces=branch.pieces,
         )
         for name, branch in two_branches().items()
     }

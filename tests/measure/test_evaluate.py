@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from itertools import combinations
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
 
 from copd.maths.intervals import stratified_mean
-from copd.measure.evaluate import AVERAGE, evaluate
+from copd.measure.evaluate import AVERAGE, Answers, answer, digest, evaluate, tabulate
 from copd.types import Problem, Rollouts, Split
 
 GREEDY = {"text": [1, 1, 1, 0], "image": [0, 0, 1, 0]}
@@ -135,3 +137,40 @@ def test_a_cell_can_be_written_as_json():
     assert (record["model"], record["field"], record["problems"]) == ("model", "text", 4)
     assert record["greedy"]["value"] == 0.75
     assert set(record["pass_at"]) == {"1", "2", "3"}
+
+
+def answered(models=None, pass_at=(1, 2)):
+    return asyncio.run(answer(models or [Graded()], ("text", "image"), Split.TEST, problems=4, pass_at=pass_at))
+
+
+def test_answers_say_which_problems_were_right():
+    text, image = answered()
+    assert (text.model, text.field, text.samples) == ("model", "text", 2)
+    assert text.greedy_P.tolist() == GREEDY["text"]
+    assert image.greedy_P.tolist() == GREEDY["image"]
+    assert text.sampled_P.tolist() == [sum(row) for row in SAMPLED["text"]]
+    assert len(answered(pass_at=())[0].sampled_P) == 0
+
+
+def test_the_table_is_made_of_the_answers_and_of_nothing_else():
+    records = json.loads(json.dumps([a.as_record() for a in answered([Graded("base"), Graded("merged")], (1, 2, 3))]))
+    made = tabulate([Answers.from_record(record) for record in records], (1, 2, 3))
+    assert made == list(table([Graded("base"), Graded("merged")]).values())
+
+
+def test_a_digest_tells_problems_apart_by_all_that_is_asked():
+    grey = np.zeros((4, 4, 3), np.uint8)
+    first = Problem("a/0", "a", "sum", "3", "integer", images=(grey,))
+    others = [
+        replace(first, prompt="max"),
+        replace(first, answer="4"),
+        replace(first, verifier="exact"),
+        replace(first, images=(grey + 1,)),
+        replace(first, images=(grey.reshape(2, 8, 3),)),
+        replace(first, images=(), videos=(grey[None],)),
+        replace(first, images=(grey, grey)),
+    ]
+    found = {digest([problem]) for problem in [first, *others]}
+    assert len(found) == 1 + len(others)
+    assert digest([first, others[0]]) != digest([others[0], first])
+    assert digest([replace(first, id="b/7", task="b")]) == digest([first])

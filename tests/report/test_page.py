@@ -1,86 +1,173 @@
-"""The report: one page, escaped, whole."""
+"""The pages: whole, escaped, self-contained, the same at every writing."""
 
-import json
+import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
 
-from copd.report.page import write_report
+from copd.errors import RunFolderError
+from copd.report.page import write_comparison, write_pages, write_report
+from copd.runs.runlog import read_lines, write_lines
 
-HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}"
-
-
-def cell(model, field, value=0.5):
-    estimate = {"value": value, "low": value - 0.1, "high": value + 0.1}
-    return {"model": model, "field": field, "problems": 10, "greedy": estimate, "pass_at": {"1": estimate}}
-
-
-def behaviour(step, phase):
-    square = {a: {b: 1.0 if a == b else 0.9 for b in ("text", "image")} for a in ("text", "image")}
-    return {"event": "behaviour", "step": step, "phase": phase, "overlap": {"10": square}} | {
-        "symmetric_kl": square,
-        "accuracy": square,
-    }
-
-
-def update(step, branch):
-    return {"event": "update", "step": step, "branch": branch, "native/reward": 0.25}
-
-
-@pytest.fixture
-def run(tmp_path):
-    names, fields = ("base", "text", "image", "merged"), ("text", "image", "average")
-    counts = dict.fromkeys(("rollouts", "tokens_generated", "tokens_scored", "tokens_trained"), 1234) | {
-        "collect_seconds": 1.5,
-        "score_seconds": 0.5,
-        "update_seconds": 2.0,
-    }
-    records = [
-        behaviour(-1, "start"),
-        {"event": "accuracy", "step": -1, "table": [cell(b, f) for b in ("text", "image") for f in fields]},
-        update(0, "text"),
-        update(0, "image"),
-        behaviour(0, "rlvr"),
-        {"event": "ledger", "step": 0, "spent": {"text": {"rlvr": counts}}, "critical_path": {"rlvr": 4.0}}
-        | {"planned_rollouts": 2468},
-        {"event": "result", "step": 0, "table": [cell(m, f) for m in names for f in fields]},
-    ]
-    recipe = {"method": "copd", "seed": 3, "model": {"path": "builtin:digits"}}
-    sample = {"step": 0, "branch": "text", "field": "text", "prompt": HOSTILE, "answer": "1", "response": HOSTILE}
-    (tmp_path / "manifest.json").write_text(json.dumps({"recipe": recipe}))
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (tmp_path / "samples.jsonl").write_text(json.dumps({**sample, "reward": 0.0}) + "\n")
-    return tmp_path
+HOSTILE = "<script>alert(1)</script>{{ 7 * 7 }}\"'><img src=x onerror=alert(2)>"
+VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Tags(HTMLParser):
-    def __init__(self):
+    """Start tags with their attributes; complains of an element that is not closed where it was opened."""
+
+    def __init__(self, page: str) -> None:
         super().__init__()
-        self.seen = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(page)
+        assert not self.open
 
-    def handle_starttag(self, tag, attrs):
-        self.seen.append((tag, dict(attrs)))
+    def handle_starttag(self, tag, attributes):
+        assert len(dict(attributes)) == len(attributes), f"an attribute of <{tag}> is given twice: {attributes}"
+        self.seen.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.seen if name == tag]
 
 
-def test_the_page_shows_every_model_with_interval_and_the_curves(run):
-    page = write_report(run).read_text()
-    for expected in ("base", "merged", "50.0", "40.0 to 60.0", "2,468", "one seed"):
+@pytest.fixture(scope="module")
+def pages(every_page):
+    return {name: page.read_text() for name, page in every_page.items()}
+
+
+def test_the_page_shows_every_model_with_interval_and_the_curves(make_run):
+    page = write_report(make_run()).read_text()
+    for expected in ("base", "merged", "60.0", "50.2 to 69.1", "64 rollouts", "One run with one seed (3)"):
         assert expected in page
-    tags = Tags()
-    tags.feed(page)
-    assert [tag for tag, _ in tags.seen].count("svg") == 4
+    titles = ["Top-10 overlap", "Symmetric KL", "Validation accuracy", "Reward", "Groups with signal", "Lessons"]
+    assert [figure["aria-label"] for figure in Tags(page).named("svg")] == titles
 
 
-def test_model_text_is_escaped_and_never_evaluated(run):
-    page = write_report(run).read_text()
-    assert HOSTILE not in page
-    assert "&lt;script&gt;" in page
+def test_every_page_is_well_formed_with_unique_ids_and_working_links(pages):
+    for name, page in pages.items():
+        tags = Tags(page)
+        ids = [attributes["id"] for _, attributes in tags.seen if "id" in attributes]
+        assert len(ids) == len(set(ids)), name
+        links = [a["href"] for a in tags.named("a")] + [u["xlink:href"] for u in tags.named("use")]
+        assert {link.removeprefix("#") for link in links} <= set(ids), name
+        clips = re.findall(r"url\(#([^)]*)\)", page)
+        assert clips, name
+        assert set(clips) <= set(ids), name
+
+
+def test_model_text_is_escaped_and_never_evaluated(make_run):
+    changes = {"prompt": HOSTILE, "answer": HOSTILE, "response": HOSTILE, "tokens": [HOSTILE] * 6}
+    plain = Tags(write_report(make_run("plain")).read_text())
+    page = write_report(make_run("hostile", **changes)).read_text()
+    assert "<script" not in page
+    assert "<img src=x" not in page
     assert "{{ 7 * 7 }}" in page
+    assert [tag for tag, _ in Tags(page).seen] == [tag for tag, _ in plain.seen]
 
 
-def test_the_page_needs_no_network_and_runs_no_script(run):
-    tags = Tags()
-    tags.feed(write_report(run).read_text())
-    assert "script" not in {tag for tag, _ in tags.seen}
-    assert not any(name in ("src", "srcset") for _, attributes in tags.seen for name in attributes)
-    assert not any(attributes.get("href", "#").startswith("http") for tag, attributes in tags.seen if tag == "link")
+def test_a_hostile_name_of_a_run_is_escaped(make_run):
+    runs = [make_run("<b>x&"), make_run("_$a$")]
+    for page in (write_report(runs[0]).read_text(), write_comparison(runs).read_text()):
+        assert "<b>x" not in page
+        assert "&lt;b&gt;x&amp;" in page
+    assert page.count("_$a$</text>") == 5
+
+
+def test_the_page_needs_no_network_and_runs_no_script(pages):
+    for page in pages.values():
+        tags = Tags(page)
+        assert not {"script", "link", "iframe", "object", "foreignobject"} & {tag for tag, _ in tags.seen}
+        for _, attributes in tags.seen:
+            assert not any(name.startswith("on") for name in attributes)
+            assert (attributes.get("src") or "data:").startswith("data:image/png;base64,") or "src" not in attributes
+            assert (attributes.get("href") or "#").startswith("#")
+        addresses = set(re.findall(r"https?://[^\s\"'<)]+", page))
+        assert addresses <= {"http://www.w3.org/1999/xlink"}
+        (policy,) = [m for m in tags.named("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+        assert policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_tables_name_their_columns_and_rows_and_figures_have_names(pages):
+    for page in pages.values():
+        tags = Tags(page)
+        assert all(cell.get("scope") in ("col", "row", "colgroup", "rowgroup") for cell in tags.named("th"))
+        assert all(svg.get("aria-label") and svg.get("role") == "img" for svg in tags.named("svg"))
+        assert all("alt" in image for image in tags.named("img"))
+        scrolling = [d for d in tags.named("div") if d.get("class") == "wide"]
+        assert scrolling
+        assert all(d.get("tabindex") == "0" and d.get("aria-label") for d in scrolling)
+
+
+def test_pictures_and_frames_stand_in_the_page(make_run):
+    run = make_run()
+    images = Tags(write_report(run).read_text()).named("img")
+    assert len(images) == 1 + 4
+    shutil.rmtree(run / "media")
+    page = write_report(run).read_text()
+    assert not Tags(page).named("img")
+    assert page.count("picture left out") == 1
+    assert page.count("frame left out") == 4
+
+
+def test_a_token_says_its_numbers_and_has_the_side_and_strength_of_its_colour(make_run):
+    spans = [a for a in Tags(write_report(make_run()).read_text()).named("span") if a.get("title")]
+    first = spans[:5]
+    assert first[2] == {"class": "less", "style": "--d:0.13", "title": "image -0.40 nats, itself -0.20"}
+    assert first[4] == {"class": "more", "style": "--d:0.67", "title": "image +2.00 nats, itself -1.50"}
+    assert first[0] == {"title": "image +0.01 nats, itself -0.10"}
+
+
+def test_the_same_run_gives_the_same_page(make_run):
+    run = make_run()
+    assert write_report(run).read_bytes() == write_report(run).read_bytes()
+
+
+def test_an_unfinished_run_has_a_progress_page_and_no_report(make_run):
+    run = make_run(finished=False)
+    page = write_pages([run])
+    assert page == run / "progress.html"
+    assert not (run / "report.html").exists()
+    text = page.read_text()
+    assert "not finished: it stands after 4 steps" in text
+    assert "on validation problems" in text
+    assert "Where the time went" not in text
+
+
+def test_the_report_of_a_finished_run_replaces_its_progress_page(make_run):
+    run = make_run()
+    (run / "progress.html").write_text("old")
+    assert write_pages([run]) == run / "report.html"
+    assert not (run / "progress.html").exists()
+
+
+def test_a_page_can_go_elsewhere(make_run, tmp_path):
+    run = make_run()
+    assert write_pages([run], tmp_path / "here.html") == tmp_path / "here.html"
+    assert not (run / "report.html").exists()
+    with pytest.raises(RunFolderError, match=r"nowhere.*cannot be written"):
+        write_pages([run], tmp_path / "nowhere" / "here.html")
+
+
+def test_several_runs_go_beside_the_first(make_run, tmp_path):
+    assert write_pages([make_run("a"), make_run("b")]) == tmp_path / "comparison.html"
+
+
+def test_a_run_made_before_tokens_and_answers_were_recorded_has_a_report(make_run):
+    run = make_run(answers=False)
+    old = ("step", "branch", "field", "problem", "prompt", "answer", "response", "reward")
+    samples = [{key: s[key] for key in old} for s in read_lines(run / "samples.jsonl")]
+    write_lines(run / "samples.jsonl", samples)
+    page = write_report(run).read_text()
+    assert "not compared one by one" in page
+    assert "3 8;11" in page
+    assert "as image sees it" not in page

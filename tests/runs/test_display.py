@@ -8,9 +8,11 @@ import torch
 from rich.console import Console
 
 from copd.config import load_recipe
-from copd.measure.behaviour import Behaviour
+from copd.measure.behaviour import Behaviour, Likeness
+from copd.measure.compare import Difference
+from copd.measure.disputes import Dispute, FieldBehaviour
 from copd.measure.evaluate import Accuracy, Estimate
-from copd.runs.display import Screen, accuracy_table
+from copd.runs.display import Screen, accuracy_table, behaviour_table, disputes_table
 from copd.runs.plan import make_plan
 
 
@@ -99,3 +101,57 @@ def test_a_table_has_a_row_per_model_in_per_cent_with_intervals(seen):
         (at,) = (i for i, line in enumerate(lines) if model in line)
         assert [cell.strip() for cell in lines[at].split("│")][2:5] == ["50.0", "50.0", "12.5"]
         assert [cell.strip() for cell in lines[at + 1].split("│")][2:5] == ["25.0-75.0", "25.0-75.0", "0.0-25.0"]
+
+
+def test_a_compared_model_has_its_difference_and_interval_below_and_bold_where_clear(seen):
+    cells = [Accuracy(m, "text", 10, Estimate(0.5, 0.25, 0.75)) for m in ("base", "merged", "other")]
+    compared = [
+        Difference("merged", "base", "text", Estimate(0.125, 0.0625, 0.1875)),
+        Difference("other", "base", "text", Estimate(-0.125, -0.25, 0.0625)),
+    ]
+    console = Console(file=seen, width=160, force_terminal=True, color_system="standard")
+    console.print(accuracy_table(cells, "title", compared=compared))
+    lines = seen.getvalue().splitlines()
+    for model, value, interval in (("merged", "+12.5", "+6.2 to +18.8"), ("other", "-12.5", "-25.0 to +6.2")):
+        (at,) = (i for i, line in enumerate(lines) if model in line)
+        assert value in lines[at + 2]
+        assert interval in lines[at + 3]
+        assert ("\x1b[1m" in lines[at + 2]) == (model == "merged")
+    assert "+" not in lines[next(i for i, line in enumerate(lines) if "base" in line) + 2]
+
+
+def behaviour_of(field: str, **changes) -> FieldBehaviour:
+    alike = Likeness({5: 0.91, 10: 0.935}, 0.998, 0.0321)
+    dispute = Dispute("text/0", "usual max: 1 2", "2", "1 2;", "9", ",2", -0.25, -3.5)
+    values = {"tokens": 1330, "accuracy": 0.516, "chance": {5: 0.05, 10: 0.1}, "likeness": alike, "kl_is_exact": True}
+    return FieldBehaviour(**{"field": field, **values, "disputes": [dispute], **changes})
+
+
+def test_behaviour_has_a_row_per_field_with_chance_beside_the_overlap(seen):
+    Console(file=seen, width=160).print(behaviour_table([behaviour_of("text"), behaviour_of("image")], "title"))
+    text = seen.getvalue()
+    for expected in ("1,330", "51.6", "0.910", "0.935", "0.998", "0.0321", "chance 0.05", "chance 0.10", "image"):
+        assert expected in text
+    assert "approximate" not in text
+    Console(file=seen, width=160).print(behaviour_table([behaviour_of("text", kl_is_exact=False)], "title"))
+    assert "approximate" in seen.getvalue()
+
+
+def test_disputed_tokens_stand_in_brackets_in_their_context(seen):
+    Console(file=seen, width=160).print(disputes_table(behaviour_of("text")))
+    text = seen.getvalue()
+    for expected in ("-3.25", "-0.25", "-3.50", "usual max: 1 2", "1 2;[9],2"):
+        assert expected in text
+    Console(file=seen, width=160).print(disputes_table(behaviour_of("text", disputes=[])))
+    assert "agree to the last bit" in seen.getvalue()
+
+
+def test_what_a_model_says_cannot_command_the_terminal(seen):
+    hostile = "\x1b]0;title\x07\x1b[2J[red]\r\n"
+    dispute = Dispute("i", hostile, hostile, hostile, hostile, hostile, 0.0, -1.0)
+    console = Console(file=seen, width=400, color_system=None)
+    console.print(disputes_table(behaviour_of("text", disputes=[dispute])))
+    assert "\x1b" not in seen.getvalue()
+    assert "\x07" not in seen.getvalue()
+    assert "\\x1b]0;title" in seen.getvalue()
+    assert "[red]" in seen.getvalue()

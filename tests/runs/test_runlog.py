@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from copd.runs.runlog import JsonLines, read_lines
+from copd.runs.runlog import JsonLines, read_lines, write_lines
 
 RECORDS = [
     {"event": "update", "step": 0, "loss": -0.125},
@@ -144,3 +144,13 @@ def test_a_full_disk_is_named(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
     assert f"{path}: cannot be written: " in done.stdout
     assert next(read_lines(path)) == {"step": 0}
+
+
+def test_a_whole_file_is_written_at_once_and_read_back(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    write_lines(path, RECORDS)
+    assert list(read_lines(path)) == RECORDS
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_lines(path, [{"value": math.nan}])
+    assert list(read_lines(path)) == RECORDS
+    assert [p.name for p in tmp_path.iterdir()] == ["answers.jsonl"]

@@ -1,0 +1,43 @@
+"""Models against one another on the same problems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from copd.maths.intervals import paired_difference
+from copd.measure.evaluate import AVERAGE, Answers, Estimate
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Greedy accuracy of `model` minus that of `against` on the problems of `field`, with its paired 95 % interval."""
+
+    model: str
+    against: str
+    field: str
+    greedy: Estimate
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.greedy.low > 0 or self.greedy.high < 0
+
+
+def differences(answers: Sequence[Answers], against: str) -> list[Difference]:
+    """Every model but `against` compared with it, in every field that both were asked the same problems of.
+
+    "average" counts each field alike, and is there only where all fields of both models are the same problems.
+    """
+    reference = {a.field: a for a in answers if a.model == against}
+    found = []
+    for model in dict.fromkeys(a.model for a in answers):
+        if model == against:
+            continue
+        own = {a.field: a for a in answers if a.model == model}
+        shared = [f for f, a in own.items() if f in reference and a.problems == reference[f].problems]
+        pairs = {f: (reference[f].greedy_P, own[f].greedy_P) for f in shared}
+        found += [Difference(model, against, f, Estimate(*paired_difference([pair]))) for f, pair in pairs.items()]
+        if shared and len(shared) == len(own) == len(reference):
+            found.append(Difference(model, against, AVERAGE, Estimate(*paired_difference(list(pairs.values())))))
+    return found

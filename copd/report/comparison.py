@@ -1,0 +1,203 @@
+"""What a page shows of several runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import combinations
+from statistics import fmean
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from copd.measure.compare import Difference, differences
+from copd.measure.evaluate import AVERAGE
+from copd.report import contents, words
+from copd.report.figures import SIZE, SMOOTHED, finished_figure
+from copd.report.reading import BASE, RunRecord
+from copd.report.svg import as_label, series
+
+SECTIONS = {
+    "result": "Result",
+    "curves": "Curves",
+    "time": "Where the time went",
+    "configuration": "Configuration",
+}
+LINES = ("-", "--", "-.", ":")
+
+Curve = Callable[[RunRecord], list[tuple[int, float]]]
+"""Steps done, and a value, through a run."""
+
+
+def comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """The contents of the page."""
+    fields = [*dict.fromkeys(field for run in runs for field in run.fields), AVERAGE]
+    groups = _groups(runs, fields)
+    shown = {model for _, rows in groups for model, *_ in rows}
+    answers = [replace(a, model=words.label_of(run, a.model)) for run in runs if run.finished for a in run.answers]
+    against = [
+        (label, _by_place(differences([a for a in answers if a.model in shown], label))) for label in _references(runs)
+    ]
+    products = [words.label_of(run, model) for run in runs for model in run.products]
+    reference, rivals = against[-1][0], [d for d in against[-1][1].values() if d.model in products]
+    return {
+        "runs": runs,
+        "times": [(run, contents.time_spent(run)) for run in runs],
+        "sections": list(SECTIONS.items()),
+        "verdict": words.compared_runs(runs, reference, rivals),
+        "fields": fields,
+        "groups": groups,
+        "products": products,
+        "against": [(label, found, _compared(groups, found)) for label, found in against if found],
+        "figures": _figures(runs),
+        "by_rollouts": _by_rollouts(runs),
+        "ledger": _ledger(runs),
+        "several": True,
+        "settings": _settings(runs),
+    }
+
+
+def _references(runs: Sequence[RunRecord]) -> list[str]:
+    """What all models are compared with: the first run's base, and the first product that stands alone in its run."""
+    alone = next((run for run in runs if len(run.products) == 1), runs[0])
+    return list(dict.fromkeys([words.label_of(runs[0], BASE), words.label_of(alone, alone.products[0])]))
+
+
+def _groups(runs: Sequence[RunRecord], fields: Sequence[str]) -> list[tuple[str, list[contents.Row]]]:
+    """The models of each run; a base that answered every problem as one before it is not repeated."""
+    groups, bases = [], []
+    for run in runs:
+        base = [(a.field, a.problems, a.greedy_P.tolist()) for a in run.answers if a.model == BASE]
+        rows = []
+        for model in run.models:
+            if model != BASE or not base or base not in bases:
+                cells = {cell.field: cell.greedy for cell in run.table if cell.model == model}
+                rows.append(
+                    (
+                        words.label_of(run, model),
+                        words.model_label(model),
+                        [cells.get(field) for field in fields],
+                    )
+                )
+        bases.append(base)
+        groups.append((run.label, rows))
+    return groups
+
+
+def _compared(
+    groups: Sequence[tuple[str, list[contents.Row]]], found: dict[tuple[str, str], Difference]
+) -> list[tuple[str, list[contents.Row]]]:
+    """The groups without the models that were not compared."""
+    models = {model for model, _ in found}
+    kept = [(name, [row for row in rows if row[0] in models]) for name, rows in groups]
+    return [(name, rows) for name, rows in kept if rows]
+
+
+def _by_place(found: Sequence[Difference]) -> dict[tuple[str, str], Difference]:
+    return {(d.model, d.field): d for d in found}
+
+
+def _figures(runs: Sequence[RunRecord]) -> list[tuple[str, Markup, str]]:
+    drawings: Sequence[tuple[str, Curve, str]] = (
+        (
+            "Own field",
+            _own_field,
+            "Greedy validation accuracy of each branch in its own field, mean over the branches.",
+        ),
+        ("All fields", _all_fields, "Greedy validation accuracy on average over all fields, mean over the branches."),
+        ("Reward", _reward, "Of the branches' own rollouts, a mean over five steps and the branches."),
+        ("Overlap", _overlap, "Top-k overlap at the largest k, mean over all pairs of branches."),
+        ("Symmetric KL", _divergence, "Nats per token, mean over all pairs of branches."),
+    )
+    figures = [(title, _overlaid(runs, curve, title), text) for title, curve, text in drawings]
+    return [(title, drawing, text) for title, drawing, text in figures if drawing is not None]
+
+
+def _overlaid(runs: Sequence[RunRecord], curve: Curve, title: str) -> Markup | None:
+    """One line per run, over rollouts where all runs have a ledger, else over steps."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    drawn, by_rollouts = False, _by_rollouts(runs)
+    for number, run in enumerate(runs):
+        points = curve(run)
+        if not points:
+            continue
+        drawn, place = True, run.rollouts_after() if by_rollouts else float
+        steps, values = zip(*points, strict=True)
+        style: dict[str, Any] = {**series(number), "ls": LINES[number % len(LINES)], "ms": 4}
+        style["markevery"] = max(1, len(steps) // 8)
+        axes.plot([place(step) for step in steps], values, label=as_label(run.label), **style)
+    if not drawn:
+        return None
+    if by_rollouts:
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}")
+    return finished_figure(figure, axes, title, "thousand rollouts" if by_rollouts else "step")
+
+
+def _by_rollouts(runs: Sequence[RunRecord]) -> bool:
+    return all(run.ledger is not None for run in runs)
+
+
+def _own_field(run: RunRecord) -> list[tuple[int, float]]:
+    """A branch without a field of its own, trained on all, counts with its average."""
+    found = []
+    for point in run.events("accuracy"):
+        cells = {(cell["model"], cell["field"]): cell["greedy"]["value"] for cell in point["table"]}
+        branches = dict.fromkeys(model for model, _ in cells)
+        found.append((point["step"] + 1, fmean(cells.get((b, b), cells[b, AVERAGE]) for b in branches)))
+    return found
+
+
+def _all_fields(run: RunRecord) -> list[tuple[int, float]]:
+    return [
+        (point["step"] + 1, fmean(c["greedy"]["value"] for c in point["table"] if c["field"] == AVERAGE))
+        for point in run.events("accuracy")
+    ]
+
+
+def _reward(run: RunRecord) -> list[tuple[int, float]]:
+    by_step: dict[int, list[float]] = {}
+    for update in run.events("update"):
+        by_step.setdefault(update["step"] + 1, []).append(update["native/reward"])
+    means = [(step, fmean(values)) for step, values in sorted(by_step.items())]
+    return [
+        (step, fmean(value for _, value in means[max(0, i + 1 - SMOOTHED) : i + 1]))
+        for i, (step, _) in enumerate(means)
+    ]
+
+
+def _overlap(run: RunRecord) -> list[tuple[int, float]]:
+    return _pairs(run, lambda point: point["overlap"][max(point["overlap"], key=int)])
+
+
+def _divergence(run: RunRecord) -> list[tuple[int, float]]:
+    return _pairs(run, lambda point: point["symmetric_kl"])
+
+
+def _pairs(run: RunRecord, matrix: Callable[[Any], Any]) -> list[tuple[int, float]]:
+    """Mean over all pairs and both directions; nothing for a single branch."""
+    found = []
+    for point in run.events("behaviour"):
+        square = matrix(point)
+        values = [(square[a][b] + square[b][a]) / 2 for a, b in combinations(square, 2)]
+        found += [(point["step"] + 1, fmean(values))] if values else []
+    return found
+
+
+def _ledger(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """All rows on one scale."""
+    rows = [{**row, "run": run.label} for run in runs for row in contents.ledger_rows(run)]
+    longest = max((sum(row["seconds"]) for row in rows), default=0) or 1
+    return [{**row, "shares": [100 * s / longest for s in row["seconds"]]} for row in rows]
+
+
+def _settings(runs: Sequence[RunRecord]) -> list[tuple[str, list[str], bool]]:
+    """Every field of the recipes, the base's hash and the versions, with a value per run and whether they differ."""
+    own = []
+    for run in runs:
+        extra = {key: run.manifest.get(key, "") for key in ("versions", "base_sha256", "python", "machine")}
+        own.append(dict(contents.flattened({**run.recipe, **extra})))
+    paths = dict.fromkeys(path for settings in own for path in settings)
+    rows = [(path, [settings.get(path, "–") for settings in own]) for path in paths]
+    return [(path, values, len(set(values)) > 1) for path, values in rows]

@@ -1,0 +1,281 @@
+"""What a page shows of a run: plain values for the templates, no markup but the figures."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from copd.measure.compare import Difference
+from copd.measure.evaluate import AVERAGE, Accuracy, Estimate
+from copd.measure.ledger import ACTIVITIES
+from copd.report import words
+from copd.report.reading import RunRecord
+
+MOST_MATRICES = 12
+"""Points in time at which matrices are shown; of more, as many at equal distances."""
+MOST_MEDIA_BYTES = 4_000_000
+"""Pictures beyond this many bytes in all are left out of a page, which says so."""
+STRONGEST_DELTA = 3.0
+"""Nats at which a token has its full colour."""
+FAINTEST_DELTA = 0.05
+"""Nats below which a token has none."""
+MOST_DISPUTED = 10
+SHOWN_CHARACTERS = 1_200
+"""Of a prompt, and of an answer in the history."""
+COUNTS = ("rollouts", "tokens_generated", "tokens_scored", "tokens_trained")
+Row = tuple[str, str, list[Estimate | None]]
+"""A model, its name on the page, and its estimate in each field."""
+SPECIAL = re.compile(r"<\|.*\|>")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An interval on a scale, as places in per cent of its width."""
+
+    low: float
+    high: float
+    at: float
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Numbers by row and column at one time; `strength` in [0, 1] says how strongly each is coloured, None = not."""
+
+    step: int
+    phase: str
+    columns: list[str]
+    rows: list[tuple[str, list[tuple[float, float | None]]]]
+
+
+def share_scale(groups: Sequence[tuple[str, Sequence[Row]]]) -> tuple[int, int]:
+    """The tens of per cent between which all intervals of a table lie."""
+    estimates = [e for _, rows in groups for *_, cells in rows for e in cells if e]
+    low = min((math.floor(10 * e.low) for e in estimates), default=0)
+    high = max((math.ceil(10 * e.high) for e in estimates), default=10)
+    return 10 * low, 10 * high
+
+
+def share_bar(estimate: Estimate, scale: tuple[int, int]) -> Bar:
+    """On a scale in per cent."""
+    low, high = scale
+    return Bar(*(100 * (100 * v - low) / (high - low) for v in (estimate.low, estimate.high, estimate.value)))
+
+
+def difference_bars(differences: Mapping[Any, Difference]) -> dict[Any, Bar]:
+    """On one scale around 0 that holds all intervals."""
+    widest = max((abs(end) for d in differences.values() for end in (d.greedy.low, d.greedy.high)), default=1.0)
+    ends = {key: (d.greedy.low, d.greedy.high, d.greedy.value) for key, d in differences.items()}
+    return {key: Bar(*(50 + 50 * value / widest for value in values)) for key, values in ends.items()}
+
+
+def accuracy_tables(run: RunRecord) -> list[tuple[str, list[str], list[Row]]]:
+    """Title, columns and rows of greedy accuracy and of each pass@k."""
+    if not run.table:
+        return []
+    fields = [*run.fields, AVERAGE]
+    ks = sorted({k for cell in run.table for k in cell.pass_at})
+
+    def rows(estimate: Callable[[Accuracy], Estimate]) -> list[Row]:
+        return [(m, words.model_label(m), [estimate(run.cell(m, field)) for field in fields]) for m in run.models]
+
+    sampled = [(f"pass@{k}", fields, rows(lambda cell: cell.pass_at[k])) for k in ks]  # noqa: B023
+    return [("Greedy accuracy", fields, rows(lambda cell: cell.greedy)), *sampled]
+
+
+def matrices(run: RunRecord) -> list[tuple[str, str, list[Matrix]]]:
+    """Name, explanation and small multiples of overlap, divergence and accuracy; the first two need two branches."""
+    found = []
+    behaviour = _spread(run.events("behaviour"))
+    branches = list(behaviour[0]["accuracy"])
+    if len(branches) > 1:
+        k = max(behaviour[0]["overlap"], key=int)
+        unlike = [(point, point["overlap"][k]) for point in behaviour]
+        far = [(point, point["symmetric_kl"]) for point in behaviour]
+        least = min(value for _, square in unlike for row in square.values() for value in row.values())
+        most = max(value for _, square in far for row in square.values() for value in row.values())
+        chance = behaviour[0].get("chance", {}).get(k)
+        found.append(
+            (
+                f"Top-{k} overlap",
+                f"Share of the student's {k} likeliest tokens that are among the teacher's too, on the student's own "
+                "answers; the stronger the colour, the less alike."
+                + ("" if chance is None else f" Two policies that know nothing of each other reach {chance:.2f}."),
+                [_matrix(p, square, lambda v: (1 - v) / max(1e-9, 1 - least)) for p, square in unlike],
+            )
+        )
+        exact = all(point.get("kl_is_exact", True) for point in behaviour)
+        found.append(
+            (
+                "Symmetric KL",
+                "Nats per token, on the student's own answers; the stronger the colour, the less alike."
+                + ("" if exact else " Approximate: the student's likeliest tokens and one bucket for the rest."),
+                [_matrix(p, square, lambda v: v / max(1e-9, most)) for p, square in far],
+            )
+        )
+    values = [v for point in behaviour for row in point["accuracy"].values() for v in row.values()]
+    low, high = min(values), max(values)
+    found.append(
+        (
+            "Accuracy of each branch in each field",
+            "Share of sampled answers to validation problems that are right; the stronger the colour, the more.",
+            [_matrix(p, p["accuracy"], lambda v: (v - low) / max(1e-9, high - low), diagonal=True) for p in behaviour],
+        )
+    )
+    return found
+
+
+def _matrix(
+    point: Mapping[str, Any],
+    square: Mapping[str, Mapping[str, float]],
+    strength: Callable[[float], float],
+    diagonal: bool = False,
+) -> Matrix:
+    columns = list(next(iter(square.values())))
+    rows = [
+        (name, [(row[c], strength(row[c]) if diagonal or c != name else None) for c in columns])
+        for name, row in square.items()
+    ]
+    return Matrix(point["step"] + 1, point["phase"], columns, rows)
+
+
+def _spread(items: Sequence[Any]) -> list[Any]:
+    """All, or `MOST_MATRICES` at equal distances, the first and the last among them."""
+    if len(items) <= MOST_MATRICES:
+        return list(items)
+    last = MOST_MATRICES - 1
+    return [items[round(i * (len(items) - 1) / last)] for i in range(MOST_MATRICES)]
+
+
+def poor_teachers(run: RunRecord) -> tuple[int, int]:
+    """How often a teacher was no better than its student on its own field, of how many times it was looked at."""
+    looks = [look for look in run.events("teaching") if look["step"] >= 0]
+    return sum(look["teacher_accuracy"] <= look["student_accuracy"] for look in looks), len(looks)
+
+
+def ledger_rows(run: RunRecord) -> list[dict[str, Any]]:
+    """What each branch spent in each phase, the seconds also as shares of the longest row."""
+    if run.ledger is None:
+        return []
+    rows = [
+        {"branch": branch, "phase": phase, "counts": [spent[name] for name in COUNTS]}
+        | {"seconds": [spent[name] for name in ACTIVITIES]}
+        for branch, phases in run.ledger["spent"].items()
+        for phase, spent in phases.items()
+    ]
+    longest = max((sum(row["seconds"]) for row in rows), default=0) or 1
+    return [{**row, "shares": [100 * s / longest for s in row["seconds"]]} for row in rows]
+
+
+def time_spent(run: RunRecord) -> dict[str, float]:
+    """Seconds by activity over all branches, the rest of the clock, and the critical path."""
+    rows = ledger_rows(run)
+    spent = {name: sum(row["seconds"][i] for row in rows) for i, name in enumerate(("sampling", "scoring", "updating"))}
+    path = sum(run.ledger["critical_path"].values()) if run.ledger else 0.0
+    training = sum(spent.values())
+    return {**spent, "training": training, "clock": run.seconds, "rest": run.seconds - training, "critical_path": path}
+
+
+def flattened(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every field of a recipe with its path."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from flattened(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, "none" if value is None else str(value)
+
+
+def sampled_problems(run: RunRecord) -> list[dict[str, Any]]:
+    """The problems of the last samples, each with its media, the answer of every branch, and their history."""
+    last = [sample for sample in run.samples if sample["step"] == run.samples[-1]["step"]]
+    media, found = _Media(run.folder), []
+    for problem, field in dict.fromkeys((sample["problem"], sample["field"]) for sample in last):
+        own = [sample for sample in last if (sample["problem"], sample["field"]) == (problem, field)]
+        earlier = [s for s in run.samples if (s["problem"], s["field"]) == (problem, field)]
+        found.append(
+            {
+                "field": field,
+                "prompt": _cut(own[0]["prompt"]),
+                "answer": own[0]["answer"],
+                "images": [media.uri(path) for path in own[0].get("images", ())],
+                "videos": [
+                    {**video, "frames": [media.uri(path) for path in video["frames"]]}
+                    for video in own[0].get("videos", ())
+                ],
+                "answers": [_answer(sample, field) for sample in own],
+                "branches": list(dict.fromkeys(sample["branch"] for sample in own)),
+                "history": _history(earlier),
+            }
+        )
+    return found
+
+
+def _history(samples: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, tuple[str, float]]]]:
+    """Steps done, and each branch's response with its reward then."""
+    steps: dict[int, dict[str, tuple[str, float]]] = {}
+    for sample in samples:
+        steps.setdefault(sample["step"] + 1, {})[sample["branch"]] = _cut(sample["response"]), sample["reward"]
+    return list(steps.items())
+
+
+def _answer(sample: Mapping[str, Any], field: str) -> dict[str, Any]:
+    """One response as tokens, coloured by the branch that owns the field, or else by the first other branch."""
+    pieces, delta = sample.get("tokens"), sample.get("delta", {})
+    teacher = field if field in delta else next(iter(delta), None)
+    named = {"branch": sample["branch"], "label": words.model_label(sample["branch"])}
+    common = {**named, "response": sample["response"], "reward": sample["reward"]}
+    if not pieces:
+        return {**common, "tokens": None}
+    own = sample["logp"]
+    tokens = [
+        _token(piece, own[i], None if teacher is None else delta[teacher][i], teacher) for i, piece in enumerate(pieces)
+    ]
+    by_token = [{name: values[i] for name, values in delta.items()} for i in range(len(pieces))]
+    size = [max((abs(value or 0) for value in values.values()), default=0) for values in by_token]
+    largest = sorted((i for i in range(len(pieces)) if size[i] >= FAINTEST_DELTA), key=lambda i: -size[i])
+    disputed = [
+        {"position": i + 1, "token": pieces[i], "logp": own[i], "delta": by_token[i]}
+        for i in sorted(largest[:MOST_DISPUTED])
+    ]
+    left_out = sample["tokens_in_all"] - len(pieces)
+    return {**common, "tokens": tokens, "teacher": teacher, "disputed": disputed, "left_out": left_out}
+
+
+def _token(piece: str, own: float | None, delta: float | None, teacher: str | None) -> dict[str, Any]:
+    """A token with what it says when pointed at, and the side and strength of its colour."""
+    known = own is not None and delta is not None
+    strong = known and abs(delta) >= FAINTEST_DELTA  # type: ignore[arg-type]
+    return {
+        "text": piece.replace("\n", "↵\n") or "◌",
+        "special": bool(SPECIAL.fullmatch(piece)),
+        "side": "" if not strong else "more" if delta > 0 else "less",  # type: ignore[operator]
+        "strength": round(min(1.0, abs(delta) / STRONGEST_DELTA), 2) if strong else 0,  # type: ignore[arg-type]
+        "said": f"{teacher} {delta:+.2f} nats, itself {own:.2f}" if known else "",
+    }
+
+
+def _cut(text: str) -> str:
+    left = len(text) - SHOWN_CHARACTERS
+    return text if left <= 0 else f"{text[:SHOWN_CHARACTERS]} … ({left:,} more characters)"
+
+
+class _Media:
+    """Pictures of a run folder as data URIs, up to a bound in all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.left = folder, MOST_MEDIA_BYTES
+
+    def uri(self, path: str) -> str | None:
+        """None where the picture is not there any more or would go beyond the bound."""
+        file = self.folder / path
+        if not file.resolve().is_relative_to(self.folder.resolve()) or not file.is_file():
+            return None
+        content = file.read_bytes()
+        if len(content) > self.left:
+            return None
+        self.left -= len(content)
+        return f"data:image/png;base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,151 @@
+"""What a run folder holds, read for a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from copd.errors import RunFolderError
+from copd.measure.compare import Difference, differences
+from copd.measure.evaluate import AVERAGE, Accuracy, Answers, accuracies
+from copd.runs.runlog import ANSWERS, RUN_MANIFEST, read_lines
+
+BASE, MERGED = "base", "merged"
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """One run as it stands: its manifest and every line that it has written."""
+
+    folder: Path
+    label: str
+    manifest: Mapping[str, Any]
+    records: Sequence[Mapping[str, Any]]
+    samples: Sequence[Mapping[str, Any]]
+    answers: Sequence[Answers]
+
+    def events(self, name: str) -> list[Mapping[str, Any]]:
+        return [record for record in self.records if record["event"] == name]
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        return self.manifest["recipe"]
+
+    @property
+    def method(self) -> str:
+        return self.recipe["method"]
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.events("result"))
+
+    @property
+    def steps(self) -> int:
+        """Steps that all branches have done, as far as the record goes."""
+        return max((record["step"] for record in self.records), default=-1) + 1
+
+    @cached_property
+    def table(self) -> list[Accuracy]:
+        """The final table; of a run that is not finished, the last validation of its branches."""
+        tables = self.events("result") or self.events("accuracy")
+        return accuracies(tables[-1]["table"]) if tables else []
+
+    @cached_property
+    def models(self) -> list[str]:
+        return list(dict.fromkeys(cell.model for cell in self.table))
+
+    @cached_property
+    def fields(self) -> list[str]:
+        """The fields of the table, their average not among them."""
+        return [field for field in dict.fromkeys(cell.field for cell in self.table) if field != AVERAGE]
+
+    @property
+    def branches(self) -> list[str]:
+        return [model for model in self.models if model not in (BASE, MERGED)]
+
+    @property
+    def products(self) -> list[str]:
+        """What the run was made for: the merged model where there is one, else its branches."""
+        return [MERGED] if MERGED in self.models else self.branches
+
+    def cell(self, model: str, field: str = AVERAGE) -> Accuracy:
+        return next(cell for cell in self.table if (cell.model, cell.field) == (model, field))
+
+    def compared_with(self, model: str) -> dict[tuple[str, str], Difference]:
+        """Differences of all other models to this one by (model, field); empty where no answers were recorded."""
+        return {(d.model, d.field): d for d in differences(self.answers, model)} if self.finished else {}
+
+    @property
+    def ledger(self) -> Mapping[str, Any] | None:
+        ledgers = self.events("ledger")
+        return ledgers[-1] if ledgers else None
+
+    @property
+    def seconds(self) -> float:
+        """Time on the clock, summed over the processes that made the run; what a crash undid is not in it."""
+        total = last = 0.0
+        for record in self.records:
+            total += last if record["seconds"] < last else 0.0
+            last = record["seconds"]
+        return total + last
+
+    def rollouts_after(self) -> Callable[[int], float]:
+        """How many rollouts all branches had drawn after so many steps. Needs the ledger of a finished run."""
+        assert self.ledger is not None
+        updates = self.events("update")
+        cost = {
+            (branch, phase): spent["rollouts"]
+            / max(1, sum((u["branch"], u["phase"]) == (branch, phase) for u in updates))
+            for branch, phases in self.ledger["spent"].items()
+            for phase, spent in phases.items()
+        }
+        after = [0.0] * (self.steps + 1)
+        for update in updates:
+            after[update["step"] + 1] += cost.get((update["branch"], update["phase"]), 0)
+        for step in range(self.steps):
+            after[step + 1] += after[step]
+        return after.__getitem__
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a run folder, finished or not; raises RunFolderError naming the file that is missing or damaged."""
+    path = folder / RUN_MANIFEST
+    try:
+        manifest = dict(json.loads(path.read_text(encoding="utf-8")))
+        lines = {}
+        for name in ("metrics.jsonl", "samples.jsonl", ANSWERS):
+            path = folder / name
+            lines[name] = [dict(line) for line in read_lines(path)] if path.is_file() else []
+        run = RunRecord(
+            folder,
+            folder.resolve().name,
+            manifest,
+            lines["metrics.jsonl"],
+            lines["samples.jsonl"],
+            [Answers.from_record(record) for record in lines[ANSWERS]],
+        )
+        if not run.events("behaviour"):
+            raise RunFolderError(f"{folder}: nothing has been measured yet; its report can be made a little later")
+        return run
+    except FileNotFoundError as error:
+        raise RunFolderError(
+            f"{folder}: not a run folder ({path.name} is missing); give one that copd train made"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path}: cannot be read as the record of a run: {error!r}") from error
+
+
+def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
+    """Several runs, their labels as short as tells them apart."""
+    runs = [read_run(folder) for folder in folders]
+    paths = [run.folder.resolve() for run in runs]
+    if len(set(paths)) < len(paths):
+        raise RunFolderError("the same run folder is given twice")
+    parts = 1
+    while len({path.parts[-parts:] for path in paths}) < len(paths):
+        parts += 1
+    return [replace(run, label="/".join(path.parts[-parts:])) for run, path in zip(runs, paths, strict=True)]

@@ -1,0 +1,209 @@
+"""Numbers and sentences of a page. A sentence claims no more than the intervals bear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from copd.measure.compare import Difference
+from copd.measure.evaluate import AVERAGE, Estimate
+from copd.report.reading import BASE, MERGED, RunRecord
+
+METHODS = {
+    "copd": "Co-evolving policy distillation",
+    "expert": "Independent experts",
+    "mixed": "Mixed RLVR",
+}
+MINUS = "\u2212"
+PER_CENT = "\u00a0%"
+"""Not parted from its number at the end of a line."""
+
+
+def method_name(method: str) -> str:
+    return METHODS.get(method, method.replace("_", " "))
+
+
+def per_cent(share: float) -> str:
+    """A share in per cent to one decimal, without the sign."""
+    return f"{100 * share:.1f}"
+
+
+def points(share: float) -> str:
+    """A difference of shares in points, with its sign."""
+    return f"{100 * share:+.1f}".replace("-", MINUS)
+
+
+def signed(value: float) -> str:
+    """Any number to two decimals, with its sign; zero has none."""
+    return "0.00" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", MINUS)
+
+
+def interval(estimate: Estimate) -> str:
+    """An interval in per cent."""
+    return f"{per_cent(estimate.low)} to {per_cent(estimate.high)}"
+
+
+def points_interval(estimate: Estimate) -> str:
+    """An interval of a difference, in points."""
+    return f"{points(estimate.low)} to {points(estimate.high)}"
+
+
+def mark(reward: float) -> str:
+    """A reward in a word and a sign."""
+    return {1.0: "✓ right", 0.0: "✗ wrong"}.get(reward, f"reward {reward:.2f}")
+
+
+def duration(seconds: float) -> str:
+    """A time for a person: seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 branch`, `3 branches`, `2 steps`."""
+    plural = f"{thing}es" if thing.endswith(("s", "x", "ch", "sh")) else f"{thing}s"
+    return f"{number:,} {thing if number == 1 else plural}"
+
+
+def listed(items: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *most, last = [*items]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def model_name(model: str) -> str:
+    """A model of a run as it stands in a sentence."""
+    return {BASE: "the base", MERGED: "the merged model", "mixed": "the mixed model"}.get(model, f"branch {model}")
+
+
+def model_label(model: str) -> str:
+    """A model of a run as it stands in a table."""
+    return model if model in (BASE, MERGED, "mixed") else f"branch {model}"
+
+
+def verdict(run: RunRecord) -> list[str]:
+    """What the final table says, in a few sentences."""
+    if not run.finished:
+        return [f"This run is not finished: it stands after {counted(run.steps, 'step')}. The table shows validation."]
+    said = _one_product(run, run.products[0]) if len(run.products) == 1 else _several_products(run)
+    return [
+        *(sentence.replace(" %", PER_CENT) for sentence in said),
+        f"One run with one seed ({run.recipe['seed']}): the intervals are 95 % over the test problems and say nothing "
+        "about how another seed would come out.",
+    ]
+
+
+def _one_product(run: RunRecord, product: str) -> list[str]:
+    own, base = run.cell(product).greedy, run.cell(BASE).greedy
+    compared = run.compared_with(BASE)
+    where = f" on average over {counted(len(run.fields), 'field')}" if len(run.fields) > 1 else ""
+    first = f"{model_name(product).capitalize()} answers {_share(own)} of the test problems right{where}, "
+    first += f"{model_name(BASE)} {_share(base)}."
+    if (product, AVERAGE) not in compared:
+        return [f"{first} Which problems were answered was not recorded, so the two are not compared one by one."]
+    average = compared[product, AVERAGE]
+    said = [f"{first} On the same problems that is {_difference(average)}: {_judged(average)}."]
+    if len(run.fields) > 1:
+        said.append(_by_field("Against the base it", [compared[product, field] for field in run.fields]))
+    if product == MERGED:
+        said += _against_its_branches(run)
+    return said
+
+
+def _several_products(run: RunRecord) -> list[str]:
+    compared, said = run.compared_with(BASE), []
+    own = [model for model in run.products if model in run.fields]
+    for model in own:
+        text = f"in {model} {per_cent(run.cell(model, model).greedy.value)} %"
+        text += f" against {per_cent(run.cell(BASE, model).greedy.value)} % for the base"
+        if (model, model) in compared:
+            text += f" ({_difference(compared[model, model])}: {_judged(compared[model, model])})"
+        said.append(text)
+    averages = [f"{model} {per_cent(run.cell(model).greedy.value)} %" for model in run.products]
+    first = [f"Each branch in its own field: {'; '.join(said)}."] if said else []
+    base = per_cent(run.cell(BASE).greedy.value)
+    return [*first, f"On average over all fields: {listed(averages)}; the base {base} %."]
+
+
+def _against_its_branches(run: RunRecord) -> list[str]:
+    compared = run.compared_with(MERGED)
+    own = [compared[field, field] for field in run.fields if (field, field) in compared]
+    ahead = [f"{d.field} ({points(d.greedy.value)} points)" for d in own if d.greedy.low > 0]
+    behind = [f"{d.field} ({points(d.greedy.value)} points)" for d in own if d.greedy.high < 0]
+    said = []
+    if ahead:
+        said.append(f"In its own field a single branch is ahead of the merged model in {listed(ahead)}.")
+    if behind:
+        said.append(f"The merged model is ahead of the branch that was trained on the field in {listed(behind)}.")
+    if own and not said:
+        said.append("No branch is clearly apart from the merged model in its own field.")
+    return said
+
+
+def _by_field(start: str, compared: Sequence[Difference]) -> str:
+    gains = [f"{d.field} ({points(d.greedy.value)})" for d in compared if d.greedy.low > 0]
+    losses = [f"{d.field} ({points(d.greedy.value)})" for d in compared if d.greedy.high < 0]
+    unclear = [f"{d.field} ({points(d.greedy.value)})" for d in compared if not d.is_clear]
+    parts = [f"gains in {listed(gains)}"] if gains else []
+    parts += [f"loses in {listed(losses)}"] if losses else []
+    parts += [f"shows no clear difference in {listed(unclear)}"] if unclear else []
+    return f"{start} {listed(parts)}."
+
+
+def label_of(run: RunRecord, model: str) -> str:
+    """A model's name among those of several runs."""
+    return f"{run.label} ({model_label(model)})" if model_label(model) != run.label else run.label
+
+
+def compared_runs(runs: Sequence[RunRecord], reference: str, differences: Sequence[Difference]) -> list[str]:
+    """What several runs say beside one another; `differences` are those of their products to `reference`."""
+    unfinished = [run.label for run in runs if not run.finished]
+    if unfinished:
+        return [f"Not finished: {listed(unfinished)}. Their tables show validation, so nothing is compared one by one."]
+    averages = [(label_of(run, m), run.cell(m).greedy) for run in runs for m in run.products]
+    found = "; ".join(f"{label} {_share(estimate)}" for label, estimate in averages)
+    said = [f"On average over the fields: {found}."]
+    fields = {label_of(run, m): m for run in runs if len(run.products) > 1 for m in run.products}
+    said += _placed("on average", reference, [d for d in differences if d.field == AVERAGE])
+    said += _placed("each in its own field", reference, [d for d in differences if d.field == fields.get(d.model)])
+    seeds = listed(sorted({str(run.recipe["seed"]) for run in runs}))
+    said.append(_budgets(runs))
+    said.append(f"The intervals are 95 % over the test problems; they say nothing about seeds other than {seeds}.")
+    return [sentence.replace(" %", PER_CENT) for sentence in said]
+
+
+def _placed(where: str, reference: str, compared: Sequence[Difference]) -> list[str]:
+    """Who is ahead, who behind, and of whom neither can be said."""
+    places = {
+        "Ahead of": [d for d in compared if d.greedy.low > 0],
+        "Behind": [d for d in compared if d.greedy.high < 0],
+        "Not clearly apart from": [d for d in compared if not d.is_clear],
+    }
+    return [
+        f"{place} {reference} on the same problems, {where}: {'; '.join(f'{d.model} {_difference(d)}' for d in group)}."
+        for place, group in places.items()
+        if group
+    ]
+
+
+def _budgets(runs: Sequence[RunRecord]) -> str:
+    budgets = {run.label: run.ledger["planned_rollouts"] for run in runs if run.ledger}
+    spent = listed(f"{label} {count:,}" for label, count in budgets.items())
+    if max(budgets.values()) <= 1.02 * min(budgets.values()):
+        return f"All runs were made with about equally many rollouts: {spent}."
+    return f"The runs were not made with equally many rollouts: {spent}."
+
+
+def _share(estimate: Estimate) -> str:
+    return f"{per_cent(estimate.value)}{PER_CENT} [{interval(estimate)}]"
+
+
+def _difference(difference: Difference) -> str:
+    return f"{points(difference.greedy.value)} points [{points_interval(difference.greedy)}]"
+
+
+def _judged(difference: Difference) -> str:
+    if not difference.is_clear:
+        return "no difference that these problems could show"
+    return "a gain" if difference.greedy.low > 0 else "a loss"

@@ -1,0 +1,188 @@
+"""The page in a real browser, driven over Chromium's debugging pipe; skipped where there is no Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((found for found in map(shutil.which, NAMES) if found), "")
+FLAGS = [f"--{flag}" for flag in ("headless", "no-sandbox", "no-first-run", "remote-debugging-pipe")]
+FLAGS += [f"--disable-{what}" for what in ("gpu", "quic", "background-networking", "component-update", "sync")]
+SECONDS = 120
+
+
+class Browser:
+    """Chromium with one page open, spoken to by JSON messages that end in NUL (file descriptors 3 and 4)."""
+
+    def __init__(self, profile: Path) -> None:
+        to_child, self._out = os.pipe()
+        self._in, from_child = os.pipe()
+        command = f'exec "$@" 3<&{to_child} 4>&{from_child}'
+        self._process = subprocess.Popen(
+            ["bash", "-c", command, "bash", CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            pass_fds=(to_child, from_child),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_child)
+        os.close(from_child)
+        self._buffer, self._count, self.session, self.events = b"", 0, None, []
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.ask(f"{domain}.enable")
+
+    def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._count += 1
+        message = {"id": self._count, "method": method, "params": parameters}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while True:
+            heard = self._hear()
+            if heard.get("id") == self._count:
+                assert "error" not in heard, heard
+                return heard["result"]
+            self.events.append(heard)
+
+    def _hear(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            chunk = os.read(self._in, 1 << 16)
+            assert chunk, "Chromium has ended"
+            self._buffer += chunk
+        message, _, self._buffer = self._buffer.partition(b"\0")
+        return json.loads(message)
+
+    def open(self, page: Path, width: int, *, dark: bool = False, media: str = "screen") -> None:
+        """Load a file in a window of this width and wait until it is complete."""
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500)
+        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.ask("Emulation.setEmulatedMedia", media=media, features=[theme])
+        self.events.clear()
+        self.ask("Page.navigate", url=page.resolve().as_uri())
+        until = time.monotonic() + SECONDS
+        while self.value("document.readyState") != "complete" or self.value("location.href") == "about:blank":
+            assert time.monotonic() < until, "the page does not finish loading"
+
+    def value(self, expression: str) -> Any:
+        """What a JavaScript expression yields in the page."""
+        return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def complaints(self) -> list[str]:
+        """Console messages, log entries and uncaught errors since the page was opened."""
+        names = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+        return [json.dumps(event["params"]) for event in self.events if event.get("method") in names]
+
+    def requested(self) -> list[str]:
+        """Addresses that the page asked for."""
+        sent = [event for event in self.events if event.get("method") == "Network.requestWillBeSent"]
+        return [event["params"]["request"]["url"] for event in sent]
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+        os.close(self._in)
+        os.close(self._out)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not CHROMIUM:
+        pytest.skip(f"no Chromium here (looked for {', '.join(NAMES)})")
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(params=["copd", "comparison"])
+def page(request, every_page) -> Path:
+    return every_page[request.param]
+
+
+@pytest.mark.parametrize("width", [360, 800, 1400])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_page_opens_without_a_complaint_or_a_request(browser, page, width, dark):
+    browser.open(page, width, dark=dark)
+    assert browser.complaints() == []
+    asked = [address for address in browser.requested() if not address.startswith("data:image/png")]
+    assert asked == [page.resolve().as_uri()]
+
+
+OVERFLOWING = """[...document.querySelectorAll('body *')].filter(e => !e.closest('.skip, .wide, .multiples, svg')
+    && e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+    .map(e => e.tagName + '.' + e.className + ': ' + e.textContent.slice(0, 40))"""
+
+
+@pytest.mark.parametrize("width", [360, 800, 1400])
+def test_nothing_reaches_beyond_the_window(browser, page, width):
+    browser.open(page, width)
+    browser.value("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    assert browser.value(OVERFLOWING) == []
+    assert browser.value("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_every_figure_and_picture_is_visible_and_its_type_legible(browser, page, width):
+    browser.open(page, width)
+    figures = browser.value(
+        "[...document.querySelectorAll('figure svg')].map(e => e.getBoundingClientRect()).map(r => [r.width, r.height])"
+    )
+    assert len(figures) >= 5
+    assert all(width > 250 and height > 150 for width, height in figures)
+    sizes = browser.value("[...document.querySelectorAll('svg text')].map(e => e.getBoundingClientRect().height)")
+    assert min(sizes) > 8
+    shown = browser.value("[...document.images].map(e => e.complete && e.naturalWidth > 0 && e.checkVisibility())")
+    assert all(shown)
+    assert len(shown) == (0 if page.name == "comparison.html" else 5)
+
+
+CONTRASTS = """(() => {
+    const channel = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+    const luminance = e => getComputedStyle(e).color.match(/[\\d.]+/g).map(v => channel(v / 255))
+        .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+    const paper = document.createElement('i'); paper.style.color = 'var(--paper)'; document.body.append(paper);
+    const b = luminance(paper); paper.remove();
+    const texts = document.querySelectorAll('p, td, th, h1, h2, h3, a, figcaption, caption, summary, dt, dd, svg text');
+    return [...texts].map(e => [luminance(e), e.tagName])
+        .map(([a, tag]) => [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), tag]) })()"""
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_all_text_stands_out_from_the_paper_in_both_themes(browser, page, dark):
+    browser.open(page, 1400, dark=dark)
+    contrasts = browser.value(CONTRASTS)
+    assert len(contrasts) > 100
+    assert min(contrasts)[0] >= 4.5, min(contrasts)
+    paper = browser.value("getComputedStyle(document.body).backgroundColor")
+    assert paper == ("rgb(21, 23, 26)" if dark else "rgb(252, 251, 248)")
+
+
+def test_paper_is_white_and_everything_folded_is_printed(browser, page):
+    browser.open(page, 800, dark=True, media="print")
+    assert browser.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    heights = browser.value("[...document.querySelectorAll('details')].map(d => d.getBoundingClientRect().height)")
+    assert heights
+    assert min(heights) > 40
+
+
+def test_the_keyboard_reaches_contents_folds_and_scrolling_tables(browser, page):
+    browser.open(page, 360)
+    seen = set()
+    for _ in range(400):
+        for kind in ("keyDown", "keyUp"):
+            browser.ask("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        tag = browser.value("document.activeElement.tagName + '.' + document.activeElement.className")
+        if tag == "BODY.":
+            break
+        style = "(s => s.outlineStyle + ' ' + s.outlineWidth)(getComputedStyle(document.activeElement))"
+        assert browser.value(style) == "solid 2px", tag
+        seen.add(tag)
+    assert {"A.skip", "A.", "SUMMARY.", "DIV.wide"} <= seen

@@ -1,0 +1,91 @@
+"""Several runs side by side."""
+
+import json
+
+import pytest
+
+from copd.report.comparison import comparison
+from copd.report.reading import read_runs
+from copd.runs.runlog import read_lines, write_lines
+
+
+@pytest.fixture
+def runs(make_run):
+    return [make_run("mine"), make_run("experts", "expert"), make_run("mixed", "mixed")]
+
+
+def compared(folders):
+    return comparison(read_runs(folders))
+
+
+def test_a_base_that_answered_alike_is_shown_once(runs):
+    groups = compared(runs)["groups"]
+    assert [(name, [label for _, label, _ in rows]) for name, rows in groups] == [
+        ("mine", ["base", "branch text", "branch image", "merged"]),
+        ("experts", ["branch text", "branch image"]),
+        ("mixed", ["mixed"]),
+    ]
+
+
+def test_a_base_of_other_answers_is_shown_again(runs):
+    records = list(read_lines(runs[2] / "answers.jsonl"))
+    records[0]["greedy_P"][0] = 0.0
+    write_lines(runs[2] / "answers.jsonl", records)
+    assert [label for _, label, _ in compared(runs)["groups"][2][1]] == ["base", "mixed"]
+
+
+def test_models_are_paired_with_the_base_and_with_what_the_first_run_was_made_for(runs):
+    (base, to_base, _), (merged, to_merged, groups) = compared(runs)["against"]
+    assert (base, merged) == ("mine (base)", "mine (merged)")
+    assert to_base["mine (merged)", "text"].greedy.value == pytest.approx(0.2)
+    assert to_merged["mixed", "average"].greedy.value == pytest.approx(0.75 - 0.61)
+    assert to_merged["experts (branch image)", "image"].greedy.value == pytest.approx(0.18)
+    assert "merged" not in [label for _, label, _ in groups[0][1]]
+
+
+def test_other_problems_are_not_paired(runs):
+    records = list(read_lines(runs[2] / "answers.jsonl"))
+    write_lines(runs[2] / "answers.jsonl", [{**r, "problems": "others"} for r in records])
+    for _, found, groups in compared(runs)["against"]:
+        assert not any(model.startswith("mixed") for model, _ in found)
+        assert [name for name, _ in groups] == ["mine", "experts"]
+
+
+def test_runs_without_answers_stand_side_by_side_unpaired(make_run):
+    page = compared([make_run("a", answers=False), make_run("b", answers=False)])
+    assert page["against"] == []
+    assert [len(rows) for _, rows in page["groups"]] == [4, 4]
+
+
+def test_curves_of_all_runs_lie_over_rollouts(runs):
+    page = compared(runs)
+    assert page["by_rollouts"]
+    figures = {title: str(drawing) for title, drawing, _ in page["figures"]}
+    assert list(figures) == ["Own field", "All fields", "Reward", "Overlap", "Symmetric KL"]
+    for title, drawing in figures.items():
+        assert "thousand rollouts" in drawing
+        drawn = [name for name in ("mine", "experts", "mixed") if f">{name}</text>" in drawing]
+        assert drawn == ["mine", "experts", "mixed"][: 2 if title in ("Overlap", "Symmetric KL") else 3]
+
+
+def test_with_an_unfinished_run_curves_lie_over_steps(runs, make_run):
+    page = compared([*runs, make_run("young", finished=False)])
+    assert not page["by_rollouts"]
+    assert all(">step</text>" in drawing for _, drawing, _ in page["figures"])
+
+
+def test_all_ledgers_are_on_one_scale(runs):
+    ledger = compared(runs)["ledger"]
+    assert [row["run"] for row in ledger] == ["mine"] * 4 + ["experts"] * 2 + ["mixed"]
+    assert [sum(row["shares"]) == pytest.approx(100) for row in ledger] == [False] * 4 + [True] * 3
+
+
+def test_fields_of_the_recipes_that_differ_are_marked(runs):
+    manifest = json.loads((runs[1] / "manifest.json").read_text())
+    manifest["recipe"]["extra"] = {"new": 1}
+    (runs[1] / "manifest.json").write_text(json.dumps(manifest))
+    settings = {path: (values, differs) for path, values, differs in compared(runs)["settings"]}
+    assert settings["method"] == (["copd", "expert", "mixed"], True)
+    assert settings["seed"] == (["3", "3", "3"], False)
+    assert settings["extra.new"] == (["–", "1", "–"], True)
+    assert settings["versions.torch"][1] is False

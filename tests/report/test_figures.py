@@ -1,0 +1,114 @@
+"""Curves by their lines, and figures as the page needs them."""
+
+import re
+
+import pytest
+from matplotlib.figure import Figure
+
+from copd.report import figures
+from copd.report.reading import read_run
+from copd.report.svg import MARKERS, SERIES, VARIABLES, as_label, series
+
+
+def lines(draw, records) -> dict:
+    axes = Figure().add_subplot()
+    assert draw(axes, records)
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+@pytest.fixture
+def records(make_run):
+    return read_run(make_run()).records
+
+
+def test_overlap_and_divergence_are_averaged_over_both_directions(records):
+    (overlap,) = lines(figures.draw_overlap, records).values()
+    assert list(overlap.get_xdata()) == [0, 2, 4]
+    assert list(overlap.get_ydata()) == pytest.approx([1.01, 0.81, 0.91])
+    skewed = [
+        {**r, "symmetric_kl": {"text": {"text": 0, "image": 0.1}, "image": {"text": 0.3, "image": 0}}}
+        for r in records
+        if r["event"] == "behaviour"
+    ]
+    (divergence,) = lines(figures.draw_divergence, skewed).values()
+    assert list(divergence.get_ydata()) == pytest.approx([0.2] * 3)
+
+
+def test_accuracy_has_a_line_for_the_own_field_and_one_for_the_average(records):
+    found = lines(figures.draw_accuracy, records)
+    assert list(found) == ["text, own field", "text, average", "image, own field", "image, average"]
+    assert list(found["text, own field"].get_ydata()) == [0.7, 0.7]
+    assert list(found["image, average"].get_ydata()) == pytest.approx([0.6, 0.6])
+
+
+def test_a_branch_of_all_fields_has_a_line_for_each(make_run):
+    found = lines(figures.draw_accuracy, read_run(make_run(method="mixed")).records)
+    assert list(found) == ["mixed, text", "mixed, image", "mixed, average"]
+    assert len({line.get_color() for line in found.values()}) == 3
+
+
+def test_rewards_are_a_mean_over_five_steps():
+    updates = [{"event": "update", "step": s, "branch": "a", "native/reward": float(s)} for s in range(7)]
+    (reward,) = lines(figures.draw_reward, updates).values()
+    assert list(reward.get_ydata()) == [0, 0.5, 1, 1.5, 2, 3, 4]
+
+
+def test_lessons_break_off_between_the_phases_and_are_not_averaged_across():
+    def update(step, value):
+        return {"event": "update", "step": step, "branch": "image", "from_text/delta_abs": value}
+
+    (lesson,) = lines(figures.draw_lessons, [update(2, 1.0), update(3, 3.0), update(9, 7.0)]).values()
+    assert lesson.get_label() == "text to image"
+    assert list(lesson.get_xdata()) == [3, 4, 9, 10]
+    assert lesson.get_ydata() == pytest.approx([1.0, 2.0, float("nan"), 7.0], nan_ok=True)
+
+
+@pytest.mark.parametrize("name", ["overlap", "divergence", "accuracy", "reward", "signal", "lessons"])
+def test_without_records_nothing_is_drawn(name):
+    assert figures.figure_of(getattr(figures, f"draw_{name}"), [], "title") is None
+
+
+def test_rlvr_is_shaded_from_the_end_of_the_phase_before(records):
+    axes = Figure().add_subplot()
+    figures.shade_rlvr(axes, records)
+    (patch,) = axes.patches
+    assert (patch.get_x(), patch.get_width()) == (0, 2)
+
+
+def test_nothing_is_shaded_where_all_is_rlvr(make_run):
+    axes = Figure().add_subplot()
+    figures.shade_rlvr(axes, read_run(make_run(method="expert")).records)
+    assert not axes.patches
+
+
+def test_a_figure_follows_the_theme_and_keeps_its_text(records):
+    svg = figures.figure_of(figures.draw_overlap, records, "Top <b> overlap")
+    assert svg.startswith("<svg")
+    assert 'aria-label="Top &lt;b&gt; overlap"' in svg
+    assert "var(--s0)" in svg
+    assert not re.search(r"#[0-9a-fA-F]{6}\b", svg)
+    assert ">text, image</text>" in svg
+    assert "between branches" not in svg
+    assert not re.search(r"<svg[^>]* (width|height)=", svg)
+
+
+def test_the_same_figure_is_the_same_text_and_figures_share_no_ids(records):
+    once, again = (figures.figure_of(figures.draw_overlap, records, "a") for _ in range(2))
+    other = figures.figure_of(figures.draw_overlap, records, "b")
+    ids = [set(re.findall(r' id="([^"]*)"', svg)) for svg in (once, other)]
+    assert once == again
+    assert ids[0]
+    assert not ids[0] & ids[1]
+
+
+def test_series_differ_in_colour_and_mark_and_every_colour_has_its_variable():
+    first = [series(number) for number in range(12)]
+    assert len({(s["color"], s["marker"]) for s in first}) == 12
+    assert len({s["color"] for s in first[:6]}) == len({s["marker"] for s in first[:6]}) == 6
+    assert set(SERIES) <= set(VARIABLES)
+    assert len(MARKERS) == 6
+
+
+@pytest.mark.parametrize(("name", "label"), [("a$b$", r"a\$b\$"), ("_x", " _x"), ("plain", "plain")])
+def test_names_are_printed_as_they_are(name, label):
+    assert as_label(name) == label

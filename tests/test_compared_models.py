@@ -1,0 +1,87 @@
+"""Models without a run: evaluated side by side, and one as the teacher of another."""
+
+import json
+import shutil
+
+import pytest
+
+from copd.config import load_recipe
+from copd.errors import ModelFolderError, RecipeError
+from copd.measure.evaluate import AVERAGE
+from copd.model.export import save_policy
+from copd.models import compare_behaviour, evaluate_models
+
+SMALL = [
+    "branches={text: {task: {kind: digits, capability: text}}, image: {task: {kind: digits, capability: image}}}",
+    "sampling.max_new_tokens=6",
+    "model.threads_per_branch=1",
+    "evaluation={problems: 5, behaviour_problems: 2, pass_at: [1]}",
+]
+
+
+@pytest.fixture(scope="module")
+def folders(policy, ending, tmp_path_factory) -> tuple[str, str]:
+    """Two models of different random weights."""
+    root = tmp_path_factory.mktemp("models")
+    save_policy(policy, root / "random", "")
+    save_policy(ending, root / "other", "")
+    return str(root / "random"), str(root / "other")
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return load_recipe("demo", SMALL)
+
+
+def test_models_are_evaluated_side_by_side_and_each_with_the_first(folders, recipe):
+    table, compared = evaluate_models(recipe, [*folders, folders[0]])
+    assert [(cell.model, cell.field) for cell in table] == [
+        (folder, field) for folder in folders for field in ("text", "image", AVERAGE)
+    ]
+    value = {(cell.model, cell.field): cell.greedy.value for cell in table}
+    assert [(d.model, d.against, d.field) for d in compared] == [
+        (folders[1], folders[0], field) for field in ("text", "image", AVERAGE)
+    ]
+    for d in compared:
+        assert d.greedy.value == pytest.approx(value[folders[1], d.field] - value[folders[0], d.field])
+        assert d.greedy.low <= d.greedy.value <= d.greedy.high
+
+
+def test_a_model_alone_is_compared_with_nobody(folders, recipe):
+    assert evaluate_models(recipe, folders[:1])[1] == []
+
+
+def test_a_teacher_is_compared_with_a_student_in_every_field_on_the_students_tokens(folders, recipe):
+    text, image = compare_behaviour(recipe, *folders)
+    assert (text.field, image.field) == ("text", "image")
+    for field in (text, image):
+        assert 0 < field.tokens <= 2 * 2 * 6
+        assert set(field.likeness.overlap) == {5, 10}
+        assert field.likeness.overlap[5] < 1
+        assert field.likeness.symmetric_kl > 0
+        sizes = [abs(dispute.delta) for dispute in field.disputes]
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes
+    assert compare_behaviour(recipe, *folders, problems=1)[0].tokens < text.tokens
+
+
+def test_a_model_agrees_with_itself_to_the_last_bit(folders, recipe):
+    for field in compare_behaviour(recipe, folders[0], folders[0]):
+        assert field.likeness.overlap == {5: 1.0, 10: 1.0}
+        assert field.likeness.symmetric_kl == 0
+        assert field.disputes == []
+
+
+def test_a_teacher_of_other_tokens_is_refused(folders, recipe, tmp_path):
+    shutil.copytree(folders[1], tmp_path / "stricter")
+    path = tmp_path / "stricter" / "generation_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "suppress_tokens": [*(config.get("suppress_tokens") or []), 5]}))
+    with pytest.raises(ModelFolderError, match=r"STUDENT .*random and TEACHER .*stricter do not share"):
+        compare_behaviour(recipe, folders[0], str(tmp_path / "stricter"))
+
+
+def test_an_overlap_larger_than_the_vocabulary_is_refused(folders):
+    recipe = load_recipe("demo", [*SMALL, "evaluation.overlap_k=[5, 999]"])
+    with pytest.raises(RecipeError, match=r"evaluation.overlap_k: 999 is larger than the \d+ tokens"):
+        compare_behaviour(recipe, *folders)
