@@ -224,9 +224,11 @@ def test_a_file_that_changes_during_the_run_is_not_used(tmp_path):
     assert "rewards.py has changed since the start of the run" in failure
 
 
-def test_processes_that_cannot_start_are_given_up(tmp_path):
-    pool = KillablePool(2, DEADLINE, 1.0, [verifier(tmp_path, "import os\nos._exit(1)")])
-    assert scores(pool.run([call("good")] * 3)) == ["grading processes end as soon as they start"] * 3
+@pytest.mark.parametrize("start", ["os._exit(1)", "os._exit(0)", "time.sleep(60)"])
+def test_processes_that_cannot_start_are_given_up(tmp_path, monkeypatch, start):
+    monkeypatch.setattr("copd.rewards.pool.STALL_SECONDS", 0.2)
+    pool = KillablePool(2, 0.5, 1.0, [verifier(tmp_path, f"import os, time\n{start}")])
+    assert scores(pool.run([call("good")] * 3)) == ["grading processes do not start, or end at once"] * 3
     pool.close()
 
 
