@@ -14,7 +14,7 @@ table: demo  ## the README's table: CoPD, experts and mixed RLVR at equal rollou
 	$(BIN)/python studies/demo_table.py
 
 test: $(VENV)/.tools  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.tools  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow --durations=5

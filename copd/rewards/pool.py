@@ -71,7 +71,9 @@ class KillablePool:
             before = len(found)
             self._try({i: call for i, call in enumerate(calls) if i not in found}, found)
             broken = broken + 1 if len(found) == before else 0
-        return [found.get(i, Attempt(None, "grading processes do not start, or end at once")) for i in range(len(calls))]
+        return [
+            found.get(i, Attempt(None, "grading processes do not start, or end at once")) for i in range(len(calls))
+        ]
 
     def _try(self, calls: dict[int, Call], found: dict[int, Attempt]) -> None:
         """Fill `found` until all calls have ended or the pool breaks."""

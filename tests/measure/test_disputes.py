@@ -47,7 +47,7 @@ class Model:
         logp_NTV = self.table_V.log().log_softmax(-1).expand(*shape, 4)
         top = logp_NTV.topk(k)
         at = None if ids_NTK is None else logp_NTV.gather(-1, ids_NTK)
-        return Score(self.logp_NT.masked_fill(~given.mask_NT, 0), 0, top.indices, top.values, at)
+        return Score(self.logp_NT, 0, top.indices, top.values, at)
 
     async def texts(self, given) -> list[str]:
         return ["text"] * len(given.mask_NT)
