@@ -4,8 +4,8 @@
     python studies/memory.py --sizes    what the formula says of common sizes
 
 Counted are storages of tensors, each once: those alive at the fullest moment of a real optimizer step and between
-steps, those that a forward pass keeps for its backward pass (hooks on saved tensors), the cache of keys and values. Nothing
-in the formula is fitted: its coefficients count the tensors that a layer keeps per token.
+steps, those that a forward pass keeps for its backward pass (hooks on saved tensors), the cache of keys and values.
+Nothing in the formula is fitted: its coefficients count the tensors that a layer keeps per token.
 """
 
 from __future__ import annotations
