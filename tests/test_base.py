@@ -12,7 +12,7 @@ FIELDS = ("text", "image", "video")
 
 
 def accuracies(path) -> dict[str, float]:
-    return {cell.field: cell.pass_at[1].value for cell in evaluate_models(RECIPE, [str(path)])}
+    return {cell.field: cell.pass_at[1].value for cell in evaluate_models(RECIPE, [str(path)])[0]}
 
 
 def test_the_base_that_ships_has_partial_skill_in_every_field():

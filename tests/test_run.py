@@ -21,7 +21,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import copd
 from copd.assemble import conflict_warnings
 from copd.config import load_recipe
-from copd.errors import CheckpointError, NonFiniteError, RecipeError
+from copd.errors import CheckpointError, ModelFolderError, NonFiniteError, RecipeError
 from copd.maths import merge as merges
 from copd.measure.evaluate import Answers, tabulate
 from copd.model.export import save_policy
@@ -177,14 +177,20 @@ def test_each_teacher_is_compared_with_its_student_on_the_teachers_field(finishe
         assert point["student_accuracy"] == measured["accuracy"][point["student"]][point["teacher"]]
 
 
-def test_a_base_with_nan_stops_after_a_few_skipped_steps_and_is_never_saved(tmp_path):
+def test_a_base_with_nan_is_refused_before_anything_runs(tmp_path):
     policy = Policy.from_pretrained(model_folder("builtin:digits"))
     policy.model.get_input_embeddings().weight.data.fill_(torch.nan)
     save_policy(policy, tmp_path / "base", "")
-    recipe = load_recipe("demo", [*SMALL, f"model.path={tmp_path / 'base'}", "schedule.rl_steps=9"])
+    with pytest.raises(ModelFolderError, match="not numbers: its weights are damaged"):
+        copd.train(load_recipe("demo", [*SMALL, f"model.path={tmp_path / 'base'}"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_weights_become_nan_stops_after_a_few_skipped_steps(tmp_path):
+    recipe = load_recipe("demo", [*SMALL, "optimizer.learning_rate=1e38", "schedule.rl_steps=9"])
     with pytest.raises(NonFiniteError, match="5 optimizer steps in a row"):
         copd.train(recipe, tmp_path / "run")
-    assert not any(update["skipped"] == 0 for update in events(tmp_path / "run", "update"))
+    assert sum(update["skipped"] for update in events(tmp_path / "run", "update")) >= 4
 
 
 def test_the_ledger_counts_exactly_the_planned_rollouts(finished):

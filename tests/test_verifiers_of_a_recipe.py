@@ -3,22 +3,26 @@
 import io
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from rich.console import Console
 
 import copd
-from copd.branch import Branch, SamplingSettings
+from copd.branch import Branch, ObjectiveSettings, SamplingSettings
 from copd.config import load_recipe
 from copd.errors import CheckpointError, RecipeError
 from copd.files import sha256
+from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
 from copd.rewards.grading import Grader
 from copd.run import train
 from copd.runs.display import Screen
 from copd.runs.runlog import read_lines
 from copd.types import Part, Split
+
+SETTINGS = ObjectiveSettings(delta=partial(clamped_delta, bound=5.0))
 
 SMALL = [
     "method=mixed",
@@ -50,7 +54,15 @@ def branch_with(policy, few, problems_of, tmp_path):
         sampling = SamplingSettings(seed=3, max_new_tokens=200, temperature=1.0)
         learner = Learner(twin, learning_rate=1e-3)
         return Branch(
-            "text", 0, twin, {"text": task}, sampling, field="text", learner=learner, clamp=5.0, grader=graders[-1]
+            "text",
+            0,
+            twin,
+            {"text": task},
+            sampling,
+            field="text",
+            learner=learner,
+            settings=SETTINGS,
+            grader=graders[-1],
         )
 
     yield make

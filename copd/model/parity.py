@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -40,6 +41,8 @@ def settle_path(policy: Policy, problems: Sequence[Problem]) -> str | None:
     policy.shared_prefix = policy.shared_prefix and warning is None
     rollouts = _probe(policy, problems, rollouts_per_prompt=1)
     wrong = float((plain_logp(policy, rollouts) - logp_alone(policy, rollouts)).abs().max())
+    if math.isnan(wrong):
+        raise ModelFolderError("model.path: the model's log-probs are not numbers: its weights are damaged")
     if not wrong <= accepted:
         raise ModelFolderError(
             f"model.path: {type(policy.model).__name__} is not supported: log-probs of a padded batch differ by "

@@ -4,14 +4,18 @@ Without a second device the order of moves is recorded; on a machine with cuda t
 """
 
 import asyncio
+from functools import partial
 
 import pytest
 import torch
 
 from copd.backends.local import LocalBranch, Turns, finish
-from copd.branch import Branch, SamplingSettings
+from copd.branch import Branch, ObjectiveSettings, SamplingSettings
+from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
 from copd.types import Part, Split
+
+SETTINGS = ObjectiveSettings(delta=partial(clamped_delta, bound=5.0))
 
 
 class Recorded:
@@ -28,7 +32,7 @@ def branch_of(policy, few, problems_of, name, index):
     task = few("text", problems_of["text"])
     learner = Learner(policy, learning_rate=1e-3)
     sampling = SamplingSettings(0, 6, 1.0)
-    return Branch(name, index, policy, {"text": task}, sampling, field="text", learner=learner, clamp=5.0)
+    return Branch(name, index, policy, {"text": task}, sampling, field="text", learner=learner, settings=SETTINGS)
 
 
 def test_one_is_there_and_the_one_before_leaves_first():

@@ -26,6 +26,7 @@ def rollouts(task="text", lengths=LENGTHS) -> Rollouts:
         prompt_of_N=torch.tensor([0, 0, 1]),
         temperature=1.0,
         reward_N=torch.tensor([1.0, 0.0, 1.0]),
+        correct_N=torch.tensor([True, False, True]),
     )
 
 

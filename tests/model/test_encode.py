@@ -136,7 +136,7 @@ IMAGE, VIDEO = Medium.IMAGE, Medium.VIDEO
 
 
 def decoded(encoder, problem):
-    return encoder.processor.tokenizer.decode(encoder.encode([problem], CPU).ids_PS[0])
+    return encoder.family.tokenizer.decode(encoder.encode([problem], CPU).ids_PS[0])
 
 
 def test_messages_of_one_user_turn_are_the_prompt_itself(encoder, problems_of, kind):
@@ -190,7 +190,7 @@ def test_no_frame_is_left_out_at_a_high_rate(encoder):
 def test_variables_of_the_chat_template_belong_to_the_problem(processor, policy):
     thinking = copy.copy(processor)
     thinking.chat_template = processor.chat_template + "{% if enable_thinking %}<think>{% endif %}"
-    encoder = Encoder(thinking, policy.model.model.get_rope_index)
+    encoder = Encoder(family_of(policy.model, thinking))
     plain = Problem("a", "t", "?", "1", "exact")
     loud = replace(plain, chat_template_kwargs={"enable_thinking": True})
     both = encoder.encode([plain, loud], CPU)

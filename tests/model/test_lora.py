@@ -1,6 +1,7 @@
 """Adapters on one frozen base: what acts, what learns, what is merged, what is saved, and what it takes."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load, save
 
 from copd.errors import RecipeError
+from copd.maths.distill import clamped_delta
 from copd.maths.merge import mean
 from copd.model.export import save_policy
 from copd.model.learner import Learner
@@ -88,7 +90,7 @@ def test_no_gradient_and_no_step_reaches_the_base_or_another_adapter(base, rollo
     learner = Learner(branches["text"], learning_rate=1e-2, weight_decay=0.1)
     before = {name: p.detach().clone() for name, p in base.model.named_parameters()}
     teacher = branches["image"].score(rollouts)
-    report = learner.step([DistillObjective("opd", rollouts, 1.0, teacher.logp_NT, 5.0)])
+    report = learner.step([DistillObjective("opd", rollouts, 1.0, teacher.logp_NT, partial(clamped_delta, bound=5.0))])
     assert report.metrics["opd/delta_abs"] > 1e-3
     after = {name: p.detach() for name, p in base.model.named_parameters()}
     moved = {name for name in before if not torch.equal(before[name], after[name])}
