@@ -145,7 +145,7 @@ def test_messages_of_one_user_turn_are_the_prompt_itself(encoder, problems_of, k
         spoken = replace(problem, prompt="shown to people", messages=(turn("user", *media, problem.prompt),))
         ours, theirs = (encoder.encode([each], CPU) for each in (spoken, problem))
         assert torch.equal(ours.ids_PS, theirs.ids_PS)
-        assert torch.equal(ours.positions_APS, theirs.positions_3PS)
+        assert torch.equal(ours.positions_APS, theirs.positions_APS)
         assert all(torch.equal(ours.media[name], value) for name, value in theirs.media.items())
 
 
