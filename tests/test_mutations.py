@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MUTATIONS = [
     mutation
-    for path in sorted((ROOT / "tests" / "mutations").glob(os.environ.get("COPD_MUTATIONS", "*") + ".toml"))
+    for path in sorted((ROOT / "tests" / "mutations").glob(os.environ.get("MUTATIONS", "*.toml")))
     for mutation in tomllib.loads(path.read_text())["mutation"]
 ]
 AT_ONCE = 2
