@@ -33,9 +33,9 @@ Curve = Callable[[RunRecord], list[tuple[int, float]]]
 def comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """The contents of the page."""
     fields = [*dict.fromkeys(field for run in runs for field in run.fields), AVERAGE]
-    groups = _groups(runs, fields)
+    groups, all_finished = _groups(runs, fields), all(run.finished for run in runs)
     shown = {model for _, rows in groups for model, *_ in rows}
-    answers = [replace(a, model=words.label_of(run, a.model)) for run in runs if run.finished for a in run.answers]
+    answers = [replace(a, model=words.label_of(run, a.model)) for run in runs if all_finished for a in run.answers]
     against = [
         (label, _by_place(differences([a for a in answers if a.model in shown], label))) for label in _references(runs)
     ]
@@ -81,7 +81,7 @@ def _groups(runs: Sequence[RunRecord], fields: Sequence[str]) -> list[tuple[str,
                     )
                 )
         bases.append(base)
-        groups.append((run.label, rows))
+        groups.append((run.label if run.finished else f"{run.label} (not finished: validation)", rows))
     return groups
 
 

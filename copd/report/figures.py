@@ -154,6 +154,7 @@ def finished_figure(figure: Figure, axes: Any, title: str, unit: str = "step") -
     axes.tick_params(colors=QUIET, labelcolor="black", labelsize=TYPE)
     for spine in axes.spines.values():
         spine.set_color(QUIET)
+    axes.locator_params(axis="x", integer=True)
     axes.xaxis.label.set_size(TYPE)
     names = axes.get_legend_handles_labels()[1]
     columns = 3 if max(map(len, names)) < 14 else 2

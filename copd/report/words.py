@@ -160,7 +160,9 @@ def compared_runs(runs: Sequence[RunRecord], reference: str, differences: Sequen
     """What several runs say beside one another; `differences` are those of their products to `reference`."""
     unfinished = [run.label for run in runs if not run.finished]
     if unfinished:
-        return [f"Not finished: {listed(unfinished)}. Their tables show validation, so nothing is compared one by one."]
+        return [
+            f"Not finished: {listed(unfinished)}. What stands there is validation, so nothing is compared one by one."
+        ]
     averages = [(label_of(run, m), run.cell(m).greedy) for run in runs for m in run.products]
     found = "; ".join(f"{label} {_share(estimate)}" for label, estimate in averages)
     said = [f"On average over the fields: {found}."]

@@ -15,8 +15,11 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for found in map(shutil.which, NAMES) if found), "")
 FLAGS = [f"--{flag}" for flag in ("headless", "no-sandbox", "no-first-run", "remote-debugging-pipe")]
-FLAGS += [f"--disable-{what}" for what in ("gpu", "quic", "background-networking", "component-update", "sync")]
+FLAGS += [f"--disable-{what}" for what in ("gpu", "quic", "background-networking")]
+FLAGS += [f"--disable-{what}" for what in ("component-update", "sync", "dev-shm-usage")]
 SECONDS = 120
+A4 = 718
+"""Pixels between the margins of a page."""
 
 
 class Browser:
@@ -166,7 +169,8 @@ def test_all_text_stands_out_from_the_paper_in_both_themes(browser, page, dark):
 
 
 def test_paper_is_white_and_everything_folded_is_printed(browser, page):
-    browser.open(page, 800, dark=True, media="print")
+    browser.open(page, A4, dark=True, media="print")
+    assert browser.value("document.documentElement.scrollWidth") <= A4
     assert browser.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     heights = browser.value("[...document.querySelectorAll('details')].map(d => d.getBoundingClientRect().height)")
     assert heights

@@ -68,6 +68,12 @@ def test_curves_of_all_runs_lie_over_rollouts(runs):
         assert drawn == ["mine", "experts", "mixed"][: 2 if title in ("Overlap", "Symmetric KL") else 3]
 
 
+def test_an_unfinished_run_is_marked_and_nothing_is_paired_with_its_validation(runs, make_run):
+    page = compared([*runs, make_run("young", finished=False)])
+    assert page["against"] == []
+    assert [name for name, _ in page["groups"]][-2:] == ["mixed", "young (not finished: validation)"]
+
+
 def test_with_an_unfinished_run_curves_lie_over_steps(runs, make_run):
     page = compared([*runs, make_run("young", finished=False)])
     assert not page["by_rollouts"]
