@@ -24,6 +24,7 @@ DELTAS = {
     "clamped": partial(clamped_delta, bound=5.0),
     "masked": partial(masked_delta, bound=5.0),
     "proximal": partial(proximal_delta, teacher_share=0.9),
+    "proximal, mostly the student": partial(proximal_delta, teacher_share=0.2),
     "proximal, teacher alone": partial(proximal_delta, teacher_share=1.0),
 }
 QUARTER_LOG_3 = 0.27465307216702745
