@@ -8,9 +8,14 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-ann
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
 	$(BIN)/copd train demo --out runs/demo --resume
 
-table: demo  ## the README's table: CoPD, experts and mixed RLVR at equal rollouts
+table: demo  ## the README's table: every method at equal rollouts; about 45 minutes
 	$(BIN)/copd train demo method=expert --out runs/expert --resume
+	$(BIN)/copd train demo method=merge_only experts.run=runs/expert --out runs/merge_only --resume
+	$(BIN)/copd train demo method=static_opd --out runs/static_opd --resume
+	$(BIN)/copd train demo method=mopd --out runs/mopd --resume
+	$(BIN)/copd train demo method=mopd mopd.student=mean --out runs/mopd_mean --resume
 	$(BIN)/copd train demo method=mixed --out runs/mixed --resume
+	$(BIN)/copd train demo method=mixed mixed.batch=K_times --out runs/mixed_batch --resume
 	$(BIN)/python studies/demo_table.py
 
 test: $(VENV)/.tools  ## the fast tests

@@ -1,4 +1,4 @@
-"""The README's table and picture, from the three runs of `make table`: CoPD, experts and mixed at equal rollouts."""
+"""The README's table and picture, from the runs of `make table`: every method at equal rollouts."""
 
 import argparse
 from pathlib import Path
@@ -10,15 +10,25 @@ from copd.run import result_of
 from copd.runs.runlog import read_lines
 
 
+FIELDS = ("text", "image", "video")
+MODELS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("demo", {"base": "base"}),
+    ("expert", {name: f"{name} expert" for name in FIELDS}),
+    ("merge_only", {"merged": "experts, merged"}),
+    ("static_opd", {"text": "static OPD, image expert to text expert"}),
+    ("mopd", {"student": "multi-teacher OPD, from the base"}),
+    ("mopd_mean", {"student": "multi-teacher OPD, from the experts' mean"}),
+    ("mixed", {"mixed": "mixed RLVR, K times the steps"}),
+    ("mixed_batch", {"mixed": "mixed RLVR, K times the batch"}),
+    ("demo", {name: f"CoPD, {name} branch" for name in FIELDS} | {"merged": "CoPD, merged"}),
+)
+"""Run folder, and its models with their labels, in the order of the table."""
+
+
 def rows(runs: Path) -> list[tuple[str, dict[str, str]]]:
     """Label and per-field "accuracy [low, high]" of every model that the runs have made."""
     table = []
-    for run, models in (
-        ("demo", {"base": "base"}),
-        ("expert", {name: f"{name} expert" for name in ("text", "image", "video")}),
-        ("mixed", {"mixed": "mixed RLVR"}),
-        ("demo", {name: f"CoPD, {name} branch" for name in ("text", "image", "video")} | {"merged": "CoPD, merged"}),
-    ):
+    for run, models in MODELS:
         cells = result_of(runs / run)
         for model, label in models.items():
             own = {cell.field: cell.greedy for cell in cells if cell.model == model}
@@ -34,7 +44,7 @@ def markdown(runs: Path) -> str:
     lines = ["| model | " + " | ".join(fields) + " |", "|---" * (len(fields) + 1) + "|"]
     lines += [f"| {label} | " + " | ".join(cells[field] for field in fields) + " |" for label, cells in table]
     spent = []
-    for run in ("demo", "expert", "mixed"):
+    for run in dict.fromkeys(run for run, _ in MODELS):
         ledger = next(r for r in read_lines(runs / run / "metrics.jsonl") if r["event"] == "ledger")
         spent.append(f"{run} {ledger['planned_rollouts']:,}")
     return "\n".join(lines) + f"\n\nRollouts: {', '.join(spent)}.\n"
