@@ -49,14 +49,13 @@ def token_stats(
     )
 
 
-def draw(logp_MV: Tensor, uniform_M: Tensor) -> Tensor:
-    """The token at which the cumulative probability passes `uniform_M` in [0, 1). [M] ids.
+def draw(logp_MV: Tensor, row_R: Tensor, uniform_R: Tensor) -> Tensor:
+    """R draws, each from row `row_R[r]`: the token at which the cumulative probability passes `uniform_R` in [0, 1).
 
     One number per (row, position) decides, so that rows that leave the batch do not move the others (trap 9). Sums are
     taken in the precision of the numbers. Tokens of probability 0 are never drawn, whatever the rounding.
     """
-    probability_MV = logp_MV.to(uniform_M.dtype).exp()
-    cumulative_MV = probability_MV.cumsum(-1)
-    target_M1 = (uniform_M * cumulative_MV[:, -1])[:, None]
-    last_M = logp_MV.shape[-1] - 1 - (probability_MV > 0).flip(-1).int().argmax(-1)
-    return torch.minimum(torch.searchsorted(cumulative_MV, target_M1, right=True)[:, 0], last_M)
+    cumulative_MV = logp_MV.to(uniform_R.dtype).exp().cumsum(-1)
+    total_R = cumulative_MV[row_R, -1]
+    target_R = torch.minimum(uniform_R * total_R, torch.nextafter(total_R, torch.zeros_like(total_R)))
+    return torch.searchsorted(cumulative_MV[row_R], target_R[:, None], right=True)[:, 0]

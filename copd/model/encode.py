@@ -112,14 +112,16 @@ class Encoder:
     def _recall(self, problems: Sequence[Problem]) -> list[Encoded]:
         new: dict[str, list[Problem]] = {}
         for problem in problems:
-            if problem not in self._remembered:
+            if problem in self._remembered:
+                self._remembered.move_to_end(problem)
+            else:
                 new.setdefault(problem.kind, []).append(problem)
         for same_kind in new.values():
             for problem, encoded in zip(same_kind, self.family.encode(same_kind), strict=True):
                 self._remembered[problem] = encoded
                 self._remembered_bytes += _bytes(problem, encoded)
         found = [self._remembered[problem] for problem in problems]
-        while len(self._remembered) > len(problems) and (
+        while new and len(self._remembered) > len(problems) and (
             len(self._remembered) > REMEMBERED_PROMPTS or self._remembered_bytes > REMEMBERED_BYTES
         ):
             self._remembered_bytes -= _bytes(*self._remembered.popitem(last=False))

@@ -63,9 +63,16 @@ class TextOnly:
         """Further inputs that go with the tokens of prompts wherever they are not yet in a cache."""
         return {}
 
-    def step_mask(self, mask_MS: Tensor) -> Tensor:
-        """The attention mask of a single new token per row, made ready where every layer sees all tokens."""
-        return mask_MS[:, None, None, :] if self._every_layer_sees_all else mask_MS.long()
+    def step_mask(self, mask_MS: Tensor, dtype: torch.dtype) -> Tensor:
+        """The attention mask of a single new token per row, made ready where every layer sees all tokens.
+
+        Ready is what is added to the attention's scores, in their `dtype`.
+        """
+        if not self._every_layer_sees_all:
+            return mask_MS.long()
+        return torch.zeros(mask_MS.shape, dtype=dtype, device=mask_MS.device).masked_fill_(~mask_MS, -torch.inf)[
+            :, None, None
+        ]
 
     def _encode(self, problems: Sequence[Problem]) -> list[Encoded]:
         texts = [_chat(self.tokenizer, problem) for problem in problems]

@@ -13,13 +13,37 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from copd.model.decode import CachedRows, PlainRows, Rows, select_rows
+from copd.model.decode import CachedPrefixes, PlainPrefixes, Prefixes, select_rows
 from copd.model.encode import Prompts, Responses
 from copd.model.family import TextOnly
 
 Head = Callable[[Tensor], Tensor]
 Finish = Callable[[Tensor, Head], Any]
 """What is made of the hidden states [N, T, D] of the T response tokens, given the output head."""
+
+
+class NarrowCache(DynamicCache):
+    """A cache that holds what attention takes: under autocast in its type, at half the bytes, with the same result."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        kind = key_states.device.type
+        if torch.is_autocast_enabled(kind):
+            narrow = torch.get_autocast_dtype(kind)
+            key_states, value_states = key_states.to(narrow), value_states.to(narrow)
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+
+def in_float32(head: Head) -> Head:
+    """The output head outside of autocast: in bfloat16 logits are steps apart that outweigh most deltas of OPD."""
+
+    def logits(hidden: Tensor) -> Tensor:
+        kind = hidden.device.type
+        if not torch.is_autocast_enabled(kind):
+            return head(hidden)
+        with torch.autocast(kind, enabled=False):
+            return head(hidden.float())
+
+    return logits
 
 
 class Forward:
@@ -52,22 +76,22 @@ class Forward:
         output = self._prompts(whole, lambda hidden, head: finish(hidden[:, :-1], head), length, use_cache=False)
         return output.logits
 
-    def start_shared(self, prompts: Prompts, prompt_of_N: Tensor) -> tuple[Rows, Tensor]:
-        """The rows after their prompts, on a repeated cache, and the logits of their first tokens. [N, V]."""
+    def start_shared(self, prompts: Prompts, rows: int, max_new_tokens: int) -> tuple[Prefixes, Tensor]:
+        """The prompts, prefilled, with room for as many rows, and the logits of the first tokens. [P, V]."""
         prefill = self._prefill(prompts, lambda hidden, head: head(hidden))
-        cached = CachedRows(self.model, self.family, prompts, prefill.past_key_values, prompt_of_N)
-        return cached, prefill.logits[prompt_of_N, -1]
+        head = in_float32(self.model.get_output_embeddings())
+        cached = CachedPrefixes(self.model, self.family, prompts, prefill.past_key_values, rows, max_new_tokens, head)
+        return cached, prefill.logits[:, -1]
 
-    def start_plain(self, prompts: Prompts, prompt_of_N: Tensor) -> tuple[Rows, Tensor]:
+    def start_plain(self, prompts: Prompts, rows: int, max_new_tokens: int) -> tuple[Prefixes, Tensor]:
         """The same without a cache."""
-        repeated = prompts.rows(prompt_of_N)
-        return PlainRows(self._next_logits, repeated), self._next_logits(repeated)
+        return PlainPrefixes(self._next_logits, prompts), self._next_logits(prompts)
 
     def _next_logits(self, prompts: Prompts) -> Tensor:
         return self._prompts(prompts, lambda hidden, head: head(hidden), 1, use_cache=False).logits[:, -1]
 
     def _prefill(self, prompts: Prompts, head_fn: Finish) -> Any:
-        return self._prompts(prompts, head_fn, 1, past_key_values=DynamicCache(), use_cache=True)
+        return self._prompts(prompts, head_fn, 1, past_key_values=NarrowCache(), use_cache=True)
 
     def _prompts(self, prompts: Prompts, head_fn: Finish, logits_to_keep: int, **options: Any) -> Any:
         return self._root(head_fn, **prompt_arguments(self.family, prompts), logits_to_keep=logits_to_keep, **options)
@@ -79,7 +103,7 @@ class Forward:
         """
         head = self.model.get_output_embeddings()
         original = head.forward
-        head.forward = lambda hidden: head_fn(hidden, original)
+        head.forward = lambda hidden: head_fn(hidden, in_float32(original))
         try:
             return self.model(**inputs)
         finally:

@@ -76,7 +76,6 @@ class Policy:
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             _enable_checkpointing(model)
-        self._noise_dtype = torch.float32 if self.device.type == "mps" else torch.float64
         self.end_ids = end_tokens(model, self.tokenizer).to(self.device)
         self.banned_V = banned_tokens(model, self.tokenizer, self.end_ids.cpu()).to(self.device)
 
@@ -292,13 +291,15 @@ class Policy:
         prompts = self.encoder.encode([problems[p] for p in chosen.tolist()], self.device)
         with self.computing():
             start = self.forward.start_shared if self.shared_prefix else self.forward.start_plain
-            alive, logits_NV = start(prompts, prompt_of_N.to(self.device))
+            prefixes, logits_PV = start(prompts, len(prompt_of_N), max_new_tokens)
+            noise = torch.float32 if self.device.type == "mps" else torch.float64
             return decode(
-                alive,
-                logits_NV,
+                prefixes,
+                logits_PV,
+                prompt_of_N.to(self.device),
                 banned_V=self.banned_V,
                 end_ids=self.end_ids,
-                uniform_NT=None if uniform_NT is None else uniform_NT.to(self.device, self._noise_dtype),
+                uniform_NT=None if uniform_NT is None else uniform_NT.to(self.device, noise),
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
             )

@@ -118,20 +118,20 @@ def test_nothing_beyond_log_prob_and_entropy_is_computed_unless_asked_for():
 )
 def test_the_token_is_where_the_cumulative_probability_passes_the_number(uniform, token):
     logp_MV = torch.tensor([[0.5, 0.25, 0.0, 0.25, 0.0]], dtype=torch.float64).log()
-    assert draw(logp_MV, torch.tensor([uniform], dtype=torch.float64)).tolist() == [token]
+    assert draw(logp_MV, torch.tensor([0]), torch.tensor([uniform], dtype=torch.float64)).tolist() == [token]
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.25, 0.5, 1 - 2**-24])
 def test_tokens_of_probability_zero_are_never_drawn(uniform):
     banned_V = torch.tensor([True, False, True, False, True])
     logp_MV = masked_log_softmax(random_logits(200)[:, :5].float(), banned_V, temperature=1.0)
-    assert set(draw(logp_MV, torch.full((200,), uniform)).tolist()) <= {1, 3}
+    assert set(draw(logp_MV, torch.arange(200), torch.full((200,), uniform)).tolist()) <= {1, 3}
 
 
 def test_tokens_are_drawn_as_often_as_they_are_probable():
     probability_V = torch.tensor([0.125, 0.5, 0.0, 0.25, 0.125], dtype=torch.float64)
     uniform_M = (torch.arange(800, dtype=torch.float64) + 0.5) / 800
-    ids_M = draw(probability_V.log().expand(800, 5), uniform_M)
+    ids_M = draw(probability_V.log()[None], torch.zeros(800, dtype=torch.long), uniform_M)
     assert torch.bincount(ids_M, minlength=5).tolist() == [100, 400, 0, 200, 100]
 
 
@@ -139,4 +139,5 @@ def test_rows_that_leave_the_batch_do_not_move_the_others():
     logp_MV = random_logits(50).log_softmax(-1)
     uniform_M = torch.rand(50, generator=torch.Generator().manual_seed(1))
     kept_M = torch.arange(0, 50, 3)
-    assert torch.equal(draw(logp_MV[kept_M], uniform_M[kept_M]), draw(logp_MV, uniform_M)[kept_M])
+    whole_M = draw(logp_MV, torch.arange(50), uniform_M)
+    assert torch.equal(draw(logp_MV, kept_M, uniform_M[kept_M]), whole_M[kept_M])

@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache
 
 from copd.model.batching import take_rows
-from copd.model.decode import CachedRows, decode, pick, select_rows
+from copd.model.decode import CachedPrefixes, decode, pick, select_rows
 
 NEW_TOKENS = 12
 
@@ -32,8 +32,17 @@ def decode_rows(policy, problems, prompt_of_N, uniform_NT, max_new_tokens=NEW_TO
         **prompts.media,
     )
     return decode(
-        CachedRows(policy.model, policy.encoder.family, prompts, prefill.past_key_values, prompt_of_N),
-        prefill.logits[prompt_of_N, -1],
+        CachedPrefixes(
+            policy.model,
+            policy.encoder.family,
+            prompts,
+            prefill.past_key_values,
+            len(prompt_of_N),
+            max_new_tokens,
+            policy.model.get_output_embeddings(),
+        ),
+        prefill.logits[:, -1],
+        prompt_of_N,
         banned_V=policy.banned_V,
         end_ids=policy.end_ids,
         uniform_NT=uniform_NT,
@@ -221,9 +230,9 @@ def test_sampling_needs_no_gradient_and_leaves_none(policy, problems_of):
 
 
 def test_without_numbers_the_most_likely_token_is_picked():
-    logp_NV = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]).log()
-    assert pick(logp_NV, None).tolist() == [1, 0]
-    assert pick(logp_NV, torch.tensor([0.1, 0.95], dtype=torch.float64)).tolist() == [0, 2]
+    logp_MV, prefix_R = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]).log(), torch.tensor([1, 0, 1])
+    assert pick(logp_MV, prefix_R, None).tolist() == [0, 1, 0]
+    assert pick(logp_MV, prefix_R, torch.tensor([0.1, 0.1, 0.95], dtype=torch.float64)).tolist() == [0, 0, 2]
 
 
 def test_gradients_flow_from_repeated_rows_back_into_the_cache():
