@@ -53,9 +53,11 @@ def draw(logp_MV: Tensor, row_R: Tensor, uniform_R: Tensor) -> Tensor:
     """R draws, each from row `row_R[r]`: the token at which the cumulative probability passes `uniform_R` in [0, 1).
 
     One number per (row, position) decides, so that rows that leave the batch do not move the others (trap 9). Sums are
-    taken in the precision of the numbers. Tokens of probability 0 are never drawn, whatever the rounding.
+    taken in the precision of the numbers. Tokens of probability 0 are never drawn, whatever the rounding; from a row
+    of NaN comes the last token.
     """
     cumulative_MV = logp_MV.to(uniform_R.dtype).exp().cumsum(-1)
     total_R = cumulative_MV[row_R, -1]
     target_R = torch.minimum(uniform_R * total_R, torch.nextafter(total_R, torch.zeros_like(total_R)))
-    return torch.searchsorted(cumulative_MV[row_R], target_R[:, None], right=True)[:, 0]
+    token_R = torch.searchsorted(cumulative_MV[row_R], target_R[:, None], right=True)[:, 0]
+    return token_R.clamp(max=logp_MV.shape[-1] - 1)

@@ -121,8 +121,10 @@ class Encoder:
                 self._remembered[problem] = encoded
                 self._remembered_bytes += _bytes(problem, encoded)
         found = [self._remembered[problem] for problem in problems]
-        while new and len(self._remembered) > len(problems) and (
-            len(self._remembered) > REMEMBERED_PROMPTS or self._remembered_bytes > REMEMBERED_BYTES
+        while (
+            new
+            and len(self._remembered) > len(problems)
+            and (len(self._remembered) > REMEMBERED_PROMPTS or self._remembered_bytes > REMEMBERED_BYTES)
         ):
             self._remembered_bytes -= _bytes(*self._remembered.popitem(last=False))
         return found

@@ -141,3 +141,8 @@ def test_rows_that_leave_the_batch_do_not_move_the_others():
     kept_M = torch.arange(0, 50, 3)
     whole_M = draw(logp_MV, torch.arange(50), uniform_M)
     assert torch.equal(draw(logp_MV, kept_M, uniform_M[kept_M]), whole_M[kept_M])
+
+
+def test_a_token_is_drawn_even_where_the_model_gives_no_numbers():
+    logp_MV = torch.full((1, 5), torch.nan)
+    assert draw(logp_MV, torch.tensor([0]), torch.tensor([0.5], dtype=torch.float64)).tolist() == [4]

@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache
 
 from copd.model.batching import take_rows
-from copd.model.decode import CachedPrefixes, decode, pick, select_rows
+from copd.model.decode import CachedPrefixes, decode, distinct_prefixes, pick, select_rows, settle
 
 NEW_TOKENS = 12
 
@@ -241,3 +241,68 @@ def test_gradients_flow_from_repeated_rows_back_into_the_cache():
     assert torch.equal(repeated.layers[0].keys, keys[[1, 1, 0, 1]])
     repeated.layers[0].keys.sum().backward()
     assert torch.equal(keys.grad, torch.tensor([1.0, 3.0])[:, None, None, None].expand_as(keys))
+
+
+def test_rows_that_have_drawn_the_same_tokens_are_computed_once(ending64, problems_of, kind, monkeypatch):
+    computed = []
+    extend = CachedPrefixes.extend
+    monkeypatch.setattr(
+        CachedPrefixes, "extend", lambda self, *given: computed.append(len(given[0])) or extend(self, *given)
+    )
+    rollouts = ending64.sample(
+        problems_of[kind], rollouts_per_prompt=8, generator=seeded(), max_new_tokens=NEW_TOKENS, temperature=0.5
+    )
+    prefixes = {
+        (p, tuple(answer[:length]))
+        for p, answer in zip(rollouts.prompt_of_N.tolist(), answers(rollouts), strict=True)
+        for length in range(1, len(answer) + (0 if answer[-1] == int(ending64.end_ids) else 1))
+        if length < NEW_TOKENS
+    }
+    assert sum(computed) == len(prefixes) < int(rollouts.mask_NT.sum())
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+def test_answers_are_those_of_rows_computed_one_by_one(ending64, problems_of, kind, monkeypatch, temperature):
+    def sample():
+        return ending64.sample(
+            problems_of[kind],
+            rollouts_per_prompt=6,
+            generator=seeded(1),
+            max_new_tokens=NEW_TOKENS,
+            temperature=temperature,
+        )
+
+    merged = sample()
+    monkeypatch.setattr(
+        "copd.model.decode.distinct_prefixes",
+        lambda prefix_R, token_R, vocabulary: (prefix_R, token_R, torch.arange(len(prefix_R))),
+    )
+    apart = sample()
+    assert answers(merged) == answers(apart)
+    assert torch.equal(merged.finished_N, apart.finished_N)
+    torch.testing.assert_close(merged.logp_NT, apart.logp_NT, atol=1e-10, rtol=0)
+
+
+def test_rows_are_one_prefix_where_prompt_and_token_agree():
+    prefix_R, token_R = torch.tensor([2, 0, 2, 2, 0]), torch.tensor([5, 5, 3, 5, 5])
+    parent_M, token_M, place_R = distinct_prefixes(prefix_R, token_R, 7)
+    assert parent_M.tolist() == [0, 2, 2]
+    assert token_M.tolist() == [5, 3, 5]
+    assert place_R.tolist() == [2, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("parents", "places", "moved"),
+    [
+        ([0, 1, 2], [0, 1, 2], []),
+        ([0, 0, 1], [0, 2, 1], [1]),
+        ([2, 2, 5], [2, 0, 1], [1, 2]),
+        ([3], [0], [0]),
+        ([0, 4, 4, 4], [0, 1, 2, 3], [1, 2, 3]),
+    ],
+)
+def test_prefixes_stay_at_their_parents_place_and_fill_the_gaps(parents, places, moved):
+    place_M, moved_M = settle(torch.tensor(parents))
+    assert place_M.tolist() == places
+    assert moved_M.nonzero()[:, 0].tolist() == moved
+    assert sorted(places) == list(range(len(parents)))

@@ -209,3 +209,23 @@ def test_media_remembered_are_bounded_by_their_bytes(encoder, problems_of, monke
     assert list(encoder._remembered) == others[-1:]
     encoder.encode(problems_of["image"], CPU)
     assert len(encoder._remembered) == 3, "the present batch stays whole"
+
+
+def test_a_batch_too_large_to_be_remembered_is_encoded_once_for_its_micro_batches(encoder, problems_of, monkeypatch):
+    problems = [*problems_of["image"], *problems_of["video"]]
+    monkeypatch.setattr(encode, "REMEMBERED_BYTES", 1)
+    encoded = []
+    plainly = encoder.family.encode
+    monkeypatch.setattr(encoder.family, "encode", lambda new: encoded.extend(new) or plainly(new))
+    encoder.lengths(problems)
+    for problem in problems:
+        encoder.encode([problem], CPU)
+    assert len(encoded) == len(problems)
+
+
+def test_what_was_used_last_is_forgotten_last(encoder, problems_of, monkeypatch):
+    monkeypatch.setattr(encode, "REMEMBERED_PROMPTS", 2)
+    first, second, third = problems_of["text"]
+    for problem in (first, second, first, third):
+        encoder.encode([problem], CPU)
+    assert list(encoder._remembered) == [first, third]

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import DynamicCache
 
+from copd.model import forward as forward_module
 from copd.model import policy as policy_module
 from copd.model.batching import take_rows
 from copd.model.policy import Policy
@@ -279,3 +281,30 @@ def test_autocast_computes_coarsely_and_gives_float32_log_probs_and_gradients(po
     assert half.clone().autocast is torch.bfloat16
     sampled = half.sample(mixed.problems, generator=torch.Generator().manual_seed(0), max_new_tokens=6)
     torch.testing.assert_close(half.score(sampled).logp_NT, sampled.logp_NT, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("start", ["start_shared", "start_plain"])
+def test_logits_are_not_rounded_to_the_type_of_autocast(policy, problems_of, start):
+    half = Policy(policy.clone().model, policy.processor, autocast=torch.bfloat16)
+    prompts = half.encoder.encode(problems_of["text"], half.device)
+    with torch.no_grad(), half.computing():
+        _, logits_PV = getattr(half.forward, start)(prompts, 3, 1)
+    assert logits_PV.dtype == torch.float32
+    assert not torch.equal(logits_PV, logits_PV.bfloat16().float())
+
+
+def test_a_cache_in_the_type_of_autocast_changes_nothing(policy, problems_of, kind, monkeypatch):
+    half = Policy(policy.clone().model, policy.processor, autocast=torch.bfloat16)
+
+    def sample():
+        generator = torch.Generator().manual_seed(0)
+        return half.sample(problems_of[kind], rollouts_per_prompt=3, generator=generator, max_new_tokens=8)
+
+    narrow, caches = sample(), []
+    scored = half.score(narrow).logp_NT
+    monkeypatch.setattr(forward_module, "NarrowCache", lambda: caches.append(DynamicCache()) or caches[-1])
+    wide = sample()
+    assert caches[0].layers[0].keys.dtype == torch.float32, "otherwise nothing is compared"
+    assert torch.equal(narrow.tokens_NT, wide.tokens_NT)
+    assert torch.equal(narrow.logp_NT, wide.logp_NT)
+    assert torch.equal(scored, half.score(narrow).logp_NT)
