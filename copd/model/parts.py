@@ -47,6 +47,11 @@ class Objective(Protocol):
     @property
     def weight(self) -> float: ...
 
+    @property
+    def key_N(self) -> Tensor | None:
+        """What equal responses must share beside their tokens to be trained on as one; None: nothing."""
+        ...
+
     def rows_with_gradient(self) -> Tensor:
         """Indices of the rows that need a forward and backward pass. The others count in the denominator only."""
         ...
@@ -68,6 +73,11 @@ class GrpoObjective:
     rollouts: Rollouts
     weight: float
     advantage_N: Tensor
+
+    @property
+    def key_N(self) -> Tensor:
+        """The advantage: a grader need not be deterministic."""
+        return self.advantage_N
 
     def rows_with_gradient(self) -> Tensor:
         return self.advantage_N.nonzero()[:, 0]
@@ -99,13 +109,18 @@ class AnchoredGrpoObjective(GrpoObjective):
 
 @dataclass(frozen=True, eq=False)
 class DistillObjective:
-    """OPD: the bounded delta to the teacher is the advantage of each token (method.md eq. 3, 4)."""
+    """OPD: the bounded delta to the teacher is the advantage of each token (method.md eq. 3, 4).
+
+    Equal responses are trained on as one, with the teacher's log-probs of the first: one scoring gives them the same,
+    up to rounding at most.
+    """
 
     name: str
     rollouts: Rollouts
     weight: float
     teacher_logp_NT: Tensor
     delta: Delta
+    key_N: None = None
 
     def rows_with_gradient(self) -> Tensor:
         return torch.arange(len(self.rollouts.tokens_NT))
