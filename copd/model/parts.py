@@ -109,18 +109,18 @@ class AnchoredGrpoObjective(GrpoObjective):
 
 @dataclass(frozen=True, eq=False)
 class DistillObjective:
-    """OPD: the bounded delta to the teacher is the advantage of each token (method.md eq. 3, 4).
-
-    Equal responses are trained on as one, with the teacher's log-probs of the first: one scoring gives them the same,
-    up to rounding at most.
-    """
+    """OPD: the bounded delta to the teacher is the advantage of each token (method.md eq. 3, 4)."""
 
     name: str
     rollouts: Rollouts
     weight: float
     teacher_logp_NT: Tensor
     delta: Delta
-    key_N: None = None
+
+    @property
+    def key_N(self) -> None:
+        """Nothing: one scoring gives equal responses the same log-probs, up to rounding at most; the first's count."""
+        return None
 
     def rows_with_gradient(self) -> Tensor:
         return torch.arange(len(self.rollouts.tokens_NT))
