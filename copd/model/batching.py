@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,10 +30,63 @@ def take_rows(rollouts: Rollouts, rows_M: Tensor) -> Rollouts:
     )
 
 
+class Distinct(NamedTuple):
+    """The D distinct ones of M given rows: one row for each, the first, and how often it was given.
+
+    rows_D    the rows kept, in the order in which they were given
+    copies_D  how many of the given rows each stands for, itself included
+    place_M   for each given row the place in `rows_D` of the one that stands for it
+    """
+
+    rows_D: Tensor
+    copies_D: Tensor
+    place_M: Tensor
+
+
+def distinct_rows(rollouts: Rollouts, rows_M: Tensor, key_N: Tensor | None = None) -> Distinct:
+    """Rows that answer the same prompt with the same tokens are one, those only whose `key_N` is equal if there is one.
+
+    The end token is a token of the response; what stands in the padding is not. A key that is NaN equals none.
+    """
+    tokens_MT = torch.where(rollouts.mask_NT[rows_M], rollouts.tokens_NT[rows_M], -1)
+    columns = [rollouts.prompt_of_N[rows_M, None], tokens_MT]
+    if key_N is not None:
+        columns.append(torch.unique(key_N[rows_M], return_inverse=True)[1][:, None])
+    _, class_M, copies_D = torch.unique(torch.cat(columns, dim=1), dim=0, return_inverse=True, return_counts=True)
+    given_M = torch.arange(len(rows_M))
+    first_D, order_D = (
+        given_M.new_zeros(len(copies_D)).scatter_reduce(0, class_M, given_M, "amin", include_self=False).sort()
+    )
+    return Distinct(rows_M[first_D], copies_D[order_D], order_D.argsort()[class_M])
+
+
 def stack_rows(batches: Sequence[Tensor]) -> Tensor:
     """Concatenate [N_b, T_b] tensors along the rows, right padded with zeros to the longest T."""
     longest = max(batch.shape[1] for batch in batches)
     return torch.cat([torch.nn.functional.pad(batch, (0, longest - batch.shape[1])) for batch in batches])
+
+
+class _Load(NamedTuple):
+    """What a micro-batch holds, its rows in the order of their prompts."""
+
+    prompts: int
+    last_prompt: int
+    longest_prompt: int
+    rows: int
+    longest_row: int
+
+    def followed_by(self, other: _Load) -> _Load:
+        return _Load(
+            self.prompts + other.prompts - (self.last_prompt == other.last_prompt),
+            other.last_prompt,
+            max(self.longest_prompt, other.longest_prompt),
+            self.rows + other.rows,
+            max(self.longest_row, other.longest_row),
+        )
+
+    @property
+    def padded_tokens(self) -> int:
+        return self.prompts * self.longest_prompt + self.rows * self.longest_row
 
 
 def micro_batches(
@@ -51,31 +105,34 @@ def micro_batches(
     be split further.
     """
 
-    def kind(n: int) -> str:
-        return kind_P[prompt_of_N[n]]
-
-    def padded_tokens(rows: list[int]) -> int:
-        prompts = {prompt_of_N[n] for n in rows}
-        return len(prompts) * max(prompt_length_P[p] for p in prompts) + len(rows) * max(length_N[n] for n in rows)
-
     groups: dict[tuple[str, int], list[int]] = {}
     for n in rows_M:
-        groups.setdefault((kind(n), prompt_of_N[n]), []).append(n)
+        groups.setdefault((kind_P[prompt_of_N[n]], prompt_of_N[n]), []).append(n)
     batches: list[list[int]] = []
-    for _, group in sorted(groups.items()):
-        whole = padded_tokens(group) <= token_budget
+    last_kind, last = "", _Load(0, -1, 0, 0, 0)
+    for (kind, prompt), group in sorted(groups.items()):
+
+        def load(rows: Sequence[int], prompt: int = prompt) -> _Load:
+            return _Load(1, prompt, prompt_length_P[prompt], len(rows), max(length_N[n] for n in rows))
+
+        whole = load(group).padded_tokens <= token_budget
         for rows in [group] if whole else [[n] for n in group]:
-            joins = batches and kind(batches[-1][0]) == kind(rows[0])
-            if joins and padded_tokens([*batches[-1], *rows]) <= token_budget:
+            together = last.followed_by(load(rows))
+            if kind == last_kind and together.padded_tokens <= token_budget:
                 batches[-1] += rows
+                last = together
             else:
                 batches.append(list(rows))
+                last_kind, last = kind, load(rows)
     return [torch.tensor(rows) for rows in batches]
 
 
-def unflatten(flat_M: Tensor, mask_NT: Tensor, order_N: Tensor) -> Tensor:
-    """Put values of response tokens, concatenated over micro-batches of rows `order_N`, back in their place; else 0."""
-    ordered_mask = mask_NT[order_N]
-    full = flat_M.new_zeros(*mask_NT.shape, *flat_M.shape[1:])
-    full = full.masked_scatter(ordered_mask.reshape(*mask_NT.shape, *[1] * (flat_M.ndim - 1)), flat_M)
-    return full[order_N.argsort()]
+def unflatten(flat_M: Tensor, mask_NT: Tensor, order_D: Tensor) -> Tensor:
+    """Values of response tokens, concatenated over micro-batches of rows `order_D`, in their place; else 0.
+
+    [D, T, ...], the rows in ascending order: all, or some of those of the mask.
+    """
+    mask_DT = mask_NT[order_D]
+    full = flat_M.new_zeros(*mask_DT.shape, *flat_M.shape[1:])
+    full = full.masked_scatter(mask_DT.reshape(*mask_DT.shape, *[1] * (flat_M.ndim - 1)), flat_M)
+    return full[order_D.argsort()]

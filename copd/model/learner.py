@@ -13,7 +13,7 @@ from torch import Tensor
 
 from copd.errors import NonFiniteError
 from copd.maths.losses import clipped_surrogate, is_clipped
-from copd.model.batching import take_rows
+from copd.model.batching import distinct_rows, take_rows
 from copd.model.parts import Aggregate, Objective, over_sequences
 from copd.model.policy import Policy
 from copd.types import Rollouts
@@ -25,7 +25,8 @@ MAX_SKIPPED_IN_A_ROW = 5
 class StepReport:
     """What one step did.
 
-    `metrics` by name (per part: `part/name`), means over the passes; tokens trained on, summed over them; `skipped`
+    `metrics` by name (per part: `part/name`), means over the passes; tokens trained on, summed over them: those of all
+    rows that have a gradient, equal ones too, for what a method costs is no matter of how it is computed; `skipped`
     where a pass was not finite, so that it and those after it did nothing.
     """
 
@@ -44,15 +45,16 @@ class _Frozen(NamedTuple):
 
 @dataclass
 class _Means:
-    """Token means over the micro-batches of one part."""
+    """Token means over the micro-batches of one part; a row counts as often as it was drawn."""
 
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     tokens: int = 0
 
-    def add(self, mask_MT: Tensor, values: dict[str, Tensor]) -> None:
-        self.tokens += int(mask_MT.sum())
-        for name, value in values.items():
-            self.sums[name] += float(value[mask_MT].sum())
+    def add(self, mask_MT: Tensor, copies_M1: Tensor, values: dict[str, Tensor]) -> None:
+        self.tokens += int((mask_MT * copies_M1).sum())
+        sums = [torch.where(mask_MT, copies_M1 * value, 0.0).sum() for value in values.values()]
+        for name, total in zip(values, torch.stack(sums).tolist(), strict=True):
+            self.sums[name] += total
 
     def named(self, prefix: str) -> dict[str, float]:
         return {f"{prefix}/{name}": total / max(1, self.tokens) for name, total in self.sums.items()}
@@ -130,14 +132,20 @@ class Learner:
         return StepReport(metrics, tokens, skipped=False)
 
     def _accumulate(self, part: Objective, frozen: list[_Frozen]) -> _Means:
-        """Backward of one part over its micro-batches; its denominator is that of the part's whole rollouts."""
+        """Backward of one part over its micro-batches; its denominator is that of the part's whole rollouts.
+
+        Of equal rows one is computed and weighs as many as there are, in the objective and in the metrics.
+        """
         means, aggregate = _Means(), self.aggregate(part.rollouts)
         clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
-        rows = part.rows_with_gradient()
-        for number, rows_M in enumerate(self.policy.micro_batches(part.rollouts, rows) if len(rows) else []):
+        distinct = distinct_rows(part.rollouts, part.rows_with_gradient(), part.key_N)
+        rows_D = distinct.rows_D
+        copies_N = torch.zeros_like(part.rollouts.prompt_of_N).index_copy(0, rows_D, distinct.copies_D)
+        for number, rows_M in enumerate(self.policy.micro_batches(part.rollouts, rows_D) if len(rows_D) else []):
             batch = take_rows(part.rollouts, rows_M)
             stats = self.policy.token_stats(batch)
             mask_MT = batch.mask_NT.to(self.policy.device)
+            copies_M1 = copies_N[rows_M, None].to(self.policy.device)
             zeros_MT = torch.zeros(mask_MT.shape, device=self.policy.device, dtype=stats.logp_M.dtype)
             logp_MT = zeros_MT.masked_scatter(mask_MT, stats.logp_M)
             if number == len(frozen):
@@ -145,11 +153,12 @@ class Learner:
             old_MT, advantage_MT, logged = frozen[number]
             surrogate_MT = clipped_surrogate(logp_MT, old_MT, advantage_MT, **clip)
             penalty_MT, penalties = part.penalty(rows_M, logp_MT)
-            objective = part.weight * aggregate(surrogate_MT - penalty_MT, mask_MT)
+            objective = part.weight * aggregate(copies_M1 * (surrogate_MT - penalty_MT), mask_MT)
             (-objective).backward()
             mismatch_MT = (old_MT - batch.logp_NT.to(old_MT)).abs()
             means.add(
                 mask_MT,
+                copies_M1,
                 {
                     **logged,
                     **penalties,

@@ -47,6 +47,11 @@ class Objective(Protocol):
     @property
     def weight(self) -> float: ...
 
+    @property
+    def key_N(self) -> Tensor | None:
+        """What equal responses must share beside their tokens to be trained on as one; None: nothing."""
+        ...
+
     def rows_with_gradient(self) -> Tensor:
         """Indices of the rows that need a forward and backward pass. The others count in the denominator only."""
         ...
@@ -68,6 +73,11 @@ class GrpoObjective:
     rollouts: Rollouts
     weight: float
     advantage_N: Tensor
+
+    @property
+    def key_N(self) -> Tensor:
+        """The advantage: a grader need not be deterministic."""
+        return self.advantage_N
 
     def rows_with_gradient(self) -> Tensor:
         return self.advantage_N.nonzero()[:, 0]
@@ -106,6 +116,11 @@ class DistillObjective:
     weight: float
     teacher_logp_NT: Tensor
     delta: Delta
+
+    @property
+    def key_N(self) -> None:
+        """Nothing: one scoring gives equal responses the same log-probs, up to rounding at most; the first's count."""
+        return None
 
     def rows_with_gradient(self) -> Tensor:
         return torch.arange(len(self.rollouts.tokens_NT))

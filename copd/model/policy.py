@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from copd.errors import RecipeError
 from copd.maths.logprobs import TokenStats, token_stats
-from copd.model.batching import micro_batches, stack_rows, take_rows, unflatten
+from copd.model.batching import distinct_rows, micro_batches, stack_rows, take_rows, unflatten
 from copd.model.decode import decode
 from copd.model.encode import Encoder, Responses
 from copd.model.family import family_of, tokenizer_of
@@ -206,11 +206,14 @@ class Policy:
     def score(self, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None, version: int = 0) -> Score:
         """Log-probs of the responses, of the k most likely tokens, and of the tokens `ids_NTK`; on the CPU.
 
+        Equal responses to one prompt are computed once, unless they are asked about `ids_NTK`, which may differ.
         Raises ValueError where k exceeds the number of tokens that the vocabulary mask allows.
         """
         if k > self.allowed_tokens:
             raise ValueError(f"k={k} is larger than the {self.allowed_tokens} tokens of the masked vocabulary")
-        batches = self.micro_batches(rollouts, torch.arange(len(rollouts.tokens_NT)))
+        every_N = torch.arange(len(rollouts.tokens_NT))
+        distinct = distinct_rows(rollouts, every_N, None if ids_NTK is None else every_N)
+        batches = self.micro_batches(rollouts, distinct.rows_D)
         stats = []
         for rows in batches:
             part = take_rows(rollouts, rows)
@@ -219,7 +222,8 @@ class Policy:
         order = torch.cat(batches)
         joined = TokenStats(*map(_joined, zip(*stats, strict=True)))
         logp_NT, _, *optional = (
-            None if values is None else unflatten(values.cpu(), rollouts.mask_NT, order) for values in joined
+            None if values is None else unflatten(values.cpu(), rollouts.mask_NT, order)[distinct.place_M]
+            for values in joined
         )
         assert logp_NT is not None
         return Score(logp_NT, version, *optional)

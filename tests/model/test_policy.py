@@ -8,7 +8,7 @@ from transformers import DynamicCache
 
 from copd.model import forward as forward_module
 from copd.model import policy as policy_module
-from copd.model.batching import take_rows
+from copd.model.batching import Distinct, take_rows
 from copd.model.policy import Policy
 
 SINGLE = ((1, 1), (1,), (1, 1, 1))
@@ -27,6 +27,12 @@ def split_up(policy, micro_batch_tokens):
     twin = policy.clone()
     twin.micro_batch_tokens = micro_batch_tokens
     return twin
+
+
+def without_merging(monkeypatch):
+    """From here on every row is computed, equal ones too."""
+    every = lambda rollouts, rows_M, key_N=None: Distinct(rows_M, torch.ones_like(rows_M), torch.arange(len(rows_M)))  # noqa: E731
+    monkeypatch.setattr(policy_module, "distinct_rows", every)
 
 
 @pytest.fixture
@@ -193,6 +199,29 @@ def test_more_likeliest_tokens_than_are_allowed_is_an_error(policy, mixed):
     assert policy.score(mixed, k=policy.allowed_tokens).topk_ids_NTK.shape[-1] == policy.allowed_tokens
     with pytest.raises(ValueError, match=f"k={policy.allowed_tokens + 1}"):
         policy.score(mixed, k=policy.allowed_tokens + 1)
+
+
+def test_the_score_of_equal_responses_is_that_of_each_computed_for_itself(policy64, mixed, assert_same, monkeypatch):
+    rollouts = take_rows(mixed, torch.tensor([5, 0, 7, 5, 3, 0, 1, 5, 6]))
+    found = vars(policy64.score(rollouts, k=3))
+    assert torch.equal(found["logp_NT"][1], found["logp_NT"][5])
+    without_merging(monkeypatch)
+    assert_same(found, vars(policy64.score(rollouts, k=3)), atol=1e-10)
+
+
+def test_equal_responses_are_scored_once_but_each_at_the_tokens_it_is_asked_about(policy64, written, problems_of):
+    policy, rows = policy64.clone(), []
+    policy.model.get_output_embeddings().register_forward_pre_hook(lambda module, hidden: rows.append(len(hidden[0])))
+    rollouts = take_rows(written(policy, problems_of["text"][:1], [(6, 4)]), torch.tensor([0, 1, 0, 0]))
+    policy.score(rollouts)
+    ids_NTK = torch.arange(90, 94)[:, None, None].expand(4, 6, 1)
+    asked = policy.score(rollouts, ids_NTK=ids_NTK).at_ids_NTK
+    assert rows == [1, 2, 1, 4], "a prompt, then its responses"
+    everything = policy.score(rollouts, k=policy.allowed_tokens)
+    assert not torch.equal(asked[0], asked[2])
+    for n in (0, 2, 3):
+        at_NTK = everything.topk_logp_NTK[n][everything.topk_ids_NTK[n] == 90 + n]
+        torch.testing.assert_close(asked[n, :, 0], at_NTK, atol=1e-10, rtol=0)
 
 
 def test_the_prompts_of_a_group_run_through_the_model_once(policy, written, problems_of):
