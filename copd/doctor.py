@@ -51,6 +51,8 @@ SHOWN, SHOWN_CHARACTERS = 2, 120
 """Graded samples per field, and how much of prompt and response is shown."""
 LEAST_SIGNAL, MOST_CUT, MOST_NOISE = 0.1, 0.5, 0.1
 """Warned of: a smaller share of groups with signal, a greater one of responses cut, more noise per delta."""
+LONGEST_REASON = 300
+"""Characters of an error that is not copd's own."""
 GIB = 2**30
 
 
@@ -72,8 +74,11 @@ def examine(recipe: Recipe) -> Iterator[Finding]:
     yield from machine(recipe.model.threads_per_branch)
     try:
         yield from _examine_parts(recipe, plan)
-    except (CopdError, OSError, RuntimeError, ValueError) as error:
-        yield Finding("examination", "failed", f"ends here: {' '.join(str(error).split())}")
+    except (CopdError, OSError) as error:
+        yield Finding("examination", "failed", f"ends here: {error}")
+    except (RuntimeError, ValueError) as error:
+        reason = f"{type(error).__name__} in the model or its processor: {_one_line(error)}"
+        yield Finding("examination", "failed", f"ends here: {reason}")
 
 
 def _examine_parts(recipe: Recipe, plan: Plan) -> Iterator[Finding]:
@@ -127,14 +132,13 @@ def machine(threads: int) -> Iterator[Finding]:
     libraries = ", ".join(f"{name} {version(name)}" for name in ("copd", "torch", "transformers"))
     yield Finding("versions", "ok", f"Python {platform.python_version()}, {libraries}")
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    cards = ", ".join(f"{gpu.name} with {gpu.total_memory / GIB:.0f} GiB" for gpu in gpus) or "no GPU"
+    cards = ", ".join(f"{gpu.name} with {_size(gpu.total_memory)}" for gpu in gpus) or "no GPU"
     cores = os.cpu_count() or 1
     enough = threads <= cores
     advice = "" if enough else f"; model.threads_per_branch={threads} is more"
     yield Finding("processors", "ok" if enough else "warning", f"{cores} cores{advice}; {cards}")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    free = shutil.disk_usage(Path.cwd()).free / GIB
-    yield Finding("memory and disk", "ok", f"{memory:.1f} GiB of memory; {free:.1f} GiB free in {Path.cwd()}")
+    memory, free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), shutil.disk_usage(Path.cwd()).free
+    yield Finding("memory and disk", "ok", f"{_size(memory)} of memory; {_size(free)} free in {Path.cwd()}")
 
 
 def _described(path: str, policy: Policy) -> Finding:
@@ -198,7 +202,7 @@ def shared_prefix(kind: str, policy: Policy, problems: Sequence[Problem]) -> Fin
     try:
         difference = largest_difference(policy, problems)
     except UNABLE as error:
-        reason = f"does not work with this model ({' '.join(str(error).split())}); the plain path is slower"
+        reason = f"does not work with this model ({_one_line(error)}); the plain path is slower"
         return Finding(check, "warning", reason)
     found = f"log-probs differ by at most {difference:.1e} nats (accepted: {accepted:g})"
     return Finding(check, "ok" if difference <= accepted else "failed", found)
@@ -318,10 +322,18 @@ def disk(bench: Bench, plan: Plan, keep_last: int, weights_bytes: int) -> Findin
     models = (len(plan.branches) + (plan.model == "merged")) * weights_bytes
     needed, free = (keep_last + 1) * checkpoint + models, shutil.disk_usage(Path.cwd()).free
     found = (
-        f"{checkpoint / GIB:.2f} GiB per checkpoint, {needed / GIB:.2f} GiB at most with the models at the end; "
-        f"{free / GIB:.1f} GiB free in {Path.cwd()}"
+        f"{_size(checkpoint)} per checkpoint, {_size(needed)} at most with the models at the end; "
+        f"{_size(free)} free in {Path.cwd()}"
     )
     return Finding("checkpoints", "ok" if needed < free else "failed", found)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:LONGEST_REASON]
+
+
+def _size(count: float) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.1f} MiB"
 
 
 def _short(text: str) -> str:
