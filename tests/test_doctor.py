@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 
 from copd.assemble import load_policy, make_grader, make_tasks
 from copd.backends.local import finish
+from copd.cli import main
 from copd.config import load_recipe, make_recipe
 from copd.doctor import Bench, disk, equal_teacher, examine, noise, prompts, seconds_of, shared_prefix
 from copd.errors import RecipeError
@@ -44,10 +44,6 @@ def findings(recipe) -> dict[str, list]:
 
 def verdicts(found) -> set[str]:
     return {finding.verdict for each in found.values() for finding in each}
-
-
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "copd.cli", *arguments], capture_output=True, text=True, cwd=cwd)
 
 
 def with_processor(folder: Path, **changes) -> Path:
@@ -332,8 +328,15 @@ def test_a_recipe_that_has_no_plan_is_the_users_mistake():
         (["method=mopd", "schedule.opd_steps=0"], 2, "error: schedule: method mopd needs"),
     ],
 )
-def test_the_exit_status_tells_sound_failed_and_wrong_apart_and_nothing_is_written(changes, status, said, tmp_path):
+def test_the_exit_status_tells_sound_failed_and_wrong_apart_and_nothing_is_written(
+    changes, status, said, tmp_path, monkeypatch, capsys
+):
     alone = ["branches={text: {task: {kind: digits, capability: text}}}", "method=expert"]
-    done = command("doctor", *SMALL, *alone, *changes, cwd=tmp_path)
-    assert (done.returncode, said in done.stdout + done.stderr) == (status, True), done.stdout + done.stderr
+    monkeypatch.setattr(sys, "argv", ["copd", "doctor", *SMALL, *alone, *changes])
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = "".join(capsys.readouterr())
+    assert (ended.value.code, said in printed) == (status, True), printed
     assert not any(tmp_path.iterdir())
