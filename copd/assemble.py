@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from copd.branch import Branch, ObjectiveSettings, Reference, SamplingSettings, stream
@@ -18,11 +18,14 @@ from copd.model.parts import Aggregate, Delta, over_constant, over_sequences, ov
 from copd.model.policy import Policy
 from copd.rewards.grading import Grader
 from copd.tasks.digits import Digits
+from copd.tasks.mixture import Mixture
 from copd.tasks.rows import Rows
 from copd.types import Problem, Rollouts, Split, Task
 
 PROBED_PROBLEMS, PROBED_ROWS = 64, 8
 """Per split and task."""
+SETTLED_ON = 3
+"""Training problems per task on which the path is settled."""
 WARMED_UP_AT = {"builtin:digits": 1.0}
 """The share of conflict that a base has seen."""
 CHECKPOINTING = (
@@ -164,14 +167,31 @@ def make_branch(
     )
 
 
+def make_branches(
+    recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, names: Sequence[str]
+) -> Iterator[Branch]:
+    """The branches of a method, each made when it is asked for; that of "mixed" has all tasks in turn as its field."""
+    fields: dict[str, Task] = {**tasks, "mixed": Mixture("mixed", tuple(tasks.values()))}
+    for index, name in enumerate(names):
+        yield make_branch(recipe, base, fields, grader, name, index)
+
+
 def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> list[str]:
     """Look at the first problems of every task before anything is trained; warnings about the path taken.
 
-    Raises RecipeError naming the branch whose prompts hold pictures that the model does not take, or are, with a
-    response, longer than the model's context; ModelFolderError for a model that is computed wrongly. Rows are measured
-    whenever they are drawn, and one that is too long is a bad row.
+    Raises what `check_prompts` and `settle_paths` raise.
     """
-    warnings = [CHECKPOINTING] if policy.gradient_checkpointing else []
+    check_prompts(policy, tasks, max_new_tokens)
+    return settle_paths(policy, tasks)
+
+
+def check_prompts(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> None:
+    """Can the model take the first problems of every task?
+
+    Raises RecipeError naming the branch whose prompts hold pictures that the model does not take, or are, with a
+    response, longer than the model's context. Rows are measured whenever they are drawn, and one that is too long is a
+    bad row.
+    """
     context = policy.context
     for task in tasks.values():
         if isinstance(task, Rows):
@@ -191,7 +211,16 @@ def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: in
                 f"branches.{name}.task: a prompt has {longest} tokens; with sampling.max_new_tokens={max_new_tokens} "
                 f"that is more than the model's context of {context}"
             )
-        if warning := settle_path(policy, problems[:3]):
+
+
+def settle_paths(policy: Policy, tasks: Mapping[str, Task]) -> list[str]:
+    """Settle the path of the policy on the first problems of every task; warnings about it.
+
+    Raises ModelFolderError for a model that is computed wrongly.
+    """
+    warnings = [CHECKPOINTING] if policy.gradient_checkpointing else []
+    for name, task in tasks.items():
+        if warning := settle_path(policy, [task.problem(Split.TRAIN, i) for i in range(SETTLED_ON)]):
             warnings.append(f"branches.{name}: {warning}")
     return warnings
 

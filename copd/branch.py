@@ -104,18 +104,23 @@ class Actor:
         self, problems: Sequence[Problem], rollouts_per_prompt: int, generator: torch.Generator | None
     ) -> Rollouts:
         """Sample and grade; greedy without a generator."""
-        rollouts = self.policy.sample(
-            problems,
-            rollouts_per_prompt=rollouts_per_prompt,
-            generator=generator,
-            max_new_tokens=self.sampling.max_new_tokens,
-            temperature=self.sampling.temperature,
+        return self.grade(
+            self.policy.sample(
+                problems,
+                rollouts_per_prompt=rollouts_per_prompt,
+                generator=generator,
+                max_new_tokens=self.sampling.max_new_tokens,
+                temperature=self.sampling.temperature,
+            )
         )
+
+    def grade(self, rollouts: Rollouts) -> Rollouts:
+        """This policy's responses with their rewards, as of its present version."""
         rows = zip(rollouts.tokens_NT, rollouts.mask_NT, strict=True)
         spoken_N = [tokens_T[mask_T] for tokens_T, mask_T in rows]
         texts, finished = self.policy.texts(rollouts), rollouts.finished_N.tolist()
         responses = [Response(*each) for each in zip(texts, spoken_N, finished, strict=True)]
-        grades = self.grader.grade([problems[p] for p in rollouts.prompt_of_N.tolist()], responses)
+        grades = self.grader.grade([rollouts.problems[p] for p in rollouts.prompt_of_N.tolist()], responses)
         return replace(
             rollouts,
             reward_N=torch.tensor(grades.rewards),

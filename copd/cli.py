@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from copd.errors import CopdError
 
@@ -47,6 +48,29 @@ def train(
     from copd.run import train as run  # torch is loaded only once the recipe is known to be sound
 
     run(settings, out, resume=resume)
+
+
+@app.command()
+def doctor(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or a recipe of copd by name.")] = "demo",
+    overrides: Overrides = None,
+) -> None:
+    """Look at a recipe before a long run: model, data, graders, signal, agreement of log-probs, time, memory, disk.
+
+    Exit status 0: nothing failed, there may be warnings. 1: a check failed. 2: the recipe is wrong.
+    """
+    from copd.config import load_recipe
+
+    settings = load_recipe(*_recipe_and_changes(recipe, overrides))
+    from copd.doctor import examine
+
+    console, verdicts = Console(), []
+    for finding in examine(settings):
+        verdict = (f"{finding.verdict:8}", {"ok": "green", "warning": "yellow", "failed": "bold red"}[finding.verdict])
+        console.print(Text.assemble(verdict, (finding.check, "bold"), f": {finding.found}"), soft_wrap=True)
+        verdicts.append(finding.verdict)
+    console.print(f"{len(verdicts)} checks: {verdicts.count('warning')} warnings, {verdicts.count('failed')} failed")
+    raise typer.Exit(int("failed" in verdicts))
 
 
 @app.command("eval")

@@ -19,7 +19,7 @@ from copd.assemble import (
     data_fingerprints,
     data_warnings,
     load_policy,
-    make_branch,
+    make_branches,
     make_grader,
     make_sampling,
     make_tasks,
@@ -44,7 +44,6 @@ from copd.runs.observer import RunObserver
 from copd.runs.plan import Plan, make_plan
 from copd.runs.runlog import ANSWERS, read_lines, write_lines
 from copd.runs.trackers import open_trackers
-from copd.tasks.mixture import Mixture
 from copd.types import Split, Task
 
 A = TypeVar("A", bound=Actor)
@@ -118,11 +117,8 @@ class _Run:
         return actor
 
     def _branches(self) -> dict[str, Branch]:
-        tasks: dict[str, Task] = {**self.tasks, "mixed": Mixture("mixed", tuple(self.tasks.values()))}
-        return {
-            name: self._waiting(make_branch(self.recipe, self.base, tasks, self.grader, name, index))
-            for index, name in enumerate(self.plan.branches)
-        }
+        made = make_branches(self.recipe, self.base, self.tasks, self.grader, self.plan.branches)
+        return {branch.name: self._waiting(branch) for branch in made}
 
     def _actor(self, name: str, policy: Policy) -> Actor:
         return Actor(name, -1, policy, self.tasks, self.sampling, self.grader)

@@ -114,6 +114,15 @@ def test_a_right_and_finished_answer_is_rewarded(solver, problems_of, few):
     ]
 
 
+def test_responses_graded_again_keep_their_grades(solver, problems_of, few):
+    actor = Actor("solver", 0, solver, {"text": few("text", problems_of["text"])}, SamplingSettings(0, 36, 1.0))
+    rollouts = actor.validate(Split.TRAIN, "text", 3, 2, greedy=False)
+    again = actor.grade(replace(rollouts, reward_N=None, correct_N=None))
+    assert len(rollouts.reward_N.unique()) == 2
+    assert torch.equal(again.reward_N, rollouts.reward_N)
+    assert torch.equal(again.correct_N, rollouts.correct_N)
+
+
 def test_a_right_answer_to_another_problem_is_not_rewarded(solver, problems_of, few):
     first, second = problems_of["text"][:2]
     swapped = (replace(first, answer=second.answer), replace(second, answer=first.answer))

@@ -34,6 +34,7 @@ def copd(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
         ),
         (["merge", *BOTH, "--out", "o", "--scan"], "--scan: method 'mean' has no weights and no scale"),
         (["merge", *BOTH, "--out", "o", "--method", "dare"], "--base: missing; method 'dare' needs the base"),
+        (["doctor", "demo", "schedule.cycels=2"], "schedule.cycels: unknown key; did you mean 'cycles'?"),
         (["behaviour", "nowhere", "builtin:digits"], "STUDENT: no folder 'nowhere'"),
         (["behaviour", "builtin:digits", "nowhere"], "TEACHER: no folder 'nowhere'"),
         (["report", "nowhere"], "nowhere: not a run folder (manifest.json is missing)"),
@@ -57,7 +58,7 @@ def test_recipe_show_lists_every_field_with_its_meaning():
 
 def test_help_names_all_commands():
     said = copd("--help").stdout
-    for command in ("train", "eval", "behaviour", "report", "merge", "warmup", "recipe", "data"):
+    for command in ("train", "doctor", "eval", "behaviour", "report", "merge", "warmup", "recipe", "data"):
         assert command in said
 
 

@@ -96,7 +96,7 @@ def test_only_the_front_of_the_package_and_the_plan_see_a_whole_recipe():
         }
         for module in ("copd.config", "copd.sections")
     )
-    front = {"__init__.py", "cli.py", "run.py", "assemble.py", "data.py", "models.py"}
+    front = {"__init__.py", "cli.py", "run.py", "assemble.py", "data.py", "models.py", "doctor.py"}
     assert whole <= {*front, "runs/plan.py"}
     assert sections <= {"config.py", "models.py", "data.py", "runs/observer.py"}
 

@@ -63,6 +63,10 @@ class TextOnly:
         """Further inputs that go with the tokens of prompts wherever they are not yet in a cache."""
         return {}
 
+    def placeholders(self, encoded: Encoded) -> tuple[int, int]:
+        """Tokens of a prompt that stand for pictures, and how many the model will want to put there."""
+        return 0, 0
+
     def step_mask(self, mask_MS: Tensor, dtype: torch.dtype) -> Tensor:
         """The attention mask of a single new token per row, made ready where every layer sees all tokens.
 
@@ -70,9 +74,8 @@ class TextOnly:
         """
         if not self._every_layer_sees_all:
             return mask_MS.long()
-        return torch.zeros(mask_MS.shape, dtype=dtype, device=mask_MS.device).masked_fill_(~mask_MS, -torch.inf)[
-            :, None, None
-        ]
+        added_MS = torch.zeros(mask_MS.shape, dtype=dtype, device=mask_MS.device).masked_fill_(~mask_MS, -torch.inf)
+        return added_MS[:, None, None]
 
     def _encode(self, problems: Sequence[Problem]) -> list[Encoded]:
         texts = [_chat(self.tokenizer, problem) for problem in problems]
@@ -132,9 +135,15 @@ class QwenVL(_WithPictures):
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor)
         self._rope_index = model.model.get_rope_index
+        self._picture_ids = torch.tensor([model.config.image_token_id, model.config.video_token_id])
+        self._patches_per_token = model.config.vision_config.spatial_merge_size**2
 
     def position_ids(self, positions_ANT: Tensor) -> Tensor:
         return positions_ANT
+
+    def placeholders(self, encoded: Encoded) -> tuple[int, int]:
+        patches = sum(int(encoded.media[grid].prod(-1).sum()) for _, grid in self.FIELDS if grid in encoded.media)
+        return int(torch.isin(encoded.ids_S, self._picture_ids).sum()), patches // self._patches_per_token
 
     def _positions(self, batch: Any) -> Tensor:
         names = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
@@ -164,6 +173,7 @@ class Gemma3(_WithPictures):
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor)
         self._image_id = model.config.image_token_id
+        self._tokens_per_image = model.config.mm_tokens_per_image
         if getattr(processor.image_processor, "do_pan_and_scan", None):
             raise ModelFolderError(
                 "model.path: do_pan_and_scan of the image processor is on; set it to false, copd takes an image whole"
@@ -171,6 +181,10 @@ class Gemma3(_WithPictures):
 
     def prompt_inputs(self, ids_PS: Tensor) -> dict[str, Tensor]:
         return {"token_type_ids": (ids_PS == self._image_id).long()}
+
+    def placeholders(self, encoded: Encoded) -> tuple[int, int]:
+        images = len(encoded.media.get("pixel_values", ()))
+        return int((encoded.ids_S == self._image_id).sum()), images * self._tokens_per_image
 
     def _arranged(self, images_of_P: Sequence[Sequence[Any]]) -> list[Any]:
         return [list(images) for images in images_of_P]

@@ -19,6 +19,8 @@ from copd.types import Problem, Rollouts
 TOLERANCE_NATS = {None: 1e-3, torch.bfloat16: 0.25}
 """Greatest difference of a log-prob by the type of autocast: rounding in bfloat16 is coarse, an error is not."""
 PROBE_TOKENS = 8
+UNABLE = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""How a model fails whose cache cannot be repeated."""
 
 
 def largest_difference(policy: Policy, problems: Sequence[Problem], *, rollouts_per_prompt: int = 2) -> float:
@@ -55,7 +57,7 @@ def _doubt(policy: Policy, problems: Sequence[Problem], accepted: float) -> str 
     """Why the shared prefix should not be used, or None."""
     try:
         difference = largest_difference(policy, problems)
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except UNABLE as error:
         return f"the shared prefix does not work with this model ({error}); using the plain path, which is slower"
     if difference <= accepted:
         return None

@@ -131,13 +131,7 @@ class Screen:
         return (time.perf_counter() - self._clock) * left / max(1, done)
 
     def _estimate(self) -> str:
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-        memory = f"{peak:.1f} GiB at most"
-        if torch.cuda.is_initialized():
-            gpus = [torch.cuda.max_memory_allocated(i) / 2**30 for i in range(torch.cuda.device_count())]
-            memory += f", on GPUs {', '.join(f'{gpu:.1f}' for gpu in gpus)} GiB"
-        return f"about {self._seconds_left() / 60:.1f} minutes of training left; memory so far {memory}"
+        return f"about {self._seconds_left() / 60:.1f} minutes of training left; memory so far {peak_memory()}"
 
     def _view(self) -> RenderableType:
         if self._plan is None or self._position is None:
@@ -154,6 +148,17 @@ class Screen:
             shown += [sum(deltas) / len(deltas) if deltas else None, metrics["tokens_per_second"]]
             table.add_row(branch, *("-" if value is None else f"{value:.3g}" for value in shown))
         return Group(head, ProgressBar(total=total, completed=self._step), table, self._overlap)
+
+
+def peak_memory() -> str:
+    """The most memory that this process has held until now, in words: the machine's, and that of each GPU."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    memory = f"{peak:.1f} GiB at most"
+    if torch.cuda.is_initialized():
+        gpus = [torch.cuda.max_memory_allocated(i) / 2**30 for i in range(torch.cuda.device_count())]
+        memory += f", on GPUs {', '.join(f'{gpu:.1f}' for gpu in gpus)} GiB"
+    return memory
 
 
 def _per_cent(estimate: Estimate, interval: bool) -> str:
