@@ -58,7 +58,7 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 
 def save(folder: Path, name: str, pixels: np.ndarray) -> str:
     """Save a picture and return its path as rows have it."""
-    Image.fromarray(pixels).save(folder / name, optimize=True)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(folder / name, optimize=True)
     return name
 
 
@@ -130,13 +130,15 @@ def reduced(photograph: np.ndarray) -> np.ndarray:
 
 
 def halves(folder: Path, split: Split) -> list[Row]:
-    """Pieces of photographs whose halves differ in brightness, as copd's own rows."""
+    """Pieces of photographs whose halves differ in brightness, and their mirror images, as copd's own rows."""
     rows = []
-    for name, pixels in spread([*views(split, 2 * TILE)], SIZES[split], lambda view: abs(brighter(view[1])) >= CLEAR):
-        answer = 1 if brighter(pixels) > 0 else 2
-        image = save(folder, name, pixels)
-        question = "Which half is brighter, 1 or 2?"
-        rows.append({"prompt": question, "images": [image], "answer": answer, "verifier": "integer"})
+    for name, pixels in spread(
+        [*views(split, 2 * TILE)], SIZES[split] // 2, lambda view: abs(brighter(view[1])) >= CLEAR
+    ):
+        for shown, called in ((pixels, name), (pixels[:, ::-1], name.replace(".png", "-mirrored.png"))):
+            image, answer = save(folder, called, shown), 1 if brighter(shown) > 0 else 2
+            question = "Which half is brighter, 1 or 2?"
+            rows.append({"prompt": question, "images": [image], "answer": answer, "verifier": "integer"})
     return rows
 
 
