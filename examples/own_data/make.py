@@ -34,7 +34,7 @@ TILE = 16
 """Side of a picture or frame in pixels: one patch of the tiny model."""
 REDUCED, STEP, FRAMES = 8, 4, 4
 """A photograph is reduced so many times; a view moves by so many pixels from each of so many frames to the next."""
-CLEAR = 20
+CLEAR = 10
 """Grey levels by which one half must be brighter than the other."""
 
 
@@ -163,6 +163,7 @@ def moving_views(folder: Path, split: Split) -> list[Row]:
 def spread(items: Sequence[Any], count: int, fits: Callable[[Any], bool] = lambda item: True) -> list[Any]:
     """So many of the items that fit, at equal distances."""
     fitting = [item for item in items if fits(item)]
+    assert len(fitting) >= count, f"{len(fitting)} of {count}"
     return [fitting[i * len(fitting) // count] for i in range(count)]
 
 
