@@ -232,7 +232,7 @@ def filter_rows(
         print(line)
     if passed_on:
         print(f"  kept unasked, rows for validation and test: {passed_on}")
-    print(f"{out}: {len(found.kept) + passed_on} rows; to train on them: branches.{branch}.task.train={out}")
+    print(f"{out}: {len(found.kept) + passed_on} rows, for branches.{branch}.task.train")
 
 
 def _recipe_and_changes(recipe: str, overrides: list[str] | None) -> tuple[str, list[str]]:
