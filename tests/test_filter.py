@@ -57,7 +57,7 @@ def filtered(others, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("filter")
     lines = [json.dumps(sum_row(a, b, note="caf\u00e9"), ensure_ascii=i % 2 == 0) for i, (a, b) in enumerate(SUMS)]
-    lines = [line.replace(": ", ":   ") + ("\r" if i % 3 == 0 else "") for i, line in enumerate(lines)]
+    lines = [line.replace('": ', '":   ') + ("\r" if i % 3 == 0 else "") for i, line in enumerate(lines)]
     lines += [json.dumps(sum_row(a, a, answer=999)) for a in range(1, 4)]
     first, second = lines[::2], lines[1::2]
     (folder / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + "\n\n".join(first).encode() + b"\n")
@@ -141,7 +141,7 @@ def test_a_file_is_filtered_in_place_of_the_branchs_own_and_by_another_model(oth
     own, other = (write(tmp_path / f"{name}.jsonl", [sum_row(a, b) for a, b in SUMS[:6]]) for name in "ab")
     recipe = recipe_of(own, **others)
     out = tmp_path / "out.jsonl"
-    with pytest.raises(ModelFolderError, match="--model nowhere"):
+    with pytest.raises(ModelFolderError, match="--model: no folder 'nowhere'"):
         filter_rows(recipe, "text", out, model="nowhere")
     found, _ = filter_rows(recipe, "text", out, file=other, model="builtin:digits")
     assert found.rows == 6
