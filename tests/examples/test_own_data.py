@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 import copd
 from copd.assemble import make_tasks
 from copd.config import load_recipe
-from copd.data import check_branch
+from copd.data import check_branch, check_file
 from copd.runs.runlog import read_lines
 from copd.types import Split
 
@@ -64,6 +65,17 @@ def test_no_row_is_bad_and_the_recipe_finds_enough_of_them():
         {"video"},
     ]
     make_tasks(recipe)
+
+
+def test_the_rows_that_the_page_shows_are_sound_and_of_the_four_formats(tmp_path):
+    shown = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "own-data.md").read_text(), re.DOTALL)
+    formats = []
+    for i, row in enumerate(map(json.loads, shown)):
+        (tmp_path / f"{i}.jsonl").write_text(json.dumps(row))
+        (report,) = check_file(str(tmp_path / f"{i}.jsonl"), print, root=str(EXAMPLE))
+        assert (report.rows, report.bad) == (1, 0)
+        formats += report.formats.values()
+    assert formats == ["native", "trl", "easyr1", "verl"]
 
 
 def test_no_picture_is_in_two_splits_and_a_constant_answer_about_photographs_earns_half():

@@ -60,6 +60,13 @@ def test_rows_of_parquet_keep_their_columns_their_types_and_their_order(opened, 
     assert [name.name for name in tmp_path.glob(".*")] == []
 
 
+def test_the_last_row_of_a_file_stays_a_line_of_its_own(opened, tmp_path):
+    sources = opened(a=[NATIVE, NATIVE | {"id": 1}], b=[NATIVE | {"id": 2}])
+    write_copy([(sources[0].file, [0, len(json.dumps(NATIVE)) + 1]), (sources[1].file, [0])], tmp_path / "out.jsonl")
+    rows = [NATIVE, NATIVE | {"id": 1}, NATIVE | {"id": 2}]
+    assert (tmp_path / "out.jsonl").read_text() == "".join(json.dumps(row) + "\n" for row in rows)
+
+
 def test_rows_too_large_together_are_unpacked_one_by_one(opened, tmp_path, monkeypatch):
     monkeypatch.setattr("copd.tasks.parquet.WHOLE_BATCH_BYTES", 10)
     rows = [verl(i) for i in range(5)]
