@@ -28,13 +28,13 @@ test-mutations: $(VENV)/.tools  ## the mutations of every option too; half an ho
 	MUTATIONS="**/*.toml" $(BIN)/python -m pytest -m slow tests/test_mutations.py
 
 check: $(VENV)/.tools  ## formatting, lint, types
-	$(BIN)/ruff format --check copd tests studies benchmarks
-	$(BIN)/ruff check copd tests studies benchmarks
+	$(BIN)/ruff format --check copd tests studies benchmarks examples
+	$(BIN)/ruff check copd tests studies benchmarks examples
 	$(BIN)/mypy
 
 format: $(VENV)/.tools  ## format the code
-	$(BIN)/ruff format copd tests studies benchmarks
-	$(BIN)/ruff check --fix copd tests studies benchmarks
+	$(BIN)/ruff format copd tests studies benchmarks examples
+	$(BIN)/ruff check --fix copd tests studies benchmarks examples
 
 lock: $(VENV)/.tools  ## renew the locked versions from pyproject.toml, keeping those that still fit
 	$(LOCK) pyproject.toml -o requirements.lock

@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 recipes = typer.Typer(help="Recipes: what can be set, and what it means.", no_args_is_help=True)
 app.add_typer(recipes, name="recipe")
-data = typer.Typer(help="Your own data: is it sound?", no_args_is_help=True)
+data = typer.Typer(help="Your own data: is it sound, and what of it can be learned from?", no_args_is_help=True)
 app.add_typer(data, name="data")
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
@@ -228,6 +228,35 @@ def check(
     for report in reports:
         print(report.summary())
     raise typer.Exit(int(any(report.bad for report in reports)))
+
+
+@data.command("filter")
+def filter_rows(
+    recipe: Annotated[str, typer.Option(help="Whose rows, base, sampling and graders are used.")],
+    branch: Annotated[str, typer.Option(help="The branch of the recipe.")],
+    out: Annotated[Path, typer.Option(help="The new file; rows of .parquet files go to a .parquet file.")],
+    file: Annotated[str | None, typer.Argument(help="One file; all training files of the branch if left out.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model folder, or builtin:NAME; default the base.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=2, help="Answers to each row; default sampling.rollouts_per_prompt.")
+    ] = None,
+    change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
+) -> None:
+    """Keep the training rows that a model answers rightly sometimes: a pass rate of 0 or 1 teaches GRPO nothing.
+
+    Rows are written as they are, in their order. Those that the recipe cuts off for validation and test are kept.
+    """
+    from copd.config import load_recipe
+    from copd.models import filter_rows
+
+    found, passed_on = filter_rows(
+        load_recipe(recipe, change or []), branch, out, file=file, model=model, samples=samples or 0
+    )
+    for line in found.summary():
+        print(line)
+    if passed_on:
+        print(f"  kept unasked, rows for validation and test: {passed_on}")
+    print(f"{out}: {len(found.kept) + passed_on} rows, for branches.{branch}.task.train")
 
 
 def _recipe_and_changes(recipe: str, overrides: list[str] | None) -> tuple[str, list[str]]:

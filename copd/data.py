@@ -10,7 +10,7 @@ from copd.config import Recipe
 from copd.errors import RecipeError
 from copd.rewards.answers import final_answer
 from copd.rewards.grading import MATH
-from copd.rewards.verifiers import VERIFIERS
+from copd.rewards.verifiers import VERIFIERS, misread
 from copd.task_sections import RowsTask
 from copd.tasks.check import UNNAMED, Report, check_rows
 from copd.tasks.formats import RowRules
@@ -46,6 +46,7 @@ def settings_of(section: RowsTask, given_as: str, verifiers: Collection[str]) ->
         verifier=section.verifier,
         system_prompt=section.system_prompt,
         template=None if template is None else compile_template(template, f"{given_as}.prompt_template"),
+        misread=misread,
     )
     if section.verifier is not None and section.verifier not in known:
         raise RecipeError(
@@ -63,6 +64,15 @@ def settings_of(section: RowsTask, given_as: str, verifiers: Collection[str]) ->
     )
 
 
+def rows_section(recipe: Recipe, branch: str) -> RowsTask:
+    """What a recipe says of a branch's rows; raises RecipeError for a branch that is not there or has no rows."""
+    section = recipe.branches[branch].task if branch in recipe.branches else None
+    if not isinstance(section, RowsTask):
+        there = [name for name, each in recipe.branches.items() if isinstance(each.task, RowsTask)]
+        raise RecipeError(f"--branch {branch}: no branch of kind rows; there is {', '.join(there) or 'none'}")
+    return section
+
+
 def check_file(
     file: str,
     say: Callable[[str], None],
@@ -73,7 +83,7 @@ def check_file(
     most: int = 100,
 ) -> list[Report]:
     """Check the rows of one file without a recipe; a row need not name a verifier. See `copd.tasks.check`."""
-    rules = RowRules(OURS | {UNNAMED}, partial(final_answer, finished=True), verifier=UNNAMED)
+    rules = RowRules(OURS | {UNNAMED}, partial(final_answer, finished=True), verifier=UNNAMED, misread=misread)
     settings = Settings(rules=rules, format=format_name, data_root=None if root is None else Path(root))
     sources = open_files([file], Split.TRAIN.value, settings)
     return [check_rows(sources, settings, media=media, say=say, most=most)]
@@ -92,10 +102,7 @@ def check_branch(
 
     Raises RecipeError for a branch that is not there or has no rows.
     """
-    section = recipe.branches[branch].task if branch in recipe.branches else None
-    if not isinstance(section, RowsTask):
-        there = [name for name, each in recipe.branches.items() if isinstance(each.task, RowsTask)]
-        raise RecipeError(f"--branch {branch}: no branch of kind rows; there is {', '.join(there) or 'none'}")
+    section = rows_section(recipe, branch)
     settings = settings_of(section, f"branches.{branch}.task", recipe.verifiers)
     files = {split.value: getattr(section, split.value) for split in Split}
     if file is not None:

@@ -1,9 +1,10 @@
-"""Models without a run: compared side by side, merged, or built anew."""
+"""Models without a run: compared side by side, merged, built anew, or asked which rows they can learn from."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -12,12 +13,14 @@ from rich.progress import track
 
 from copd.assemble import check_overlap, check_problems, load_policy, make_grader, make_sampling, make_tasks
 from copd.backends.local import LocalActor, finish
-from copd.branch import Actor
+from copd.branch import Actor, stream
 from copd.config import Recipe
-from copd.errors import MergeError, RecipeError
+from copd.data import make_rows, rows_section
+from copd.errors import DataError, MergeError, RecipeError
 from copd.measure.compare import Difference, differences
 from copd.measure.disputes import FieldBehaviour, observe
-from copd.measure.evaluate import AVERAGE, Accuracy, answer, evaluate, tabulate
+from copd.measure.evaluate import AVERAGE, Accuracy, answer, evaluate, right_answers, tabulate
+from copd.measure.passrates import PassRates
 from copd.model.export import save_policy
 from copd.model.load import model_folder, write_checksums
 from copd.model.merging import MergedFolders, ModelFolder, write_merged
@@ -29,7 +32,9 @@ from copd.rewards.grading import Grader
 from copd.runs.display import Screen
 from copd.runs.folder import occupied
 from copd.sections import MergeSection
+from copd.tasks.copies import check_copy, write_copy
 from copd.tasks.digits import CAPABILITIES, UNDECIDED, Digits
+from copd.tasks.rows import Rows
 from copd.types import Split, Task
 
 logger = logging.getLogger(__name__)
@@ -100,10 +105,57 @@ def compare_behaviour(recipe: Recipe, student: str, teacher: str, problems: int 
         return [finish(observe(learns, teaches, task, problems=count, ks=settings.overlap_k)) for task in tasks]
 
 
-def _load(recipe: Recipe, tasks: Mapping[str, Task], path: str) -> Policy:
+def filter_rows(
+    recipe: Recipe, branch: str, out: Path, *, file: str | None = None, model: str | None = None, samples: int = 0
+) -> tuple[PassRates, int]:
+    """Write the training rows of a branch that a model answers rightly sometimes, neither always nor never, to `out`.
+
+    The rows of `file`, or of the branch's training files, are answered `samples` times (default as in training) by
+    `model`, or the recipe's base, and graded as in training. Rows that are cut off for validation and test by hash are
+    not asked but copied, so that `out` takes the place of the training files; returned are the pass rates and the
+    number of these. Raises RecipeError, ModelFolderError or DataError, where the rows cannot be written to `out` before
+    any is asked.
+    """
+    section = rows_section(recipe, branch)
+    if file is not None:
+        section = section.model_copy(update={"train": (file,)})
+    if model is not None:
+        model_folder(model, "--model")
+    rows = make_rows(branch, section, recipe.seed, recipe.verifiers)
+    check_copy(rows.sources(Split.TRAIN), rows.settings, out)
+    torch.set_num_threads(recipe.model.threads_per_branch)
+    with make_grader(recipe, logger.warning) as grader:
+        policy = _load(recipe, {branch: rows}, model)
+        actor = Actor("filter", -1, policy, {branch: rows}, make_sampling(recipe), grader)
+        found = _pass_rates(
+            actor, rows, recipe.sampling.prompts_per_step, samples or recipe.sampling.rollouts_per_prompt
+        )
+    if not found.kept:
+        raise DataError("\n".join([f"--out {out}: not written, no row would be kept", *found.summary()]))
+    kept = rows.with_cut_rows(found.kept)
+    write_copy(kept, out)
+    return found, sum(len(positions) for _, positions in kept) - len(found.kept)
+
+
+def _pass_rates(actor: Actor, rows: Rows, at_once: int, samples: int) -> PassRates:
+    """Ask all training rows in the order of their files, so many prompts at once."""
+    found, quiet = PassRates(samples), not Console().is_terminal
+    in_order = rows.in_file_order(Split.TRAIN)
+    asked = iter(track(in_order, "rows", total=rows.size(Split.TRAIN), transient=True, disable=quiet))
+    for number, chunk in enumerate(iter(lambda: list(islice(asked, at_once)), [])):
+        generator = stream(actor.sampling.seed, actor.name, rows.name, number)
+        answers = actor.answer([problem for _, problem in chunk], samples, generator)
+        found.failures += answers.grader_failures
+        for (place, _), right in zip(chunk, right_answers(answers).tolist(), strict=True):
+            found.add(place, int(right), rows.where(Split.TRAIN, place))
+    return found
+
+
+def _load(recipe: Recipe, tasks: Mapping[str, Task], path: str | None) -> Policy:
+    """The model at `path`, by default the recipe's base."""
     policy = load_policy(recipe, path)
     for warning in check_problems(policy, tasks, recipe.sampling.max_new_tokens):
-        logger.warning("%s: %s", path, warning)
+        logger.warning("%s: %s", path or recipe.model.path, warning)
     return policy
 
 

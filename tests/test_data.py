@@ -12,13 +12,14 @@ from PIL import Image
 import copd
 from copd.assemble import check_problems, load_policy, make_tasks
 from copd.config import make_recipe
-from copd.data import check_branch
+from copd.data import check_branch, check_file, make_rows
 from copd.errors import CheckpointError, DataError, RecipeError
 from copd.runs.runlog import read_lines
 from copd.tasks.digits import Digits
 from copd.types import Split
 
 KINDS = ("text", "image", "video")
+NUMBERS = "one number, such as 12, -1,234.5, 3/4, 1e3 or 25%"
 
 
 def command(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
@@ -168,6 +169,23 @@ def test_the_command_tells_bad_rows_and_exits_with_1(tmp_path):
         "f.jsonl:2: answer is missing; columns are prompt",
         "f.jsonl (native): 3 rows, 1 bad; kinds: text 2; verifiers: (none named) 2",
     ]
+
+
+def test_an_answer_that_its_verifier_cannot_read_is_told_by_line_with_a_recipe_and_without(folder, tmp_path):
+    rows = [
+        {"prompt": "?", "answer": "12 km", "verifier": "number"},
+        {"prompt": "?", "answer": "x", "verifier": "math"},
+    ]
+    rows += [{"prompt": "?", "answer": "cat"}] * 2
+    (tmp_path / "f.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path, said = str(tmp_path / "f.jsonl"), []
+    check_file(path, said.append)
+    assert said == [f"{path}:1: the answer is '12 km'; verifier number reads {NUMBERS}"]
+    check_branch(recipe_of(folder, task={"verifier": "choice"}), "text", said.append, file=path)
+    assert [line.partition(": ")[0] for line in said] == [f"{path}:{line}" for line in (1, 1, 3, 4)]
+    assert said[-1].endswith("the answer is 'cat'; verifier choice reads one letter A to J")
+    with pytest.raises(DataError, match=r"f.jsonl:1: the answer is '12 km'"):
+        make_rows("text", recipe_of(folder, task={"train": path}).branches["text"].task, 0, {})
 
 
 def test_the_command_exits_with_0_for_sound_rows_and_reads_them_as_a_recipe_does(folder, tmp_path):

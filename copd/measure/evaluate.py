@@ -103,9 +103,9 @@ async def answer(
     for model in models:
         for task in tasks:
             greedy = await model.validate(split, task, problems, 1, greedy=True)
-            greedy_P, sampled_P = _correct(greedy), torch.zeros(0)
+            greedy_P, sampled_P = right_answers(greedy), torch.zeros(0)
             if samples:
-                sampled_P = _correct(await model.validate(split, task, problems, samples, greedy=False))
+                sampled_P = right_answers(await model.validate(split, task, problems, samples, greedy=False))
             found.append(Answers(model.name, task, digest(greedy.problems), greedy_P, samples, sampled_P))
     return found
 
@@ -139,7 +139,7 @@ def digest(problems: Sequence[Problem]) -> str:
     return found.hexdigest()
 
 
-def _correct(rollouts: Rollouts) -> Tensor:
+def right_answers(rollouts: Rollouts) -> Tensor:
     """Right answers per problem. [P] float64."""
     assert rollouts.correct_N is not None
     counts = torch.zeros(len(rollouts.problems), dtype=torch.float64)

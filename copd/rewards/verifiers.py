@@ -123,3 +123,22 @@ VERIFIERS: Mapping[str, Callable[[str, str], bool]] = {
     "choice": choice,
 }
 """Those that need no process of their own."""
+
+REFERENCES: Mapping[str, tuple[Callable[[str], object], str]] = {
+    "exact": (lambda text: len(text) <= LONGEST_TEXT, f"a text of at most {LONGEST_TEXT} characters"),
+    "integer": (lambda text: INTEGER.fullmatch(text.strip()), "a whole number of at most 18 digits"),
+    "number": (as_number, "one number, such as 12, -1,234.5, 3/4, 1e3 or 25%"),
+    "choice": (letter, "one letter A to J"),
+}
+"""What each of them can read, by a test and in words."""
+
+
+def misread(verifier: str, reference: str) -> str | None:
+    """Why a verifier would take every answer for wrong: it cannot read the reference. None where it can.
+
+    Of `math` and of a user's verifiers nothing is known without running them, and nothing is said.
+    """
+    if verifier not in REFERENCES:
+        return None
+    reads, accepted = REFERENCES[verifier]
+    return None if reads(reference) else f"verifier {verifier} reads {accepted}"

@@ -55,6 +55,7 @@ class RowRules:
     boxed_answer   the content of the only `\\boxed{}` of a text, or None (`copd.rewards.answers`)
     system_prompt  for rows without a system message
     template       from (text of the last user message, the row) to the text that takes its place
+    misread        from (verifier, answer) to why that verifier cannot read it, or None (`copd.rewards.verifiers`)
     """
 
     verifiers: Collection[str]
@@ -62,6 +63,7 @@ class RowRules:
     verifier: str | None = None
     system_prompt: str | None = None
     template: Callable[[str, Raw], str] | None = None
+    misread: Callable[[str, str], str | None] = lambda verifier, answer: None
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ class Row:
     def kind(self) -> str:
         """ "text", "image" or "video", as of `copd.types.Problem`."""
         return "video" if self.videos else "image" if self.images else "text"
+
+    @property
+    def references(self) -> list[Reference]:
+        """All images, videos and frames of videos."""
+        return [*self.images, *(f for v in self.videos for f in (v if isinstance(v, tuple) else (v,)))]
 
     @property
     def prompt(self) -> str:
@@ -111,11 +118,14 @@ def read_row(raw: Raw, format_name: str, rules: RowRules) -> Row:
     images = tuple(_reference(item, "images", i) for i, item in enumerate(_list(fields, "images")))
     videos = tuple(_video(item, i) for i, item in enumerate(_list(fields, "videos")))
     turns = read_turns(fields["prompt"])
+    answer, verifier = _answer(fields["answer"]), _verifier(fields.get("verifier"), rules)
+    if reason := rules.misread(verifier, answer):
+        raise BadRow(f"the answer is {answer[:40]!r}; {reason}")
     return Row(
         messages=place_media(_dressed(turns, raw, rules), len(images), len(videos)),
         question="\n".join(text for _, text in turns),
-        answer=_answer(fields["answer"]),
-        verifier=_verifier(fields.get("verifier"), rules),
+        answer=answer,
+        verifier=verifier,
         id=_id(fields.get("id")),
         images=images,
         videos=videos,

@@ -75,8 +75,7 @@ def key_of(row: Row) -> int:
     """
     if row.kind == "text":
         return _hash(" ".join(row.question.split()).casefold().encode())
-    references = [*row.images, *(f for v in row.videos for f in (v if isinstance(v, tuple) else (v,)))]
-    contents = (r if isinstance(r, bytes) else posixpath.normpath(r).encode(errors="replace") for r in references)
+    contents = (r if isinstance(r, bytes) else posixpath.normpath(r).encode(errors="replace") for r in row.references)
     return _hash(b"\0".join(contents))
 
 

@@ -8,8 +8,8 @@ objects only when their full size is known.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 
 from copd.errors import BadRow, DataError
 from copd.tasks.media import DataRoot
-from copd.tasks.sources import MAX_ROW_BYTES, Scanned, check_unchanged
+from copd.tasks.sources import MAX_ROW_BYTES, Scanned, Writer, check_unchanged
 
 try:
     import pyarrow
@@ -75,10 +75,19 @@ class ParquetFile:
     def first_columns(self) -> set[str]:
         return set(self._open().schema_arrow.names)
 
+    @contextmanager
+    def writer(self, path: Path) -> Iterator[Writer]:
+        with pyarrow.parquet.ParquetWriter(path, self._schema()) as target:
+            yield partial(_copy_rows, target)
+
+    def _schema(self) -> Any:
+        """The columns as the file has them, without dictionaries."""
+        return pyarrow.parquet.ParquetFile(self.path, metadata=self._open().metadata).schema_arrow
+
     def _unpacked(self, batch: Any) -> list[dict[str, Any]]:
         """All rows of a batch; without dictionaries that is several times faster."""
         with suppress(pyarrow.ArrowNotImplementedError):
-            batch = batch.cast(pyarrow.parquet.ParquetFile(self.path, metadata=self._open().metadata).schema_arrow)
+            batch = batch.cast(self._schema())
         return batch.to_pylist()
 
     def _find(self, group: int, offset: int) -> Any:
@@ -153,6 +162,22 @@ def _opened(file: ParquetFile) -> Any:
             page_checksum_verification=True,
         ),
     )
+
+
+def _copy_rows(target: Any, file: ParquetFile, positions: Sequence[int]) -> None:
+    """Write rows in batches of bounded full size; one batch becomes one row group."""
+    check_unchanged(file)
+    if not file._schema().equals(target.schema):
+        raise DataError(f"{file.given}: its columns differ from those of the file before; treat them one by one")
+    first, position_n = 0, np.asarray(positions)
+    for batch in file._batches(range(file._open().metadata.num_row_groups)):
+        kept_n = np.zeros(len(batch), bool)
+        kept_n[position_n[(position_n >= first) & (position_n < first + len(batch))] - first] = True
+        first += len(batch)
+        rows = batch.filter(pyarrow.array(kept_n))
+        at_once = max(1, len(rows)) if _full_size(rows.columns) <= WHOLE_BATCH_BYTES else 1
+        for part in (rows.slice(i, at_once) for i in range(0, len(rows), at_once)):
+            target.write_table(pyarrow.Table.from_pylist(file._unpacked(part), schema=target.schema))
 
 
 def _row(single: Any) -> dict[str, Any] | BadRow:

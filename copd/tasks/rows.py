@@ -12,7 +12,7 @@ their text, so that no picture and no text is in two of the splits so cut.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,7 +108,8 @@ class Rows:
         shares: Mapping[Split, float] | None = None,
     ) -> None:
         self.name = name
-        self._seed, self._settings = seed, settings
+        self.settings = settings
+        self._seed = seed
         self._bad = BadRows(settings)
         self._fits: Callable[[Problem], str | None] = lambda problem: None
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
@@ -151,15 +152,47 @@ class Rows:
             try:
                 return self._problem(split, at)
             except BadRow as error:
-                self._bad.meet(self._where(split, at), error)
+                self._bad.meet(self.where(split, at), error)
         raise DataError(f"task {self.name}: every row of {split.value} is bad")
+
+    def in_file_order(self, split: Split) -> Iterator[tuple[int, Problem]]:
+        """Every row of a split once: its place among them, and its problem. Bad rows are reported or left out."""
+        for at in range(self.size(split)):
+            try:
+                problem = self._problem(split, at)
+            except BadRow as error:
+                self._bad.meet(self.where(split, at), error)
+            else:
+                yield at, problem
+
+    def sources(self, split: Split) -> list[Source]:
+        """The files of a split; one that was cut from the training files has none of its own."""
+        return self._opened.get(split, self._opened[Split.TRAIN])
+
+    def with_cut_rows(self, places: Sequence[int]) -> list[tuple[RowFile, list[int]]]:
+        """Each training file with the positions of its training rows at these places, and of all that were cut off.
+
+        As training files these rows would be cut into the same validation and test rows.
+        """
+        cut_off = [part for split, part in self._parts.items() if split not in self._opened]
+        train, chosen_n = self._parts[Split.TRAIN], np.zeros(self.size(Split.TRAIN), bool)
+        chosen_n[places] = True
+        parts = [train.chosen(chosen_n), *cut_off]
+        return [
+            (source.file, sorted(at for part in parts for at in part.position_n[part.file_n == number].tolist()))
+            for number, source in enumerate(self._opened[Split.TRAIN])
+        ]
+
+    def where(self, split: Split, at: int) -> str:
+        """File and line of a row."""
+        return f"{self._source(split, at).file.given}:{self._parts[split].line_n[at]}"
 
     def _problem(self, split: Split, at: int) -> Problem:
         source = self._source(split, at)
-        row = source.row(source.file.read(int(self._parts[split].position_n[at])), self._settings.rules)
-        images, videos, rates = load_media(row, source.file.root, self._settings.media)
+        row = source.row(source.file.read(int(self._parts[split].position_n[at])), self.settings.rules)
+        images, videos, rates = load_media(row, source.file.root, self.settings.media)
         problem = Problem(
-            id=row.id or self._where(split, at),
+            id=row.id or self.where(split, at),
             task=self.name,
             prompt=row.prompt,
             answer=row.answer,
@@ -168,18 +201,14 @@ class Rows:
             videos=videos,
             fps=rates,
             messages=row.messages,
-            chat_template_kwargs=self._settings.chat_template_kwargs,
+            chat_template_kwargs=self.settings.chat_template_kwargs,
         )
         if reason := self._fits(problem):
             raise BadRow(reason)
         return problem
 
     def _source(self, split: Split, at: int) -> Source:
-        """The file of a row; a split that was cut from the training files has none of its own."""
-        return self._opened.get(split, self._opened[Split.TRAIN])[self._parts[split].file_n[at]]
-
-    def _where(self, split: Split, at: int) -> str:
-        return f"{self._source(split, at).file.given}:{self._parts[split].line_n[at]}"
+        return self.sources(split)[self._parts[split].file_n[at]]
 
     def _order(self, epoch: int) -> np.ndarray:
         """The order of the training rows in an epoch."""
@@ -195,7 +224,7 @@ class Rows:
         for number, source in enumerate(sources):
             for line, position, raw in source.file.scan():
                 try:
-                    row = source.row(raw, self._settings.rules)
+                    row = source.row(raw, self.settings.rules)
                     find_media(row, source.file.root)
                 except BadRow as error:
                     self._bad.meet(f"{source.file.given}:{line}", error)

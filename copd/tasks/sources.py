@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, BinaryIO, NoReturn, Protocol
 
 from copd.errors import BadRow, DataError
 from copd.tasks.media import DataRoot
@@ -34,6 +36,10 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Scanned = tuple[int, int, dict[str, Any] | BadRow]
 """Line, position, and the row or why there is none."""
+
+
+Writer = Callable[[Any, Sequence[int]], None]
+"""Takes a file and positions in it, ascending; raises DataError for a file whose rows do not fit."""
 
 
 class RowFile(Protocol):
@@ -61,6 +67,10 @@ class RowFile(Protocol):
 
     def first_columns(self) -> set[str]:
         """The columns by which the format is told; raises DataError for a file without rows."""
+        ...
+
+    def writer(self, path: Path) -> AbstractContextManager[Writer]:
+        """A new file of this kind, and what writes rows of this file and of others like it to it, unchanged."""
         ...
 
 
@@ -135,6 +145,11 @@ class JsonLinesFile:
             raise row
         return row
 
+    @contextmanager
+    def writer(self, path: Path) -> Iterator[Writer]:
+        with path.open("wb") as target:
+            yield partial(_copy_lines, target)
+
     def first_columns(self) -> set[str]:
         with self.path.open("rb") as file:
             if file.read(4096).removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
@@ -143,6 +158,15 @@ class JsonLinesFile:
         if columns is None:
             raise DataError(f"{self.given}: no row in it is a JSON object")
         return columns
+
+
+def _copy_lines(target: BinaryIO, file: JsonLinesFile, positions: Sequence[int]) -> None:
+    with file.path.open("rb") as source:
+        check_unchanged(file)
+        for position in positions:
+            source.seek(position)
+            line = source.readline(MAX_ROW_BYTES)
+            target.write(line if line.endswith(b"\n") else line + b"\n")
 
 
 def _parsed(text: bytes) -> dict[str, Any] | BadRow:

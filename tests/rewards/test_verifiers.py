@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from copd.rewards.verifiers import TOLERANCE, VERIFIERS, as_number, choice, exact, integer, number
+from copd.rewards.verifiers import TOLERANCE, VERIFIERS, as_number, choice, exact, integer, misread, number
 
 INTEGERS = [
     ("16", "16", True),
@@ -248,3 +248,36 @@ def test_a_hostile_answer_is_wrong_at_once(verifier, hostile):
     started = time.perf_counter()
     assert not VERIFIERS[verifier](HOSTILE[hostile], "16")
     assert time.perf_counter() - started < 1.0
+
+
+REFERENCE = st.one_of(
+    st.text(min_size=1, max_size=12),
+    st.text("0123456789.,/%+-e \\{}$", min_size=1, max_size=8),
+    st.sampled_from(["(B)", "$b$", "1,234.5", "\\frac{1}{2}", "25\\%", "x" * 10_001, "9" * 101, "1/0"]),
+)
+
+
+@given(st.sampled_from(sorted(VERIFIERS)), REFERENCE.filter(str.strip))
+@settings(max_examples=200)
+def test_a_reference_is_refused_where_it_would_not_even_equal_itself(name, reference):
+    assert (misread(name, reference) is None) == VERIFIERS[name](reference, reference)
+
+
+@pytest.mark.parametrize(
+    ("name", "reference", "said"),
+    [
+        ("number", "abc", "verifier number reads one number, such as 12, -1,234.5, 3/4, 1e3 or 25%"),
+        ("number", "12 km", "verifier number reads one number"),
+        ("number", "1/0", "verifier number reads"),
+        ("integer", "5.0", "verifier integer reads a whole number of at most 18 digits"),
+        ("choice", "cat", "verifier choice reads one letter A to J"),
+        ("choice", "A, B", "verifier choice reads"),
+        ("exact", "x" * 10_001, "verifier exact reads a text of at most 10000 characters"),
+    ],
+)
+def test_why_a_reference_is_refused(name, reference, said):
+    assert misread(name, reference).startswith(said)
+
+
+def test_of_math_and_of_a_users_verifier_nothing_is_said():
+    assert misread("math", "{") is misread("mine", "") is None

@@ -1,0 +1,54 @@
+"""Rows by how often a model answers them rightly: what a filter keeps, and what it says of the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SHOWN = 3
+"""Places told of rows that were left out, of each kind."""
+
+
+@dataclass
+class PassRates:
+    """How many rows were right every time, never, and sometimes, in so many samples each; where some of them are.
+
+    `kept` are those sometimes right, by their place among the rows.
+    """
+
+    samples: int
+    kept: list[int] = field(default_factory=list)
+    always: int = 0
+    never: int = 0
+    failures: int = 0
+    always_at: list[str] = field(default_factory=list)
+    never_at: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """All rows that were answered."""
+        return len(self.kept) + self.always + self.never
+
+    def add(self, place: int, right: int, where: str) -> None:
+        """Count a row with so many right answers; `where` is its file and line."""
+        if 0 < right < self.samples:
+            self.kept.append(place)
+        elif right:
+            self.always += 1
+            self.always_at = [*self.always_at, where][:SHOWN]
+        else:
+            self.never += 1
+            self.never_at = [*self.never_at, where][:SHOWN]
+
+    def summary(self) -> list[str]:
+        """What was found, a line for each kind of row, and what to make of it."""
+        lines = [f"{self.rows} rows, {self.samples} samples each", f"  kept, sometimes right: {len(self.kept)}"]
+        if self.always:
+            lines.append(f"  left out, always right: {self.always}, such as {', '.join(self.always_at)}: already known")
+        if self.never:
+            lines.append(
+                f"  left out, never right: {self.never}, such as {', '.join(self.never_at)}: too hard for this model, "
+                "or a wrong answer, or an unsuitable verifier; look at some"
+            )
+        if self.failures:
+            lines.append(f"  {self.failures} responses could not be graded and count as wrong")
+        return lines
