@@ -54,10 +54,9 @@ def distinct_rows(rollouts: Rollouts, rows_M: Tensor, key_N: Tensor | None = Non
         columns.append(torch.unique(key_N[rows_M], return_inverse=True)[1][:, None])
     _, class_M, copies_D = torch.unique(torch.cat(columns, dim=1), dim=0, return_inverse=True, return_counts=True)
     given_M = torch.arange(len(rows_M))
-    first_D, order_D = (
-        given_M.new_zeros(len(copies_D)).scatter_reduce(0, class_M, given_M, "amin", include_self=False).sort()
-    )
-    return Distinct(rows_M[first_D], copies_D[order_D], order_D.argsort()[class_M])
+    first_D = torch.zeros_like(copies_D).scatter_reduce(0, class_M, given_M, "amin", include_self=False)
+    order_D = first_D.argsort()
+    return Distinct(rows_M[first_D[order_D]], copies_D[order_D], order_D.argsort()[class_M])
 
 
 def stack_rows(batches: Sequence[Tensor]) -> Tensor:
@@ -105,25 +104,26 @@ def micro_batches(
     be split further.
     """
 
+    def load(rows: Sequence[int]) -> _Load:
+        prompt = prompt_of_N[rows[0]]
+        return _Load(1, prompt, prompt_length_P[prompt], len(rows), max(length_N[n] for n in rows))
+
     groups: dict[tuple[str, int], list[int]] = {}
     for n in rows_M:
         groups.setdefault((kind_P[prompt_of_N[n]], prompt_of_N[n]), []).append(n)
     batches: list[list[int]] = []
     last_kind, last = "", _Load(0, -1, 0, 0, 0)
-    for (kind, prompt), group in sorted(groups.items()):
-
-        def load(rows: Sequence[int], prompt: int = prompt) -> _Load:
-            return _Load(1, prompt, prompt_length_P[prompt], len(rows), max(length_N[n] for n in rows))
-
+    for (kind, _), group in sorted(groups.items()):
         whole = load(group).padded_tokens <= token_budget
         for rows in [group] if whole else [[n] for n in group]:
-            together = last.followed_by(load(rows))
+            alone = load(rows)
+            together = last.followed_by(alone)
             if kind == last_kind and together.padded_tokens <= token_budget:
                 batches[-1] += rows
                 last = together
             else:
                 batches.append(list(rows))
-                last_kind, last = kind, load(rows)
+                last_kind, last = kind, alone
     return [torch.tensor(rows) for rows in batches]
 
 
