@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: demo table test test-slow test-mutations check format lock clean
+.PHONY: demo table docs test test-slow test-mutations check format lock clean
 
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
 	$(BIN)/copd train demo --out runs/demo --resume
@@ -12,6 +12,9 @@ table: demo  ## the README's table: CoPD, experts and mixed RLVR at equal rollou
 	$(BIN)/copd train demo method=expert --out runs/expert --resume
 	$(BIN)/copd train demo method=mixed --out runs/mixed --resume
 	$(BIN)/python studies/demo_table.py
+
+docs: $(VENV)/.installed  ## renew the tables of docs/recipe.md from the sections of the recipe
+	$(BIN)/python studies/recipe_reference.py
 
 test: $(VENV)/.tools  ## the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
