@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from copd.errors import CopdError
+from copd.errors import CopdError, RecipeError
 
 app = typer.Typer(
     help="Co-Evolving Policy Distillation: several reasoning skills into one model.",
@@ -116,9 +116,13 @@ def merge(
     density: Annotated[float | None, typer.Option(help="Of ties and dare: the share that is kept.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of dare: which entries are kept.")] = None,
     scan: Annotated[bool, typer.Option("--scan", help="Try a grid of weights or scales; keep the best.")] = False,
-    recipe: Annotated[str, typer.Option(help="With --scan: the recipe whose validation problems decide.")] = "demo",
+    recipe: Annotated[
+        str | None, typer.Option(help="With --scan: the recipe whose validation problems decide; default demo.")
+    ] = None,
     change: Annotated[list[str] | None, typer.Option("--set", help="With --scan: section.key=value.")] = None,
-    grid: Annotated[int, typer.Option(min=1, help="With --scan: weights and scales are multiples of 1/GRID.")] = 6,
+    grid: Annotated[
+        int | None, typer.Option(min=1, help="With --scan: weights and scales are multiples of 1/GRID; default 6.")
+    ] = None,
 ) -> None:
     """Merge branches of one base into one model, tensor by tensor.
 
@@ -126,9 +130,14 @@ def merge(
     """
     from copd.config import load_recipe, make_merge, merge_grid
 
+    for option, value in (("--recipe", recipe), ("--set", change), ("--grid", grid)):
+        if value and not scan:
+            raise RecipeError(
+                f"{option}: found without --scan, which alone has a use for it; add --scan or leave it out"
+            )
     given = {"method": method, "weights": weight or None, "scale": scale, "density": density, "seed": seed}
-    candidates = merge_grid(given, len(branch), grid) if scan else [make_merge(given, len(branch))]
-    settings = load_recipe(recipe, change or []) if scan else None
+    candidates = merge_grid(given, len(branch), grid or 6) if scan else [make_merge(given, len(branch))]
+    settings = load_recipe(recipe or "demo", change or []) if scan else None
     from copd.models import described_merge, merge_models
     from copd.runs.display import accuracy_table
 
