@@ -27,7 +27,7 @@ from copd.assemble import (
 from copd.backends.local import LocalActor, LocalBranch, Turns, finish
 from copd.baselines import frozen_teachers, independent
 from copd.branch import Actor, Branch
-from copd.config import Recipe
+from copd.config import Recipe, make_recipe
 from copd.errors import MergeError
 from copd.files import sha256
 from copd.maths import merge as merges
@@ -62,7 +62,7 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
     screen = screen or Screen()
     tasks = make_tasks(recipe)
     manifest = _manifest(recipe, tasks)
-    check_folder(folder, manifest, resume)
+    check_folder(folder, manifest, resume, reread=lambda saved: make_recipe(saved).model_dump(mode="json"))
     if (folder / REPORT).is_file():
         screen.result(result_of(folder))
     else:
