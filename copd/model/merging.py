@@ -17,11 +17,12 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from copd.errors import MergeError, ModelFolderError
 from copd.maths.merge import MERGES, NEED_BASE, check_alike, check_finite, check_one_type
+from copd.model.load import loader_of, read_config
 
 SHARD_BYTES = 2_000_000_000
 """Most bytes of an output file, unless one tensor is larger."""
@@ -44,9 +45,10 @@ class ModelFolder(Mapping[str, Tensor]):
             adapter = " but a LoRA adapter: merge it into its base first" * (path / "adapter_config.json").is_file()
             raise ModelFolderError(f"{label}: no model here{adapter} (config.json is missing)")
         try:
-            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            config = read_config(path)
         except Exception as error:
             raise ModelFolderError(f"{label}: config.json cannot be read: {error}") from error
+        self.loader = loader_of(config)
         self.tied = bool(getattr(config, "tie_word_embeddings", False))
         self.file_of = self._files()
         self.layout = self._layout()
