@@ -51,7 +51,9 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="Model folders, or builtin:NAME.")],
+    models: Annotated[
+        list[str], typer.Argument(help="Each a folder, builtin:NAME, or a hub id with its commit, ID@COMMIT.")
+    ],
     recipe: Annotated[str, typer.Option(help="The recipe whose fields and evaluation section are used.")] = "demo",
     change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
 ) -> None:
@@ -69,8 +71,10 @@ def evaluate(
 
 @app.command()
 def behaviour(
-    student: Annotated[str, typer.Argument(help="The model that answers: a folder, or builtin:NAME.")],
-    teacher: Annotated[str, typer.Argument(help="The model that scores its tokens: a folder, or builtin:NAME.")],
+    student: Annotated[
+        str, typer.Argument(help="The model that answers: a folder, builtin:NAME, or ID@COMMIT of the hub.")
+    ],
+    teacher: Annotated[str, typer.Argument(help="The model that scores its tokens, given likewise.")],
     recipe: Annotated[str, typer.Option(help="The recipe whose fields and evaluation section are used.")] = "demo",
     problems: Annotated[
         int | None, typer.Option(min=1, help="Validation problems per field; default evaluation.behaviour_problems.")
@@ -107,9 +111,11 @@ def report(
 
 @app.command()
 def merge(
-    branch: Annotated[list[str], typer.Option(help="A model folder, or builtin:NAME; once per branch.")],
+    branch: Annotated[
+        list[str], typer.Option(help="A folder, builtin:NAME, or ID@COMMIT of the hub; once per branch.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
-    base: Annotated[str | None, typer.Option(help="The model that the branches started from.")] = None,
+    base: Annotated[str | None, typer.Option(help="The model that the branches started from, given likewise.")] = None,
     method: Annotated[str, typer.Option(help="mean, weighted, task_arithmetic, ties, dare or slerp.")] = "mean",
     weight: Annotated[list[float] | None, typer.Option(help="Of weighted, ties, slerp: once per branch.")] = None,
     scale: Annotated[float | None, typer.Option(help="Of task_arithmetic, ties, dare.")] = None,
