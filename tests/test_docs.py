@@ -1,7 +1,7 @@
 """The documentation does what it says: its names exist, its commands are valid, and its pages run from top to bottom.
 
-A block of code is run, in its page's order, in an empty folder; one that begins with a comment of nothing but a path
-(`# my.yaml`) is that file. A block of YAML that is no file is a part of a recipe.
+A block of code is run, in its page's order, in a folder with the examples; one that begins with a comment of nothing
+but a path (`# my.yaml`) is that file. A block of YAML that is no file is a part of a recipe.
 """
 
 import importlib
@@ -42,8 +42,8 @@ SHORT = [
 ]
 SHORTENED = {"train": SHORT, "eval": ["--set", "evaluation.problems=6"], "behaviour": ["--problems", "2"]}
 """What is added to the commands of README.md, which trains for minutes and evaluates on 500 problems."""
-RUNS = {"runs/demo": [], "runs/expert": ["method=expert"]}
-"""Runs that a page takes for granted after `make demo` or `make table`."""
+DEMO = "runs/demo"
+"""The run that pages take for granted after `make demo`."""
 LONG = {"train", "eval", "behaviour", "merge", "warmup"}
 
 
@@ -75,6 +75,14 @@ def commands(script: str) -> list[str]:
 
 def arguments_of(command: str) -> list[str]:
     return shlex.split(command, comments=True)[1:]
+
+
+def reader_in(folder: Path) -> None:
+    """What a reader has before the first command: files of their own, and the examples of the repository."""
+    for name, text in GIVEN.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    if (ROOT / "examples").is_dir():
+        shutil.copytree(ROOT / "examples", folder / "examples")
 
 
 def write_file(folder: Path, text: str) -> bool:
@@ -117,8 +125,7 @@ def check_command(command: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_is_valid(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name, text in GIVEN.items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
+    reader_in(tmp_path)
     for kind, text in steps(page):
         if kind == "copd":
             try:
@@ -153,19 +160,17 @@ def pages_to_run() -> Iterator[object]:
         kinds = list(steps(page))
         if {kind for kind, _ in kinds} & {"copd", "sh", "python"}:
             long = any(kind == "copd" and arguments_of(line)[0] in LONG for kind, line in kinds)
-            heavy = long or any(run in text for run in RUNS)
+            heavy = long or DEMO in text
             yield pytest.param(page, marks=[pytest.mark.slow] * heavy)
 
 
 @pytest.fixture(scope="module")
-def made_runs(tmp_path_factory) -> Path:
-    """What the targets of the Makefile leave in `runs`, in fewer steps."""
-    folder = tmp_path_factory.mktemp("made")
+def demo(tmp_path_factory) -> Path:
+    """What `make demo` leaves, in fewer steps."""
+    folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for run, changes in RUNS.items():
-            run_copd(["train", "demo", *changes, "--out", run, *SHORT], patch)
-    return folder
+        run_copd(["train", "demo", "--out", str(folder / DEMO), *SHORT], patch)
+    return folder / DEMO
 
 
 def run_copd(arguments: list[str], monkeypatch) -> None:
@@ -179,11 +184,10 @@ def run_copd(arguments: list[str], monkeypatch) -> None:
 @pytest.mark.parametrize("page", pages_to_run())
 def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
-    if any(run in PAGES[page] for run in RUNS):
-        shutil.copytree(request.getfixturevalue("made_runs"), tmp_path, dirs_exist_ok=True)
+    reader_in(tmp_path)
+    if DEMO in PAGES[page]:
+        shutil.copytree(request.getfixturevalue("demo"), tmp_path / DEMO)
     namespace = {"__name__": "__main__"}
-    for name, text in GIVEN.items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
     for kind, text in steps(page):
         if kind == "copd":
             arguments = arguments_of(text)
