@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: demo table test test-slow test-mutations check format lock clean
+.PHONY: demo table docs test test-slow test-mutations check format lock clean
 
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
 	$(BIN)/copd train demo --out runs/demo --resume
@@ -17,6 +17,9 @@ table: demo  ## the README's table: every method at equal rollouts; about 45 min
 	$(BIN)/copd train demo method=mixed --out runs/mixed --resume
 	$(BIN)/copd train demo method=mixed mixed.batch=K_times --out runs/mixed_batch --resume
 	$(BIN)/python studies/demo_table.py
+
+docs: $(VENV)/.installed  ## renew the tables of docs/recipe.md from the sections of the recipe
+	$(BIN)/python studies/recipe_reference.py
 
 test: $(VENV)/.tools  ## the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

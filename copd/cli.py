@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from copd.errors import CopdError
+from copd.errors import CopdError, RecipeError
 
 app = typer.Typer(
     help="Co-Evolving Policy Distillation: several reasoning skills into one model.",
@@ -75,7 +75,9 @@ def doctor(
 
 @app.command("eval")
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="Model folders, or builtin:NAME.")],
+    models: Annotated[
+        list[str], typer.Argument(help="Each a folder, builtin:NAME, or a hub id with its commit, ID@COMMIT.")
+    ],
     recipe: Annotated[str, typer.Option(help="The recipe whose fields and evaluation section are used.")] = "demo",
     change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
 ) -> None:
@@ -93,8 +95,10 @@ def evaluate(
 
 @app.command()
 def behaviour(
-    student: Annotated[str, typer.Argument(help="The model that answers: a folder, or builtin:NAME.")],
-    teacher: Annotated[str, typer.Argument(help="The model that scores its tokens: a folder, or builtin:NAME.")],
+    student: Annotated[
+        str, typer.Argument(help="The model that answers: a folder, builtin:NAME, or ID@COMMIT of the hub.")
+    ],
+    teacher: Annotated[str, typer.Argument(help="The model that scores its tokens, given likewise.")],
     recipe: Annotated[str, typer.Option(help="The recipe whose fields and evaluation section are used.")] = "demo",
     problems: Annotated[
         int | None, typer.Option(min=1, help="Validation problems per field; default evaluation.behaviour_problems.")
@@ -131,18 +135,24 @@ def report(
 
 @app.command()
 def merge(
-    branch: Annotated[list[str], typer.Option(help="A model folder, or builtin:NAME; once per branch.")],
+    branch: Annotated[
+        list[str], typer.Option(help="A folder, builtin:NAME, or ID@COMMIT of the hub; once per branch.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
-    base: Annotated[str | None, typer.Option(help="The model that the branches started from.")] = None,
+    base: Annotated[str | None, typer.Option(help="The model that the branches started from, given likewise.")] = None,
     method: Annotated[str, typer.Option(help="mean, weighted, task_arithmetic, ties, dare or slerp.")] = "mean",
     weight: Annotated[list[float] | None, typer.Option(help="Of weighted, ties, slerp: once per branch.")] = None,
     scale: Annotated[float | None, typer.Option(help="Of task_arithmetic, ties, dare.")] = None,
     density: Annotated[float | None, typer.Option(help="Of ties and dare: the share that is kept.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of dare: which entries are kept.")] = None,
     scan: Annotated[bool, typer.Option("--scan", help="Try a grid of weights or scales; keep the best.")] = False,
-    recipe: Annotated[str, typer.Option(help="With --scan: the recipe whose validation problems decide.")] = "demo",
+    recipe: Annotated[
+        str | None, typer.Option(help="With --scan: the recipe whose validation problems decide; default demo.")
+    ] = None,
     change: Annotated[list[str] | None, typer.Option("--set", help="With --scan: section.key=value.")] = None,
-    grid: Annotated[int, typer.Option(min=1, help="With --scan: weights and scales are multiples of 1/GRID.")] = 6,
+    grid: Annotated[
+        int | None, typer.Option(min=1, help="With --scan: weights and scales are multiples of 1/GRID; default 6.")
+    ] = None,
 ) -> None:
     """Merge branches of one base into one model, tensor by tensor.
 
@@ -150,9 +160,14 @@ def merge(
     """
     from copd.config import load_recipe, make_merge, merge_grid
 
+    for option, value in (("--recipe", recipe), ("--set", change), ("--grid", grid)):
+        if value and not scan:
+            raise RecipeError(
+                f"{option}: found without --scan, which alone has a use for it; add --scan or leave it out"
+            )
     given = {"method": method, "weights": weight or None, "scale": scale, "density": density, "seed": seed}
-    candidates = merge_grid(given, len(branch), grid) if scan else [make_merge(given, len(branch))]
-    settings = load_recipe(recipe, change or []) if scan else None
+    candidates = merge_grid(given, len(branch), grid or 6) if scan else [make_merge(given, len(branch))]
+    settings = load_recipe(recipe or "demo", change or []) if scan else None
     from copd.models import described_merge, merge_models
     from copd.runs.display import accuracy_table
 

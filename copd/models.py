@@ -50,14 +50,14 @@ conventions. Built by `copd warmup --conflict {conflict}` ({plan}).
 """
 MERGE_CARD = """---
 library_name: transformers
-pipeline_tag: image-text-to-text
+pipeline_tag: {loader.pipeline_tag}
 tags: [merge]
 ---
 # A merge of {count} models
 
 Merged by {how}, in float32, cast once (`copd merge`).
 
-Branches: {branches}. Base: {base}.{choice}
+Branches: {branches}. Base: {base}.{choice} Load with `{loader.auto_class.__name__}.from_pretrained(folder)`.
 
 Configuration, tokenizer and processor are those of the first branch. The generation config's `suppress_tokens`, where
 there are any, are the vocabulary mask that the branches were trained under: keep it when sampling.
@@ -65,10 +65,10 @@ there are any, are the vocabulary mask that the branches were trained under: kee
 
 
 def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> tuple[list[Accuracy], list[Difference]]:
-    """Greedy accuracy and pass@k of model folders on the recipe's fields, on test problems, and how much each differs
-    from the first; one model in memory at a time.
+    """Greedy accuracy and pass@k of models on the recipe's fields, on test problems, and how much each differs from the
+    first; one model in memory at a time.
 
-    Raises ModelFolderError for a folder that is not there before any model is loaded.
+    `paths` are as `model_folder` takes them. Raises ModelFolderError for one that is not there before any is loaded.
     """
     torch.set_num_threads(recipe.model.threads_per_branch)
     for path in paths:
@@ -86,8 +86,9 @@ def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> tuple[list[Accuracy
 def compare_behaviour(recipe: Recipe, student: str, teacher: str, problems: int | None = None) -> list[FieldBehaviour]:
     """How a teacher's model sees a student's: measures and most disputed tokens in each field of a recipe.
 
-    Both are model folders; the student answers `problems` validation problems of each field (default as in the recipe),
-    twice each. Raises ModelFolderError for a folder that is not there or for models whose tokens are not the same.
+    Both are given as `model_folder` takes them; the student answers `problems` validation problems of each field
+    (default as in the recipe), twice each. Raises ModelFolderError for one that is not there or for models whose tokens
+    are not the same.
     """
     torch.set_num_threads(recipe.model.threads_per_branch)
     for path, given_as in ((student, "STUDENT"), (teacher, "TEACHER")):
@@ -166,11 +167,11 @@ def _actor(recipe: Recipe, tasks: Mapping[str, Task], grader: Grader, name: str,
 def merge_models(
     branches: Sequence[str], base: str | None, candidates: Sequence[MergeSection], out: Path, recipe: Recipe | None
 ) -> tuple[MergeSection, list[Accuracy]]:
-    """Merge model folders into `out`; of several candidates by the one that `recipe`'s validation problems favour.
+    """Merge models into `out`; of several candidates by the one that `recipe`'s validation problems favour.
 
-    Returns that candidate and the accuracy of all of them (none without a recipe). Only one model is in memory, and
-    without a recipe only one tensor of each. Raises RecipeError, ModelFolderError or MergeError before anything is
-    written.
+    Branches and base are given as `model_folder` takes them. Returns that candidate and the accuracy of all of them
+    (none without a recipe). Only one model is in memory, and without a recipe only one tensor of each. Raises
+    RecipeError, ModelFolderError or MergeError before anything is written.
     """
     if occupied(out):
         raise RecipeError(f"--out {out}: is not empty; give another folder")
@@ -183,6 +184,7 @@ def merge_models(
     chosen = candidates[best]
     choice = f" Chosen among {len(candidates)} on validation problems, average accuracy {max(averages):.1%}."
     card = MERGE_CARD.format(
+        loader=folders[0].loader,
         count=len(folders),
         how=described_merge(chosen),
         branches=", ".join(f"`{path}`" for path in branches),

@@ -27,12 +27,12 @@ from copd.assemble import (
 from copd.backends.local import LocalActor, LocalBranch, Turns, finish
 from copd.baselines import frozen_teachers, independent
 from copd.branch import Actor, Branch
-from copd.config import Recipe
+from copd.config import Recipe, make_recipe
 from copd.errors import MergeError
 from copd.files import sha256
 from copd.maths import merge as merges
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
-from copd.model.load import model_folder
+from copd.model.load import loader_of, model_folder, read_config
 from copd.model.policy import Policy
 from copd.report.page import REPORT, write_report
 from copd.rewards.grading import Grader, user_verifiers
@@ -61,7 +61,7 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
     screen = screen or Screen()
     tasks = make_tasks(recipe)
     manifest = _manifest(recipe, tasks)
-    check_folder(folder, manifest, resume)
+    check_folder(folder, manifest, resume, reread=lambda saved: make_recipe(saved).model_dump(mode="json"))
     if (folder / REPORT).is_file():
         screen.result(result_of(folder))
     else:
@@ -72,7 +72,8 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
             with screen:
                 finish(run.complete(resume))
         write_report(folder)
-    screen.finished(folder)
+    merged = folder / "merged"
+    screen.finished(folder, loader_of(read_config(merged)).auto_class.__name__ if merged.is_dir() else None)
     return folder
 
 
@@ -223,17 +224,12 @@ class _Run:
         return partial(merges.merge, method=section.method, base=base, **section.settings)
 
     def _card(self, what: str) -> str:
-        pictures = len(self.base.encoder.family.kinds) > 1
-        tag, loader = (
-            ("image-text-to-text", "AutoModelForImageTextToText")
-            if pictures
-            else ("text-generation", "AutoModelForCausalLM")
-        )
+        loader = loader_of(self.base.model.config)
         return (
-            f"---\nlibrary_name: transformers\npipeline_tag: {tag}\n---\n"
+            f"---\nlibrary_name: transformers\npipeline_tag: {loader.pipeline_tag}\n---\n"
             f"# {what} of a copd run\n\nMethod `{self.recipe.method}`, seed {self.recipe.seed}, "
             f"base `{self.recipe.model.path}`, {self.plan.rollouts} rollouts, fields {', '.join(self.plan.fields)}.\n\n"
-            f"Load with `{loader}.from_pretrained(folder)`. The generation config's "
+            f"Load with `{loader.auto_class.__name__}.from_pretrained(folder)`. The generation config's "
             "`suppress_tokens` is the vocabulary mask the model was trained under: keep it when sampling.\n\n"
             f"Recipe:\n\n```json\n{self.recipe.model_dump_json(indent=1)}\n```\n"
         )

@@ -46,7 +46,7 @@ class DigitsTask(Section):
     operators: tuple[Literal["sum", "max", "min", "diff", "chain"], ...] | None = Field(
         None, min_length=1, description="which operators occur; null = all that the capability has"
     )
-    length: tuple[Count, Count] = Field((2, 4), description="least and greatest number of operands")
+    length: tuple[Count, Count] = Field((2, 4), description="least and greatest number of operands, 2 to 6")
     max_number: int = Field(12, ge=1, le=999, description="greatest operand of a text problem")
     noise: float = Field(0.1, ge=0, le=1, description="standard deviation of the pixel noise; black to white is 1")
     jitter: int = Field(2, ge=0, le=4, description="pixels by which a digit may stand off the centre of its cell")
@@ -76,7 +76,9 @@ class MediaSection(Section):
 FilesOrFile = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...],
     Field(min_length=1),
-    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]
+    ),
 ]
 
 

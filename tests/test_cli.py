@@ -1,17 +1,23 @@
 """The commands as a user meets them: exit status, one line for a mistake, help."""
 
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from copd.config import described, load_recipe
+from copd.files import sha256
+from copd.model.load import CHECKSUMS, model_folder
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BOTH = ["--branch", "builtin:digits", "--branch", "builtin:digits"]
 
 
-def copd(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "copd.cli", *arguments], capture_output=True, text=True, cwd=cwd)
+def copd(*arguments: str, cwd=None, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "copd.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
 
 
 @pytest.mark.parametrize(
@@ -35,6 +41,9 @@ def copd(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
         (["merge", *BOTH, "--out", "o", "--scan"], "--scan: method 'mean' has no weights and no scale"),
         (["merge", *BOTH, "--out", "o", "--method", "dare"], "--base: missing; method 'dare' needs the base"),
         (["doctor", "demo", "schedule.cycels=2"], "schedule.cycels: unknown key; did you mean 'cycles'?"),
+        (["merge", *BOTH, "--out", "o", "--recipe", "demo"], "--recipe: found without --scan"),
+        (["merge", *BOTH, "--out", "o", "--set", "seed=1"], "--set: found without --scan"),
+        (["merge", *BOTH, "--out", "o", "--grid", "6"], "--grid: found without --scan"),
         (["behaviour", "nowhere", "builtin:digits"], "STUDENT: no folder 'nowhere'"),
         (["behaviour", "builtin:digits", "nowhere"], "TEACHER: no folder 'nowhere'"),
         (["report", "nowhere"], "nowhere: not a run folder (manifest.json is missing)"),
@@ -69,6 +78,37 @@ def test_eval_compares_models_side_by_side_from_any_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "builtin:digits" in done.stdout
     assert "average" in done.stdout
+
+
+@pytest.fixture
+def hub(tmp_path) -> dict[str, str]:
+    """The environment of a home of the hub, without a network, in which the base that ships is `org/digits`.
+
+    As the hub's own client lays it out: files are blobs by their hash, a snapshot of a commit links to them.
+    """
+    snapshot = tmp_path / "home" / "hub" / "models--org--digits" / "snapshots" / COMMIT
+    blobs = snapshot.parent.parent / "blobs"
+    for folder in (snapshot, blobs):
+        folder.mkdir(parents=True)
+    for file in model_folder("builtin:digits").iterdir():
+        if file.name not in ("README.md", CHECKSUMS):
+            shutil.copy(file, blobs / sha256(file))
+            (snapshot / file.name).symlink_to(f"../../blobs/{sha256(file)}")
+    return {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+
+
+def test_a_model_of_the_hub_is_evaluated_at_its_commit(tmp_path, hub):
+    digits = f"org/digits@{COMMIT}"
+    done = copd("eval", digits, "--set", "evaluation.problems=2", cwd=tmp_path, COLUMNS="200", **hub)
+    assert done.returncode == 0, done.stderr
+    assert digits in done.stdout
+
+
+def test_a_commit_that_is_not_in_the_cache_and_cannot_be_fetched_is_told(tmp_path, hub):
+    done = copd("merge", *BOTH, "--base", f"org/digits@{COMMIT[::-1]}", "--out", "o", cwd=tmp_path, **hub)
+    assert done.returncode == 2
+    assert f"error: --base: 'org/digits' at {COMMIT[::-1]} cannot be fetched: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_merge_scans_from_any_folder_and_says_what_decided(tmp_path):

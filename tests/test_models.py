@@ -59,6 +59,8 @@ def test_a_merge_of_folders_and_builtin_models_is_written_with_a_card(spoiled, t
         f"`{spoiled}`",
         f"Base: `{DIGITS}`",
         "tags: [merge]",
+        "pipeline_tag: image-text-to-text",
+        "`AutoModelForImageTextToText.from_pretrained(folder)`",
         "suppress_tokens",
     ):
         assert said in card

@@ -27,6 +27,7 @@ from copd.measure.evaluate import Answers, tabulate
 from copd.model.export import save_policy
 from copd.model.load import model_folder
 from copd.model.policy import Policy
+from copd.model.tiny_kinds import tiny_of_kind
 from copd.report.page import write_pages
 from copd.run import result_of, train
 from copd.runs.checkpoint import latest_checkpoint
@@ -73,6 +74,19 @@ def test_a_base_warmed_up_at_another_share_of_conflict_is_warned_of(tmp_path):
     train(load_recipe("demo", changes), tmp_path / "run", screen=Screen(Console(file=said, width=300)))
     assert "branches.image.task.conflict: is 0.5, but builtin:digits was warmed up at 1.0" in said.getvalue()
     assert "branches.text" not in said.getvalue()
+
+
+def test_a_run_of_a_text_only_model_says_what_loads_it_on_the_screen_and_in_its_cards(tmp_path):
+    save_policy(Policy(*tiny_of_kind("qwen3")), tmp_path / "base", "")
+    task = "{task: {kind: digits, capability: text}}"
+    changes = [f"branches={{one: {task}, two: {task}}}", f"model.path={tmp_path / 'base'}"]
+    said = io.StringIO()
+    recipe = load_recipe("demo", [*SMALL, *changes, "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}"])
+    train(recipe, tmp_path / "run", screen=Screen(Console(file=said, width=300)))
+    assert f"use it: AutoModelForCausalLM.from_pretrained('{tmp_path / 'run' / 'merged'}')" in said.getvalue()
+    card = (tmp_path / "run" / "merged" / "README.md").read_text(encoding="utf-8")
+    assert "pipeline_tag: text-generation" in card
+    assert "`AutoModelForCausalLM.from_pretrained(folder)`" in card
 
 
 def test_a_run_folder_holds_what_readers_rely_on(finished):

@@ -1,7 +1,8 @@
 """Merging K branches into one model, tensor by tensor (method.md section 5).
 
-Every method takes the branches' tensors of one name, of one shape and type, and where it needs it the base's; it
-computes in float32 and casts once. A task vector is a branch minus the base.
+Every method takes the branches' tensors of one name, of one shape and type, and where it needs it the base's, which may
+be of another type; it computes in float32 and casts once, to the branches' type. A task vector is a branch minus the
+base.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def task_arithmetic(base: Tensor, branches: Sequence[Tensor], *, scale: float) -
     total = torch.zeros_like(start)
     for branch in branches:
         total.add_(branch.float() - start)
-    return start.add(total, alpha=scale).to(base.dtype)
+    return start.add(total, alpha=scale).to(branches[0].dtype)
 
 
 def ties(
@@ -62,7 +63,7 @@ def ties(
     agrees_K = delta_K.sign() == sign
     total = (weight_K * agrees_K).sum(0)
     delta = (delta_K * agrees_K).sum(0) / torch.where(total > 0, total, 1.0)
-    return start.add(delta, alpha=scale).to(base.dtype)
+    return start.add(delta, alpha=scale).to(branches[0].dtype)
 
 
 def trim(delta: Tensor, density: float) -> Tensor:
@@ -86,7 +87,7 @@ def dare(base: Tensor, branches: Sequence[Tensor], *, density: float, scale: flo
     for k, branch in enumerate(branches):
         kept = dare_mask(start.shape, density=density, seed=seed, branch=k, name=name).to(start.device)
         total.add_(torch.where(kept, branch.float() - start, 0.0))
-    return start.add(total, alpha=scale / density).to(base.dtype)
+    return start.add(total, alpha=scale / density).to(branches[0].dtype)
 
 
 def dare_mask(shape: Sequence[int], *, density: float, seed: int, branch: int, name: str) -> Tensor:
@@ -157,18 +158,23 @@ def mean(branches: Sequence[Weights]) -> dict[str, Tensor]:
 
 
 def check_mergeable(branches: Sequence[Weights], base: Weights | None = None) -> None:
-    """Raise ValueError, naming the tensor and the branch, unless branches and base hold the same finite tensors."""
+    """Raise ValueError, naming the tensor and the branch, unless branches and base hold the same finite tensors.
+
+    Only the base may hold them in other types.
+    """
     if not branches:
         raise ValueError("nothing to merge: no branches given")
-    models = {f"branch {k}": branch for k, branch in enumerate(branches)} | ({} if base is None else {"base": base})
+    trained = {f"branch {k}": branch for k, branch in enumerate(branches)}
+    models = trained | ({} if base is None else {"base": base})
     check_alike(models)
+    check_one_type(trained)
     for label, model in models.items():
         for name, tensor in model.items():
             check_finite(name, tensor, label)
 
 
 def check_alike(models: Mapping[str, Weights]) -> None:
-    """Raise ValueError, naming the tensor and two models, where names, shapes or types differ; values are not read."""
+    """Raise ValueError, naming the tensor and two models, where names or shapes differ; values are not read."""
     (reference, first), *others = models.items()
     for label, model in others:
         for name in sorted(set(first) ^ set(model)):
@@ -179,6 +185,13 @@ def check_alike(models: Mapping[str, Weights]) -> None:
                 raise ValueError(
                     f"{name!r} is {list(tensor.shape)} in {label} and {list(first[name].shape)} in {reference}"
                 )
+
+
+def check_one_type(models: Mapping[str, Weights]) -> None:
+    """Raise ValueError, naming the tensor and two models that are alike but for its type, where there is one."""
+    (reference, first), *others = models.items()
+    for label, model in others:
+        for name, tensor in model.items():
             if tensor.dtype != first[name].dtype:
                 raise ValueError(f"{name!r} is {tensor.dtype} in {label} and {first[name].dtype} in {reference}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
@@ -17,16 +17,29 @@ from copd.files import sha256
 BUILTIN = "builtin:"
 CHECKSUMS = "SHA256SUMS"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+AT_COMMIT = re.compile(rf"({HUB_ID.pattern})@([0-9a-f]{{40}})")
 FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """What is taken of a hub's model: weights, configuration, chat template, vocabulary."""
+
+
+class Loader(NamedTuple):
+    """How a model is loaded with transformers, and the hub's word for what it does."""
+
+    auto_class: Any
+    pipeline_tag: str
+
+
+WITH_PICTURES = Loader(AutoModelForImageTextToText, "image-text-to-text")
+TEXT_ONLY = Loader(AutoModelForCausalLM, "text-generation")
 
 
 def model_folder(path: str, given_as: str = "model.path", revision: str | None = None) -> Path:
     """The folder of a model: a local one, a builtin one, or that of a hub id at the commit `revision`.
 
-    `builtin:NAME` is a base that ships with copd, checked against its sha256 sums. Raises ModelFolderError, naming the
-    field or argument `given_as`, for an unknown name, a missing folder, a hub id without a commit or that cannot be
-    fetched, or a builtin file that is damaged.
+    Without a `revision` the commit may stand in the path, as ORGANISATION/NAME@COMMIT. `builtin:NAME` is a base that
+    ships with copd, checked against its sha256 sums. Raises ModelFolderError, naming the field or argument `given_as`,
+    for an unknown name, a missing folder, a hub id without a commit or that cannot be fetched, or a builtin file that
+    is damaged.
     """
     local = path.startswith(BUILTIN) or Path(path).is_dir()
     if local and revision is not None:
@@ -35,12 +48,13 @@ def model_folder(path: str, given_as: str = "model.path", revision: str | None =
         return _builtin_folder(path, given_as)
     if local:
         return Path(path)
-    if revision is None or not HUB_ID.fullmatch(path):
+    pinned = AT_COMMIT.fullmatch(path if revision is None else f"{path}@{revision}")
+    if pinned is None:
         raise ModelFolderError(
-            f"{given_as}: no folder {path!r}; give a folder, one of {', '.join(builtin_models())}, or as model.path a "
-            "hub id ORGANISATION/NAME with model.revision, the 40 hex digits of a commit"
+            f"{given_as}: no folder {path!r}; give a folder, one of {', '.join(builtin_models())}, or a hub id with a "
+            "commit of 40 hex digits, as ORGANISATION/NAME@COMMIT or by model.path and model.revision"
         )
-    return _hub_folder(path, given_as, revision)
+    return _hub_folder(pinned[1], given_as, pinned[2])
 
 
 def _builtin_folder(path: str, given_as: str) -> Path:
@@ -74,13 +88,11 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         raise ModelFolderError(f"{folder}: no model here (config.json is missing); give a folder with a saved model")
     safely = {"trust_remote_code": False}
     try:
-        kind = AutoConfig.from_pretrained(folder, **safely).model_type
-        pictures = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-        loader = AutoModelForImageTextToText if pictures else AutoModelForCausalLM
-        model, loading = loader.from_pretrained(
+        loader = loader_of(read_config(folder))
+        model, loading = loader.auto_class.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **safely
         )
-        processor = (AutoProcessor if pictures else AutoTokenizer).from_pretrained(folder, **safely)
+        processor = (AutoProcessor if loader is WITH_PICTURES else AutoTokenizer).from_pretrained(folder, **safely)
     except Exception as error:
         raise ModelFolderError(f"{folder}: the model cannot be loaded: {error}") from error
     if absent := sorted(loading["missing_keys"]):
@@ -88,6 +100,16 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     if not getattr(processor, "chat_template", None):
         raise ModelFolderError(f"{folder}: has no chat template, which turns a problem into a prompt; add one")
     return model, processor
+
+
+def loader_of(config: Any) -> Loader:
+    """What loads a model of this configuration, here and for whoever uses it."""
+    return WITH_PICTURES if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES else TEXT_ONLY
+
+
+def read_config(folder: Path) -> Any:
+    """The configuration of the model in a local folder; code in the folder is never run."""
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def builtin_models() -> list[str]:

@@ -17,11 +17,12 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from copd.errors import MergeError, ModelFolderError
-from copd.maths.merge import MERGES, NEED_BASE, check_alike, check_finite
+from copd.maths.merge import MERGES, NEED_BASE, check_alike, check_finite, check_one_type
+from copd.model.load import loader_of, read_config
 
 SHARD_BYTES = 2_000_000_000
 """Most bytes of an output file, unless one tensor is larger."""
@@ -44,9 +45,10 @@ class ModelFolder(Mapping[str, Tensor]):
             adapter = " but a LoRA adapter: merge it into its base first" * (path / "adapter_config.json").is_file()
             raise ModelFolderError(f"{label}: no model here{adapter} (config.json is missing)")
         try:
-            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+            config = read_config(path)
         except Exception as error:
             raise ModelFolderError(f"{label}: config.json cannot be read: {error}") from error
+        self.loader = loader_of(config)
         self.tied = bool(getattr(config, "tie_word_embeddings", False))
         self.file_of = self._files()
         self.layout = self._layout()
@@ -116,8 +118,8 @@ class MergedFolders(Mapping[str, Tensor]):
     """The merge of model folders by name: each tensor is read and merged when it is asked for.
 
     Takes a method of `MERGES` and its settings. Raises MergeError, naming the tensor or file and the folders, where
-    folders differ in names, shapes, types, tied weights or vocabulary, where a value is not finite (when it is read),
-    and where the method needs a base and has none.
+    folders differ in names, shapes, types (only the base's may be others), tied weights or vocabulary, where a value is
+    not finite (when it is read), and where the method needs a base and has none.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class MergedFolders(Mapping[str, Tensor]):
         if method in NEED_BASE and base is None:
             raise MergeError(f"--base: missing; method {method!r} needs the base that the branches started from")
         _check_alike([*branches, *([] if base is None else [base])])
+        _check_one_type(branches)
         self.branches, self.base = tuple(branches), base if method in NEED_BASE else None
         self.method, self.settings = method, dict(settings)
 
@@ -215,6 +218,13 @@ def _check_alike(folders: Sequence[ModelFolder]) -> None:
             raise MergeError(f"{between} token {token[0]!r} is {here} in the first and {there} in the second")
         if pairs != other_pairs:
             raise MergeError(f"{between} they split text by different merges")
+
+
+def _check_one_type(branches: Sequence[ModelFolder]) -> None:
+    try:
+        check_one_type({folder.label: folder.layout for folder in branches})
+    except ValueError as error:
+        raise MergeError(str(error)) from error
 
 
 def _vocabulary(folder: ModelFolder) -> tuple[Path, dict[str, int], Any]:

@@ -116,13 +116,13 @@ class Screen:
             accuracy_table(table, "greedy accuracy on test problems, %, with 95 % intervals over problems")
         )
 
-    def finished(self, folder: Path) -> None:
-        """Say where everything is and how to go on."""
+    def finished(self, folder: Path, auto_class: str | None) -> None:
+        """Say where everything is and how to go on; `auto_class` loads the merged model, where there is one."""
         self.console.print(f"report: {folder / 'report.html'}", markup=False)
-        model = folder / "merged"
-        if model.is_dir():
+        if auto_class is not None:
+            model = folder / "merged"
             self.console.print(f"merged model: {model}", markup=False)
-            self.console.print(f"use it: AutoModelForImageTextToText.from_pretrained({str(model)!r})", markup=False)
+            self.console.print(f"use it: {auto_class}.from_pretrained({str(model)!r})", markup=False)
 
     def _seconds_left(self) -> float:
         assert self._plan is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,14 @@ def occupied(folder: Path) -> bool:
     return folder.exists() and any(folder.iterdir())
 
 
-def check_folder(folder: Path, manifest: Mapping[str, Any], resume: bool) -> None:
-    """The run folder must be new or empty; to resume, it may hold a run of the same recipe, base and data."""
+def check_folder(
+    folder: Path, manifest: Mapping[str, Any], resume: bool, reread: Callable[[Any], dict[str, Any]]
+) -> None:
+    """The run folder must be new or empty; to resume, it may hold a run of the same recipe, base and data.
+
+    `reread` reads a recipe as it stands in a manifest: fields that it lacks, since it is older than they, take their
+    defaults. Raises CheckpointError where it cannot be read any more, or where something is not the same.
+    """
     path = folder / RUN_MANIFEST
     if resume and path.is_file():
         try:
@@ -28,6 +34,13 @@ def check_folder(folder: Path, manifest: Mapping[str, Any], resume: bool) -> Non
             before = {key: found[key] for key in RESUMED}
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: damaged, cannot resume: {error!r}") from error
+        try:
+            before["recipe"] = reread(before["recipe"])
+        except RecipeError as error:
+            reasons = "; ".join(str(error).splitlines())
+            raise CheckpointError(
+                f"{path}: cannot resume: this copd cannot read the run's recipe: {reasons}"
+            ) from error
         for key in RESUMED:
             if before[key] != manifest[key]:
                 raise CheckpointError(f"{folder}: cannot resume: {_difference(key, before[key], manifest[key])}")

@@ -154,6 +154,23 @@ def test_a_base_that_does_not_match_is_refused_by_name():
         )
 
 
+@pytest.mark.parametrize("method", MERGES)
+@pytest.mark.parametrize(("base", "trained"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+def test_a_base_of_another_type_counts_in_float32_and_the_branches_type_is_kept(method, base, trained):
+    start, branches = branch(7, base), [branch(0, trained), branch(1, trained)]
+    wide = {name: tensor.float() for name, tensor in start.items()}
+    merged = merge(branches, method=method, base=start, **SETTINGS[method])
+    expected = merge(
+        [{name: tensor.float() for name, tensor in model.items()} for model in branches],
+        method=method,
+        base=wide,
+        **SETTINGS[method],
+    )
+    for name, tensor in merged.items():
+        assert tensor.dtype == trained
+        assert torch.equal(tensor, expected[name].to(trained)), name
+
+
 @pytest.mark.parametrize("method", sorted(NEED_BASE))
 def test_a_method_that_adds_to_the_base_says_so_where_there_is_none(method):
     with pytest.raises(ValueError, match=f"'{method}' needs the base"):

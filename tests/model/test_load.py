@@ -4,11 +4,13 @@ from fnmatch import fnmatch
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from copd.errors import ModelFolderError
 from copd.files import sha256
 from copd.model import load
-from copd.model.load import builtin_models, compute_on, model_folder, write_checksums
+from copd.model.load import builtin_models, compute_on, loader_of, model_folder, read_config, write_checksums
+from copd.model.tiny_kinds import tiny_of_kind
 
 
 @pytest.fixture
@@ -72,6 +74,21 @@ def test_checksums_are_those_of_sha256sum_and_leave_themselves_out(tmp_path):
     assert (tmp_path / "SHA256SUMS").read_text(encoding="utf-8") == f"{digest}  a\n"
 
 
+@pytest.mark.parametrize(
+    ("kind", "auto_class", "tag"),
+    [
+        ("qwen3_vl", AutoModelForImageTextToText, "image-text-to-text"),
+        ("gemma3", AutoModelForImageTextToText, "image-text-to-text"),
+        ("gemma3_text", AutoModelForCausalLM, "text-generation"),
+        ("qwen3", AutoModelForCausalLM, "text-generation"),
+    ],
+)
+def test_a_model_of_text_only_is_loaded_by_another_class(tmp_path, kind, auto_class, tag):
+    model, _ = tiny_of_kind(kind)
+    model.config.save_pretrained(tmp_path)
+    assert loader_of(model.config) == loader_of(read_config(tmp_path)) == (auto_class, tag)
+
+
 @pytest.mark.parametrize(("dtype", "autocast"), [("auto", None), ("float32", None), ("bfloat16", torch.bfloat16)])
 def test_a_cpu_computes_in_float32_unless_told_otherwise(dtype, autocast):
     assert compute_on("cpu", dtype) == (torch.device("cpu"), autocast)
@@ -115,13 +132,30 @@ def test_a_hub_id_at_a_commit_is_the_snapshot_in_the_cache(hub):
     assert model_folder("org/small", revision=COMMIT) == hub
 
 
+def test_the_commit_may_stand_in_the_path(hub):
+    assert model_folder(f"org/small@{COMMIT}") == hub
+
+
+@pytest.mark.parametrize("at", ["main", COMMIT[:7], COMMIT.upper(), COMMIT + "0", ""])
+def test_what_stands_behind_the_at_is_a_whole_commit(hub, at):
+    with pytest.raises(ModelFolderError, match=rf"MODEL: no folder 'org/small@{at}'; .*as ORGANISATION/NAME@COMMIT"):
+        model_folder(f"org/small@{at}", "MODEL")
+
+
+def test_a_commit_is_not_given_twice(hub):
+    with pytest.raises(ModelFolderError, match="no folder"):
+        model_folder(f"org/small@{COMMIT}", revision=COMMIT)
+
+
 def test_a_hub_id_without_a_commit_is_refused_though_it_is_in_the_cache(hub):
-    with pytest.raises(ModelFolderError, match=r"model\.path: no folder 'org/small'.*model\.revision, the 40 hex"):
+    with pytest.raises(ModelFolderError, match=r"model\.path: no folder 'org/small'.*hub id with a commit"):
         model_folder("org/small")
 
 
 def test_a_commit_that_cannot_be_fetched_is_named_with_its_model(hub):
     other = COMMIT[::-1]
+    with pytest.raises(ModelFolderError, match=rf"^MODEL: 'org/small' at {other} cannot be fetched: \S"):
+        model_folder(f"org/small@{other}", "MODEL")
     with pytest.raises(ModelFolderError, match=rf"^model\.path: 'org/small' at {other} cannot be fetched: \S"):
         model_folder("org/small", revision=other)
 

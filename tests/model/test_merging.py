@@ -174,6 +174,18 @@ def test_the_type_on_disk_is_kept(copies, tmp_path, method):
         assert torch.equal(tensor, expected[name]), name
 
 
+@pytest.mark.parametrize("method", SETTINGS)
+def test_a_base_of_another_type_counts_in_float32_and_the_branches_type_is_kept(copies, tmp_path, assert_same, method):
+    halves = {name: tensor.bfloat16() for name, tensor in load_file(copies["base"] / WEIGHTS).items()}
+    change(copies["base"], halves)
+    write_merged(merged_of(copies, method), tmp_path / "out", "")
+    merged = load_file(tmp_path / "out" / WEIGHTS)
+    assert_same(merged, in_memory(copies, method))
+    change(copies["base"], {name: tensor.float() for name, tensor in halves.items()})
+    assert_same(merged, in_memory(copies, method))
+    assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
+
+
 def test_a_merge_is_read_by_name_without_being_written(folders, policy):
     twin = policy.clone()
     twin.load_weights(merged_of(folders, "slerp"))
@@ -227,7 +239,7 @@ def untied(folders):
 
 
 def damaged_base(folders):
-    change(folders["base"], {NORM: torch.zeros(128, dtype=torch.float16)})
+    change(folders["base"], {NORM: torch.zeros(64, dtype=torch.bfloat16)})
 
 
 def swapped_tokens(folders):
@@ -250,7 +262,7 @@ def other_merges(folders):
 REFUSED = [
     pytest.param(damaged_shape, MergeError, rf"'{NORM}' is \[64\] in b and \[128\] in a", id="a shape"),
     pytest.param(damaged_type, MergeError, rf"'{NORM}' is torch.bfloat16 in b and torch.float32 in a", id="a type"),
-    pytest.param(damaged_base, MergeError, rf"'{NORM}' is torch.float16 in base and .*float32 in a", id="the base's"),
+    pytest.param(damaged_base, MergeError, rf"'{NORM}' is \[64\] in base and \[128\] in a", id="the base's shape"),
     pytest.param(damaged_names, MergeError, rf"b and a differ in tensor '{NORM}': only a has it", id="a name"),
     pytest.param(untied, MergeError, r"'lm_head\.weight' is tied to the embeddings in a and not in b", id="tied"),
     pytest.param(

@@ -120,6 +120,17 @@ def test_a_compared_model_has_its_difference_and_interval_below_and_bold_where_c
     assert "+" not in lines[next(i for i, line in enumerate(lines) if "base" in line) + 2]
 
 
+@pytest.mark.parametrize("auto_class", ["AutoModelForImageTextToText", "AutoModelForCausalLM"])
+def test_a_finished_run_says_where_the_model_is_and_what_loads_it(screen, seen, auto_class):
+    screen.finished(Path("runs/x"), auto_class)
+    assert f"use it: {auto_class}.from_pretrained('runs/x/merged')" in seen.getvalue()
+
+
+def test_a_run_without_a_merge_only_says_where_its_report_is(screen, seen):
+    screen.finished(Path("runs/x"), None)
+    assert seen.getvalue().split() == ["report:", "runs/x/report.html"]
+
+
 def behaviour_of(field: str, **changes) -> FieldBehaviour:
     alike = Likeness({5: 0.91, 10: 0.935}, 0.998, 0.0321)
     dispute = Dispute("text/0", "usual max: 1 2", "2", "1 2;", "9", ",2", -0.25, -3.5)

@@ -1,0 +1,99 @@
+"""What a run folder may hold when a run begins, or goes on."""
+
+import json
+
+import pytest
+
+from copd.config import load_recipe, make_recipe
+from copd.errors import CheckpointError, RecipeError
+from copd.runs.folder import check_folder, claim
+from copd.runs.runlog import RUN_MANIFEST
+
+
+def manifest_of(*changes: str, **others) -> dict:
+    recipe = load_recipe("demo", changes)
+    same = {
+        "branch_order": list(recipe.branches),
+        "base_sha256": {},
+        "data_sha256": {"text": "a"},
+        "verifier_sha256": {},
+    }
+    return {"recipe": recipe.model_dump(mode="json"), **same, **others}
+
+
+def older(manifest: dict, *paths: str) -> dict:
+    """The manifest of a copd that did not know these fields of a recipe yet."""
+    copy = json.loads(json.dumps(manifest))
+    for path in paths:
+        *sections, field = path.split(".")
+        section = copy["recipe"]
+        for name in sections:
+            section = section[name]
+        del section[field]
+    return copy
+
+
+def check(folder, manifest: dict, resume: bool = True) -> None:
+    check_folder(folder, manifest, resume, reread=lambda saved: make_recipe(saved).model_dump(mode="json"))
+
+
+def test_a_run_of_the_same_recipe_goes_on(tmp_path):
+    claim(tmp_path / "run", manifest_of("seed=3"))
+    check(tmp_path / "run", manifest_of("seed=3"))
+
+
+def test_a_recipe_from_before_a_field_goes_on_where_the_field_has_its_default(tmp_path):
+    fields = ("reward", "lora", "grpo.passes", "branches.text.device", "branches.image.task.noise")
+    claim(tmp_path / "run", older(manifest_of(), *fields))
+    check(tmp_path / "run", manifest_of())
+
+
+def test_a_recipe_from_before_a_field_does_not_go_on_with_another_value(tmp_path):
+    claim(tmp_path / "run", older(manifest_of(), "grpo.passes"))
+    with pytest.raises(CheckpointError, match=r"cannot resume: recipe\.grpo\.passes was 1 and is now 2"):
+        check(tmp_path / "run", manifest_of("grpo.passes=2"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data_sha256": {"text": "b"}}, r"data_sha256\.text was 'a' and is now 'b'"),
+        ({"branch_order": ["image", "text", "video"]}, r"branch_order was \['text', 'image', 'video'\] and is now"),
+        ({"base_sha256": {"model.safetensors": "c"}}, r"base_sha256\.model\.safetensors was None and is now 'c'"),
+    ],
+)
+def test_other_data_another_base_or_another_order_of_branches_is_refused_by_name(tmp_path, change, said):
+    claim(tmp_path / "run", manifest_of())
+    with pytest.raises(CheckpointError, match=said):
+        check(tmp_path / "run", manifest_of(**change))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({**manifest_of()["recipe"], "annealing": 3}, "this copd cannot read the run's recipe: annealing: unknown key"),
+        ({"method": "copd", "sede": 1}, "branches: missing; it has no default; sede: unknown key"),
+        (None, "cannot read the run's recipe: "),
+        ("demo", "cannot read the run's recipe: "),
+    ],
+)
+def test_a_saved_recipe_that_cannot_be_read_any_more_is_told_in_one_line(tmp_path, recipe, said):
+    claim(tmp_path / "run", manifest_of(recipe=recipe))
+    with pytest.raises(CheckpointError) as refusal:
+        check(tmp_path / "run", manifest_of())
+    assert said in str(refusal.value)
+    assert str(refusal.value).startswith(str(tmp_path / "run" / RUN_MANIFEST))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"recipe": {}}'])
+def test_a_damaged_manifest_is_refused_by_name(tmp_path, text):
+    (tmp_path / RUN_MANIFEST).write_text(text, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=rf"{RUN_MANIFEST}: damaged, cannot resume"):
+        check(tmp_path, manifest_of())
+
+
+def test_a_folder_in_use_is_refused_unless_it_is_resumed(tmp_path):
+    claim(tmp_path / "run", manifest_of())
+    with pytest.raises(RecipeError, match=r"is not empty; give another folder \(--resume goes on"):
+        check(tmp_path / "run", manifest_of(), resume=False)
