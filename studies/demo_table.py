@@ -9,7 +9,6 @@ from copd.report.figures import draw_accuracy, draw_divergence, draw_overlap, pl
 from copd.run import result_of
 from copd.runs.runlog import read_lines
 
-
 FIELDS = ("text", "image", "video")
 MODELS: tuple[tuple[str, dict[str, str]], ...] = (
     ("demo", {"base": "base"}),
