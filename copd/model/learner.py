@@ -111,14 +111,17 @@ class Learner:
     def _pass(self, parts: Sequence[Objective], frozen: Sequence[list[_Frozen]]) -> StepReport:
         metrics: dict[str, float] = {}
         tokens = 0
-        totals = [torch.zeros_like(p) for p in self.named_parameters.values()]
+        totals: list[Tensor] = []
         for part, frozen_part in zip(parts, frozen, strict=True):
             means = self._accumulate(part, frozen_part)
             tokens += means.tokens
             gradients = self._take_gradients()
             metrics |= means.named(part.name)
             metrics[f"{part.name}/grad_norm"] = float(_norm(gradients))
-            torch._foreach_add_(totals, gradients)
+            if totals:
+                torch._foreach_add_(totals, gradients)
+            else:
+                totals = gradients
         norm = float(_norm(totals))
         metrics["grad_norm"] = norm
         sampled = all(bool(torch.isfinite(part.rollouts.logp_NT).all()) for part in parts)
