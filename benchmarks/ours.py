@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
 
+import copd.model.batching
+import copd.model.decode
+import copd.model.learner
+import copd.model.policy
 from copd.assemble import load_policy, make_branch
 from copd.branch import Branch
 from copd.config import Recipe, load_recipe
@@ -42,28 +47,43 @@ class Size:
         return self.prompts * self.rollouts
 
 
+def all_rows(objective: GrpoObjective) -> Tensor:
+    """In the place of `GrpoObjective.rows_with_gradient`: groups without signal are computed too."""
+    return torch.arange(len(objective.rollouts.tokens_NT))
+
+
+def every_row(rollouts: Rollouts, rows_M: Tensor, key_N: Tensor | None = None) -> Any:
+    """In the place of `batching.distinct_rows`: each row stands for itself."""
+    return copd.model.batching.Distinct(rows_M, torch.ones_like(rows_M), torch.arange(len(rows_M)))
+
+
+def every_prefix(prefix_R: Tensor, token_R: Tensor, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
+    """In the place of `decode.distinct_prefixes`: each row goes on by itself, in the order of their parents."""
+    order_R = prefix_R.argsort(stable=True)
+    return prefix_R[order_R], token_R[order_R], order_R.argsort()
+
+
+REPLACED: tuple[tuple[Any, str, Any], ...] = (
+    (GrpoObjective, "rows_with_gradient", all_rows),
+    (copd.model.learner, "distinct_rows", every_row),
+    (copd.model.policy, "distinct_rows", every_row),
+    (copd.model.decode, "distinct_prefixes", every_prefix),
+)
+"""The package's shortcuts that depend on the data: where each is called from, its name, and what skips nothing."""
+SHORTCUTS = tuple(each for each in REPLACED if hasattr(each[0], each[1]))
+"""Those of them that this version has."""
+
+
 @contextmanager
 def without_shortcuts() -> Iterator[None]:
-    """Every row is computed, whatever the data: the package's shortcuts are replaced by functions that skip nothing.
+    """Every row is computed, whatever was sampled.
 
-    Computing a prompt once for its rows is not one of them: it depends on the batch's shape, not on what was sampled.
+    Computing a prompt once for its rows stays: it depends on the shape of the batch, not on the data.
     """
-
-    def all_rows(objective: GrpoObjective) -> Tensor:
-        return torch.arange(len(objective.rollouts.tokens_NT))
-
-    replaced = [
-        (GrpoObjective, "rows_with_gradient", all_rows),
-        # A further shortcut of the package goes here: (where it is called from, its name, what skips nothing).
-    ]
-    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
-    try:
-        for owner, name, function in replaced:
-            setattr(owner, name, function)
+    with ExitStack() as stack:
+        for owner, name, function in SHORTCUTS:
+            stack.enter_context(patch.object(owner, name, function))
         yield
-    finally:
-        for owner, name, function in originals:
-            setattr(owner, name, function)
 
 
 @dataclass(frozen=True)
