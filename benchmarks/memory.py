@@ -23,20 +23,23 @@ from copd.types import Rollouts
 PATHS = ("shared", "plain", "plain_tokens")
 """The shared prefix; the plain path on the same micro-batches, whose budget counts a prompt once; the plain path on
 micro-batches whose budget counts the prompt of every row."""
-PAGES = "/proc/self/statm"
+STATUS = Path("/proc/self/status")
 
 
-def resident_mib() -> float:
-    """Memory resident now; where the system does not say, the peak so far."""
-    if not Path(PAGES).is_file():
-        return peak_mib()
-    return int(Path(PAGES).read_text().split()[1]) * resource.getpagesize() / 2**20
+def memory_mib() -> tuple[float, float]:
+    """Memory resident now, and the most that ever was; where the system does not tell, the latter for both.
+
+    Linux is asked for its own counters: `ru_maxrss` of a new process begins at that of the process that started it.
+    """
+    if STATUS.is_file():
+        kib = {name: int(value.split()[0]) for name, _, value in _status() if name in ("VmRSS", "VmHWM")}
+        return kib["VmRSS"] / 2**10, kib["VmHWM"] / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return peak, peak
 
 
-def peak_mib() -> float:
-    """The most memory that was resident at once."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+def _status() -> list[tuple[str, str, str]]:
+    return [line.partition(":") for line in STATUS.read_text().splitlines()]
 
 
 def prompt_of_every_row(rollouts: Rollouts) -> Rollouts:
@@ -61,9 +64,9 @@ def added_mib(kind: str, path: str, size: Size) -> float:
     branch.policy.encoder.lengths(rollouts.problems)
     train(branch.learner, written(branch.policy, rollouts.problems[:1], 2, 2))
     gc.collect()
-    before = resident_mib()
+    before, _ = memory_mib()
     train(branch.learner, prompt_of_every_row(rollouts) if path == "plain_tokens" else rollouts)
-    return peak_mib() - before
+    return memory_mib()[1] - before
 
 
 def main() -> None:

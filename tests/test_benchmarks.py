@@ -94,7 +94,7 @@ def test_rows_that_go_on_by_themselves_keep_their_parent_and_token_in_the_order_
 @pytest.mark.parametrize("kind", ["text", "image", "video"])
 def test_lengthened_prompts_have_about_the_length_asked_for(kind, branches):
     task = Lengthened(digits(kind), 120)
-    lengths = branches[0].policy.encoder.lengths(problems_of(task, 0, Size()))
+    lengths = branches[0].policy.encoder.lengths(problems_of(task, 0, Size(prompts=5)))
     assert all(117 <= length <= 123 for length in lengths), lengths
 
 
@@ -169,10 +169,11 @@ def test_growth_is_measured_on_every_axis():
 
 
 def test_a_profile_names_all_parts_of_a_step(branches):
-    parts = profile_step.by_clock(branches[1], SMALL)
+    once = Size(prompts=1, rollouts=2, repetitions=1)
+    parts = profile_step.by_clock(branches[1], once)
     assert tuple(parts) == profile_step.ORDER
     assert all(parts[name] > 0 for name in ("render", "encode", "prefill", "decode", "grade", "optimizer"))
-    operators = profile_step.by_operator(branches[1], SMALL)
+    operators = profile_step.by_operator(branches[1], once)
     assert 0 < operators["products_share"] < 1
     assert operators["products_gflops"] > 0
     assert measure.gemm_peak(64, 2) > 0
