@@ -1,9 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: demo table docs test test-slow test-mutations check format lock clean
+.PHONY: demo table docs bench test test-slow test-mutations check format lock clean
 
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
 	$(BIN)/copd train demo --out runs/demo --resume
@@ -20,6 +21,9 @@ table: demo  ## the README's table: every method at equal rollouts; about 45 min
 
 docs: $(VENV)/.installed  ## renew the tables of docs/recipe.md from the sections of the recipe
 	$(BIN)/python studies/recipe_reference.py
+
+bench: $(BENCH)/.installed  ## the table of docs/performance.md; 15 minutes, on a machine that does nothing else
+	$(BENCH)/bin/python -m benchmarks.run
 
 test: $(VENV)/.tools  ## the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
@@ -42,6 +46,7 @@ format: $(VENV)/.tools  ## format the code
 lock: $(VENV)/.tools  ## renew the locked versions from pyproject.toml, keeping those that still fit
 	$(LOCK) pyproject.toml -o requirements.lock
 	$(LOCK) --extra dev pyproject.toml -c requirements.lock -o requirements-dev.lock
+	$(LOCK) benchmarks/requirements.in -c requirements-dev.lock -o benchmarks/requirements.txt
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("copd needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
@@ -56,5 +61,13 @@ $(VENV)/.tools: $(VENV)/.installed requirements-dev.lock
 	$(BIN)/python -m pip install --quiet -r requirements-dev.lock
 	touch $@
 
+# TRL and what it needs beside the packages of $(VENV), which this environment sees: the same torch, the same transformers.
+$(BENCH)/.installed: $(VENV)/.installed benchmarks/requirements.txt
+	$(BIN)/python -m venv $(BENCH)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > `$(BENCH)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'`/packages_of_copd.pth
+	$(BENCH)/bin/python -m pip install --quiet -r benchmarks/requirements.txt
+	touch $@
+
 clean:  ## remove the environment and all runs
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(BENCH) runs

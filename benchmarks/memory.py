@@ -1,0 +1,85 @@
+"""Memory that one training step adds to a process that has made a smaller one: `python -m benchmarks.memory --help`.
+
+Prompts are ten times longer than responses. Peak of resident memory in the step, less what was resident before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import resource
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.ours import Lengthened, Size, digits, make_branches, problems_of, without_shortcuts, written
+from copd.model.learner import Learner
+from copd.model.parts import GrpoObjective
+from copd.types import Rollouts
+
+PATHS = ("shared", "plain", "plain_tokens")
+"""The shared prefix; the plain path on the same micro-batches, whose budget counts a prompt once; the plain path on
+micro-batches whose budget counts the prompt of every row."""
+STATUS = Path("/proc/self/status")
+
+
+def memory_mib() -> tuple[float, float]:
+    """Memory resident now, and the most that ever was; where the system does not tell, the latter for both.
+
+    Linux is asked for its own counters: `ru_maxrss` of a new process begins at that of the process that started it.
+    """
+    if STATUS.is_file():
+        kib = {name: int(value.split()[0]) for name, _, value in _status() if name in ("VmRSS", "VmHWM")}
+        return kib["VmRSS"] / 2**10, kib["VmHWM"] / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return peak, peak
+
+
+def _status() -> list[tuple[str, str, str]]:
+    return [line.partition(":") for line in STATUS.read_text().splitlines()]
+
+
+def prompt_of_every_row(rollouts: Rollouts) -> Rollouts:
+    """The same rows, each with a prompt of its own."""
+    problems = tuple(rollouts.problems[p] for p in rollouts.prompt_of_N.tolist())
+    return replace(rollouts, problems=problems, prompt_of_N=torch.arange(len(problems)))
+
+
+def train(learner: Learner, rollouts: Rollouts) -> None:
+    """One optimizer step on all rows."""
+    advantage_N = torch.linspace(-1, 1, len(rollouts.tokens_NT))
+    with without_shortcuts():
+        learner.step([GrpoObjective("native", rollouts, 1.0, advantage_N)])
+
+
+def added_mib(kind: str, path: str, size: Size) -> float:
+    """MiB that a training step adds."""
+    task = Lengthened(digits(kind), 10 * size.short_tokens)
+    (branch,) = make_branches({kind: task}, size.short_tokens)
+    branch.policy.shared_prefix = path == "shared"
+    rollouts = written(branch.policy, problems_of(task, 0, size), size.rollouts, size.short_tokens)
+    branch.policy.encoder.lengths(rollouts.problems)
+    train(branch.learner, written(branch.policy, rollouts.problems[:1], 2, 2))
+    gc.collect()
+    before, _ = memory_mib()
+    train(branch.learner, prompt_of_every_row(rollouts) if path == "plain_tokens" else rollouts)
+    return memory_mib()[1] - before
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=("text", "image", "video"))
+    parser.add_argument("path", choices=PATHS)
+    for name in ("threads", "prompts", "rollouts", "tokens"):
+        parser.add_argument(name, type=int)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    size = Size(prompts=asked.prompts, rollouts=asked.rollouts, short_tokens=asked.tokens)
+    print(json.dumps({"added_mib": added_mib(asked.kind, asked.path, size)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Our side of the benchmarks: branches, problems, steps, and how our shortcuts are turned off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import copd.model.batching
+import copd.model.decode
+import copd.model.learner
+import copd.model.policy
+from copd.assemble import load_policy, make_branch
+from copd.branch import Branch
+from copd.config import Recipe, load_recipe
+from copd.model.parts import GrpoObjective
+from copd.model.policy import Policy
+from copd.rewards.grading import Grader, Grades, Response
+from copd.tasks.digits import CELL, Digits
+from copd.types import Part, Problem, Rollouts, Split, Task
+
+KINDS = ("text", "image", "video")
+OF_CHAT, OF_FRAMES = 8, 7
+"""Tokens of the chat's frame, and of the timestamp and the frame of two pictures of a video."""
+FILLER = "Read all of this with care before you answer. "
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a step does, and how often it is timed. `short_tokens`: of a response to a prompt ten times longer."""
+
+    prompts: int = 16
+    rollouts: int = 8
+    max_new_tokens: int = 36
+    short_tokens: int = 12
+    repetitions: int = 7
+
+    @property
+    def rows(self) -> int:
+        """Responses in a step."""
+        return self.prompts * self.rollouts
+
+
+def all_rows(objective: GrpoObjective) -> Tensor:
+    """In the place of `GrpoObjective.rows_with_gradient`: groups without signal are computed too."""
+    return torch.arange(len(objective.rollouts.tokens_NT))
+
+
+def every_row(rollouts: Rollouts, rows_M: Tensor, key_N: Tensor | None = None) -> Any:
+    """In the place of `batching.distinct_rows`: each row stands for itself."""
+    return copd.model.batching.Distinct(rows_M, torch.ones_like(rows_M), torch.arange(len(rows_M)))
+
+
+def every_prefix(prefix_R: Tensor, token_R: Tensor, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
+    """In the place of `decode.distinct_prefixes`: each row goes on by itself, in the order of their parents."""
+    order_R = prefix_R.argsort(stable=True)
+    return prefix_R[order_R], token_R[order_R], order_R.argsort()
+
+
+SHORTCUTS: tuple[tuple[Any, str, Any], ...] = (
+    (GrpoObjective, "rows_with_gradient", all_rows),
+    (copd.model.learner, "distinct_rows", every_row),
+    (copd.model.policy, "distinct_rows", every_row),
+    (copd.model.decode, "distinct_prefixes", every_prefix),
+)
+"""The package's shortcuts that depend on the data: where each is called from, its name, and what skips nothing."""
+
+
+@contextmanager
+def without_shortcuts() -> Iterator[None]:
+    """Every row is computed, whatever was sampled.
+
+    Computing a prompt once for its rows stays: it depends on the shape of the batch, not on the data.
+    """
+    with ExitStack() as stack:
+        for owner, name, function in SHORTCUTS:
+            stack.enter_context(patch.object(owner, name, function))
+        yield
+
+
+@dataclass(frozen=True)
+class Lengthened:
+    """A task whose prompts have about `tokens` tokens: the text is filled up, pictures are repeated downwards.
+
+    A video also: its frames grow. What is asked for no longer makes sense; only its size matters.
+    """
+
+    task: Digits
+    tokens: int
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    def problem(self, split: Split, index: int) -> Problem:
+        problem = self.task.problem(split, index)
+        room = max(0, self.tokens - len(problem.prompt) - OF_CHAT)
+        if problem.kind == "text":
+            filler = FILLER * (room // len(FILLER) + 1)
+            return replace(problem, prompt=filler[:room] + problem.prompt)
+        if problem.kind == "image":
+            (image,) = problem.images
+            return replace(problem, images=(np.tile(image, (max(1, room // (image.shape[1] // CELL)), 1, 1)),))
+        (video,) = problem.videos
+        return replace(problem, videos=(np.tile(video, (1, max(1, room // (len(video) // 2) - OF_FRAMES), 1, 1)),))
+
+
+class Coin:
+    """A grader that rewards about half of all responses, each by its own text alone: any batch has groups with signal.
+
+    For prompts that make no sense, where a real verifier would reward nothing and our step would have nothing to do.
+    """
+
+    def grade(self, problems_N: Sequence[Problem], responses_N: Sequence[Response]) -> Grades:
+        heads = [sum(each.text.encode()) % 2 == 0 for each in responses_N]
+        return Grades([float(side) for side in heads], heads, 0)
+
+
+def digits(kind: str) -> Digits:
+    """The demo's task of this kind."""
+    return Digits(kind, conflict=1.0)  # type: ignore[arg-type]
+
+
+def demo(max_new_tokens: int) -> Recipe:
+    """The demo's recipe with responses of at most so many tokens."""
+    return load_recipe("demo", [f"sampling.max_new_tokens={max_new_tokens}"])
+
+
+def make_branches(tasks: Mapping[str, Task], max_new_tokens: int, grader: Any = None) -> list[Branch]:
+    """A branch of the demo for each task, all of them beginning as the demo's base."""
+    recipe = demo(max_new_tokens)
+    base = load_policy(recipe)
+    grader = grader or Grader()
+    return [make_branch(recipe, base, tasks, grader, name, index) for index, name in enumerate(tasks)]
+
+
+def grpo_step(branch: Branch, step: int, size: Size) -> dict[str, float]:
+    """Sample, grade and train on the step's problems; the metrics."""
+    return branch.update([Part("native", branch.collect(branch.field, step, size.prompts, size.rollouts))])
+
+
+def opd_step(student: Branch, teacher: Branch, step: int, size: Size) -> dict[str, float]:
+    """Sample on the peer's prompts, have the peer score them, train towards it; the metrics."""
+    lessons = student.collect(teacher.field, step, size.prompts, size.rollouts)
+    return student.update([Part("opd", lessons, 1.0, teacher.score(lessons), teacher.version)])
+
+
+def problems_of(task: Task, step: int, size: Size) -> list[Problem]:
+    """The problems of one step in a branch's own field, rendered anew at every call."""
+    return [task.problem(Split.TRAIN, step * size.prompts + i) for i in range(size.prompts)]
+
+
+def written(
+    policy: Policy, problems: Sequence[Problem], rows: int, tokens: int, *, distinct: int | None = None
+) -> Rollouts:
+    """Responses of `tokens` random allowed tokens, `rows` to each problem, of which the first `distinct` differ."""
+    allowed = (~policy.banned_V).nonzero()[:, 0].cpu()
+    ordinary = allowed[~torch.isin(allowed, policy.end_ids.cpu())]
+    count = len(problems) * rows
+    draw = torch.Generator().manual_seed(0)
+    tokens_NT = ordinary[torch.randint(len(ordinary), (count, tokens), generator=draw)]
+    row_N = torch.arange(count)
+    tokens_NT = tokens_NT[row_N - row_N % rows + row_N % rows % (distinct or rows)]
+    return Rollouts(
+        problems=tuple(problems),
+        tokens_NT=tokens_NT,
+        mask_NT=torch.ones(count, tokens, dtype=torch.bool),
+        finished_N=torch.ones(count, dtype=torch.bool),
+        logp_NT=torch.zeros(count, tokens),
+        prompt_of_N=torch.arange(len(problems)).repeat_interleave(rows),
+        temperature=1.0,
+    )
