@@ -133,11 +133,10 @@ class PlacedLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         return self.length
 
-    def move(self, source: Tensor, target: Tensor, used: int) -> None:
+    def move(self, source: Tensor, target: Tensor) -> None:
         """Copy prefixes from place to place."""
         for part in (self._keys, self._values):
             part[target, :, : self.length] = part[source, :, : self.length]
-        self.used = used
 
 
 def _with_room(states: Tensor, room: int, length: int) -> Tensor:
@@ -168,9 +167,12 @@ class CachedPrefixes:
         place_M, moved_M = settle(parent_M)
         count, source, target = len(place_M), parent_M[moved_M], place_M[moved_M]
         for layer in self._layers:
-            layer.move(source, target, count)
-        for part in (self._mask, self._position):
-            part[target] = part[source]
+            layer.used = count
+        if len(source):
+            for layer in self._layers:
+                layer.move(source, target)
+            for part in (self._mask, self._position):
+                part[target] = part[source]
         length = self._layers[0].length + 1
         position_M = self._position[:count] + (length - 1 - self._prompt_length)
         output = self._model.get_decoder()(
