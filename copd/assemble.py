@@ -67,11 +67,17 @@ def make_tasks(recipe: Recipe) -> dict[str, Task]:
     for name, branch in recipe.branches.items():
         section = branch.task
         if section.kind == "rows":
-            tasks[name] = rows = make_rows(name, section, recipe.seed, recipe.verifiers)
+            tasks[name] = rows = make_rows(name, section, recipe.seed, recipe.verifiers, _asked(recipe))
             _check_sizes(recipe, name, rows)
         else:
             tasks[name] = Digits(**section.model_dump(exclude={"kind"}), seed=recipe.seed)
     return tasks
+
+
+def _asked(recipe: Recipe) -> dict[Split, int]:
+    """Problems of a task that are measured."""
+    asked = recipe.evaluation
+    return {Split.VALIDATION: max(asked.validation_problems, asked.behaviour_problems), Split.TEST: asked.problems}
 
 
 def _check_sizes(recipe: Recipe, name: str, rows: Rows) -> None:
@@ -169,7 +175,7 @@ def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: in
 
     Raises RecipeError naming the branch whose prompts hold pictures that the model does not take, or are, with a
     response, longer than the model's context; ModelFolderError for a model that is computed wrongly. Rows are measured
-    whenever they are drawn, and one that is too long is a bad row.
+    whenever they are drawn, those of validation and test that will be asked for now, and one too long is a bad row.
     """
     warnings = [CHECKPOINTING] if policy.gradient_checkpointing else []
     context = policy.context
@@ -177,8 +183,10 @@ def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: in
         if isinstance(task, Rows):
             task.accept(partial(_unfit, policy, max_new_tokens))
     for name, task in tasks.items():
-        probed = PROBED_ROWS if isinstance(task, Rows) else PROBED_PROBLEMS
-        problems = [task.problem(split, i) for split in Split for i in range(probed)]
+        if isinstance(task, Rows):  # what is asked of its other splits was tried by `accept`
+            problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_ROWS)]
+        else:
+            problems = [task.problem(split, i) for split in Split for i in range(PROBED_PROBLEMS)]
         kinds = policy.encoder.family.kinds
         if strangers := sorted({problem.kind for problem in problems} - set(kinds)):
             raise RecipeError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -23,8 +23,12 @@ OURS = frozenset({*VERIFIERS, MATH})
 """The verifiers that rows may name without a recipe's own."""
 
 
-def make_rows(name: str, section: RowsTask, seed: int, verifiers: Collection[str]) -> Rows:
+def make_rows(
+    name: str, section: RowsTask, seed: int, verifiers: Collection[str], asked: Mapping[Split, int] | None = None
+) -> Rows:
     """The task of a branch on rows: every row is read and checked, media excepted; `verifiers` are the recipe's own.
+
+    `asked`: how many problems of validation and test will be measured.
 
     Raises DataError naming file and line, RecipeError for a prompt template that cannot be used.
     """
@@ -34,6 +38,7 @@ def make_rows(name: str, section: RowsTask, seed: int, verifiers: Collection[str
         settings_of(section, f"branches.{name}.task", verifiers),
         seed=seed,
         shares={Split.VALIDATION: section.validation_share, Split.TEST: section.test_share},
+        asked=asked,
     )
 
 

@@ -19,6 +19,7 @@ from copd.tasks.digits import Digits
 from copd.types import Split
 
 KINDS = ("text", "image", "video")
+ASKED = ("problems", "validation_problems", "behaviour_problems")
 
 
 def command(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
@@ -140,6 +141,20 @@ def test_a_prompt_longer_than_the_context_is_a_bad_row_with_its_line(folder, tmp
     )
     with pytest.raises(DataError, match=said):
         draw_all(load_policy(recipe_of(tmp_path)), tasks)
+
+
+def test_a_damaged_picture_that_evaluation_will_ask_for_is_found_before_anything_is_trained(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    lines = (folder / "image.jsonl").read_text().splitlines()
+    (tmp_path / "test.jsonl").write_text("\n".join(lines[-3:]))
+    task = {"kind": "rows", "train": str(tmp_path / "image.jsonl"), "test": str(tmp_path / "test.jsonl")}
+    task["validation"] = task["test"]
+    branches = {name: {"task": task} for name in ("image", "other")}
+    recipe = recipe_of(folder, branches=branches, topology={"kind": "hub"}, evaluation=dict.fromkeys(ASKED, 3))
+    tasks = make_tasks(recipe)
+    (tmp_path / "image-11-0.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"test.jsonl:3: image 'image-11-0.png': empty"):
+        check_problems(load_policy(recipe), tasks, 16)
 
 
 def draw_all(policy, tasks):

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +107,10 @@ class Rows:
         *,
         seed: int = 0,
         shares: Mapping[Split, float] | None = None,
+        asked: Mapping[Split, int] | None = None,
     ) -> None:
-        self.name = name
+        """`shares` of train stand in for splits without files; `asked`: problems of the others that `accept` tries."""
+        self.name, self._asked = name, asked or {}
         self._seed, self._settings = seed, settings
         self._bad = BadRows(settings)
         self._fits: Callable[[Problem], str | None] = lambda problem: None
@@ -137,21 +140,49 @@ class Rows:
         }
 
     def accept(self, fits: Callable[[Problem], str | None]) -> None:
-        """From now on treat as bad the rows for whose problem `fits` gives a reason, such as a prompt too long."""
+        """From now on treat as bad the rows for whose problem `fits` gives a reason, such as a prompt too long.
+
+        The problems of validation and test that will be asked for are tried at once, media and all, and bad rows among
+        them leave the split. Raises DataError where too few are left.
+        """
         self._fits = fits
+        for split, count in self._asked.items():
+            self._leave_out_bad(split, count)
+
+    def _leave_out_bad(self, split: Split, count: int) -> None:
+        """Try the rows of a split until so many are sound, and leave out those that are not."""
+        sound_n, found = np.ones(self.size(split), bool), 0
+        for at in range(len(sound_n)):
+            if found == count:
+                break
+            try:
+                self._problem(split, at)
+                found += 1
+            except BadRow as error:
+                self._bad.meet(self._where(split, at), error)
+                sound_n[at] = False
+        if found < count:
+            raise DataError(f"task {self.name}: {found} sound rows are left for {split.value}, {count} are asked for")
+        self._parts[split] = self._parts[split].chosen(sound_n)
 
     def problem(self, split: Split, index: int) -> Problem:
-        """The problem with this index. A row found bad only now is reported, or the next in file order takes its place.
+        """The problem with this index. Raises DataError naming file and line for a row found bad only now.
 
-        Raises DataError naming file and line.
+        Where bad rows are skipped, the next in file order takes the place of a training row; in validation and test
+        it would be counted twice.
         """
         count = self.size(split)
         first = int(self._order(index // count)[index % count]) if split is Split.TRAIN else index % count
-        for at in (*range(first, count), *range(first)):
+        for at in chain(range(first, count), range(first)):
             try:
                 return self._problem(split, at)
             except BadRow as error:
-                self._bad.meet(self._where(split, at), error)
+                where = self._where(split, at)
+                self._bad.meet(where, error)
+                if split is not Split.TRAIN:
+                    raise DataError(
+                        f"{where}: {error}; found only now, and no row of {split.value} is counted twice: remove it"
+                    ) from None
         raise DataError(f"task {self.name}: every row of {split.value} is bad")
 
     def _problem(self, split: Split, at: int) -> Problem:
