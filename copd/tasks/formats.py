@@ -27,7 +27,7 @@ from typing import Any
 
 from copd.errors import BadRow, DataError
 from copd.tasks.media import Reference
-from copd.tasks.prompts import Turn, as_text, kind_of, place_media, read_turns, sound_text
+from copd.tasks.prompts import Turn, as_text, kind_of, place_media, read_turns, sound_text, sound_unicode
 from copd.types import Message
 
 Raw = Mapping[str, Any]
@@ -239,7 +239,7 @@ def _answer(value: Any) -> str:
     text = value.strip() if isinstance(value, str) else repr(value)
     if not text:
         raise BadRow("the answer is empty")
-    return text
+    return sound_unicode(text, "the answer")
 
 
 def _verifier(name: Any, rules: RowRules) -> str:
@@ -253,7 +253,7 @@ def _verifier(name: Any, rules: RowRules) -> str:
 
 def _id(value: Any) -> str | None:
     if value is None or (isinstance(value, int | str) and not isinstance(value, bool)):
-        return None if value is None else str(value)
+        return None if value is None else sound_unicode(str(value), "the id")
     raise BadRow(f"id is {kind_of(value)}; accepted: a text or a whole number")
 
 

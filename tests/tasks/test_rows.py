@@ -142,6 +142,11 @@ BAD = [
     ({"prompt": "?", "answer": "2", "videos": ["http://h/a.mp4"]}, "video 'http://h/a.mp4': a URL"),
     ({"prompt": "?", "answer": "2", "videos": [["none.png"]]}, "video 'none.png': not found in"),
     ({"prompt": "?", "answer": "2", "id": 3}, "has the id of "),
+    ({"prompt": "\ud800?", "answer": "2"}, "the text is not valid Unicode"),
+    ({"prompt": "?", "answer": "\ud800"}, "the answer is not valid Unicode: half of a surrogate pair"),
+    ({"prompt": "?", "answer": "2", "id": "\ud800"}, "the id is not valid Unicode"),
+    ({"prompt": "?", "answer": "2", "images": ["\ud800.png"]}, r"image '\ud800.png': not found in"),
+    ({"prompt": "?", "answer": "2", "videos": [["\ud800.png"]]}, r"video '\ud800.png': not found in"),
 ]
 
 
