@@ -185,6 +185,15 @@ def test_the_command_tells_bad_rows_and_exits_with_1(tmp_path):
     ]
 
 
+def test_what_rows_hold_reaches_the_terminal_spelled_out(tmp_path):
+    (tmp_path / "f.jsonl").write_text(json.dumps({"prompt": "?", "\x1b[2J\nf.jsonl: 9 rows, 0 bad": 1}))
+    done = command("data", "check", "f.jsonl", "--format", "native", cwd=tmp_path)
+    assert done.stdout.splitlines() == [
+        r"f.jsonl:1: answer is missing; columns are prompt, \x1b[2J\nf.jsonl: 9 rows, 0 bad",
+        "f.jsonl (native): 1 rows, 1 bad; kinds: none; verifiers: none",
+    ]
+
+
 def test_the_command_exits_with_0_for_sound_rows_and_reads_them_as_a_recipe_does(folder, tmp_path):
     done = command("data", "check", str(folder / "image.jsonl"), "--no-media", "--format", "native")
     assert (done.returncode, done.stdout.count("12 rows, 0 bad; kinds: image 12; verifiers: integer 12")) == (0, 1)

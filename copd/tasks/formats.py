@@ -19,13 +19,13 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
-from copd.errors import BadRow, DataError
+from copd.errors import BadRow, DataError, visible
 from copd.tasks.media import Reference
 from copd.tasks.prompts import Turn, as_text, kind_of, place_media, read_turns, sound_text, sound_unicode
 from copd.types import Message
@@ -99,14 +99,14 @@ def detect(columns: Collection[str], where: str) -> str:
     if found:
         raise DataError(f"{where}: the columns fit {' and '.join(found)}; say which with format")
     needs = "; ".join(f"{name} has {' and '.join(required)}" for name, required in REQUIRED.items())
-    raise DataError(f"{where}: no format fits the columns {', '.join(sorted(columns)[:20]) or '(none)'}: {needs}")
+    raise DataError(f"{where}: no format fits the columns {_named(sorted(columns))}: {needs}")
 
 
 def read_row(raw: Raw, format_name: str, rules: RowRules) -> Row:
     """A row of the named format, checked; raises BadRow with the reason."""
     for column in REQUIRED[format_name]:
         if raw.get(column) is None:
-            raise BadRow(f"{column} is null" if column in raw else f"{column} is missing; columns are {_columns(raw)}")
+            raise BadRow(f"{column} is null" if column in raw else f"{column} is missing; columns are {_named(raw)}")
     fields = FORMATS[format_name](raw, rules)
     images = tuple(_reference(item, "images", i) for i, item in enumerate(_list(fields, "images")))
     videos = tuple(_video(item, i) for i, item in enumerate(_list(fields, "videos")))
@@ -192,8 +192,8 @@ def _unwrapped(solution: Any, rules: RowRules) -> Any:
     return text
 
 
-def _columns(raw: Raw) -> str:
-    return ", ".join(map(str, list(raw)[:10])) or "(none)"
+def _named(columns: Iterable[str]) -> str:
+    return visible(", ".join(name[:40] for name in list(columns)[:20])) or "(none)"
 
 
 def _list(fields: Raw, column: str) -> Sequence[Any]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from copd.errors import BadRow, DataError
+from copd.errors import BadRow, DataError, visible
 from copd.tasks.media import DataRoot
 from copd.tasks.sources import MAX_ROW_BYTES, Scanned, check_unchanged
 
@@ -136,7 +136,7 @@ def _opened(file: ParquetFile) -> Any:
             column = metadata.row_group(group).column(i)
             if column.total_uncompressed_size > MAX_UNPACKED_BYTES or column.num_values > MAX_VALUES:
                 raise DataError(
-                    f"{file.given}: row group {group} of column {column.path_in_schema} unpacks to "
+                    f"{file.given}: row group {group} of column {visible(column.path_in_schema)[:80]} unpacks to "
                     f"{column.total_uncompressed_size} bytes, {column.num_values} values; accepted: at most "
                     f"{MAX_UNPACKED_BYTES} bytes, {MAX_VALUES} values; write smaller row groups"
                 )
@@ -200,4 +200,4 @@ def _named(given: str, call: Callable[[], T]) -> T:
         return call()
     except (pyarrow.ArrowException, OSError, MemoryError) as error:
         said = str(error).splitlines() or [type(error).__name__]
-        raise DataError(f"{given}: not a sound parquet file: {said[0][:200]}") from None
+        raise DataError(f"{given}: not a sound parquet file: {visible(said[0][:200])}") from None

@@ -123,6 +123,34 @@ def test_columns_that_fit_several_formats_or_none_are_refused_with_the_candidate
         detect(columns, "f.jsonl")
 
 
+HOSTILE = "\x1b[2J\nf.jsonl:2: all is well"
+
+
+def test_names_of_columns_are_spelled_out_and_cannot_forge_a_line_or_move_the_cursor():
+    with pytest.raises(DataError) as refusal:
+        detect({"promt", HOSTILE}, "f.jsonl")
+    assert r"the columns \x1b[2J\nf.jsonl:2: all is well, promt" in str(refusal.value)
+    with pytest.raises(BadRow) as refused:
+        read_row({"prompt": "?", HOSTILE: 1, "x" * 1000: 2}, "native", RULES)
+    assert str(refused.value) == rf"answer is missing; columns are prompt, \x1b[2J\nf.jsonl:2: all is well, {'x' * 40}"
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("native", {"fps": HOSTILE}),
+        ("native", {"verifier": HOSTILE}),
+        ("native", {"images": [{"bytes": HOSTILE}]}),
+        ("native", {"prompt": [{"role": HOSTILE}]}),
+        ("easyr1", {"data_type": HOSTILE}),
+    ],
+)
+def test_whatever_a_row_holds_its_reason_is_one_printable_line(name, columns):
+    with pytest.raises(BadRow) as refused:
+        read_row({**NATIVE, "problem": "?", **columns}, name, RULES)
+    assert str(refused.value).isprintable()
+
+
 BAD = [
     ("native", {"prompt": "?"}, "answer is missing; columns are prompt"),
     ("native", {"prompt": None, "answer": "1"}, "prompt is null"),
