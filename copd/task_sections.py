@@ -87,8 +87,12 @@ class RowsTask(Section):
     train: FilesOrFile = Field(
         description="a .jsonl or .parquet file, a list of them, or hub:OWNER/NAME[/FILE] for a data set of the hub"
     )
-    validation: FilesOrFile | None = Field(None, description="the same; null = a share of train, chosen by hash")
-    test: FilesOrFile | None = Field(None, description="the same; null = a share of train, chosen by hash")
+    validation: FilesOrFile | None = Field(
+        None, description="the same; null = a share of train, chosen by hash of a row's media, else of its text"
+    )
+    test: FilesOrFile | None = Field(
+        None, description="the same; null = a share of train, chosen by hash of a row's media, else of its text"
+    )
     validation_share: Share = Field(0.1, description="share of train's rows where no validation file is given")
     test_share: Share = Field(0.1, description="share of train's rows where no test file is given")
     revision: str | None = Field(

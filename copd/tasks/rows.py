@@ -5,8 +5,10 @@ bytes. A problem is a pure function of (seed, split, index): training problems c
 from (seed, epoch); validation and test problems in the order of the files, whatever the seed. An index beyond the rows
 starts again.
 
-A split without files of its own is cut from the training files by hash: rows with media by what they show, others by
-their text, so that no picture and no text is in two of the splits so cut.
+A split without files of its own is cut from the training files by hash: rows with media by the whole list of what they
+show, by path or as bytes, others by their text. So rows that name exactly the same media, or ask the same text, are in
+one split. A picture that stands in several rows, each time with others or under another name, may be in two: such data
+need files of their own for every split.
 """
 
 from __future__ import annotations

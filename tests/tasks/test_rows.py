@@ -105,7 +105,7 @@ def test_splits_without_files_are_cut_from_the_training_file(write):
     assert ids(again, TEST, 10) == ids(task, TEST, 10)
 
 
-def test_one_picture_and_one_text_are_never_in_two_splits_cut_from_one_file(write, picture):
+def test_rows_of_the_same_only_picture_or_text_are_never_in_two_splits_cut_from_one_file(write, picture):
     for i in range(20):
         picture(f"{i}.png", i)
     pictures = [{"prompt": f"q{i}", "answer": "1", "images": [f"{i % 20}.png"]} for i in range(100)]
