@@ -40,6 +40,13 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "easyr1": ("problem", "answer"),
 }
 OPTIONAL = ("images", "videos", "verifier", "id", "fps")
+SPELLED: Mapping[str, tuple[str, ...]] = {
+    "native": OPTIONAL,
+    "verl": ("images", "videos"),
+    "trl": ("videos",),
+    "easyr1": ("images", "videos"),
+}
+"""Columns by format that no other may be mistaken for: a row without its picture would be another problem."""
 MAX_MEDIA = 128
 """Images or videos of one row."""
 WRAPPED_ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
@@ -107,6 +114,7 @@ def read_row(raw: Raw, format_name: str, rules: RowRules) -> Row:
     for column in REQUIRED[format_name]:
         if raw.get(column) is None:
             raise BadRow(f"{column} is null" if column in raw else f"{column} is missing; columns are {_named(raw)}")
+    _check_spelling(tuple(raw), format_name)
     fields = FORMATS[format_name](raw, rules)
     images = tuple(_reference(item, "images", i) for i, item in enumerate(_list(fields, "images")))
     videos = tuple(_video(item, i) for i, item in enumerate(_list(fields, "videos")))
@@ -131,7 +139,6 @@ def _dressed(turns: list[Turn], raw: Raw, rules: RowRules) -> list[Turn]:
 
 
 def _native(raw: Raw, rules: RowRules) -> Raw:
-    _check_spelling(tuple(raw))
     return raw
 
 
@@ -157,7 +164,8 @@ def _easyr1(raw: Raw, rules: RowRules) -> Raw:
         if declared not in present:
             raise BadRow(f"data_type is {declared!r} but the row holds {' and '.join(sorted(present))}")
     answer = _unwrapped(raw["answer"], rules)
-    return {**raw, "prompt": raw["problem"], "answer": answer, "id": raw.get("id", raw.get("problem_id"))}
+    name = raw.get("problem_id") if raw.get("id") is None else raw["id"]
+    return {**raw, "prompt": raw["problem"], "answer": answer, "id": name}
 
 
 FORMATS: Mapping[str, Callable[[Raw, RowRules], Raw]] = {
@@ -170,10 +178,10 @@ FORMATS: Mapping[str, Callable[[Raw, RowRules], Raw]] = {
 
 
 @lru_cache(maxsize=64)
-def _check_spelling(columns: tuple[str, ...]) -> None:
+def _check_spelling(columns: tuple[str, ...], format_name: str) -> None:
     """Other columns are welcome, but none that looks like an optional one that is absent."""
-    for column in set(columns) - {*REQUIRED["native"], *OPTIONAL}:
-        absent = [name for name in OPTIONAL if name not in columns]
+    for column in set(columns) - {*REQUIRED[format_name], *OPTIONAL}:
+        absent = [name for name in SPELLED[format_name] if name not in columns]
         if near := get_close_matches(column, absent, n=1, cutoff=0.85):
             raise BadRow(f"unknown column {column!r}; did you mean {near[0]!r}?")
 
