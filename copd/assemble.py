@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from copd.branch import Branch, ObjectiveSettings, Reference, SamplingSettings, stream
@@ -16,6 +16,7 @@ from copd.model.lora import LoraSettings
 from copd.model.parity import settle_path
 from copd.model.parts import Aggregate, Delta, over_constant, over_sequences, over_tokens
 from copd.model.policy import Policy
+from copd.model.vocabulary import control_tokens
 from copd.rewards.grading import Grader
 from copd.tasks.digits import Digits
 from copd.tasks.rows import Rows
@@ -181,7 +182,7 @@ def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: in
     context = policy.context
     for task in tasks.values():
         if isinstance(task, Rows):
-            task.accept(partial(_unfit, policy, max_new_tokens))
+            task.accept(partial(_unfit, policy, control_tokens(policy.tokenizer), max_new_tokens))
     for name, task in tasks.items():
         if isinstance(task, Rows):  # what is asked of its other splits was tried by `accept`
             problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_ROWS)]
@@ -204,8 +205,11 @@ def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: in
     return warnings
 
 
-def _unfit(policy: Policy, max_new_tokens: int, problem: Problem) -> str | None:
+def _unfit(policy: Policy, forbidden: Collection[str], max_new_tokens: int, problem: Problem) -> str | None:
     """Why the model cannot take a prompt, if it cannot."""
+    for text in (part for message in problem.messages for part in message.parts if isinstance(part, str)):
+        if forged := next((token for token in forbidden if token in text), None):
+            return f"the text holds the model's control token {forged!r}"
     try:
         (length,) = policy.encoder.lengths([problem])
     except ValueError as error:
