@@ -9,8 +9,7 @@ from pathlib import Path
 from copd.config import Recipe
 from copd.errors import RecipeError
 from copd.rewards.answers import final_answer
-from copd.rewards.grading import MATH
-from copd.rewards.verifiers import VERIFIERS
+from copd.rewards.grading import OURS
 from copd.task_sections import RowsTask
 from copd.tasks.check import UNNAMED, Report, check_rows
 from copd.tasks.formats import RowRules
@@ -18,9 +17,6 @@ from copd.tasks.media import MediaRules
 from copd.tasks.rows import Rows, Settings, open_files
 from copd.tasks.template import compile_template
 from copd.types import Split
-
-OURS = frozenset({*VERIFIERS, MATH})
-"""The verifiers that rows may name without a recipe's own."""
 
 
 def make_rows(

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,15 @@ from transformers import AddedToken
 import copd
 from copd.assemble import check_problems, load_policy, make_tasks
 from copd.config import make_recipe
-from copd.data import check_branch
+from copd.data import check_branch, settings_of
 from copd.errors import CheckpointError, DataError, RecipeError
+from copd.rewards import answers
 from copd.runs.runlog import read_lines
+from copd.task_sections import MediaSection, RowsTask
+from copd.tasks import formats
 from copd.tasks.digits import Digits
+from copd.tasks.media import MediaRules
+from copd.tasks.rows import Settings
 from copd.types import Split
 
 KINDS = ("text", "image", "video")
@@ -111,6 +117,19 @@ def test_rows_answer_as_the_problems_they_were_made_of(folder):
         ours, theirs = (policy.encoder.encode([p], policy.device) for p in (row, original[row.id]))
         assert (ours.ids_PS == theirs.ids_PS).all()
         assert (ours.media["pixel_values"] == theirs.media["pixel_values"]).all()
+
+
+def test_rows_read_by_hand_and_by_a_recipe_that_says_nothing_are_read_alike():
+    section = RowsTask(kind="rows", train="f.jsonl")
+    settings = settings_of(section, "task", ())
+    plain = Settings(settings.rules)
+    assert settings == plain
+    assert (settings.rules.verifier, settings.rules.system_prompt, settings.rules.template) == (None, None, None)
+    assert MediaSection().model_dump() == asdict(MediaRules())
+
+
+def test_rows_and_responses_box_their_answers_alike():
+    assert formats.BOXED == answers.BOXED
 
 
 def test_more_problems_than_rows_are_not_measured_as_if_they_were_different(folder):

@@ -12,9 +12,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from copd.errors import DataError
+from copd.files import COMMIT, HUB
 from copd.tasks.media import DataRoot
 
-SCHEME = "hub:"
 NAMES_OF_SPLIT = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),
@@ -32,9 +32,9 @@ def hub_files(given: str, split: str, revision: str | None) -> tuple[list[Path],
     that lie in one folder. Raises DataError for a revision that is not a commit, for files that are not there or lie in
     several folders, and where the hub cannot be reached and the cache does not hold the commit.
     """
-    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+    if not re.fullmatch(COMMIT, revision or ""):
         raise DataError(f"{given}: revision must pin a commit, 40 hexadecimal digits; found {revision!r}")
-    owner, name, *rest = given.removeprefix(SCHEME).split("/", 2)
+    owner, name, *rest = given.removeprefix(HUB).split("/", 2)
     begun = [f"{start}{more}" for start in NAMES_OF_SPLIT[split] for more in ("", f"{SEPARATORS}*")]
     names = [f"{start}{suffix}" for start in begun for suffix in SUFFIXES]
     patterns = rest or [f"{place}{each}" for place in ("", "*/") for each in names]

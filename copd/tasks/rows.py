@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from copd.errors import BadRow, DataError
-from copd.files import sha256
+from copd.files import HUB, sha256
 from copd.tasks.formats import Raw, Row, RowRules, detect, read_row
-from copd.tasks.hub import SCHEME, hub_files
+from copd.tasks.hub import hub_files
 from copd.tasks.index import Part, RowIndex, cut
 from copd.tasks.media import DataRoot, MediaRules, load_frames, load_image, named
 from copd.tasks.sources import RowFile, open_rows
@@ -67,7 +67,7 @@ def open_files(given: Sequence[str], split: str, settings: Settings) -> list[Sou
     """The files behind the names of one split, opened, their formats told; raises DataError."""
     files: list[Source] = []
     for name in given:
-        if name.startswith(SCHEME):
+        if name.startswith(HUB):
             paths, root = hub_files(name, split, settings.revision)
             named = [(path, f"{name}: {path.relative_to(root.folder)}") for path in paths]
         else:
