@@ -24,7 +24,8 @@ def parse_yaml(text: str, source: str) -> Any:
             if isinstance(token, yaml.TagToken):
                 tag = "".join(filter(None, token.value))
                 raise RecipeError(
-                    f"{source}: tags are not accepted in a recipe, found {tag!r}; quote it if it is a text"
+                    f"{source}: tags are not accepted in a recipe, found {tag!r} in line {token.start_mark.line + 1}; "
+                    "quote it if it is text"
                 )
     try:
         return _StrictLoader(text).get_single_data()

@@ -107,6 +107,16 @@ def test_a_row_larger_than_the_bound_is_told_with_its_full_size(opened):
         file.read(position)
 
 
+def test_a_text_of_a_row_beyond_the_bound_is_not_unpacked(opened, monkeypatch):
+    monkeypatch.setattr(parquet, "MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr(parquet, "WHOLE_BATCH_BYTES", 100)
+    file = opened([{"prompt": "x" * 2000}, {"prompt": "?"}])
+    (_, position, large), small = file.scan()
+    assert (str(large), small) == ("a row of 2000 bytes; accepted: at most 1000", (2, 1, {"prompt": "?"}))
+    with pytest.raises(BadRow, match="a row of 2000 bytes"):
+        file.read(position)
+
+
 @pytest.mark.parametrize(("bound", "value"), [("MAX_UNPACKED_BYTES", 5000), ("MAX_VALUES", 900)])
 def test_a_row_group_that_declares_too_much_is_refused_before_it_is_read(opened, monkeypatch, bound, value):
     monkeypatch.setattr(parquet, bound, value)
