@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 from copd.branch import Branch, ObjectiveSettings, Reference, SamplingSettings, stream
@@ -16,6 +16,7 @@ from copd.model.lora import LoraSettings
 from copd.model.parity import settle_path
 from copd.model.parts import Aggregate, Delta, over_constant, over_sequences, over_tokens
 from copd.model.policy import Policy
+from copd.model.vocabulary import control_tokens
 from copd.rewards.grading import Grader
 from copd.tasks.digits import Digits
 from copd.tasks.mixture import Mixture
@@ -70,11 +71,17 @@ def make_tasks(recipe: Recipe) -> dict[str, Task]:
     for name, branch in recipe.branches.items():
         section = branch.task
         if section.kind == "rows":
-            tasks[name] = rows = make_rows(name, section, recipe.seed, recipe.verifiers)
+            tasks[name] = rows = make_rows(name, section, recipe.seed, recipe.verifiers, _asked(recipe))
             _check_sizes(recipe, name, rows)
         else:
             tasks[name] = Digits(**section.model_dump(exclude={"kind"}), seed=recipe.seed)
     return tasks
+
+
+def _asked(recipe: Recipe) -> dict[Split, int]:
+    """Problems of a task that are measured."""
+    asked = recipe.evaluation
+    return {Split.VALIDATION: max(asked.validation_problems, asked.behaviour_problems), Split.TEST: asked.problems}
 
 
 def _check_sizes(recipe: Recipe, name: str, rows: Rows) -> None:
@@ -189,16 +196,18 @@ def check_prompts(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int
     """Can the model take the first problems of every task?
 
     Raises RecipeError naming the branch whose prompts hold pictures that the model does not take, or are, with a
-    response, longer than the model's context. Rows are measured whenever they are drawn, and one that is too long is a
-    bad row.
+    response, longer than the model's context. Rows are measured whenever they are drawn, those of validation and test
+    that will be asked for now, and one too long is a bad row.
     """
     context = policy.context
     for task in tasks.values():
         if isinstance(task, Rows):
-            task.accept(partial(_unfit, policy, max_new_tokens))
+            task.accept(partial(_unfit, policy, control_tokens(policy.tokenizer), max_new_tokens))
     for name, task in tasks.items():
-        probed = PROBED_ROWS if isinstance(task, Rows) else PROBED_PROBLEMS
-        problems = [task.problem(split, i) for split in Split for i in range(probed)]
+        if isinstance(task, Rows):  # what is asked of its other splits was tried by `accept`
+            problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_ROWS)]
+        else:
+            problems = [task.problem(split, i) for split in Split for i in range(PROBED_PROBLEMS)]
         kinds = policy.encoder.family.kinds
         if strangers := sorted({problem.kind for problem in problems} - set(kinds)):
             raise RecipeError(
@@ -225,8 +234,11 @@ def settle_paths(policy: Policy, tasks: Mapping[str, Task]) -> list[str]:
     return warnings
 
 
-def _unfit(policy: Policy, max_new_tokens: int, problem: Problem) -> str | None:
+def _unfit(policy: Policy, forbidden: Collection[str], max_new_tokens: int, problem: Problem) -> str | None:
     """Why the model cannot take a prompt, if it cannot."""
+    for text in (part for message in problem.messages for part in message.parts if isinstance(part, str)):
+        if forged := next((token for token in forbidden if token in text), None):
+            return f"the text holds the model's control token {forged!r}"
     try:
         (length,) = policy.encoder.lengths([problem])
     except ValueError as error:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 
 from copd.config import Recipe
 from copd.errors import RecipeError
 from copd.rewards.answers import final_answer
-from copd.rewards.grading import MATH
-from copd.rewards.verifiers import VERIFIERS, misread
+from copd.rewards.grading import OURS
+from copd.rewards.verifiers import misread
 from copd.task_sections import RowsTask
 from copd.tasks.check import UNNAMED, Report, check_rows
 from copd.tasks.formats import RowRules
@@ -19,12 +19,13 @@ from copd.tasks.rows import Rows, Settings, open_files
 from copd.tasks.template import compile_template
 from copd.types import Split
 
-OURS = frozenset({*VERIFIERS, MATH})
-"""The verifiers that rows may name without a recipe's own."""
 
-
-def make_rows(name: str, section: RowsTask, seed: int, verifiers: Collection[str]) -> Rows:
+def make_rows(
+    name: str, section: RowsTask, seed: int, verifiers: Collection[str], asked: Mapping[Split, int] | None = None
+) -> Rows:
     """The task of a branch on rows: every row is read and checked, media excepted; `verifiers` are the recipe's own.
+
+    `asked`: how many problems of validation and test will be measured.
 
     Raises DataError naming file and line, RecipeError for a prompt template that cannot be used.
     """
@@ -34,6 +35,7 @@ def make_rows(name: str, section: RowsTask, seed: int, verifiers: Collection[str
         settings_of(section, f"branches.{name}.task", verifiers),
         seed=seed,
         shares={Split.VALIDATION: section.validation_share, Split.TEST: section.test_share},
+        asked=asked,
     )
 
 

@@ -46,4 +46,12 @@ class NonFiniteError(CopdError):
 
 
 class BadRow(Exception):
-    """Why a row cannot be used, in one line; whoever knows file and line puts them in front."""
+    """Why a row cannot be used, in one printable line; whoever knows file and line puts them in front."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(visible(why))
+
+
+def visible(text: str) -> str:
+    """A text of data or a model for a terminal: line ends and control characters are spelled out, never obeyed."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,10 +1,15 @@
-"""Whole files: their digest, and their replacement at once."""
+"""Whole files: their digest, their replacement at once, and how those of the hub are named."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from pathlib import Path
+
+HUB = "hub:"
+"""How a data set of the hub is named where a file could be: hub:OWNER/NAME[/FILE]."""
+COMMIT = r"[0-9a-f]{40}"
+"""Pattern of a revision that pins what is fetched from the hub."""
 
 
 def sha256(path: Path) -> str:

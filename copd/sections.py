@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from copd.fields import Count, Decay, Positive, Section, Share
+from copd.files import COMMIT
 from copd.task_sections import TASK_TAG, DigitsTask, RowsTask, tag_of_task
 
 CLAMP, TEACHER_SHARE = 5.0, 0.9
@@ -47,7 +48,7 @@ class ModelSection(Section):
         "builtin:digits", description="a model folder, builtin:NAME for a base that ships with copd, or a hub id"
     )
     revision: str | None = Field(
-        None, pattern=r"^[0-9a-f]{40}$", description="with a hub id: the commit, 40 hex digits; nothing else is fetched"
+        None, pattern=f"^{COMMIT}$", description="with a hub id: the commit, 40 hex digits; nothing else is fetched"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the arithmetic; weights stay float32. bfloat16 = autocast; auto = bfloat16 on cuda only"

@@ -1,7 +1,8 @@
-"""Safe YAML, stricter than the library: no key twice, no anchors, no tags, and named errors only."""
+"""Safe YAML, stricter than the library: no key twice, no anchors, no tags, decimal numbers, and named errors only."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -9,11 +10,23 @@ import yaml
 
 from copd.errors import RecipeError
 
+INTEGER, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+ODD_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[^.]*:.*)")
+"""012, which YAML reads as 10, and 1:30, which it reads as 90."""
+
 
 def parse_yaml(text: str, source: str) -> Any:
     """The value of a YAML text; raises RecipeError naming `source` for anything but plain data."""
-    if "&" in text and any(isinstance(token, yaml.AnchorToken) for token in _scan(text, source)):
-        raise RecipeError(f"{source}: anchors and aliases are not accepted in a recipe; write the values out")
+    if "&" in text or "!" in text:
+        for token in _scan(text, source):
+            if isinstance(token, yaml.AnchorToken):
+                raise RecipeError(f"{source}: anchors and aliases are not accepted in a recipe; write the values out")
+            if isinstance(token, yaml.TagToken):
+                tag = "".join(filter(None, token.value))
+                raise RecipeError(
+                    f"{source}: tags are not accepted in a recipe, found {tag!r} in line {token.start_mark.line + 1}; "
+                    "quote it if it is text"
+                )
     try:
         return _StrictLoader(text).get_single_data()
     except (yaml.YAMLError, ValueError, TypeError) as error:
@@ -30,7 +43,7 @@ def _scan(text: str, source: str) -> list[Any]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice."""
+    """Safe YAML that refuses a key given twice, and numbers that it would read in base 8 or 60."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -40,3 +53,13 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        if ODD_NUMBER.fullmatch(node.value):
+            said = f"{node.value} is no decimal number; quote it if it is meant as a text"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
+        return self.construct_yaml_int(node) if node.tag == INTEGER else self.construct_yaml_float(node)
+
+
+_StrictLoader.add_constructor(INTEGER, _StrictLoader.construct_number)
+_StrictLoader.add_constructor(FLOAT, _StrictLoader.construct_number)

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from copd.fields import Count, Positive, Section, Share
+from copd.files import COMMIT, HUB
 
-HUB = "hub:"
-HUB_FILE = re.compile(r"hub:[\w.-]+/[\w.-]+(/.+)?")
+HUB_FILE = re.compile(rf"{HUB}[\w.-]+/[\w.-]+(/.+)?")
 TASK_TAG = "kind="
 """How a member of a union of sections begins in the path of an error."""
 RESERVED_VARIABLES = {
@@ -89,12 +89,16 @@ class RowsTask(Section):
     train: FilesOrFile = Field(
         description="a .jsonl or .parquet file, a list of them, or hub:OWNER/NAME[/FILE] for a data set of the hub"
     )
-    validation: FilesOrFile | None = Field(None, description="the same; null = a share of train, chosen by hash")
-    test: FilesOrFile | None = Field(None, description="the same; null = a share of train, chosen by hash")
+    validation: FilesOrFile | None = Field(
+        None, description="the same; null = a share of train, chosen by hash of a row's media, else of its text"
+    )
+    test: FilesOrFile | None = Field(
+        None, description="the same; null = a share of train, chosen by hash of a row's media, else of its text"
+    )
     validation_share: Share = Field(0.1, description="share of train's rows where no validation file is given")
     test_share: Share = Field(0.1, description="share of train's rows where no test file is given")
     revision: str | None = Field(
-        None, pattern=r"^[0-9a-f]{40}$", description="the commit of a data set of the hub: 40 hexadecimal digits"
+        None, pattern=f"^{COMMIT}$", description="the commit of a data set of the hub: 40 hexadecimal digits"
     )
     data_root: str | None = Field(
         None, description="folder that paths of images and videos start from and stay in; null = that of the rows' file"

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from copd.config import Recipe, Section, builtin_recipes, described, load_recipe, make_recipe, merge_grid
 from copd.errors import RecipeError
 from copd.sections import MERGE_FIELDS
+from copd.strict_yaml import parse_yaml
 
 TWO = "branches: {a: {task: {capability: text}}, b: {task: {capability: image}}}\n"
 ONE = "branches: {a: {task: {capability: text}}}\n"
@@ -274,6 +275,13 @@ OVERRIDES = [
     ("seed.x=1", "'seed' is a value, not a section"),
     ("schedule.cycles=[", "not valid YAML"),
     ("schedule.cycles=&x 3", "anchors and aliases"),
+    ("schedule.cycles=!!int 3", "tags are not accepted in a recipe, found '!!"),
+    ("evaluation.pass_at=!!set {4}", "tags are not accepted in a recipe, found '!!"),
+    ("model.path=!!binary aGk=", "tags are not accepted in a recipe, found '!!"),
+    ("schedule.cycles=012", "012 is no decimal number; quote it if it is meant as a text"),
+    ("schedule.cycles=-0_7", "-0_7 is no decimal number"),
+    ("schedule.cycles=1:30", "1:30 is no decimal number"),
+    ("opd.clamp=1:30.5", "1:30.5 is no decimal number"),
     ("schedule.cycles=!!python/name:os.system ''", "python/name:os.system"),
     ("schedule.cycels=2", "schedule.cycels: unknown key; did you mean 'cycles'?"),
     ("shedule.cycles=2", "shedule: unknown key; did you mean 'schedule'?"),
@@ -318,6 +326,13 @@ def test_a_hostile_recipe_is_refused_like_any_other(recipe_file, text, message):
 def test_a_bad_override_is_refused_with_what_is_wrong(recipe_file, override, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe(recipe_file(TWO + "seed: 3\n"), [override])
+
+
+def test_marks_within_quotes_and_decimal_numbers_mean_what_they_say():
+    text = "a: 'think! & answer 1:30'\nb: '012'\nc: [0, -7, 10, 0.5, 01.5, 1_000, 0x10, 1.0e-4, .inf]\n'!d': '!'\n"
+    read = parse_yaml(text, "x")
+    assert (read["a"], read["b"], read["!d"]) == ("think! & answer 1:30", "012", "!")
+    assert read["c"] == [0, -7, 10, 0.5, 1.5, 1000, 16, 1e-4, float("inf")]
 
 
 def test_a_tag_in_a_recipe_runs_nothing(recipe_file, tmp_path):

@@ -34,8 +34,8 @@ ROOMS = {
     "files.py": set(),
     "config.py": {"copd.errors", "copd.fields", "copd.sections", "copd.task_sections", "copd.strict_yaml"},
     "fields.py": set(),
-    "task_sections.py": {"copd.fields"},
-    "sections.py": {"copd.fields", "copd.task_sections"},
+    "task_sections.py": {"copd.fields", "copd.files"},
+    "sections.py": {"copd.fields", "copd.files", "copd.task_sections"},
     "strict_yaml.py": {"copd.errors"},
 }
 OUTSIDE = {

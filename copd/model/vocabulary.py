@@ -46,6 +46,12 @@ def banned_tokens(model: Any, tokenizer: Any, end_ids: Tensor) -> Tensor:
     return banned_V
 
 
+def control_tokens(tokenizer: Any) -> list[str]:
+    """The texts that the tokenizer takes for a special token wherever they stand, and so for structure of the chat."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return sorted({*tokenizer.all_special_tokens, *(token.content for token in added if token.special)})
+
+
 def check_same_vocabulary(a: Speaker, b: Speaker, names: tuple[str, str] = ("base", "branch")) -> None:
     """Raise ModelFolderError unless two policies turn problems into the same ids and ids into the same text.
 

@@ -143,14 +143,15 @@ PROBE = Sample("1 + 1 = ?", "<think>\n1 + 1 = 2\n</think>\n\\boxed{2}", "2", "pr
 def load(verifier: UserVerifier) -> Callable[..., Any]:
     """Import the user's file and give the function; raises ValueError where file or function are not what they were."""
     path = Path(verifier.path)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != verifier.sha256:
+    source = path.read_bytes()
+    if hashlib.sha256(source).hexdigest() != verifier.sha256:
         raise ValueError(f"{path} has changed since the start of the run")
     module_name = f"copd_verifier_{verifier.sha256}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec
-    assert spec.loader
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    code = compile(source, path, "exec", dont_inherit=True)  # the loader would read the file again, or compiled code
+    exec(code, module.__dict__)
     function = getattr(module, verifier.function, None)
     if not callable(function):
         raise ValueError(f"{path} has no function {verifier.function!r}")
@@ -169,6 +170,9 @@ def recognise(function: Callable[..., Any]) -> str:
         offered = convention.offer(PROBE)
         for parameter in parameters.values():
             named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            needed = parameter.kind is parameter.POSITIONAL_ONLY and parameter.default is parameter.empty
+            if not named and (needed or parameter.name in offered):
+                raise ValueError(f"takes {parameter.name!r} by position only; accepted: parameters given by name")
             if named and parameter.default is parameter.empty and parameter.name not in offered:
                 raise ValueError(f"wants {parameter.name!r}, but there is only {', '.join(offered)}")
         return "trl chat" if name == "trl" and _reads_messages(function) else name

@@ -21,6 +21,8 @@ from copd.rewards.worker import describe, verify_by_user, verify_mathematically
 from copd.types import Problem
 
 MATH = "math"
+OURS = frozenset({*VERIFIERS, MATH})
+"""The verifiers that need no recipe's own."""
 LONGEST_MATH = 1000
 """Characters of an answer that math-verify is given; a longer one is wrong unless it is the reference itself."""
 LOADING_SECONDS = 60.0
@@ -116,7 +118,7 @@ class Grader:
             return WRONG if not answer else _plan_math(answer, reference)
         if name in VERIFIERS:
             return RIGHT if answer and VERIFIERS[name](answer, reference) else WRONG
-        known = ", ".join(sorted({*VERIFIERS, MATH, *self._conventions}))
+        known = ", ".join(sorted({*OURS, *self._conventions}))
         raise RecipeError(f"problem {problem.id}: unknown verifier {name!r}; accepted: {known}")
 
     def _reward(self, verdict: Verdict, *, formatted: bool) -> float:
@@ -161,7 +163,7 @@ def user_verifiers(verifiers: Mapping[str, str]) -> list[UserVerifier]:
     found = []
     for name, source in verifiers.items():
         path, _, function = source.rpartition(":")
-        if name in {*VERIFIERS, MATH}:
+        if name in OURS:
             raise RecipeError(f"verifiers.{name}: is a verifier of copd; give yours another name")
         if not Path(path).is_file():
             raise RecipeError(f"verifiers.{name}: no file {path!r}; write path/file.py:function")

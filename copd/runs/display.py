@@ -17,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from copd.errors import visible
 from copd.measure.behaviour import Behaviour
 from copd.measure.compare import Difference
 from copd.measure.disputes import FieldBehaviour
@@ -220,13 +221,8 @@ def disputes_table(field: FieldBehaviour) -> Table:
         shown.add_column(name, overflow="fold")
     for dispute in field.disputes:
         numbers = (f"{dispute.delta:+.2f}", f"{dispute.student_logp:.2f}", f"{dispute.teacher_logp:.2f}")
-        prompt = _visible(dispute.prompt if len(dispute.prompt) <= 80 else f"{dispute.prompt[:80]} ...")
-        before, token, after = (_visible(text) for text in (dispute.before, dispute.token, dispute.after))
+        prompt = visible(dispute.prompt if len(dispute.prompt) <= 80 else f"{dispute.prompt[:80]} ...")
+        before, token, after = (visible(text) for text in (dispute.before, dispute.token, dispute.after))
         context = Text.assemble(before, (f"[{token}]", "bold reverse"), after)
-        shown.add_row(*numbers, Text(prompt), Text(_visible(dispute.answer)), context)
+        shown.add_row(*numbers, Text(prompt), Text(visible(dispute.answer)), context)
     return shown
-
-
-def _visible(text: str) -> str:
-    """A model's text for a terminal: line ends and control characters are spelled out, never obeyed."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

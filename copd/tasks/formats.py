@@ -19,15 +19,15 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
-from copd.errors import BadRow, DataError
+from copd.errors import BadRow, DataError, visible
 from copd.tasks.media import Reference
-from copd.tasks.prompts import Turn, as_text, kind_of, place_media, read_turns, sound_text
+from copd.tasks.prompts import Turn, as_text, kind_of, place_media, read_turns, sound_text, sound_unicode
 from copd.types import Message
 
 Raw = Mapping[str, Any]
@@ -40,6 +40,13 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "easyr1": ("problem", "answer"),
 }
 OPTIONAL = ("images", "videos", "verifier", "id", "fps")
+SPELLED: Mapping[str, tuple[str, ...]] = {
+    "native": OPTIONAL,
+    "verl": ("images", "videos"),
+    "trl": ("videos",),
+    "easyr1": ("images", "videos"),
+}
+"""Columns by format that no other may be mistaken for: a row without its picture would be another problem."""
 MAX_MEDIA = 128
 """Images or videos of one row."""
 WRAPPED_ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
@@ -106,14 +113,15 @@ def detect(columns: Collection[str], where: str) -> str:
     if found:
         raise DataError(f"{where}: the columns fit {' and '.join(found)}; say which with format")
     needs = "; ".join(f"{name} has {' and '.join(required)}" for name, required in REQUIRED.items())
-    raise DataError(f"{where}: no format fits the columns {', '.join(sorted(columns)[:20]) or '(none)'}: {needs}")
+    raise DataError(f"{where}: no format fits the columns {_named(sorted(columns))}: {needs}")
 
 
 def read_row(raw: Raw, format_name: str, rules: RowRules) -> Row:
     """A row of the named format, checked; raises BadRow with the reason."""
     for column in REQUIRED[format_name]:
         if raw.get(column) is None:
-            raise BadRow(f"{column} is null" if column in raw else f"{column} is missing; columns are {_columns(raw)}")
+            raise BadRow(f"{column} is null" if column in raw else f"{column} is missing; columns are {_named(raw)}")
+    _check_spelling(tuple(raw), format_name)
     fields = FORMATS[format_name](raw, rules)
     images = tuple(_reference(item, "images", i) for i, item in enumerate(_list(fields, "images")))
     videos = tuple(_video(item, i) for i, item in enumerate(_list(fields, "videos")))
@@ -141,7 +149,6 @@ def _dressed(turns: list[Turn], raw: Raw, rules: RowRules) -> list[Turn]:
 
 
 def _native(raw: Raw, rules: RowRules) -> Raw:
-    _check_spelling(tuple(raw))
     return raw
 
 
@@ -167,7 +174,8 @@ def _easyr1(raw: Raw, rules: RowRules) -> Raw:
         if declared not in present:
             raise BadRow(f"data_type is {declared!r} but the row holds {' and '.join(sorted(present))}")
     answer = _unwrapped(raw["answer"], rules)
-    return {**raw, "prompt": raw["problem"], "answer": answer, "id": raw.get("id", raw.get("problem_id"))}
+    name = raw.get("problem_id") if raw.get("id") is None else raw["id"]
+    return {**raw, "prompt": raw["problem"], "answer": answer, "id": name}
 
 
 FORMATS: Mapping[str, Callable[[Raw, RowRules], Raw]] = {
@@ -180,10 +188,10 @@ FORMATS: Mapping[str, Callable[[Raw, RowRules], Raw]] = {
 
 
 @lru_cache(maxsize=64)
-def _check_spelling(columns: tuple[str, ...]) -> None:
+def _check_spelling(columns: tuple[str, ...], format_name: str) -> None:
     """Other columns are welcome, but none that looks like an optional one that is absent."""
-    for column in set(columns) - {*REQUIRED["native"], *OPTIONAL}:
-        absent = [name for name in OPTIONAL if name not in columns]
+    for column in set(columns) - {*REQUIRED[format_name], *OPTIONAL}:
+        absent = [name for name in SPELLED[format_name] if name not in columns]
         if near := get_close_matches(column, absent, n=1, cutoff=0.85):
             raise BadRow(f"unknown column {column!r}; did you mean {near[0]!r}?")
 
@@ -202,8 +210,8 @@ def _unwrapped(solution: Any, rules: RowRules) -> Any:
     return text
 
 
-def _columns(raw: Raw) -> str:
-    return ", ".join(map(str, list(raw)[:10])) or "(none)"
+def _named(columns: Iterable[str]) -> str:
+    return visible(", ".join(name[:40] for name in list(columns)[:20])) or "(none)"
 
 
 def _list(fields: Raw, column: str) -> Sequence[Any]:
@@ -249,7 +257,7 @@ def _answer(value: Any) -> str:
     text = value.strip() if isinstance(value, str) else repr(value)
     if not text:
         raise BadRow("the answer is empty")
-    return text
+    return sound_unicode(text, "the answer")
 
 
 def _verifier(name: Any, rules: RowRules) -> str:
@@ -263,7 +271,7 @@ def _verifier(name: Any, rules: RowRules) -> str:
 
 def _id(value: Any) -> str | None:
     if value is None or (isinstance(value, int | str) and not isinstance(value, bool)):
-        return None if value is None else str(value)
+        return None if value is None else sound_unicode(str(value), "the id")
     raise BadRow(f"id is {kind_of(value)}; accepted: a text or a whole number")
 
 

@@ -12,40 +12,48 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from copd.errors import DataError
+from copd.files import COMMIT, HUB
 from copd.tasks.media import DataRoot
 
-SCHEME = "hub:"
 NAMES_OF_SPLIT = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
-"""How the file names of a split begin, where no file is named."""
+"""How the file names of a split begin, where no file is named; all of the name, or up to one of `SEPARATORS`."""
+SEPARATORS = "[-_.0-9]"
 SUFFIXES = (".parquet", ".jsonl")
 
 
 def hub_files(given: str, split: str, revision: str | None) -> tuple[list[Path], DataRoot]:
     """Local copies of the files that `hub:OWNER/NAME[/FILE]` names, and where paths in their rows start.
 
-    FILE may be a pattern such as data/train-*.parquet; without it, all .parquet and .jsonl files that begin with the
-    split's name. Raises DataError for a revision that is not a commit, for files that are not there, and where the hub
-    cannot be reached and the cache does not hold the commit.
+    FILE may be a pattern such as data/train-*.parquet; without it, all .parquet and .jsonl files with the split's name
+    that lie in one folder. Raises DataError for a revision that is not a commit, for files that are not there or lie in
+    several folders, and where the hub cannot be reached and the cache does not hold the commit.
     """
-    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+    if not re.fullmatch(COMMIT, revision or ""):
         raise DataError(f"{given}: revision must pin a commit, 40 hexadecimal digits; found {revision!r}")
-    owner, name, *rest = given.removeprefix(SCHEME).split("/", 2)
-    patterns = rest or [
-        f"{place}{start}*{s}" for place in ("", "*/") for start in NAMES_OF_SPLIT[split] for s in SUFFIXES
-    ]
+    owner, name, *rest = given.removeprefix(HUB).split("/", 2)
+    begun = [f"{start}{more}" for start in NAMES_OF_SPLIT[split] for more in ("", f"{SEPARATORS}*")]
+    names = [f"{start}{suffix}" for start in begun for suffix in SUFFIXES]
+    patterns = rest or [f"{place}{each}" for place in ("", "*/") for each in names]
     snapshot = _snapshot(given, f"{owner}/{name}", str(revision), patterns)
-    found = sorted(path for path in snapshot.rglob("*") if _matches(path.relative_to(snapshot), patterns))
+    there = sorted(path for path in snapshot.rglob("*") if _matches(path.relative_to(snapshot).as_posix(), patterns))
+    found = there if rest else [path for path in there if _matches(path.name, names)]
     if not found:
         raise DataError(f"{given}: commit {revision} has no file {' or '.join(patterns)}; name one: {given}/FILE")
+    folders = sorted({path.parent.relative_to(snapshot).as_posix() for path in found})
+    if len(folders) > 1 and not rest:
+        raise DataError(
+            f"{given}: {split} has files in the folders {', '.join(folders)}; name one, such as "
+            f"{given}/{found[-1].relative_to(snapshot).as_posix()}, or a pattern"
+        )
     return found, DataRoot(snapshot, snapshot.parent.parent)
 
 
-def _matches(path: Path, patterns: list[str]) -> bool:
-    return any(fnmatch(path.as_posix(), pattern) for pattern in patterns)
+def _matches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _snapshot(given: str, repository: str, revision: str, patterns: list[str]) -> Path:

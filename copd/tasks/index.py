@@ -69,9 +69,10 @@ class RowIndex:
 
 
 def key_of(row: Row) -> int:
-    """64 bits by which a row is assigned to a split: of its media where it has some, else of its text.
+    """64 bits by which a row is assigned to a split: of the list of its media where it has some, else of its text.
 
-    Case and white space of the text do not count, nor what a recipe puts around it.
+    Media are told apart by path or bytes as the row has them, nothing is opened. Case and white space of the text do
+    not count, nor what a recipe puts around it.
     """
     if row.kind == "text":
         return _hash(" ".join(row.question.split()).casefold().encode())

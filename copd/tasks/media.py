@@ -69,7 +69,7 @@ class DataRoot:
         try:
             path = (self.folder / name).resolve(strict=True)
             mode = path.stat().st_mode
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:  # of half a surrogate pair, ValueError
             raise BadRow(f"not found in {self.folder} ({reason(error)})") from None
         if not path.is_relative_to(self.within.resolve()):
             raise BadRow(f"a link that leads out of the data root {self.folder}")

@@ -1,8 +1,9 @@
 """Parquet files within bounds; the only module that calls pyarrow.
 
 A small file can unpack to any size: pages declare it, and a dictionary lets one long value stand in every row. So
-declared sizes are checked before a page is read, dictionaries stay dictionaries in Arrow, and rows become Python
-objects only when their full size is known.
+sizes that the file declares at its end are checked before a page is read, dictionaries stay dictionaries in Arrow, and
+rows become Python objects only when their full size is known. A file that declares too little is refused once a batch
+of it, or a row group drawn at random, has been read: until then it takes what its pages hold.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from copd.errors import BadRow, DataError
+from copd.errors import BadRow, DataError, visible
 from copd.tasks.media import DataRoot
 from copd.tasks.sources import MAX_ROW_BYTES, Scanned, Writer, check_unchanged
 
@@ -38,6 +39,8 @@ WHOLE_BATCH_BYTES = 2**26
 """A batch of at most this full size is turned into Python objects at once, a larger one row by row."""
 KEPT_BYTES = 2**28
 """Row groups kept for random access; a group that is larger itself is read from its start to the row each time."""
+GROWTH = 16
+"""Bytes in memory for each byte and each value declared, at most: equal values may be stored in next to none."""
 
 T = TypeVar("T")
 
@@ -84,11 +87,13 @@ class ParquetFile:
         """The columns as the file has them, without dictionaries."""
         return pyarrow.parquet.ParquetFile(self.path, metadata=self._open().metadata).schema_arrow
 
-    def _unpacked(self, batch: Any) -> list[dict[str, Any]]:
+    def _unpacked(self, batch: Any) -> list[dict[str, Any] | BadRow]:
         """All rows of a batch; without dictionaries that is several times faster."""
         with suppress(pyarrow.ArrowNotImplementedError):
             batch = batch.cast(self._schema())
-        return batch.to_pylist()
+        with suppress(UnicodeDecodeError):
+            return batch.to_pylist()
+        return [_row(batch.slice(i, 1)) for i in range(len(batch))]
 
     def _find(self, group: int, offset: int) -> Any:
         """One row of a row group, in Arrow."""
@@ -102,7 +107,19 @@ class ParquetFile:
         raise DataError(f"{self.given}: row group {group} has fewer rows than it declares")
 
     def _group(self, group: int) -> Any:
-        return _named(self.given, lambda: self._open().read_row_group(group, use_threads=False))
+        table = _named(self.given, lambda: self._open().read_row_group(group, use_threads=False))
+        return self._honest(group, table)
+
+    def _honest(self, group: int, read: Any) -> Any:
+        """What was read of a row group; raises DataError where it is much more than the group can hold as declared."""
+        declared = self._open().metadata.row_group(group)
+        values = sum(declared.column(i).num_values for i in range(declared.num_columns))
+        if read.nbytes > max(WHOLE_BATCH_BYTES, GROWTH * (declared.total_byte_size + values)):
+            raise DataError(
+                f"{self.given}: row group {group} declares {declared.total_byte_size} bytes, but {len(read)} rows of "
+                f"it unpack to {read.nbytes}; write the file anew"
+            )
+        return read
 
     def _batches(self, groups: Iterable[int]) -> Iterator[Any]:
         file = self._open()
@@ -111,7 +128,7 @@ class ParquetFile:
             rows = max(1, min(BATCH_ROWS, BATCH_BYTES * declared.num_rows // max(1, declared.total_byte_size)))
             batches = file.iter_batches(batch_size=rows, row_groups=[group], use_threads=False)
             while (batch := _named(self.given, partial(next, batches, None))) is not None:
-                yield batch
+                yield self._honest(group, batch)
 
     def _open(self) -> Any:
         return _opened(self)
@@ -145,7 +162,7 @@ def _opened(file: ParquetFile) -> Any:
             column = metadata.row_group(group).column(i)
             if column.total_uncompressed_size > MAX_UNPACKED_BYTES or column.num_values > MAX_VALUES:
                 raise DataError(
-                    f"{file.given}: row group {group} of column {column.path_in_schema} unpacks to "
+                    f"{file.given}: row group {group} of column {visible(column.path_in_schema)[:80]} unpacks to "
                     f"{column.total_uncompressed_size} bytes, {column.num_values} values; accepted: at most "
                     f"{MAX_UNPACKED_BYTES} bytes, {MAX_VALUES} values; write smaller row groups"
                 )
@@ -185,7 +202,10 @@ def _row(single: Any) -> dict[str, Any] | BadRow:
     size = _full_size(single.columns)
     if size > MAX_ROW_BYTES:
         return BadRow(f"a row of {size} bytes; accepted: at most {MAX_ROW_BYTES}")
-    return single.to_pylist()[0]
+    try:
+        return single.to_pylist()[0]
+    except UnicodeDecodeError:
+        return BadRow("a text in it is not UTF-8")
 
 
 def _full_size(arrays: Any) -> int:
@@ -225,4 +245,4 @@ def _named(given: str, call: Callable[[], T]) -> T:
         return call()
     except (pyarrow.ArrowException, OSError, MemoryError) as error:
         said = str(error).splitlines() or [type(error).__name__]
-        raise DataError(f"{given}: not a sound parquet file: {said[0][:200]}") from None
+        raise DataError(f"{given}: not a sound parquet file: {visible(said[0][:200])}") from None

@@ -42,11 +42,16 @@ def sound_text(text: str) -> str:
     """The text; raises BadRow for what would forge the structure of the chat, or cannot be encoded."""
     if "<|" in text and (token := CONTROL_TOKEN.search(text)):
         raise BadRow(f"the text holds the control token {token[0]!r}")
+    return sound_unicode(text)
+
+
+def sound_unicode(text: str, what: str = "the text") -> str:
+    """The text; raises BadRow for what cannot be encoded, which JSON can write nevertheless."""
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise BadRow("the text is not valid Unicode: half of a surrogate pair") from None
+            raise BadRow(f"{what} is not valid Unicode: half of a surrogate pair") from None
     return text
 
 

@@ -5,8 +5,10 @@ bytes. A problem is a pure function of (seed, split, index): training problems c
 from (seed, epoch); validation and test problems in the order of the files, whatever the seed. An index beyond the rows
 starts again.
 
-A split without files of its own is cut from the training files by hash: rows with media by what they show, others by
-their text, so that no picture and no text is in two of the splits so cut.
+A split without files of its own is cut from the training files by hash: rows with media by the whole list of what they
+show, by path or as bytes, others by their text. So rows that name exactly the same media, or ask the same text, are in
+one split. A picture that stands in several rows, each time with others or under another name, may be in two: such data
+need files of their own for every split.
 """
 
 from __future__ import annotations
@@ -14,14 +16,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from copd.errors import BadRow, DataError
-from copd.files import sha256
+from copd.files import HUB, sha256
 from copd.tasks.formats import Raw, Row, RowRules, detect, read_row
-from copd.tasks.hub import SCHEME, hub_files
+from copd.tasks.hub import hub_files
 from copd.tasks.index import Part, RowIndex, cut
 from copd.tasks.media import DataRoot, MediaRules, load_frames, load_image, named
 from copd.tasks.sources import RowFile, open_rows
@@ -64,7 +67,7 @@ def open_files(given: Sequence[str], split: str, settings: Settings) -> list[Sou
     """The files behind the names of one split, opened, their formats told; raises DataError."""
     files: list[Source] = []
     for name in given:
-        if name.startswith(SCHEME):
+        if name.startswith(HUB):
             paths, root = hub_files(name, split, settings.revision)
             named = [(path, f"{name}: {path.relative_to(root.folder)}") for path in paths]
         else:
@@ -106,10 +109,11 @@ class Rows:
         *,
         seed: int = 0,
         shares: Mapping[Split, float] | None = None,
+        asked: Mapping[Split, int] | None = None,
     ) -> None:
-        self.name = name
-        self.settings = settings
-        self._seed = seed
+        """`shares` of train stand in for splits without files; `asked`: problems of the others that `accept` tries."""
+        self.name, self.settings = name, settings
+        self._seed, self._asked = seed, asked or {}
         self._bad = BadRows(settings)
         self._fits: Callable[[Problem], str | None] = lambda problem: None
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
@@ -138,21 +142,49 @@ class Rows:
         }
 
     def accept(self, fits: Callable[[Problem], str | None]) -> None:
-        """From now on treat as bad the rows for whose problem `fits` gives a reason, such as a prompt too long."""
+        """From now on treat as bad the rows for whose problem `fits` gives a reason, such as a prompt too long.
+
+        The problems of validation and test that will be asked for are tried at once, media and all, and bad rows among
+        them leave the split. Raises DataError where too few are left.
+        """
         self._fits = fits
+        for split, count in self._asked.items():
+            self._leave_out_bad(split, count)
+
+    def _leave_out_bad(self, split: Split, count: int) -> None:
+        """Try the rows of a split until so many are sound, and leave out those that are not."""
+        sound_n, found = np.ones(self.size(split), bool), 0
+        for at in range(len(sound_n)):
+            if found == count:
+                break
+            try:
+                self._problem(split, at)
+                found += 1
+            except BadRow as error:
+                self._bad.meet(self.where(split, at), error)
+                sound_n[at] = False
+        if found < count:
+            raise DataError(f"task {self.name}: {found} sound rows are left for {split.value}, {count} are asked for")
+        self._parts[split] = self._parts[split].chosen(sound_n)
 
     def problem(self, split: Split, index: int) -> Problem:
-        """The problem with this index. A row found bad only now is reported, or the next in file order takes its place.
+        """The problem with this index. Raises DataError naming file and line for a row found bad only now.
 
-        Raises DataError naming file and line.
+        Where bad rows are skipped, the next in file order takes the place of a training row; in validation and test
+        it would be counted twice.
         """
         count = self.size(split)
         first = int(self._order(index // count)[index % count]) if split is Split.TRAIN else index % count
-        for at in (*range(first, count), *range(first)):
+        for at in chain(range(first, count), range(first)):
             try:
                 return self._problem(split, at)
             except BadRow as error:
-                self._bad.meet(self.where(split, at), error)
+                where = self.where(split, at)
+                self._bad.meet(where, error)
+                if split is not Split.TRAIN:
+                    raise DataError(
+                        f"{where}: {error}; found only now, and no row of {split.value} is counted twice: remove it"
+                    ) from None
         raise DataError(f"task {self.name}: every row of {split.value} is bad")
 
     def in_file_order(self, split: Split) -> Iterator[tuple[int, Problem]]:

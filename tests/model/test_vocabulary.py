@@ -1,16 +1,24 @@
 """The one vocabulary mask, in the ids, in sampling and in every log-prob."""
 
+import copy
 import json
 
 import pytest
 import torch
-from tokenizers import Tokenizer, normalizers
+from tokenizers import AddedToken, Tokenizer, normalizers
 
 from copd.errors import ModelFolderError
 from copd.model.policy import Policy
 from copd.model.tiny import SPECIAL_TOKENS, tiny_model, tiny_processor, tiny_tokenizer
 from copd.model.tiny_kinds import tiny_of_kind
-from copd.model.vocabulary import banned_tokens, check_same_vocabulary, end_tokens
+from copd.model.vocabulary import banned_tokens, check_same_vocabulary, control_tokens, end_tokens
+
+
+def test_control_tokens_are_all_that_the_tokenizer_calls_special_with_or_without_a_role(policy):
+    tokenizer = copy.deepcopy(policy.tokenizer)
+    tokenizer.add_tokens([AddedToken("<end_of_turn>", special=True), AddedToken("<think>", special=False)])
+    assert "<end_of_turn>" not in tokenizer.all_special_tokens
+    assert control_tokens(tokenizer) == sorted({*tokenizer.all_special_tokens, "<end_of_turn>"})
 
 
 def test_special_tokens_and_padded_rows_of_the_embedding_are_banned_but_not_the_end_token(policy):

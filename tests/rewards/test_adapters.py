@@ -3,8 +3,12 @@
 import hashlib
 import json
 import math
+import os
+import py_compile
 import re
 from decimal import Decimal
+from importlib.util import cache_from_source
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,6 +185,11 @@ def test_a_mapping_without_the_score_is_refused_and_told():
         (lambda response, answer, weight: 1.0, "wants 'weight', but there is only response, answer"),
         (lambda completions, reasoning: [1.0], "wants 'reasoning', but there is only prompts, completions"),
         (lambda reward_inputs, max_response_length: [1.0], "wants 'max_response_length'"),
+        (lambda response, answer, /: 1.0, "takes 'response' by position only; accepted: parameters given by name"),
+        (lambda response, /, answer: 1.0, "takes 'response' by position only"),
+        (lambda response, answer="", /: 1.0, "takes 'response' by position only"),
+        (lambda response, *answer: 1.0, "takes 'answer' by position only"),
+        (lambda weight, /, *, response, answer: 1.0, "takes 'weight' by position only"),
     ],
 )
 def test_another_signature_is_refused_with_what_is_accepted(function, message):
@@ -207,8 +216,21 @@ def user_file(folder, text, function="score"):
 
 def test_a_file_is_imported_as_a_module_of_its_own(tmp_path):
     text = "from dataclasses import dataclass\n@dataclass\nclass One:\n    x: 'int' = 1\n"
-    text += "def score(response, answer): return One().x"
+    text += "def score(response: str, answer): return One().x * (score.__annotations__['response'] is str)"
     assert verdict(load(user_file(tmp_path, text)), "copd", SAMPLE) == (1.0, True)
+
+
+def test_what_runs_is_the_file_whose_hash_is_known_whatever_compiled_code_lies_beside_it(tmp_path):
+    user = user_file(tmp_path, "def score(response, answer): return 1.0")
+    source, compiled = Path(user.path), Path(cache_from_source(user.path))
+    status, true = source.stat(), source.read_bytes()
+    source.write_bytes(true.replace(b"1.0", b"0.5"))
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    compiled.parent.mkdir()
+    py_compile.compile(user.path, compiled)
+    source.write_bytes(true)
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert verdict(load(user), "copd", SAMPLE) == (1.0, True)
 
 
 def test_a_file_that_has_changed_or_lacks_the_function_is_named(tmp_path):

@@ -74,6 +74,13 @@ def test_exact_forgives_white_space_and_the_encoding_of_accents_only(answer, ref
     assert exact(answer, reference) is right
 
 
+def test_exact_is_quick_where_answer_or_reference_would_take_long_to_normalise():
+    hostile, started = "a" + "\u0316\u0301" * 20_000, time.perf_counter()
+    assert not exact("a", hostile)
+    assert not exact(hostile, "a")
+    assert time.perf_counter() - started < 1
+
+
 NUMBERS = [
     ("16", "16", True),
     (" +16 ", "16.0", True),

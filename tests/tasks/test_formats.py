@@ -104,6 +104,24 @@ def test_a_row_of_easyvideor1_is_read_with_its_data_type():
     assert row.messages == user(Medium.VIDEO, "Which?")
 
 
+@pytest.mark.parametrize(("column", "identity"), [({"id": 3}, "3"), ({"id": None}, "v-1"), ({}, "v-1")])
+def test_an_id_that_is_null_leaves_the_problem_id(column, identity):
+    raw = {"problem_id": "v-1", "problem": "?", "answer": "B", **column}
+    assert read_row(raw, "easyr1", RULES).id == identity
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+@pytest.mark.parametrize("column", ["image", "video"])
+def test_no_picture_is_lost_for_the_name_of_its_column(name, column):
+    raw = {"prompt": "?", "problem": "?", "answer": "1", "solution": "1", "reward_model": {"ground_truth": "1"}}
+    if (name, column) == ("trl", "image"):
+        assert read_row({**raw, column: "a.png"}, name, RULES).images == ("a.png",)
+        return
+    with pytest.raises(BadRow, match=f"unknown column '{column}'; did you mean '{column}s'"):
+        read_row({**raw, column: "a.png"}, name, RULES)
+    assert read_row({**raw, column: "a.png", f"{column}s": ["b.png"]}, name, RULES).kind == column
+
+
 @pytest.mark.parametrize("name", REQUIRED)
 def test_a_format_is_told_by_its_columns(name):
     assert detect({*REQUIRED[name], "level"}, "f.jsonl") == name
@@ -121,6 +139,34 @@ def test_a_format_is_told_by_its_columns(name):
 def test_columns_that_fit_several_formats_or_none_are_refused_with_the_candidates(columns, said):
     with pytest.raises(DataError, match=said):
         detect(columns, "f.jsonl")
+
+
+HOSTILE = "\x1b[2J\nf.jsonl:2: all is well"
+
+
+def test_names_of_columns_are_spelled_out_and_cannot_forge_a_line_or_move_the_cursor():
+    with pytest.raises(DataError) as refusal:
+        detect({"promt", HOSTILE}, "f.jsonl")
+    assert r"the columns \x1b[2J\nf.jsonl:2: all is well, promt" in str(refusal.value)
+    with pytest.raises(BadRow) as refused:
+        read_row({"prompt": "?", HOSTILE: 1, "x" * 1000: 2}, "native", RULES)
+    assert str(refused.value) == rf"answer is missing; columns are prompt, \x1b[2J\nf.jsonl:2: all is well, {'x' * 40}"
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("native", {"fps": HOSTILE}),
+        ("native", {"verifier": HOSTILE}),
+        ("native", {"images": [{"bytes": HOSTILE}]}),
+        ("native", {"prompt": [{"role": HOSTILE}]}),
+        ("easyr1", {"data_type": HOSTILE}),
+    ],
+)
+def test_whatever_a_row_holds_its_reason_is_one_printable_line(name, columns):
+    with pytest.raises(BadRow) as refused:
+        read_row({**NATIVE, "problem": "?", **columns}, name, RULES)
+    assert str(refused.value).isprintable()
 
 
 BAD = [

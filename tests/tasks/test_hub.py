@@ -56,6 +56,35 @@ def test_the_files_of_a_split_are_found_by_their_names(cached):
     }
 
 
+@pytest.mark.parametrize(
+    ("split", "others"),
+    [
+        (
+            "train",
+            ["train_prefs/test-0.parquet", "trainer/log.jsonl", "data/training_stats.jsonl", "data/trainer.jsonl"],
+        ),
+        ("validation", ["data/devanagari.parquet", "data/values.jsonl", "develop/test.jsonl"]),
+        ("test", ["testament.jsonl", "test/train-0.parquet"]),
+    ],
+)
+def test_files_whose_names_only_begin_alike_are_not_of_the_split(cached, split, others):
+    names = [f"{split}-0.parquet", f"{split}.jsonl", f"{split}_1.jsonl", f"{split}2.jsonl", f"{split}.en.jsonl"]
+    cached({f"data/{name}": name for name in names} | {other: other for other in others})
+    assert [path.name for path in hub_files("hub:me/sums", split, COMMIT)[0]] == sorted(names)
+
+
+def test_files_of_a_split_in_several_folders_are_refused_with_the_folders_and_one_to_name(cached):
+    cached({f"{folder}/train-00000-of-00001.parquet": folder for folder in ("main", "socratic")})
+    with pytest.raises(DataError) as refusal:
+        hub_files("hub:me/sums", "train", COMMIT)
+    assert str(refusal.value) == (
+        "hub:me/sums: train has files in the folders main, socratic; name one, such as "
+        "hub:me/sums/socratic/train-00000-of-00001.parquet, or a pattern"
+    )
+    (path,), _ = hub_files("hub:me/sums/main/train-*.parquet", "train", COMMIT)
+    assert path.parent.name == "main"
+
+
 def test_a_file_or_pattern_may_be_named(cached):
     cached({"easy/a.jsonl": "a", "easy/b.jsonl": "b", "hard/a.jsonl": "c"})
     assert [path.name for path in hub_files("hub:me/sums/easy/*.jsonl", "train", COMMIT)[0]] == ["a.jsonl", "b.jsonl"]

@@ -57,6 +57,7 @@ def test_rows_with_media_are_assigned_by_what_they_show(media):
     assert key_of(row("What?", **media)) == key_of(row("Who?", **media)) != key_of(row("What?"))
     assert key_of(row(images=["a.png"])) == key_of(row(images=["./x/../a.png"]))
     assert key_of(row(images=["a.png"])) != key_of(row(images=["b.png"]))
+    assert key_of(row(images=["a.png", "b.png"])) != key_of(row(images=["a.png"])), "the whole list counts"
 
 
 def test_the_cut_has_about_the_asked_shares_loses_no_row_and_keeps_the_order():

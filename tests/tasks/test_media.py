@@ -140,6 +140,12 @@ def test_pictures_too_large_too_small_or_too_long_are_refused_by_their_size(root
     assert said in refusal(encoded(Image.new("RGB", size)), root, MediaRules(max_image_pixels=80_000))
 
 
+def test_a_picture_too_large_is_not_decoded_to_find_that_out(root):
+    content = encoded(Image.effect_noise((300, 300), 50))
+    assert "damaged or truncated" in refusal(content[:-100], root)
+    assert "300 x 300 pixels; accepted" in refusal(content[:-100], root, MediaRules(max_image_pixels=80_000))
+
+
 def test_a_picture_of_100000_by_1_is_refused(root):
     assert "100000 x 1 pixels" in refusal(encoded(Image.new("L", (100_000, 1))), root)
 

@@ -107,11 +107,63 @@ def test_a_row_larger_than_the_bound_is_told_with_its_full_size(opened):
         file.read(position)
 
 
+def test_a_text_of_a_row_beyond_the_bound_is_not_unpacked(opened, monkeypatch):
+    monkeypatch.setattr(parquet, "MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr(parquet, "WHOLE_BATCH_BYTES", 100)
+    file = opened([{"prompt": "x" * 2000}, {"prompt": "?"}])
+    (_, position, large), small = file.scan()
+    assert (str(large), small) == ("a row of 2000 bytes; accepted: at most 1000", (2, 1, {"prompt": "?"}))
+    with pytest.raises(BadRow, match="a row of 2000 bytes"):
+        file.read(position)
+
+
 @pytest.mark.parametrize(("bound", "value"), [("MAX_UNPACKED_BYTES", 5000), ("MAX_VALUES", 900)])
 def test_a_row_group_that_declares_too_much_is_refused_before_it_is_read(opened, monkeypatch, bound, value):
     monkeypatch.setattr(parquet, bound, value)
     with pytest.raises(DataError, match=r"f.parquet: row group 0 of column \w+.* unpacks to \d+ bytes, 1000 values"):
         list(opened(ROWS).scan())
+
+
+def varint(number: int, size: int = 0) -> bytes:
+    """A number as the end of a parquet file has it, in that many bytes: base 128 of its double, the lowest first."""
+    digits = [2 * number >> shift & 127 for shift in range(0, 7 * max(size, -(-(2 * number).bit_length() // 7)), 7)]
+    return bytes([digit | 128 for digit in digits[:-1]] + digits[-1:])
+
+
+@pytest.mark.parametrize("use", [lambda file: list(file.scan()), lambda file: file.read(50)])
+def test_a_file_that_declares_less_than_it_holds_is_refused_when_that_is_seen(opened, tmp_path, use):
+    table = pyarrow.table({"prompt": [chr(97 + i % 26) * 2**20 for i in range(100)], "answer": ["1"] * 100})
+    honest = opened(table, use_dictionary=False, compression="zstd", column_encoding={"prompt": "PLAIN"})
+    group = writer.read_metadata(tmp_path / "f.parquet").row_group(0)
+    content = (tmp_path / "f.parquet").read_bytes()
+    assert len(content) < 50_000
+    assert len(use(honest)) in (100, 2)
+    for declared in {group.total_byte_size, group.column(0).total_uncompressed_size}:
+        assert varint(declared) in content
+        content = content.replace(varint(declared), varint(1000, len(varint(declared))))
+    (tmp_path / "g.parquet").write_bytes(content)
+    said = r"g.parquet: row group 0 declares 1000 bytes, but 100 rows of it unpack to 1048\d{5}"
+    with pytest.raises(DataError, match=said):
+        use(open_rows(tmp_path / "g.parquet", "g.parquet", DataRoot.at(tmp_path)))
+
+
+def test_many_equal_numbers_are_no_lie_though_they_are_stored_in_next_to_nothing(opened, monkeypatch):
+    monkeypatch.setattr(parquet, "WHOLE_BATCH_BYTES", 0)
+    rows = [{"prompt": "?", "answer": 7, "mask": [1] * 500} for _ in range(2000)]
+    file = opened(rows)
+    assert [row for _, _, row in file.scan()] == rows
+    assert file.read(1999) == rows[0]
+
+
+def test_a_text_that_is_not_utf8_is_a_bad_row_and_the_others_are_read(opened):
+    words = pyarrow.array([b"one", b"\xff\xfe", b"three"])
+    texts = pyarrow.StringArray.from_buffers(3, *words.buffers()[1:])
+    file = opened(pyarrow.table({"prompt": texts, "answer": ["1", "2", "3"]}))
+    first, (line, position, bad), last = file.scan()
+    assert (first[2]["prompt"], last[2]["prompt"]) == ("one", "three")
+    assert (line, str(bad)) == (2, "a text in it is not UTF-8")
+    with pytest.raises(BadRow, match="not UTF-8"):
+        file.read(position)
 
 
 def test_a_damaged_file_is_refused_by_name(opened, tmp_path):

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 from functools import partial
 
 import numpy as np
@@ -104,7 +105,7 @@ def test_splits_without_files_are_cut_from_the_training_file(write):
     assert ids(again, TEST, 10) == ids(task, TEST, 10)
 
 
-def test_one_picture_and_one_text_are_never_in_two_splits_cut_from_one_file(write, picture):
+def test_rows_of_the_same_only_picture_or_text_are_never_in_two_splits_cut_from_one_file(write, picture):
     for i in range(20):
         picture(f"{i}.png", i)
     pictures = [{"prompt": f"q{i}", "answer": "1", "images": [f"{i % 20}.png"]} for i in range(100)]
@@ -141,6 +142,11 @@ BAD = [
     ({"prompt": "?", "answer": "2", "videos": ["http://h/a.mp4"]}, "video 'http://h/a.mp4': a URL"),
     ({"prompt": "?", "answer": "2", "videos": [["none.png"]]}, "video 'none.png': not found in"),
     ({"prompt": "?", "answer": "2", "id": 3}, "has the id of "),
+    ({"prompt": "\ud800?", "answer": "2"}, "the text is not valid Unicode"),
+    ({"prompt": "?", "answer": "\ud800"}, "the answer is not valid Unicode: half of a surrogate pair"),
+    ({"prompt": "?", "answer": "2", "id": "\ud800"}, "the id is not valid Unicode"),
+    ({"prompt": "?", "answer": "2", "images": ["\ud800.png"]}, r"image '\ud800.png': not found in"),
+    ({"prompt": "?", "answer": "2", "videos": [["\ud800.png"]]}, r"video '\ud800.png': not found in"),
 ]
 
 
@@ -163,36 +169,60 @@ def test_more_bad_rows_than_the_limit_stop_the_start(write, three):
         Rows("sums", three, SKIP)
 
 
-def test_a_picture_found_damaged_only_when_it_is_drawn_is_told_or_replaced_by_the_next_row(write, three, picture):
-    rows = sums(4, 13)
-    rows[1]["images"] = [picture("a.png")]
-    three[TEST] = [write("c.jsonl", rows)]
+@pytest.fixture
+def damaged(write, three, picture, tmp_path):
+    """A picture in the second row of train and of test, and what damages it."""
+    for split, name, rows in ((TRAIN, "a.jsonl", sums(10)), (TEST, "c.jsonl", sums(4, 13))):
+        rows[1]["images"] = [picture("a.png")]
+        three[split] = [write(name, rows)]
+    return lambda: os.truncate(tmp_path / "a.png", 20)
+
+
+def test_a_picture_found_damaged_only_when_it_is_drawn_is_told_or_replaced_by_the_next_row_of_train(three, damaged):
     strict, lenient = Rows("sums", three, SETTINGS), Rows("sums", three, SKIP)
-    assert strict.problem(TEST, 1).kind == "image"
-    path = three[TEST][0].replace("c.jsonl", "a.png")
-    with open(path, "r+b") as file:
-        file.truncate(20)
-    with pytest.raises(DataError, match=r"c.jsonl:2: image 'a.png': damaged or truncated"):
-        strict.problem(TEST, 1)
-    assert ids(lenient, TEST, 5) == [13, 15, 15, 16, 13]
-    assert ids(lenient, TEST, 5) == [13, 15, 15, 16, 13]
+    (index,) = (i for i in range(10) if strict.problem(TRAIN, i).kind == "image")
+    damaged()
+    with pytest.raises(DataError, match=r"a.jsonl:2: image 'a.png': damaged or truncated.*copd data check"):
+        strict.problem(TRAIN, index)
+    drawn = ids(lenient, TRAIN, 10)
+    assert (drawn[index], sorted(drawn)) == (2, [0, 2, 2, *range(3, 10)])
+    assert drawn == ids(lenient, TRAIN, 10)
     assert lenient.skipped == 1
 
 
+@pytest.mark.parametrize("settings", [SETTINGS, SKIP])
+def test_no_other_row_of_test_is_counted_in_the_place_of_a_bad_one(three, damaged, settings):
+    task = Rows("sums", three, settings)
+    damaged()
+    with pytest.raises(DataError, match=r"c.jsonl:2: image 'a.png': damaged or truncated"):
+        task.problem(TEST, 1)
+
+
+def test_bad_rows_among_the_problems_that_will_be_asked_are_found_before_and_leave_their_split(three, damaged):
+    strict, lenient = (Rows("sums", three, settings, asked={TEST: 3}) for settings in (SETTINGS, SKIP))
+    damaged()
+    with pytest.raises(DataError, match=r"c.jsonl:2: image 'a.png': damaged or truncated"):
+        strict.accept(lambda problem: None)
+    lenient.accept(lambda problem: None)
+    assert ids(lenient, TEST, 5) == [13, 15, 16, 13, 15]
+    assert (lenient.size(TEST), lenient.skipped) == (3, 1)
+    with pytest.raises(DataError, match="task sums: 3 sound rows are left for test, 4 are asked for"):
+        Rows("sums", three, SKIP, asked={TEST: 4}).accept(lambda problem: None)
+
+
 def test_a_prompt_that_does_not_fit_is_a_bad_row(three):
-    strict, lenient = Rows("sums", three, SETTINGS), Rows("sums", three, SKIP)
-    for task in (strict, lenient):
-        task.accept(lambda problem: "too long" if problem.id == "11" else None)
+    strict, lenient = (Rows("sums", three, settings, asked={VALIDATION: 2}) for settings in (SETTINGS, SKIP))
     with pytest.raises(DataError, match=r"b.jsonl:2: too long"):
-        ids(strict, VALIDATION, 3)
-    assert ids(lenient, VALIDATION, 3) == [10, 12, 12]
+        strict.accept(lambda problem: "too long" if problem.id == "11" else None)
+    lenient.accept(lambda problem: "too long" if problem.id == "11" else None)
+    assert ids(lenient, VALIDATION, 3) == [10, 12, 10]
 
 
 def test_where_every_row_is_bad_the_search_ends(three):
     task = Rows("sums", three, Settings(RULES, bad_rows="skip", max_bad_rows=100))
     task.accept(lambda problem: "too long")
-    with pytest.raises(DataError, match="every row of test is bad"):
-        task.problem(TEST, 0)
+    with pytest.raises(DataError, match="every row of train is bad"):
+        task.problem(TRAIN, 0)
 
 
 def test_media_are_decoded_in_the_order_of_their_marks(write, three, picture):

@@ -58,6 +58,12 @@ def test_a_template_that_does_not_compile_is_refused_by_its_field(source, said):
         rendered(source)
 
 
+def test_what_a_row_makes_a_template_say_is_one_printable_line():
+    with pytest.raises(BadRow) as refusal:
+        rendered("{{ note.missing }} {{ note | int / level }} {{ note[level] }}", note="\x1b[2J\n", level="\x1b[1m\n")
+    assert str(refusal.value).isprintable()
+
+
 def test_no_other_file_can_be_included():
     with pytest.raises(BadRow, match="no loader for this environment"):
         rendered("{% include '/etc/passwd' %}")
