@@ -198,7 +198,8 @@ class Branch(Actor):
 
         However many passes the learner makes, the version goes up by one.
 
-        Raises ValueError for a teacher's score of another version than the part demands: a stale teacher.
+        Raises ValueError for responses that an earlier version sampled, which would be trained on as if they were
+        fresh, and for a teacher's score of another version than the part demands: a stale teacher.
         """
         started = time.perf_counter()
         objectives = [self._objective(part) for part in parts]
@@ -216,6 +217,10 @@ class Branch(Actor):
         }
 
     def _objective(self, part: Part) -> Objective:
+        if part.rollouts.version != self.version:
+            raise ValueError(
+                f"branch {self.name}: {part.name} was sampled at version {part.rollouts.version}, now is {self.version}"
+            )
         if part.teacher is None:
             return self._native(part)
         if part.teacher.version != part.teacher_version:

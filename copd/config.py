@@ -111,7 +111,13 @@ class Recipe(Section):
             raise ValueError(f"static_opd: branch {self.static_opd.student!r} cannot teach itself")
         if self.method in ("copd", "merge_only") and len(names) > 1:
             self.merge.check_count(len(names))
+        if self.model.offload and self.grpo.kl_coefficient:
+            raise ValueError(
+                "model.offload: the base would score for grpo.kl_coefficient on the cpu; use one of the two"
+            )
         if self.lora is not None:
+            if self.method == "mopd" and self.mopd.student != "base":
+                raise ValueError(f"mopd.student: is {self.mopd.student!r}, but an adapter begins as the base; set base")
             if self.model.offload:
                 raise ValueError("model.offload: lora branches share one base, there is nothing to take turns with")
             for name, branch in self.branches.items():

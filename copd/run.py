@@ -25,7 +25,7 @@ from copd.assemble import (
     make_tasks,
 )
 from copd.backends.local import LocalActor, LocalBranch, Turns, finish
-from copd.baselines import frozen_teachers, independent
+from copd.baselines import frozen_teachers
 from copd.branch import Actor, Branch
 from copd.config import Recipe
 from copd.errors import MergeError
@@ -44,6 +44,7 @@ from copd.runs.observer import RunObserver
 from copd.runs.plan import Plan, make_plan
 from copd.runs.runlog import ANSWERS, read_lines, write_lines
 from copd.runs.trackers import open_trackers
+from copd.schedule import Phase
 from copd.tasks.mixture import Mixture
 from copd.types import Split, Task
 
@@ -68,10 +69,11 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
     else:
         screen.planned(folder, recipe.method, plan)
         with make_grader(recipe, screen.warn) as grader:
-            run = _Run(folder, recipe, plan, tasks, screen, grader, manifest["trajectory"])
+            checkpoint = latest_checkpoint(folder / "checkpoints") if resume else None
+            run = _Run(folder, recipe, plan, tasks, screen, grader, checkpoint, manifest["trajectory"])
             claim(folder, manifest)
             with screen:
-                finish(run.complete(resume))
+                finish(run.complete())
         write_report(folder)
     screen.finished(folder)
     return folder
@@ -88,10 +90,12 @@ class _Run:
         tasks: Mapping[str, Task],
         screen: Screen,
         grader: Grader,
+        checkpoint: Checkpoint | None,
         trajectory_hash: str,
     ) -> None:
         self.folder, self.recipe, self.plan, self.tasks, self.screen = folder, recipe, plan, tasks, screen
-        self.grader = grader
+        self.grader, self.checkpoint = grader, checkpoint
+        self.experts = None if checkpoint else self._existing_experts(trajectory_hash)
         torch.set_num_threads(recipe.model.threads_per_branch)
         self.sampling = make_sampling(recipe)
         self.base = load_policy(recipe)
@@ -102,14 +106,14 @@ class _Run:
             screen.warn(warning)
         self.turns = Turns() if recipe.model.offload else None
         self.branches = self._branches()
-        self.experts = self._existing_experts(trajectory_hash)
         self.base_actor = self._waiting(self._actor("base", self.base))
 
     def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
         run = self.recipe.experts.run
         if run is None:
             return None
-        limit = self.plan.schedule.cycles * self.plan.schedule.rl_steps
+        schedule = self.plan.schedule
+        limit = schedule.rl_steps if schedule.opd_steps else schedule.steps
         return expert_checkpoint(Path(run), trajectory_hash, self.plan.learners, limit)
 
     def _waiting(self, actor: A) -> A:
@@ -127,10 +131,9 @@ class _Run:
     def _actor(self, name: str, policy: Policy) -> Actor:
         return Actor(name, -1, policy, self.tasks, self.sampling, self.grader)
 
-    async def complete(self, resume: bool) -> None:
+    async def complete(self) -> None:
         handles = {name: LocalBranch(branch, self.turns) for name, branch in self.branches.items()}
-        checkpoint = latest_checkpoint(self.folder / "checkpoints") if resume else None
-        first_step = checkpoint.step if checkpoint else 0
+        first_step = self.checkpoint.step if self.checkpoint else 0
         observer = RunObserver(
             self.folder,
             handles,
@@ -143,32 +146,31 @@ class _Run:
             trackers=open_trackers(self.recipe.trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
         )
         try:
-            await self._train(handles, observer, checkpoint)
+            await self._train(handles, observer)
             await self._conclude(handles, observer)
         finally:
             observer.close()
 
-    async def _train(
-        self, handles: Mapping[str, LocalBranch], observer: RunObserver, checkpoint: Checkpoint | None
-    ) -> None:
-        if checkpoint:
-            await observer.resume(checkpoint)
+    async def _train(self, handles: Mapping[str, LocalBranch], observer: RunObserver) -> None:
+        start = 0
+        if self.checkpoint:
+            start = self.checkpoint.step
+            await observer.resume(self.checkpoint)
         else:
             observer.restart()
             await observer.measure(-1, "start")
             await observer.validate(-1)
-            if checkpoint := self.experts:
-                await observer.adopt(checkpoint, self.plan.learners)
-        start = checkpoint.step if checkpoint else 0
+            if self.experts:
+                start = self.experts.step
+                await observer.adopt(self.experts, self.plan.learners)
+                await observer.measure(start - 1, Phase.RLVR.value)
         self.screen.started(start)
         await self._method(handles, observer, start)
 
     async def _method(self, handles: Mapping[str, LocalBranch], observer: RunObserver, start: int) -> None:
         method, plan = self.recipe.method, self.plan
-        if method == "copd":
+        if method not in ("static_opd", "mopd"):
             await copd(handles, plan.edges, plan.schedule, plan.batches, observer, start)
-        elif method in ("expert", "mixed", "merge_only"):
-            await independent(handles, plan.schedule, plan.batches, observer, start)
         else:
             experts = {name: handles[name] for name in plan.learners}
             await frozen_teachers(
@@ -222,8 +224,7 @@ class _Run:
 
     def _merge(self) -> Merge:
         section = self.recipe.merge
-        trained = {name: p for name, p in self.base.model.named_parameters() if p.requires_grad}
-        base = {name: p.detach().cpu() for name, p in trained.items()} if section.method in merges.NEED_BASE else None
+        base = self.base.weights() if section.method in merges.NEED_BASE else None
         return partial(merges.merge, method=section.method, base=base, **section.settings)
 
     def _card(self, what: str) -> str:
@@ -252,14 +253,15 @@ def _manifest(recipe: Recipe, tasks: Mapping[str, Task]) -> dict[str, Any]:
     base = model_folder(recipe.model.path, revision=recipe.model.revision)
     sums = {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))}
     settings, data = recipe.model_dump(mode="json"), data_fingerprints(tasks)
+    verifiers = {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)}
     return {
         "recipe": settings,
         "branch_order": list(recipe.branches),
         "seed": recipe.seed,
         "base_sha256": sums,
         "data_sha256": data,
-        "verifier_sha256": {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)},
-        "trajectory": trajectory(settings, sums, data),
+        "verifier_sha256": verifiers,
+        "trajectory": trajectory(settings, sums, data, verifiers),
         "versions": {name: version(name) for name in ("copd", "torch", "transformers")},
         "python": platform.python_version(),
         "machine": platform.platform(),

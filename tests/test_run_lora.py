@@ -11,7 +11,8 @@ import copd
 from copd.assemble import branch_policy, check_problems, load_policy, make_tasks
 from copd.config import load_recipe
 from copd.errors import ModelFolderError, RecipeError
-from copd.maths.merge import mean
+from copd.maths.merge import mean, merge
+from copd.model.load import model_folder
 from copd.model.policy import Policy
 from copd.model.tiny_kinds import tiny_of_kind
 from copd.runs.checkpoint import latest_checkpoint
@@ -88,6 +89,28 @@ def test_branches_that_take_turns_train_to_the_same_weights(tmp_path, assert_sam
     assert_same(*(weights_of(folder / "merged") for folder in folders))
 
 
+@pytest.mark.slow
+def test_adapters_are_merged_from_the_base_by_every_method_that_adds_to_it(finished, tmp_path, assert_same):
+    changes = [*LORA, "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}", "checkpoint.every_steps=5"]
+    folder = copd.train(
+        load_recipe("demo", [*changes, "merge={method: task_arithmetic, scale: 0.5}"]), tmp_path / "run"
+    )
+    base = weights_of(model_folder("builtin:digits"))
+    exported = [weights_of(folder / "branches" / name) for name in NAMES]
+    expected = merge(exported, method="task_arithmetic", base=base, scale=0.5)
+    assert_same(weights_of(folder / "merged"), expected, atol=1e-6)
+
+
+def test_full_weights_are_not_loaded_into_the_base_that_adapters_share():
+    recipe = load_recipe("demo", ["lora.rank=2"])
+    base = load_policy(recipe)
+    branch = branch_policy(recipe, base, "text")
+    before = branch.weights()
+    with pytest.raises(ValueError, match="a model with adapters"):
+        branch.load_weights({name: weight + 1 for name, weight in before.items()})
+    assert all(torch.equal(weight, before[name]) for name, weight in branch.weights().items())
+
+
 def test_checkpointing_is_told_and_samples_on_the_cache():
     recipe = load_recipe("demo", ["model.gradient_checkpointing=true"])
     policy = load_policy(recipe)
@@ -120,6 +143,15 @@ def test_adapters_share_the_base_and_start_from_seeds_of_their_own():
     [
         (["lora={}", "model.offload=true"], r"^model\.offload: lora branches share one base"),
         (["lora={}", "branches.text.device=cpu"], r"^branches\.text\.device: lora branches share one base"),
+        (["model.offload=true", "grpo.kl_coefficient=0.1"], r"^model\.offload: .* grpo\.kl_coefficient"),
+        (
+            ["lora={}", "method=mopd", "mopd.student=mean"],
+            r"^mopd\.student: is 'mean', but an adapter begins as the base",
+        ),
+        (
+            ["lora={}", "method=mopd", "mopd.student=text"],
+            r"^mopd\.student: is 'text', but an adapter begins as the base",
+        ),
         (["lora.rank=0"], r"^lora\.rank: .*greater than or equal to 1"),
         (["lora.rnk=2"], r"^lora\.rnk: unknown key; did you mean 'rank'\?"),
         (["lora.targets=[]"], r"^lora\.targets: "),

@@ -117,4 +117,5 @@ def compute_on(device: str, dtype: str, given_as: str = "model.device") -> tuple
         cards = [f"cuda:{i}" for i in range(torch.cuda.device_count() if available["cuda"] else 0)]
         raise ModelFolderError(f"{given_as}: {name!r} is not available here; there is {', '.join([*cards, *there])}")
     half = dtype == "bfloat16" or (dtype == "auto" and kind == "cuda")
-    return torch.device(name), torch.bfloat16 if half else None
+    there = torch.device("cuda", int(number or 0)) if kind == "cuda" else torch.device(name)
+    return there, torch.bfloat16 if half else None

@@ -88,7 +88,7 @@ class RunObserver:
             self._branches, self._fields, problems=settings.behaviour_problems, ks=settings.overlap_k
         )
         for sample in behaviour.samples:
-            media = keep_media(self._folder, behaviour.shown[sample["problem"]])
+            media = keep_media(self._folder, behaviour.shown[sample["field"], sample["problem"]])
             self._samples.write({"step": step, "phase": phase, **sample, **media})
         self._compare_teachers(step, behaviour)
         measures = {name: value for name, value in vars(behaviour).items() if name not in ("samples", "shown")}
