@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from copd.errors import RecipeError
 from copd.fields import Section
+from copd.names import BASE, MERGED, MIXED, STUDENT
 from copd.sections import (
     MERGE_FIELDS,
     BranchSection,
@@ -43,7 +44,7 @@ from copd.sections import (
 from copd.strict_yaml import parse_yaml
 from copd.task_sections import TASK_TAG, TASKS
 
-RESERVED_NAMES = {"base", "merged", "mean", "mixed", "average", "student"}
+RESERVED_NAMES = {BASE, MERGED, MIXED, STUDENT, "mean", "average"}
 
 
 class Recipe(Section):
@@ -103,7 +104,7 @@ class Recipe(Section):
         if self.method in ("static_opd", "merge_only") and len(names) < 2:
             raise ValueError(f"branches: method {self.method} needs at least two")
         pair = {"static_opd.student": self.static_opd.student, "static_opd.teacher": self.static_opd.teacher}
-        chosen = pair | {"mopd.student": self.mopd.student if self.mopd.student not in ("base", "mean") else None}
+        chosen = pair | {"mopd.student": self.mopd.student if self.mopd.student not in (BASE, "mean") else None}
         for field, name in chosen.items():
             if name is not None and name not in names:
                 raise ValueError(f"{field}: no branch {name!r}; branches are {', '.join(names)}")
@@ -116,7 +117,7 @@ class Recipe(Section):
                 "model.offload: the base would score for grpo.kl_coefficient on the cpu; use one of the two"
             )
         if self.lora is not None:
-            if self.method == "mopd" and self.mopd.student != "base":
+            if self.method == "mopd" and self.mopd.student != BASE:
                 raise ValueError(f"mopd.student: is {self.mopd.student!r}, but an adapter begins as the base; set base")
             if self.model.offload:
                 raise ValueError("model.offload: lora branches share one base, there is nothing to take turns with")

@@ -34,6 +34,7 @@ from copd.maths import merge as merges
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
 from copd.model.load import model_folder
 from copd.model.policy import Policy
+from copd.names import BASE, MERGED, MIXED
 from copd.report.page import REPORT, write_report
 from copd.rewards.grading import Grader, user_verifiers
 from copd.runs.checkpoint import Checkpoint, latest_checkpoint
@@ -64,8 +65,8 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
     tasks = make_tasks(recipe)
     manifest = _manifest(recipe, tasks)
     check_folder(folder, manifest, resume)
-    if (folder / REPORT).is_file():
-        screen.result(result_of(folder))
+    if table := result_of(folder):
+        screen.result(table)
     else:
         screen.planned(folder, recipe.method, plan)
         with make_grader(recipe, screen.warn) as grader:
@@ -74,6 +75,7 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
             claim(folder, manifest)
             with screen:
                 finish(run.complete())
+    if not (folder / REPORT).is_file():
         write_report(folder)
     screen.finished(folder)
     return folder
@@ -106,7 +108,7 @@ class _Run:
             screen.warn(warning)
         self.turns = Turns() if recipe.model.offload else None
         self.branches = self._branches()
-        self.base_actor = self._waiting(self._actor("base", self.base))
+        self.base_actor = self._waiting(self._actor(BASE, self.base))
 
     def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
         run = self.recipe.experts.run
@@ -122,7 +124,7 @@ class _Run:
         return actor
 
     def _branches(self) -> dict[str, Branch]:
-        tasks: dict[str, Task] = {**self.tasks, "mixed": Mixture("mixed", tuple(self.tasks.values()))}
+        tasks: dict[str, Task] = {**self.tasks, MIXED: Mixture(MIXED, tuple(self.tasks.values()))}
         return {
             name: self._waiting(make_branch(self.recipe, self.base, tasks, self.grader, name, index))
             for index, name in enumerate(self.plan.branches)
@@ -188,7 +190,7 @@ class _Run:
     def _origin(self) -> Merge | None:
         """What the student of `mopd` begins as, made from the experts; None for the base."""
         choice = self.recipe.mopd.student
-        if choice == "base":
+        if choice == BASE:
             return None
         chosen = self.plan.learners if choice == "mean" else (choice,)
         places = [self.plan.learners.index(name) for name in chosen]
@@ -199,15 +201,15 @@ class _Run:
         models = [LocalActor(self.base_actor, self.turns), *handles.values()]
         for name, branch in self.branches.items():
             branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
-        if self.plan.model == "merged":
+        if self.plan.model == MERGED:
             policy = self.base.clone()
             try:
                 policy.load_weights(await merged(handles, self._merge()))
             except ValueError as error:
                 raise MergeError(str(error)) from error
-            actor = self._actor("merged", policy)
+            actor = self._actor(MERGED, policy)
             actor.home = self.base_actor.home
-            actor.save(self.folder / "merged", self._card("the merge of its branches"))
+            actor.save(self.folder / MERGED, self._card("the merge of its branches"))
             models.append(LocalActor(actor, self.turns))
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
         answers = await answer(
@@ -215,7 +217,8 @@ class _Run:
         )
         table = tabulate(answers, settings.pass_at)
         write_lines(self.folder / ANSWERS, [a.as_record() for a in answers])
-        observer.note("ledger", last, **observer.ledger.as_record(), planned_rollouts=self.plan.rollouts)
+        made_for = {"product": self.plan.model} if self.plan.model else {}
+        observer.note("ledger", last, **observer.ledger.as_record(), planned_rollouts=self.plan.rollouts, **made_for)
         observer.note("result", last, table=[cell.as_record() for cell in table])
         for warning in data_warnings(self.tasks):
             if warning not in self.warnings:
@@ -245,8 +248,10 @@ class _Run:
 
 
 def result_of(folder: Path) -> list[Accuracy]:
-    """The final table of a finished run."""
-    return next(accuracies(r["table"]) for r in read_lines(folder / "metrics.jsonl") if r["event"] == "result")
+    """The final table of a finished run; empty where there is none yet."""
+    path = folder / "metrics.jsonl"
+    records = read_lines(path) if path.is_file() else iter(())
+    return next((accuracies(record["table"]) for record in records if record["event"] == "result"), [])
 
 
 def _manifest(recipe: Recipe, tasks: Mapping[str, Task]) -> dict[str, Any]:

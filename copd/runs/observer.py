@@ -139,8 +139,8 @@ class RunObserver:
 
     def close(self) -> None:
         """Nothing more will be noted."""
-        for tracker in self._trackers:
-            tracker.close()
+        for log in (*self._trackers, self._metrics, self._samples):
+            log.close()
 
     def restart(self) -> None:
         """Forget what an attempt without a checkpoint has written."""
@@ -159,7 +159,8 @@ class RunObserver:
                 "critical_path": record["critical_path"],
             }
         )
-        self.note("experts", checkpoint.step - 1, taken_from=str(checkpoint.folder))
+        cost = {name: value for name, value in self.ledger.as_record().items() if name != "seen"}
+        self.note("experts", checkpoint.step - 1, taken_from=str(checkpoint.folder), **cost)
 
     async def resume(self, checkpoint: Checkpoint) -> None:
         """Put branches, ledger and records back to where they stood at the checkpoint."""
