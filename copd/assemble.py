@@ -17,6 +17,7 @@ from copd.model.parity import settle_path
 from copd.model.parts import Aggregate, Delta, over_constant, over_sequences, over_tokens
 from copd.model.policy import Policy
 from copd.rewards.grading import Grader
+from copd.tasks.asked import Asked
 from copd.tasks.digits import Digits
 from copd.tasks.rows import Rows
 from copd.types import Problem, Rollouts, Split, Task
@@ -147,9 +148,9 @@ def make_sampling(recipe: Recipe) -> SamplingSettings:
 
 
 def make_branch(
-    recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, name: str, index: int
+    recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, asked: Asked, name: str, index: int
 ) -> Branch:
-    """A branch that begins as the base; its field is the task of its own name."""
+    """A branch that begins as the base; its field is the task of its own name, `asked` are problems of validation."""
     policy = branch_policy(recipe, base, name)
     return Branch(
         name,
@@ -161,6 +162,7 @@ def make_branch(
         learner=make_learner(recipe, policy),
         settings=make_objectives(recipe, base),
         grader=grader,
+        asked=asked,
     )
 
 

@@ -19,6 +19,7 @@ from copd.model.parts import AnchoredGrpoObjective, Delta, DistillObjective, Grp
 from copd.model.pieces import token_pieces
 from copd.model.policy import Policy
 from copd.rewards.grading import Grader, Response
+from copd.tasks.asked import Asked
 from copd.types import Part, Problem, Rollouts, Score, Split, Task
 
 VISIT_STRIDE = 10_000_000
@@ -84,14 +85,19 @@ class Actor:
         tasks: Mapping[str, Task],
         sampling: SamplingSettings,
         grader: Grader | None = None,
+        asked: Asked | None = None,
     ) -> None:
-        """`grader`: by default one without a user's verifiers, whose processes end with this one."""
+        """`grader`: by default one without a user's verifiers, whose processes end with this one.
+
+        `asked` are the problems of validation, which models may share; by default the actor's own.
+        """
         self.name = name
         self.index = index
         self.policy = policy
         self.tasks = tasks
         self.sampling = sampling
         self.grader = grader or Grader()
+        self.asked = asked or Asked(tasks)
         self.version = 0
         self.home = policy.device
         """Where it computes; while it waits for its turn it may be elsewhere."""
@@ -129,7 +135,7 @@ class Actor:
 
         All models draw with the same random numbers, so that differences between them are not those of luck.
         """
-        problems = [self.tasks[task].problem(split, i) for i in range(count)]
+        problems = self.asked.first(split, task, count)
         generator = None if greedy else stream(self.sampling.seed, "validation", task, 0)
         return self.answer(problems, rollouts_per_prompt, generator)
 
@@ -162,8 +168,9 @@ class Branch(Actor):
         learner: Learner,
         settings: ObjectiveSettings,
         grader: Grader | None = None,
+        asked: Asked | None = None,
     ) -> None:
-        super().__init__(name, index, policy, tasks, sampling, grader)
+        super().__init__(name, index, policy, tasks, sampling, grader, asked)
         self.field = field
         self.learner = learner
         self.settings = settings

@@ -46,6 +46,11 @@ from copd.task_sections import TASK_TAG, TASKS
 
 RESERVED_NAMES = {BASE, MERGED, MIXED, STUDENT, "mean", "average"}
 
+NAME_MEANT = {
+    "branches": "a branch's name is a letter, then letters, digits, _ or -, at most 32 in all",
+    "verifiers": "a verifier's name is letters, digits, _, / or -, at most 64 in all",
+}
+
 
 class Recipe(Section):
     """A run from base model to merged model."""
@@ -244,7 +249,9 @@ def _apply(data: dict[str, Any], override: str) -> None:
         raise RecipeError(f"override {override!r}: write section.key=value, for instance schedule.cycles=2")
     target = data
     for key in keys[:-1]:
-        target = target.setdefault(key, {})
+        if target.get(key) is None:
+            target[key] = {}
+        target = target[key]
         if not isinstance(target, dict):
             raise RecipeError(f"override {override!r}: {key!r} is a value, not a section")
     target[keys[-1]] = parse_yaml(value, f"override {override!r}")
@@ -262,6 +269,10 @@ def _explain(detail: Mapping[str, Any]) -> str:
         return f"{where}: unknown key{hint}"
     if detail["type"] == "missing":
         return f"{where}: missing; it has no default"
+    if detail["type"] == "string_pattern_mismatch" and path[-1] == "[key]":
+        where, detail = ".".join(path[:-1]), {**detail, "msg": NAME_MEANT[path[0]]}
+    if detail["type"] == "tuple_type":
+        detail = {**detail, "msg": f"a list is meant: write [{_short(detail['input'])[1:-1]}]"}
     message = detail["msg"].removeprefix("Value error, ")
     if message.startswith("."):
         return f"{'.'.join(path)}{message}".removeprefix(".")

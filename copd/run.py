@@ -31,8 +31,9 @@ from copd.config import Recipe
 from copd.errors import MergeError
 from copd.files import sha256
 from copd.maths import merge as merges
+from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
-from copd.model.load import model_folder
+from copd.model.load import FETCHED, model_folder
 from copd.model.policy import Policy
 from copd.names import BASE, MERGED, MIXED
 from copd.report.page import REPORT, write_report
@@ -44,10 +45,14 @@ from copd.runs.folder import check_folder, claim
 from copd.runs.observer import RunObserver
 from copd.runs.plan import Plan, make_plan
 from copd.runs.runlog import ANSWERS, read_lines, write_lines
-from copd.runs.trackers import open_trackers
+from copd.runs.trackers import check_trackers, open_trackers
 from copd.schedule import Phase
+from copd.tasks.asked import Asked
 from copd.tasks.mixture import Mixture
 from copd.types import Split, Task
+
+MANY_CUT = 0.5
+"""The share of the base's responses in a field that the length limit may cut without a warning."""
 
 A = TypeVar("A", bound=Actor)
 
@@ -61,12 +66,15 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
     """
     folder = Path(out) if out else Path("runs") / f"{recipe.method}-seed{recipe.seed}"
     plan = make_plan(recipe)
+    check_trackers(recipe.trackers)
     screen = screen or Screen()
     tasks = make_tasks(recipe)
     manifest = _manifest(recipe, tasks)
     check_folder(folder, manifest, resume)
     if table := result_of(folder):
         screen.result(table)
+        if not (folder / REPORT).is_file():
+            write_report(folder)
     else:
         screen.planned(folder, recipe.method, plan)
         with make_grader(recipe, screen.warn) as grader:
@@ -75,7 +83,6 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
             claim(folder, manifest)
             with screen:
                 finish(run.complete())
-    if not (folder / REPORT).is_file():
         write_report(folder)
     screen.finished(folder)
     return folder
@@ -99,7 +106,7 @@ class _Run:
         self.grader, self.checkpoint = grader, checkpoint
         self.experts = None if checkpoint else self._existing_experts(trajectory_hash)
         torch.set_num_threads(recipe.model.threads_per_branch)
-        self.sampling = make_sampling(recipe)
+        self.sampling, self.asked = make_sampling(recipe), Asked(tasks)
         self.base = load_policy(recipe)
         check_overlap(recipe, self.base)
         path_warnings = check_problems(self.base, self.tasks, recipe.sampling.max_new_tokens)
@@ -126,12 +133,12 @@ class _Run:
     def _branches(self) -> dict[str, Branch]:
         tasks: dict[str, Task] = {**self.tasks, MIXED: Mixture(MIXED, tuple(self.tasks.values()))}
         return {
-            name: self._waiting(make_branch(self.recipe, self.base, tasks, self.grader, name, index))
+            name: self._waiting(make_branch(self.recipe, self.base, tasks, self.grader, self.asked, name, index))
             for index, name in enumerate(self.plan.branches)
         }
 
     def _actor(self, name: str, policy: Policy) -> Actor:
-        return Actor(name, -1, policy, self.tasks, self.sampling, self.grader)
+        return Actor(name, -1, policy, self.tasks, self.sampling, self.grader, self.asked)
 
     async def complete(self) -> None:
         handles = {name: LocalBranch(branch, self.turns) for name, branch in self.branches.items()}
@@ -160,7 +167,7 @@ class _Run:
             await observer.resume(self.checkpoint)
         else:
             observer.restart()
-            await observer.measure(-1, "start")
+            self._warn_of_cuts(await observer.measure(-1, "start"))
             await observer.validate(-1)
             if self.experts:
                 start = self.experts.step
@@ -168,6 +175,15 @@ class _Run:
                 await observer.measure(start - 1, Phase.RLVR.value)
         self.screen.started(start)
         await self._method(handles, observer, start)
+
+    def _warn_of_cuts(self, start: Behaviour) -> None:
+        """All branches stand at the base: what the length limit does to its responses, it does to all of them."""
+        for task, share in next(iter(start.cut_rate.values())).items():
+            if share > MANY_CUT:
+                self.screen.warn(
+                    f"sampling.max_new_tokens={self.sampling.max_new_tokens} cuts {share:.0%} of the base's responses "
+                    f"in {task}, which then earn 0"
+                )
 
     async def _method(self, handles: Mapping[str, LocalBranch], observer: RunObserver, start: int) -> None:
         method, plan = self.recipe.method, self.plan
@@ -256,7 +272,7 @@ def result_of(folder: Path) -> list[Accuracy]:
 
 def _manifest(recipe: Recipe, tasks: Mapping[str, Task]) -> dict[str, Any]:
     base = model_folder(recipe.model.path, revision=recipe.model.revision)
-    sums = {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))}
+    sums = {path.name: sha256(path) for path in sorted(path for pattern in FETCHED for path in base.glob(pattern))}
     settings, data = recipe.model_dump(mode="json"), data_fingerprints(tasks)
     verifiers = {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)}
     return {

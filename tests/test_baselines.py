@@ -38,13 +38,6 @@ def events(folder: Path, name: str) -> list[dict]:
     return [line for line in read_lines(folder / "metrics.jsonl") if line["event"] == name]
 
 
-def cut_off_result(folder: Path) -> None:
-    """As if the run had stopped before its last line; the report goes with it."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (folder / "metrics.jsonl").write_text("".join(line for line in lines if '"event": "result"' not in line))
-    (folder / "report.html").unlink()
-
-
 def weights_at(folder: Path, step: int, branch: str) -> dict[str, torch.Tensor]:
     tensors = verify_checkpoint(folder / "checkpoints" / f"step-{step:08d}").tensors(branch)
     return {name.removeprefix("weight/"): tensor for name, tensor in tensors.items() if name.startswith("weight/")}
@@ -125,12 +118,13 @@ def test_the_mean_of_the_experts_is_where_that_student_begins(runs):
     [("static_opd with GRPO", 1), ("mopd from the mean", 2), ("static_opd with GRPO", 3)],
     ids=["in RLVR", "between phases", "in OPD"],
 )
-def test_resuming_is_bit_identical(runs, tmp_path, name, stop, assert_same):
+def test_resuming_is_bit_identical(runs, tmp_path, name, stop, assert_same, stopped):
     folder = tmp_path / "run"
     shutil.copytree(runs[name], folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
     for checkpoint in (folder / "checkpoints").iterdir():
         if checkpoint.name != f"step-{stop:08d}":
             shutil.rmtree(checkpoint)
+    stopped(folder)
     copd.train(load_recipe("demo", [*SMALL, *METHODS[name]]), folder, resume=True)
     ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, runs[name]))
     for branch in theirs.branches:
@@ -185,14 +179,14 @@ def test_the_files_of_verifiers_decide_how_experts_develop():
     assert first != second
 
 
-def test_a_run_of_taken_over_experts_goes_on_when_they_are_gone(experts, tmp_path):
+def test_a_run_of_taken_over_experts_goes_on_when_they_are_gone(experts, tmp_path, stopped):
     kept = tmp_path / "experts"
     shutil.copytree(experts, kept)
     recipe = load_recipe("demo", [*SMALL, *METHODS["static_opd"], f"experts.run={kept}"])
     folder = copd.train(recipe, tmp_path / "run")
     shutil.rmtree(kept)
     shutil.rmtree(folder / "checkpoints" / "step-00000004")
-    cut_off_result(folder)
+    stopped(folder)
     copd.train(recipe, folder, resume=True)
     assert len(events(folder, "result")) == 1
 

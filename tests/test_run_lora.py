@@ -66,7 +66,7 @@ def test_each_branch_leaves_its_adapter_beside_its_full_weights(finished):
 
 
 @pytest.mark.slow
-def test_checkpoints_hold_adapters_alone_and_a_run_goes_on_bit_identically(finished, tmp_path, assert_same):
+def test_checkpoints_hold_adapters_alone_and_a_run_goes_on_bit_identically(finished, tmp_path, assert_same, stopped):
     whole = latest_checkpoint(finished / "checkpoints")
     assert all(".lora_" in name for name in whole.tensors("text") if name not in ("skipped_in_a_row", "version"))
     again = tmp_path / "run"
@@ -74,6 +74,7 @@ def test_checkpoints_hold_adapters_alone_and_a_run_goes_on_bit_identically(finis
     for path in again.iterdir():
         if path.name in ("merged", "branches", "report.html"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    stopped(again)
     shutil.rmtree(again / "checkpoints" / "step-00000002")
     copd.train(load_recipe("demo", LORA), again, resume=True)
     assert_same(latest_checkpoint(again / "checkpoints").tensors("image"), whole.tensors("image"))

@@ -38,6 +38,10 @@ class Scored:
         assert self.rollouts.correct_N is not None
         return float(self.rollouts.correct_N.float().mean())
 
+    @property
+    def cut_rate(self) -> float:
+        return 1 - float(self.rollouts.finished_N.float().mean())
+
     def delta_NT(self, teacher: str) -> Tensor:
         """log pi_teacher - log pi_student of every token, unbounded; 0 on padding (method.md eq. 3)."""
         return self.theirs[teacher].logp_NT - self.own.logp_NT
@@ -56,6 +60,8 @@ class Likeness:
 class Behaviour:
     """K x K measures by student and teacher, and the accuracy of each branch on each field, from sampled answers.
 
+    `cut_rate` is the share of these that the length limit cut, by branch and field.
+
     `samples` holds one answer per branch and field, token by token, to the `shown` problems by field and id.
     """
 
@@ -65,6 +71,7 @@ class Behaviour:
     symmetric_kl: Matrix = field(default_factory=dict)
     kl_is_exact: bool = True
     accuracy: Matrix = field(default_factory=dict)
+    cut_rate: Matrix = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
     shown: dict[tuple[str, str], Problem] = field(default_factory=dict, compare=False)
 
@@ -82,6 +89,7 @@ async def measure_behaviour(
         found.chance = {k: k / student.allowed_tokens for k in ks}
         scored = [await answer_and_score(name, branches, task, problems=problems, ks=ks) for task in fields]
         found.accuracy[name] = {one.task: one.accuracy for one in scored}
+        found.cut_rate[name] = {one.task: one.cut_rate for one in scored}
         for one in scored:
             found.samples.append(await _sample(student, one))
             found.shown[one.task, one.rollouts.problems[0].id] = one.rollouts.problems[0]

@@ -81,7 +81,7 @@ class RunObserver:
         if here.ends_cycle or (step + 1) % self.meet_every == 0:
             await self._save(step + 1, counts)
 
-    async def measure(self, step: int, phase: str) -> None:
+    async def measure(self, step: int, phase: str) -> Behaviour:
         """Behaviour of the branches among one another, teacher against student accuracy, and a few samples."""
         settings = self._evaluation
         behaviour = await measure_behaviour(
@@ -94,6 +94,7 @@ class RunObserver:
         measures = {name: value for name, value in vars(behaviour).items() if name not in ("samples", "shown")}
         self.note("behaviour", step, phase=phase, **measures)
         self._display.measured(behaviour)
+        return behaviour
 
     def _compare_teachers(self, step: int, behaviour: Behaviour) -> None:
         """Note teacher and student accuracy on the teacher's field; warn of a teacher that is no better."""
@@ -139,8 +140,10 @@ class RunObserver:
 
     def close(self) -> None:
         """Nothing more will be noted."""
-        for log in (*self._trackers, self._metrics, self._samples):
-            log.close()
+        for tracker in self._trackers:
+            tracker.close()
+        self._metrics.close()
+        self._samples.close()
 
     def restart(self) -> None:
         """Forget what an attempt without a checkpoint has written."""

@@ -134,6 +134,23 @@ def test_a_commit_that_cannot_be_fetched_is_named_with_its_model(hub):
         model_folder("org/small", revision=other)
 
 
+def test_a_download_is_said_before_it_begins_and_what_is_there_is_not(hub, caplog):
+    model_folder("org/small", revision=COMMIT)
+    assert caplog.messages == []
+    with pytest.raises(ModelFolderError):
+        model_folder("org/other", revision=COMMIT)
+    assert caplog.messages == [f"fetching org/other at {COMMIT} ..."]
+
+
+def test_an_error_of_the_hub_that_says_nothing_is_named(hub, monkeypatch):
+    def silent(*args, **given):
+        raise TimeoutError
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", silent)
+    with pytest.raises(ModelFolderError, match=rf"at {COMMIT} cannot be fetched: TimeoutError$"):
+        model_folder("org/small", revision=COMMIT)
+
+
 @pytest.mark.parametrize("path", ["builtin:small", "folder"])
 def test_a_commit_beside_a_folder_is_refused(assets, tmp_path, path):
     (tmp_path / "folder").mkdir()
