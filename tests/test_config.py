@@ -151,7 +151,11 @@ REFUSED = [
     pytest.param(TWO + "verifiers: {mine: 'a.sh:f'}", ["verifiers.mine", "found 'a.sh:f'"], id="not of Python"),
     pytest.param(TWO + "verifiers: {mine: 'a.py:f()'}", ["verifiers.mine", "found 'a.py:f()'"], id="a call"),
     pytest.param(TWO + "verifiers: {mine: 'a.py:'}", ["verifiers.mine", "found 'a.py:'"], id="no function"),
-    pytest.param(TWO + "verifiers: {a b: 'a.py:f'}", ["verifiers.a b", "pattern"], id="a verifier's name with a space"),
+    pytest.param(
+        TWO + "verifiers: {a b: 'a.py:f'}",
+        ["verifiers.a b", "letters, digits, _, / or -"],
+        id="a verifier's name with a space",
+    ),
     pytest.param(
         TWO + "verifiers: a.py:f", ["verifiers", "dictionary", "found 'a.py:f'"], id="no mapping of verifiers"
     ),

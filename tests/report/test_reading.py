@@ -39,11 +39,10 @@ def test_rollouts_after_a_step_are_those_of_all_branches_and_end_at_the_plan(mak
 
 
 def test_experts_that_were_taken_over_had_cost_their_rollouts_before_the_first_step_of_the_run(make_run):
-    run = read_run(make_run("run", "mopd", experts=True))
-    run.ledger["spent"]["student"]["rlvr"]["rollouts"] = 0
-    run.ledger["spent"]["text"]["opd"]["rollouts"] = run.ledger["spent"]["image"]["opd"]["rollouts"] = 0
+    run = read_run(make_run("run", "merge_only", experts=True))
     after = run.rollouts_after()
-    assert [after(step) for step in range(5)] == [0, 0, 32, 40, 48]
+    assert [after(step) for step in range(5)] == [0, 0, 32, 48, 64]
+    assert after(run.steps) == run.ledger["planned_rollouts"]
 
 
 def test_phases_of_unequal_cost_have_unequal_steps(make_run):
