@@ -4,7 +4,7 @@
     repeat N cycles:
       phase I   for every branch in parallel: S_RL steps of GRPO on D_k                     -> `rlvr`
       phase II  for every branch in parallel: S_OPD steps; each step = native GRPO on D_k
-                + for each peer j: rollouts on D_j, scored by branch j now; one update      -> `mutual_opd`
+                + for each peer j: rollouts on D_j, scored by branch j now; one update      -> `mutual_opd`, `lessons`
     theta* <- Merge(theta_0 .. theta_K-1)                                -> `merged`
 
 A branch is a handle: its calls are awaited, its rollouts are passed on unread, and where it lives does not matter. A
@@ -73,6 +73,18 @@ async def mutual_opd(
     natives = gather(
         *(branch.collect(branch.field, step, batches.prompts, batches.rollouts_per_prompt) for branch in students)
     )
+    taught = await lessons(branches, edges, step, batches, version=step)
+    own = dict(zip(branches, await natives, strict=True))
+    parts = {name: [Part("native", rollouts), *taught.get(name, ())] for name, rollouts in own.items()}
+    updates = await gather(*(branch.update(parts[branch.name]) for branch in students))
+    for branch, metrics in zip(students, updates, strict=True):
+        observer.updated(branch.name, step, metrics)
+
+
+async def lessons(
+    branches: Mapping[str, BranchHandle], edges: Sequence[Edge], step: int, batches: Batches, *, version: int
+) -> dict[str, list[Part]]:
+    """Every student visits its teachers' fields and is scored there by teachers that stand at `version`: its parts."""
     visits = await gather(
         *(
             branches[edge.student].collect(
@@ -81,21 +93,13 @@ async def mutual_opd(
             for edge in edges
         )
     )
-    own = dict(zip(branches, await natives, strict=True))
-    lessons = zip(edges, visits, strict=True)
-    scores = await gather(*(branches[edge.teacher].score(rollouts) for edge, rollouts in lessons))
-
-    def parts(student: str) -> list[Part]:
-        taught = [
-            Part(f"from_{edge.teacher}", rollouts, edge.beta, score, teacher_version=step)
-            for edge, rollouts, score in zip(edges, visits, scores, strict=True)
-            if edge.student == student
-        ]
-        return [Part("native", own[student]), *taught]
-
-    updates = await gather(*(branch.update(parts(branch.name)) for branch in students))
-    for branch, metrics in zip(students, updates, strict=True):
-        observer.updated(branch.name, step, metrics)
+    answered = list(zip(edges, visits, strict=True))
+    scores = await gather(*(branches[edge.teacher].score(rollouts) for edge, rollouts in answered))
+    taught: dict[str, list[Part]] = {}
+    for (edge, rollouts), score in zip(answered, scores, strict=True):
+        part = Part(f"from_{edge.teacher}", rollouts, edge.beta, score, teacher_version=version)
+        taught.setdefault(edge.student, []).append(part)
+    return taught
 
 
 async def merged(branches: Mapping[str, BranchHandle], merge: Merge) -> dict[str, Tensor]:

@@ -17,7 +17,9 @@ from copd.model.parity import settle_path
 from copd.model.parts import Aggregate, Delta, over_constant, over_sequences, over_tokens
 from copd.model.policy import Policy
 from copd.model.vocabulary import control_tokens
+from copd.names import MIXED
 from copd.rewards.grading import Grader
+from copd.tasks.asked import Asked
 from copd.tasks.digits import Digits
 from copd.tasks.mixture import Mixture
 from copd.tasks.rows import Rows
@@ -157,9 +159,9 @@ def make_sampling(recipe: Recipe) -> SamplingSettings:
 
 
 def make_branch(
-    recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, name: str, index: int
+    recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, asked: Asked, name: str, index: int
 ) -> Branch:
-    """A branch that begins as the base; its field is the task of its own name."""
+    """A branch that begins as the base; its field is the task of its own name, `asked` are problems of validation."""
     policy = branch_policy(recipe, base, name)
     return Branch(
         name,
@@ -171,16 +173,17 @@ def make_branch(
         learner=make_learner(recipe, policy),
         settings=make_objectives(recipe, base),
         grader=grader,
+        asked=asked,
     )
 
 
 def make_branches(
-    recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, names: Sequence[str]
+    recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, asked: Asked, names: Sequence[str]
 ) -> Iterator[Branch]:
     """The branches of a method, each made when it is asked for; that of "mixed" has all tasks in turn as its field."""
-    fields: dict[str, Task] = {**tasks, "mixed": Mixture("mixed", tuple(tasks.values()))}
+    fields: dict[str, Task] = {**tasks, MIXED: Mixture(MIXED, tuple(tasks.values()))}
     for index, name in enumerate(names):
-        yield make_branch(recipe, base, fields, grader, name, index)
+        yield make_branch(recipe, base, fields, grader, asked, name, index)
 
 
 def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> list[str]:

@@ -1,6 +1,6 @@
 """What CoPD is compared with, made of the same phases and the same handles (method.md section 1).
 
-    expert, mixed, merge_only   RLVR without any exchange                                  -> `independent`
+    expert, mixed, merge_only   RLVR without any exchange: `copd` without edges and without phase II
     static_opd, mopd            RLVR to the end, then frozen experts teach one student     -> `frozen_teachers`
 
 `merge_only` is the merge of the experts (`copd.algorithm.merged`). Which branches, edges and steps a method has, and
@@ -12,17 +12,10 @@ from __future__ import annotations
 from asyncio import gather
 from collections.abc import Mapping, Sequence
 
-from copd.algorithm import Merge, Observer, copd, merged, rlvr
+from copd.algorithm import Merge, Observer, lessons, merged, rlvr
 from copd.schedule import Batches, Phase, Schedule
 from copd.topology import Edge
 from copd.types import BranchHandle, Part
-
-
-async def independent(
-    branches: Mapping[str, BranchHandle], schedule: Schedule, batches: Batches, observer: Observer, start: int = 0
-) -> None:
-    """RLVR without any exchange: CoPD without edges and without phase II."""
-    await copd(branches, [], schedule, batches, observer, start)
 
 
 async def frozen_teachers(
@@ -43,6 +36,7 @@ async def frozen_teachers(
     in `static_opd` it is itself one of the experts, in `mopd` the base. With `native` every OPD step has a GRPO part on
     the student's own field.
     """
+    everybody = {**experts, student.name: student}
     for stretch in schedule.stretches(start, observer.meet_every):
         if stretch.phase is Phase.RLVR:
             await gather(*(rlvr(expert, stretch.steps, batches, observer) for expert in experts.values()))
@@ -50,28 +44,10 @@ async def frozen_teachers(
             for step in stretch.steps:
                 if step == schedule.rl_steps and origin:
                     await student.load_weights(await merged(experts, origin))
-                await _lesson(experts, student, edges, step, schedule.rl_steps, batches, observer, native)
+                taught = await lessons(everybody, edges, step, batches, version=schedule.rl_steps)
+                parts = taught[student.name]
+                if native:
+                    own = await student.collect(student.field, step, batches.prompts, batches.rollouts_per_prompt)
+                    parts = [Part("native", own), *parts]
+                observer.updated(student.name, step, await student.update(parts))
         await observer.met(stretch)
-
-
-async def _lesson(
-    experts: Mapping[str, BranchHandle],
-    student: BranchHandle,
-    edges: Sequence[Edge],
-    step: int,
-    version: int,
-    batches: Batches,
-    observer: Observer,
-    native: bool,
-) -> None:
-    """One step of OPD from teachers that stand at `version`."""
-    parts = []
-    if native:
-        own = await student.collect(student.field, step, batches.prompts, batches.rollouts_per_prompt)
-        parts.append(Part("native", own))
-    for edge in edges:
-        teacher = experts[edge.teacher]
-        visit = await student.collect(teacher.field, step, batches.opd_prompts, batches.opd_rollouts_per_prompt)
-        score = await teacher.score(visit)
-        parts.append(Part(f"from_{edge.teacher}", visit, edge.beta, score, teacher_version=version))
-    observer.updated(student.name, step, await student.update(parts))

@@ -19,6 +19,7 @@ from copd.model.parts import AnchoredGrpoObjective, Delta, DistillObjective, Grp
 from copd.model.pieces import token_pieces
 from copd.model.policy import Policy
 from copd.rewards.grading import Grader, Response
+from copd.tasks.asked import Asked
 from copd.types import Part, Problem, Rollouts, Score, Split, Task
 
 VISIT_STRIDE = 10_000_000
@@ -84,14 +85,19 @@ class Actor:
         tasks: Mapping[str, Task],
         sampling: SamplingSettings,
         grader: Grader | None = None,
+        asked: Asked | None = None,
     ) -> None:
-        """`grader`: by default one without a user's verifiers, whose processes end with this one."""
+        """`grader`: by default one without a user's verifiers, whose processes end with this one.
+
+        `asked` are the problems of validation, which models may share; by default the actor's own.
+        """
         self.name = name
         self.index = index
         self.policy = policy
         self.tasks = tasks
         self.sampling = sampling
         self.grader = grader or Grader()
+        self.asked = asked or Asked(tasks)
         self.version = 0
         self.home = policy.device
         """Where it computes; while it waits for its turn it may be elsewhere."""
@@ -134,7 +140,7 @@ class Actor:
 
         All models draw with the same random numbers, so that differences between them are not those of luck.
         """
-        problems = [self.tasks[task].problem(split, i) for i in range(count)]
+        problems = self.asked.first(split, task, count)
         generator = None if greedy else stream(self.sampling.seed, "validation", task, 0)
         return self.answer(problems, rollouts_per_prompt, generator)
 
@@ -167,8 +173,9 @@ class Branch(Actor):
         learner: Learner,
         settings: ObjectiveSettings,
         grader: Grader | None = None,
+        asked: Asked | None = None,
     ) -> None:
-        super().__init__(name, index, policy, tasks, sampling, grader)
+        super().__init__(name, index, policy, tasks, sampling, grader, asked)
         self.field = field
         self.learner = learner
         self.settings = settings
@@ -203,7 +210,8 @@ class Branch(Actor):
 
         However many passes the learner makes, the version goes up by one.
 
-        Raises ValueError for a teacher's score of another version than the part demands: a stale teacher.
+        Raises ValueError for responses that an earlier version sampled, which would be trained on as if they were
+        fresh, and for a teacher's score of another version than the part demands: a stale teacher.
         """
         started = time.perf_counter()
         objectives = [self._objective(part) for part in parts]
@@ -221,6 +229,10 @@ class Branch(Actor):
         }
 
     def _objective(self, part: Part) -> Objective:
+        if part.rollouts.version != self.version:
+            raise ValueError(
+                f"branch {self.name}: {part.name} was sampled at version {part.rollouts.version}, now is {self.version}"
+            )
         if part.teacher is None:
             return self._native(part)
         if part.teacher.version != part.teacher_version:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +17,6 @@ from rich.text import Text
 from copd.errors import CopdError, RecipeError
 
 app = typer.Typer(
-    help="Co-Evolving Policy Distillation: several reasoning skills into one model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,6 +25,22 @@ recipes = typer.Typer(help="Recipes: what can be set, and what it means.", no_ar
 app.add_typer(recipes, name="recipe")
 data = typer.Typer(help="Your own data: is it sound, and what of it can be learned from?", no_args_is_help=True)
 app.add_typer(data, name="data")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"copd {version('copd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Co-Evolving Policy Distillation: several reasoning skills into one model."""
+
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
 
@@ -289,6 +305,8 @@ def main() -> None:
         Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_status)
     except OSError as error:
+        if error.filename is None:
+            raise
         Console(stderr=True).print(
             f"[red]error:[/] {escape(f'{error.filename}: {error.strerror or error}')}", soft_wrap=True
         )

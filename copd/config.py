@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from copd.errors import RecipeError
 from copd.fields import Section
+from copd.names import BASE, MERGED, MIXED, STUDENT
 from copd.sections import (
     MERGE_FIELDS,
     BranchSection,
@@ -43,7 +44,12 @@ from copd.sections import (
 from copd.strict_yaml import parse_yaml
 from copd.task_sections import TASK_TAG, TASKS
 
-RESERVED_NAMES = {"base", "merged", "mean", "mixed", "average", "student"}
+RESERVED_NAMES = {BASE, MERGED, MIXED, STUDENT, "mean", "average"}
+
+NAME_MEANT = {
+    "branches": "a branch's name is a letter, then letters, digits, _ or -, at most 32 in all",
+    "verifiers": "a verifier's name is letters, digits, _, / or -, at most 64 in all",
+}
 
 
 class Recipe(Section):
@@ -103,7 +109,7 @@ class Recipe(Section):
         if self.method in ("static_opd", "merge_only") and len(names) < 2:
             raise ValueError(f"branches: method {self.method} needs at least two")
         pair = {"static_opd.student": self.static_opd.student, "static_opd.teacher": self.static_opd.teacher}
-        chosen = pair | {"mopd.student": self.mopd.student if self.mopd.student not in ("base", "mean") else None}
+        chosen = pair | {"mopd.student": self.mopd.student if self.mopd.student not in (BASE, "mean") else None}
         for field, name in chosen.items():
             if name is not None and name not in names:
                 raise ValueError(f"{field}: no branch {name!r}; branches are {', '.join(names)}")
@@ -111,7 +117,13 @@ class Recipe(Section):
             raise ValueError(f"static_opd: branch {self.static_opd.student!r} cannot teach itself")
         if self.method in ("copd", "merge_only") and len(names) > 1:
             self.merge.check_count(len(names))
+        if self.model.offload and self.grpo.kl_coefficient:
+            raise ValueError(
+                "model.offload: the base would score for grpo.kl_coefficient on the cpu; use one of the two"
+            )
         if self.lora is not None:
+            if self.method == "mopd" and self.mopd.student != BASE:
+                raise ValueError(f"mopd.student: is {self.mopd.student!r}, but an adapter begins as the base; set base")
             if self.model.offload:
                 raise ValueError("model.offload: lora branches share one base, there is nothing to take turns with")
             for name, branch in self.branches.items():
@@ -237,7 +249,9 @@ def _apply(data: dict[str, Any], override: str) -> None:
         raise RecipeError(f"override {override!r}: write section.key=value, for instance schedule.cycles=2")
     target = data
     for key in keys[:-1]:
-        target = target.setdefault(key, {})
+        if target.get(key) is None:
+            target[key] = {}
+        target = target[key]
         if not isinstance(target, dict):
             raise RecipeError(f"override {override!r}: {key!r} is a value, not a section")
     target[keys[-1]] = parse_yaml(value, f"override {override!r}")
@@ -255,6 +269,10 @@ def _explain(detail: Mapping[str, Any]) -> str:
         return f"{where}: unknown key{hint}"
     if detail["type"] == "missing":
         return f"{where}: missing; it has no default"
+    if detail["type"] == "string_pattern_mismatch" and path[-1] == "[key]":
+        where, detail = ".".join(path[:-1]), {**detail, "msg": NAME_MEANT[path[0]]}
+    if detail["type"] == "tuple_type":
+        detail = {**detail, "msg": f"a list is meant: write [{_short(detail['input'])[1:-1]}]"}
     message = detail["msg"].removeprefix("Value error, ")
     if message.startswith("."):
         return f"{'.'.join(path)}{message}".removeprefix(".")

@@ -40,6 +40,7 @@ from copd.model.policy import Policy
 from copd.rewards.grading import Grader
 from copd.runs.display import peak_memory
 from copd.runs.plan import Plan, make_plan
+from copd.tasks.asked import Asked
 from copd.tasks.rows import Rows
 from copd.types import Part, Problem, Rollouts, Score, Split, Task
 
@@ -116,7 +117,7 @@ class Bench:
         turns = Turns() if recipe.model.offload else None
         self.branches: dict[str, LocalBranch] = {}
         self.devices: dict[str, torch.device] = {}
-        for branch in make_branches(recipe, base, tasks, grader, plan.branches):
+        for branch in make_branches(recipe, base, tasks, grader, Asked(tasks), plan.branches):
             self.branches[branch.name] = LocalBranch(branch, turns)
             self.devices[branch.name] = branch.home
             if turns is not None:

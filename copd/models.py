@@ -223,7 +223,7 @@ def _scan(recipe: Recipe, merges: Sequence[MergedFolders], labels: Sequence[str]
     return table
 
 
-def build_base(folder: Path, *, conflict: float, steps: int | None = None, screen: Screen | None = None) -> None:
+def build_base(folder: Path, *, conflict: float, steps: int | None = None) -> None:
     """Initialise a tiny Qwen3-VL, warm it up on all three capabilities and all conventions, and save it with sums.
 
     Raises RecipeError where `folder` is not empty.
@@ -234,6 +234,6 @@ def build_base(folder: Path, *, conflict: float, steps: int | None = None, scree
     policy = Policy(tiny_model(processor), processor)
     plan = WarmupPlan() if steps is None else WarmupPlan(steps=steps)
     tasks = [Digits(c, seed=plan.seed, conflict=conflict, conventions=UNDECIDED) for c in CAPABILITIES]
-    warm_up(policy, tasks, plan, (screen or Screen()).warmed)
+    warm_up(policy, tasks, plan, Screen().warmed)
     save_policy(policy, folder, BASE_CARD.format(conflict=conflict, plan=plan))
     write_checksums(folder)

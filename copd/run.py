@@ -25,15 +25,17 @@ from copd.assemble import (
     make_tasks,
 )
 from copd.backends.local import LocalActor, LocalBranch, Turns, finish
-from copd.baselines import frozen_teachers, independent
+from copd.baselines import frozen_teachers
 from copd.branch import Actor, Branch
 from copd.config import Recipe, make_recipe
 from copd.errors import MergeError
 from copd.files import sha256
 from copd.maths import merge as merges
+from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
-from copd.model.load import loader_of, model_folder, read_config
+from copd.model.load import FETCHED, loader_of, model_folder, read_config
 from copd.model.policy import Policy
+from copd.names import BASE, MERGED
 from copd.report.page import REPORT, write_report
 from copd.rewards.grading import Grader, user_verifiers
 from copd.runs.checkpoint import Checkpoint, latest_checkpoint
@@ -43,8 +45,13 @@ from copd.runs.folder import check_folder, claim
 from copd.runs.observer import RunObserver
 from copd.runs.plan import Plan, make_plan
 from copd.runs.runlog import ANSWERS, read_lines, write_lines
-from copd.runs.trackers import open_trackers
+from copd.runs.trackers import check_trackers, open_trackers
+from copd.schedule import Phase
+from copd.tasks.asked import Asked
 from copd.types import Split, Task
+
+MANY_CUT = 0.5
+"""The share of the base's responses in a field that the length limit may cut without a warning."""
 
 A = TypeVar("A", bound=Actor)
 
@@ -58,19 +65,23 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
     """
     folder = Path(out) if out else Path("runs") / f"{recipe.method}-seed{recipe.seed}"
     plan = make_plan(recipe)
+    check_trackers(recipe.trackers)
     screen = screen or Screen()
     tasks = make_tasks(recipe)
     manifest = _manifest(recipe, tasks)
     check_folder(folder, manifest, resume, reread=lambda saved: make_recipe(saved).model_dump(mode="json"))
-    if (folder / REPORT).is_file():
-        screen.result(result_of(folder))
+    if table := result_of(folder):
+        screen.result(table)
+        if not (folder / REPORT).is_file():
+            write_report(folder)
     else:
         screen.planned(folder, recipe.method, plan)
         with make_grader(recipe, screen.warn) as grader:
-            run = _Run(folder, recipe, plan, tasks, screen, grader, manifest["trajectory"])
+            checkpoint = latest_checkpoint(folder / "checkpoints") if resume else None
+            run = _Run(folder, recipe, plan, tasks, screen, grader, checkpoint, manifest["trajectory"])
             claim(folder, manifest)
             with screen:
-                finish(run.complete(resume))
+                finish(run.complete())
         write_report(folder)
     merged = folder / "merged"
     screen.finished(folder, loader_of(read_config(merged)).auto_class.__name__ if merged.is_dir() else None)
@@ -88,12 +99,14 @@ class _Run:
         tasks: Mapping[str, Task],
         screen: Screen,
         grader: Grader,
+        checkpoint: Checkpoint | None,
         trajectory_hash: str,
     ) -> None:
         self.folder, self.recipe, self.plan, self.tasks, self.screen = folder, recipe, plan, tasks, screen
-        self.grader = grader
+        self.grader, self.checkpoint = grader, checkpoint
+        self.experts = None if checkpoint else self._existing_experts(trajectory_hash)
         torch.set_num_threads(recipe.model.threads_per_branch)
-        self.sampling = make_sampling(recipe)
+        self.sampling, self.asked = make_sampling(recipe), Asked(tasks)
         self.base = load_policy(recipe)
         check_overlap(recipe, self.base)
         path_warnings = check_problems(self.base, self.tasks, recipe.sampling.max_new_tokens)
@@ -102,14 +115,14 @@ class _Run:
             screen.warn(warning)
         self.turns = Turns() if recipe.model.offload else None
         self.branches = self._branches()
-        self.experts = self._existing_experts(trajectory_hash)
-        self.base_actor = self._waiting(self._actor("base", self.base))
+        self.base_actor = self._waiting(self._actor(BASE, self.base))
 
     def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
         run = self.recipe.experts.run
         if run is None:
             return None
-        limit = self.plan.schedule.cycles * self.plan.schedule.rl_steps
+        schedule = self.plan.schedule
+        limit = schedule.rl_steps if schedule.opd_steps else schedule.steps
         return expert_checkpoint(Path(run), trajectory_hash, self.plan.learners, limit)
 
     def _waiting(self, actor: A) -> A:
@@ -118,16 +131,15 @@ class _Run:
         return actor
 
     def _branches(self) -> dict[str, Branch]:
-        made = make_branches(self.recipe, self.base, self.tasks, self.grader, self.plan.branches)
+        made = make_branches(self.recipe, self.base, self.tasks, self.grader, self.asked, self.plan.branches)
         return {branch.name: self._waiting(branch) for branch in made}
 
     def _actor(self, name: str, policy: Policy) -> Actor:
-        return Actor(name, -1, policy, self.tasks, self.sampling, self.grader)
+        return Actor(name, -1, policy, self.tasks, self.sampling, self.grader, self.asked)
 
-    async def complete(self, resume: bool) -> None:
+    async def complete(self) -> None:
         handles = {name: LocalBranch(branch, self.turns) for name, branch in self.branches.items()}
-        checkpoint = latest_checkpoint(self.folder / "checkpoints") if resume else None
-        first_step = checkpoint.step if checkpoint else 0
+        first_step = self.checkpoint.step if self.checkpoint else 0
         observer = RunObserver(
             self.folder,
             handles,
@@ -140,32 +152,40 @@ class _Run:
             trackers=open_trackers(self.recipe.trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
         )
         try:
-            await self._train(handles, observer, checkpoint)
+            await self._train(handles, observer)
             await self._conclude(handles, observer)
         finally:
             observer.close()
 
-    async def _train(
-        self, handles: Mapping[str, LocalBranch], observer: RunObserver, checkpoint: Checkpoint | None
-    ) -> None:
-        if checkpoint:
-            await observer.resume(checkpoint)
+    async def _train(self, handles: Mapping[str, LocalBranch], observer: RunObserver) -> None:
+        start = 0
+        if self.checkpoint:
+            start = self.checkpoint.step
+            await observer.resume(self.checkpoint)
         else:
             observer.restart()
-            await observer.measure(-1, "start")
+            self._warn_of_cuts(await observer.measure(-1, "start"))
             await observer.validate(-1)
-            if checkpoint := self.experts:
-                await observer.adopt(checkpoint, self.plan.learners)
-        start = checkpoint.step if checkpoint else 0
+            if self.experts:
+                start = self.experts.step
+                await observer.adopt(self.experts, self.plan.learners)
+                await observer.measure(start - 1, Phase.RLVR.value)
         self.screen.started(start)
         await self._method(handles, observer, start)
 
+    def _warn_of_cuts(self, start: Behaviour) -> None:
+        """All branches stand at the base: what the length limit does to its responses, it does to all of them."""
+        for task, share in next(iter(start.cut_rate.values())).items():
+            if share > MANY_CUT:
+                self.screen.warn(
+                    f"sampling.max_new_tokens={self.sampling.max_new_tokens} cuts {share:.0%} of the base's responses "
+                    f"in {task}, which then earn 0"
+                )
+
     async def _method(self, handles: Mapping[str, LocalBranch], observer: RunObserver, start: int) -> None:
         method, plan = self.recipe.method, self.plan
-        if method == "copd":
+        if method not in ("static_opd", "mopd"):
             await copd(handles, plan.edges, plan.schedule, plan.batches, observer, start)
-        elif method in ("expert", "mixed", "merge_only"):
-            await independent(handles, plan.schedule, plan.batches, observer, start)
         else:
             experts = {name: handles[name] for name in plan.learners}
             await frozen_teachers(
@@ -183,7 +203,7 @@ class _Run:
     def _origin(self) -> Merge | None:
         """What the student of `mopd` begins as, made from the experts; None for the base."""
         choice = self.recipe.mopd.student
-        if choice == "base":
+        if choice == BASE:
             return None
         chosen = self.plan.learners if choice == "mean" else (choice,)
         places = [self.plan.learners.index(name) for name in chosen]
@@ -194,15 +214,15 @@ class _Run:
         models = [LocalActor(self.base_actor, self.turns), *handles.values()]
         for name, branch in self.branches.items():
             branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
-        if self.plan.model == "merged":
+        if self.plan.model == MERGED:
             policy = self.base.clone()
             try:
                 policy.load_weights(await merged(handles, self._merge()))
             except ValueError as error:
                 raise MergeError(str(error)) from error
-            actor = self._actor("merged", policy)
+            actor = self._actor(MERGED, policy)
             actor.home = self.base_actor.home
-            actor.save(self.folder / "merged", self._card("the merge of its branches"))
+            actor.save(self.folder / MERGED, self._card("the merge of its branches"))
             models.append(LocalActor(actor, self.turns))
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
         answers = await answer(
@@ -210,7 +230,8 @@ class _Run:
         )
         table = tabulate(answers, settings.pass_at)
         write_lines(self.folder / ANSWERS, [a.as_record() for a in answers])
-        observer.note("ledger", last, **observer.ledger.as_record(), planned_rollouts=self.plan.rollouts)
+        made_for = {"product": self.plan.model} if self.plan.model else {}
+        observer.note("ledger", last, **observer.ledger.as_record(), planned_rollouts=self.plan.rollouts, **made_for)
         observer.note("result", last, table=[cell.as_record() for cell in table])
         for warning in data_warnings(self.tasks):
             if warning not in self.warnings:
@@ -219,8 +240,7 @@ class _Run:
 
     def _merge(self) -> Merge:
         section = self.recipe.merge
-        trained = {name: p for name, p in self.base.model.named_parameters() if p.requires_grad}
-        base = {name: p.detach().cpu() for name, p in trained.items()} if section.method in merges.NEED_BASE else None
+        base = self.base.weights() if section.method in merges.NEED_BASE else None
         return partial(merges.merge, method=section.method, base=base, **section.settings)
 
     def _card(self, what: str) -> str:
@@ -236,22 +256,25 @@ class _Run:
 
 
 def result_of(folder: Path) -> list[Accuracy]:
-    """The final table of a finished run."""
-    return next(accuracies(r["table"]) for r in read_lines(folder / "metrics.jsonl") if r["event"] == "result")
+    """The final table of a finished run; empty where there is none yet."""
+    path = folder / "metrics.jsonl"
+    records = read_lines(path) if path.is_file() else iter(())
+    return next((accuracies(record["table"]) for record in records if record["event"] == "result"), [])
 
 
 def _manifest(recipe: Recipe, tasks: Mapping[str, Task]) -> dict[str, Any]:
     base = model_folder(recipe.model.path, revision=recipe.model.revision)
-    sums = {path.name: sha256(path) for path in sorted(base.glob("*.safetensors"))}
+    sums = {path.name: sha256(path) for path in sorted(path for pattern in FETCHED for path in base.glob(pattern))}
     settings, data = recipe.model_dump(mode="json"), data_fingerprints(tasks)
+    verifiers = {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)}
     return {
         "recipe": settings,
         "branch_order": list(recipe.branches),
         "seed": recipe.seed,
         "base_sha256": sums,
         "data_sha256": data,
-        "verifier_sha256": {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)},
-        "trajectory": trajectory(settings, sums, data),
+        "verifier_sha256": verifiers,
+        "trajectory": trajectory(settings, sums, data, verifiers),
         "versions": {name: version(name) for name in ("copd", "torch", "transformers")},
         "python": platform.python_version(),
         "machine": platform.platform(),

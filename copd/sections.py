@@ -284,7 +284,9 @@ class StaticOpdSection(Section):
 
     teacher: str | None = Field(None, description="the branch that teaches; null = of the first two, the other one")
     student: str | None = Field(None, description="the branch that learns; null = the first that does not teach")
-    native: bool = Field(False, description="whether the student goes on with GRPO on its own field meanwhile")
+    native: bool = Field(
+        False, strict=True, description="whether the student goes on with GRPO on its own field meanwhile"
+    )
 
 
 class MopdSection(Section):

@@ -144,14 +144,42 @@ class Part:
     teacher_version: int = 0
 
 
-class BranchHandle(Protocol):
-    """A branch, wherever it lives: every call is awaited, so that calls to different branches can run at once."""
+class Answering(Protocol):
+    """Whatever can answer a task's problems: a branch, or a model that is only evaluated."""
 
     name: str
-    field: str
-    """Name of the task the branch trains on; its peers are taught on it."""
+
+    async def validate(
+        self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
+    ) -> Rollouts:
+        """Graded answers to the first problems of a task, the same at every call; not counted."""
+        ...
+
+
+class Observed(Answering, Protocol):
+    """Whatever can also look at answers: a branch, or a model without a run."""
+
     allowed_tokens: int
     """Tokens that the vocabulary mask allows."""
+
+    async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
+        """Log-probs of anybody's rollouts, of the k most likely tokens and at `ids_NTK`; not counted."""
+        ...
+
+    async def texts(self, rollouts: Rollouts) -> list[str]:
+        """The responses as text."""
+        ...
+
+    async def pieces(self, rollouts: Rollouts, row: int) -> list[str]:
+        """One response token by token, the end token included; joined, the pieces are its text."""
+        ...
+
+
+class BranchHandle(Observed, Protocol):
+    """A branch, wherever it lives: every call is awaited, so that calls to different branches can run at once."""
+
+    field: str
+    """Name of the task the branch trains on; its peers are taught on it."""
 
     async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
         """Sample and grade the task's next training problems; which ones is a function of (seed, branch, step)."""
@@ -167,24 +195,6 @@ class BranchHandle(Protocol):
 
     async def weights(self) -> Mapping[str, Tensor]:
         """All weights by name, tied ones once, an adapter's update added to those it changes."""
-        ...
-
-    async def validate(
-        self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
-    ) -> Rollouts:
-        """Graded answers to the first problems of a task, the same at every call; not counted."""
-        ...
-
-    async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
-        """`score` with the k most likely tokens and the log-probs at `ids_NTK`, for measurement; not counted."""
-        ...
-
-    async def texts(self, rollouts: Rollouts) -> list[str]:
-        """The responses as text."""
-        ...
-
-    async def pieces(self, rollouts: Rollouts, row: int) -> list[str]:
-        """One response token by token, the end token included; joined, the pieces are its text."""
         ...
 
     async def counts(self) -> dict[str, float]:

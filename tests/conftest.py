@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,18 @@ def solver(processor: Any, problems_of: dict[str, tuple[Problem, ...]]) -> Any:
     plan = WarmupPlan(steps=40, problems_per_step=len(known.problems), learning_rate=3e-3)
     warm_up(pupil, [known], plan, lambda step, steps: None)
     return pupil
+
+
+@pytest.fixture(scope="session")
+def stopped() -> Callable[[Path], None]:
+    """Make a finished run folder one of a run that stopped before its last line."""
+
+    def stop(folder: Path) -> None:
+        lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (folder / "metrics.jsonl").write_text("".join(line for line in lines if '"event": "result"' not in line))
+        (folder / "report.html").unlink(missing_ok=True)
+
+    return stop
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import copd
 from copd.config import load_recipe
 from copd.errors import RecipeError
 from copd.runs.checkpoint import latest_checkpoint, verify_checkpoint
+from copd.runs.experts import trajectory
 from copd.runs.plan import make_plan
 from copd.runs.runlog import read_lines
 
@@ -117,12 +118,13 @@ def test_the_mean_of_the_experts_is_where_that_student_begins(runs):
     [("static_opd with GRPO", 1), ("mopd from the mean", 2), ("static_opd with GRPO", 3)],
     ids=["in RLVR", "between phases", "in OPD"],
 )
-def test_resuming_is_bit_identical(runs, tmp_path, name, stop, assert_same):
+def test_resuming_is_bit_identical(runs, tmp_path, name, stop, assert_same, stopped):
     folder = tmp_path / "run"
     shutil.copytree(runs[name], folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
     for checkpoint in (folder / "checkpoints").iterdir():
         if checkpoint.name != f"step-{stop:08d}":
             shutil.rmtree(checkpoint)
+    stopped(folder)
     copd.train(load_recipe("demo", [*SMALL, *METHODS[name]]), folder, resume=True)
     ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, runs[name]))
     for branch in theirs.branches:
@@ -155,10 +157,38 @@ def test_reused_experts_give_the_run_that_trains_its_own(runs, experts, tmp_path
     changes = [*METHODS[name], f"experts.run={experts}"]
     folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run")
     assert [event["step"] for event in events(folder, "update")] == [2, 3]
+    own, again = ([e for e in events(f, "teaching") if e["step"] == 1] for f in (runs[name], folder))
+    assert [e["teacher_accuracy"] for e in own] == [e["teacher_accuracy"] for e in again] != []
     assert json.loads((folder / "manifest.json").read_text())["recipe"]["experts"]["run"] == str(experts)
     ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, runs[name]))
     for branch in theirs.branches:
         assert_same(ours.tensors(branch), theirs.tensors(branch))
+
+
+def test_copd_takes_over_no_more_steps_than_its_first_phase_has(experts, tmp_path):
+    changes = ["schedule={cycles: 2, rl_steps: 1, opd_steps: 1}", "checkpoint.every_steps=2", f"experts.run={experts}"]
+    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run")
+    assert [e["taken_from"].rpartition("-")[2] for e in events(folder, "experts")] == ["00000001"]
+    steps = {e["step"]: e["phase"] for e in events(folder, "update")}
+    assert steps == {1: "opd", 2: "rlvr", 3: "opd"}
+
+
+def test_the_files_of_verifiers_decide_how_experts_develop():
+    recipe = load_recipe("demo").model_dump(mode="json")
+    first, second = (trajectory(recipe, {}, {}, {"reward.py:grade": digest}) for digest in ("aa", "bb"))
+    assert first != second
+
+
+def test_a_run_of_taken_over_experts_goes_on_when_they_are_gone(experts, tmp_path, stopped):
+    kept = tmp_path / "experts"
+    shutil.copytree(experts, kept)
+    recipe = load_recipe("demo", [*SMALL, *METHODS["static_opd"], f"experts.run={kept}"])
+    folder = copd.train(recipe, tmp_path / "run")
+    shutil.rmtree(kept)
+    shutil.rmtree(folder / "checkpoints" / "step-00000004")
+    stopped(folder)
+    copd.train(recipe, folder, resume=True)
+    assert len(events(folder, "result")) == 1
 
 
 @pytest.mark.parametrize(
@@ -166,11 +196,18 @@ def test_reused_experts_give_the_run_that_trains_its_own(runs, experts, tmp_path
     [
         ("seed=1", "developed otherwise"),
         ("optimizer.learning_rate=1e-3", "developed otherwise"),
+        ("lora={rank: 2, alpha: 4}", "developed otherwise"),
+        ("mixed.batch=K_times", "developed otherwise"),
+        ("grpo.normalize_std=false", "developed otherwise"),
+        ("sampling.temperature=0.9", "developed otherwise"),
+        ("reward.format_weight=0.1", "developed otherwise"),
+        ("branches.text.task.conflict=0.5", "developed otherwise"),
         ("experts.run=nowhere", "no manifest of a run"),
+        ("schedule.rl_steps=0", "no whole checkpoint of text, image, video after at most 0 .* found steps 1, 2, 3$"),
     ],
 )
 def test_experts_of_another_trajectory_are_refused(experts, tmp_path, change, said):
-    changes = [*SMALL, "method=mopd", f"experts.run={experts}", change]
+    changes = [*SMALL, "method=copd", f"experts.run={experts}", change]
     with pytest.raises(RecipeError, match=said):
         copd.train(load_recipe("demo", changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()

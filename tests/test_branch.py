@@ -180,13 +180,25 @@ def test_a_teachers_score_of_another_version_is_refused_and_nothing_changes(make
     branch, teacher = make_branch(), make_branch("image", 1)
     branch.update([Part("native", graded)])
     before, counts = weights_of(branch), asdict(branch.counts)
+    fresh = replace(graded, version=1)
     with pytest.raises(ValueError, match="opd was scored at version 0, due is 1"):
-        branch.update([Part("native", graded), Part("opd", graded, 1.0, teacher.score(graded), 1)])
+        branch.update([Part("native", fresh), Part("opd", fresh, 1.0, teacher.score(fresh), 1)])
     assert_same(weights_of(branch), before)
     assert (branch.version, asdict(branch.counts)) == (1, counts)
     teacher.update([Part("native", graded)])
-    branch.update([Part("opd", graded, 1.0, teacher.score(graded), 1)])
+    branch.update([Part("opd", fresh, 1.0, teacher.score(fresh), 1)])
     assert branch.version == 2
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_responses_of_an_earlier_version_are_refused_and_nothing_changes(make_branch, graded, taught, assert_same):
+    branch = make_branch()
+    branch.update([Part("native", graded)])
+    before = weights_of(branch)
+    stale = Part("opd", graded, 1.0, branch.inspect(graded), 1) if taught else Part("native", graded)
+    with pytest.raises(ValueError, match=f"{stale.name} was sampled at version 0, now is 1"):
+        branch.update([stale])
+    assert_same(weights_of(branch), before)
 
 
 def test_the_metrics_of_an_update_describe_its_rollouts(make_branch, graded):
@@ -241,7 +253,8 @@ def test_a_branch_goes_on_from_a_state_as_if_it_had_never_stopped(make_branch, g
     branch.update([Part("native", graded)])
     resumed.load_state({name: tensor.clone() for name, tensor in branch.state().items()})
     for each in (branch, resumed):
-        each.update([Part("native", each.collect("text", 1, 2, 2)), Part("opd", graded, 1.0, each.inspect(graded), 1)])
+        visit = replace(graded, version=1)
+        each.update([Part("native", each.collect("text", 1, 2, 2)), Part("opd", visit, 1.0, each.inspect(visit), 1)])
     assert_same(resumed.learner.state(), branch.learner.state())
     assert resumed.version == branch.version == 2
 
@@ -333,8 +346,8 @@ def test_the_kl_holds_a_branch_near_its_reference(make_branch, graded, policy):
         weight: make_branch(settings=replace(SETTINGS, reference=Reference(policy, weight))) for weight in (0.01, 10)
     }
     for branch in branches.values():
-        for _ in range(6):
-            metrics = branch.update([Part("native", graded)])
+        for version in range(6):
+            metrics = branch.update([Part("native", replace(graded, version=version))])
         assert metrics["native/kl"] > 0
     distance = {
         weight: float((branch.inspect(graded).logp_NT - policy.score(graded).logp_NT).abs().sum())

@@ -4,9 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
+from copd import cli
 from copd.config import described, load_recipe
 from copd.files import sha256
 from copd.model.load import CHECKSUMS, model_folder
@@ -72,12 +74,29 @@ def test_help_names_all_commands():
 
 
 def test_eval_compares_models_side_by_side_from_any_folder(tmp_path):
-    done = copd(
-        "eval", "builtin:digits", "--set", "evaluation.problems=4", "--set", "evaluation.pass_at=[1]", cwd=tmp_path
-    )
+    shutil.copytree(model_folder("builtin:digits"), tmp_path / "other")
+    few = ["--set", "evaluation.problems=4", "--set", "evaluation.pass_at=[1]"]
+    done = copd("eval", "builtin:digits", "other", *few, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "builtin:digits" in done.stdout
-    assert "average" in done.stdout
+    for said in ("builtin:digits", "other", "average", "below: points more than builtin:digits", "+0.0"):
+        assert said in done.stdout
+
+
+def test_the_version_is_told():
+    assert copd("--version").stdout == f"copd {version('copd')}\n"
+
+
+def test_errors_of_the_system_without_a_file_are_not_taken_for_a_users_mistake(monkeypatch):
+    def fails(error):
+        monkeypatch.setattr(cli, "app", lambda: (_ for _ in ()).throw(error))
+
+    fails(ConnectionResetError("Connection reset by peer"))
+    with pytest.raises(ConnectionResetError):
+        cli.main()
+    fails(FileNotFoundError(2, "No such file or directory", "there"))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 1
 
 
 @pytest.fixture

@@ -152,7 +152,11 @@ REFUSED = [
     pytest.param(TWO + "verifiers: {mine: 'a.sh:f'}", ["verifiers.mine", "found 'a.sh:f'"], id="not of Python"),
     pytest.param(TWO + "verifiers: {mine: 'a.py:f()'}", ["verifiers.mine", "found 'a.py:f()'"], id="a call"),
     pytest.param(TWO + "verifiers: {mine: 'a.py:'}", ["verifiers.mine", "found 'a.py:'"], id="no function"),
-    pytest.param(TWO + "verifiers: {a b: 'a.py:f'}", ["verifiers.a b", "pattern"], id="a verifier's name with a space"),
+    pytest.param(
+        TWO + "verifiers: {a b: 'a.py:f'}",
+        ["verifiers.a b", "letters, digits, _, / or -"],
+        id="a verifier's name with a space",
+    ),
     pytest.param(
         TWO + "verifiers: a.py:f", ["verifiers", "dictionary", "found 'a.py:f'"], id="no mapping of verifiers"
     ),
@@ -532,3 +536,24 @@ def test_reading_a_recipe_imports_no_torch():
 def test_values_that_would_crash_later_are_refused_at_once(override):
     with pytest.raises(RecipeError, match=override.split("=")[0]):
         load_recipe("demo", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("branches.9x.task.capability=text", "branches.9x: a branch's name is a letter, then letters, digits, _ or -,"),
+        ("verifiers={'a b': 'x.py:f'}", "verifiers.a b: a verifier's name is letters, digits, _, / or -,"),
+        ("trackers=wandb", "trackers: a list is meant: write [wandb], found 'wandb'"),
+        ("evaluation.pass_at=4", "evaluation.pass_at: a list is meant: write [4], found '4'"),
+        ("static_opd.native=1", "static_opd.native: Input should be a valid boolean"),
+    ],
+)
+def test_a_name_or_a_list_that_was_meant_is_told_in_words(override, said):
+    with pytest.raises(RecipeError) as error:
+        load_recipe("demo", [override])
+    assert str(error.value).startswith(said)
+    assert "[key]" not in str(error.value)
+
+
+def test_an_empty_section_can_be_filled_by_a_later_override():
+    assert load_recipe("demo", ["grpo=", "grpo.clip_low=0.1"]).grpo.clip_low == 0.1

@@ -29,7 +29,7 @@ from copd.model.load import model_folder
 from copd.model.policy import Policy
 from copd.model.tiny_kinds import tiny_of_kind
 from copd.report.page import write_pages
-from copd.run import result_of, train
+from copd.run import _manifest, result_of, train
 from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.display import Screen
 from copd.runs.runlog import read_lines
@@ -261,7 +261,7 @@ def test_the_report_of_a_run_can_be_written_again_by_the_command_as_it_was(finis
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 8], ids=["in RLVR", "between phases", "in OPD", "before the merge"])
-def test_resuming_is_bit_identical(finished, tmp_path, stop):
+def test_resuming_is_bit_identical(finished, tmp_path, stop, stopped):
     folder = tmp_path / "run"
     shutil.copytree(
         finished, folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html", "answers.jsonl")
@@ -269,6 +269,7 @@ def test_resuming_is_bit_identical(finished, tmp_path, stop):
     for checkpoint in (folder / "checkpoints").iterdir():
         if checkpoint.name != f"step-{stop:08d}":
             shutil.rmtree(checkpoint)
+    stopped(folder)
     copd.train(load_recipe("demo", SMALL), folder, resume=True)
     assert record(folder) == record(finished)
     for name in ("samples.jsonl", "answers.jsonl"):
@@ -281,7 +282,7 @@ def test_resuming_is_bit_identical(finished, tmp_path, stop):
 
 
 @pytest.mark.slow
-def test_resuming_is_bit_identical_with_every_option_of_the_objectives(tmp_path):
+def test_resuming_is_bit_identical_with_every_option_of_the_objectives(tmp_path, stopped):
     """From between the phases and from within OPD."""
     options = [
         "grpo={aggregation: token, normalize_std: false, kl_coefficient: 0.1, passes: 2, mask_truncated: true}",
@@ -297,6 +298,7 @@ def test_resuming_is_bit_identical_with_every_option_of_the_objectives(tmp_path)
         for checkpoint in (resumed / "checkpoints").iterdir():
             if checkpoint.name != f"step-{stop:08d}":
                 shutil.rmtree(checkpoint)
+        stopped(resumed)
         copd.train(recipe, resumed, resume=True)
         assert record(resumed) == record(whole)
         assert (resumed / "merged/model.safetensors").read_bytes() == (whole / "merged/model.safetensors").read_bytes()
@@ -311,6 +313,50 @@ def test_a_finished_run_is_only_shown_when_resumed(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     copd.train(load_recipe("demo", SMALL), finished, resume=True)
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+
+
+def test_a_page_about_an_unfinished_run_does_not_make_it_a_complete_one(finished, tmp_path, stopped):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("merged", "branches"))
+    stopped(folder)
+    write_pages([folder], folder / "report.html")
+    unfinished = (folder / "report.html").read_text(encoding="utf-8")
+    copd.train(load_recipe("demo", SMALL), folder, resume=True)
+    assert result_of(folder) == result_of(finished)
+    assert (folder / "report.html").read_text(encoding="utf-8") != unfinished
+
+
+def test_a_finished_run_without_its_report_gets_it_and_nothing_else(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("report.html"))
+    before = (folder / "metrics.jsonl").read_bytes()
+    copd.train(load_recipe("demo", SMALL), folder, resume=True)
+    assert (folder / "report.html").is_file()
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_base_that_changed_beside_its_weights_is_not_resumed(finished, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(model_folder("builtin:digits"), base)
+    recipe, tasks = load_recipe("demo", [f"model.path={base}"]), {}
+    before = _manifest(recipe, tasks)
+    template = base / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    assert _manifest(recipe, tasks)["base_sha256"] != before["base_sha256"]
+    assert {"model.safetensors", "tokenizer.json", "config.json", "generation_config.json"} <= set(
+        before["base_sha256"]
+    )
+
+
+def test_a_base_whose_responses_are_cut_is_warned_of_field_by_field(tmp_path):
+    said = io.StringIO()
+    changes = [*SMALL, "method=mixed", "budget.rollouts=8", "sampling={prompts_per_step: 1, rollouts_per_prompt: 2, "]
+    changes[-1] += "max_new_tokens: 3}"
+    train(load_recipe("demo", changes), tmp_path / "run", screen=Screen(Console(file=said, width=300)))
+    for field in ("text", "image", "video"):
+        assert f"sampling.max_new_tokens=3 cuts 100% of the base's responses in {field}, which then earn 0" in (
+            said.getvalue()
+        )
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(finished, tmp_path):

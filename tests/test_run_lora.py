@@ -11,7 +11,8 @@ import copd
 from copd.assemble import branch_policy, check_problems, load_policy, make_tasks
 from copd.config import load_recipe
 from copd.errors import ModelFolderError, RecipeError
-from copd.maths.merge import mean
+from copd.maths.merge import mean, merge
+from copd.model.load import model_folder
 from copd.model.policy import Policy
 from copd.model.tiny_kinds import tiny_of_kind
 from copd.runs.checkpoint import latest_checkpoint
@@ -65,7 +66,7 @@ def test_each_branch_leaves_its_adapter_beside_its_full_weights(finished):
 
 
 @pytest.mark.slow
-def test_checkpoints_hold_adapters_alone_and_a_run_goes_on_bit_identically(finished, tmp_path, assert_same):
+def test_checkpoints_hold_adapters_alone_and_a_run_goes_on_bit_identically(finished, tmp_path, assert_same, stopped):
     whole = latest_checkpoint(finished / "checkpoints")
     assert all(".lora_" in name for name in whole.tensors("text") if name not in ("skipped_in_a_row", "version"))
     again = tmp_path / "run"
@@ -73,6 +74,7 @@ def test_checkpoints_hold_adapters_alone_and_a_run_goes_on_bit_identically(finis
     for path in again.iterdir():
         if path.name in ("merged", "branches", "report.html"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    stopped(again)
     shutil.rmtree(again / "checkpoints" / "step-00000002")
     copd.train(load_recipe("demo", LORA), again, resume=True)
     assert_same(latest_checkpoint(again / "checkpoints").tensors("image"), whole.tensors("image"))
@@ -86,6 +88,28 @@ def test_branches_that_take_turns_train_to_the_same_weights(tmp_path, assert_sam
         copd.train(load_recipe("demo", [*SMALL, f"model.offload={on}"]), tmp_path / on) for on in ("false", "true")
     ]
     assert_same(*(weights_of(folder / "merged") for folder in folders))
+
+
+@pytest.mark.slow
+def test_adapters_are_merged_from_the_base_by_every_method_that_adds_to_it(finished, tmp_path, assert_same):
+    changes = [*LORA, "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}", "checkpoint.every_steps=5"]
+    folder = copd.train(
+        load_recipe("demo", [*changes, "merge={method: task_arithmetic, scale: 0.5}"]), tmp_path / "run"
+    )
+    base = weights_of(model_folder("builtin:digits"))
+    exported = [weights_of(folder / "branches" / name) for name in NAMES]
+    expected = merge(exported, method="task_arithmetic", base=base, scale=0.5)
+    assert_same(weights_of(folder / "merged"), expected, atol=1e-6)
+
+
+def test_full_weights_are_not_loaded_into_the_base_that_adapters_share():
+    recipe = load_recipe("demo", ["lora.rank=2"])
+    base = load_policy(recipe)
+    branch = branch_policy(recipe, base, "text")
+    before = branch.weights()
+    with pytest.raises(ValueError, match="a model with adapters"):
+        branch.load_weights({name: weight + 1 for name, weight in before.items()})
+    assert all(torch.equal(weight, before[name]) for name, weight in branch.weights().items())
 
 
 def test_checkpointing_is_told_and_samples_on_the_cache():
@@ -120,6 +144,15 @@ def test_adapters_share_the_base_and_start_from_seeds_of_their_own():
     [
         (["lora={}", "model.offload=true"], r"^model\.offload: lora branches share one base"),
         (["lora={}", "branches.text.device=cpu"], r"^branches\.text\.device: lora branches share one base"),
+        (["model.offload=true", "grpo.kl_coefficient=0.1"], r"^model\.offload: .* grpo\.kl_coefficient"),
+        (
+            ["lora={}", "method=mopd", "mopd.student=mean"],
+            r"^mopd\.student: is 'mean', but an adapter begins as the base",
+        ),
+        (
+            ["lora={}", "method=mopd", "mopd.student=text"],
+            r"^mopd\.student: is 'text', but an adapter begins as the base",
+        ),
         (["lora.rank=0"], r"^lora\.rank: .*greater than or equal to 1"),
         (["lora.rnk=2"], r"^lora\.rnk: unknown key; did you mean 'rank'\?"),
         (["lora.targets=[]"], r"^lora\.targets: "),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from copd.maths.distill import mass_overlap, symmetric_kl, top_k_overlap, with_tail
-from copd.types import Problem, Rollouts, Score, Split
+from copd.types import Observed, Problem, Rollouts, Score, Split
 
 WHOLE_VOCABULARY = 4096
 """Up to here the KL is exact; above, it is taken over the student's likeliest tokens and one bucket for the rest."""
@@ -22,23 +22,6 @@ DECIMALS = 4
 
 Matrix = dict[str, dict[str, float]]
 """Student, then teacher."""
-
-
-class Observed(Protocol):
-    """Whatever can answer validation problems and look at answers: a branch, or a model without a run."""
-
-    name: str
-    allowed_tokens: int
-
-    async def validate(
-        self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
-    ) -> Rollouts: ...
-
-    async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score: ...
-
-    async def texts(self, rollouts: Rollouts) -> list[str]: ...
-
-    async def pieces(self, rollouts: Rollouts, row: int) -> list[str]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +37,10 @@ class Scored:
     def accuracy(self) -> float:
         assert self.rollouts.correct_N is not None
         return float(self.rollouts.correct_N.float().mean())
+
+    @property
+    def cut_rate(self) -> float:
+        return 1 - float(self.rollouts.finished_N.float().mean())
 
     def delta_NT(self, teacher: str) -> Tensor:
         """log pi_teacher - log pi_student of every token, unbounded; 0 on padding (method.md eq. 3)."""
@@ -73,7 +60,9 @@ class Likeness:
 class Behaviour:
     """K x K measures by student and teacher, and the accuracy of each branch on each field, from sampled answers.
 
-    `samples` holds one answer per branch and field, token by token, to the `shown` problems by their id.
+    `cut_rate` is the share of these that the length limit cut, by branch and field.
+
+    `samples` holds one answer per branch and field, token by token, to the `shown` problems by field and id.
     """
 
     overlap: dict[int, Matrix] = field(default_factory=dict)
@@ -82,8 +71,9 @@ class Behaviour:
     symmetric_kl: Matrix = field(default_factory=dict)
     kl_is_exact: bool = True
     accuracy: Matrix = field(default_factory=dict)
+    cut_rate: Matrix = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
-    shown: dict[str, Problem] = field(default_factory=dict, compare=False)
+    shown: dict[tuple[str, str], Problem] = field(default_factory=dict, compare=False)
 
 
 async def measure_behaviour(
@@ -99,9 +89,10 @@ async def measure_behaviour(
         found.chance = {k: k / student.allowed_tokens for k in ks}
         scored = [await answer_and_score(name, branches, task, problems=problems, ks=ks) for task in fields]
         found.accuracy[name] = {one.task: one.accuracy for one in scored}
+        found.cut_rate[name] = {one.task: one.cut_rate for one in scored}
         for one in scored:
             found.samples.append(await _sample(student, one))
-            found.shown[one.rollouts.problems[0].id] = one.rollouts.problems[0]
+            found.shown[one.task, one.rollouts.problems[0].id] = one.rollouts.problems[0]
         for other in branches:
             alike = likeness(scored, other, ks, exact=found.kl_is_exact)
             for k, overlap in alike.overlap.items():

@@ -6,13 +6,13 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from copd.maths.intervals import pass_at_k, stratified_mean, wilson
-from copd.types import Problem, Rollouts, Split
+from copd.types import Answering, Problem, Rollouts, Split
 
 AVERAGE = "average"
 
@@ -52,16 +52,6 @@ def accuracies(records: Sequence[dict[str, Any]]) -> list[Accuracy]:
         )
         for r in records
     ]
-
-
-class Answering(Protocol):
-    """Whatever can answer a task's problems: a branch, or a model that is only evaluated."""
-
-    name: str
-
-    async def validate(
-        self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
-    ) -> Rollouts: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +124,8 @@ def digest(problems: Sequence[Problem]) -> str:
         media = [*problem.images, *problem.videos]
         asked = (problem.prompt, problem.answer, problem.verifier, problem.fps, [item.shape for item in media])
         found.update(repr(asked).encode())
+        if problem.messages or problem.chat_template_kwargs:
+            found.update(repr((problem.messages, sorted(problem.chat_template_kwargs.items()))).encode())
         for item in media:
             found.update(item.tobytes())
     return found.hexdigest()

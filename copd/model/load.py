@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from copd.errors import ModelFolderError
+from copd.errors import ModelFolderError, first_line
 from copd.files import sha256
 
+logger = logging.getLogger(__name__)
 BUILTIN = "builtin:"
 CHECKSUMS = "SHA256SUMS"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -70,12 +72,14 @@ def _builtin_folder(path: str, given_as: str) -> Path:
 
 def _hub_folder(path: str, given_as: str, revision: str) -> Path:
     """The snapshot of one commit in the hub's cache, fetched where it is not there; neither pickles nor code."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
 
+    if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
+        logger.warning("fetching %s at %s ...", path, revision)
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=list(FETCHED)))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ModelFolderError(f"{given_as}: {path!r} at {revision} cannot be fetched: {reason}") from error
 
 
@@ -139,4 +143,5 @@ def compute_on(device: str, dtype: str, given_as: str = "model.device") -> tuple
         cards = [f"cuda:{i}" for i in range(torch.cuda.device_count() if available["cuda"] else 0)]
         raise ModelFolderError(f"{given_as}: {name!r} is not available here; there is {', '.join([*cards, *there])}")
     half = dtype == "bfloat16" or (dtype == "auto" and kind == "cuda")
-    return torch.device(name), torch.bfloat16 if half else None
+    place = torch.device("cuda", int(number or 0)) if kind == "cuda" else torch.device(name)
+    return place, torch.bfloat16 if half else None

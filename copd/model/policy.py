@@ -135,7 +135,12 @@ class Policy:
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over parameters by name, tied ones once; raises KeyError naming one that is missing."""
+        """Take over parameters by name, tied ones once; raises KeyError naming one that is missing.
+
+        Raises ValueError for a model with adapters, whose base others share.
+        """
+        if has_adapters(self.model):
+            raise ValueError("full weights cannot be loaded into a model with adapters")
         for name, parameter in self.model.named_parameters():
             parameter.copy_(weights[name])
 

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 
 from copd.measure.compare import Difference, differences
 from copd.measure.evaluate import AVERAGE
+from copd.names import BASE
 from copd.report import contents, words
 from copd.report.figures import SIZE, SMOOTHED, finished_figure
-from copd.report.reading import BASE, RunRecord
+from copd.report.reading import RunRecord
 from copd.report.svg import as_label, series
 
 SECTIONS = {
@@ -159,7 +160,8 @@ def _all_fields(run: RunRecord) -> list[tuple[int, float]]:
 def _reward(run: RunRecord) -> list[tuple[int, float]]:
     by_step: dict[int, list[float]] = {}
     for update in run.events("update"):
-        by_step.setdefault(update["step"] + 1, []).append(update["native/reward"])
+        if (reward := update.get("native/reward")) is not None:
+            by_step.setdefault(update["step"] + 1, []).append(reward)
     means = [(step, fmean(values)) for step, values in sorted(by_step.items())]
     return [
         (step, fmean(value for _, value in means[max(0, i + 1 - SMOOTHED) : i + 1]))
@@ -180,7 +182,7 @@ def _pairs(run: RunRecord, matrix: Callable[[Any], Any]) -> list[tuple[int, floa
     found = []
     for point in run.events("behaviour"):
         square = matrix(point)
-        values = [(square[a][b] + square[b][a]) / 2 for a, b in combinations(square, 2)]
+        values = [v for a, b in combinations(square, 2) for v in (square[a][b], square[b][a]) if v is not None]
         found += [(point["step"] + 1, fmean(values))] if values else []
     return found
 

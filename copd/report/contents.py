@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from copd.measure.compare import Difference
 from copd.measure.evaluate import AVERAGE, Accuracy, Estimate
 from copd.measure.ledger import ACTIVITIES
 from copd.report import words
-from copd.report.reading import RunRecord
+from copd.report.reading import RunRecord, Spent
 
 MOST_MATRICES = 12
 """Points in time at which matrices are shown; of more, as many at equal distances."""
@@ -49,7 +49,7 @@ class Matrix:
     step: int
     phase: str
     columns: list[str]
-    rows: list[tuple[str, list[tuple[float, float | None]]]]
+    rows: list[tuple[str, list[tuple[float | None, float | None]]]]
 
 
 def share_scale(groups: Sequence[tuple[str, Sequence[Row]]]) -> tuple[int, int]:
@@ -96,8 +96,8 @@ def matrices(run: RunRecord) -> list[tuple[str, str, list[Matrix]]]:
         k = max(behaviour[0]["overlap"], key=int)
         unlike = [(point, point["overlap"][k]) for point in behaviour]
         far = [(point, point["symmetric_kl"]) for point in behaviour]
-        least = min(value for _, square in unlike for row in square.values() for value in row.values())
-        most = max(value for _, square in far for row in square.values() for value in row.values())
+        least = min(_values(square for _, square in unlike), default=0.0)
+        most = max(_values(square for _, square in far), default=0.0)
         chance = behaviour[0].get("chance", {}).get(k)
         found.append(
             (
@@ -117,7 +117,7 @@ def matrices(run: RunRecord) -> list[tuple[str, str, list[Matrix]]]:
                 [_matrix(p, square, lambda v: v / max(1e-9, most)) for p, square in far],
             )
         )
-    values = [v for point in behaviour for row in point["accuracy"].values() for v in row.values()]
+    values = _values(point["accuracy"] for point in behaviour)
     low, high = min(values), max(values)
     found.append(
         (
@@ -129,15 +129,20 @@ def matrices(run: RunRecord) -> list[tuple[str, str, list[Matrix]]]:
     return found
 
 
+def _values(squares: Iterable[Mapping[str, Mapping[str, float | None]]]) -> list[float]:
+    """All numbers; one that was not finite is recorded as None."""
+    return [v for square in squares for row in square.values() for v in row.values() if v is not None]
+
+
 def _matrix(
     point: Mapping[str, Any],
-    square: Mapping[str, Mapping[str, float]],
+    square: Mapping[str, Mapping[str, float | None]],
     strength: Callable[[float], float],
     diagonal: bool = False,
 ) -> Matrix:
     columns = list(next(iter(square.values())))
     rows = [
-        (name, [(row[c], strength(row[c]) if diagonal or c != name else None) for c in columns])
+        (name, [(v, strength(v) if v is not None and (diagonal or c != name) else None) for c, v in row.items()])
         for name, row in square.items()
     ]
     return Matrix(point["step"] + 1, point["phase"], columns, rows)
@@ -172,12 +177,24 @@ def ledger_rows(run: RunRecord) -> list[dict[str, Any]]:
 
 
 def time_spent(run: RunRecord) -> dict[str, float]:
-    """Seconds by activity over all branches, the rest of the clock, and the critical path."""
-    rows = ledger_rows(run)
-    spent = {name: sum(row["seconds"][i] for row in rows) for i, name in enumerate(("sampling", "scoring", "updating"))}
-    path = sum(run.ledger["critical_path"].values()) if run.ledger else 0.0
+    """Seconds of this run by activity over all branches, the rest of the clock, and the critical path.
+
+    `adopted` are those that experts taken over from another run had been trained for there.
+    """
+    before, ledger = run.adopted, run.ledger or {"spent": {}, "critical_path": {}}
+    all_of, not_here = (_seconds(record["spent"]) for record in (ledger, before))
+    spent = {name: total - not_here[name] for name, total in all_of.items()}
+    path = sum(ledger["critical_path"].values()) - sum(before["critical_path"].values())
     training = sum(spent.values())
-    return {**spent, "training": training, "clock": run.seconds, "rest": run.seconds - training, "critical_path": path}
+    rest = {"training": training, "clock": run.seconds, "rest": run.seconds - training, "critical_path": path}
+    return {**spent, **rest, "adopted": sum(not_here.values())}
+
+
+def _seconds(spent: Spent) -> dict[str, float]:
+    """By activity, over all branches and phases."""
+    rows = [row for phases in spent.values() for row in phases.values()]
+    names = ("sampling", "scoring", "updating")
+    return {name: sum(row[key] for row in rows) for name, key in zip(names, ACTIVITIES, strict=True)}
 
 
 def flattened(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

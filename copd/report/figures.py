@@ -42,7 +42,8 @@ def _draw_pairs(axes: Any, points: Sequence[tuple[int, Mapping[str, Any]]], labe
     if not points or len(points[0][1]) < 2:
         return False
     for number, (student, teacher) in enumerate(combinations(points[0][1], 2)):
-        both = [(matrix[student][teacher] + matrix[teacher][student]) / 2 for _, matrix in points]
+        ways = [(matrix[student][teacher], matrix[teacher][student]) for _, matrix in points]
+        both = [float("nan") if None in two else sum(two) / 2 for two in ways]
         name = f"{label}{student}, {teacher}"
         axes.plot([step + 1 for step, _ in points], both, ls=style, ms=4, label=name, **series(number))
     return True

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from copd.errors import RunFolderError
 from copd.files import replace_text
+from copd.names import BASE
 from copd.report import contents, words
 from copd.report.comparison import comparison
 from copd.report.figures import (
@@ -22,7 +23,7 @@ from copd.report.figures import (
     draw_signal,
     figure_of,
 )
-from copd.report.reading import BASE, RunRecord, read_run, read_runs
+from copd.report.reading import RunRecord, read_run, read_runs
 
 REPORT, PROGRESS, COMPARISON = "report.html", "progress.html", "comparison.html"
 PHASES = {"rlvr": "RLVR", "opd": "mutual OPD"}
@@ -50,8 +51,7 @@ def write_pages(folders: Sequence[Path], out: Path | None = None) -> Path:
 def write_report(folder: Path, out: Path | None = None) -> Path:
     """Write the report of a run from its own records; returns its path.
 
-    It is `report.html` in the run folder unless `out` is given; that of a run which is not finished is `progress.html`,
-    since a run with a report counts as complete.
+    It is `report.html` in the run folder unless `out` is given; that of a run which is not finished is `progress.html`.
     """
     run = read_run(folder)
     path = out or folder / (REPORT if run.finished else PROGRESS)

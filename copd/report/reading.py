@@ -12,9 +12,11 @@ from typing import Any
 from copd.errors import RunFolderError
 from copd.measure.compare import Difference, differences
 from copd.measure.evaluate import AVERAGE, Accuracy, Answers, accuracies
+from copd.names import BASE, MERGED
 from copd.runs.runlog import ANSWERS, RUN_MANIFEST, read_lines
 
-BASE, MERGED = "base", "merged"
+Spent = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Branch, phase, and what was spent on it: rollouts, tokens, seconds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +71,9 @@ class RunRecord:
 
     @property
     def products(self) -> list[str]:
-        """What the run was made for: the merged model where there is one, else its branches."""
-        return [MERGED] if MERGED in self.models else self.branches
+        """What the run was made for: the model that its record names, else the merged one or all branches."""
+        product = (self.ledger or {}).get("product", MERGED)
+        return [product] if product in self.models else self.branches
 
     def cell(self, model: str, field: str = AVERAGE) -> Accuracy:
         return next(cell for cell in self.table if (cell.model, cell.field) == (model, field))
@@ -85,6 +88,12 @@ class RunRecord:
         return ledgers[-1] if ledgers else None
 
     @property
+    def adopted(self) -> Mapping[str, Any]:
+        """What experts taken over from another run had cost there, as in the ledger, which holds it too."""
+        taken = self.events("experts")
+        return {"spent": {}, "critical_path": {}, **(taken[-1] if taken else {})}
+
+    @property
     def seconds(self) -> float:
         """Time on the clock, summed over the processes that made the run; what a crash undid is not in it."""
         total = last = 0.0
@@ -97,13 +106,16 @@ class RunRecord:
         """How many rollouts all branches had drawn after so many steps. Needs the ledger of a finished run."""
         assert self.ledger is not None
         updates = self.events("update")
+        adopted: Spent = self.adopted["spent"]
         cost = {
-            (branch, phase): spent["rollouts"]
+            (branch, phase): (spent["rollouts"] - adopted.get(branch, {}).get(phase, {}).get("rollouts", 0))
             / max(1, sum((u["branch"], u["phase"]) == (branch, phase) for u in updates))
             for branch, phases in self.ledger["spent"].items()
             for phase, spent in phases.items()
         }
         after = [0.0] * (self.steps + 1)
+        for taken in self.events("experts"):
+            after[taken["step"] + 1] += sum(s["rollouts"] for phases in adopted.values() for s in phases.values())
         for update in updates:
             after[update["step"] + 1] += cost.get((update["branch"], update["phase"]), 0)
         for step in range(self.steps):

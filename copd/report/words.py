@@ -6,14 +6,19 @@ from collections.abc import Iterable, Sequence
 
 from copd.measure.compare import Difference
 from copd.measure.evaluate import AVERAGE, Estimate
-from copd.report.reading import BASE, MERGED, RunRecord
+from copd.names import BASE, MERGED, MIXED, STUDENT
+from copd.report.reading import RunRecord
 
 METHODS = {
     "copd": "Co-evolving policy distillation",
     "expert": "Independent experts",
     "mixed": "Mixed RLVR",
+    "merge_only": "Merged experts",
+    "static_opd": "OPD from one frozen expert",
+    "mopd": "OPD from all frozen experts",
 }
 MINUS = "\u2212"
+NOT_A_NUMBER = "\u2013"
 PER_CENT = "\u00a0%"
 """Not parted from its number at the end of a line."""
 
@@ -32,8 +37,10 @@ def points(share: float) -> str:
     return f"{100 * share:+.1f}".replace("-", MINUS)
 
 
-def signed(value: float) -> str:
-    """Any number to two decimals, with its sign; zero has none."""
+def signed(value: float | None) -> str:
+    """Any number to two decimals, with its sign; zero has none. One that was not finite is recorded as None."""
+    if value is None:
+        return NOT_A_NUMBER
     return "0.00" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", MINUS)
 
 
@@ -74,12 +81,13 @@ def listed(items: Iterable[str]) -> str:
 
 def model_name(model: str) -> str:
     """A model of a run as it stands in a sentence."""
-    return {BASE: "the base", MERGED: "the merged model", "mixed": "the mixed model"}.get(model, f"branch {model}")
+    known = {BASE: "the base", MERGED: "the merged model", MIXED: "the mixed model", STUDENT: "the student"}
+    return known.get(model, f"branch {model}")
 
 
 def model_label(model: str) -> str:
     """A model of a run as it stands in a table."""
-    return model if model in (BASE, MERGED, "mixed") else f"branch {model}"
+    return model if model in (BASE, MERGED, MIXED, STUDENT) else f"branch {model}"
 
 
 def verdict(run: RunRecord) -> list[str]:

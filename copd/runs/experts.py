@@ -12,20 +12,37 @@ from copd.errors import CheckpointError, RecipeError
 from copd.runs.checkpoint import Checkpoint, verify_checkpoint
 from copd.runs.runlog import RUN_MANIFEST
 
-DECIDES_EXPERTS = ("seed", "model", "branches", "sampling", "grpo", "optimizer", "verifiers", "reward")
+DECIDES_EXPERTS = (
+    "seed",
+    "model",
+    "branches",
+    "sampling",
+    "grpo",
+    "optimizer",
+    "verifiers",
+    "reward",
+    "lora",
+    "mixed",
+)
 """The sections on which the steps of an expert depend; its length is not among them."""
 
 
-def trajectory(recipe: Mapping[str, Any], base_sha256: Mapping[str, str], data_sha256: Mapping[str, Any]) -> str:
+def trajectory(
+    recipe: Mapping[str, Any],
+    base_sha256: Mapping[str, str],
+    data_sha256: Mapping[str, Any],
+    verifier_sha256: Mapping[str, str],
+) -> str:
     """The hash of everything that decides how an expert develops: two runs with the same have the same experts."""
-    decides = [{name: recipe[name] for name in DECIDES_EXPERTS}, dict(base_sha256), dict(data_sha256)]
+    files = [dict(sums) for sums in (base_sha256, data_sha256, verifier_sha256)]
+    decides = [{name: recipe[name] for name in DECIDES_EXPERTS}, *files]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def expert_checkpoint(run: Path, wanted: str, experts: Sequence[str], at_most: int) -> Checkpoint | None:
-    """The newest whole checkpoint of `run` with at most `at_most` steps, all of them RLVR; None where there is none.
+def expert_checkpoint(run: Path, wanted: str, experts: Sequence[str], at_most: int) -> Checkpoint:
+    """The newest whole checkpoint of `run` with at most `at_most` steps, all of them RLVR.
 
-    Raises RecipeError where `run` is no run folder or its experts are of another trajectory.
+    Raises RecipeError where `run` is no run folder, its experts are of another trajectory, or no checkpoint fits.
     """
     path = run / RUN_MANIFEST
     try:
@@ -34,15 +51,18 @@ def expert_checkpoint(run: Path, wanted: str, experts: Sequence[str], at_most: i
         raise RecipeError(f"experts.run: {path}: no manifest of a run: {error!r}") from error
     if found != wanted:
         raise RecipeError(
-            f"experts.run: {run}: its experts developed otherwise; the base and the sections "
-            f"{', '.join(DECIDES_EXPERTS)} must be the same"
+            f"experts.run: {run}: its experts developed otherwise; the base, the data, the files of verifiers and the "
+            f"sections {', '.join(DECIDES_EXPERTS)} must be the same"
         )
-    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+    folders = {int(folder.name.removeprefix("step-")): folder for folder in (run / "checkpoints").glob("step-*")}
+    for step in sorted((step for step in folders if step <= at_most), reverse=True):
         try:
-            checkpoint = verify_checkpoint(folder)
+            checkpoint = verify_checkpoint(folders[step])
         except CheckpointError:
             continue
-        fits = checkpoint.step <= at_most and checkpoint.notes["only_rlvr"]
-        if fits and set(experts) <= set(checkpoint.branches):
+        if checkpoint.notes["only_rlvr"] and set(experts) <= set(checkpoint.branches):
             return checkpoint
-    return None
+    raise RecipeError(
+        f"experts.run: {run}: no whole checkpoint of {', '.join(experts)} after at most {at_most} RLVR steps and "
+        f"nothing else; found steps {', '.join(map(str, sorted(folders))) or 'none'}"
+    )

@@ -81,19 +81,20 @@ class RunObserver:
         if here.ends_cycle or (step + 1) % self.meet_every == 0:
             await self._save(step + 1, counts)
 
-    async def measure(self, step: int, phase: str) -> None:
+    async def measure(self, step: int, phase: str) -> Behaviour:
         """Behaviour of the branches among one another, teacher against student accuracy, and a few samples."""
         settings = self._evaluation
         behaviour = await measure_behaviour(
             self._branches, self._fields, problems=settings.behaviour_problems, ks=settings.overlap_k
         )
         for sample in behaviour.samples:
-            media = keep_media(self._folder, behaviour.shown[sample["problem"]])
+            media = keep_media(self._folder, behaviour.shown[sample["field"], sample["problem"]])
             self._samples.write({"step": step, "phase": phase, **sample, **media})
         self._compare_teachers(step, behaviour)
         measures = {name: value for name, value in vars(behaviour).items() if name not in ("samples", "shown")}
         self.note("behaviour", step, phase=phase, **measures)
         self._display.measured(behaviour)
+        return behaviour
 
     def _compare_teachers(self, step: int, behaviour: Behaviour) -> None:
         """Note teacher and student accuracy on the teacher's field; warn of a teacher that is no better."""
@@ -141,6 +142,8 @@ class RunObserver:
         """Nothing more will be noted."""
         for tracker in self._trackers:
             tracker.close()
+        self._metrics.close()
+        self._samples.close()
 
     def restart(self) -> None:
         """Forget what an attempt without a checkpoint has written."""
@@ -159,7 +162,8 @@ class RunObserver:
                 "critical_path": record["critical_path"],
             }
         )
-        self.note("experts", checkpoint.step - 1, taken_from=str(checkpoint.folder))
+        cost = {name: value for name, value in self.ledger.as_record().items() if name != "seen"}
+        self.note("experts", checkpoint.step - 1, taken_from=str(checkpoint.folder), **cost)
 
     async def resume(self, checkpoint: Checkpoint) -> None:
         """Put branches, ledger and records back to where they stood at the checkpoint."""

@@ -7,18 +7,16 @@ from dataclasses import dataclass
 
 from copd.config import Recipe
 from copd.errors import RecipeError
+from copd.names import MERGED, MIXED, STUDENT
 from copd.schedule import Batches, Costs, Phase, Schedule
 from copd.topology import Edge, full, hub
-
-STUDENT = "student"
-"""The branch of `mopd` that only learns from the experts."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """The method's branches, edges, steps and rollouts, derived from a recipe.
 
-    `learners` are the branches of the RLVR phases. `model` is the branch that the method is after, "merged" for the
+    `learners` are the branches of the RLVR phases. `model` is the branch that the method is after, MERGED for the
     merge of all, None where there is no single one.
     """
 
@@ -68,7 +66,7 @@ def _copd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int | Non
     native = len(names) * batches.native
     costs = Costs(native, native + len(edges) * batches.per_edge)
     schedule = asked if rollouts is None else costs.scaled(asked, rollouts)
-    model = "merged" if len(names) > 1 else names[0]
+    model = MERGED if len(names) > 1 else names[0]
     return Plan(names, names, names, edges, schedule, batches, costs, model)
 
 
@@ -83,7 +81,7 @@ def _expert(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) ->
 def _merge_only(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
     """R = steps K P G: experts, then their merge."""
     plan = _expert(recipe, asked, batches, rollouts)
-    return Plan(plan.fields, plan.branches, plan.learners, (), plan.schedule, batches, plan.costs, "merged")
+    return Plan(plan.fields, plan.branches, plan.learners, (), plan.schedule, batches, plan.costs, MERGED)
 
 
 def _mixed(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
@@ -98,7 +96,7 @@ def _mixed(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> 
     )
     costs = Costs(large.native, 0)
     schedule = costs.scaled(Schedule(asked.cycles, 1, 0), rollouts)
-    return Plan(names, ("mixed",), ("mixed",), (), schedule, large, costs, "mixed")
+    return Plan(names, (MIXED,), (MIXED,), (), schedule, large, costs, MIXED)
 
 
 def _static_opd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:

@@ -37,6 +37,10 @@ class JsonLines:
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be written: {error}") from error
 
+    def close(self) -> None:
+        """Nothing more will be written."""
+        self._file.close()
+
     @property
     def size(self) -> int:
         """Bytes written so far; a checkpoint remembers it."""

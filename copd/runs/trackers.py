@@ -6,12 +6,18 @@ one by writing such a function and entering it in `TRACKERS`.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from copd.errors import RecipeError
+from copd.files import replace_text
 
+WANDB_ID = "wandb-id"
+"""The file of a run folder that holds the id of its Weights & Biases run: names of folders are not unique there."""
 LEFT_OUT = ("event", "step", "seconds", "branch")
 
 
@@ -37,24 +43,45 @@ def tensorboard(folder: Path, first_step: int, recipe: Mapping[str, Any]) -> Log
 
 
 def wandb(folder: Path, first_step: int, recipe: Mapping[str, Any]) -> Log:
-    """A Weights & Biases run named like the run folder; account and mode come from wandb's own environment."""
+    """A Weights & Biases run named like the run folder, whose id the folder keeps.
+
+    Account and mode come from wandb's own environment. Raises RecipeError where wandb refuses.
+    """
     import wandb
 
-    run = wandb.init(project="copd", name=folder.name, id=folder.name, dir=folder, config=dict(recipe), resume="allow")
+    known = folder / WANDB_ID
+    if not known.is_file():
+        replace_text(known, secrets.token_hex(8))
+    own = known.read_text(encoding="utf-8")
+    try:
+        run = wandb.init(project="copd", name=folder.name, id=own, dir=folder, config=dict(recipe), resume="allow")
+    except wandb.errors.Error as error:
+        raise RecipeError(f"trackers: wandb: {error}") from error
     return Log(lambda step, numbers: run.log({**numbers, "step": step}), run.finish)
 
 
 TRACKERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Log]] = {"tensorboard": tensorboard, "wandb": wandb}
 
 
-def open_trackers(names: Sequence[str], folder: Path, first_step: int, recipe: Mapping[str, Any]) -> list[Log]:
-    """Open the trackers of these names; raises RecipeError naming one whose library is not installed."""
-    logs = []
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises RecipeError naming a tracker whose library is not installed; a folder of its name is none."""
     for name in names:
-        try:
-            logs.append(TRACKERS[name](folder, first_step, recipe))
-        except ImportError as error:
-            raise RecipeError(f"trackers: {name} is not installed: pip install 'copd[{name}]' ({error})") from error
+        found = find_spec(name)
+        if found is None or found.origin is None:
+            raise RecipeError(f"trackers: {name} is not installed: pip install 'copd[{name}]'")
+
+
+def open_trackers(names: Sequence[str], folder: Path, first_step: int, recipe: Mapping[str, Any]) -> list[Log]:
+    """Open the trackers of these names, all or none; raises RecipeError naming one that cannot be."""
+    logs: list[Log] = []
+    with ExitStack() as opened:
+        for name in names:
+            try:
+                logs.append(TRACKERS[name](folder, first_step, recipe))
+            except ImportError as error:
+                raise RecipeError(f"trackers: {name} cannot be imported: {error}") from error
+            opened.callback(logs[-1].close)
+        opened.pop_all()
     return logs
 
 

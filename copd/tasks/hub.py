@@ -11,7 +11,7 @@ import re
 from fnmatch import fnmatch
 from pathlib import Path
 
-from copd.errors import DataError
+from copd.errors import DataError, first_line
 from copd.files import COMMIT, HUB
 from copd.tasks.media import DataRoot
 
@@ -63,8 +63,7 @@ def _snapshot(given: str, repository: str, revision: str, patterns: list[str]) -
     try:
         folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns))
     except Exception as error:  # of the network, the hub, the cache: each library beneath has its own
-        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise DataError(f"{given}: commit {revision} cannot be had: {said}") from None
+        raise DataError(f"{given}: commit {revision} cannot be had: {first_line(error)}") from None
     if folder.name != revision:
         raise DataError(f"{given}: the hub gave commit {folder.name} for {revision}")
     return folder

@@ -35,7 +35,7 @@ class Table:
         self.validated.append((split, task, count, rollouts_per_prompt, greedy))
         rows = len(self.mask_NT)
         return Rollouts(
-            problems=(Problem(f"{task}/0", task, "sum: 3 8", "11", "integer"),),
+            problems=(Problem("0", task, "sum: 3 8", "11", "integer"),),
             tokens_NT=torch.zeros(self.mask_NT.shape, dtype=torch.long),
             mask_NT=self.mask_NT,
             finished_N=torch.ones(rows, dtype=torch.bool),
@@ -175,7 +175,7 @@ def test_a_sample_of_every_branch_and_field_is_kept():
     assert samples[0] == {
         "branch": "a",
         "field": "text",
-        "problem": "text/0",
+        "problem": "0",
         "prompt": "sum: 3 8",
         "answer": "11",
         "response": "a answers row 0",
@@ -189,8 +189,9 @@ def test_a_sample_of_every_branch_and_field_is_kept():
 
 def test_the_problems_of_the_samples_are_handed_on():
     found = measure(two_branches(), fields=("text", "image"))
-    assert {sample["problem"] for sample in found.samples} == set(found.shown) == {"text/0", "image/0"}
-    assert found.shown["image/0"].prompt == "sum: 3 8"
+    assert {(s["field"], s["problem"]) for s in found.samples} == set(found.shown)
+    assert set(found.shown) == {("text", "0"), ("image", "0")}
+    assert found.shown["image", "0"].prompt == "sum: 3 8"
 
 
 def test_of_a_long_sample_the_first_tokens_are_kept(monkeypatch):

@@ -12,7 +12,7 @@ import torch
 
 from copd.maths.intervals import stratified_mean
 from copd.measure.evaluate import AVERAGE, Answers, answer, digest, evaluate, tabulate
-from copd.types import Problem, Rollouts, Split
+from copd.types import Medium, Message, Problem, Rollouts, Split
 
 GREEDY = {"text": [1, 1, 1, 0], "image": [0, 0, 1, 0]}
 SAMPLED = {
@@ -169,6 +169,11 @@ def test_a_digest_tells_problems_apart_by_all_that_is_asked():
         replace(first, images=(grey.reshape(2, 8, 3),)),
         replace(first, images=(), videos=(grey[None],)),
         replace(first, images=(grey, grey)),
+        replace(first, messages=(Message("user", (Medium.IMAGE, "sum")),)),
+        replace(first, messages=(Message("user", ("sum", Medium.IMAGE)),)),
+        replace(first, messages=(Message("system", ("be brief",)), Message("user", (Medium.IMAGE, "sum")))),
+        replace(first, chat_template_kwargs={"enable_thinking": False}),
+        replace(first, chat_template_kwargs={"enable_thinking": True}),
     ]
     found = {digest([problem]) for problem in [first, *others]}
     assert len(found) == 1 + len(others)

@@ -96,13 +96,21 @@ def test_a_cpu_computes_in_float32_unless_told_otherwise(dtype, autocast):
 
 @pytest.mark.parametrize(
     ("cuda", "mps", "device", "autocast"),
-    [(True, False, "cuda", torch.bfloat16), (True, True, "cuda", torch.bfloat16), (False, True, "mps", None)],
+    [(True, False, "cuda:0", torch.bfloat16), (True, True, "cuda:0", torch.bfloat16), (False, True, "mps", None)],
 )
 def test_auto_takes_cuda_in_bfloat16_before_mps(monkeypatch, cuda, mps, device, autocast):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert compute_on("auto", "auto") == (torch.device(device), autocast)
     assert compute_on("auto", "float32") == (torch.device(device), None)
+
+
+def test_a_card_has_one_name(monkeypatch):
+    """So that branches given cuda and cuda:0 take turns on it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert compute_on("cuda", "auto")[0] == compute_on("cuda:0", "auto")[0] == torch.device("cuda", 0)
+    assert compute_on("cuda:1", "auto")[0] == torch.device("cuda", 1)
 
 
 def test_a_device_that_is_not_there_is_named_with_those_that_are(monkeypatch):
@@ -158,6 +166,23 @@ def test_a_commit_that_cannot_be_fetched_is_named_with_its_model(hub):
         model_folder(f"org/small@{other}", "MODEL")
     with pytest.raises(ModelFolderError, match=rf"^model\.path: 'org/small' at {other} cannot be fetched: \S"):
         model_folder("org/small", revision=other)
+
+
+def test_a_download_is_said_before_it_begins_and_what_is_there_is_not(hub, caplog):
+    model_folder("org/small", revision=COMMIT)
+    assert caplog.messages == []
+    with pytest.raises(ModelFolderError):
+        model_folder("org/other", revision=COMMIT)
+    assert caplog.messages == [f"fetching org/other at {COMMIT} ..."]
+
+
+def test_an_error_of_the_hub_that_says_nothing_is_named(hub, monkeypatch):
+    def silent(*args, **given):
+        raise TimeoutError
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", silent)
+    with pytest.raises(ModelFolderError, match=rf"at {COMMIT} cannot be fetched: TimeoutError$"):
+        model_folder("org/small", revision=COMMIT)
 
 
 @pytest.mark.parametrize("path", ["builtin:small", "folder"])

@@ -28,11 +28,21 @@ RIGHT = {
     ("image", "image"): range(80),
     ("merged", "text"): range(60),
     ("merged", "image"): range(62),
+    ("student", "text"): range(5, 70),
+    ("student", "image"): range(65),
     ("mixed", "text"): range(75),
     ("mixed", "image"): range(75),
 }
 """Which problems each model answers right."""
-MODELS = {"copd": ("base", "text", "image", "merged"), "expert": ("base", "text", "image"), "mixed": ("base", "mixed")}
+MODELS = {
+    "copd": ("base", "text", "image", "merged"),
+    "expert": ("base", "text", "image"),
+    "mixed": ("base", "mixed"),
+    "merge_only": ("base", "text", "image", "merged"),
+    "static_opd": ("base", "text", "image"),
+    "mopd": ("base", "text", "image", "student"),
+}
+PRODUCTS = {"copd": "merged", "mixed": "mixed", "merge_only": "merged", "static_opd": "image", "mopd": "student"}
 
 
 def answered(model: str, field: str) -> Answers:
@@ -75,6 +85,12 @@ def updates(steps: range, phase: str, names: tuple[str, ...]) -> list[dict[str, 
     ]
 
 
+def lessons(steps: range, student: str) -> list[dict[str, Any]]:
+    """Updates of a student that frozen experts teach: no native part at all."""
+    only = {"event": "update", "phase": "opd", "branch": student, "from_text/reward": 0.5, "from_text/delta_abs": 0.05}
+    return [{**only, "step": step, "seconds": 2.0 * step + 2} for step in steps]
+
+
 def ledger(names: tuple[str, ...], phases: dict[str, int]) -> dict[str, Any]:
     spent = {
         name: {
@@ -87,6 +103,14 @@ def ledger(names: tuple[str, ...], phases: dict[str, int]) -> dict[str, Any]:
     total = sum(counts["rollouts"] for by_phase in spent.values() for counts in by_phase.values())
     return {"event": "ledger", "step": 3, "seconds": 20.0, "spent": spent, "planned_rollouts": total} | {
         "critical_path": dict.fromkeys(phases, 4.0)
+    }
+
+
+def adopted(names: tuple[str, ...]) -> dict[str, Any]:
+    """The event of experts that had been trained for two steps by another run."""
+    cost = ledger(names, {"rlvr": 2})
+    return {"event": "experts", "step": 1, "seconds": 4.5, "taken_from": "elsewhere"} | {
+        key: cost[key] for key in ("spent", "critical_path")
     }
 
 
@@ -122,19 +146,22 @@ def make(
     finished: bool = True,
     answers: bool = True,
     seed: int = 3,
+    experts: bool = False,
     **changes: Any,
 ) -> Path:
     folder = root / name
     folder.mkdir()
-    names = ("mixed",) if method == "mixed" else FIELDS
-    phases = {"rlvr": 2, "opd": 2} if method == "copd" else {"rlvr": 4}
-    second = "opd" if method == "copd" else "rlvr"
+    names = tuple(model for model in MODELS[method] if model not in ("base", "merged"))
+    frozen = method in ("static_opd", "mopd")
+    phases = {"rlvr": 2, "opd": 2} if method == "copd" or frozen else {"rlvr": 4}
+    second = list(phases)[-1]
+    learners = tuple(name for name in names if name != "student")
     records = [
         behaviour(-1, "start", names, 1.0),
         accuracy(-1, names),
-        *updates(range(2), "rlvr", names),
+        *([adopted(learners)] if experts else updates(range(2), "rlvr", learners)),
         behaviour(1, "rlvr", names, 0.8),
-        *updates(range(2, 4), second, names),
+        *(lessons(range(2, 4), PRODUCTS[method]) if frozen else updates(range(2, 4), second, names)),
         {"event": "teaching", "step": 3, "seconds": 9.0, "student": "image", "teacher": "text", "beta": 1.0}
         | {"teacher_accuracy": 0.5, "student_accuracy": 0.5},
         behaviour(3, second, names, 0.9),
@@ -143,8 +170,9 @@ def make(
     told = [answered(model, field) for model in MODELS[method] for field in FIELDS]
     if finished:
         table = [cell.as_record() for cell in tabulate(told, (1,))]
+        product = {"product": PRODUCTS[method]} if method in PRODUCTS else {}
         records += [
-            ledger(names, phases),
+            {**ledger(names, phases), **product},
             {"event": "result", "step": 3, "seconds": 21.0, "table": table},
         ]
     recipe = {"method": method, "seed": seed, "model": {"path": "builtin:digits", "device": "cpu"}} | {
@@ -166,7 +194,7 @@ def make(
 
 @pytest.fixture
 def make_run(tmp_path) -> Callable[..., Path]:
-    """Write a run folder: `make_run(name, method, finished=, answers=, seed=, ...)`, the rest changes its samples."""
+    """Write a run folder: `make_run(name, method, finished=, answers=, seed=, experts=, ...)`, the rest for samples."""
     return partial(make, tmp_path)
 
 
@@ -174,7 +202,7 @@ def make_run(tmp_path) -> Callable[..., Path]:
 def every_page(tmp_path_factory) -> dict[str, Path]:
     """A report of each method, and a comparison of them all."""
     root = tmp_path_factory.mktemp("runs")
-    names = {"copd": "co-evolving", "expert": "experts-of-a-long-name", "mixed": "mixed"}
-    runs = {method: make(root, name, method) for method, name in names.items()}
+    names = {method: method for method in MODELS} | {"copd": "co-evolving", "expert": "experts-of-a-long-name"}
+    runs = {method: make(root, name, method, experts=method == "mopd") for method, name in names.items()}
     reports = {method: write_report(run) for method, run in runs.items()}
     return {**reports, "comparison": write_comparison(list(runs.values()))}

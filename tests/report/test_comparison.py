@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from copd.report.comparison import comparison
+from copd.report.comparison import _divergence, _reward, comparison
 from copd.report.reading import read_runs
 from copd.runs.runlog import read_lines, write_lines
 
@@ -41,6 +41,31 @@ def test_models_are_paired_with_the_base_and_with_what_the_first_run_was_made_fo
     assert to_merged["mixed", "average"].greedy.value == pytest.approx(0.75 - 0.61)
     assert to_merged["experts (branch image)", "image"].greedy.value == pytest.approx(0.18)
     assert "merged" not in [label for _, label, _ in groups[0][1]]
+
+
+@pytest.mark.parametrize("method", ["static_opd", "mopd", "merge_only"])
+def test_a_run_of_frozen_teachers_stands_beside_others(runs, make_run, method):
+    page = compared([*runs, make_run("frozen", method)])
+    assert [name for name, _ in page["groups"]] == ["mine", "experts", "mixed", "frozen"]
+    assert {"static_opd": "frozen (branch image)", "mopd": "frozen (student)"}.get(method, "frozen (merged)") in page[
+        "products"
+    ]
+
+
+def test_steps_without_a_native_part_have_no_reward(make_run):
+    (run,) = read_runs([make_run("frozen", "mopd")])
+    assert _reward(run) == [(1, 0.25), (2, 0.25)]
+
+
+def test_pairs_that_were_not_finite_are_left_out(make_run):
+    folder = make_run()
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    points = [record for record in records if record["event"] == "behaviour"]
+    points[1]["symmetric_kl"] = {"text": {"text": 0.0, "image": None}, "image": {"text": 0.3, "image": 0.0}}
+    points[2]["symmetric_kl"] = {"text": {"text": None, "image": None}, "image": {"text": None, "image": 0.0}}
+    write_lines(folder / "metrics.jsonl", records)
+    (run,) = read_runs([folder])
+    assert _divergence(run) == [(0, 0.0), (2, 0.3)]
 
 
 def test_other_problems_are_not_paired(runs):

@@ -101,6 +101,16 @@ def test_the_ledger_is_shown_on_one_scale_and_adds_up(make_run):
     assert spent["critical_path"] == 8.0
 
 
+def test_seconds_of_experts_that_were_taken_over_are_not_those_of_this_run(make_run):
+    whole = contents.time_spent(read_run(make_run("whole", "merge_only")))
+    taken = contents.time_spent(read_run(make_run("taken", "merge_only", experts=True)))
+    cost = {"sampling": 2 * 3.0, "scoring": 2 * 0.5, "updating": 2 * 2.0}
+    assert {name: whole[name] - taken[name] for name in cost} == cost
+    assert whole["critical_path"] - taken["critical_path"] == 4.0
+    assert taken["rest"] == whole["rest"] + sum(cost.values()) == taken["clock"] - taken["training"]
+    assert (whole["adopted"], taken["adopted"]) == (0, 11.0)
+
+
 def test_a_recipe_is_shown_field_by_field():
     recipe = {"seed": 0, "model": {"path": "x", "dtype": None}, "edges": [], "branches": {}}
     assert list(contents.flattened(recipe)) == [

@@ -34,6 +34,13 @@ def test_overlap_and_divergence_are_averaged_over_both_directions(records):
     assert list(divergence.get_ydata()) == pytest.approx([0.2] * 3)
 
 
+def test_a_pair_that_was_not_finite_leaves_a_gap(records):
+    points = [dict(r) for r in records if r["event"] == "behaviour"]
+    points[1]["symmetric_kl"] = {"text": {"text": 0, "image": None}, "image": {"text": 0.3, "image": 0}}
+    (line,) = lines(figures.draw_divergence, points).values()
+    assert [y == y for y in line.get_ydata()] == [True, False, True]
+
+
 def test_accuracy_has_a_line_for_the_own_field_and_one_for_the_average(records):
     found = lines(figures.draw_accuracy, records)
     assert list(found) == ["text, own field", "text, average", "image, own field", "image, average"]

@@ -162,6 +162,23 @@ def test_several_runs_go_beside_the_first(make_run, tmp_path):
     assert write_pages([make_run("a"), make_run("b")]) == tmp_path / "comparison.html"
 
 
+@pytest.mark.parametrize("method", ["copd", "mopd"])
+def test_numbers_that_were_not_finite_have_a_dash(make_run, method):
+    delta = [None, 0.0, -0.4, 0.0, 2.0, None]
+    logp = [-0.1, 0.0, None, -0.01, None, -0.3]
+    folder = make_run("run", method, logp=logp, delta={"text": delta, "image": delta})
+    records = list(read_lines(folder / "metrics.jsonl"))
+    points = [record for record in records if record["event"] == "behaviour"]
+    for square in (points[1]["symmetric_kl"], points[1]["overlap"]["5"], points[1]["overlap"]["10"]):
+        square["text"]["image"] = square["image"]["image"] = None
+    for record in records:
+        if record["event"] == "update" and record["step"] == 3:
+            record.update({"native/reward": None, "from_text/delta_abs": None})
+    write_lines(folder / "metrics.jsonl", records)
+    assert "<td>\u2013</td>" in write_report(folder).read_text(encoding="utf-8")
+    assert write_comparison([folder, make_run("other")]).is_file()
+
+
 def test_a_run_made_before_tokens_and_answers_were_recorded_has_a_report(make_run):
     run = make_run(answers=False)
     old = ("step", "branch", "field", "problem", "prompt", "answer", "response", "reward")

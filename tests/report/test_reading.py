@@ -18,6 +18,9 @@ def test_a_run_knows_its_models_fields_and_what_it_was_made_for(make_run):
     assert run.products == ["merged"]
     assert read_run(make_run("b", "expert")).products == ["text", "image"]
     assert read_run(make_run("c", "mixed")).products == ["mixed"]
+    assert read_run(make_run("d", "static_opd")).products == ["image"]
+    assert read_run(make_run("e", "mopd")).products == ["student"]
+    assert read_run(make_run("f", "merge_only")).products == ["merged"]
 
 
 def test_of_an_unfinished_run_the_last_validation_is_shown(make_run):
@@ -32,6 +35,13 @@ def test_rollouts_after_a_step_are_those_of_all_branches_and_end_at_the_plan(mak
     run = read_run(make_run())
     after = run.rollouts_after()
     assert [after(step) for step in range(5)] == [0, 16, 32, 48, 64]
+    assert after(run.steps) == run.ledger["planned_rollouts"]
+
+
+def test_experts_that_were_taken_over_had_cost_their_rollouts_before_the_first_step_of_the_run(make_run):
+    run = read_run(make_run("run", "merge_only", experts=True))
+    after = run.rollouts_after()
+    assert [after(step) for step in range(5)] == [0, 0, 32, 48, 64]
     assert after(run.steps) == run.ledger["planned_rollouts"]
 
 

@@ -127,7 +127,8 @@ def test_a_duration_is_told_in_the_unit_a_person_would_use(seconds, said):
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(0.0, "0.00"), (-0.004, "0.00"), (-0.005, "\u22120.01"), (1.5, "+1.50"), (-2.0, "\u22122.00")]
+    ("value", "said"),
+    [(0.0, "0.00"), (-0.004, "0.00"), (-0.005, "\u22120.01"), (1.5, "+1.50"), (-2.0, "\u22122.00"), (None, "\u2013")],
 )
 def test_a_signed_number_has_a_true_minus_and_zero_no_sign(value, said):
     assert words.signed(value) == said

@@ -1,6 +1,7 @@
 """Trackers against the real libraries, offline: what arrives, under which names, and that no secret does."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,7 +9,7 @@ import copd
 from copd.config import load_recipe
 from copd.errors import RecipeError
 from copd.runs.runlog import read_lines
-from copd.runs.trackers import numbers_of, open_trackers
+from copd.runs.trackers import TRACKERS, Log, numbers_of, open_trackers
 
 UPDATE = {
     "event": "update",
@@ -104,9 +105,43 @@ def test_a_run_sends_its_updates_and_measures_to_the_trackers_of_its_recipe(tmp_
     assert {"accuracy/table/mixed/average", "behaviour/accuracy/mixed/text", "result/table/mixed/text"} <= set(names)
 
 
+def test_runs_in_folders_of_one_name_are_two_runs_of_wandb_and_a_resumed_one_stays_itself(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    begun = []
+    monkeypatch.setattr(wandb, "init", lambda **given: begun.append(given) or SimpleNamespace(log=None, finish=None))
+    for place in ("a", "b", "b"):
+        (tmp_path / place / "copd-seed0").mkdir(parents=True, exist_ok=True)
+        open_trackers(["wandb"], tmp_path / place / "copd-seed0", 0, {})
+    first, second, resumed = (given["id"] for given in begun)
+    assert first != second == resumed
+    assert {given["name"] for given in begun} == {"copd-seed0"}
+
+
+def test_what_wandb_refuses_is_a_users_error_and_logs_opened_before_are_closed(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    closed = []
+
+    def refuses(**given):
+        raise wandb.errors.UsageError("no API key configured")
+
+    monkeypatch.setattr(wandb, "init", refuses)
+    monkeypatch.setitem(TRACKERS, "tensorboard", lambda *given: Log(lambda *_: None, lambda: closed.append(True)))
+    with pytest.raises(RecipeError, match="trackers: wandb: no API key configured"):
+        open_trackers(["tensorboard", "wandb"], tmp_path, 0, {})
+    assert closed == [True]
+
+
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_tracker_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch, name):
+def test_a_missing_tracker_is_told_before_a_folder_is_made(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(RecipeError, match=rf"trackers: {name} is not installed: pip install 'copd\[{name}\]'"):
+        copd.train(load_recipe("demo", [f"trackers=[{name}]"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_tracker_that_cannot_be_imported_is_named(tmp_path, monkeypatch, name):
     for module in ("torch.utils.tensorboard", "wandb"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(RecipeError, match=rf"trackers: {name} is not installed: pip install 'copd\[{name}\]'"):
+    with pytest.raises(RecipeError, match=rf"^trackers: {name} cannot be imported: "):
         open_trackers([name], tmp_path, 0, {})
