@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,10 +17,6 @@ from copd.tasks.digits import Digits
 from copd.types import Split
 
 KINDS = ("text", "image", "video")
-
-
-def command(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "copd.cli", *arguments], capture_output=True, text=True, cwd=cwd)
 
 
 def row_of(problem, folder: Path, name: str) -> dict:
@@ -158,11 +152,11 @@ def test_the_check_of_a_branch_reads_as_the_recipe_does(folder):
         check_branch(recipe_of(folder), "sound", said.append)
 
 
-def test_the_command_tells_bad_rows_and_exits_with_1(tmp_path):
+def test_the_command_tells_bad_rows_and_exits_with_1(command, tmp_path):
     (tmp_path / "f.jsonl").write_text(
         '{"prompt": "?", "answer": "1"}\n{"prompt": "[bold]?"}\n{"prompt": "?", "answer": 1}'
     )
-    done = command("data", "check", "f.jsonl", cwd=tmp_path)
+    done = command("data", "check", "f.jsonl")
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
         "f.jsonl:2: answer is missing; columns are prompt",
@@ -170,7 +164,7 @@ def test_the_command_tells_bad_rows_and_exits_with_1(tmp_path):
     ]
 
 
-def test_the_command_exits_with_0_for_sound_rows_and_reads_them_as_a_recipe_does(folder, tmp_path):
+def test_the_command_exits_with_0_for_sound_rows_and_reads_them_as_a_recipe_does(command, folder, tmp_path):
     done = command("data", "check", str(folder / "image.jsonl"), "--no-media", "--format", "native")
     assert (done.returncode, done.stdout.count("12 rows, 0 bad; kinds: image 12; verifiers: integer 12")) == (0, 1)
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe_of(folder).model_dump(mode="json")))
@@ -190,11 +184,11 @@ def test_the_command_exits_with_0_for_sound_rows_and_reads_them_as_a_recipe_does
         (["--recipe", "demo", "--branch", "text"], "--branch text: no branch of kind rows; there is none"),
     ],
 )
-def test_the_command_exits_with_2_where_a_file_cannot_be_read_or_is_asked_for_wrongly(tmp_path, arguments, said):
+def test_the_command_exits_with_2_where_a_file_cannot_be_read_or_is_asked_for_wrongly(command, tmp_path, arguments, said):
     (tmp_path / "f.csv").write_text("a,b")
     (tmp_path / "f.json").write_text("[{}]")
     (tmp_path / "f.jsonl").write_text('{"a": 1}')
-    done = command("data", "check", *arguments, cwd=tmp_path)
+    done = command("data", "check", *arguments)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
