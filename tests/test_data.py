@@ -184,7 +184,9 @@ def test_the_command_exits_with_0_for_sound_rows_and_reads_them_as_a_recipe_does
         (["--recipe", "demo", "--branch", "text"], "--branch text: no branch of kind rows; there is none"),
     ],
 )
-def test_the_command_exits_with_2_where_a_file_cannot_be_read_or_is_asked_for_wrongly(command, tmp_path, arguments, said):
+def test_the_command_exits_with_2_where_a_file_cannot_be_read_or_is_asked_for_wrongly(
+    command, tmp_path, arguments, said
+):
     (tmp_path / "f.csv").write_text("a,b")
     (tmp_path / "f.json").write_text("[{}]")
     (tmp_path / "f.jsonl").write_text('{"a": 1}')
