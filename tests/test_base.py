@@ -1,7 +1,6 @@
 """The base model of the embedded world: what ships, and that it can be built again."""
 
 import pytest
-import torch
 
 from copd.config import load_recipe
 from copd.errors import RecipeError

@@ -21,11 +21,22 @@ MUTATIONS = [
     for path in sorted((ROOT / "tests" / "mutations").rglob("*.toml"))
     for mutation in tomllib.loads(path.read_text())["mutation"]
 ]
-LIBRARIES = """
-    pytest hypothesis numpy scipy.stats torch transformers.models.qwen3_vl.modeling_qwen3_vl
-    transformers.models.qwen3_vl.processing_qwen3_vl transformers.models.auto.modeling_auto sklearn.datasets peft
-    pydantic yaml jinja2 rich.live typer PIL.Image matplotlib.figure pebble
-""".split()
+LIBRARIES = [
+    *(
+        "pytest",
+        "hypothesis",
+        "numpy",
+        "scipy.stats",
+        "sklearn.datasets",
+        "torch",
+        "peft",
+        "pydantic",
+        "yaml",
+        "jinja2",
+    ),
+    *("rich.live", "typer", "PIL.Image", "matplotlib.figure", "pebble", "transformers.models.auto.modeling_auto"),
+    *(f"transformers.models.qwen3_vl.{part}_qwen3_vl" for part in ("modeling", "processing")),
+]
 """What nearly every test imports, so that it is imported once."""
 
 
