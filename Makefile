@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: demo table docs bench test test-slow test-mutations check format lock clean
+.PHONY: demo table docs bench test test-slow check format lock clean
 
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
 	$(BIN)/copd train demo --out runs/demo --resume
@@ -28,11 +28,8 @@ bench: $(BENCH)/.installed  ## the table of docs/performance.md; 15 minutes, on 
 test: $(VENV)/.tools  ## the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-slow: $(VENV)/.tools  ## the tests that take longer
-	$(BIN)/python -m pytest -m slow --durations=5
-
-test-mutations: $(VENV)/.tools  ## the mutations of every option too; half an hour
-	MUTATIONS="**/*.toml" $(BIN)/python -m pytest -m slow tests/test_mutations.py
+test-slow: $(VENV)/.tools  ## the tests that take longer, and the mutations
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=5
 
 check: $(VENV)/.tools  ## formatting, lint, types
 	$(BIN)/ruff format --check copd tests studies benchmarks examples

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
@@ -220,3 +222,22 @@ def processed(processor: Any) -> Callable[[Problem], dict[str, Tensor]]:
         return dict(processor(**inputs, return_tensors="pt"))
 
     return process
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., CompletedProcess[str]]:
+    """`copd ARGUMENTS` in this process, where torch is loaded already, from the folder `tmp_path`."""
+
+    def run(*arguments: str) -> CompletedProcess[str]:
+        from copd.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["copd", *arguments])
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        return CompletedProcess(sys.argv, exit_.value.code, *capsys.readouterr())
+
+    return run

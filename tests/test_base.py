@@ -1,7 +1,6 @@
 """The base model of the embedded world: what ships, and that it can be built again."""
 
 import pytest
-import torch
 
 from copd.config import load_recipe
 from copd.errors import RecipeError
@@ -31,7 +30,6 @@ def test_a_base_is_never_built_over_something_else(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(2700)
 def test_a_rebuilt_base_reaches_the_skill_of_the_one_that_ships(tmp_path):
-    torch.set_num_threads(2)
     build_base(tmp_path / "base", conflict=1.0)
     rebuilt, shipped = accuracies(tmp_path / "base"), accuracies("builtin:digits")
     for field in FIELDS:

@@ -18,6 +18,7 @@ BOTH = ["--branch", "builtin:digits", "--branch", "builtin:digits"]
 
 
 def copd(*arguments: str, cwd=None, **environment: str) -> subprocess.CompletedProcess:
+    """The command as a process of its own."""
     command = [sys.executable, "-m", "copd.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
 
@@ -51,26 +52,32 @@ def copd(*arguments: str, cwd=None, **environment: str) -> subprocess.CompletedP
         (["report", "nowhere"], "nowhere: not a run folder (manifest.json is missing)"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_status_2(arguments, said, tmp_path):
-    done = copd(*arguments, cwd=tmp_path)
+def test_a_mistake_is_one_line_and_exit_status_2(command, arguments, said, tmp_path):
+    done = command(*arguments)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not any(tmp_path.iterdir())
 
 
-def test_recipe_show_lists_every_field_with_its_meaning():
-    shown = copd("recipe", "show", "demo", "seed=7").stdout
+def test_the_process_exits_as_the_command_does(tmp_path):
+    done = copd("train", "nothing.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: recipe nothing.yaml: ")
+
+
+def test_recipe_show_lists_every_field_with_its_meaning(command):
+    shown = command("recipe", "show", "demo", "seed=7").stdout
     for path, _, meaning in described(load_recipe("demo")):
         assert path in shown
         assert meaning.split()[0] in shown
     assert "7" in shown
 
 
-def test_help_names_all_commands():
-    said = copd("--help").stdout
-    for command in ("train", "doctor", "eval", "behaviour", "report", "merge", "warmup", "recipe", "data"):
-        assert command in said
+def test_help_names_all_commands(command):
+    said = command("--help").stdout
+    for name in ("train", "doctor", "eval", "behaviour", "report", "merge", "warmup", "recipe", "data"):
+        assert name in said
 
 
 def test_eval_compares_models_side_by_side_from_any_folder(tmp_path):
@@ -82,8 +89,8 @@ def test_eval_compares_models_side_by_side_from_any_folder(tmp_path):
         assert said in done.stdout
 
 
-def test_the_version_is_told():
-    assert copd("--version").stdout == f"copd {version('copd')}\n"
+def test_the_version_is_told(command):
+    assert command("--version").stdout == f"copd {version('copd')}\n"
 
 
 def test_errors_of_the_system_without_a_file_are_not_taken_for_a_users_mistake(monkeypatch):
@@ -130,9 +137,9 @@ def test_a_commit_that_is_not_in_the_cache_and_cannot_be_fetched_is_told(tmp_pat
     assert "Traceback" not in done.stderr
 
 
-def test_merge_scans_from_any_folder_and_says_what_decided(tmp_path):
+def test_merge_scans_from_any_folder_and_says_what_decided(command, tmp_path):
     few = ["--set", "evaluation.validation_problems=2", "--grid", "1"]
-    done = copd("merge", *BOTH, "--method", "weighted", "--scan", *few, "--out", "both", cwd=tmp_path)
+    done = command("merge", *BOTH, "--method", "weighted", "--scan", *few, "--out", "both")
     assert done.returncode == 0, done.stderr
     for said in ("greedy accuracy on validation problems", "weights 1 0", "weights 0 1", "weighted, weights"):
         assert said in done.stdout
@@ -141,9 +148,9 @@ def test_merge_scans_from_any_folder_and_says_what_decided(tmp_path):
 
 
 @pytest.mark.slow
-def test_behaviour_shows_measures_and_disputed_tokens_of_every_field(tmp_path):
-    assert copd("warmup", "base", "--steps", "1", cwd=tmp_path).returncode == 0
-    done = copd("behaviour", "builtin:digits", "base", "--problems", "2", cwd=tmp_path)
+def test_behaviour_shows_measures_and_disputed_tokens_of_every_field(command):
+    assert command("warmup", "base", "--steps", "1").returncode == 0
+    done = command("behaviour", "builtin:digits", "base", "--problems", "2")
     assert done.returncode == 0, done.stderr
     for expected in ("overlap@5", "symmetric", *(f"{field}: most disputed" for field in ("text", "image", "video"))):
         assert expected in done.stdout

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,10 +26,6 @@ from copd.types import Split
 KINDS = ("text", "image", "video")
 NUMBERS = "one number, such as 12, -1,234.5, 3/4, 1e3 or 25%"
 ASKED = ("problems", "validation_problems", "behaviour_problems")
-
-
-def command(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "copd.cli", *arguments], capture_output=True, text=True, cwd=cwd)
 
 
 def row_of(problem, folder: Path, name: str) -> dict:
@@ -205,11 +199,11 @@ def test_the_check_of_a_branch_reads_as_the_recipe_does(folder):
         check_branch(recipe_of(folder), "sound", said.append)
 
 
-def test_the_command_tells_bad_rows_and_exits_with_1(tmp_path):
+def test_the_command_tells_bad_rows_and_exits_with_1(command, tmp_path):
     (tmp_path / "f.jsonl").write_text(
         '{"prompt": "?", "answer": "1"}\n{"prompt": "[bold]?"}\n{"prompt": "?", "answer": 1}'
     )
-    done = command("data", "check", "f.jsonl", cwd=tmp_path)
+    done = command("data", "check", "f.jsonl")
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
         "f.jsonl:2: answer is missing; columns are prompt",
@@ -234,16 +228,16 @@ def test_an_answer_that_its_verifier_cannot_read_is_told_by_line_with_a_recipe_a
         make_rows("text", recipe_of(folder, task={"train": path}).branches["text"].task, 0, {})
 
 
-def test_what_rows_hold_reaches_the_terminal_spelled_out(tmp_path):
+def test_what_rows_hold_reaches_the_terminal_spelled_out(command, tmp_path):
     (tmp_path / "f.jsonl").write_text(json.dumps({"prompt": "?", "\x1b[2J\nf.jsonl: 9 rows, 0 bad": 1}))
-    done = command("data", "check", "f.jsonl", "--format", "native", cwd=tmp_path)
+    done = command("data", "check", "f.jsonl", "--format", "native")
     assert done.stdout.splitlines() == [
         r"f.jsonl:1: answer is missing; columns are prompt, \x1b[2J\nf.jsonl: 9 rows, 0 bad",
         "f.jsonl (native): 1 rows, 1 bad; kinds: none; verifiers: none",
     ]
 
 
-def test_the_command_exits_with_0_for_sound_rows_and_reads_them_as_a_recipe_does(folder, tmp_path):
+def test_the_command_exits_with_0_for_sound_rows_and_reads_them_as_a_recipe_does(command, folder, tmp_path):
     done = command("data", "check", str(folder / "image.jsonl"), "--no-media", "--format", "native")
     assert (done.returncode, done.stdout.count("12 rows, 0 bad; kinds: image 12; verifiers: integer 12")) == (0, 1)
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe_of(folder).model_dump(mode="json")))
@@ -263,11 +257,13 @@ def test_the_command_exits_with_0_for_sound_rows_and_reads_them_as_a_recipe_does
         (["--recipe", "demo", "--branch", "text"], "--branch text: no branch of kind rows; there is none"),
     ],
 )
-def test_the_command_exits_with_2_where_a_file_cannot_be_read_or_is_asked_for_wrongly(tmp_path, arguments, said):
+def test_the_command_exits_with_2_where_a_file_cannot_be_read_or_is_asked_for_wrongly(
+    command, tmp_path, arguments, said
+):
     (tmp_path / "f.csv").write_text("a,b")
     (tmp_path / "f.json").write_text("[{}]")
     (tmp_path / "f.jsonl").write_text('{"a": 1}')
-    done = command("data", "check", *arguments, cwd=tmp_path)
+    done = command("data", "check", *arguments)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr

@@ -41,9 +41,10 @@ SMALL = [
     "schedule={cycles: 2, rl_steps: 2, opd_steps: 2}",
     "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}",
     "opd={prompts_per_step: 2, rollouts_per_prompt: 2}",
-    "evaluation={problems: 6, validation_problems: 4, behaviour_problems: 2, pass_at: [1, 2]}",
+    "evaluation={problems: 3, validation_problems: 2, behaviour_problems: 2, pass_at: [1, 2]}",
     "checkpoint={every_steps: 1, keep_last: 20}",
 ]
+HARDLY_MEASURED = "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [1]}"
 CLOCKS = ("seconds", "tokens_per_second", "critical_path")
 
 
@@ -70,7 +71,7 @@ def test_a_base_warmed_up_at_another_share_of_conflict_is_warned_of(tmp_path):
     said = io.StringIO()
     changes = ["branches.image.task.conflict=0.5", "model.path=nowhere"]
     assert conflict_warnings(load_recipe("demo", changes)) == conflict_warnings(load_recipe("demo")) == []
-    changes = [*SMALL, *changes[:1], "method=mixed", "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}"]
+    changes = [*SMALL, *changes[:1], "method=mixed", "budget.rollouts=8", HARDLY_MEASURED]
     train(load_recipe("demo", changes), tmp_path / "run", screen=Screen(Console(file=said, width=300)))
     assert "branches.image.task.conflict: is 0.5, but builtin:digits was warmed up at 1.0" in said.getvalue()
     assert "branches.text" not in said.getvalue()
@@ -115,7 +116,7 @@ def test_the_merged_model_is_the_mean_of_the_branches(finished):
 
 
 def test_a_run_merges_by_the_method_of_its_recipe_from_its_base(tmp_path, assert_same):
-    changes = [*SMALL, "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}", "evaluation.pass_at=[1]"]
+    changes = [*SMALL, "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}", HARDLY_MEASURED]
     merge = "merge={method: dare, scale: 0.5, density: 0.6, seed: 4}"
     folder = copd.train(load_recipe("demo", [*changes, merge]), tmp_path / "run")
     base = load_file(model_folder("builtin:digits") / "model.safetensors")
@@ -201,7 +202,8 @@ def test_a_base_with_nan_is_refused_before_anything_runs(tmp_path):
 
 
 def test_a_run_whose_weights_become_nan_stops_after_a_few_skipped_steps(tmp_path):
-    recipe = load_recipe("demo", [*SMALL, "optimizer.learning_rate=1e38", "schedule.rl_steps=9"])
+    changes = ["optimizer.learning_rate=1e38", "schedule.rl_steps=9", HARDLY_MEASURED]
+    recipe = load_recipe("demo", [*SMALL, *changes])
     with pytest.raises(NonFiniteError, match="5 optimizer steps in a row"):
         copd.train(recipe, tmp_path / "run")
     assert sum(update["skipped"] for update in events(tmp_path / "run", "update")) >= 4
@@ -252,7 +254,7 @@ def test_the_pictures_of_the_samples_are_kept_once(finished):
 
 def test_the_answers_of_the_final_evaluation_make_the_final_table(finished):
     answers = [Answers.from_record(line) for line in read_lines(finished / "answers.jsonl")]
-    assert {len(a.greedy_P) for a in answers} == {6}
+    assert {len(a.greedy_P) for a in answers} == {3}
     assert tabulate(answers, (1, 2)) == result_of(finished)
 
 
@@ -260,7 +262,7 @@ def test_the_report_of_a_run_can_be_written_again_by_the_command_as_it_was(finis
     assert write_pages([finished], tmp_path / "again.html").read_bytes() == (finished / "report.html").read_bytes()
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 8], ids=["in RLVR", "between phases", "in OPD", "before the merge"])
+@pytest.mark.parametrize("stop", [5, 6, 7, 8], ids=["in RLVR", "between phases", "in OPD", "before the merge"])
 def test_resuming_is_bit_identical(finished, tmp_path, stop, stopped):
     folder = tmp_path / "run"
     shutil.copytree(
@@ -288,6 +290,7 @@ def test_resuming_is_bit_identical_with_every_option_of_the_objectives(tmp_path,
         "grpo={aggregation: token, normalize_std: false, kl_coefficient: 0.1, passes: 2, mask_truncated: true}",
         "opd={prompts_per_step: 2, rollouts_per_prompt: 2, bound: proximal}",
         "schedule={cycles: 1, rl_steps: 2, opd_steps: 2}",
+        HARDLY_MEASURED,
         "optimizer.learning_rate=1e-3",
     ]
     recipe = load_recipe("demo", [*SMALL, *options])
@@ -371,6 +374,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(finished, tmp_path):
     assert not (folder / "report.html").exists()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert record(folder) == record(finished)
+    assert (folder / "merged/model.safetensors").read_bytes() == (finished / "merged/model.safetensors").read_bytes()
 
 
 def test_a_changed_recipe_is_not_resumed_and_the_difference_is_named(finished):
@@ -391,7 +395,8 @@ def test_prompts_longer_than_the_context_are_refused_before_anything_runs(tmp_pa
 @pytest.mark.parametrize(("method", "branches"), [("expert", ["text", "image", "video"]), ("mixed", ["mixed"])])
 def test_baselines_run_at_the_rollouts_of_copd(tmp_path, method, branches):
     folder = copd.train(
-        load_recipe("demo", [*SMALL, f"method={method}", "checkpoint.every_steps=50"]), tmp_path / "run"
+        load_recipe("demo", [*SMALL, f"method={method}", "checkpoint.every_steps=50", HARDLY_MEASURED]),
+        tmp_path / "run",
     )
     assert sorted(path.name for path in (folder / "branches").iterdir()) == sorted(branches)
     assert not (folder / "merged").exists()

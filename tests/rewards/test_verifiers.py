@@ -177,10 +177,10 @@ def test_a_float_as_python_writes_it_is_read_as_its_exact_value(value):
     assert as_number(repr(value)).value == Fraction(repr(value))
 
 
-@pytest.mark.parametrize("text", [*(f"{a}" for a, _, _ in NUMBERS), "A", "\\", "\ud800", "%", "$$"])
-def test_reading_a_number_never_raises(text):
-    found = as_number(text)
-    assert found is None or isinstance(found.value, Fraction)
+def test_reading_a_number_never_raises():
+    for text in (*(answer for answer, _, _ in NUMBERS), "A", "\\", "\ud800", "%", "$$"):
+        found = as_number(text)
+        assert found is None or isinstance(found.value, Fraction), text
 
 
 SPELLINGS = ["B", " B ", "b", "(B)", "( B )", "[B]", "B)", "B.", "B:", r"\text{B}", r"\textbf{(B)}", r"\mathrm{B}"]
@@ -188,9 +188,8 @@ SPELLINGS += ["$B$", "**B**", "**(B)**", r"$\mathbf{B}$", r"\text{ (b) }"]
 
 
 @pytest.mark.parametrize("reference", SPELLINGS)
-@pytest.mark.parametrize("answer", SPELLINGS)
-def test_a_choice_is_the_same_letter_in_any_usual_spelling(answer, reference):
-    assert choice(answer, reference)
+def test_a_choice_is_the_same_letter_in_any_usual_spelling(reference):
+    assert [answer for answer in SPELLINGS if not choice(answer, reference)] == []
 
 
 @pytest.mark.parametrize(
