@@ -338,7 +338,7 @@ def test_a_finished_run_without_its_report_gets_it_and_nothing_else(finished, tm
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_base_that_changed_beside_its_weights_is_not_resumed(finished, tmp_path):
+def test_a_base_that_changed_beside_its_weights_is_not_resumed(tmp_path):
     base = tmp_path / "base"
     shutil.copytree(model_folder("builtin:digits"), base)
     recipe, tasks = load_recipe("demo", [f"model.path={base}"]), {}

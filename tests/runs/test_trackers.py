@@ -1,6 +1,7 @@
 """Trackers against the real libraries, offline: what arrives, under which names, and that no secret does."""
 
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -77,7 +78,11 @@ def test_wandb_keeps_the_numbers_in_a_run_that_was_never_online_and_no_key(tmp_p
     log.log(5, {"update/text/native/reward": 0.125})
     log.close()
     (written,) = folder.rglob("*.wandb")
-    contents = written.read_bytes()
+    for _ in range(300):  # a process of wandb's own writes it, at its leisure
+        contents = written.read_bytes()
+        if b"0.125" in contents:
+            break
+        time.sleep(0.1)
     assert b"update/text/native/reward" in contents
     assert b"0.125" in contents
     for path in folder.rglob("*"):
