@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # two tests at once: threads that wait by spinning stall each other
 
 import numpy as np
 import pytest
