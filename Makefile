@@ -2,22 +2,25 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
+METHODS := expert merge_only static_opd mopd mopd_mean mixed mixed_batch
+CHANGES = method=$(@F)
+runs/merge_only: CHANGES += experts.run=runs/expert
+runs/mopd_mean: CHANGES = method=mopd mopd.student=mean
+runs/mixed_batch: CHANGES = method=mixed mixed.batch=K_times
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: demo table docs bench test test-slow check format lock clean
+.PHONY: demo table $(METHODS:%=runs/%) docs bench test test-slow check format lock clean
 
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
 	$(BIN)/copd train demo --out runs/demo --resume
 
-table: demo  ## the README's table: every method at equal rollouts; about 45 minutes
-	$(BIN)/copd train demo method=expert --out runs/expert --resume
-	$(BIN)/copd train demo method=merge_only experts.run=runs/expert --out runs/merge_only --resume
-	$(BIN)/copd train demo method=static_opd --out runs/static_opd --resume
-	$(BIN)/copd train demo method=mopd --out runs/mopd --resume
-	$(BIN)/copd train demo method=mopd mopd.student=mean --out runs/mopd_mean --resume
-	$(BIN)/copd train demo method=mixed --out runs/mixed --resume
-	$(BIN)/copd train demo method=mixed mixed.batch=K_times --out runs/mixed_batch --resume
+table: demo $(METHODS:%=runs/%)  ## the README's table: every method at equal rollouts; -j2 runs two at a time
 	$(BIN)/python studies/demo_table.py
+
+$(METHODS:%=runs/%): $(VENV)/.installed
+	$(BIN)/copd train demo $(CHANGES) --out $@ --resume
+
+runs/merge_only: runs/expert
 
 docs: $(VENV)/.installed  ## renew the tables of docs/recipe.md from the sections of the recipe
 	$(BIN)/python studies/recipe_reference.py
