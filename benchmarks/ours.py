@@ -16,12 +16,14 @@ import copd.model.batching
 import copd.model.decode
 import copd.model.learner
 import copd.model.policy
-from copd.assemble import load_policy, make_branch
+from copd import assemble
+from copd.assemble import load_policy
 from copd.branch import Branch
 from copd.config import Recipe, load_recipe
 from copd.model.parts import GrpoObjective
 from copd.model.policy import Policy
 from copd.rewards.grading import Grader, Grades, Response
+from copd.tasks.asked import Asked
 from copd.tasks.digits import CELL, Digits
 from copd.types import Part, Problem, Rollouts, Split, Task
 
@@ -136,8 +138,7 @@ def make_branches(tasks: Mapping[str, Task], max_new_tokens: int, grader: Any = 
     """A branch of the demo for each task, all of them beginning as the demo's base."""
     recipe = demo(max_new_tokens)
     base = load_policy(recipe)
-    grader = grader or Grader()
-    return [make_branch(recipe, base, tasks, grader, name, index) for index, name in enumerate(tasks)]
+    return list(assemble.make_branches(recipe, base, tasks, grader or Grader(), Asked(tasks), list(tasks)))
 
 
 def grpo_step(branch: Branch, step: int, size: Size) -> dict[str, float]:

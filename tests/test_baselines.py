@@ -205,7 +205,7 @@ def test_a_run_of_taken_over_experts_goes_on_when_they_are_gone(experts, tmp_pat
         ("reward.format_weight=0.1", "developed otherwise"),
         ("branches.text.task.conflict=0.5", "developed otherwise"),
         ("experts.run=nowhere", "no manifest of a run"),
-        ("schedule.rl_steps=0", "no whole checkpoint of text, image, video after at most 0 .* found steps 1, 2, 3$"),
+        ("schedule.rl_steps=0", "no whole checkpoint of text, image after at most 0 .* found steps 1, 2, 3$"),
     ],
 )
 def test_experts_of_another_trajectory_are_refused(experts, tmp_path, change, said):

@@ -277,7 +277,11 @@ def test_nothing_survives_the_training_process_however_it_is_killed(tmp_path, nu
 
 def test_an_interrupted_batch_leaves_the_pool_usable(pool):
     """As by Ctrl-C: the main thread leaves `run` while calls are under way."""
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        pool.run([call("stay")] * 2)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.run([call("stay")] * 2)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert scores(pool.run([call("good")])) == [0.5]
