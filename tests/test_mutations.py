@@ -55,7 +55,9 @@ class Mutants:
         path.write_text(original.replace(mutation["old"], mutation["new"]))
         try:
             print(mutation["test"], file=self._server.stdin, flush=True)
-            return tuple(json.loads(self._server.stdout.readline()))
+            answer = self._server.stdout.readline()
+            assert answer, "the process that runs the tests has ended"
+            return tuple(json.loads(answer))
         finally:
             path.write_text(original)
 
