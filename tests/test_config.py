@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from copd.config import Recipe, Section, builtin_recipes, described, load_recipe, make_recipe, merge_grid
 from copd.errors import RecipeError
 from copd.sections import MERGE_FIELDS
-from copd.strict_yaml import parse_yaml
+from copd.strict_yaml import _StrictLoader, parse_yaml
 
 TWO = "branches: {a: {task: {capability: text}}, b: {task: {capability: image}}}\n"
 ONE = "branches: {a: {task: {capability: text}}}\n"
@@ -343,6 +343,13 @@ def test_a_tag_in_a_recipe_runs_nothing(recipe_file, tmp_path):
     witness = tmp_path / "witness"
     with pytest.raises(RecipeError):
         load_recipe(recipe_file(TWO + f"seed: !!python/object/apply:os.mkdir ['{witness}']"))
+    assert not witness.exists()
+
+
+def test_the_loader_of_recipes_could_run_nothing_even_if_a_tag_reached_it(tmp_path):
+    witness = tmp_path / "witness"
+    with pytest.raises(yaml.constructor.ConstructorError):
+        _StrictLoader(f"!!python/object/apply:os.mkdir ['{witness}']").get_single_data()
     assert not witness.exists()
 
 
