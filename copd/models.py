@@ -209,7 +209,6 @@ def _scan(recipe: Recipe, merges: Sequence[MergedFolders], labels: Sequence[str]
     policy = load_policy(recipe, str(merges[0].branches[0].path))
     for warning in check_problems(policy, tasks, recipe.sampling.max_new_tokens):
         logger.warning("%s", warning)
-    sampling = make_sampling(recipe)
     count, table = recipe.evaluation.validation_problems, []
     pairs, quiet = list(zip(labels, merges, strict=True)), not Console().is_terminal
     with make_grader(recipe, logger.warning) as grader:
@@ -218,7 +217,7 @@ def _scan(recipe: Recipe, merges: Sequence[MergedFolders], labels: Sequence[str]
                 policy.load_weights(merged)
             except KeyError as error:
                 raise MergeError(f"--scan: the model has a tensor {error} that the folders lack") from error
-            model = LocalActor(Actor(label, -1, policy, tasks, sampling, grader))
+            model = _actor(recipe, tasks, grader, label, policy)
             table += finish(evaluate([model], list(tasks), Split.VALIDATION, problems=count, pass_at=()))
     return table
 
