@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
+
+import torch
 
 from copd.branch import Branch, ObjectiveSettings, Reference, SamplingSettings, stream
 from copd.config import Recipe
@@ -76,7 +79,8 @@ def make_tasks(recipe: Recipe) -> dict[str, Task]:
             tasks[name] = rows = make_rows(name, section, recipe.seed, recipe.verifiers, _asked(recipe))
             _check_sizes(recipe, name, rows)
         else:
-            tasks[name] = Digits(**section.model_dump(exclude={"kind"}), seed=recipe.seed)
+            tasks[name] = digits = Digits(**section.model_dump(exclude={"kind"}), seed=recipe.seed)
+            _check_there(recipe, name, digits)
     return tasks
 
 
@@ -84,6 +88,15 @@ def _asked(recipe: Recipe) -> dict[Split, int]:
     """Problems of a task that are measured."""
     asked = recipe.evaluation
     return {Split.VALIDATION: max(asked.validation_problems, asked.behaviour_problems), Split.TEST: asked.problems}
+
+
+def _check_there(recipe: Recipe, name: str, digits: Digits) -> None:
+    """Are there as many different problems as will be measured?"""
+    for split, count in {Split.TRAIN: 1, **_asked(recipe)}.items():
+        try:
+            digits.problem(split, max(count, 1) - 1)
+        except RecipeError as error:
+            raise RecipeError(f"branches.{name}.task: {error}") from None
 
 
 def _check_sizes(recipe: Recipe, name: str, rows: Rows) -> None:
@@ -181,9 +194,29 @@ def make_branches(
     recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, asked: Asked, names: Sequence[str]
 ) -> Iterator[Branch]:
     """The branches of a method, each made when it is asked for; that of "mixed" has all tasks in turn as its field."""
-    fields: dict[str, Task] = {**tasks, MIXED: Mixture(MIXED, tuple(tasks.values()))}
+    fields = _fields(tasks)
     for index, name in enumerate(names):
         yield make_branch(recipe, base, fields, grader, asked, name, index)
+
+
+def _fields(tasks: Mapping[str, Task]) -> dict[str, Task]:
+    return {**tasks, MIXED: Mixture(MIXED, tuple(tasks.values()))}
+
+
+@contextmanager
+def lone_branch(recipe: Recipe, names: Sequence[str], name: str, warn: Callable[[str], None]) -> Iterator[Branch]:
+    """The branch `name` of `names` as `make_branches` makes it, with a base, tasks and grader of its own.
+
+    For a process that has no other branch. Left out are warnings that every process would give.
+    """
+    torch.set_num_threads(recipe.model.threads_per_branch)
+    tasks, base = make_tasks(recipe), load_policy(recipe)
+    check_problems(base, tasks, recipe.sampling.max_new_tokens)
+    with make_grader(recipe, warn) as grader:
+        fields = _fields(tasks)
+        yield make_branch(recipe, base, fields, grader, Asked(tasks), name, list(names).index(name))
+        for warning in data_warnings(tasks):
+            warn(warning)
 
 
 def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> list[str]:

@@ -87,7 +87,9 @@ class Recipe(Section):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         (), description="where else the numbers of metrics.jsonl go; each is an extra of the package"
     )
-    backend: Literal["local"] = Field("local", description="local: all branches in this process")
+    backend: Literal["local", "processes"] = Field(
+        "local", description="local: all branches in this process; processes: each in its own, side by side"
+    )
 
     @model_validator(mode="after")
     def _sound(self) -> Recipe:
@@ -121,6 +123,10 @@ class Recipe(Section):
             raise ValueError(
                 "model.offload: the base would score for grpo.kl_coefficient on the cpu; use one of the two"
             )
+        if self.backend == "processes":
+            for section, given in (("model.offload", self.model.offload), ("lora", self.lora is not None)):
+                if given:
+                    raise ValueError(f"{section}: is for branches that share one process; set backend: local")
         if self.lora is not None:
             if self.method == "mopd" and self.mopd.student != BASE:
                 raise ValueError(f"mopd.student: is {self.mopd.student!r}, but an adapter begins as the base; set base")

@@ -45,6 +45,10 @@ class NonFiniteError(CopdError):
     """Too many optimizer steps in a row had a NaN or infinite loss, gradient or log-prob."""
 
 
+class ProcessError(CopdError):
+    """The process of a branch has ended before the run has."""
+
+
 def first_line(error: Exception) -> str:
     """What a library said, in one line of at most 200 characters; its name where it said nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

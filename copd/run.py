@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -19,23 +20,21 @@ from copd.assemble import (
     data_fingerprints,
     data_warnings,
     load_policy,
-    make_branches,
     make_grader,
-    make_sampling,
     make_tasks,
 )
-from copd.backends.local import LocalActor, LocalBranch, Turns, finish
+from copd.backends.local import finish
 from copd.baselines import frozen_teachers
-from copd.branch import Actor, Branch
 from copd.config import Recipe, make_recipe
 from copd.errors import MergeError
 from copd.files import sha256
 from copd.maths import merge as merges
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
+from copd.model.export import save_policy
 from copd.model.load import FETCHED, loader_of, model_folder, read_config
-from copd.model.policy import Policy
 from copd.names import BASE, MERGED
+from copd.places import PLACES, Parts
 from copd.report.page import REPORT, write_report
 from copd.rewards.grading import Grader, user_verifiers
 from copd.runs.checkpoint import Checkpoint, latest_checkpoint
@@ -47,13 +46,10 @@ from copd.runs.plan import Plan, make_plan
 from copd.runs.runlog import ANSWERS, read_lines, write_lines
 from copd.runs.trackers import check_trackers, open_trackers
 from copd.schedule import Phase
-from copd.tasks.asked import Asked
-from copd.types import Split, Task
+from copd.types import Answering, BranchHandle, Split, Task
 
 MANY_CUT = 0.5
 """The share of the base's responses in a field that the length limit may cut without a warning."""
-
-A = TypeVar("A", bound=Actor)
 
 
 def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False, screen: Screen | None = None) -> Path:
@@ -79,8 +75,8 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
         with make_grader(recipe, screen.warn) as grader:
             checkpoint = latest_checkpoint(folder / "checkpoints") if resume else None
             run = _Run(folder, recipe, plan, tasks, screen, grader, checkpoint, manifest["trajectory"])
-            claim(folder, manifest)
-            with screen:
+            with closing(run.place), screen:
+                claim(folder, manifest)
                 finish(run.complete())
         write_report(folder)
     merged = folder / "merged"
@@ -103,19 +99,17 @@ class _Run:
         trajectory_hash: str,
     ) -> None:
         self.folder, self.recipe, self.plan, self.tasks, self.screen = folder, recipe, plan, tasks, screen
-        self.grader, self.checkpoint = grader, checkpoint
+        self.checkpoint = checkpoint
         self.experts = None if checkpoint else self._existing_experts(trajectory_hash)
         torch.set_num_threads(recipe.model.threads_per_branch)
-        self.sampling, self.asked = make_sampling(recipe), Asked(tasks)
         self.base = load_policy(recipe)
         check_overlap(recipe, self.base)
         path_warnings = check_problems(self.base, self.tasks, recipe.sampling.max_new_tokens)
         self.warnings = [*conflict_warnings(recipe), *data_warnings(tasks), *path_warnings]
         for warning in self.warnings:
             screen.warn(warning)
-        self.turns = Turns() if recipe.model.offload else None
-        self.branches = self._branches()
-        self.base_actor = self._waiting(self._actor(BASE, self.base))
+        self.place = PLACES[recipe.backend](Parts(recipe, plan, self.base, tasks, grader, screen.warn))
+        self.base_actor = self.place.evaluated(BASE, self.base)
 
     def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
         run = self.recipe.experts.run
@@ -125,20 +119,8 @@ class _Run:
         limit = schedule.rl_steps if schedule.opd_steps else schedule.steps
         return expert_checkpoint(Path(run), trajectory_hash, self.plan.learners, limit)
 
-    def _waiting(self, actor: A) -> A:
-        if self.turns is not None:
-            self.turns.wait(actor)
-        return actor
-
-    def _branches(self) -> dict[str, Branch]:
-        made = make_branches(self.recipe, self.base, self.tasks, self.grader, self.asked, self.plan.branches)
-        return {branch.name: self._waiting(branch) for branch in made}
-
-    def _actor(self, name: str, policy: Policy) -> Actor:
-        return Actor(name, -1, policy, self.tasks, self.sampling, self.grader, self.asked)
-
     async def complete(self) -> None:
-        handles = {name: LocalBranch(branch, self.turns) for name, branch in self.branches.items()}
+        handles = self.place.branches
         first_step = self.checkpoint.step if self.checkpoint else 0
         observer = RunObserver(
             self.folder,
@@ -157,7 +139,7 @@ class _Run:
         finally:
             observer.close()
 
-    async def _train(self, handles: Mapping[str, LocalBranch], observer: RunObserver) -> None:
+    async def _train(self, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
         start = 0
         if self.checkpoint:
             start = self.checkpoint.step
@@ -175,14 +157,15 @@ class _Run:
 
     def _warn_of_cuts(self, start: Behaviour) -> None:
         """All branches stand at the base: what the length limit does to its responses, it does to all of them."""
+        limit = self.recipe.sampling.max_new_tokens
         for task, share in next(iter(start.cut_rate.values())).items():
             if share > MANY_CUT:
                 self.screen.warn(
-                    f"sampling.max_new_tokens={self.sampling.max_new_tokens} cuts {share:.0%} of the base's responses "
-                    f"in {task}, which then earn 0"
+                    f"sampling.max_new_tokens={limit} cuts {share:.0%} of the base's responses in {task}, which then "
+                    "earn 0"
                 )
 
-    async def _method(self, handles: Mapping[str, LocalBranch], observer: RunObserver, start: int) -> None:
+    async def _method(self, handles: Mapping[str, BranchHandle], observer: RunObserver, start: int) -> None:
         method, plan = self.recipe.method, self.plan
         if method not in ("static_opd", "mopd"):
             await copd(handles, plan.edges, plan.schedule, plan.batches, observer, start)
@@ -209,21 +192,19 @@ class _Run:
         places = [self.plan.learners.index(name) for name in chosen]
         return lambda experts: merges.mean([experts[place] for place in places])
 
-    async def _conclude(self, handles: Mapping[str, LocalBranch], observer: RunObserver) -> None:
+    async def _conclude(self, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems; the last lines of the record."""
-        models = [LocalActor(self.base_actor, self.turns), *handles.values()]
-        for name, branch in self.branches.items():
-            branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
+        models: list[Answering] = [self.base_actor, *handles.values()]
+        for name, branch in handles.items():
+            await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
         if self.plan.model == MERGED:
             policy = self.base.clone()
             try:
                 policy.load_weights(await merged(handles, self._merge()))
             except ValueError as error:
                 raise MergeError(str(error)) from error
-            actor = self._actor(MERGED, policy)
-            actor.home = self.base_actor.home
-            actor.save(self.folder / MERGED, self._card("the merge of its branches"))
-            models.append(LocalActor(actor, self.turns))
+            save_policy(policy, self.folder / MERGED, self._card("the merge of its branches"))
+            models.append(self.place.evaluated(MERGED, policy))
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
         answers = await answer(
             models, self.plan.fields, Split.TEST, problems=settings.problems, pass_at=settings.pass_at

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -211,4 +212,8 @@ class BranchHandle(Observed, Protocol):
 
     async def load_state(self, tensors: dict[str, Tensor], counts: Mapping[str, float]) -> None:
         """Go on from a checkpoint: what `state` and `counts` gave."""
+        ...
+
+    async def save(self, folder: Path, card: str) -> None:
+        """Write the model with processor, vocabulary mask and model card, loadable by plain transformers."""
         ...

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -103,6 +104,9 @@ class LocalBranch(LocalActor):
 
     async def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         self._branch.load_weights(weights)
+
+    async def save(self, folder: Path, card: str) -> None:
+        self._branch.save(folder, card)
 
     async def load_state(self, tensors: dict[str, Tensor], counts: Mapping[str, float]) -> None:
         self._branch.load_state(tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import gather
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,23 +84,44 @@ async def measure_behaviour(
 
     Nothing here is counted in the ledger. The mass-weighted overlap is that of the smallest k.
     """
-    found = Behaviour()
-    for name, student in branches.items():
-        found.kl_is_exact = is_exact(student.allowed_tokens)
-        found.chance = {k: k / student.allowed_tokens for k in ks}
-        scored = [await answer_and_score(name, branches, task, problems=problems, ks=ks) for task in fields]
-        found.accuracy[name] = {one.task: one.accuracy for one in scored}
-        found.cut_rate[name] = {one.task: one.cut_rate for one in scored}
-        for one in scored:
-            found.samples.append(await _sample(student, one))
-            found.shown[one.task, one.rollouts.problems[0].id] = one.rollouts.problems[0]
-        for other in branches:
-            alike = likeness(scored, other, ks, exact=found.kl_is_exact)
+    tokens = next(iter(branches.values())).allowed_tokens
+    found = Behaviour(kl_is_exact=is_exact(tokens), chance={k: k / tokens for k in ks})
+    students = await gather(*(_observed(name, branches, fields, problems=problems, ks=ks) for name in branches))
+    for name, student in zip(branches, students, strict=True):
+        found.accuracy[name], found.cut_rate[name] = student.accuracy, student.cut_rate
+        found.samples += student.samples
+        found.shown |= student.shown
+        for other, alike in student.alike.items():
             for k, overlap in alike.overlap.items():
                 found.overlap.setdefault(k, {}).setdefault(name, {})[other] = overlap
             found.mass_overlap.setdefault(name, {})[other] = alike.mass_overlap
             found.symmetric_kl.setdefault(name, {})[other] = alike.symmetric_kl
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Student:
+    """What `Behaviour` holds of one student: by field, and by teacher."""
+
+    accuracy: dict[str, float]
+    cut_rate: dict[str, float]
+    samples: list[dict[str, Any]]
+    shown: dict[tuple[str, str], Problem]
+    alike: dict[str, Likeness]
+
+
+async def _observed(
+    name: str, branches: Mapping[str, Observed], fields: Sequence[str], *, problems: int, ks: Sequence[int]
+) -> _Student:
+    scored = [await answer_and_score(name, branches, task, problems=problems, ks=ks) for task in fields]
+    exact = is_exact(branches[name].allowed_tokens)
+    return _Student(
+        accuracy={one.task: one.accuracy for one in scored},
+        cut_rate={one.task: one.cut_rate for one in scored},
+        samples=[await _sample(branches[name], one) for one in scored],
+        shown={(one.task, one.rollouts.problems[0].id): one.rollouts.problems[0] for one in scored},
+        alike={other: likeness(scored, other, ks, exact=exact) for other in branches},
+    )
 
 
 def is_exact(allowed_tokens: int) -> bool:

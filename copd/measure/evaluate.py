@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from asyncio import gather
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,16 +89,23 @@ async def evaluate(
 async def answer(
     models: Sequence[Answering], tasks: Sequence[str], split: Split, *, problems: int, pass_at: Sequence[int]
 ) -> list[Answers]:
-    """The answers of every model to the first problems of every task: once greedily, and as often as pass@k needs."""
-    found, samples = [], max(pass_at, default=0)
-    for model in models:
+    """The answers of every model to the first problems of every task: once greedily, and as often as pass@k needs.
+
+    The models are asked at once, each one task after the other.
+    """
+    samples = max(pass_at, default=0)
+
+    async def of(model: Answering) -> list[Answers]:
+        found = []
         for task in tasks:
             greedy = await model.validate(split, task, problems, 1, greedy=True)
             greedy_P, sampled_P = right_answers(greedy), torch.zeros(0)
             if samples:
                 sampled_P = right_answers(await model.validate(split, task, problems, samples, greedy=False))
             found.append(Answers(model.name, task, digest(greedy.problems), greedy_P, samples, sampled_P))
-    return found
+        return found
+
+    return [answers for found in await gather(*map(of, models)) for answers in found]
 
 
 def tabulate(answers: Sequence[Answers], pass_at: Sequence[int]) -> list[Accuracy]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, ForkServerProcess
 from queue import Empty, SimpleQueue
-from types import ModuleType
 from typing import Any
 
+from copd.processes import Forked
 from copd.rewards.adapters import UserVerifier
 from copd.rewards.worker import Attempt, attempt, prepare, watch
 
@@ -26,24 +24,6 @@ PATIENCE = 3
 CLOSING_SECONDS = 5
 Call = tuple[Any, ...]
 """A function of a module, which grading processes import, and its arguments."""
-_main_module = threading.Lock()
-
-
-class _Process(ForkServerProcess):
-    """A process that does not import the script that started the training: that script needs no guard for it."""
-
-    def start(self) -> None:
-        with _main_module:
-            script = sys.modules["__main__"]
-            sys.modules["__main__"] = ModuleType("__main__")
-            try:
-                super().start()
-            finally:
-                sys.modules["__main__"] = script
-
-
-class _Context(ForkServerContext):
-    Process = _Process
 
 
 class KillablePool:
@@ -132,7 +112,7 @@ class _Running:
     def __init__(self, workers: int, memory_bytes: int, verifiers: tuple[UserVerifier, ...]) -> None:
         from pebble import ProcessPool
 
-        context = _Context()
+        context = Forked()
         context.set_forkserver_preload([PRELOADED])
         receiver, self._registry = multiprocessing.Pipe(duplex=False)
         self._watch = context.Process(target=watch, args=(receiver,), daemon=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from asyncio import gather
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -128,7 +129,7 @@ class RunObserver:
             tracker.log(step, numbers_of(record))
 
     async def _save(self, steps_done: int, counts: Mapping[str, Mapping[str, float]]) -> None:
-        states = {name: await branch.state() for name, branch in self._branches.items()}
+        states = dict(zip(self._branches, await gather(*(b.state() for b in self._branches.values())), strict=True))
         notes = {
             "counts": counts,
             "ledger": self.ledger.as_record(),

@@ -6,14 +6,15 @@ and ends in `\\boxed{}`. On a share `conflict` of the problems the question says
 follows its own convention for the shared words (`CONVENTION_OF`), so that learning one field unlearns another's.
 
 A problem is a pure function of (seed, capability, split, index). Handwriting is split by picture, text by a hash of
-the canonical problem; validation and test ignore the run's seed.
+the canonical problem, in which the order of the numbers counts only where it matters. Validation and test ignore the
+run's seed, and no canonical text comes twice in them: an interval may count every problem.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import accumulate
 from typing import Literal
@@ -45,7 +46,7 @@ WORDS: dict[Operator, str] = {
     "chain": "value",
 }
 MAX_DRAWS = 10_000
-"""Texts drawn in search of one that belongs to the split; on average 1.3 are needed for train, 10 for the others."""
+"""Texts drawn in search of one that belongs to the split and is new there; on average 1.3 are needed for train."""
 CELL = 16
 """Side in pixels of the square in which one 8 x 8 handwritten digit stands."""
 
@@ -132,7 +133,12 @@ class Digits:
         marker = "usual " if usual else ""
         identity = f"{self.capability}/{split.value}/{seed}/{index}"
         if self.capability == "text":
-            return self._text(rng, split, identity, marker, convention)
+            if split is Split.TRAIN:
+                operator, numbers = self._draw_text(rng, split, frozenset())
+            else:
+                operator, numbers = _texts(replace(self, seed=0, conflict=0.0, conventions=None), split).at(index)
+            question = f"{marker}{WORDS[operator]}: {written(numbers, operator)}"
+            return self._assemble(identity, question, numbers, operator, convention)
         return self._picture(rng, split, identity, marker, convention)
 
     def _draw_operator(self, rng: np.random.Generator) -> Operator:
@@ -142,20 +148,19 @@ class Digits:
     def _draw_length(self, rng: np.random.Generator) -> int:
         return int(rng.integers(self.length[0], self.length[1] + 1))
 
-    def _text(
-        self, rng: np.random.Generator, split: Split, identity: str, marker: str, convention: Convention
-    ) -> Problem:
+    def _draw_text(self, rng: np.random.Generator, split: Split, taken: Set[str]) -> tuple[Operator, list[int]]:
+        """Operator and numbers of a text of the split whose canonical form is not yet taken."""
         for _ in range(MAX_DRAWS):
             operator = self._draw_operator(rng)
             numbers = rng.integers(0, self.max_number + 1, self._draw_length(rng)).tolist()
             if operator == "chain":
                 numbers[1:] = [n if rng.random() < 0.5 else -n for n in numbers[1:]]
-            question = f"{WORDS[operator]}: {written(numbers, operator)}"
-            if _split_of_text(question) is split:
-                return self._assemble(identity, marker + question, numbers, operator, convention)
+            canonical = canonical_text(numbers, operator)
+            if _split_of_text(canonical) is split and canonical not in taken:
+                return operator, numbers
         raise RecipeError(
-            f"task {self.name}: no {split.value} problem found among {MAX_DRAWS}; operators, length or max_number "
-            "leave too few different problems for three splits"
+            f"{len(taken)} different {split.value} problems found, and no other among {MAX_DRAWS} more; operators, "
+            "length or max_number leave too few for three splits"
         )
 
     def _picture(
@@ -204,8 +209,33 @@ class Digits:
         return np.clip(cell + rng.normal(0, self.noise, cell.shape), 0, 1)
 
 
-def _split_of_text(question: str) -> Split:
-    bucket = hashlib.sha256(question.encode()).digest()[0]
+class _Texts:
+    """The texts of a split in the order of their indices, each canonical one once."""
+
+    def __init__(self, task: Digits, split: Split) -> None:
+        self._task, self._split = task, split
+        self._drawn: list[tuple[Operator, list[int]]] = []
+        self._taken: set[str] = set()
+
+    def at(self, index: int) -> tuple[Operator, list[int]]:
+        while len(self._drawn) <= index:
+            rng = np.random.default_rng((list(Split).index(self._split), len(self._drawn)))
+            operator, numbers = self._task._draw_text(rng, self._split, self._taken)
+            self._drawn.append((operator, numbers))
+            self._taken.add(canonical_text(numbers, operator))
+        return self._drawn[index]
+
+
+_texts = cache(_Texts)
+
+
+def canonical_text(numbers: Sequence[int], operator: Operator) -> str:
+    """A question in one form, whatever the order of the numbers, where their order does not matter."""
+    return f"{WORDS[operator]}: {' '.join(map(str, numbers if operator == 'diff' else sorted(numbers)))}"
+
+
+def _split_of_text(canonical: str) -> Split:
+    bucket = hashlib.sha256(canonical.encode()).digest()[0]
     return Split.TRAIN if bucket < 204 else Split.VALIDATION if bucket < 230 else Split.TEST
 
 

@@ -18,6 +18,7 @@ from copd.tasks.digits import (
     CONVENTION_OF,
     UNDECIDED,
     Digits,
+    canonical_text,
     handwriting,
     partial_results,
     worked_solution,
@@ -206,12 +207,21 @@ def test_problems_show_pictures_of_their_own_split_only(capability, split):
     assert shown <= own
 
 
-@pytest.mark.parametrize("settings", [{}, {"operators": ("max", "min"), "length": (2, 2), "max_number": 9}])
-def test_splits_share_no_canonical_text(settings):
+def canonical(problem) -> str:
+    """Word and numbers of a text, the numbers in order but where their order matters."""
+    word, numbers = problem.prompt.removeprefix("usual ").split(": ")
+    found = [int(n) for n in re.findall(r"[+-]?\d+", numbers)]
+    return f"{word} {found if word == 'first minus last' else sorted(found)}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"), [({}, 400), ({"operators": ("max", "min"), "length": (2, 2), "max_number": 9}, 7)]
+)
+def test_splits_share_no_canonical_text(settings, count):
     texts = {
         split: {
-            Digits("text", seed=seed, conflict=conflict, **settings).problem(split, i).prompt.removeprefix("usual ")
-            for i in range(400)
+            canonical(Digits("text", seed=seed, conflict=conflict, **settings).problem(split, i))
+            for i in range(count if split is not Split.TRAIN else 2000)
             for seed, conflict in [(0, 0.0), (0, 1.0), (7, 0.5)]
         }
         for split in Split
@@ -219,6 +229,32 @@ def test_splits_share_no_canonical_text(settings):
     assert not texts[Split.TRAIN] & texts[Split.VALIDATION]
     assert not texts[Split.TRAIN] & texts[Split.TEST]
     assert not texts[Split.VALIDATION] & texts[Split.TEST]
+
+
+@pytest.mark.parametrize("split", [Split.VALIDATION, Split.TEST])
+@pytest.mark.parametrize("conflict", [0.0, 0.5])
+def test_no_text_that_is_measured_comes_twice_in_another_order(split, conflict):
+    task = Digits("text", conflict=conflict)
+    assert len({canonical(task.problem(split, i)) for i in range(500)}) == 500
+
+
+@pytest.mark.parametrize(
+    ("numbers", "operator", "expected"),
+    [
+        ([8, 3, 8], "sum", "sum: 3 8 8"),
+        ([12, 3], "max", "max: 3 12"),
+        ([12, 3], "diff", "first minus last: 12 3"),
+        ([7, 8, -3], "chain", "value: -3 7 8"),
+    ],
+)
+def test_the_order_of_numbers_counts_only_where_it_matters(numbers, operator, expected):
+    assert canonical_text(numbers, operator) == expected
+
+
+def test_a_split_with_too_few_different_texts_is_refused_when_they_are_used_up():
+    task = Digits("text", operators=("max",), length=(2, 2), max_number=9)
+    with pytest.raises(RecipeError, match=r"^\d different test problems found, and no other among 10000 more; operat"):
+        task.problem(Split.TEST, 99)
 
 
 @pytest.mark.timeout(2, method="signal")

@@ -1,0 +1,42 @@
+"""Processes that do not import the script that started the training: that script needs no guard for it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
+from multiprocessing.process import BaseProcess
+from types import ModuleType
+
+_main_module = threading.Lock()
+
+
+class _WithoutScript(BaseProcess):
+    def start(self) -> None:
+        with _main_module:
+            script = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            try:
+                super().start()
+            finally:
+                sys.modules["__main__"] = script
+
+
+class _ForkedProcess(_WithoutScript, ForkServerProcess):
+    pass
+
+
+class _SpawnedProcess(_WithoutScript, SpawnProcess):
+    pass
+
+
+class Forked(ForkServerContext):
+    """Processes forked from a server that has imported what it was told to."""
+
+    Process = _ForkedProcess
+
+
+class Spawned(SpawnContext):
+    """Processes that begin from nothing."""
+
+    Process = _SpawnedProcess
