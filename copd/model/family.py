@@ -26,7 +26,8 @@ class Encoded:
 class TextOnly:
     """A causal language model: text through the tokenizer's chat template; a token stands at its index.
 
-    `kinds` are the kinds of prompts the model takes, `axes` is A, the number of coordinates of a position.
+    `kinds` are the kinds of prompts the model takes, `axes` is A, the number of coordinates of a position. Where
+    `every_layer_sees_all`, attention is torch's own and whatever a mask lets a token see is all that matters.
     """
 
     kinds: tuple[str, ...] = ("text",)
@@ -37,7 +38,7 @@ class TextOnly:
         self.processor = processor
         self.tokenizer = tokenizer_of(processor)
         layers = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
-        self._every_layer_sees_all = layers == {"full_attention"} and model.config._attn_implementation == "sdpa"
+        self.every_layer_sees_all = layers == {"full_attention"} and model.config._attn_implementation == "sdpa"
 
     @property
     def pad_id(self) -> int:
@@ -72,7 +73,7 @@ class TextOnly:
 
         Ready is what is added to the attention's scores, in their `dtype`.
         """
-        if not self._every_layer_sees_all:
+        if not self.every_layer_sees_all:
             return mask_MS.long()
         added_MS = torch.zeros(mask_MS.shape, dtype=dtype, device=mask_MS.device).masked_fill_(~mask_MS, -torch.inf)
         return added_MS[:, None, None]

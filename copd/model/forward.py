@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from copd.model.decode import CachedPrefixes, PlainPrefixes, Prefixes, select_rows
 from copd.model.encode import Prompts, Responses
 from copd.model.family import TextOnly
+from copd.model.packing import Packed
 
 Head = Callable[[Tensor], Tensor]
 Finish = Callable[[Tensor, Head], Any]
@@ -68,6 +69,12 @@ class Forward:
             use_cache=True,
         )
         return output.logits
+
+    def packed(self, packed: Packed, finish: Finish) -> Any:
+        """`finish` of all hidden states of packed prompts and responses, [B, L, D]; no cache."""
+        arguments = prompt_arguments(self.family, packed.prompts)
+        arguments["attention_mask"] = packed.sees_BLL[:, None]
+        return self._root(finish, **arguments, use_cache=False).logits
 
     def plain(self, prompts: Prompts, rows: Responses, finish: Finish) -> Any:
         """`finish` of the responses, each row's prompt and response in one sequence."""

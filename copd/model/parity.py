@@ -14,6 +14,7 @@ from copd.model.batching import take_rows
 from copd.model.encode import Responses
 from copd.model.forward import prompt_arguments
 from copd.model.policy import Policy
+from copd.model.statistics import Packing
 from copd.types import Problem, Rollouts
 
 TOLERANCE_NATS = {None: 1e-3, torch.bfloat16: 0.25}
@@ -24,23 +25,32 @@ UNABLE = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def largest_difference(policy: Policy, problems: Sequence[Problem], *, rollouts_per_prompt: int = 2) -> float:
-    """Greatest difference in nats between plain log-probs and shared-prefix ones, the sampler's and the scorer's."""
+    """Greatest difference in nats from plain log-probs: of the sampler's, and of each way to share a prefix."""
     rollouts = _probe(policy, problems, rollouts_per_prompt)
-    shared = policy.score(rollouts).logp_NT
     plain = plain_logp(policy, rollouts)
-    return float(torch.stack([shared - plain, rollouts.logp_NT - plain]).abs().max())
+    others = [rollouts.logp_NT, _logp(policy, rollouts, packing="never")]
+    if policy.packing != "never":
+        others.append(_logp(policy, rollouts, packing="always"))
+    return float((torch.stack(others) - plain).abs().max())
 
 
 def settle_path(policy: Policy, problems: Sequence[Problem]) -> str | None:
-    """Leave the shared prefix on where it agrees with the plain path on `problems`, else turn it off for good.
+    """Leave shared prefixes on where they agree with the plain path on `problems`, else turn them off for good.
 
-    Returns a warning where it was turned off, None otherwise. Raises ModelFolderError for a model whose plain path
-    differs from its own forward on each text alone: one that does not bear padding, or changes its logits after the
-    output head.
+    First the packing of log-probs, then all sharing. Returns a warning where one was turned off, None otherwise. Raises
+    ModelFolderError for a model whose plain path differs from its own forward on each text alone: one that does not
+    bear padding, or changes its logits after the output head.
     """
     accepted = TOLERANCE_NATS[policy.autocast]
-    warning = _doubt(policy, problems, accepted) if policy.shared_prefix else None
-    policy.shared_prefix = policy.shared_prefix and warning is None
+    warning = None
+    if policy.shared_prefix and (doubt := _doubt(policy, problems, accepted)):
+        instead, remains = "computing each response alone after its prompt's cache", doubt
+        if policy.packing != "never":
+            policy.packing = "never"
+            remains = _doubt(policy, problems, accepted)
+        if remains:
+            policy.shared_prefix, instead = False, "using the plain path"
+        warning = f"{doubt}; {instead}, which is slower"
     rollouts = _probe(policy, problems, rollouts_per_prompt=1)
     wrong = float((plain_logp(policy, rollouts) - logp_alone(policy, rollouts)).abs().max())
     if math.isnan(wrong):
@@ -53,18 +63,15 @@ def settle_path(policy: Policy, problems: Sequence[Problem]) -> str | None:
     return warning
 
 
-def _doubt(policy: Policy, problems: Sequence[Problem], accepted: float) -> str | None:
-    """Why the shared prefix should not be used, or None."""
+def _doubt(policy: Policy, problems: Sequence[Problem], accepted: float) -> str:
+    """Why shared prefixes should not be used as they are; empty where they may."""
     try:
         difference = largest_difference(policy, problems)
     except UNABLE as error:
-        return f"the shared prefix does not work with this model ({error}); using the plain path, which is slower"
+        return f"a shared prefix does not work with this model ({error})"
     if difference <= accepted:
-        return None
-    return (
-        f"shared-prefix log-probs differ from the plain forward's by {difference:.2g} nats "
-        f"(accepted: {accepted}); using the plain path, which is slower"
-    )
+        return ""
+    return f"shared-prefix log-probs differ from the plain forward's by {difference:.2g} nats (accepted: {accepted})"
 
 
 def plain_logp(policy: Policy, rollouts: Rollouts) -> Tensor:
@@ -75,6 +82,15 @@ def plain_logp(policy: Policy, rollouts: Rollouts) -> Tensor:
         return policy.score(rollouts).logp_NT
     finally:
         policy.shared_prefix = chosen
+
+
+def _logp(policy: Policy, rollouts: Rollouts, packing: Packing) -> Tensor:
+    chosen = policy.packing
+    policy.packing = packing
+    try:
+        return policy.score(rollouts).logp_NT
+    finally:
+        policy.packing = chosen
 
 
 @torch.no_grad()

@@ -15,16 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from copd.errors import RecipeError
-from copd.maths.logprobs import TokenStats, token_stats
+from copd.maths.logprobs import TokenStats
 from copd.model.batching import distinct_rows, micro_batches, stack_rows, take_rows, unflatten
 from copd.model.decode import decode
-from copd.model.encode import Encoder, Responses
+from copd.model.encode import Encoder
 from copd.model.family import family_of, tokenizer_of
-from copd.model.forward import Forward, Head
+from copd.model.forward import Forward
 from copd.model.load import load_model
 from copd.model.lora import (
     LoraSettings,
@@ -35,18 +34,17 @@ from copd.model.lora import (
     has_adapters,
     materialised,
 )
+from copd.model.statistics import Packing, joined, response_stats
 from copd.model.vocabulary import banned_tokens, end_tokens
 from copd.types import Problem, Rollouts, Score
-
-CHUNK_ELEMENTS = 1 << 25
-"""Most logits that exist at once: 128 MiB in float32."""
 
 
 class Policy:
     """A model that samples responses and gives log-probs of responses.
 
     The vocabulary mask `banned_V` applies to sampling and to every log-prob alike. `shared_prefix` turns the
-    prompt-once path off where `copd.model.parity` finds that a model does not bear it. With `gradient_checkpointing`
+    prompt-once path off where `copd.model.parity` finds that a model does not bear it; `packing` says when log-probs
+    compute each distinct prefix once, without a cache (`copd.model.packing`). With `gradient_checkpointing`
     layers are recomputed in the backward pass; log-probs then take the plain path, since layers drop the cache.
     Several policies may share a model, each through its own `adapter`; None is the model without any.
     """
@@ -72,6 +70,8 @@ class Policy:
         self.autocast = autocast
         self.micro_batch_tokens = micro_batch_tokens
         self.shared_prefix = True
+        self.packing: Packing = "where it pays" if self.encoder.family.every_layer_sees_all else "never"
+        self.width = self.model.config.get_text_config().hidden_size
         self.adapter = adapter
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
@@ -112,7 +112,7 @@ class Policy:
             "gradient_checkpointing": self.gradient_checkpointing,
         }
         twin = Policy(model, self.processor, **(options | changes))
-        twin.shared_prefix = self.shared_prefix
+        twin.shared_prefix, twin.packing = self.shared_prefix, self.packing
         return twin
 
     def to(self, device: torch.device | str) -> None:
@@ -143,6 +143,11 @@ class Policy:
             raise ValueError("full weights cannot be loaded into a model with adapters")
         for name, parameter in self.model.named_parameters():
             parameter.copy_(weights[name])
+
+    @property
+    def shares(self) -> bool:
+        """Whether log-probs compute a prompt once for its rows."""
+        return self.shared_prefix and not self.gradient_checkpointing
 
     @property
     def context(self) -> int | None:
@@ -225,10 +230,10 @@ class Policy:
             ids = None if ids_NTK is None else ids_NTK[rows, : part.tokens_NT.shape[1]]
             stats.append(self.token_stats(part, k=k, ids_NTK=ids))
         order = torch.cat(batches)
-        joined = TokenStats(*map(_joined, zip(*stats, strict=True)))
+        whole = TokenStats(*map(joined, zip(*stats, strict=True)))
         logp_NT, _, *optional = (
             None if values is None else unflatten(values.cpu(), rollouts.mask_NT, order)[distinct.place_M]
-            for values in joined
+            for values in whole
         )
         assert logp_NT is not None
         return Score(logp_NT, version, *optional)
@@ -238,43 +243,8 @@ class Policy:
         return self._split(rows_M.tolist(), rollouts.problems, rollouts.prompt_of_N, rollouts.mask_NT.sum(-1))
 
     def token_stats(self, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None) -> TokenStats:
-        """Statistics of the M response tokens of one micro-batch, row by row; log-probs are differentiable.
-
-        Logits exist for `CHUNK_ELEMENTS` at a time and are recomputed in the backward pass where there are more.
-        """
-        mask_NT = rollouts.mask_NT.to(self.device)
-        ids_M = rollouts.tokens_NT.to(self.device)[mask_NT]
-        at_ids_MK = None if ids_NTK is None else ids_NTK.to(self.device)[mask_NT]
-
-        kept: list[TokenStats] = []
-
-        def finish(hidden_NTD: Tensor, head: Head) -> Tensor:
-            kept.append(self._chunked(hidden_NTD[mask_NT], head, ids_M, rollouts.temperature, k, at_ids_MK))
-            return kept[0].logp_M
-
-        prompts = self.encoder.encode(rollouts.problems, self.device)
-        rows = Responses(rollouts.tokens_NT.to(self.device), mask_NT, rollouts.prompt_of_N.to(self.device), prompts)
-        with self.computing():
-            share = self.shared_prefix and not self.gradient_checkpointing
-            run = self.forward.shared if share else self.forward.plain
-            logp_M = run(prompts, rows, finish)
-        return kept[0]._replace(logp_M=logp_M)
-
-    def _chunked(
-        self, hidden_MD: Tensor, head: Head, ids_M: Tensor, temperature: float, k: int, at_ids_MK: Tensor | None
-    ) -> TokenStats:
-        def stats(hidden: Tensor, ids: Tensor, at_ids: Tensor | None) -> TokenStats:
-            return token_stats(head(hidden), ids, self.banned_V, temperature=temperature, k=k, at_ids_MK=at_ids)
-
-        size = max(1, CHUNK_ELEMENTS // len(self.banned_V))
-        if len(hidden_MD) <= size:
-            return stats(hidden_MD, ids_M, at_ids_MK)
-        at_ids = [None] * len(ids_M.split(size)) if at_ids_MK is None else at_ids_MK.split(size)
-        chunks = [
-            checkpoint(stats, *chunk, use_reentrant=False)
-            for chunk in zip(hidden_MD.split(size), ids_M.split(size), at_ids, strict=True)
-        ]
-        return TokenStats(*map(_joined, zip(*chunks, strict=True)))
+        """Statistics of the M response tokens of one micro-batch, row by row; log-probs are differentiable."""
+        return response_stats(self, rollouts, k=k, ids_NTK=ids_NTK)
 
     def _split(
         self, rows_M: Sequence[int], problems: Sequence[Problem], prompt_of_N: Tensor, length_N: Tensor
@@ -338,9 +308,3 @@ def _enable_checkpointing(model: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # a new name from transformers 5.20 on
         model.gradient_checkpointing_enable({"use_reentrant": False})
-
-
-def _joined(values: Sequence[Tensor | None]) -> Any:
-    """The concatenation, or None where there is nothing to concatenate."""
-    present = [value for value in values if value is not None]
-    return torch.cat(present) if present else None

@@ -83,6 +83,7 @@ def one_step(policy, objectives, **options):
         policy.clone(), **{"learning_rate": 1e-3, "betas": (0.0, 0.99), "max_grad_norm": math.inf} | options
     )
     rows = []
+    learner.policy.packing = "never"
     learner.policy.model.get_output_embeddings().register_forward_pre_hook(
         lambda module, hidden: rows.append(len(hidden[0]))
     )

@@ -68,6 +68,27 @@ def test_a_model_whose_log_probs_are_not_a_number_takes_the_plain_path(policy, p
     assert not broken.shared_prefix
 
 
+def test_a_model_that_bears_no_packing_shares_prompts_without_it(policy, problems_of, written):
+    """One that sees every earlier token of a sequence, whatever the mask says."""
+    deaf = policy.clone()
+
+    def change(module, args, inputs):
+        mask = inputs["attention_mask"]
+        return (args, {**inputs, "attention_mask": torch.ones_like(mask).tril()}) if mask.ndim == 4 else None
+
+    deaf.model.get_decoder().register_forward_pre_hook(
+        lambda module, args, inputs: change(module, args, inputs) if inputs["input_ids"] is None else None,
+        with_kwargs=True,
+    )
+    warning = settle_path(deaf, problems_of["text"])
+    assert deaf.packing == "never"
+    assert deaf.shared_prefix
+    assert "computing each response alone after its prompt's cache" in warning
+    assert settle_path(deaf, problems_of["text"]) is None
+    rollouts = written(policy, problems_of["text"])
+    torch.testing.assert_close(deaf.score(rollouts).logp_NT, policy.score(rollouts).logp_NT, atol=1e-5, rtol=0)
+
+
 def test_a_model_without_a_cache_takes_the_plain_path(without_a_cache, written, policy, problems_of):
     warning = settle_path(without_a_cache, problems_of["text"])
     assert "does not work with this model" in warning

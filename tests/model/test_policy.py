@@ -1,4 +1,4 @@
-"""Log-probs of a policy: the shared prefix against the plain forward, and what must have no influence on them."""
+"""Log-probs of a policy: shared prefixes against the plain forward, and what must have no influence on them."""
 
 from dataclasses import replace
 
@@ -8,18 +8,22 @@ from transformers import DynamicCache
 
 from copd.model import forward as forward_module
 from copd.model import policy as policy_module
+from copd.model import statistics
 from copd.model.batching import Distinct, take_rows
 from copd.model.policy import Policy
 
 SINGLE = ((1, 1), (1,), (1, 1, 1))
 UNEVEN = ((5, 3, 7), (1,), (4, 6))
-PRECISIONS = [("policy", 1e-5, 5e-6), ("policy64", 1e-10, 1e-9)]
+CASES = [("policy", UNEVEN, 1e-5, 1e-6), ("policy64", UNEVEN, 1e-10, 1e-10), ("policy64", SINGLE, 1e-10, 1e-10)]
+SHARING = ("packed", "repeated")
+PATHS = (*SHARING, "plain")
 
 
-def plainly(policy):
-    """The same weights, with the prompt computed again for every row."""
+def on(path, policy):
+    """The same weights: each distinct prefix once, the prompt's cache repeated for its rows, or all of it for each."""
     twin = policy.clone()
-    twin.shared_prefix = False
+    twin.packing = "always" if path == "packed" else "never"
+    twin.shared_prefix = path != "plain"
     return twin
 
 
@@ -42,14 +46,15 @@ def mixed(written, policy, problems_of):
     return written(policy, problems, [(5, 3), (1, 6, 2), (4, 4), (7,)])
 
 
-@pytest.mark.parametrize("lengths", [UNEVEN, SINGLE], ids=["uneven groups", "single tokens"])
-@pytest.mark.parametrize(("name", "logp_tolerance", "gradient_tolerance"), PRECISIONS, ids=["float32", "float64"])
+@pytest.mark.parametrize("path", SHARING)
+@pytest.mark.parametrize(
+    ("name", "lengths", "logp_tolerance", "gradient_tolerance"), CASES, ids=["float32", "float64", "single tokens"]
+)
 def test_the_shared_prefix_gives_log_probs_and_gradients_of_the_plain_forward(
-    request, written, problems_of, gradients, assert_same, kind, lengths, name, logp_tolerance, gradient_tolerance
+    request, written, problems_of, gradients, assert_same, kind, lengths, path, name, logp_tolerance, gradient_tolerance
 ):
-    policy = request.getfixturevalue(name)
+    policy, plain_policy = (on(each, request.getfixturevalue(name)) for each in (path, "plain"))
     rollouts = written(policy, problems_of[kind], lengths)
-    plain_policy = plainly(policy)
     shared, plain = policy.logp(rollouts), plain_policy.logp(rollouts)
     torch.testing.assert_close(shared, plain, atol=logp_tolerance, rtol=0)
     tokens = rollouts.mask_NT.sum()
@@ -79,8 +84,8 @@ def test_log_probs_are_those_of_each_text_run_alone_through_transformers(
         torch.testing.assert_close(found[n, : len(response)], expected, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_what_stands_in_the_padding_has_no_influence(policy64, written, problems_of, gradients, assert_same, shared):
+@pytest.mark.parametrize("path", PATHS)
+def test_what_stands_in_the_padding_has_no_influence(policy64, written, problems_of, gradients, assert_same, path):
     rollouts = written(policy64, problems_of["image"])
     other = replace(
         rollouts,
@@ -88,7 +93,7 @@ def test_what_stands_in_the_padding_has_no_influence(policy64, written, problems
         logp_NT=torch.where(rollouts.mask_NT, rollouts.logp_NT, torch.nan),
     )
     assert not torch.equal(other.tokens_NT, rollouts.tokens_NT)
-    policy = policy64 if shared else plainly(policy64)
+    policy = on(path, policy64)
     logp_NT, other_NT = policy.logp(rollouts), policy.logp(other)
     assert torch.equal(logp_NT, other_NT)
     assert not logp_NT[~rollouts.mask_NT].any()
@@ -103,9 +108,9 @@ def test_the_order_of_the_rows_has_no_influence(policy64, mixed, gradients, asse
     assert_same(gradients(policy64, logp_NT.sum()), gradients(policy64, shuffled_NT.sum()), atol=1e-8)
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_the_rows_of_a_group_need_not_stand_together(policy64, written, problems_of, kind, shared):
-    policy = policy64 if shared else plainly(policy64)
+@pytest.mark.parametrize("path", PATHS)
+def test_the_rows_of_a_group_need_not_stand_together(policy64, written, problems_of, kind, path):
+    policy = on(path, policy64)
     rollouts = written(policy, problems_of[kind])
     order = torch.tensor([5, 0, 3, 4, 2, 1])
     shuffled = take_rows(rollouts, order)
@@ -128,12 +133,12 @@ def test_the_token_budget_has_no_influence(policy64, mixed, gradients, assert_sa
     torch.testing.assert_close(split.at_ids_NTK, whole.at_ids_NTK, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("elements", [1, 3 * 128, 25 * 128])
 def test_log_probs_in_chunks_equal_those_at_once(
-    policy64, written, problems_of, gradients, assert_same, monkeypatch, elements, shared
+    policy64, written, problems_of, gradients, assert_same, monkeypatch, elements, path
 ):
-    policy = policy64 if shared else plainly(policy64)
+    policy = on(path, policy64)
     rollouts = written(policy, problems_of["image"], temperature=0.7)
     ids_NTK = torch.randint(90, (*rollouts.tokens_NT.shape, 5), generator=torch.Generator().manual_seed(0))
 
@@ -143,7 +148,7 @@ def test_log_probs_in_chunks_equal_those_at_once(
 
     whole, whole_gradient = everything()
     assert all(value is not None for value in whole.values())
-    monkeypatch.setattr(policy_module, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setattr(statistics, "CHUNK_ELEMENTS", elements)
     chunked, chunked_gradient = everything()
     assert_same(chunked, whole, atol=1e-10)
     assert_same(chunked_gradient, whole_gradient, atol=1e-10)
@@ -151,7 +156,7 @@ def test_log_probs_in_chunks_equal_those_at_once(
 
 def test_chunks_bound_the_number_of_logits_that_exist_at_once(policy, written, problems_of, monkeypatch):
     policy, sizes = policy.clone(), []
-    monkeypatch.setattr(policy_module, "CHUNK_ELEMENTS", 5 * 128)
+    monkeypatch.setattr(statistics, "CHUNK_ELEMENTS", 5 * 128)
 
     class Measuring(type(policy.model.lm_head)):
         def forward(self, hidden):
@@ -175,9 +180,10 @@ def test_entropy_is_that_of_the_masked_distribution_and_has_no_gradient(policy64
     assert not stats.entropy_M.requires_grad
 
 
-def test_a_score_holds_the_log_probs_the_likeliest_tokens_and_those_asked_about(policy64, mixed):
+@pytest.mark.parametrize("path", PATHS)
+def test_a_score_holds_the_log_probs_the_likeliest_tokens_and_those_asked_about(policy64, mixed, path):
     everything = torch.arange(len(policy64.banned_V)).expand(*mixed.tokens_NT.shape, -1)
-    score = policy64.score(mixed, k=5, ids_NTK=everything, version=7)
+    score = on(path, policy64).score(mixed, k=5, ids_NTK=everything, version=7)
     assert score.version == 7
     assert not score.logp_NT.requires_grad
     mask_NT = mixed.mask_NT
@@ -210,7 +216,7 @@ def test_the_score_of_equal_responses_is_that_of_each_computed_for_itself(policy
 
 
 def test_equal_responses_are_scored_once_but_each_at_the_tokens_it_is_asked_about(policy64, written, problems_of):
-    policy, rows = policy64.clone(), []
+    policy, rows = on("repeated", policy64), []
     policy.model.get_output_embeddings().register_forward_pre_hook(lambda module, hidden: rows.append(len(hidden[0])))
     rollouts = take_rows(written(policy, problems_of["text"][:1], [(6, 4)]), torch.tensor([0, 1, 0, 0]))
     policy.score(rollouts)
@@ -225,7 +231,7 @@ def test_equal_responses_are_scored_once_but_each_at_the_tokens_it_is_asked_abou
 
 
 def test_the_prompts_of_a_group_run_through_the_model_once(policy, written, problems_of):
-    policy, tokens = policy.clone(), []
+    policy, tokens = on("repeated", policy), []
     policy.model.register_forward_pre_hook(
         lambda module, args, inputs: tokens.append(inputs["input_ids"].numel()), with_kwargs=True
     )
@@ -234,15 +240,14 @@ def test_the_prompts_of_a_group_run_through_the_model_once(policy, written, prob
     assert tokens == [policy.encoder.lengths(rollouts.problems)[0], 4 * 5]
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_hooks_on_the_root_and_on_the_head_act(policy, mixed, shared):
-    policy, called = policy.clone(), []
-    policy.shared_prefix = shared
+@pytest.mark.parametrize("path", PATHS)
+def test_hooks_on_the_root_and_on_the_head_act(policy, mixed, path):
+    policy, called = on(path, policy), []
     policy.model.register_forward_hook(lambda *_: called.append("root"))
     policy.model.get_output_embeddings().register_forward_hook(lambda *_: called.append("head"))
     policy.score(mixed)
     kinds = 3
-    assert called.count("root") == called.count("head") == (2 * kinds if shared else kinds)
+    assert called.count("root") == called.count("head") == (2 * kinds if path == "repeated" else kinds)
 
 
 def test_the_models_own_head_is_back_after_an_error(policy, written, problems_of, processed):
