@@ -105,4 +105,4 @@ def test_packing_pays_where_responses_are_of_uneven_length_or_begin_alike(policy
     assert judged(written(policy, problem, [(20, 2, 2, 2)]))
     assert judged(replace(even, tokens_NT=even.tokens_NT[:1].expand(4, -1)))
     assert not judged(written(policy, problem, [(90,) * 8]), width=16), "attention to all of a long sequence costs more"
-    assert not judged(written(policy, problem, [(LONGEST,)])), "a mask of that size is too large"
+    assert not judged(written(policy, problem, [(LONGEST, 2, 2, 2, 2, 2)])), "a mask of that size is too large"
