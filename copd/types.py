@@ -54,8 +54,8 @@ class Problem:
     messages are the whole prompt: they hold as many places as there are media, taken in order, and `prompt` is only
     shown to people. `chat_template_kwargs` are variables of the model's chat template. `verifier` names what grades a
     response against `answer` (`rewards.grading`), it never points at code. `solution` is a worked response, used only
-    by the supervised warm-up. `columns` are JSON values by name, for a user's reward function that wants more than
-    the answer.
+    by the supervised warm-up. `columns` is a JSON object, for a user's reward function that wants more than the
+    answer.
     """
 
     id: str
@@ -69,7 +69,7 @@ class Problem:
     fps: float | tuple[float, ...] = 2.0
     messages: tuple[Message, ...] = ()
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: str = "{}"
 
     @property
     def chat(self) -> list[dict[str, Any]]:

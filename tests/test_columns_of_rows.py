@@ -79,7 +79,7 @@ def test_a_verl_function_that_dispatches_on_data_source_runs_unchanged_on_verl_s
     ]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "train.parquet")
     found = problems(tmp_path / "train.parquet", "compute_score")
-    assert [problem.columns for problem in found] == rows
+    assert [json.loads(problem.columns) for problem in found] == rows
     grades = grade(grader, found, "6 * 12 = 72\n#### 72", r"\boxed{72}", r"\boxed{7}", "#### 72")
     assert (grades.rewards, grades.correct) == ([1.0, 1.0, -0.4, 0.0], [True, True, False, False])
     assert grades.failures == 1

@@ -26,7 +26,7 @@ LARGEST = 1e6
 class Sample(NamedTuple):
     """One response as a reward function is told of it: unchanged, thoughts included, end token left out.
 
-    `problem` is its id; `columns` and `chat` are JSON, of `Problem.columns` and `Problem.chat`.
+    `problem` is its id; `columns` and `chat` are JSON, those of `Problem`.
     """
 
     prompt: str

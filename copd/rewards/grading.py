@@ -60,7 +60,8 @@ class Grader:
     `formatted` is 1 where a finished response has exactly one final answer, not empty, in the form `answer` names (one
     of `answers.FORMS`), else 0. A verifier of ours sees that answer and scores 1 or 0. A user's function sees the
     whole response, thoughts and all, since functions of other libraries do their own extraction, and the problem's
-    columns; its score may be any number up to a million in size, and 1 or more counts as correct. A response that the length limit cut, or whose grader fails, earns 0.
+    columns; its score may be any number up to a million in size, and 1 or more counts as correct. A response that
+    the length limit cut, or whose grader fails, earns 0.
 
     Processes start with the first response that needs one, and end with `close` or the `with` block.
     """
@@ -153,7 +154,7 @@ def _sample(problem: Problem, response: Response) -> Sample:
         problem.task,
         problem.id,
         tuple(response.ids_T.tolist()),
-        json.dumps(dict(problem.columns)),
+        problem.columns,
         json.dumps(problem.chat),
     )
 

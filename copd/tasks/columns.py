@@ -11,8 +11,8 @@ MAX_COLUMNS_BYTES = 2**20
 MEDIA = frozenset({"image", "images", "video", "videos"})
 
 
-def columns_of(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a row as the file has it, without media.
+def columns_of(raw: Mapping[str, Any]) -> str:
+    """The columns of a row as the file has it, without media: a JSON object.
 
     Left out are columns that JSON cannot say (bytes, dates), and those with which it would be more than
     `MAX_COLUMNS_BYTES`.
@@ -23,7 +23,7 @@ def columns_of(raw: Mapping[str, Any]) -> dict[str, Any]:
         if 0 < size <= room:
             found[name] = value
             room -= size
-    return found
+    return json.dumps(found)
 
 
 def _json_bytes(value: Any) -> int:
