@@ -37,6 +37,14 @@ class Message:
     role: str
     parts: tuple[str | Medium, ...]
 
+    @property
+    def content(self) -> str | list[dict[str, str]]:
+        """A text alone stays a string, which every chat template takes; with media it becomes a list of parts."""
+        texts = [part for part in self.parts if isinstance(part, str)]
+        if len(texts) == len(self.parts):
+            return "".join(texts)
+        return [{"type": "text", "text": p} if isinstance(p, str) else {"type": p.value} for p in self.parts]
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -47,7 +55,8 @@ class Problem:
     messages are the whole prompt: they hold as many places as there are media, taken in order, and `prompt` is only
     shown to people. `chat_template_kwargs` are variables of the model's chat template. `verifier` names what grades a
     response against `answer` (`rewards.grading`), it never points at code. `solution` is a worked response, used only
-    by the supervised warm-up.
+    by the supervised warm-up. `columns` is a JSON object, for a user's reward function that wants more than the
+    answer.
     """
 
     id: str
@@ -61,6 +70,15 @@ class Problem:
     fps: float | tuple[float, ...] = 2.0
     messages: tuple[Message, ...] = ()
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    columns: str = "{}"
+
+    @property
+    def chat(self) -> list[dict[str, Any]]:
+        """The whole prompt as chat templates take it: role and content of every message."""
+        if self.messages:
+            return [{"role": message.role, "content": message.content} for message in self.messages]
+        media = (*(Medium.IMAGE for _ in self.images), *(Medium.VIDEO for _ in self.videos))
+        return [{"role": "user", "content": Message("user", (*media, self.prompt)).content}]
 
     @property
     def fps_of_videos(self) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from copd.errors import ModelFolderError
-from copd.types import Message, Problem
+from copd.types import Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,25 +228,8 @@ def tokenizer_of(processor: Any) -> Any:
 
 def _chat(processor: Any, problem: Problem) -> str:
     return processor.apply_chat_template(
-        _messages(problem), tokenize=False, add_generation_prompt=True, **problem.chat_template_kwargs
+        problem.chat, tokenize=False, add_generation_prompt=True, **problem.chat_template_kwargs
     )
-
-
-def _messages(problem: Problem) -> list[dict[str, Any]]:
-    if problem.messages:
-        return [{"role": message.role, "content": _content(message)} for message in problem.messages]
-    if problem.kind == "text":
-        return [{"role": "user", "content": problem.prompt}]
-    pictures = [{"type": "image"} for _ in problem.images] + [{"type": "video"} for _ in problem.videos]
-    return [{"role": "user", "content": [*pictures, {"type": "text", "text": problem.prompt}]}]
-
-
-def _content(message: Message) -> str | list[dict[str, str]]:
-    """A text alone stays a string, which every chat template takes; with media it becomes a list of parts."""
-    texts = [part for part in message.parts if isinstance(part, str)]
-    if len(texts) == len(message.parts):
-        return "".join(texts)
-    return [{"type": "text", "text": p} if isinstance(p, str) else {"type": p.value} for p in message.parts]
 
 
 def _metadata(frames: int, fps: float) -> dict[str, Any]:

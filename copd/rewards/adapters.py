@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import importlib.util
 import inspect
+import json
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -23,7 +24,10 @@ LARGEST = 1e6
 
 
 class Sample(NamedTuple):
-    """One response as a reward function is told of it: unchanged, thoughts included, end token left out."""
+    """One response as a reward function is told of it: unchanged, thoughts included, end token left out.
+
+    `problem` is its id; `columns` and `chat` are JSON, those of `Problem`.
+    """
 
     prompt: str
     response: str
@@ -31,6 +35,8 @@ class Sample(NamedTuple):
     task: str
     problem: str
     tokens: tuple[int, ...]
+    columns: str = "{}"
+    chat: str = "[]"
 
 
 class UserVerifier(NamedTuple):
@@ -44,11 +50,16 @@ class UserVerifier(NamedTuple):
 
 
 class Convention(NamedTuple):
-    """How one library calls its reward functions: the parameters it is known by, what it offers, what it reads back."""
+    """How one library calls its reward functions: the parameters it is known by, what it offers, what it reads back.
 
-    marks: frozenset[str]
+    A function that has all parameters of one of the `marks` is of that library. With `columns` any other parameter is
+    a column of the problem's row.
+    """
+
+    marks: tuple[frozenset[str], ...]
     offer: Callable[[Sample], dict[str, Any]]
     read: Callable[[Any], Verdict]
+    columns: bool = False
 
 
 def as_number(value: Any) -> float:
@@ -93,42 +104,73 @@ def of_one(read: Callable[[Any], Verdict]) -> Callable[[Any], Verdict]:
     return read_list
 
 
-def _trl(sample: Sample, prompt: Any, completion: Any) -> dict[str, Any]:
-    columns = {"answer": sample.answer, "solution": sample.answer, "ground_truth": sample.answer, "task": sample.task}
-    one = {"prompts": prompt, "completions": completion, "completion_ids": list(sample.tokens), **columns}
-    return {name: [value] for name, value in one.items()}
+def _trl(sample: Sample, row: Mapping[str, Any], prompt: Any, completion: Any) -> dict[str, Any]:
+    answers = dict.fromkeys(("answer", "solution", "ground_truth"), sample.answer)
+    own = {"prompts": prompt, "completions": completion, "completion_ids": list(sample.tokens)}
+    one = {"task": sample.task, **answers, **row, **own}
+    lists = {name: [value] for name, value in one.items() if name not in ("prompt", "completion")}
+    return {**lists, "log_extra": _log_nothing, "log_metric": _log_nothing}
+
+
+def _trl_text(sample: Sample) -> dict[str, Any]:
+    return _trl(sample, json.loads(sample.columns), sample.prompt, sample.response)
 
 
 def _trl_chat(sample: Sample) -> dict[str, Any]:
-    prompt = [{"role": "user", "content": sample.prompt}]
-    return _trl(sample, prompt, [_Message(role="assistant", content=sample.response)])
+    completion = [_Message(role="assistant", content=sample.response)]
+    return _trl(sample, json.loads(sample.columns), json.loads(sample.chat), completion)
+
+
+def _trl_as_row(sample: Sample) -> dict[str, Any]:
+    in_messages = isinstance(json.loads(sample.columns).get("prompt"), list)
+    return _trl_chat(sample) if in_messages else _trl_text(sample)
+
+
+def _log_nothing(name: str, values: Any) -> None:
+    """In the place of TRL's `log_extra` and `log_metric`."""
+
+
+def _verl(sample: Sample) -> dict[str, Any]:
+    row = json.loads(sample.columns)
+    reward_model, source, extra = (row.get(name) for name in ("reward_model", "data_source", "extra_info"))
+    truth = reward_model.get("ground_truth") if isinstance(reward_model, Mapping) else None
+    if extra is None:
+        extra = {"id": sample.problem, "prompt": sample.prompt}
+    if isinstance(extra, Mapping):
+        extra = {"num_turns": None, "rollout_reward_scores": {}, **extra}
+    return {
+        "data_source": sample.task if source is None else source,
+        "solution_str": sample.response,
+        "ground_truth": sample.answer if truth is None else truth,
+        "extra_info": extra,
+    }
 
 
 def _easyr1(sample: Sample) -> dict[str, Any]:
-    return {"response": sample.response, "response_length": len(sample.tokens), "ground_truth": sample.answer}
+    truth = json.loads(sample.columns).get("answer")
+    return {
+        "response": sample.response,
+        "response_length": len(sample.tokens),
+        "ground_truth": sample.answer if truth is None else truth,
+    }
 
 
+TRL, TRL_TEXT, TRL_CHAT = "trl", "trl text", "trl chat"
+"""TRL's functions: given text or messages as the row's prompt is; always text; always messages."""
+_MARKS_OF_TRL = tuple(frozenset({name}) for name in ("completions", "completion_ids", "prompts"))
 CONVENTIONS: Mapping[str, Convention] = {
     "copd": Convention(
-        frozenset({"response", "answer"}), lambda s: {"response": s.response, "answer": s.answer}, from_score
+        (frozenset({"response", "answer"}),), lambda s: {"response": s.response, "answer": s.answer}, from_score
     ),
-    "trl": Convention(frozenset({"completions"}), lambda s: _trl(s, s.prompt, s.response), of_one(from_score)),
-    "trl chat": Convention(frozenset({"completions"}), _trl_chat, of_one(from_score)),
-    "verl": Convention(
-        frozenset({"solution_str", "ground_truth"}),
-        lambda s: {
-            "data_source": s.task,
-            "solution_str": s.response,
-            "ground_truth": s.answer,
-            "extra_info": {"id": s.problem, "prompt": s.prompt},
-        },
-        from_dict("score", "acc"),
-    ),
+    TRL: Convention(_MARKS_OF_TRL, _trl_as_row, of_one(from_score), columns=True),
+    TRL_TEXT: Convention(_MARKS_OF_TRL, _trl_text, of_one(from_score), columns=True),
+    TRL_CHAT: Convention(_MARKS_OF_TRL, _trl_chat, of_one(from_score), columns=True),
+    "verl": Convention((frozenset({"solution_str", "ground_truth"}),), _verl, from_dict("score", "acc")),
     "easyr1": Convention(
-        frozenset({"reward_input"}), lambda s: {"reward_input": _easyr1(s)}, from_dict("overall", "accuracy")
+        (frozenset({"reward_input"}),), lambda s: {"reward_input": _easyr1(s)}, from_dict("overall", "accuracy")
     ),
     "easyr1 batch": Convention(
-        frozenset({"reward_inputs"}),
+        (frozenset({"reward_inputs"}),),
         lambda s: {"reward_inputs": [_easyr1(s)]},
         of_one(from_dict("overall", "accuracy")),
     ),
@@ -137,7 +179,17 @@ ACCEPTED = (
     "(response, answer); TRL's (prompts, completions, **columns); verl's (data_source, solution_str, ground_truth, "
     "extra_info); EasyR1's (reward_input) or (reward_inputs)"
 )
-PROBE = Sample("1 + 1 = ?", "<think>\n1 + 1 = 2\n</think>\n\\boxed{2}", "2", "probe", "probe", (1, 2, 3))
+ONLY_IN_TRL = frozenset({"trainer_state", "environments"})
+"""What TRL offers beside columns and is not there to be had."""
+PROBE = Sample(
+    "1 + 1 = ?",
+    "<think>\n1 + 1 = 2\n</think>\n\\boxed{2}",
+    "2",
+    "probe",
+    "probe",
+    (1, 2, 3),
+    chat='[{"role": "user", "content": "1 + 1 = ?"}]',
+)
 
 
 def load(verifier: UserVerifier) -> Callable[..., Any]:
@@ -161,21 +213,22 @@ def load(verifier: UserVerifier) -> Callable[..., Any]:
 def recognise(function: Callable[..., Any]) -> str:
     """The name of the convention that a function follows, by its parameters; raises ValueError naming those accepted.
 
-    Whether a TRL function wants text or messages is not in its signature: it is called once and watched.
+    Whether a TRL function wants text or messages is not in its signature: it is called once or twice and watched.
     """
     parameters = inspect.signature(function).parameters
     for name, convention in CONVENTIONS.items():
-        if not convention.marks <= parameters.keys():
+        if not any(marks <= parameters.keys() for marks in convention.marks):
             continue
         offered = convention.offer(PROBE)
         for parameter in parameters.values():
-            named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
             needed = parameter.kind is parameter.POSITIONAL_ONLY and parameter.default is parameter.empty
-            if not named and (needed or parameter.name in offered):
+            if not _by_name(parameter) and (needed or parameter.name in offered):
                 raise ValueError(f"takes {parameter.name!r} by position only; accepted: parameters given by name")
-            if named and parameter.default is parameter.empty and parameter.name not in offered:
-                raise ValueError(f"wants {parameter.name!r}, but there is only {', '.join(offered)}")
-        return "trl chat" if name == "trl" and _reads_messages(function) else name
+        for wanted in _lacking(function, offered):
+            if not convention.columns or wanted in ONLY_IN_TRL:
+                columns = ", and columns of the row" if convention.columns else ""
+                raise ValueError(f"wants {wanted!r}, but there is only {', '.join(offered)}{columns}")
+        return _form_of_trl(function) if name == TRL else name
     raise ValueError(f"has the parameters ({', '.join(parameters)}); accepted: {ACCEPTED}")
 
 
@@ -186,17 +239,43 @@ def verdict(function: Callable[..., Any], convention: str, sample: Sample) -> Ve
 
 
 def _call(function: Callable[..., Any], offered: Mapping[str, Any]) -> Any:
+    if lacking := _lacking(function, offered):
+        raise LookupError(f"wants the column {lacking[0]!r}, but there is only {', '.join(offered)}")
     parameters = inspect.signature(function).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     value = function(**{name: value for name, value in offered.items() if takes_all or name in parameters})
     return asyncio.run(value) if inspect.iscoroutine(value) else value
 
 
-def _reads_messages(function: Callable[..., Any]) -> bool:
-    offered = _trl_chat(PROBE)
+def _by_name(parameter: inspect.Parameter) -> bool:
+    return parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+
+
+def _lacking(function: Callable[..., Any], offered: Mapping[str, Any]) -> list[str]:
+    """The parameters that a function needs by name and is not offered."""
+    return [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if _by_name(parameter) and parameter.default is parameter.empty and parameter.name not in offered
+    ]
+
+
+def _form_of_trl(function: Callable[..., Any]) -> str:
+    """Messages for a function that reads one, text for one that takes text, else as the row's prompt is.
+
+    Columns that it wants are the answer here, and it may well fail on them.
+    """
+    texts, chat = _trl_text(PROBE), _trl_chat(PROBE)
+    columns = {name: [PROBE.answer] for name in _lacking(function, texts)}
     with contextlib.suppress(Exception):  # it may take the message for text
-        _call(function, offered)
-    return offered["completions"][0][0].was_read
+        _call(function, {**chat, **columns})
+    if chat["completions"][0][0].was_read:
+        return TRL_CHAT
+    try:
+        _call(function, {**texts, **columns})
+    except Exception:
+        return TRL
+    return TRL_TEXT
 
 
 class _Message(dict[str, str]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,8 +59,9 @@ class Grader:
 
     `formatted` is 1 where a finished response has exactly one final answer, not empty, in the form `answer` names (one
     of `answers.FORMS`), else 0. A verifier of ours sees that answer and scores 1 or 0. A user's function sees the
-    whole response, thoughts and all; its score may be any number up to a million in size, and 1 or more counts as
-    correct. A response that the length limit cut, or whose grader fails, earns 0.
+    whole response, thoughts and all, since functions of other libraries do their own extraction, and the problem's
+    columns; its score may be any number up to a million in size, and 1 or more counts as correct. A response that
+    the length limit cut, or whose grader fails, earns 0.
 
     Processes start with the first response that needs one, and end with `close` or the `with` block.
     """
@@ -110,10 +112,8 @@ class Grader:
         """The verdict, where it costs nothing, or the call that gives it."""
         name, reference = problem.verifier, problem.answer
         if name in self._conventions:
-            sample = Sample(
-                problem.prompt, response.text, reference, problem.task, problem.id, tuple(response.ids_T.tolist())
-            )
-            return (verify_by_user, name, self._conventions[name], sample) if response.finished else WRONG
+            convention = self._conventions[name]
+            return (verify_by_user, name, convention, _sample(problem, response)) if response.finished else WRONG
         if name == MATH:
             return WRONG if not answer else _plan_math(answer, reference)
         if name in VERIFIERS:
@@ -144,6 +144,19 @@ class Grader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _sample(problem: Problem, response: Response) -> Sample:
+    return Sample(
+        problem.prompt,
+        response.text,
+        problem.answer,
+        problem.task,
+        problem.id,
+        tuple(response.ids_T.tolist()),
+        problem.columns,
+        json.dumps(problem.chat),
+    )
 
 
 def _plan_math(answer: str, reference: str) -> Verdict | Call:

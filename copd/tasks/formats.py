@@ -7,10 +7,10 @@
 | trl | `prompt`, `solution` | answer: the only `\\boxed{}` of the solution, else all of it; `images` or `image` |
 | easyr1 | `problem`, `answer` | EasyR1 and EasyVideoR1: `images`, `videos`; `data_type` must agree with them |
 
-`verifier` and `id` (EasyVideoR1: `problem_id`) are read in every format; other columns are for prompt templates. A
-prompt is a text or a list of messages. Media stand where `<image>` and `<video>` (or parts of type image and video)
-mark their places, as many as there are media; without any mark, before the text of the first user message. In trl and
-easyr1 an answer wrapped in `<answer>` is unwrapped.
+`verifier` and `id` (EasyVideoR1: `problem_id`) are read in every format; other columns are for prompt templates and a
+user's reward function (`copd.tasks.columns`). A prompt is a text or a list of messages. Media stand where `<image>` and
+`<video>` (or parts of type image and video) mark their places, as many as there are media; without any mark, before the
+text of the first user message. In trl and easyr1 an answer wrapped in `<answer>` is unwrapped.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ import numpy as np
 
 from copd.errors import BadRow, DataError
 from copd.files import HUB, sha256
+from copd.tasks.columns import columns_of
 from copd.tasks.formats import Raw, Row, RowRules, detect, read_row
 from copd.tasks.hub import hub_files
 from copd.tasks.index import Part, RowIndex, cut
@@ -221,7 +222,8 @@ class Rows:
 
     def _problem(self, split: Split, at: int) -> Problem:
         source = self._source(split, at)
-        row = source.row(source.file.read(int(self._parts[split].position_n[at])), self.settings.rules)
+        raw = source.file.read(int(self._parts[split].position_n[at]))
+        row = source.row(raw, self.settings.rules)
         images, videos, rates = load_media(row, source.file.root, self.settings.media)
         problem = Problem(
             id=row.id or self.where(split, at),
@@ -234,6 +236,7 @@ class Rows:
             fps=rates,
             messages=row.messages,
             chat_template_kwargs=self.settings.chat_template_kwargs,
+            columns=columns_of(raw),
         )
         if reason := self._fits(problem):
             raise BadRow(reason)

@@ -16,7 +16,17 @@ import torch
 
 from copd.rewards.adapters import CONVENTIONS, LARGEST, Sample, UserVerifier, load, recognise, verdict
 
-SAMPLE = Sample("What is 2 + 3?", "<think>2 + 3</think>\\boxed{5}", "5", "sums", "sums/7", (11, 12, 13))
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 3?"}]
+SAMPLE = Sample(
+    "What is 2 + 3?",
+    "<think>2 + 3</think>\\boxed{5}",
+    "5",
+    "sums",
+    "sums/7",
+    (11, 12, 13),
+    columns=json.dumps({"prompt": CHAT, "difficulty": 3}),
+    chat=json.dumps(CHAT),
+)
 
 
 def ours(response: str, answer: str) -> float:
@@ -48,6 +58,24 @@ def trl_length(completions, completion_ids, **kwargs):
     return [float(len(ids)) / 10 for ids in completion_ids]
 
 
+def trl_ids_alone(completion_ids, **kwargs):
+    return [float(len(ids)) / 10 for ids in completion_ids]
+
+
+def trl_with_a_column(completions, difficulty, **kwargs):
+    return [float(level == 3 and "5" in text) for text, level in zip(completions, difficulty, strict=True)]
+
+
+def trl_that_reads_prompts_only(prompts, **kwargs):
+    return [float(prompt[0]["content"] == "Be brief." and kwargs["difficulty"][0] == 3) for prompt in prompts]
+
+
+def trl_that_logs(completions, log_extra, log_metric, **kwargs):
+    log_extra("length", [len(each) for each in completions])
+    log_metric("mean", 1.0)
+    return [1.0 for _ in completions]
+
+
 async def trl_awaited(prompts, completions, **kwargs):
     return [0.25 for _ in completions]
 
@@ -74,11 +102,15 @@ def easyr1_batch(reward_inputs, format_weight=0.1):
 
 CASES = [
     (ours, "copd", (1.0, True)),
-    (trl_text, "trl", (1.0, True)),
+    (trl_text, "trl text", (1.0, True)),
     (trl_messages, "trl chat", (1.0, True)),
     (trl_messages_that_hide_errors, "trl chat", (1.0, True)),
-    (trl_length, "trl", (0.3, False)),
-    (trl_awaited, "trl", (0.25, False)),
+    (trl_length, "trl text", (0.3, False)),
+    (trl_ids_alone, "trl text", (0.3, False)),
+    (trl_with_a_column, "trl text", (1.0, True)),
+    (trl_that_reads_prompts_only, "trl", (1.0, True)),
+    (trl_that_logs, "trl text", (1.0, True)),
+    (trl_awaited, "trl text", (0.25, False)),
     (verl_number, "verl", (1.0, True)),
     (verl_mapping, "verl", (1.0, True)),
     (easyr1_one, "easyr1", (0.5, True)),
@@ -101,26 +133,66 @@ def test_a_wrong_answer_is_told_apart(function, score):
     assert verdict(function, recognise(function), wrong) == (score, False)
 
 
-def test_a_function_is_offered_exactly_what_its_library_offers():
-    def all_columns(completions, **columns):
-        raise LookupError(json.dumps({"completions": completions, **columns}))
+def with_row(**columns):
+    return SAMPLE._replace(columns=json.dumps(columns))
 
-    def told(convention):
-        with pytest.raises(LookupError) as error:
-            verdict(all_columns, convention, SAMPLE)
-        return json.loads(str(error.value))
 
-    columns = {name: ["5"] for name in ("answer", "solution", "ground_truth")}
+def test_a_trl_function_is_offered_exactly_what_trl_offers():
+    def offered(convention, sample):
+        found = CONVENTIONS[convention].offer(sample)
+        assert found.pop("log_extra")("column", [1]) is found.pop("log_metric")("name", 1.0) is None
+        return found
+
+    columns = {name: ["5"] for name in ("answer", "solution", "ground_truth")} | {"difficulty": [3]}
     shared = {"completion_ids": [[11, 12, 13]], "task": ["sums"], **columns}
-    assert told("trl") == {"prompts": [SAMPLE.prompt], "completions": [SAMPLE.response], **shared}
-    assert told("trl chat") == {
-        "prompts": [[{"role": "user", "content": SAMPLE.prompt}]],
-        "completions": [[{"role": "assistant", "content": SAMPLE.response}]],
+    text = {"prompts": [SAMPLE.prompt], "completions": [SAMPLE.response], **shared}
+    chat = {"prompts": [CHAT], "completions": [[{"role": "assistant", "content": SAMPLE.response}]], **shared}
+    assert offered("trl text", SAMPLE) == text
+    assert offered("trl chat", SAMPLE) == offered("trl", SAMPLE) == chat
+    assert offered("trl", with_row(prompt="What is 2 + 3?", difficulty=3)) == text
+
+
+def test_a_trl_function_is_offered_columns_as_the_row_has_them_and_none_in_the_place_of_what_trl_says():
+    row = {"solution": "It is $5$.", "answer": 5, "task": None, "levels": [1, 2], "completions": "a", "completion": "b"}
+    offered = CONVENTIONS["trl text"].offer(with_row(**row))
+    named = {name: offered[name] for name in ("solution", "answer", "task", "levels", "completions")}
+    expected = {"solution": ["It is $5$."], "answer": [5], "task": [None], "levels": [[1, 2]]}
+    assert named == {**expected, "completions": [SAMPLE.response]}
+    assert "completion" not in offered
+
+
+def test_a_column_that_the_row_lacks_is_named():
+    with pytest.raises(
+        LookupError, match="wants the column 'difficulty', but there is only task, answer, solution, gr"
+    ):
+        verdict(trl_with_a_column, "trl text", with_row(level=3))
+
+
+def test_a_verl_function_is_told_of_the_row_and_of_the_problem_where_the_row_says_nothing():
+    offer = CONVENTIONS["verl"].offer
+    shared = {"solution_str": SAMPLE.response}
+    of_verl = {"num_turns": None, "rollout_reward_scores": {}}
+    row = {"data_source": "openai/gsm8k", "extra_info": {"index": 4}, "reward_model": {"ground_truth": 5}}
+    assert offer(with_row(**row)) == {
         **shared,
+        "data_source": "openai/gsm8k",
+        "ground_truth": 5,
+        "extra_info": {**of_verl, "index": 4},
     }
-    assert CONVENTIONS["easyr1"].offer(SAMPLE) == {
-        "reward_input": {"response": SAMPLE.response, "response_length": 3, "ground_truth": "5"}
-    }
+    for silent in (with_row(), with_row(data_source=None, extra_info=None, reward_model={"style": "rule"})):
+        assert offer(silent) == {
+            **shared,
+            "data_source": "sums",
+            "ground_truth": "5",
+            "extra_info": {**of_verl, "id": "sums/7", "prompt": SAMPLE.prompt},
+        }
+
+
+def test_an_easyr1_function_is_offered_exactly_what_easyr1_offers():
+    told = {"response": SAMPLE.response, "response_length": 3, "ground_truth": "5"}
+    wrapped = {**told, "ground_truth": "<answer>5</answer>"}
+    assert CONVENTIONS["easyr1"].offer(SAMPLE) == {"reward_input": told}
+    assert CONVENTIONS["easyr1 batch"].offer(with_row(answer=wrapped["ground_truth"])) == {"reward_inputs": [wrapped]}
 
 
 def anything(value):
@@ -183,7 +255,7 @@ def test_a_mapping_without_the_score_is_refused_and_told():
         (lambda: 1.0, r"has the parameters \(\); accepted"),
         (lambda *args: 1.0, r"accepted"),
         (lambda response, answer, weight: 1.0, "wants 'weight', but there is only response, answer"),
-        (lambda completions, reasoning: [1.0], "wants 'reasoning', but there is only prompts, completions"),
+        (lambda completions, trainer_state: [1.0], "wants 'trainer_state', but there is only task, answer, .* columns"),
         (lambda reward_inputs, max_response_length: [1.0], "wants 'max_response_length'"),
         (lambda response, answer, /: 1.0, "takes 'response' by position only; accepted: parameters given by name"),
         (lambda response, /, answer: 1.0, "takes 'response' by position only"),

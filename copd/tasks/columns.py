@@ -1,0 +1,34 @@
+"""What of a row goes with its problem, for a user's reward function that wants more than the answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+MAX_COLUMNS_BYTES = 2**20
+"""Of one row, as JSON, its names included."""
+MEDIA = frozenset({"image", "images", "video", "videos"})
+
+
+def columns_of(raw: Mapping[str, Any]) -> str:
+    """The columns of a row as the file has it, without media: a JSON object.
+
+    Left out are columns that JSON cannot say (bytes, dates), and those with which it would be more than
+    `MAX_COLUMNS_BYTES`.
+    """
+    found, room = {}, MAX_COLUMNS_BYTES
+    for name, value in raw.items():
+        size = 0 if name in MEDIA else _json_bytes({name: value})
+        if 0 < size <= room:
+            found[name] = value
+            room -= size
+    return json.dumps(found)
+
+
+def _json_bytes(value: Any) -> int:
+    """The size of a value as JSON, 0 where there is none."""
+    try:
+        return len(json.dumps(value))
+    except (TypeError, ValueError, RecursionError):
+        return 0
