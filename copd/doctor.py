@@ -37,6 +37,7 @@ from copd.errors import CopdError
 from copd.model.family import Encoded
 from copd.model.parity import TOLERANCE_NATS, UNABLE, largest_difference
 from copd.model.policy import Policy
+from copd.processes import peak_bytes
 from copd.rewards.grading import Grader
 from copd.runs.display import peak_memory
 from copd.runs.plan import Plan, make_plan
@@ -303,7 +304,7 @@ def estimate(bench: Bench, plan: Plan) -> Finding:
     seconds = seconds_of(plan, native / (len(spent) * plan.batches.native), visit / plan.batches.per_edge)
     found = (
         f"about {seconds / 60:.1f} minutes of training here for {plan.rollouts:,} rollouts, branches one after the "
-        f"other, evaluation and reports apart; memory {peak_memory()}"
+        f"other, evaluation and reports apart; memory {peak_memory(peak_bytes())} at most"
     )
     return Finding("estimate", "ok", found)
 

@@ -14,6 +14,7 @@ from copd.backends.processes import ProcessBranch, ThreadActor
 from copd.branch import Actor
 from copd.config import Recipe
 from copd.model.policy import Policy
+from copd.processes import peak_bytes
 from copd.rewards.grading import Grader
 from copd.runs.plan import Plan
 from copd.tasks.asked import Asked
@@ -47,6 +48,10 @@ class Place(Protocol):
         """A model that answers problems and no more, at the device at which the base is."""
         ...
 
+    def peak_bytes(self) -> int:
+        """The most memory that all processes have held until now, each at its own time."""
+        ...
+
     def close(self) -> None:
         """The branches are needed no more."""
         ...
@@ -71,6 +76,9 @@ class ThisProcess:
         actor = self._parts.actor(name, policy, self._asked)
         actor.home = self._home
         return LocalActor(self._waiting(actor), self._turns)
+
+    def peak_bytes(self) -> int:
+        return peak_bytes()
 
     def close(self) -> None:
         pass
@@ -100,6 +108,9 @@ class OwnProcesses:
 
     def evaluated(self, name: str, policy: Policy) -> Answering:
         return ThreadActor(self._parts.actor(name, policy, self._asked), self._line)
+
+    def peak_bytes(self) -> int:
+        return peak_bytes() + sum(branch.peak_bytes for branch in self._processes.values())
 
     def close(self) -> None:
         for branch in self._processes.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 import threading
 from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
@@ -40,3 +41,8 @@ class Spawned(SpawnContext):
     """Processes that begin from nothing."""
 
     Process = _SpawnedProcess
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held until now."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

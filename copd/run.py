@@ -152,7 +152,7 @@ class _Run:
                 start = self.experts.step
                 await observer.adopt(self.experts, self.plan.learners)
                 await observer.measure(start - 1, Phase.RLVR.value)
-        self.screen.started(start)
+        self.screen.started(start, self.place.peak_bytes)
         await self._method(handles, observer, start)
 
     def _warn_of_cuts(self, start: Behaviour) -> None:

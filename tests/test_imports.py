@@ -8,7 +8,7 @@ import pytest
 import copd
 
 PACKAGE = Path(copd.__file__).parent
-EVERYBODY = {"copd.types", "copd.errors", "copd.files", "copd.names"}
+EVERYBODY = {"copd.types", "copd.errors", "copd.files", "copd.names", "copd.processes"}
 ROOMS = {
     "maths": set(),
     "model": EVERYBODY | {"copd.maths", "copd.model"},
@@ -19,7 +19,7 @@ ROOMS = {
     "rewards/adapters.py": {"copd.rewards.verifiers"},
     "rewards/mathematics.py": set(),
     "rewards/worker.py": {"copd.rewards.adapters", "copd.rewards.mathematics", "copd.rewards.verifiers"},
-    "rewards/pool.py": {"copd.rewards.adapters", "copd.rewards.worker"},
+    "rewards/pool.py": {"copd.processes", "copd.rewards.adapters", "copd.rewards.worker"},
     "measure": EVERYBODY | {"copd.maths", "copd.measure"},
     "backends": EVERYBODY | {"copd.branch"},
     "report": EVERYBODY
@@ -33,6 +33,7 @@ ROOMS = {
     "names.py": set(),
     "errors.py": set(),
     "files.py": set(),
+    "processes.py": set(),
     "config.py": {
         "copd.errors",
         "copd.fields",
@@ -105,7 +106,7 @@ def test_only_the_front_of_the_package_and_the_plan_see_a_whole_recipe():
         }
         for module in ("copd.config", "copd.sections")
     )
-    front = {"__init__.py", "cli.py", "run.py", "assemble.py", "data.py", "models.py", "doctor.py"}
+    front = {"__init__.py", "cli.py", "run.py", "assemble.py", "places.py", "data.py", "models.py", "doctor.py"}
     assert whole <= {*front, "runs/plan.py"}
     assert sections <= {"config.py", "models.py", "data.py", "runs/observer.py"}
 
@@ -134,6 +135,15 @@ def test_only_the_report_makes_pages_and_draws_and_only_a_prompt_template_is_ren
         if {name.split(".")[0] for name in imports(path)} & {"jinja2", "markupsafe", "matplotlib"}
     }
     assert {name for name in users if not name.startswith("report/")} == {"tasks/template.py"}
+
+
+def test_only_the_model_room_calls_models_and_tokenizers():
+    users = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if {name.split(".")[0] for name in imports(path)} & {"transformers", "tokenizers", "peft"}
+    }
+    assert {name for name in users if not name.startswith("model/")} == set()
 
 
 def test_only_the_learner_calls_backward():

@@ -25,7 +25,7 @@ from torch import Tensor
 from copd.backends.local import LocalActor, LocalBranch
 from copd.branch import Actor, Branch
 from copd.errors import CopdError, ProcessError
-from copd.processes import Spawned
+from copd.processes import Spawned, peak_bytes
 from copd.types import Part, Rollouts, Score, Split
 
 Make = Callable[[Callable[[str], None]], AbstractContextManager[Branch]]
@@ -50,6 +50,8 @@ class ProcessBranch:
 
     field: str
     allowed_tokens: int
+    peak_bytes: int
+    """The most memory that the process had held when it last answered."""
 
     def __init__(self, name: str, make: Make, warn: Callable[[str], None]) -> None:
         self.name = name
@@ -139,7 +141,7 @@ class ProcessBranch:
 
     def _receive(self) -> Any:
         try:
-            value, failure, warnings = self._pipe.recv()
+            value, failure, warnings, self.peak_bytes = self._pipe.recv()
         except (EOFError, OSError) as error:
             raise self._gone() from error
         self._busy = False
@@ -152,12 +154,10 @@ class ProcessBranch:
     def _gone(self) -> ProcessError:
         self._process.join(ENDING_SECONDS)
         status = self._process.exitcode
-        how = (
-            f"was killed by {signal.Signals(-status).name}" if status and status < 0 else f"ended with status {status}"
-        )
+        how = f"killed by {signal.Signals(-status).name}" if status and status < 0 else f"exit status {status}"
         return ProcessError(
-            f"branch {self.name}: its process {how}; nothing that was saved is lost, --resume goes on from the last "
-            "checkpoint"
+            f"branch {self.name}: its process has ended ({how}); nothing that was saved is lost, --resume goes on from "
+            "the last checkpoint"
         )
 
 
@@ -180,13 +180,13 @@ class ThreadActor(LocalActor):
 def serve(pipe: Connection, make: Make) -> None:
     """The life of a branch's process: build the branch, answer calls until there is None, or nobody to call.
 
-    An answer is (value, exception or None, warnings since the last one). Ctrl-C is for the process of the run.
+    An answer is (value, exception or None, warnings since the last one, most memory held). Ctrl-C is for the run.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings: list[str] = []
 
     def answer(value: Any, failure: BaseException | None = None) -> None:
-        _send(pipe, (value, failure, warnings))
+        _send(pipe, (value, failure, warnings, peak_bytes()))
         warnings.clear()
 
     try:

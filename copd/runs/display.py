@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -22,8 +20,9 @@ from copd.measure.behaviour import Behaviour
 from copd.measure.compare import Difference
 from copd.measure.disputes import FieldBehaviour
 from copd.measure.evaluate import AVERAGE, Accuracy, Estimate
+from copd.processes import peak_bytes
 from copd.runs.plan import Plan
-from copd.schedule import Position
+from copd.schedule import Phase, Position
 
 ESTIMATE_AFTER = 3
 """Steps after which the time of the whole run is estimated."""
@@ -42,7 +41,10 @@ class Screen:
         self._overlap = ""
         self._position: Position | None = None
         self._first_step = self._step = 0
+        self._steps: dict[str, int] = {}
+        self._estimated = False
         self._clock = time.perf_counter()
+        self._peak_bytes: Callable[[], int] = peak_bytes
 
     def planned(self, folder: Path, method: str, plan: Plan) -> None:
         """Print what is going to happen."""
@@ -79,19 +81,22 @@ class Screen:
         if (step + 1) % 100 == 0 or step + 1 == steps:
             self.console.print(f"warm-up step {step + 1} of {steps}")
 
-    def started(self, first_step: int) -> None:
-        """Training starts at this step; from here on time is counted."""
+    def started(self, first_step: int, peak: Callable[[], int] = peak_bytes) -> None:
+        """Training starts at this step; from here on time is counted. `peak` tells the most memory held until then."""
+        self._peak_bytes = peak
         self._first_step = self._step = first_step
         self._clock = time.perf_counter()
         if first_step:
             self.console.print(f"resumed after step {first_step}")
 
     def updated(self, branch: str, step: int, position: Position, metrics: dict[str, float]) -> None:
-        self._rows[branch] = metrics
-        if step >= self._step:
-            self._step, self._position = step + 1, position
         assert self._plan is not None
-        if branch == list(self._rows)[-1] and step + 1 == self._first_step + ESTIMATE_AFTER:
+        self._rows[branch], self._steps[branch] = metrics, step + 1
+        learners = self._plan.learners if position.phase is Phase.RLVR else (branch,)
+        if (slowest := min(self._steps.get(name, 0) for name in learners)) > self._step:
+            self._step, self._position = slowest, position
+        if not self._estimated and self._step >= self._first_step + ESTIMATE_AFTER:
+            self._estimated = True
             self.console.print(self._estimate())
         if self._live:
             self._live.update(self._view())
@@ -132,7 +137,9 @@ class Screen:
         return (time.perf_counter() - self._clock) * left / max(1, done)
 
     def _estimate(self) -> str:
-        return f"about {self._seconds_left() / 60:.1f} minutes of training left; memory so far {peak_memory()}"
+        """Every phase fills its micro-batches alike, so that the memory held so far is about what is to be expected."""
+        minutes, memory = self._seconds_left() / 60, peak_memory(self._peak_bytes())
+        return f"expected: about {minutes:.1f} minutes of training left, memory about {memory}"
 
     def _view(self) -> RenderableType:
         if self._plan is None or self._position is None:
@@ -151,11 +158,9 @@ class Screen:
         return Group(head, ProgressBar(total=total, completed=self._step), table, self._overlap)
 
 
-def peak_memory() -> str:
-    """The most memory that this process has held until now, in words: the machine's, and that of each GPU."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-    memory = f"{peak:.1f} GiB at most"
+def peak_memory(held_bytes: int) -> str:
+    """So much of the machine's memory, and the most that this process has held of each GPU, in words."""
+    memory = f"{held_bytes / 2**30:.1f} GiB"
     if torch.cuda.is_initialized():
         gpus = [torch.cuda.max_memory_allocated(i) / 2**30 for i in range(torch.cuda.device_count())]
         memory += f", on GPUs {', '.join(f'{gpu:.1f}' for gpu in gpus)} GiB"

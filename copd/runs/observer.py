@@ -62,17 +62,28 @@ class RunObserver:
         self._trackers = trackers
         self._metrics = JsonLines(folder / "metrics.jsonl")
         self._samples = JsonLines(folder / "samples.jsonl")
+        self._held_back: dict[int, dict[str, dict[str, float]]] = {}
         self._started = time.perf_counter()
 
     def updated(self, branch: str, step: int, metrics: dict[str, float]) -> None:
         here = self._schedule.position(step)
-        self.note("update", step, branch=branch, cycle=here.cycle, phase=here.phase.value, **metrics)
+        self._held_back.setdefault(step, {})[branch] = metrics
+        if all(len(self._held_back[earlier]) == len(self._branches) for earlier in self._held_back if earlier <= step):
+            self._note_updates(step)
         self._display.updated(branch, step, here, metrics)
         if metrics["skipped"]:
             self._display.warn(f"branch {branch} skipped step {step + 1}: a log-prob, loss or gradient was not finite")
 
+    def _note_updates(self, last: int) -> None:
+        """Note all updates up to a step, in the order of steps and branches, whichever branch was first."""
+        for step in sorted(step for step in self._held_back if step <= last):
+            here, found = self._schedule.position(step), self._held_back.pop(step)
+            for branch in (name for name in self._branches if name in found):
+                self.note("update", step, branch=branch, cycle=here.cycle, phase=here.phase.value, **found[branch])
+
     async def met(self, stretch: Stretch) -> None:
         step, here = stretch.steps[-1], stretch.ends
+        self._note_updates(step)
         counts = {name: await branch.counts() for name, branch in self._branches.items()}
         self.ledger.add(here.phase.value, counts, meet_within=here.phase is Phase.OPD)
         if here.ends_phase:
@@ -130,6 +141,11 @@ class RunObserver:
 
     async def _save(self, steps_done: int, counts: Mapping[str, Mapping[str, float]]) -> None:
         states = dict(zip(self._branches, await gather(*(b.state() for b in self._branches.values())), strict=True))
+        if damaged := [
+            name for name, tensors in states.items() if not all(t.isfinite().all() for t in tensors.values())
+        ]:
+            self._display.warn(f"no checkpoint after step {steps_done}: weights of {damaged[0]} are not finite")
+            return
         notes = {
             "counts": counts,
             "ledger": self.ledger.as_record(),
@@ -141,6 +157,7 @@ class RunObserver:
 
     def close(self) -> None:
         """Nothing more will be noted."""
+        self._note_updates(self._schedule.steps)
         for tracker in self._trackers:
             tracker.close()
         self._metrics.close()

@@ -53,8 +53,24 @@ def test_time_and_memory_are_estimated_after_three_steps(screen, seen):
             updated(screen, plan, step)
         assert "minutes of training left" not in seen.getvalue()
         updated(screen, plan, 2)
-    assert "minutes of training left; memory so far" in seen.getvalue()
+    assert "minutes of training left, memory about" in seen.getvalue()
     assert "on GPUs" not in seen.getvalue()
+
+
+def test_the_estimate_waits_for_the_slowest_branch_and_is_made_once(screen, seen):
+    """Branches in their own processes, or taking turns, are not at one step at the same time."""
+    plan = make_plan(load_recipe("demo"))
+    screen.planned(Path("runs/x"), "copd", plan)
+    with screen:
+        screen.started(0, lambda: 5 * 2**29)
+        for branch, steps in (("video", range(7)), ("text", range(3)), ("image", range(2))):
+            for step in steps:
+                screen.updated(branch, step, plan.schedule.position(step), {"tokens_per_second": 1.0})
+        assert "expected" not in seen.getvalue()
+        for step in range(2, 7):
+            screen.updated("image", step, plan.schedule.position(step), {"tokens_per_second": 1.0})
+    assert seen.getvalue().count("expected: about") == 1
+    assert "memory about 2.5 GiB" in seen.getvalue()
 
 
 def test_the_memory_of_gpus_in_use_is_told(screen, seen, monkeypatch):
@@ -66,7 +82,7 @@ def test_the_memory_of_gpus_in_use_is_told(screen, seen, monkeypatch):
         screen.started(0)
         for step in range(3):
             updated(screen, plan, step)
-    assert "GiB at most, on GPUs 1.5, 1.5 GiB" in seen.getvalue()
+    assert "GiB, on GPUs 1.5, 1.5 GiB" in seen.getvalue()
 
 
 def test_the_live_view_shows_phase_step_reward_overlap_and_time_left(seen):
