@@ -106,6 +106,8 @@ class Recipe(Section):
                 raise ValueError(f"topology.edges.{i}: branch {edge.student!r} cannot teach itself")
         if len({(edge.student, edge.teacher) for edge in self.topology.edges}) < len(self.topology.edges):
             raise ValueError("topology.edges: the same student and teacher are listed twice")
+        if self.topology.edges and not self.schedule.opd_steps and self.method == "copd":
+            raise ValueError("topology.edges: nobody teaches where schedule.opd_steps is 0; leave one of the two out")
         if self.method == "copd" and self.schedule.opd_steps and len(names) < 2:
             raise ValueError("branches: mutual OPD needs at least two; add one, or set schedule.opd_steps=0")
         if self.method in ("static_opd", "merge_only") and len(names) < 2:

@@ -179,6 +179,7 @@ def measured(name: str) -> list[tuple[str, int, int]]:
     torch.manual_seed(0)
     before = alive()
     policy = Policy(*tiny_of_kind(name))
+    policy.packing = "never"
     shape = shape_of(policy)
     between, fullest = stepped([policy])
     rows = [

@@ -43,7 +43,8 @@ def row(name: str, kind: str) -> str:
     generator = torch.Generator().manual_seed(0)
     rollouts = policy.sample(problems, rollouts_per_prompt=ROWS, generator=generator, max_new_tokens=TOKENS)
     difference = float((policy.score(rollouts).logp_NT - logp_alone(policy, rollouts)).abs().max())
-    path = "shared prefix" if policy.shared_prefix else "plain"
+    shared = "shared prefix" if policy.packing == "never" else "shared prefix, packed"
+    path = shared if policy.shared_prefix else "plain"
     gain = f"{speedup(policy, rollouts):.1f}x" if policy.shared_prefix else "—"
     return f"| {name} | {type(policy.model).__name__} | {kind} | {path} | {difference:.0e} | {gain} |"
 

@@ -17,7 +17,7 @@ def accuracies(path) -> dict[str, float]:
 def test_the_base_that_ships_has_partial_skill_in_every_field():
     base = accuracies("builtin:digits")
     for field in FIELDS:
-        assert 0.15 < base[field] < 0.85
+        assert 0.22 < base[field] < 0.6
     assert 0.3 < base["average"] < 0.6
 
 

@@ -118,6 +118,15 @@ REFUSED = [
         id="no steps",
     ),
     pytest.param(ONE, ["branches", "at least two", "schedule.opd_steps=0"], id="one branch with OPD"),
+    pytest.param(
+        TWO + "topology: {edges: [{student: a, teacher: b}]}\nschedule: {opd_steps: 0}",
+        ["topology.edges", "schedule.opd_steps is 0"],
+        id="edges without OPD",
+    ),
+    pytest.param(
+        TWO + "backend: processes\nmodel: {offload: true}", ["model.offload", "backend: local"], id="turns in processes"
+    ),
+    pytest.param(TWO + "backend: processes\nlora: {rank: 2}", ["lora", "backend: local"], id="adapters in processes"),
     pytest.param("seed: 1", ["branches: missing"], id="no branches"),
     pytest.param("branches: {}", ["branches", "at least 1"], id="empty branches"),
     pytest.param(

@@ -88,7 +88,7 @@ def tiny_processor() -> Qwen3VLProcessor:
 
 
 def tiny_config(processor: Qwen3VLProcessor) -> Qwen3VLConfig:
-    """About 1.1 M parameters: 4 language layers of width 128, 3 vision layers of width 64, tied embeddings."""
+    """About 1.3 M parameters: 4 language layers of width 128, 3 vision layers of width 64, tied embeddings."""
     ids = processor.tokenizer.convert_tokens_to_ids
     return Qwen3VLConfig(
         text_config={

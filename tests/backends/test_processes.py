@@ -111,7 +111,9 @@ def test_responses_stay_until_the_branch_that_sampled_them_has_been_updated(pair
 
 
 def test_a_branch_that_cannot_be_built_says_why_as_it_would_here():
-    recipe = load_recipe("demo", ["branches.text.task={capability: text, operators: [max], length: [2, 2], max_number: 3}"])
+    recipe = load_recipe(
+        "demo", ["branches.text.task={capability: text, operators: [max], length: [2, 2], max_number: 3}"]
+    )
     branch = started("text", recipe=recipe)
     with pytest.raises(RecipeError, match=r"^branches\.text\.task: .* different validation problems found"):
         branch.wait()
