@@ -90,13 +90,12 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """
     if not (folder / "config.json").is_file():
         raise ModelFolderError(f"{folder}: no model here (config.json is missing); give a folder with a saved model")
-    safely = {"trust_remote_code": False}
     try:
         loader = loader_of(read_config(folder))
         model, loading = loader.auto_class.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **safely
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
-        processor = (AutoProcessor if loader is WITH_PICTURES else AutoTokenizer).from_pretrained(folder, **safely)
+        processor = load_processor(folder, loader)
     except Exception as error:
         raise ModelFolderError(f"{folder}: the model cannot be loaded: {error}") from error
     if absent := sorted(loading["missing_keys"]):
@@ -104,6 +103,12 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     if not getattr(processor, "chat_template", None):
         raise ModelFolderError(f"{folder}: has no chat template, which turns a problem into a prompt; add one")
     return model, processor
+
+
+def load_processor(folder: Path, loader: Loader) -> Any:
+    """The processor in a local folder, or the tokenizer where the model takes text only; code there is never run."""
+    auto_class = AutoProcessor if loader is WITH_PICTURES else AutoTokenizer
+    return auto_class.from_pretrained(folder, trust_remote_code=False)
 
 
 def loader_of(config: Any) -> Loader:
