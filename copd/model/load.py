@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from copd.errors import ModelFolderError, first_line
 from copd.files import sha256
+from copd.model.family import TextOnly, family_of
 
 logger = logging.getLogger(__name__)
 BUILTIN = "builtin:"
@@ -109,6 +110,21 @@ def load_processor(folder: Path, loader: Loader) -> Any:
     """The processor in a local folder, or the tokenizer where the model takes text only; code there is never run."""
     auto_class = AutoProcessor if loader is WITH_PICTURES else AutoTokenizer
     return auto_class.from_pretrained(folder, trust_remote_code=False)
+
+
+def load_family(folder: Path) -> TextOnly:
+    """How the prompts of the model in a local folder are made, from its configuration and processor; no weights are read.
+
+    Raises ModelFolderError naming what is wrong.
+    """
+    try:
+        config = read_config(folder)
+        loader = loader_of(config)
+        with torch.device("meta"):
+            model = loader.auto_class.from_config(config, trust_remote_code=False)
+        return family_of(model, load_processor(folder, loader))
+    except Exception as error:
+        raise ModelFolderError(f"{folder}: the processor cannot be loaded: {error}") from error
 
 
 def loader_of(config: Any) -> Loader:

@@ -10,7 +10,7 @@ from copd.errors import ModelFolderError
 from copd.model.export import save_policy
 from copd.model.family import family_of
 from copd.model.learner import Learner
-from copd.model.load import TEXT_ONLY, WITH_PICTURES
+from copd.model.load import TEXT_ONLY, WITH_PICTURES, load_family
 from copd.model.parity import logp_alone, settle_path
 from copd.model.parts import GrpoObjective
 from copd.model.policy import Policy
@@ -241,6 +241,23 @@ def test_a_saved_model_is_loaded_by_plain_transformers_and_comes_back_the_same(
     output = model.generate(**inputs, max_new_tokens=6)[0, inputs["input_ids"].shape[1] :]
     answer = policy.sample(problems_of[kind][:1], max_new_tokens=6)
     assert output.tolist() == answer.tokens_NT[0, answer.mask_NT[0]].tolist()
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_prompts_are_made_the_same_without_weights(policies, problems_of, tmp_path, name, kind):
+    save_policy(policies[name].clone(), tmp_path / "model", "card")
+    for weights in (tmp_path / "model").glob("*.safetensors"):
+        weights.unlink()
+    family = load_family(tmp_path / "model")
+    expected = policies[name].encoder.family.encode(problems_of[kind])
+    for found, prompt in zip(family.encode(problems_of[kind]), expected, strict=True):
+        assert torch.equal(found.ids_S, prompt.ids_S)
+        assert torch.equal(found.positions_AS, prompt.positions_AS)
+        assert found.media.keys() == prompt.media.keys()
+        assert all(torch.equal(found.media[key], prompt.media[key]) for key in prompt.media)
+    (tmp_path / "model" / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelFolderError, match="model: the processor cannot be loaded"):
+        load_family(tmp_path / "model")
 
 
 def test_a_folder_without_a_chat_template_is_refused(tmp_path):
