@@ -268,7 +268,7 @@ def _steps(bench: Bench, plan: Plan) -> Iterator[Finding]:
 
 
 def noise(who: str, rollouts: Rollouts, own: Score, other: Score, what: str, *, skipped: bool) -> Finding:
-    """Sampler against trainer, beside `what` is to be learned, as the difference of `other` from the trainer's `own`."""
+    """Sampler against trainer, beside `what` is to be learned: the difference of `other` to the trainer's `own`."""
     tokens = int(rollouts.mask_NT.sum())
     mismatch = float((own.logp_NT - rollouts.logp_NT).abs().sum()) / tokens
     delta = float((other.logp_NT - own.logp_NT).abs().sum()) / tokens

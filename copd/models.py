@@ -169,7 +169,7 @@ def _actor(recipe: Recipe, tasks: Mapping[str, Task], grader: Grader, name: str,
 def merge_models(
     branches: Sequence[str], base: str | None, candidates: Sequence[MergeSection], out: Path, recipe: Recipe | None
 ) -> tuple[MergeSection, list[Accuracy]]:
-    """Merge models into `out`; of several candidates of one method by the one that `recipe`'s validation problems favour.
+    """Merge models into `out`; of several candidates of one method by the one that validation problems favour.
 
     Branches and base are given as `model_folder` takes them. Returns that candidate and the accuracy of all of them
     (none without a recipe). Only one model is in memory, and without a recipe only one tensor of each; with one, the

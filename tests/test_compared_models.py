@@ -54,7 +54,9 @@ def test_models_are_in_memory_one_at_a_time_although_rows_ask_each_whether_they_
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     rows = {"kind": "rows", "train": str(tmp_path / "rows.jsonl"), "test": str(tmp_path / "rows.jsonl")}
     few = {"problems": 2, "validation_problems": 1, "behaviour_problems": 1}
-    recipe = load_recipe("demo", [f"branches={{a: {{task: {rows}}}}}", f"evaluation={few}", "method=expert", *SMALL[1:3]])
+    recipe = load_recipe(
+        "demo", [f"branches={{a: {{task: {rows}}}}}", f"evaluation={few}", "method=expert", *SMALL[1:3]]
+    )
     loaded, alive = [], []
 
     def load(recipe, path):

@@ -113,7 +113,7 @@ def load_processor(folder: Path, loader: Loader) -> Any:
 
 
 def load_family(folder: Path) -> TextOnly:
-    """How the prompts of the model in a local folder are made, from its configuration and processor; no weights are read.
+    """How the prompts of the model in a local folder are made; no weights are read, and none are in memory.
 
     Raises ModelFolderError naming what is wrong.
     """

@@ -73,7 +73,7 @@ def check_same_vocabulary(a: Speaker, b: Speaker, names: tuple[str, str] = ("bas
 def first_difference(a: Any, b: Any, views: Mapping[str, Callable[[Any], Any]], names: tuple[str, str]) -> str | None:
     """What two models do not share, in words, with what `names` calls the two; None where all views are the same.
 
-    The views of `TOKENIZER` and `PROMPTS` are of processors, or of tokenizers in their place; those of `MASK` of policies.
+    The views of `TOKENIZER` and `PROMPTS` are of processors, or tokenizers in their place; those of `MASK` of policies.
     """
     for what, view in views.items():
         for where, found_a, found_b in _differences(view(a), view(b)):

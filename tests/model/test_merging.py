@@ -269,7 +269,11 @@ def unigram(model: dict, score: float) -> dict:
 
 
 def byte_pairs(model: dict, merges: list[list[str]]) -> dict:
-    return {"type": "BPE", "vocab": {**model["vocab"], "ab": 200, "ba": 201, "cd": 202}, "merges": [["c", "d"], *merges]}
+    return {
+        "type": "BPE",
+        "vocab": {**model["vocab"], "ab": 200, "ba": 201, "cd": 202},
+        "merges": [["c", "d"], *merges],
+    }
 
 
 def other_merges(folders):
