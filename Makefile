@@ -3,10 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
 METHODS := expert merge_only static_opd mopd mopd_mean mixed mixed_batch
-CHANGES = method=$(@F)
-runs/merge_only: CHANGES += experts.run=runs/expert
-runs/mopd_mean: CHANGES = method=mopd mopd.student=mean
-runs/mixed_batch: CHANGES = method=mixed mixed.batch=K_times
+CHANGES = $(or $(CHANGES_$(@F)),method=$(@F))
+CHANGES_merge_only := method=merge_only experts.run=runs/expert
+CHANGES_mopd_mean := method=mopd mopd.student=mean
+CHANGES_mixed_batch := method=mixed mixed.batch=K_times
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
 .PHONY: demo table $(METHODS:%=runs/%) docs bench test test-slow check format lock clean
@@ -14,8 +14,9 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-ann
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
 	$(BIN)/copd train demo --out runs/demo --resume
 
-table: demo $(METHODS:%=runs/%)  ## the README's table: every method at equal rollouts; -j2 runs two at a time
+table: demo $(METHODS:%=runs/%)  ## the README's table, and one report: every method at equal rollouts; -j2 runs two at a time
 	$(BIN)/python studies/demo_table.py
+	$(BIN)/copd report runs/demo $(METHODS:%=runs/%)
 
 $(METHODS:%=runs/%): $(VENV)/.installed
 	$(BIN)/copd train demo $(CHANGES) --out $@ --resume

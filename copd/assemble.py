@@ -13,6 +13,7 @@ from copd.config import Recipe
 from copd.data import make_rows
 from copd.errors import RecipeError
 from copd.maths.distill import clamped_delta, masked_delta, proximal_delta
+from copd.model.encode import Encoder
 from copd.model.learner import Learner
 from copd.model.load import compute_on, model_folder
 from copd.model.lora import LoraSettings
@@ -238,7 +239,8 @@ def check_prompts(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int
     context = policy.context
     for task in tasks.values():
         if isinstance(task, Rows):
-            task.accept(partial(_unfit, policy, control_tokens(policy.tokenizer), max_new_tokens))
+            forbidden = control_tokens(policy.tokenizer)
+            task.accept(partial(_unfit, policy.encoder, context, forbidden, max_new_tokens))
     for name, task in tasks.items():
         if isinstance(task, Rows):  # what is asked of its other splits was tried by `accept`
             problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_ROWS)]
@@ -270,20 +272,22 @@ def settle_paths(policy: Policy, tasks: Mapping[str, Task]) -> list[str]:
     return warnings
 
 
-def _unfit(policy: Policy, forbidden: Collection[str], max_new_tokens: int, problem: Problem) -> str | None:
-    """Why the model cannot take a prompt, if it cannot."""
+def _unfit(
+    encoder: Encoder, context: int | None, forbidden: Collection[str], max_new_tokens: int, problem: Problem
+) -> str | None:
+    """Why a model of this encoder cannot take a prompt, if it cannot; the task that asks does not keep the model."""
     for text in (part for message in problem.messages for part in message.parts if isinstance(part, str)):
         if forged := next((token for token in forbidden if token in text), None):
             return f"the text holds the model's control token {forged!r}"
     try:
-        (length,) = policy.encoder.lengths([problem])
+        (length,) = encoder.lengths([problem])
     except ValueError as error:
         return f"the model's processor refuses it: {error}"
-    if policy.context is None or length + max_new_tokens <= policy.context:
+    if context is None or length + max_new_tokens <= context:
         return None
     return (
         f"the prompt has {length} tokens; with sampling.max_new_tokens={max_new_tokens} that is more than the model's "
-        f"context of {policy.context}"
+        f"context of {context}"
     )
 
 

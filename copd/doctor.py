@@ -6,15 +6,11 @@ and are thrown away; nothing is written.
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -31,40 +27,32 @@ from copd.assemble import (
     settle_paths,
 )
 from copd.backends.local import LocalActor, LocalBranch, Turns, finish
-from copd.branch import Actor, describe
+from copd.branch import Actor, describe, stream
 from copd.config import Recipe
 from copd.errors import CopdError
-from copd.model.family import Encoded
+from copd.findings import Finding, machine, one_line, short, size
+from copd.model.batching import take_rows
+from copd.model.family import Encoded, TextOnly
+from copd.model.load import load_family, model_folder
 from copd.model.parity import TOLERANCE_NATS, UNABLE, largest_difference
 from copd.model.policy import Policy
 from copd.processes import peak_bytes
 from copd.rewards.grading import Grader
 from copd.runs.display import peak_memory
 from copd.runs.plan import Plan, make_plan
+from copd.schedule import Batches
 from copd.tasks.asked import Asked
 from copd.tasks.rows import Rows
+from copd.topology import Edge
 from copd.types import Part, Problem, Rollouts, Score, Split, Task
 
-Verdict = Literal["ok", "warning", "failed"]
 PROBED = 32
 """Training problems of a field that the base answers; kinds of input are looked for among them."""
 OF_EACH_KIND = 3
-SHOWN, SHOWN_CHARACTERS = 2, 120
-"""Graded samples per field, and how much of prompt and response is shown."""
+SHOWN = 2
+"""Graded samples per field."""
 LEAST_SIGNAL, MOST_CUT, MOST_NOISE = 0.1, 0.5, 0.1
 """Warned of: a smaller share of groups with signal, a greater one of responses cut, more noise per delta."""
-LONGEST_REASON = 300
-"""Characters of an error that is not copd's own."""
-GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check, its verdict and what was found."""
-
-    check: str
-    verdict: Verdict
-    found: str
 
 
 def examine(recipe: Recipe) -> Iterator[Finding]:
@@ -79,7 +67,7 @@ def examine(recipe: Recipe) -> Iterator[Finding]:
     except (CopdError, OSError) as error:
         yield Finding("examination", "failed", f"ends here: {error}")
     except (RuntimeError, ValueError) as error:
-        reason = f"{type(error).__name__} in the model or its processor: {_one_line(error)}"
+        reason = f"{type(error).__name__} in the model or its processor: {one_line(error)}"
         yield Finding("examination", "failed", f"ends here: {reason}")
 
 
@@ -97,7 +85,11 @@ def _examine_parts(recipe: Recipe, plan: Plan) -> Iterator[Finding]:
         yield Finding("verifiers", "ok", ", ".join(recipe.verifiers.values()) or "those of copd")
         check_prompts(base, tasks, recipe.sampling.max_new_tokens)
         kinds = _by_kind(tasks)
-        yield from _agreement(base, load_policy(recipe), kinds)
+        again = load_family(model_folder(recipe.model.path, revision=recipe.model.revision))
+        for kind, problems in kinds.items():
+            yield prompts(kind, base.encoder.family, again, problems)
+        for kind, problems in kinds.items():
+            yield shared_prefix(kind, base, problems)
         for warning in [*conflict_warnings(recipe), *data_warnings(tasks), *settle_paths(base, tasks)]:
             yield Finding("the run will warn", "warning", warning)
         probes = {kind: _sampled(base, problems) for kind, problems in kinds.items()}
@@ -107,7 +99,7 @@ def _examine_parts(recipe: Recipe, plan: Plan) -> Iterator[Finding]:
         for name in tasks:
             yield from field(name, bench, recipe.sampling.rollouts_per_prompt, failures)
         yield from _steps(bench, plan)
-        yield estimate(bench, plan)
+        yield from _lesson_and_estimate(bench, plan)
         yield disk(bench, plan, recipe.checkpoint.keep_last, weights_bytes)
 
 
@@ -115,7 +107,7 @@ class Bench:
     """Base and branches as the run would have them, taking turns on their device where the recipe says so."""
 
     def __init__(self, recipe: Recipe, plan: Plan, base: Policy, tasks: Mapping[str, Task], grader: Grader) -> None:
-        turns = Turns() if recipe.model.offload else None
+        self.turns = turns = Turns() if recipe.model.offload else None
         self.branches: dict[str, LocalBranch] = {}
         self.devices: dict[str, torch.device] = {}
         for branch in make_branches(recipe, base, tasks, grader, Asked(tasks), plan.branches):
@@ -128,19 +120,32 @@ class Bench:
         if turns is not None:
             turns.wait(self.actor)
 
+    def graded(self, task: str, rollouts_per_prompt: int) -> tuple[Rollouts, float]:
+        """The base's answers to the first problems of a task, and how many responses are graded per second.
 
-def machine(threads: int) -> Iterator[Finding]:
-    """Versions, cores, GPUs, memory and disk; a warning where a branch wants more threads than there are cores."""
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("copd", "torch", "transformers"))
-    yield Finding("versions", "ok", f"Python {platform.python_version()}, {libraries}")
-    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    cards = ", ".join(f"{gpu.name} with {_size(gpu.total_memory)}" for gpu in gpus) or "no GPU"
-    cores = os.cpu_count() or 1
-    enough = threads <= cores
-    advice = "" if enough else f"; model.threads_per_branch={threads} is more"
-    yield Finding("processors", "ok" if enough else "warning", f"{cores} cores{advice}; {cards}")
-    memory, free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), shutil.disk_usage(Path.cwd()).free
-    yield Finding("memory and disk", "ok", f"{_size(memory)} of memory; {_size(free)} free in {Path.cwd()}")
+        Timed is the grading of the second half: by then the grading processes run, and none of it was graded before.
+        """
+        actor, sampling = self.actor, self.actor.sampling
+        if self.turns is not None:
+            self.turns.take(actor)
+        rollouts = actor.policy.sample(
+            actor.asked.first(Split.TRAIN, task, PROBED),
+            rollouts_per_prompt=rollouts_per_prompt,
+            generator=stream(sampling.seed, "doctor", task, 0),
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+        )
+        first, second = (take_rows(rollouts, rows) for rows in torch.arange(len(rollouts.tokens_NT)).chunk(2))
+        graded = [actor.grade(first)]
+        started = time.perf_counter()
+        graded.append(actor.grade(second))
+        speed = len(second.tokens_NT) / (time.perf_counter() - started)
+        return replace(
+            rollouts,
+            reward_N=torch.cat([half.reward_N for half in graded if half.reward_N is not None]),
+            correct_N=torch.cat([half.correct_N for half in graded if half.correct_N is not None]),
+            grader_failures=sum(half.grader_failures for half in graded),
+        ), speed
 
 
 def _described(path: str, policy: Policy) -> Finding:
@@ -162,23 +167,16 @@ def _by_kind(tasks: Mapping[str, Task]) -> dict[str, list[Problem]]:
     return {kind: problems[:OF_EACH_KIND] for kind, problems in kinds.items()}
 
 
-def _agreement(base: Policy, again: Policy, kinds: Mapping[str, Sequence[Problem]]) -> Iterator[Finding]:
-    for kind, problems in kinds.items():
-        yield prompts(kind, base, again, problems)
-    for kind, problems in kinds.items():
-        yield shared_prefix(kind, base, problems)
-
-
-def prompts(kind: str, student: Policy, teacher: Policy, problems: Sequence[Problem]) -> Finding:
-    """Do two policies, loaded apart, make the same tensors of a problem, with the placeholders its pictures ask for?
+def prompts(kind: str, student: TextOnly, teacher: TextOnly, problems: Sequence[Problem]) -> Finding:
+    """Do two models' families, loaded apart, make the same tensors of a problem, with the placeholders it asks for?
 
     A sampler is one of the two: it never has an encoder of its own (method.md, trap 6).
     """
-    check, family = f"{kind}: prompts of sampler, student and teacher", student.encoder.family
-    pairs = zip(family.encode(problems), teacher.encoder.family.encode(problems), strict=True)
+    check = f"{kind}: prompts of sampler, student and teacher"
+    pairs = zip(student.encode(problems), teacher.encode(problems), strict=True)
     lengths = []
     for problem, (own, other) in zip(problems, pairs, strict=True):
-        found, asked = family.placeholders(own)
+        found, asked = student.placeholders(own)
         if found != asked:
             reason = f"{found} placeholder tokens where the model wants {asked}; its processor was made for another"
             return Finding(check, "failed", f"problem {problem.id}: {reason}")
@@ -204,7 +202,7 @@ def shared_prefix(kind: str, policy: Policy, problems: Sequence[Problem]) -> Fin
     try:
         difference = largest_difference(policy, problems)
     except UNABLE as error:
-        reason = f"does not work with this model ({_one_line(error)}); the plain path is slower"
+        reason = f"does not work with this model ({one_line(error)}); the plain path is slower"
         return Finding(check, "warning", reason)
     found = f"log-probs differ by at most {difference:.1e} nats (accepted: {accepted:g})"
     return Finding(check, "ok" if difference <= accepted else "failed", found)
@@ -230,7 +228,7 @@ def field(name: str, bench: Bench, rollouts_per_prompt: int, failures: list[str]
 
     `failures` holds what the grader has warned of and is emptied.
     """
-    rollouts = finish(bench.base.validate(Split.TRAIN, name, PROBED, rollouts_per_prompt, greedy=False))
+    rollouts, speed = bench.graded(name, rollouts_per_prompt)
     assert rollouts.reward_N is not None
     assert rollouts.correct_N is not None
     seen = {key.partition("/")[2]: value for key, value in describe(Part("base", rollouts), rollouts).items()}
@@ -250,13 +248,11 @@ def field(name: str, bench: Bench, rollouts_per_prompt: int, failures: list[str]
     texts = bench.actor.policy.texts(rollouts)
     for n in range(0, SHOWN * rollouts_per_prompt, rollouts_per_prompt):
         problem = rollouts.problems[int(rollouts.prompt_of_N[n])]
-        graded = f"answer {_short(problem.answer)}, reward {float(rollouts.reward_N[n]):g}"
-        yield Finding(f"{name}: sample", "ok", f"{_short(problem.prompt)} -> {_short(texts[n])}; {graded}")
-    started = time.perf_counter()
-    bench.actor.grade(rollouts)
-    speed = f"{len(texts) / (time.perf_counter() - started):,.0f} responses graded per second"
+        graded = f"answer {short(problem.answer)}, reward {float(rollouts.reward_N[n]):g}"
+        yield Finding(f"{name}: sample", "ok", f"{short(problem.prompt)} -> {short(texts[n])}; {graded}")
+    found = f"{speed:,.0f} responses graded per second"
     failed = f"; {rollouts.grader_failures} of {len(texts)} failed: " if rollouts.grader_failures else ""
-    yield Finding(f"{name}: grading", "warning" if failed else "ok", speed + failed + "; ".join(failures))
+    yield Finding(f"{name}: grading", "warning" if failed else "ok", found + failed + "; ".join(failures))
     failures.clear()
 
 
@@ -268,40 +264,53 @@ def _steps(bench: Bench, plan: Plan) -> Iterator[Finding]:
         rollouts = finish(branch.collect(branch.field, 0, batches.prompts, batches.rollouts_per_prompt))
         before = finish(branch.inspect(rollouts, 0))
         metrics = finish(branch.update([Part("native", rollouts)]))
-        yield noise(name, rollouts, before, finish(branch.inspect(rollouts, 0)), skipped=bool(metrics["skipped"]))
+        after, skipped = finish(branch.inspect(rollouts, 0)), bool(metrics["skipped"])
+        yield noise(name, rollouts, before, after, "one step changes them", skipped=skipped)
 
 
-def noise(name: str, rollouts: Rollouts, before: Score, after: Score, *, skipped: bool) -> Finding:
-    """Sampler against trainer, beside what one update changes: in much noise a delta teaches nothing."""
+def noise(who: str, rollouts: Rollouts, own: Score, other: Score, what: str, *, skipped: bool) -> Finding:
+    """Sampler against trainer, beside `what` is to be learned: the difference of `other` to the trainer's `own`."""
     tokens = int(rollouts.mask_NT.sum())
-    mismatch = float((before.logp_NT - rollouts.logp_NT).abs().sum()) / tokens
-    delta = float((after.logp_NT - before.logp_NT).abs().sum()) / tokens
-    found = f"log-probs differ by {mismatch:.1e} nats per token; one update changes them by {delta:.1e}"
-    check = f"{name}: sampler against trainer"
+    mismatch = float((own.logp_NT - rollouts.logp_NT).abs().sum()) / tokens
+    delta = float((other.logp_NT - own.logp_NT).abs().sum()) / tokens
+    found = f"log-probs differ by {mismatch:.1e} nats per token; {what} by {delta:.1e}"
+    check = f"{who}: sampler against trainer"
     if skipped:
         return Finding(check, "failed", f"{found}; a log-prob, loss or gradient was not finite")
     if delta == 0:
-        return Finding(check, "warning", f"{found}: the step had no signal")
+        return Finding(check, "warning", f"{found}: there was no signal")
     drowned = mismatch > MOST_NOISE * delta
-    return Finding(check, "warning" if drowned else "ok", found + "; the noise hides it" * drowned)
+    return Finding(check, "warning" if drowned else "ok", found + "; the noise is more than a tenth of that" * drowned)
 
 
-def _taught(bench: Bench, plan: Plan) -> float:
-    """Seconds of one part of OPD, for the first edge: the student's responses, the teacher's score, the update."""
-    edge, batches, started = plan.edges[0], plan.batches, time.perf_counter()
-    student, teacher = bench.branches[edge.student], bench.branches[edge.teacher]
-    rollouts = finish(student.collect(teacher.field, 0, batches.opd_prompts, batches.opd_rollouts_per_prompt))
-    score = finish(teacher.score(rollouts))
-    finish(student.update([Part("from_teacher", rollouts, edge.beta, score, teacher_version=score.version)]))
-    return time.perf_counter() - started
-
-
-def estimate(bench: Bench, plan: Plan) -> Finding:
-    """Time of the whole plan by the steps made before and one part of OPD, and the memory that they took."""
+def _lesson_and_estimate(bench: Bench, plan: Plan) -> Iterator[Finding]:
+    """One part of OPD, for the first edge, if any; then by its seconds and those of the steps before the estimate."""
     spent = [finish(bench.branches[name].counts()) for name in plan.learners]
     native = sum(each["collect_seconds"] + each["update_seconds"] for each in spent)
-    visit = _taught(bench, plan) if plan.edges else 0.0
-    seconds = seconds_of(plan, native / (len(spent) * plan.batches.native), visit / plan.batches.per_edge)
+    visit = 0.0
+    if plan.edges:
+        visit, finding = lesson(bench, plan.edges[0], plan.batches)
+        yield finding
+    yield estimate(plan, native / (len(spent) * plan.batches.native), visit / plan.batches.per_edge)
+
+
+def lesson(bench: Bench, edge: Edge, batches: Batches) -> tuple[float, Finding]:
+    """Seconds of the student's responses, the teacher's score and the update; noise beside the teacher's deltas."""
+    student, teacher, started = bench.branches[edge.student], bench.branches[edge.teacher], time.perf_counter()
+    rollouts = finish(student.collect(teacher.field, 0, batches.opd_prompts, batches.opd_rollouts_per_prompt))
+    score = finish(teacher.score(rollouts))
+    seconds = time.perf_counter() - started
+    own, started = finish(student.inspect(rollouts, 0)), time.perf_counter()
+    part = Part("from_teacher", rollouts, edge.beta, score, teacher_version=score.version)
+    skipped = bool(finish(student.update([part]))["skipped"])
+    seconds += time.perf_counter() - started
+    who = f"{edge.student} taught by {edge.teacher}"
+    return seconds, noise(who, rollouts, own, score, "the teacher's, after one step of all, differ", skipped=skipped)
+
+
+def estimate(plan: Plan, per_native: float, per_visit: float) -> Finding:
+    """Time of the whole plan by the seconds of a rollout, and the memory that all checks together took."""
+    seconds = seconds_of(plan, per_native, per_visit)
     found = (
         f"about {seconds / 60:.1f} minutes of training here for {plan.rollouts:,} rollouts, branches one after the "
         f"other, evaluation and reports apart; memory {peak_memory(peak_bytes())} at most"
@@ -324,19 +333,7 @@ def disk(bench: Bench, plan: Plan, keep_last: int, weights_bytes: int) -> Findin
     models = (len(plan.branches) + (plan.model == "merged")) * weights_bytes
     needed, free = (keep_last + 1) * checkpoint + models, shutil.disk_usage(Path.cwd()).free
     found = (
-        f"{_size(checkpoint)} per checkpoint, {_size(needed)} at most with the models at the end; "
-        f"{_size(free)} free in {Path.cwd()}"
+        f"{size(checkpoint)} per checkpoint, {size(needed)} at most with the models at the end; "
+        f"{size(free)} free in {Path.cwd()}"
     )
     return Finding("checkpoints", "ok" if needed < free else "failed", found)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:LONGEST_REASON]
-
-
-def _size(count: float) -> str:
-    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.1f} MiB"
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ...")

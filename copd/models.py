@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from copd.backends.local import LocalActor, finish
 from copd.branch import Actor, stream
 from copd.config import Recipe
 from copd.data import make_rows, rows_section
-from copd.errors import DataError, MergeError, RecipeError
+from copd.errors import DataError, RecipeError
 from copd.measure.compare import Difference, differences
 from copd.measure.disputes import FieldBehaviour, observe
 from copd.measure.evaluate import AVERAGE, Accuracy, answer, evaluate, right_answers, tabulate
@@ -80,6 +81,7 @@ def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> tuple[list[Accuracy
             model = _actor(recipe, tasks, grader, path, _load(recipe, tasks, path))
             asked = answer([model], list(tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at)
             answers += finish(asked)
+            del model  # the next one takes its place in memory
     return tabulate(answers, settings.pass_at), differences(answers, paths[0])
 
 
@@ -152,11 +154,11 @@ def _pass_rates(actor: Actor, rows: Rows, at_once: int, samples: int) -> PassRat
     return found
 
 
-def _load(recipe: Recipe, tasks: Mapping[str, Task], path: str | None) -> Policy:
-    """The model at `path`, by default the recipe's base."""
+def _load(recipe: Recipe, tasks: Mapping[str, Task], path: str | None, name: str | None = None) -> Policy:
+    """The model at `path`, by default the recipe's base, called `name` in warnings."""
     policy = load_policy(recipe, path)
     for warning in check_problems(policy, tasks, recipe.sampling.max_new_tokens):
-        logger.warning("%s: %s", path or recipe.model.path, warning)
+        logger.warning("%s: %s", name or path or recipe.model.path, warning)
     return policy
 
 
@@ -167,18 +169,20 @@ def _actor(recipe: Recipe, tasks: Mapping[str, Task], grader: Grader, name: str,
 def merge_models(
     branches: Sequence[str], base: str | None, candidates: Sequence[MergeSection], out: Path, recipe: Recipe | None
 ) -> tuple[MergeSection, list[Accuracy]]:
-    """Merge models into `out`; of several candidates by the one that `recipe`'s validation problems favour.
+    """Merge models into `out`; of several candidates of one method by the one that validation problems favour.
 
     Branches and base are given as `model_folder` takes them. Returns that candidate and the accuracy of all of them
-    (none without a recipe). Only one model is in memory, and without a recipe only one tensor of each. Raises
-    RecipeError, ModelFolderError or MergeError before anything is written.
+    (none without a recipe). Only one model is in memory, and without a recipe only one tensor of each; with one, the
+    disk holds a candidate at a time beside `out`. What does not match raises RecipeError, ModelFolderError or
+    MergeError before anything is written; after an error nothing is left.
     """
     if occupied(out):
         raise RecipeError(f"--out {out}: is not empty; give another folder")
     folders = [ModelFolder(model_folder(path, "--branch"), path) for path in branches]
     start = None if base is None else ModelFolder(model_folder(base, "--base"), base)
-    merges = [MergedFolders(folders, start, section.method, section.settings) for section in candidates]
-    table = [] if recipe is None else _scan(recipe, merges, [described_merge(section) for section in candidates])
+    merge = MergedFolders(folders, start, candidates[0].method, candidates[0].settings)
+    merges = [merge.with_settings(section.settings) for section in candidates]
+    table = [] if recipe is None else _scan(recipe, merges, [described_merge(each) for each in candidates], out)
     averages = [cell.greedy.value for cell in table if cell.field == AVERAGE] or [0.0]
     best = averages.index(max(averages))
     chosen = candidates[best]
@@ -202,23 +206,26 @@ def described_merge(section: MergeSection) -> str:
     return ", ".join([section.method, *(f"{name} {value}" for name, value in shown.items())])
 
 
-def _scan(recipe: Recipe, merges: Sequence[MergedFolders], labels: Sequence[str]) -> list[Accuracy]:
-    """Greedy accuracy of merges that exist in memory only, one at a time, on the recipe's validation problems."""
+def _scan(recipe: Recipe, merges: Sequence[MergedFolders], labels: Sequence[str], out: Path) -> list[Accuracy]:
+    """Greedy accuracy of merges on the recipe's validation problems.
+
+    Each is written to a folder beside `out`, loaded as any other model, and removed before the next is written.
+    """
     torch.set_num_threads(recipe.model.threads_per_branch)
     tasks = make_tasks(recipe)
-    policy = load_policy(recipe, str(merges[0].branches[0].path))
-    for warning in check_problems(policy, tasks, recipe.sampling.max_new_tokens):
-        logger.warning("%s", warning)
     count, table = recipe.evaluation.validation_problems, []
     pairs, quiet = list(zip(labels, merges, strict=True)), not Console().is_terminal
+    trial = out.resolve().with_name(f".{out.name}.trial")
     with make_grader(recipe, logger.warning) as grader:
         for label, merged in track(pairs, f"{len(pairs)} merges", transient=True, disable=quiet):
+            shutil.rmtree(trial, ignore_errors=True)
             try:
-                policy.load_weights(merged)
-            except KeyError as error:
-                raise MergeError(f"--scan: the model has a tensor {error} that the folders lack") from error
-            model = _actor(recipe, tasks, grader, label, policy)
-            table += finish(evaluate([model], list(tasks), Split.VALIDATION, problems=count, pass_at=()))
+                write_merged(merged, trial, "")
+                model = _actor(recipe, tasks, grader, label, _load(recipe, tasks, str(trial), label))
+                table += finish(evaluate([model], list(tasks), Split.VALIDATION, problems=count, pass_at=()))
+                del model  # the next one takes its place in memory
+            finally:
+                shutil.rmtree(trial, ignore_errors=True)
     return table
 
 

@@ -16,7 +16,11 @@ from torch import Tensor
 
 
 class Split(Enum):
-    """Where problems come from; no picture and no canonical text is in two splits."""
+    """Which problems: to learn from, to measure during training, or to measure once at the end.
+
+    What splits may share is the task's to say: in `tasks.digits` no picture and no canonical text; `tasks.rows` takes
+    the user's files as they are, or cuts one by hash.
+    """
 
     TRAIN = "train"
     VALIDATION = "validation"

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 import copd
 from copd.config import load_recipe
 from copd.errors import RecipeError
+from copd.measure.ledger import ACTIVITIES
 from copd.runs.checkpoint import latest_checkpoint, verify_checkpoint
 from copd.runs.experts import trajectory
 from copd.runs.plan import make_plan
@@ -173,6 +174,19 @@ def test_copd_takes_over_no_more_steps_than_its_first_phase_has(experts, tmp_pat
     assert [e["taken_from"].rpartition("-")[2] for e in events(folder, "experts")] == ["00000001"]
     steps = {e["step"]: e["phase"] for e in events(folder, "update")}
     assert steps == {1: "opd", 2: "rlvr", 3: "opd"}
+
+
+def test_experts_that_are_taken_over_have_cost_what_they_did_and_not_what_the_others_of_their_run_did(tmp_path):
+    branches = f"branches={{{TASKS}, video: {{task: {{capability: video}}}}}}"
+    all_three = ["method=expert", "budget.rollouts=48", branches]
+    experts = copd.train(load_recipe("demo", [*SMALL, *all_three]), tmp_path / "experts")
+    two = [*METHODS["static_opd"], branches, f"experts.run={experts}"]
+    (taken,) = events(copd.train(load_recipe("demo", [*SMALL, *two]), tmp_path / "run"), "experts")
+    (cost,) = events(experts, "ledger")
+    assert taken["spent"] == {name: cost["spent"][name] for name in NAMES}
+    slowest = max(sum(own["rlvr"][name] for name in ACTIVITIES) for own in taken["spent"].values())
+    assert taken["critical_path"] == {"rlvr": slowest}
+    assert slowest <= cost["critical_path"]["rlvr"]
 
 
 def test_the_files_of_verifiers_decide_how_experts_develop():

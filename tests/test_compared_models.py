@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import weakref
 
 import pytest
 
+from copd.assemble import load_policy
 from copd.config import load_recipe
 from copd.errors import ModelFolderError, RecipeError
 from copd.measure.evaluate import AVERAGE
@@ -45,6 +47,27 @@ def test_models_are_evaluated_side_by_side_and_each_with_the_first(folders, reci
     for d in compared:
         assert d.greedy.value == pytest.approx(value[folders[1], d.field] - value[folders[0], d.field])
         assert d.greedy.low <= d.greedy.value <= d.greedy.high
+
+
+def test_models_are_in_memory_one_at_a_time_although_rows_ask_each_whether_they_fit(folders, tmp_path, monkeypatch):
+    lines = [json.dumps({"prompt": f"{i} + 1 =", "answer": str(i + 1), "verifier": "number"}) for i in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    rows = {"kind": "rows", "train": str(tmp_path / "rows.jsonl"), "test": str(tmp_path / "rows.jsonl")}
+    few = {"problems": 2, "validation_problems": 1, "behaviour_problems": 1}
+    recipe = load_recipe(
+        "demo", [f"branches={{a: {{task: {rows}}}}}", f"evaluation={few}", "method=expert", *SMALL[1:3]]
+    )
+    loaded, alive = [], []
+
+    def load(recipe, path):
+        alive.append(sum(model() is not None for model in loaded))
+        policy = load_policy(recipe, path)
+        loaded.append(weakref.ref(policy.model.get_input_embeddings()))
+        return policy
+
+    monkeypatch.setattr("copd.models.load_policy", load)
+    evaluate_models(recipe, folders)
+    assert alive == [0, 0]
 
 
 def test_a_model_alone_is_compared_with_nobody(folders, recipe):

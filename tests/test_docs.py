@@ -20,6 +20,7 @@ import typer
 
 from copd.cli import _recipe_and_changes, app, main
 from copd.config import Recipe, described, load_recipe, make_merge, make_recipe, merge_grid
+from copd.runs.experts import DECIDES_EXPERTS
 from copd.strict_yaml import parse_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -211,6 +212,31 @@ def test_every_other_block_is_what_it_says(page):
             json.loads(text)
         elif not language:
             assert not re.search(r"^\s*(\$|copd|make|python)\s", text, re.MULTILINE), f"{page}: commands outside of sh"
+
+
+def commands_with(options: str) -> set[str]:
+    """The commands of copd that take a parameter of this name."""
+    found = set()
+    groups = [("copd", typer.main.get_command(app))]
+    for name, command in groups:
+        groups += [(f"{name} {word}", inner) for word, inner in getattr(command, "commands", {}).items()]
+        if any(parameter.name == options for parameter in command.params):
+            found.add(name)
+    return found
+
+
+def test_the_recipes_page_names_every_command_that_takes_overrides_and_how():
+    page = " ".join(PAGES["recipe.md"].split())
+    told = re.search(r"Later overrides win\. (.*?) take them as arguments, (.*?) after `--set`", page).groups()
+    as_arguments, after_set = ({name.partition(" --")[0] for name in re.findall("`(.*?)`", part)} for part in told)
+    assert as_arguments == commands_with("overrides")
+    assert after_set == commands_with("change")
+
+
+def test_the_methods_page_names_everything_that_experts_depend_on():
+    page = " ".join(PAGES["method.md"].split())
+    told = re.search("One trajectory is one (.*?), and the same files of base, rows and verifiers;", page)[1]
+    assert tuple(re.findall("`(.*?)`", told)) == DECIDES_EXPERTS
 
 
 def prose_code(page: str) -> list[str]:

@@ -1,9 +1,11 @@
 """`copd doctor`: every check is made and can fail; what is broken is real: folders, processors, hooks, verifiers."""
 
+import gc
 import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,9 @@ from copd.assemble import load_policy, make_grader, make_tasks
 from copd.backends.local import finish
 from copd.cli import main
 from copd.config import load_recipe, make_recipe
-from copd.doctor import Bench, disk, equal_teacher, examine, noise, prompts, seconds_of, shared_prefix
+from copd.doctor import Bench, disk, equal_teacher, examine, lesson, noise, prompts, seconds_of, shared_prefix
 from copd.errors import RecipeError
-from copd.model.load import model_folder
+from copd.model.load import load_family, model_folder
 from copd.model.policy import Policy
 from copd.model.tiny_kinds import IMAGE, tiny_of_kind
 from copd.runs.plan import make_plan
@@ -73,7 +75,8 @@ def test_every_check_is_made_of_the_demo_and_nothing_fails(demo):
     expected = ["versions", "processors", "memory and disk", "model, tokenizer, processor", "data", "verifiers"]
     expected += [f"{kind}: {check}" for check in (*per_kind, "a teacher equal to its student") for kind in KINDS]
     expected += [f"{kind}: {check}" for check in per_field for kind in KINDS]
-    assert set(demo) == {*expected, "estimate", "checkpoints"}
+    expected += ["text taught by image: sampler against trainer", "estimate", "checkpoints"]
+    assert set(demo) == set(expected)
     assert verdicts(demo) == {"ok"}
     assert all(len(demo[f"{kind}: sample"]) == 2 for kind in KINDS)
 
@@ -105,9 +108,10 @@ def test_every_method_and_kind_of_branch_is_examined_to_the_end(changes):
     found = findings(load_recipe("demo", [*SMALL, *changes]))
     assert list(found)[-1] == "checkpoints"
     assert "failed" not in verdicts(found)
-    learners = make_plan(load_recipe("demo", [*SMALL, *changes])).learners
+    plan = make_plan(load_recipe("demo", [*SMALL, *changes]))
+    taught = [f"{edge.student} taught by {edge.teacher}" for edge in plan.edges[:1]]
     assert [name for name in found if name.endswith("sampler against trainer")] == [
-        f"{name}: sampler against trainer" for name in learners
+        f"{name}: sampler against trainer" for name in [*plan.learners, *taught]
     ]
 
 
@@ -143,7 +147,7 @@ def test_a_field_without_signal_is_warned_of_with_advice_and_one_with_signal_is_
     assert "hardly a group has signal" in base["solved"].found
     assert all(finding.verdict == "ok" for name in rows["branches"] for finding in found[f"{name}: grading"])
     assert found["solved: sampler against trainer"][0].verdict == "warning"
-    assert "the step had no signal" in found["solved: sampler against trainer"][0].found
+    assert "there was no signal" in found["solved: sampler against trainer"][0].found
     assert re.fullmatch(r"(\w+: \d+ training rows(, )?){3}", found["data"][0].found)
 
 
@@ -151,6 +155,18 @@ def test_responses_that_are_cut_are_warned_of(rows):
     found = findings(make_recipe({**rows, "sampling": {**rows["sampling"], "max_new_tokens": 3}}))
     assert "100% of responses cut" in found["sound: the base"][0].found
     assert "raise sampling.max_new_tokens" in found["sound: the base"][0].found
+
+
+def test_the_speed_of_grading_is_that_of_responses_that_were_never_graded(rows, tmp_path):
+    """A verifier that takes 50 ms for what it has not seen, in one process: 20 a second, if all are finished."""
+    remembering = "import time\nseen = set()\n\ndef mine(response, answer):\n"
+    remembering += "    time.sleep(0.05 * (response not in seen))\n    seen.add(response)\n    return 1.0\n"
+    (tmp_path / "mine.py").write_text(remembering)
+    changes = {"verifiers": {"mine": f"{tmp_path / 'mine.py'}:mine"}, "reward": {"workers": 1}}
+    sampling = {**rows["sampling"], "rollouts_per_prompt": 2}
+    sound = {"sound": rows["branches"]["sound"]}
+    found = findings(make_recipe({**rows, **changes, "sampling": sampling, "branches": sound}))
+    assert 1 < int(found["sound: grading"][0].found.split()[0]) < 60
 
 
 def test_a_grader_that_fails_is_warned_of_with_its_reason(rows, tmp_path):
@@ -197,16 +213,16 @@ def test_a_model_with_the_processor_of_another_ends_the_examination_as_failed(tm
 def test_prompts_hold_as_many_placeholders_as_their_pictures_ask_for(kind, few_of):
     policy = Policy(*tiny_of_kind(kind))
     few = few_of["image"]
-    assert prompts("image", policy, policy, few).verdict == "ok"
-    encoded = policy.encoder.family.encode(few)
-    assert all(found == asked > 0 for found, asked in map(policy.encoder.family.placeholders, encoded))
+    family = policy.encoder.family
+    assert prompts("image", family, family, few).verdict == "ok"
+    assert all(found == asked > 0 for found, asked in map(family.placeholders, family.encode(few)))
 
 
 def test_a_processor_that_writes_other_placeholders_than_the_model_wants_fails(few_of):
     model, processor = tiny_of_kind("gemma3")
     processor.image_seq_length, processor.full_image_sequence = 3, processor.full_image_sequence.replace(IMAGE, "", 1)
-    policy = Policy(model, processor)
-    finding = prompts("image", policy, policy, few_of["image"])
+    family = Policy(model, processor).encoder.family
+    finding = prompts("image", family, family, few_of["image"])
     assert finding.verdict == "failed"
     assert "placeholder tokens where the model wants" in finding.found
 
@@ -215,11 +231,27 @@ def test_a_processor_that_writes_other_placeholders_than_the_model_wants_fails(f
     "changes", [{"image_mean": [0.5] * 3}, {"size": {"shortest_edge": 4096, "longest_edge": 8192}}]
 )
 def test_a_teacher_whose_processor_has_other_pixel_settings_fails(tmp_path, few_of, changes):
-    student = load_policy(load_recipe("demo"))
-    teacher = load_policy(load_recipe("demo"), str(with_processor(tmp_path / "other", **changes)))
+    student = load_policy(load_recipe("demo")).encoder.family
+    teacher = load_family(with_processor(tmp_path / "other", **changes))
     judged = {kind: prompts(kind, student, teacher, few) for kind, few in few_of.items()}
     assert [finding.verdict for finding in judged.values()] == ["ok", "failed", "ok"]
     assert "two processors differ: " in judged["image"].found
+
+
+def parameter_bytes() -> int:
+    """Of all parameters of this process, those without values left out."""
+    found = [part for part in gc.get_objects() if type(part) is torch.nn.Parameter and not part.is_meta]
+    return sum({part.data_ptr(): part.nbytes for part in found}.values())
+
+
+def test_processors_are_compared_with_one_model_in_memory():
+    gc.collect()
+    before, examined = parameter_bytes(), examine(load_recipe("demo", SMALL))
+    finding = next(finding for finding in examined if "prompts of sampler" in finding.check)
+    gc.collect()
+    assert finding.verdict == "ok"
+    assert parameter_bytes() - before == 4 * 1_329_792
+    examined.close()
 
 
 def test_a_shared_prefix_that_disagrees_fails_and_a_cache_that_cannot_be_shared_is_a_warning(policy, few_of):
@@ -298,8 +330,20 @@ def test_noise_of_more_than_a_tenth_of_what_a_step_changes_is_warned_of(few_of, 
         prompt_of_N=torch.tensor([0]),
         temperature=1.0,
     )
-    assert noise("text", rollouts, logp(*before), logp(*after), skipped=False).verdict == verdict
-    assert noise("text", rollouts, logp(*before), logp(*after), skipped=True).verdict == "failed"
+    measured = ("text", rollouts, logp(*before), logp(*after), "one step changes them")
+    assert noise(*measured, skipped=False).verdict == verdict
+    assert noise(*measured, skipped=True).verdict == "failed"
+
+
+def test_noise_of_a_lesson_is_held_against_the_teachers_delta(bench_of):
+    """The teacher has made a step and the student has not, whose log-probs are those that it sampled with."""
+    bench, plan = bench_of("optimizer.learning_rate=0.001")
+    edge = replace(plan.edges[0], student="image", teacher="text")
+    seconds, finding = lesson(bench, edge, plan.batches)
+    assert (finding.check, finding.verdict) == ("image taught by text: sampler against trainer", "ok")
+    assert seconds > 0
+    mismatch, delta = (float(found) for found in re.findall(r"\d\.\de-\d+", finding.found))
+    assert mismatch < 1e-6 < 1e-3 < delta
 
 
 @pytest.mark.parametrize("method", ["copd", "expert", "mixed", "merge_only", "static_opd", "mopd"])

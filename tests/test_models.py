@@ -1,5 +1,7 @@
 """Model folders merged from the outside: what is written, what is refused at once, and a scan that keeps the best."""
 
+import weakref
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,6 +16,7 @@ from copd.measure.evaluate import evaluate
 from copd.model.export import save_policy
 from copd.model.load import model_folder
 from copd.model.policy import Policy
+from copd.model.tiny_kinds import tiny_of_kind
 from copd.models import described_merge, merge_models
 from copd.types import Split
 
@@ -81,6 +84,65 @@ def test_a_scan_keeps_the_best_on_validation_problems_and_says_so(spoiled, tmp_p
         f"Chosen among 3 on validation problems, average accuracy {measured['weighted, weights 0 1'][-1]:.1%}." in card
     )
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "gemma3"])
+def renamed(request, tmp_path_factory) -> list[str]:
+    """Two models whose tensors are not saved under the names of their parameters."""
+    root = tmp_path_factory.mktemp(request.param)
+    for seed, name in enumerate("ab"):
+        policy = Policy(*tiny_of_kind(request.param, seed))
+        save_policy(policy, root / name, "")
+        assert not set(policy.weights()) <= set(weights(root / name))
+    return [str(root / name) for name in "ab"]
+
+
+FEW = ["branches={image: {task: {kind: digits, capability: image}}}", "method=expert", "sampling.max_new_tokens=4"]
+
+
+def test_a_scan_takes_models_that_save_their_tensors_under_other_names(renamed, tmp_path, assert_same):
+    candidates = merge_grid({"method": "weighted"}, 2, 1)
+    recipe = load_recipe("demo", [*RECIPE, *FEW])
+    chosen, table = merge_models(renamed, None, candidates, tmp_path / "out", recipe)
+    assert len({cell.model for cell in table}) == len(candidates) == 2
+    branches = [weights(folder) for folder in renamed]
+    assert_same(weights(tmp_path / "out"), merge(branches, method="weighted", weights=chosen.weights))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_scan_loads_what_each_candidate_would_be_one_at_a_time(spoiled, tmp_path, monkeypatch):
+    """The models that are evaluated, as they are loaded, and how many are in memory then."""
+    loaded, alive = [], []
+
+    def load(recipe, path):
+        alive.append(sum(model() is not None for _, model in loaded))
+        policy = load_policy(recipe, path)
+        loaded.append((policy.weights(), weakref.ref(policy.model.get_input_embeddings())))
+        return policy
+
+    monkeypatch.setattr("copd.models.load_policy", load)
+    candidates = merge_grid({"method": "weighted"}, 2, 1)
+    merge_models([spoiled, DIGITS], None, candidates, tmp_path / "out", load_recipe("demo", [*RECIPE, *FEW]))
+    branches = [weights(spoiled), weights(DIGITS)]
+    for (found, _), section in zip(loaded, candidates, strict=True):
+        expected = merge(branches, method="weighted", weights=section.weights)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert alive == [0, 0]
+
+
+def test_a_scan_that_fails_leaves_nothing(spoiled, tmp_path, monkeypatch):
+    seen = []
+
+    def refuse(recipe, path):
+        seen.extend(file.name for file in tmp_path.iterdir())
+        raise RecipeError("stopped")
+
+    monkeypatch.setattr("copd.models.load_policy", refuse)
+    candidates = merge_grid({"method": "weighted"}, 2, 1)
+    with pytest.raises(RecipeError, match="stopped"):
+        merge_models([spoiled, DIGITS], None, candidates, tmp_path / "out", load_recipe("demo", [*RECIPE, *FEW]))
+    assert seen == [".out.trial"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_of_equally_good_candidates_the_first_is_kept(spoiled, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 Counts = Mapping[str, float]
@@ -18,6 +18,19 @@ class Ledger:
         self.spent: dict[str, dict[str, dict[str, float]]] = record.get("spent", {})
         self.critical_path: dict[str, float] = record.get("critical_path", {})
         self._seen: dict[str, dict[str, float]] = {branch: dict(c) for branch, c in record.get("seen", {}).items()}
+
+    def of(self, branches: Collection[str]) -> Ledger:
+        """What some of the branches have spent, as if they had been alone.
+
+        The critical path of all of them is the one that was booked. That of fewer was not booked: it is taken for the
+        seconds of the slowest of them in each phase, which it cannot fall below.
+        """
+        record = self.as_record()
+        spent, seen = ({name: record[part][name] for name in branches} for part in ("spent", "seen"))
+        path = record["critical_path"]
+        if spent.keys() != self.spent.keys():
+            path = {phase: max(_seconds(own.get(phase, {})) for own in spent.values()) for phase in path}
+        return Ledger({"spent": spent, "seen": seen, "critical_path": path})
 
     def add(self, phase: str, counts: Mapping[str, Counts], *, meet_within: bool) -> None:
         """Book what the branches spent since the last call under `phase`.
@@ -36,10 +49,15 @@ class Ledger:
         if meet_within:
             seconds = sum(max(spent[name] for spent in fresh.values()) for name in ACTIVITIES)
         else:
-            seconds = max(sum(spent[name] for name in ACTIVITIES) for spent in fresh.values())
+            seconds = max(map(_seconds, fresh.values()))
         self.critical_path[phase] = self.critical_path.get(phase, 0) + seconds
         self._seen = {branch: dict(spent) for branch, spent in counts.items()}
 
     def as_record(self) -> dict[str, Any]:
         """All of it as plain values, to be given to the constructor again."""
         return copy.deepcopy({"spent": self.spent, "critical_path": self.critical_path, "seen": self._seen})
+
+
+def _seconds(spent: Counts) -> float:
+    """Seconds of all activities."""
+    return sum(spent.get(name, 0.0) for name in ACTIVITIES)

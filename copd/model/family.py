@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,10 +125,7 @@ class _WithPictures(TextOnly):
 
 
 class QwenVL(_WithPictures):
-    """Qwen-VL: a token stands at (time, height, width), pictures are patches with a grid.
-
-    `get_rope_index` of the model reads its configuration, never its weights.
-    """
+    """Qwen-VL: a token stands at (time, height, width), pictures are patches with a grid."""
 
     kinds = ("text", "image", "video")
     axes = 3
@@ -135,7 +133,9 @@ class QwenVL(_WithPictures):
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor)
-        self._rope_index = model.model.get_rope_index
+        shell = copy.copy(model.model)
+        shell._modules = {}
+        self._rope_index = shell.get_rope_index  # reads the configuration; the weights can be let go
         self._picture_ids = torch.tensor([model.config.image_token_id, model.config.video_token_id])
         self._patches_per_token = model.config.vision_config.spatial_merge_size**2
 

@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from copd.errors import ModelFolderError, first_line
 from copd.files import sha256
+from copd.model.family import TextOnly, family_of
 
 logger = logging.getLogger(__name__)
 BUILTIN = "builtin:"
@@ -90,13 +91,12 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """
     if not (folder / "config.json").is_file():
         raise ModelFolderError(f"{folder}: no model here (config.json is missing); give a folder with a saved model")
-    safely = {"trust_remote_code": False}
     try:
         loader = loader_of(read_config(folder))
         model, loading = loader.auto_class.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **safely
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
-        processor = (AutoProcessor if loader is WITH_PICTURES else AutoTokenizer).from_pretrained(folder, **safely)
+        processor = load_processor(folder, loader)
     except Exception as error:
         raise ModelFolderError(f"{folder}: the model cannot be loaded: {error}") from error
     if absent := sorted(loading["missing_keys"]):
@@ -104,6 +104,27 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     if not getattr(processor, "chat_template", None):
         raise ModelFolderError(f"{folder}: has no chat template, which turns a problem into a prompt; add one")
     return model, processor
+
+
+def load_processor(folder: Path, loader: Loader) -> Any:
+    """The processor in a local folder, or the tokenizer where the model takes text only; code there is never run."""
+    auto_class = AutoProcessor if loader is WITH_PICTURES else AutoTokenizer
+    return auto_class.from_pretrained(folder, trust_remote_code=False)
+
+
+def load_family(folder: Path) -> TextOnly:
+    """How the prompts of the model in a local folder are made; no weights are read, and none are in memory.
+
+    Raises ModelFolderError naming what is wrong.
+    """
+    try:
+        config = read_config(folder)
+        loader = loader_of(config)
+        with torch.device("meta"):
+            model = loader.auto_class.from_config(config, trust_remote_code=False)
+        return family_of(model, load_processor(folder, loader))
+    except Exception as error:
+        raise ModelFolderError(f"{folder}: the processor cannot be loaded: {error}") from error
 
 
 def loader_of(config: Any) -> Loader:

@@ -5,6 +5,7 @@ One tensor of each model and one output file are in memory at once, however larg
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,18 +18,17 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoTokenizer
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from copd.errors import MergeError, ModelFolderError
 from copd.maths.merge import MERGES, NEED_BASE, check_alike, check_finite, check_one_type
-from copd.model.load import loader_of, read_config
+from copd.model.load import load_processor, loader_of, read_config
+from copd.model.vocabulary import PROMPTS, TOKENIZER, first_difference
 
 SHARD_BYTES = 2_000_000_000
 """Most bytes of an output file, unless one tensor is larger."""
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
-VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 COPIED_SUFFIXES = {".json", ".jinja", ".txt", ".model"}
 
 
@@ -66,6 +66,13 @@ class ModelFolder(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.layout)
+
+    def processor(self) -> Any:
+        """Its processor, or its tokenizer where the model takes text only, loaded at every call."""
+        try:
+            return load_processor(self.path, self.loader)
+        except Exception as error:
+            raise ModelFolderError(f"{self.label}: the tokenizer or processor cannot be loaded: {error}") from error
 
     def _files(self) -> dict[str, Path]:
         """The file of each tensor."""
@@ -117,9 +124,10 @@ class ModelFolder(Mapping[str, Tensor]):
 class MergedFolders(Mapping[str, Tensor]):
     """The merge of model folders by name: each tensor is read and merged when it is asked for.
 
-    Takes a method of `MERGES` and its settings. Raises MergeError, naming the tensor or file and the folders, where
-    folders differ in names, shapes, types (only the base's may be others), tied weights or vocabulary, where a value is
-    not finite (when it is read), and where the method needs a base and has none.
+    Takes a method of `MERGES` and its settings. Raises MergeError, naming the folders and the first difference, where
+    folders differ in names, shapes, types (only the base's may be others), tied weights or tokenizer, branches in chat
+    template or picture processor; naming the tensor where a value is not finite (when it is read); and where the method
+    needs a base and has none.
     """
 
     def __init__(
@@ -129,8 +137,15 @@ class MergedFolders(Mapping[str, Tensor]):
             raise MergeError(f"--base: missing; method {method!r} needs the base that the branches started from")
         _check_alike([*branches, *([] if base is None else [base])])
         _check_one_type(branches)
+        _check_one_vocabulary(branches, base)
         self.branches, self.base = tuple(branches), base if method in NEED_BASE else None
         self.method, self.settings = method, dict(settings)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> MergedFolders:
+        """The same folders merged by the same method with other settings."""
+        twin = copy.copy(self)
+        twin.settings = dict(settings)
+        return twin
 
     @property
     def layout(self) -> dict[str, Tensor]:
@@ -209,15 +224,15 @@ def _check_alike(folders: Sequence[ModelFolder]) -> None:
         check_alike({folder.label: folder.layout for folder in folders})
     except ValueError as error:
         raise MergeError(str(error)) from error
-    file, ids, pairs = _vocabulary(first)
-    for other in others:
-        other_file, other_ids, other_pairs = _vocabulary(other)
-        between = f"{file} and {other_file} differ:"
-        for token in sorted(set(ids.items()) ^ set(other_ids.items()))[:1]:
-            here, there = (found.get(token[0], "missing") for found in (ids, other_ids))
-            raise MergeError(f"{between} token {token[0]!r} is {here} in the first and {there} in the second")
-        if pairs != other_pairs:
-            raise MergeError(f"{between} they split text by different merges")
+
+
+def _check_one_vocabulary(branches: Sequence[ModelFolder], base: ModelFolder | None) -> None:
+    """One tokenizer for all; the branches, which are asked problems, also need one template and picture processor."""
+    first, own = branches[0], branches[0].processor()
+    for other in [*branches[1:], *([] if base is None else [base])]:
+        views = TOKENIZER if other is base else TOKENIZER | PROMPTS
+        if difference := first_difference(own, other.processor(), views, (first.label, other.label)):
+            raise MergeError(difference)
 
 
 def _check_one_type(branches: Sequence[ModelFolder]) -> None:
@@ -225,14 +240,3 @@ def _check_one_type(branches: Sequence[ModelFolder]) -> None:
         check_one_type({folder.label: folder.layout for folder in branches})
     except ValueError as error:
         raise MergeError(str(error)) from error
-
-
-def _vocabulary(folder: ModelFolder) -> tuple[Path, dict[str, int], Any]:
-    """A tokenizer's main file, the id of each token, and the merges of byte-pair encoding, if it has any."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
-        backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"model": {}}
-    except Exception as error:
-        raise ModelFolderError(f"{folder.label}: the tokenizer cannot be loaded: {error}") from error
-    file = next((name for name in VOCABULARY_FILES if (folder.path / name).is_file()), VOCABULARY_FILES[0])
-    return folder.path / file, tokenizer.get_vocab(), backend["model"].get("merges")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -51,8 +53,11 @@ PATCH_SIZE = 8
 MAX_CONTEXT = 512
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per character of printable ASCII, three words, and Qwen's special tokens."""
+def tiny_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
+    """One token per character of printable ASCII, three words, and Qwen's special tokens.
+
+    `options` are further ones of the constructor, such as special tokens that a processor asks for by name.
+    """
     vocabulary = {token: i for i, token in enumerate([*CHARACTERS, *WORDS, *SPECIAL_TOKENS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*WORDS, r"[\s\S]"])), "isolated")
@@ -65,6 +70,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         model_max_length=MAX_CONTEXT,
         padding_side="left",
         clean_up_tokenization_spaces=False,
+        **options,
     )
 
 

@@ -123,11 +123,8 @@ def _gemma_text(tokenizer: Any) -> dict[str, Any]:
 
 def gemma3() -> Pair:
     """Gemma 3 with a Siglip tower: images seen both ways, and a sliding window shorter than every prompt."""
-    tokenizer = tiny_tokenizer()
-    tokenizer.add_special_tokens({"bos_token": BEGIN})
-    for name, token in (("image_token", IMAGE), ("boi_token", IMAGE_BEGINS), ("eoi_token", IMAGE_ENDS)):
-        setattr(tokenizer, name, token)
-        setattr(tokenizer, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
+    named = {"image_token": IMAGE, "boi_token": IMAGE_BEGINS, "eoi_token": IMAGE_ENDS}
+    tokenizer = tiny_tokenizer(bos_token=BEGIN, model_specific_special_tokens=named)
     processor = Gemma3Processor(
         image_processor=Gemma3ImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}),
         tokenizer=tokenizer,

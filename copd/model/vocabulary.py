@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from copd.errors import ModelFolderError
+from copd.model.family import tokenizer_of
+
+ADDED = ("special", "normalized", "single_word", "lstrip", "rstrip")
 
 
 class Speaker(Protocol):
     """What the check needs of a policy."""
 
     processor: Any
-    tokenizer: Any
     banned_V: Tensor
     end_ids: Tensor
 
@@ -55,54 +57,89 @@ def control_tokens(tokenizer: Any) -> list[str]:
 def check_same_vocabulary(a: Speaker, b: Speaker, names: tuple[str, str] = ("base", "branch")) -> None:
     """Raise ModelFolderError unless two policies turn problems into the same ids and ids into the same text.
 
-    Compared are the tokenizers (every token and id, special tokens, how text is cut), chat templates, picture
-    processors, the size of the vocabulary, the tokens banned and those that end a response. The message names the
-    first difference, with what `names` calls the two.
+    Compared are the tokenizers (every token and id, special tokens, how text is cut), the size of the vocabulary, the
+    tokens banned and those that end a response, chat templates and picture processors. The message names the first
+    difference, with what `names` calls the two.
     """
-    for what, view in VIEWS.items():
+    difference = (
+        first_difference(a.processor, b.processor, TOKENIZER, names)
+        or first_difference(a, b, MASK, names)
+        or first_difference(a.processor, b.processor, PROMPTS, names)
+    )
+    if difference:
+        raise ModelFolderError(difference)
+
+
+def first_difference(a: Any, b: Any, views: Mapping[str, Callable[[Any], Any]], names: tuple[str, str]) -> str | None:
+    """What two models do not share, in words, with what `names` calls the two; None where all views are the same.
+
+    The views of `TOKENIZER` and `PROMPTS` are of processors, or tokenizers in their place; those of `MASK` of policies.
+    """
+    for what, view in views.items():
         for where, found_a, found_b in _differences(view(a), view(b)):
-            raise ModelFolderError(
+            return (
                 f"{names[0]} and {names[1]} do not share their vocabulary: {what}{where} is {_short(found_a)} in "
                 f"{names[0]} and {_short(found_b)} in {names[1]}"
             )
+    return None
 
 
-def _pipeline(policy: Speaker) -> Any:
-    """Normaliser, splitting, merges and template of a fast tokenizer; None of a slow one, which has only a class."""
-    backend = getattr(policy.tokenizer, "backend_tokenizer", None)
+def _added(processor: Any) -> dict[str, dict[str, Any]]:
+    """The tokens that are found in a text before it is cut, and how."""
+    added = getattr(tokenizer_of(processor), "added_tokens_decoder", {})
+    return {token.content: {"id": i, **{how: getattr(token, how) for how in ADDED}} for i, token in added.items()}
+
+
+def _pipeline(processor: Any) -> Any:
+    """Normaliser, splitting, merges and template of a fast tokenizer; a slow one has only a class."""
+    backend = getattr(tokenizer_of(processor), "backend_tokenizer", None)
     if backend is None:
-        return type(policy.tokenizer).__name__
+        return type(tokenizer_of(processor)).__name__
     state = json.loads(backend.to_str())
-    passing = ("padding", "truncation", "added_tokens", "version")
-    return {name: value for name, value in state.items() if name not in passing}
+    elsewhere = ("padding", "truncation", "added_tokens", "version")
+    return {name: value for name, value in state.items() if name not in elsewhere}
 
 
-def _pictures(policy: Speaker) -> dict[str, Any]:
-    parts = {name: getattr(policy.processor, name, None) for name in ("image_processor", "video_processor")}
+def _pictures(processor: Any) -> dict[str, Any]:
+    parts = {name: getattr(processor, name, None) for name in ("image_processor", "video_processor")}
     return {name: json.loads(part.to_json_string()) for name, part in parts.items() if part is not None}
 
 
-VIEWS: dict[str, Callable[[Speaker], Any]] = {
+TOKENIZER: dict[str, Callable[[Any], Any]] = {
+    "the token": lambda processor: {i: token for token, i in tokenizer_of(processor).get_vocab().items()},
+    "the special token": lambda processor: dict(tokenizer_of(processor).special_tokens_map),
+    "the special id": lambda processor: dict.fromkeys(sorted(tokenizer_of(processor).all_special_ids), "special"),
+    "the added token": _added,
+    "the tokenizer's": _pipeline,
+}
+"""What turns a text into ids and ids into a text, the telling first."""
+MASK: dict[str, Callable[[Speaker], Any]] = {
     "the size of the vocabulary": lambda policy: len(policy.banned_V),
-    "the token": lambda policy: {i: token for token, i in policy.tokenizer.get_vocab().items()},
-    "the special token": lambda policy: dict(policy.tokenizer.special_tokens_map),
-    "the special id": lambda policy: dict.fromkeys(sorted(policy.tokenizer.all_special_ids), "special"),
     "the end token": lambda policy: dict.fromkeys(sorted(policy.end_ids.tolist()), "end"),
     "the banned id": lambda policy: dict.fromkeys(policy.banned_V.nonzero()[:, 0].tolist(), "banned"),
-    "the tokenizer's": _pipeline,
-    "the chat template": lambda policy: getattr(policy.processor, "chat_template", None),
+}
+"""What may be emitted."""
+PROMPTS: dict[str, Callable[[Any], Any]] = {
+    "the chat template": lambda processor: getattr(processor, "chat_template", None),
     "the picture processor's": _pictures,
 }
-"""What has to be the same, the telling first."""
+"""What turns a problem into a prompt."""
 
 
 def _differences(a: Any, b: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
     """The places, in order, at which two nested values differ, and what stands there."""
+    if _nested(a) and _nested(b):
+        a, b = dict(enumerate(a)), dict(enumerate(b))
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for key in sorted({**a, **b}, key=lambda key: (isinstance(key, str), key)):
             yield from _differences(a.get(key), b.get(key), f"{where} {key!r}")
     elif a != b:
         yield where, a, b
+
+
+def _nested(value: Any) -> bool:
+    """A list of pairs or mappings, such as merges; numbers and words are looked at together."""
+    return isinstance(value, list) and any(isinstance(part, list | Mapping) for part in value)
 
 
 def _short(value: Any) -> str:

@@ -108,7 +108,7 @@ def _training_figures(run: RunRecord) -> list[tuple[str, Any, str]]:
         (draw_accuracy, "Validation accuracy", "Greedy; each branch in its own field, and on average over all."),
         (draw_reward, "Reward", "Of each branch's own rollouts, a mean over five steps."),
         (draw_signal, "Groups with signal", "Share of prompts whose responses differ in reward: only they teach."),
-        (draw_lessons, "Lessons", "Mean absolute delta between teacher and student, nats per token."),
+        (draw_lessons, "Lessons", "Mean absolute delta of teacher to student, within its bound, nats per token."),
     )
     return _drawn(run, drawings)
 

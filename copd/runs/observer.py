@@ -172,14 +172,7 @@ class RunObserver:
         """Take over experts of another run, with what they have cost."""
         for name in experts:
             await self._branches[name].load_state(checkpoint.tensors(name), checkpoint.notes["counts"][name])
-        record = checkpoint.notes["ledger"]
-        self.ledger = Ledger(
-            {
-                "spent": {name: record["spent"][name] for name in experts},
-                "seen": {name: record["seen"][name] for name in experts},
-                "critical_path": record["critical_path"],
-            }
-        )
+        self.ledger = Ledger(checkpoint.notes["ledger"]).of(experts)
         cost = {name: value for name, value in self.ledger.as_record().items() if name != "seen"}
         self.note("experts", checkpoint.step - 1, taken_from=str(checkpoint.folder), **cost)
 

@@ -37,6 +37,21 @@ def test_the_critical_path_is_the_slowest_branch_or_the_slowest_of_each_activity
     assert book(Ledger()).critical_path == {"rlvr": 5.0 + 6.0, "opd": 3.0 + 1.0 + 4.0}
 
 
+def test_some_branches_alone_are_as_slow_as_the_slowest_of_them_and_all_of_them_as_they_were():
+    ledger = book(Ledger())
+    ledger.spent["c"] = {"rlvr": counts(1, 50.0, 0.0, 0.0)}
+    ledger._seen["c"] = counts(1, 50.0, 0.0, 0.0)
+    ledger.critical_path = {"rlvr": 60.0, "opd": 8.0}
+    some = ledger.of(["b", "a"])
+    assert some.spent == {name: ledger.spent[name] for name in "ab"}
+    assert some.critical_path == {"rlvr": max(5.0 + 2.0, 6.0 + 3.0), "opd": max(2.0 + 1.0 + 2.0, 3.0 + 0.5 + 4.0)}
+    assert ledger.of(["c"]).critical_path == {"rlvr": 50.0, "opd": 0.0}
+    assert ledger.of(["c", "a", "b"]).critical_path == {"rlvr": 60.0, "opd": 8.0}
+    some.add("rlvr", {"a": counts(30, 10.0, 1.0, 5.0), "b": counts(27, 9.0, 0.5, 7.0)}, meet_within=False)
+    assert some.critical_path["rlvr"] == 9.0 + 4.0
+    assert ledger.critical_path["rlvr"] == 60.0
+
+
 def test_the_critical_path_lies_between_the_slowest_branch_and_the_sum_of_all():
     ledger = book(Ledger())
     by_branch = [

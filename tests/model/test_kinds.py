@@ -4,16 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlavaConfig
+from transformers import AutoProcessor, AutoTokenizer, LlavaConfig
 
 from copd.errors import ModelFolderError
 from copd.model.export import save_policy
 from copd.model.family import family_of
 from copd.model.learner import Learner
+from copd.model.load import TEXT_ONLY, WITH_PICTURES, load_family
 from copd.model.parity import logp_alone, settle_path
 from copd.model.parts import GrpoObjective
 from copd.model.policy import Policy
 from copd.model.tiny_kinds import TINY_KINDS, tiny_of_kind
+from copd.model.vocabulary import check_same_vocabulary
 
 WITHOUT_SHARED_PREFIX = {"mamba", "qwen3_next"}
 OTHERS = [name for name in TINY_KINDS if name != "qwen3_vl"]
@@ -224,20 +226,41 @@ def test_a_step_makes_rewarded_answers_likelier_and_the_others_less_likely(polic
     assert policy.score(rollouts).logp_NT.sum(-1) @ advantage_N > before
 
 
-def test_a_saved_text_model_is_loaded_by_plain_transformers_and_comes_back_the_same(
-    policies, written, problems_of, tmp_path
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_saved_model_is_loaded_by_plain_transformers_and_comes_back_the_same(
+    policies, written, problems_of, tmp_path, name, kind
 ):
-    policy = policies["llama"].clone()
+    policy = policies[name].clone()
     save_policy(policy, tmp_path / "model", "card")
     again = Policy.from_pretrained(tmp_path / "model")
-    rollouts = written(policy, problems_of["text"])
+    again.shared_prefix = policy.shared_prefix
+    rollouts = written(policy, problems_of[kind])
     assert torch.equal(again.score(rollouts).logp_NT, policy.score(rollouts).logp_NT)
-    assert torch.equal(again.banned_V, policy.banned_V)
-    model, tokenizer = (cls.from_pretrained(tmp_path / "model") for cls in (AutoModelForCausalLM, AutoTokenizer))
-    inputs = processed(tokenizer, problems_of["text"][0])
+    check_same_vocabulary(policy, again)
+    loader = WITH_PICTURES if name in PICTURES else TEXT_ONLY
+    model = loader.auto_class.from_pretrained(tmp_path / "model")
+    processor = (AutoProcessor if name in PICTURES else AutoTokenizer).from_pretrained(tmp_path / "model")
+    inputs = processed(processor, problems_of[kind][0])
     output = model.generate(**inputs, max_new_tokens=6)[0, inputs["input_ids"].shape[1] :]
-    answer = policy.sample(problems_of["text"][:1], max_new_tokens=6)
+    answer = policy.sample(problems_of[kind][:1], max_new_tokens=6)
     assert output.tolist() == answer.tokens_NT[0, answer.mask_NT[0]].tolist()
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_prompts_are_made_the_same_without_weights(policies, problems_of, tmp_path, name, kind):
+    save_policy(policies[name].clone(), tmp_path / "model", "card")
+    for weights in (tmp_path / "model").glob("*.safetensors"):
+        weights.unlink()
+    family = load_family(tmp_path / "model")
+    expected = policies[name].encoder.family.encode(problems_of[kind])
+    for found, prompt in zip(family.encode(problems_of[kind]), expected, strict=True):
+        assert torch.equal(found.ids_S, prompt.ids_S)
+        assert torch.equal(found.positions_AS, prompt.positions_AS)
+        assert found.media.keys() == prompt.media.keys()
+        assert all(torch.equal(found.media[key], prompt.media[key]) for key in prompt.media)
+    (tmp_path / "model" / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelFolderError, match="model: the processor cannot be loaded"):
+        load_family(tmp_path / "model")
 
 
 def test_a_folder_without_a_chat_template_is_refused(tmp_path):

@@ -242,21 +242,108 @@ def damaged_base(folders):
     change(folders["base"], {NORM: torch.zeros(64, dtype=torch.bfloat16)})
 
 
-def swapped_tokens(folders):
-    path = folders["b"] / "tokenizer.json"
+def retokenize(folder: Path, **changes) -> None:
+    """Other parts of a tokenizer; a part that is a function changes what stands there."""
+    path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text(encoding="utf-8"))
-    vocabulary = tokenizer["model"]["vocab"]
-    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    for part, change in changes.items():
+        tokenizer[part] = change(tokenizer[part]) if callable(change) else change
     path.write_text(json.dumps(tokenizer), encoding="utf-8")
 
 
+def edit_pictures(folder: Path, **changes) -> None:
+    path = folder / "processor_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))["image_processor"]
+    edit(path, image_processor={**settings, **changes})
+
+
+def swapped(model: dict) -> dict:
+    vocabulary = {**model["vocab"], "a": model["vocab"]["b"], "b": model["vocab"]["a"]}
+    return {**model, "vocab": vocabulary}
+
+
+def unigram(model: dict, score: float) -> dict:
+    """A model of the same tokens with a score each, that of the first given."""
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    return {"type": "Unigram", "unk_id": 0, "vocab": [[token, score * (i == 0)] for i, token in enumerate(tokens)]}
+
+
+def byte_pairs(model: dict, merges: list[list[str]]) -> dict:
+    return {
+        "type": "BPE",
+        "vocab": {**model["vocab"], "ab": 200, "ba": 201, "cd": 202},
+        "merges": [["c", "d"], *merges],
+    }
+
+
 def other_merges(folders):
-    for name, merges in (("base", [["a", "b"]]), ("a", [["a", "b"]]), ("b", [["b", "a"]])):
-        path = folders[name] / "tokenizer.json"
-        tokenizer = json.loads(path.read_text(encoding="utf-8"))
-        vocabulary = {**tokenizer["model"]["vocab"], "ab": 200, "ba": 201}
-        tokenizer["model"] = {"type": "BPE", "vocab": vocabulary, "merges": merges}
-        path.write_text(json.dumps(tokenizer), encoding="utf-8")
+    for name, pair in (("base", ["a", "b"]), ("a", ["a", "b"]), ("b", ["b", "a"])):
+        retokenize(folders[name], model=lambda model, pair=pair: byte_pairs(model, [pair]))
+
+
+def other_scores(folders):
+    for name, score in (("base", -1.0), ("a", -1.0), ("b", -2.0)):
+        retokenize(folders[name], model=lambda model, score=score: unigram(model, score))
+
+
+UNLIKE = [
+    pytest.param(
+        lambda folders: retokenize(folders["b"], model=swapped), r"the token \d+ is 'a' in a and 'b' in b", id="tokens"
+    ),
+    pytest.param(
+        other_merges, r"the tokenizer's 'model' 'merges' 1 is \['a', 'b'\] in a and \['b', 'a'\] in b", id="merges"
+    ),
+    pytest.param(
+        other_scores, r"the tokenizer's 'model' 'vocab' 0 is \['\\n', -1.0\] in a and \['\\n', -2.0\] in b", id="scores"
+    ),
+    pytest.param(
+        lambda folders: retokenize(folders["b"], normalizer={"type": "Lowercase"}),
+        "the tokenizer's 'normalizer' is absent in a and {'type': 'Lowercase'} in b",
+        id="normalizer",
+    ),
+    pytest.param(
+        lambda folders: retokenize(folders["b"], pre_tokenizer={"type": "Whitespace"}),
+        r"the tokenizer's 'pre_tokenizer' 'behavior' is 'Isolated' in a and absent in b",
+        id="pre-tokenizer",
+    ),
+    pytest.param(
+        lambda folders: edit(folders["b"] / "tokenizer_config.json", eos_token="<|endoftext|>"),
+        r"the special token 'eos_token' is '<\|im_end\|>' in a and '<\|endoftext\|>' in b",
+        id="end token",
+    ),
+    pytest.param(
+        lambda folders: edit(folders["b"] / "tokenizer_config.json", extra_special_tokens=["7"]),
+        r"the special id \d+ is absent in a and 'special' in b",
+        id="one special token more",
+    ),
+    pytest.param(
+        lambda folders: (folders["b"] / "chat_template.jinja").write_text("{{ messages[0].content }}"),
+        r"the chat template is .* in a and '{{ messages\[0\]\.content }}' in b",
+        id="chat template",
+    ),
+    pytest.param(
+        lambda folders: edit_pictures(folders["b"], image_mean=[0.5] * 3),
+        r"the picture processor's 'image_processor' 'image_mean' is \[0\.1, .* in a and \[0\.5, .* in b",
+        id="pictures",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "difference"), UNLIKE)
+def test_branches_that_read_or_write_text_otherwise_are_refused_with_the_first_difference(copies, change, difference):
+    change(copies)
+    with pytest.raises(MergeError, match=f"^a and b do not share their vocabulary: {difference}"):
+        merged_of(copies)
+
+
+def test_a_base_needs_the_branches_tokenizer_and_not_their_way_to_ask(copies):
+    """No prompt is made by the base: one that was never trained to chat has a template of its own, or none."""
+    edit_pictures(copies["base"], image_mean=[0.5] * 3)
+    (copies["base"] / "chat_template.jinja").unlink()
+    merged_of(copies, "ties")
+    retokenize(copies["base"], normalizer={"type": "Lowercase"})
+    with pytest.raises(MergeError, match="a and base do not share their vocabulary: the tokenizer's 'normalizer'"):
+        merged_of(copies, "ties")
 
 
 REFUSED = [
@@ -265,10 +352,6 @@ REFUSED = [
     pytest.param(damaged_base, MergeError, rf"'{NORM}' is \[64\] in base and \[128\] in a", id="the base's shape"),
     pytest.param(damaged_names, MergeError, rf"b and a differ in tensor '{NORM}': only a has it", id="a name"),
     pytest.param(untied, MergeError, r"'lm_head\.weight' is tied to the embeddings in a and not in b", id="tied"),
-    pytest.param(
-        swapped_tokens, MergeError, r"a/tokenizer\.json and .*/b/tokenizer\.json differ: token 'a' is \d+", id="tokens"
-    ),
-    pytest.param(other_merges, MergeError, r"tokenizer\.json differ: they split text by different merges", id="merges"),
     pytest.param(
         lambda folders: change(folders["b"], {NORM: torch.zeros(128, dtype=torch.int32)}),
         ModelFolderError,
@@ -308,7 +391,7 @@ REFUSED = [
     pytest.param(
         lambda folders: (folders["b"] / "tokenizer.json").unlink(),
         ModelFolderError,
-        "b: the tokenizer cannot be loaded",
+        "b: the tokenizer or processor cannot be loaded",
         id="no tokenizer",
     ),
 ]

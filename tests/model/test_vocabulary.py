@@ -118,6 +118,10 @@ DIFFERENT = {
         {"change": lambda t: t.add_tokens(["extra"])},
         r"the token \d+ is absent in base and 'extra' in branch",
     ),
+    "a token found in other places of a text": (
+        {"change": lambda t: t.add_tokens([AddedToken("7", lstrip=True)])},
+        "the added token '7' is absent in base and {'id': 24",
+    ),
     "another special token": (
         {"change": lambda t: setattr(t, "pad_token", "<|im_start|>")},
         r"special token 'pad_token' is '<\|endoftext\|>' in base and '<\|im_start\|>' in branch",

@@ -1,0 +1,57 @@
+"""A finding of `copd doctor`, in words, and what is found without a recipe's model: the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+Verdict = Literal["ok", "warning", "failed"]
+LONGEST_TEXT, LONGEST_REASON = 120, 300
+"""Characters shown of a prompt or response, and of an error that is not copd's own."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check, its verdict and what was found."""
+
+    check: str
+    verdict: Verdict
+    found: str
+
+
+def machine(threads: int) -> Iterator[Finding]:
+    """Versions, cores, GPUs, memory and disk; a warning where a branch wants more threads than there are cores."""
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("copd", "torch", "transformers"))
+    yield Finding("versions", "ok", f"Python {platform.python_version()}, {libraries}")
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    cards = ", ".join(f"{gpu.name} with {size(gpu.total_memory)}" for gpu in gpus) or "no GPU"
+    cores = os.cpu_count() or 1
+    enough = threads <= cores
+    advice = "" if enough else f"; model.threads_per_branch={threads} is more"
+    yield Finding("processors", "ok" if enough else "warning", f"{cores} cores{advice}; {cards}")
+    memory, free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), shutil.disk_usage(Path.cwd()).free
+    yield Finding("memory and disk", "ok", f"{size(memory)} of memory; {size(free)} free in {Path.cwd()}")
+
+
+def one_line(error: Exception) -> str:
+    """The beginning of an error's message."""
+    return " ".join(str(error).split())[:LONGEST_REASON]
+
+
+def size(count: float) -> str:
+    """Bytes in words."""
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.1f} MiB"
+
+
+def short(text: str) -> str:
+    """The beginning of a text, quoted."""
+    return repr(text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} ...")
