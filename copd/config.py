@@ -88,7 +88,7 @@ class Recipe(Section):
         (), description="where else the numbers of metrics.jsonl go; each is an extra of the package"
     )
     backend: Literal["local", "processes"] = Field(
-        "local", description="local: all branches in this process; processes: each in its own, side by side"
+        "local", description="local: all branches in this process; processes: each in its own with its own base, side by side"
     )
 
     @model_validator(mode="after")
@@ -125,10 +125,8 @@ class Recipe(Section):
             raise ValueError(
                 "model.offload: the base would score for grpo.kl_coefficient on the cpu; use one of the two"
             )
-        if self.backend == "processes":
-            for section, given in (("model.offload", self.model.offload), ("lora", self.lora is not None)):
-                if given:
-                    raise ValueError(f"{section}: is for branches that share one process; set backend: local")
+        if self.backend == "processes" and self.model.offload:
+            raise ValueError("model.offload: branches take turns within one process; set backend: local")
         if self.lora is not None:
             if self.method == "mopd" and self.mopd.student != BASE:
                 raise ValueError(f"mopd.student: is {self.mopd.student!r}, but an adapter begins as the base; set base")

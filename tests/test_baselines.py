@@ -19,6 +19,7 @@ from copd.runs.runlog import read_lines
 
 TASKS = "text: {task: {capability: text, conflict: 1.0}}, image: {task: {capability: image, conflict: 1.0}}"
 SMALL = [
+    "backend=local",
     f"branches={{{TASKS}}}",
     "model.threads_per_branch=1",
     "schedule={cycles: 1, rl_steps: 2, opd_steps: 2}",

@@ -126,7 +126,6 @@ REFUSED = [
     pytest.param(
         TWO + "backend: processes\nmodel: {offload: true}", ["model.offload", "backend: local"], id="turns in processes"
     ),
-    pytest.param(TWO + "backend: processes\nlora: {rank: 2}", ["lora", "backend: local"], id="adapters in processes"),
     pytest.param("seed: 1", ["branches: missing"], id="no branches"),
     pytest.param("branches: {}", ["branches", "at least 1"], id="empty branches"),
     pytest.param(

@@ -37,6 +37,7 @@ from copd.tasks.digits import Digits
 from copd.types import Split
 
 SMALL = [
+    "backend=local",
     "model.threads_per_branch=1",
     "schedule={cycles: 2, rl_steps: 2, opd_steps: 2}",
     "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}",
@@ -364,19 +365,26 @@ def test_a_base_whose_responses_are_cut_is_warned_of_field_by_field(tmp_path):
         )
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint(finished, tmp_path):
+def test_a_killed_run_goes_on_from_its_last_checkpoint_and_its_processes_give_what_one_gives(finished, tmp_path):
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "copd.cli", "train", "demo", *SMALL, "--out", str(folder), "--resume"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [sys.executable, "-m", "copd.cli", "train", "demo", *SMALL, "backend=processes"]
+    command += ["--out", str(folder), "--resume"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     while not list(folder.glob("checkpoints/step-*/manifest.json")):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (folder / "report.html").exists()
-    copd.train(load_recipe("demo", SMALL), folder, resume=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.replace("\n", "")
+    assert f"merged model: {folder / 'merged'}" in said
+    assert "use it: AutoModelForImageTextToText.from_pretrained(" in said
     assert record(folder) == record(finished)
-    assert (folder / "merged/model.safetensors").read_bytes() == (finished / "merged/model.safetensors").read_bytes()
+    for name in ("samples.jsonl", "answers.jsonl", "merged/model.safetensors"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes()
 
 
 def test_a_changed_recipe_is_not_resumed_and_the_difference_is_named(finished):

@@ -19,6 +19,7 @@ from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.runlog import read_lines
 
 SMALL = [
+    "backend=local",
     "schedule={cycles: 1, rl_steps: 1, opd_steps: 1}",
     "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 20}",
     "opd={prompts_per_step: 1, rollouts_per_prompt: 2}",

@@ -25,6 +25,7 @@ from copd.types import Part, Split
 SETTINGS = ObjectiveSettings(delta=partial(clamped_delta, bound=5.0))
 
 SMALL = [
+    "backend=local",
     "method=mixed",
     "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}",
     "sampling={prompts_per_step: 1, rollouts_per_prompt: 2, max_new_tokens: 4}",

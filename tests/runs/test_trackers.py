@@ -94,6 +94,7 @@ def test_a_run_sends_its_updates_and_measures_to_the_trackers_of_its_recipe(tmp_
 
     small = [
         "trackers=[tensorboard]",
+        "backend=local",
         "model.threads_per_branch=1",
         "method=mixed",
         "schedule={cycles: 1, rl_steps: 2, opd_steps: 0}",
