@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from math import ceil
+
+TOLERATED = 20
+"""A budget may be missed by one rollout in so many, since steps are whole."""
 
 
 class Phase(Enum):
@@ -106,3 +110,20 @@ class Costs:
             return max(1, round(factor * count)) if count else 0
 
         return Schedule(schedule.cycles, steps(schedule.rl_steps), steps(schedule.opd_steps))
+
+    def meet(self, schedule: Schedule, rollouts: int) -> bool:
+        """Whether the scaled schedule makes `rollouts`, up to one in `TOLERATED`."""
+        return TOLERATED * abs(self.of(self.scaled(schedule, rollouts)) - rollouts) <= rollouts
+
+    def next_met(self, schedule: Schedule, rollouts: int) -> int:
+        """The least total, from `rollouts` on, that the scaled schedule meets."""
+        whole = self.of(schedule)
+        while not self.meet(schedule, rollouts):
+            scaled = self.scaled(schedule, rollouts)
+            if self.of(scaled) > rollouts:
+                rollouts = ceil(TOLERATED * self.of(scaled) / (TOLERATED + 1))
+            else:  # on to where one more step of a phase is the nearest
+                phases = ((scaled.rl_steps, schedule.rl_steps), (scaled.opd_steps, schedule.opd_steps))
+                one_more = min((made + 0.5) / count * whole for made, count in phases if count)
+                rollouts = max(rollouts + 1, ceil(one_more))
+        return rollouts

@@ -299,7 +299,9 @@ class BudgetSection(Section):
     """The rollouts of a method."""
 
     rollouts: Count | None = Field(
-        None, description="R: steps are scaled to it; null = the schedule's own for copd, copd's R for all others"
+        None,
+        description="R: steps are scaled to it, and it is met within 5 %; null = the schedule's own for copd, copd's R "
+        "for all others",
     )
 
 
