@@ -39,7 +39,7 @@ from copd.model.parity import TOLERANCE_NATS, UNABLE, largest_difference
 from copd.model.policy import Policy
 from copd.rewards.grading import Grader
 from copd.runs.display import peak_memory
-from copd.runs.plan import Plan, make_plan
+from copd.runs.plan import Plan, handovers, make_plan
 from copd.tasks.asked import Asked
 from copd.tasks.rows import Rows
 from copd.types import Part, Problem, Rollouts, Score, Split, Task
@@ -107,7 +107,7 @@ def _examine_parts(recipe: Recipe, plan: Plan) -> Iterator[Finding]:
             yield from field(name, bench, recipe.sampling.rollouts_per_prompt, failures)
         yield from _steps(bench, plan)
         yield estimate(bench, plan)
-        yield disk(bench, plan, recipe.checkpoint.keep_last, weights_bytes)
+        yield disk(bench, plan, recipe.checkpoint.keep_last + len(handovers(recipe)), weights_bytes)
 
 
 class Bench:
@@ -316,12 +316,12 @@ def seconds_of(plan: Plan, per_native: float, per_visit: float) -> float:
     return schedule.cycles * (schedule.rl_steps * costs.rl_step * per_native + schedule.opd_steps * opd_step)
 
 
-def disk(bench: Bench, plan: Plan, keep_last: int, weights_bytes: int) -> Finding:
+def disk(bench: Bench, plan: Plan, kept: int, weights_bytes: int) -> Finding:
     """Checkpoints, one more than are kept while the newest is written, and the models at the end, against free disk."""
     state = finish(bench.branches[plan.learners[0]].state())
     checkpoint = len(plan.branches) * sum(tensor.nbytes for tensor in state.values())
     models = (len(plan.branches) + (plan.model == "merged")) * weights_bytes
-    needed, free = (keep_last + 1) * checkpoint + models, shutil.disk_usage(Path.cwd()).free
+    needed, free = (kept + 1) * checkpoint + models, shutil.disk_usage(Path.cwd()).free
     found = (
         f"{_size(checkpoint)} per checkpoint, {_size(needed)} at most with the models at the end; "
         f"{_size(free)} free in {Path.cwd()}"

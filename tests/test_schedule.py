@@ -60,6 +60,18 @@ def test_stretches_are_cut_after_opd_steps_at_phase_ends_and_at_meeting_points(s
     assert cut(Schedule(2, 3, 2), start, meet_every) == expected
 
 
+def test_branches_also_meet_after_given_numbers_of_steps():
+    stretches = Schedule(1, 7, 0).stretches(0, 100, meet_after=(2, 5))
+    assert [list(stretch.steps) for stretch in stretches] == [[0, 1], [2, 3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps"), [(Schedule(2, 3, 2), 3), (Schedule(2, 4, 0), 8), (Schedule(2, 0, 4), 0)]
+)
+def test_branches_are_experts_up_to_the_first_step_of_opd(schedule, steps):
+    assert schedule.only_rlvr == steps
+
+
 @pytest.mark.parametrize("meet_every", [1, 2, 3, 5, 25])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_stretches_from_any_start_are_the_rest_of_the_same_stretches(schedule, meet_every):

@@ -39,6 +39,19 @@ class Plan:
         return self.costs.opd_step if self.schedule.position(step).phase is Phase.OPD else self.costs.rl_step
 
 
+def handovers(recipe: Recipe) -> tuple[int, ...]:
+    """Steps after which a run of experts stands where another method of the same recipe would take them over."""
+    if recipe.method not in ("expert", "merge_only") or len(recipe.branches) < 2:
+        return ()
+    found = set()
+    for method in ("copd", "static_opd", "mopd"):
+        try:
+            found.add(make_plan(recipe.model_copy(update={"method": method})).schedule.only_rlvr)
+        except RecipeError:  # this method cannot follow: a phase has no steps, or the budget does not fit it
+            continue
+    return tuple(sorted(steps for steps in found if 0 < steps <= make_plan(recipe).schedule.steps))
+
+
 def make_plan(recipe: Recipe) -> Plan:
     """The plan of a recipe: its own schedule for CoPD; for a baseline as many steps as CoPD's rollouts allow.
 

@@ -6,7 +6,7 @@ import pytest
 
 from copd.config import load_recipe
 from copd.errors import RecipeError
-from copd.runs.plan import make_plan
+from copd.runs.plan import handovers, make_plan
 from copd.topology import Edge
 
 SMALL = [
@@ -176,3 +176,19 @@ def test_static_opd_has_either_direction(pair, expected):
 
 def test_without_opd_steps_nobody_teaches():
     assert make_plan(load_recipe("demo", ["schedule.opd_steps=0"])).edges == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        (["method=expert"], (3, 9, 18)),  # the first phase of copd, then the experts of mopd and of static_opd
+        (["method=merge_only"], (3, 9, 18)),
+        (["method=expert", "static_opd.native=true"], (3, 9, 15)),
+        (["method=expert", "schedule.opd_steps=0"], (6,)),
+        (["method=expert", "budget.rollouts=100"], ()),
+        (["method=copd"], ()),
+        (["method=mopd"], ()),
+    ],
+)
+def test_where_other_methods_would_take_over_experts_by_hand(changes, steps):
+    assert handovers(load_recipe("demo", [*SMALL, *changes])) == steps
