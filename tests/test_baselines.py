@@ -175,7 +175,8 @@ def frugal(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("method", "taken_over"), [("copd", 2), ("mopd", 3), ("static_opd", 4), ("merge_only", 6)], ids=lambda v: str(v)
+    ("method", "taken_over"),
+    [("mopd", 3), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("copd", 2), ("static_opd", 4)))],
 )
 def test_experts_are_taken_over_just_where_any_method_of_the_recipe_needs_them(frugal, tmp_path, method, taken_over):
     changes = [f"method={method}", f"experts.run={frugal}", "checkpoint={every_steps: 4, keep_last: 1}"]
