@@ -3,8 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
 METHODS := expert merge_only static_opd mopd mopd_mean mixed mixed_batch
-CHANGES = $(or $(CHANGES_$(@F)),method=$(@F))
-CHANGES_merge_only := method=merge_only experts.run=runs/expert
+OF_EXPERTS := merge_only static_opd mopd mopd_mean
+CHANGES = $(or $(CHANGES_$(@F)),method=$(@F)) $(if $(filter $(@F),$(OF_EXPERTS)),experts.run=runs/expert)
 CHANGES_mopd_mean := method=mopd mopd.student=mean
 CHANGES_mixed_batch := method=mixed mixed.batch=K_times
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
@@ -21,7 +21,7 @@ table: demo $(METHODS:%=runs/%)  ## the README's table, and one report: every me
 $(METHODS:%=runs/%): $(VENV)/.installed
 	$(BIN)/copd train demo $(CHANGES) --out $@ --resume
 
-runs/merge_only: runs/expert
+$(OF_EXPERTS:%=runs/%): runs/expert
 
 docs: $(VENV)/.installed  ## renew the tables of docs/recipe.md from the sections of the recipe
 	$(BIN)/python studies/recipe_reference.py
@@ -55,7 +55,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(VENV)/bin/python requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps -e .
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
 $(VENV)/.tools: $(VENV)/.installed requirements-dev.lock

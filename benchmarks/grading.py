@@ -1,4 +1,4 @@
-"""Verifications per second of the `math` verifier: `python benchmarks/grading.py [workers]`.
+"""Verifications per second of the `math` verifier: `python benchmarks/grading.py [WORKERS [PROBLEMS]]`.
 
 Invented answers of the kinds that mathematics problems have, 8 responses to a problem, half of them right, some of
 those in another spelling than the reference. Three numbers: batches as a run grades them (equal answers of a group are

@@ -81,7 +81,7 @@ TOLD = {
 class Unlogged:
     """Looks on and keeps nothing."""
 
-    meet_every = 1
+    meet_every, meet_after = 1, ()
 
     def updated(self, branch: str, step: int, metrics: dict[str, float]) -> None: ...
 

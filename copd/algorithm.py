@@ -14,7 +14,7 @@ part of an update is native GRPO where it has no teacher, OPD where it has one; 
 from __future__ import annotations
 
 from asyncio import gather
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -30,6 +30,7 @@ class Observer(Protocol):
     """Looks on: logs every update, and measures and saves where the branches meet. Never changes a branch."""
 
     meet_every: int
+    meet_after: Collection[int]
 
     def updated(self, branch: str, step: int, metrics: dict[str, float]) -> None:
         """One branch has made one update."""
@@ -49,7 +50,7 @@ async def copd(
     start: int = 0,
 ) -> None:
     """Train the branches from step `start` to the end of the schedule."""
-    for stretch in schedule.stretches(start, observer.meet_every):
+    for stretch in schedule.stretches(start, observer.meet_every, observer.meet_after):
         if stretch.phase is Phase.RLVR:
             await gather(*(rlvr(branch, stretch.steps, batches, observer) for branch in branches.values()))
         else:

@@ -37,7 +37,7 @@ async def frozen_teachers(
     the student's own field.
     """
     everybody = {**experts, student.name: student}
-    for stretch in schedule.stretches(start, observer.meet_every):
+    for stretch in schedule.stretches(start, observer.meet_every, observer.meet_after):
         if stretch.phase is Phase.RLVR:
             await gather(*(rlvr(expert, stretch.steps, batches, observer) for expert in experts.values()))
         else:

@@ -241,7 +241,9 @@ def check(
     recipe: Annotated[str | None, typer.Option(help="Read the rows as this recipe does.")] = None,
     branch: Annotated[str | None, typer.Option(help="The branch of the recipe.")] = None,
     media: Annotated[bool, typer.Option(help="Decode images and videos; else they are only looked for.")] = True,
-    show: Annotated[int, typer.Option(min=0, help="Bad rows told, per file or split; all are counted.")] = 100,
+    show: Annotated[
+        int | None, typer.Option(min=0, help="Bad rows told, per file or split; default all. All are counted.")
+    ] = None,
 ) -> None:
     """Check rows without a model: every bad one by file, line and reason; counts by kind and verifier; ids given twice.
 

@@ -88,7 +88,8 @@ class Recipe(Section):
         (), description="where else the numbers of metrics.jsonl go; each is an extra of the package"
     )
     backend: Literal["local", "processes"] = Field(
-        "local", description="local: all branches in this process; processes: each in its own with its own base, side by side"
+        "local",
+        description="local: all branches in this process; processes: each in its own with its own base, side by side",
     )
 
     @model_validator(mode="after")

@@ -82,7 +82,7 @@ def check_file(
     format_name: str = "auto",
     root: str | None = None,
     media: bool = True,
-    most: int = 100,
+    most: int | None = None,
 ) -> list[Report]:
     """Check the rows of one file without a recipe; a row need not name a verifier. See `copd.tasks.check`."""
     rules = RowRules(OURS | {UNNAMED}, partial(final_answer, finished=True), verifier=UNNAMED, misread=misread)
@@ -98,7 +98,7 @@ def check_branch(
     *,
     file: str | None = None,
     media: bool = True,
-    most: int = 100,
+    most: int | None = None,
 ) -> list[Report]:
     """Check one file as a branch of a recipe reads it, or the files of each of the branch's splits.
 

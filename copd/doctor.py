@@ -39,7 +39,7 @@ from copd.model.policy import Policy
 from copd.processes import peak_bytes
 from copd.rewards.grading import Grader
 from copd.runs.display import peak_memory
-from copd.runs.plan import Plan, make_plan
+from copd.runs.plan import Plan, handovers, make_plan
 from copd.schedule import Batches
 from copd.tasks.asked import Asked
 from copd.tasks.rows import Rows
@@ -100,7 +100,7 @@ def _examine_parts(recipe: Recipe, plan: Plan) -> Iterator[Finding]:
             yield from field(name, bench, recipe.sampling.rollouts_per_prompt, failures)
         yield from _steps(bench, plan)
         yield from _lesson_and_estimate(bench, plan)
-        yield disk(bench, plan, recipe.checkpoint.keep_last, weights_bytes)
+        yield disk(bench, plan, recipe.checkpoint.keep_last + len(handovers(recipe)), weights_bytes)
 
 
 class Bench:
@@ -326,12 +326,12 @@ def seconds_of(plan: Plan, per_native: float, per_visit: float) -> float:
     return schedule.cycles * (schedule.rl_steps * costs.rl_step * per_native + schedule.opd_steps * opd_step)
 
 
-def disk(bench: Bench, plan: Plan, keep_last: int, weights_bytes: int) -> Finding:
+def disk(bench: Bench, plan: Plan, kept: int, weights_bytes: int) -> Finding:
     """Checkpoints, one more than are kept while the newest is written, and the models at the end, against free disk."""
     state = finish(bench.branches[plan.learners[0]].state())
     checkpoint = len(plan.branches) * sum(tensor.nbytes for tensor in state.values())
     models = (len(plan.branches) + (plan.model == "merged")) * weights_bytes
-    needed, free = (keep_last + 1) * checkpoint + models, shutil.disk_usage(Path.cwd()).free
+    needed, free = (kept + 1) * checkpoint + models, shutil.disk_usage(Path.cwd()).free
     found = (
         f"{size(checkpoint)} per checkpoint, {size(needed)} at most with the models at the end; "
         f"{size(free)} free in {Path.cwd()}"

@@ -42,7 +42,7 @@ from copd.runs.display import Screen
 from copd.runs.experts import expert_checkpoint, trajectory
 from copd.runs.folder import check_folder, claim
 from copd.runs.observer import RunObserver
-from copd.runs.plan import Plan, make_plan
+from copd.runs.plan import Plan, handovers, make_plan
 from copd.runs.runlog import ANSWERS, read_lines, write_lines
 from copd.runs.trackers import check_trackers, open_trackers
 from copd.schedule import Phase
@@ -115,9 +115,7 @@ class _Run:
         run = self.recipe.experts.run
         if run is None:
             return None
-        schedule = self.plan.schedule
-        limit = schedule.rl_steps if schedule.opd_steps else schedule.steps
-        return expert_checkpoint(Path(run), trajectory_hash, self.plan.learners, limit)
+        return expert_checkpoint(Path(run), trajectory_hash, self.plan.learners, self.plan.schedule.only_rlvr)
 
     async def complete(self) -> None:
         handles = self.place.branches
@@ -130,6 +128,7 @@ class _Run:
             self.plan.edges,
             evaluation=self.recipe.evaluation,
             checkpoint=self.recipe.checkpoint,
+            handovers=handovers(self.recipe),
             display=self.screen,
             trackers=open_trackers(self.recipe.trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
         )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from math import ceil
+
+TOLERATED = 20
+"""A budget may be missed by one rollout in so many, since steps are whole."""
 
 
 class Phase(Enum):
@@ -45,6 +49,11 @@ class Schedule:
     def steps(self) -> int:
         return self.cycles * (self.rl_steps + self.opd_steps)
 
+    @property
+    def only_rlvr(self) -> int:
+        """Steps before the first one of OPD: so long the branches are experts that know nothing of each other."""
+        return self.rl_steps if self.opd_steps else self.steps
+
     def position(self, step: int) -> Position:
         """The position of step 0 <= step < steps."""
         cycle, within = divmod(step, self.rl_steps + self.opd_steps)
@@ -53,15 +62,16 @@ class Schedule:
             return Position(cycle, Phase.RLVR, ends_cycle or within + 1 == self.rl_steps, ends_cycle)
         return Position(cycle, Phase.OPD, ends_cycle, ends_cycle)
 
-    def stretches(self, start: int, meet_every: int) -> Iterator[Stretch]:
+    def stretches(self, start: int, meet_every: int, meet_after: Collection[int] = ()) -> Iterator[Stretch]:
         """The steps from `start` on, cut where the branches meet.
 
-        They do so after every step of OPD, at the end of every phase, and after every multiple of `meet_every` steps.
+        They do so after every step of OPD, at the end of every phase, after every multiple of `meet_every` steps, and
+        after each number of steps in `meet_after`.
         """
         first = start
         for step in range(start, self.steps):
             here = self.position(step)
-            if here.phase is Phase.OPD or here.ends_phase or (step + 1) % meet_every == 0:
+            if here.phase is Phase.OPD or here.ends_phase or (step + 1) % meet_every == 0 or step + 1 in meet_after:
                 yield Stretch(here.phase, range(first, step + 1), here)
                 first = step + 1
 
@@ -106,3 +116,20 @@ class Costs:
             return max(1, round(factor * count)) if count else 0
 
         return Schedule(schedule.cycles, steps(schedule.rl_steps), steps(schedule.opd_steps))
+
+    def meet(self, schedule: Schedule, rollouts: int) -> bool:
+        """Whether the scaled schedule makes `rollouts`, up to one in `TOLERATED`."""
+        return TOLERATED * abs(self.of(self.scaled(schedule, rollouts)) - rollouts) <= rollouts
+
+    def next_met(self, schedule: Schedule, rollouts: int) -> int:
+        """The least total, from `rollouts` on, that the scaled schedule meets."""
+        whole = self.of(schedule)
+        while not self.meet(schedule, rollouts):
+            scaled = self.scaled(schedule, rollouts)
+            if self.of(scaled) > rollouts:
+                rollouts = ceil(TOLERATED * self.of(scaled) / (TOLERATED + 1))
+            else:  # on to where one more step of a phase is the nearest
+                phases = ((scaled.rl_steps, schedule.rl_steps), (scaled.opd_steps, schedule.opd_steps))
+                one_more = min((made + 0.5) / count * whole for made, count in phases if count)
+                rollouts = max(rollouts + 1, ceil(one_more))
+        return rollouts

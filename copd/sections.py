@@ -299,7 +299,9 @@ class BudgetSection(Section):
     """The rollouts of a method."""
 
     rollouts: Count | None = Field(
-        None, description="R: steps are scaled to it; null = the schedule's own for copd, copd's R for all others"
+        None,
+        description="R: steps are scaled to it, and it is met within 5 %; null = the schedule's own for copd, copd's R "
+        "for all others",
     )
 
 
@@ -326,4 +328,8 @@ class CheckpointSection(Section):
     """When all branches are saved at one step."""
 
     every_steps: Count = Field(25, description="steps between checkpoints; one is also written at the end of a cycle")
-    keep_last: Count = Field(2, description="older ones are removed once a newer one is complete")
+    keep_last: Count = Field(
+        2,
+        description="older ones are removed once a newer one is complete; expert and merge_only keep those beside them "
+        "from which copd, static_opd and mopd would take over",
+    )

@@ -1,13 +1,22 @@
-"""The README's table and picture, from the runs of `make table`: every method at equal rollouts."""
+"""The README's tables and picture, from the runs of `make table`: every method at equal rollouts.
+
+    python studies/demo_table.py [--runs runs] [--against LABEL ...]
+
+After the table of accuracies come the sampled accuracy that the base starts from and, for each LABEL of that table, by
+default CoPD's merge and the base, the paired differences of all other models to it.
+"""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from copd.measure.compare import differences
+from copd.measure.evaluate import Answers, Estimate
 from copd.report.figures import draw_accuracy, draw_divergence, draw_overlap, plain_axes, shade_rlvr
 from copd.run import result_of
-from copd.runs.runlog import read_lines
+from copd.runs.runlog import ANSWERS, read_lines
 
 FIELDS = ("text", "image", "video")
 MODELS: tuple[tuple[str, dict[str, str]], ...] = (
@@ -24,6 +33,17 @@ MODELS: tuple[tuple[str, dict[str, str]], ...] = (
 """Run folder, and its models with their labels, in the order of the table."""
 
 
+REFERENCES = ("CoPD, merged", "base")
+
+
+def percent(e: Estimate) -> str:
+    return f"{100 * e.value:.1f} [{100 * e.low:.1f}, {100 * e.high:.1f}]"
+
+
+def points(e: Estimate) -> str:
+    return f"{100 * e.value:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
+
+
 def rows(runs: Path) -> list[tuple[str, dict[str, str]]]:
     """Label and per-field "accuracy [low, high]" of every model that the runs have made."""
     table = []
@@ -31,22 +51,44 @@ def rows(runs: Path) -> list[tuple[str, dict[str, str]]]:
         cells = result_of(runs / run)
         for model, label in models.items():
             own = {cell.field: cell.greedy for cell in cells if cell.model == model}
-            texts = {f: f"{100 * e.value:.1f} [{100 * e.low:.1f}, {100 * e.high:.1f}]" for f, e in own.items()}
-            table.append((label, texts))
+            table.append((label, {field: percent(estimate) for field, estimate in own.items()}))
     return table
 
 
 def markdown(runs: Path) -> str:
     """The table as Markdown, with each run's rollouts."""
-    table = rows(runs)
-    fields = list(table[0][1])
-    lines = ["| model | " + " | ".join(fields) + " |", "|---" * (len(fields) + 1) + "|"]
-    lines += [f"| {label} | " + " | ".join(cells[field] for field in fields) + " |" for label, cells in table]
     spent = []
     for run in dict.fromkeys(run for run, _ in MODELS):
         ledger = next(r for r in read_lines(runs / run / "metrics.jsonl") if r["event"] == "ledger")
         spent.append(f"{run} {ledger['planned_rollouts']:,}")
-    return "\n".join(lines) + f"\n\nRollouts: {', '.join(spent)}.\n"
+    return f"{grid(rows(runs))}\n\nRollouts: {', '.join(spent)}.\n"
+
+
+def grid(table: list[tuple[str, dict[str, str]]]) -> str:
+    """Rows of one label and cells by field as Markdown."""
+    fields = list(table[0][1])
+    lines = ["| model | " + " | ".join(fields) + " |", "|---" * (len(fields) + 1) + "|"]
+    lines += [f"| {label} | " + " | ".join(cells[field] for field in fields) + " |" for label, cells in table]
+    return "\n".join(lines)
+
+
+def sampled(runs: Path) -> str:
+    """What RLVR starts from: the base's accuracy in answers that are sampled, in each field."""
+    cells = [cell for cell in result_of(runs / "demo") if cell.model == "base"]
+    return "Sampled answers of the base: " + ", ".join(f"{c.field} {percent(c.pass_at[1])}" for c in cells) + ".\n"
+
+
+def paired(runs: Path, against: str) -> str:
+    """Points of greedy accuracy by which each model is above the one labelled `against`, on the same problems."""
+    answers = []
+    for run, models in MODELS:
+        told = [Answers.from_record(record) for record in read_lines(runs / run / ANSWERS)]
+        answers += [replace(a, model=models[a.model]) for a in told if a.model in models]
+    table: dict[str, dict[str, str]] = {}
+    for d in differences(answers, against):
+        table.setdefault(d.model, {})[d.field] = f"**{points(d.greedy)}**" if d.is_clear else points(d.greedy)
+    said = f"Difference to {against}, points, paired 95 % intervals, bold where they leave out 0:"
+    return f"{said}\n\n{grid(list(table.items()))}\n"
 
 
 def picture(runs: Path, out: Path) -> None:
@@ -66,9 +108,14 @@ def picture(runs: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--picture", type=Path, default=Path("docs/demo.svg"))
+    labels = [label for _, models in MODELS for label in models.values()]
+    parser.add_argument("--against", action="append", choices=labels, metavar="LABEL")
     arguments = parser.parse_args()
     picture(arguments.runs, arguments.picture)
     print(markdown(arguments.runs))
+    print(sampled(arguments.runs))
+    for label in arguments.against or REFERENCES:
+        print(paired(arguments.runs, label))

@@ -79,7 +79,7 @@ class Looking:
     """An observer that notes."""
 
     def __init__(self, log: list[tuple[str, Call]], meet_every: int = 100) -> None:
-        self.meet_every = meet_every
+        self.meet_every, self.meet_after = meet_every, ()
         self.log = log
 
     def updated(self, branch, step, metrics):

@@ -169,6 +169,33 @@ def test_reused_experts_give_the_run_that_trains_its_own(runs, experts, tmp_path
         assert_same(ours.tensors(branch), theirs.tensors(branch))
 
 
+@pytest.fixture(scope="module")
+def frugal(tmp_path_factory):
+    """Experts of the recipe's own length, six steps, that keep one checkpoint in passing."""
+    changes = ["method=expert", "checkpoint={every_steps: 4, keep_last: 1}"]
+    return copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path_factory.mktemp("frugal") / "run")
+
+
+@pytest.mark.parametrize(
+    ("method", "taken_over"),
+    [("mopd", 3), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("copd", 2), ("static_opd", 4)))],
+)
+def test_experts_are_taken_over_just_where_any_method_of_the_recipe_needs_them(frugal, tmp_path, method, taken_over):
+    changes = [f"method={method}", f"experts.run={frugal}", "checkpoint={every_steps: 4, keep_last: 1}"]
+    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run")
+    (taken,) = events(folder, "experts")
+    assert taken["step"] + 1 == taken_over
+    assert {event["phase"] for event in events(folder, "update")} <= {"opd"}
+    (ledger,) = events(folder, "ledger")
+    total = sum(spent["rollouts"] for phases in ledger["spent"].values() for spent in phases.values())
+    assert total == ledger["planned_rollouts"] == 96
+
+
+def test_of_experts_no_other_checkpoints_are_kept_than_those_needed_and_the_last(frugal):
+    kept = sorted(folder.name for folder in (frugal / "checkpoints").iterdir())
+    assert kept == [f"step-{step:08d}" for step in (2, 3, 4, 6)]
+
+
 def test_copd_takes_over_no_more_steps_than_its_first_phase_has(experts, tmp_path):
     changes = ["schedule={cycles: 2, rl_steps: 1, opd_steps: 1}", "checkpoint.every_steps=2", f"experts.run={experts}"]
     folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run")
@@ -220,7 +247,10 @@ def test_a_run_of_taken_over_experts_goes_on_when_they_are_gone(experts, tmp_pat
         ("reward.format_weight=0.1", "developed otherwise"),
         ("branches.text.task.conflict=0.5", "developed otherwise"),
         ("experts.run=nowhere", "no manifest of a run"),
-        ("schedule.rl_steps=0", "no whole checkpoint of text, image after at most 0 .* found steps 1, 2, 3$"),
+        (
+            "schedule.rl_steps=0",
+            "no whole checkpoint of text, image after at most 0 .* found steps 1, 2, 3. A run of expert",
+        ),
     ],
 )
 def test_experts_of_another_trajectory_are_refused(experts, tmp_path, change, said):

@@ -211,6 +211,15 @@ def test_the_command_tells_bad_rows_and_exits_with_1(command, tmp_path):
     ]
 
 
+def test_the_command_tells_every_bad_row_unless_asked_for_fewer(command, tmp_path):
+    (tmp_path / "f.jsonl").write_text('{"prompt": "?", "answer": "1"}\n' + "{\n" * 150)
+    *told, _ = command("data", "check", "f.jsonl").stdout.splitlines()
+    assert [line.partition(": ")[0] for line in told] == [f"f.jsonl:{line}" for line in range(2, 152)]
+    *told, summary = command("data", "check", "f.jsonl", "--show", "1").stdout.splitlines()
+    assert [line.partition(": ")[0] for line in told] == ["f.jsonl:2", "and 149 more"]
+    assert "151 rows, 150 bad" in summary
+
+
 def test_an_answer_that_its_verifier_cannot_read_is_told_by_line_with_a_recipe_and_without(folder, tmp_path):
     rows = [
         {"prompt": "?", "answer": "12 km", "verifier": "number"},

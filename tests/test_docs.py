@@ -30,6 +30,8 @@ FILE = re.compile(r"# (\S+\.\w+)\n")
 NOT_RUN = {
     "make ": "makes an environment; what `make demo` leaves is made by the test, in fewer steps",
     "pip install ": "needs a network",
+    "python studies/": "only from the root of the checkout; tests/test_studies.py runs them at a reduced size",
+    "python benchmarks/": "the same",
     "python -m benchmarks.": "only from the root of the checkout; tests/test_benchmarks.py runs them at a reduced size",
     ".venv-bench/": "another environment, which `make bench` makes",
     "vllm ": "needs a GPU, and a package that copd does not depend on",

@@ -301,7 +301,7 @@ def test_a_checkpoint_holds_weights_and_both_moments_of_all_branches_or_of_their
     bench, plan = bench_of(*changes)
     weights = sum(p.nbytes for name, p in bench.actor.policy.model.named_parameters() if ".lora_" not in name)
     assert weights == 4 * 1_329_792
-    found = [disk(bench, plan, keep_last, weights) for keep_last in (2, 10**9)]
+    found = [disk(bench, plan, kept, weights) for kept in (2, 10**9)]
     assert [finding.verdict for finding in found] == ["ok", "failed"]
     checkpoint, most = (float(mib) for mib in re.findall(r"([\d.]+) MiB", found[0].found))
     assert checkpoint == pytest.approx(3 * 3 * 4 * trained / 2**20, rel=0.01, abs=0.1)

@@ -11,12 +11,13 @@ from copd.config import load_recipe
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+EXPERTS = "experts.run=runs/expert"
 RUNS = {
     "expert": ["method=expert"],
-    "merge_only": ["method=merge_only", "experts.run=runs/expert"],
-    "static_opd": ["method=static_opd"],
-    "mopd": ["method=mopd"],
-    "mopd_mean": ["method=mopd", "mopd.student=mean"],
+    "merge_only": ["method=merge_only", EXPERTS],
+    "static_opd": ["method=static_opd", EXPERTS],
+    "mopd": ["method=mopd", EXPERTS],
+    "mopd_mean": ["method=mopd", "mopd.student=mean", EXPERTS],
     "mixed": ["method=mixed"],
     "mixed_batch": ["method=mixed", "mixed.batch=K_times"],
 }
@@ -36,7 +37,7 @@ def trained(lines: list[str]) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_of_the_table_has_its_own_changes_and_gives_none_to_those_that_it_needs(run):
-    needed = ["expert", run] if run == "merge_only" else [run]
+    needed = ["expert", run] if EXPERTS in RUNS[run] else [run]
     assert trained(commands(f"runs/{run}")) == {name: RUNS[name] for name in needed}
     load_recipe("demo", RUNS[run])
 

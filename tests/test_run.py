@@ -75,7 +75,7 @@ def test_a_base_warmed_up_at_another_share_of_conflict_is_warned_of(tmp_path):
     said = io.StringIO()
     changes = ["branches.image.task.conflict=0.5", "model.path=nowhere"]
     assert conflict_warnings(load_recipe("demo", changes)) == conflict_warnings(load_recipe("demo")) == []
-    changes = [*SMALL, TWO_BRANCHES % 0.5, "method=mixed", "budget.rollouts=8", HARDLY_MEASURED]
+    changes = [*SMALL, TWO_BRANCHES % 0.5, "method=mixed", "budget.rollouts=16", HARDLY_MEASURED]
     train(load_recipe("demo", changes), tmp_path / "run", screen=Screen(Console(file=said, width=300)))
     assert "branches.image.task.conflict: is 0.5, but builtin:digits was warmed up at 1.0" in said.getvalue()
     assert "branches.text" not in said.getvalue()

@@ -60,6 +60,18 @@ def test_stretches_are_cut_after_opd_steps_at_phase_ends_and_at_meeting_points(s
     assert cut(Schedule(2, 3, 2), start, meet_every) == expected
 
 
+def test_branches_also_meet_after_given_numbers_of_steps():
+    stretches = Schedule(1, 7, 0).stretches(0, 100, meet_after=(2, 5))
+    assert [list(stretch.steps) for stretch in stretches] == [[0, 1], [2, 3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps"), [(Schedule(2, 3, 2), 3), (Schedule(2, 4, 0), 8), (Schedule(2, 0, 4), 0)]
+)
+def test_branches_are_experts_up_to_the_first_step_of_opd(schedule, steps):
+    assert schedule.only_rlvr == steps
+
+
 @pytest.mark.parametrize("meet_every", [1, 2, 3, 5, 25])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_stretches_from_any_start_are_the_rest_of_the_same_stretches(schedule, meet_every):
@@ -120,3 +132,25 @@ def test_a_scaled_schedule_is_within_half_a_step_of_each_phase_a_cycle(costs, sc
         scaled = costs.scaled(schedule, rollouts)
         assert scaled.cycles == schedule.cycles
         assert abs(costs.of(scaled) - rollouts) <= schedule.cycles * (costs.rl_step + costs.opd_step) / 2
+
+
+@pytest.mark.parametrize(
+    ("rollouts", "costs", "schedule", "least"),
+    [
+        (10, Costs(100, 0), Schedule(1, 1, 0), 96),  # one step: 100 is 4.2 % more than 96, 5.3 % more than 95
+        (96, Costs(100, 0), Schedule(1, 1, 0), 96),
+        (106, Costs(100, 0), Schedule(1, 1, 0), 191),
+        (10, Costs(100, 0), Schedule(3, 1, 0), 286),
+        (7_000, Costs(576, 960), Schedule(4, 15, 10), 8_046),
+    ],
+)
+def test_the_next_total_that_whole_steps_meet_by_hand(rollouts, costs, schedule, least):
+    assert costs.next_met(schedule, rollouts) == least
+
+
+@pytest.mark.parametrize("costs", [Costs(64, 0), Costs(64, 32), Costs(100, 300)])
+@pytest.mark.parametrize("schedule", [Schedule(1, 3, 2), Schedule(4, 15, 10), Schedule(3, 1, 1)])
+def test_no_total_before_the_next_one_is_met(costs, schedule):
+    met = [total for total in range(1, 4000) if costs.meet(schedule, total)]
+    for rollouts in (*range(1, met[-1], 97), *met[:20]):
+        assert costs.next_met(schedule, rollouts) == next(total for total in met if total >= rollouts)

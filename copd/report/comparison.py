@@ -17,12 +17,14 @@ from copd.names import BASE
 from copd.report import contents, words
 from copd.report.figures import SIZE, SMOOTHED, finished_figure
 from copd.report.reading import RunRecord
+from copd.report.single import single
 from copd.report.svg import as_label, series
 
 SECTIONS = {
     "result": "Result",
     "curves": "Curves",
     "time": "Where the time went",
+    "runs": "Each run by itself",
     "configuration": "Configuration",
 }
 LINES = ("-", "--", "-.", ":")
@@ -54,6 +56,7 @@ def comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "figures": _figures(runs),
         "by_rollouts": _by_rollouts(runs),
         "ledger": _ledger(runs),
+        "each": [single(run, len(runs)) for run in runs],
         "several": True,
         "settings": _settings(runs),
     }

@@ -206,10 +206,13 @@ def flattened(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, "none" if value is None else str(value)
 
 
-def sampled_problems(run: RunRecord) -> list[dict[str, Any]]:
-    """The problems of the last samples, each with its media, the answer of every branch, and their history."""
+def sampled_problems(run: RunRecord, most_media_bytes: int = MOST_MEDIA_BYTES) -> list[dict[str, Any]]:
+    """The problems of the last samples, each with its media, the answer of every branch, and their history.
+
+    Pictures beyond `most_media_bytes` in all are None.
+    """
     last = [sample for sample in run.samples if sample["step"] == run.samples[-1]["step"]]
-    media, found = _Media(run.folder), []
+    media, found = _Media(run.folder, most_media_bytes), []
     for problem, field in dict.fromkeys((sample["problem"], sample["field"]) for sample in last):
         own = [sample for sample in last if (sample["problem"], sample["field"]) == (problem, field)]
         earlier = [s for s in run.samples if (s["problem"], s["field"]) == (problem, field)]
@@ -283,8 +286,8 @@ def _cut(text: str) -> str:
 class _Media:
     """Pictures of a run folder as data URIs, up to a bound in all."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.left = folder, MOST_MEDIA_BYTES
+    def __init__(self, folder: Path, most_bytes: int) -> None:
+        self.folder, self.left = folder, most_bytes
 
     def uri(self, path: str) -> str | None:
         """None where the picture is not there any more or would go beyond the bound."""

@@ -14,16 +14,8 @@ from copd.files import replace_text
 from copd.names import BASE
 from copd.report import contents, words
 from copd.report.comparison import comparison
-from copd.report.figures import (
-    draw_accuracy,
-    draw_divergence,
-    draw_lessons,
-    draw_overlap,
-    draw_reward,
-    draw_signal,
-    figure_of,
-)
 from copd.report.reading import RunRecord, read_run, read_runs
+from copd.report.single import single
 
 REPORT, PROGRESS, COMPARISON = "report.html", "progress.html", "comparison.html"
 PHASES = {"rlvr": "RLVR", "opd": "mutual OPD"}
@@ -70,52 +62,21 @@ def write_comparison(folders: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def _run_page(run: RunRecord) -> dict[str, Any]:
-    poor, looked = contents.poor_teachers(run)
-    parts = {"time": contents.ledger_rows(run), "samples": contents.sampled_problems(run) if run.samples else []}
+    own, ledger = single(run), contents.ledger_rows(run)
+    parts = {"time": ledger, "samples": own["problems"]}
     return {
         "run": run,
+        "own": own,
         "names": list(run.events("behaviour")[0]["accuracy"]),
         "sections": [(key, name) for key, name in SECTIONS.items() if parts.get(key, True)],
         "verdict": words.verdict(run),
         "tables": contents.accuracy_tables(run),
         "differences": run.compared_with(BASE) if run.finished else {},
-        "behaviour_figures": _behaviour_figures(run),
-        "training_figures": _training_figures(run),
-        "matrices": contents.matrices(run),
-        "poor": poor,
-        "looked": looked,
-        "ledger": parts["time"],
+        "ledger": ledger,
         "time": contents.time_spent(run),
-        "problems": parts["samples"],
-        "coloured": any(answer.get("teacher") for problem in parts["samples"] for answer in problem["answers"]),
-        "shaded": any(point["phase"] not in ("start", "rlvr") for point in run.events("behaviour")),
         "settings": [(path, [value], False) for path, value in contents.flattened(run.recipe)],
         "several": False,
     }
-
-
-def _behaviour_figures(run: RunRecord) -> list[tuple[str, Any, str]]:
-    k = max(run.events("behaviour")[0]["overlap"], key=int)
-    drawings = (
-        (draw_overlap, f"Top-{k} overlap", "Both directions averaged. Higher is more alike."),
-        (draw_divergence, "Symmetric KL", "Nats per token, both directions averaged. Lower is more alike."),
-    )
-    return _drawn(run, drawings)
-
-
-def _training_figures(run: RunRecord) -> list[tuple[str, Any, str]]:
-    drawings = (
-        (draw_accuracy, "Validation accuracy", "Greedy; each branch in its own field, and on average over all."),
-        (draw_reward, "Reward", "Of each branch's own rollouts, a mean over five steps."),
-        (draw_signal, "Groups with signal", "Share of prompts whose responses differ in reward: only they teach."),
-        (draw_lessons, "Lessons", "Mean absolute delta of teacher to student, within its bound, nats per token."),
-    )
-    return _drawn(run, drawings)
-
-
-def _drawn(run: RunRecord, drawings: Sequence[tuple[Any, str, str]]) -> list[tuple[str, Any, str]]:
-    figures = [(title, figure_of(draw, run.records, title), text) for draw, title, text in drawings]
-    return [(title, drawing, text) for title, drawing, text in figures if drawing is not None]
 
 
 def _environment() -> Environment:

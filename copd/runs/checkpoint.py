@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,19 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    root: Path, step: int, states: Mapping[str, Mapping[str, Tensor]], notes: Mapping[str, Any], keep_last: int
+    root: Path,
+    step: int,
+    states: Mapping[str, Mapping[str, Tensor]],
+    notes: Mapping[str, Any],
+    keep_last: int,
+    beside: Collection[int] = (),
 ) -> Path:
-    """Write the checkpoint of `step` under `root`; then keep it and the `keep_last` - 1 before it.
+    """Write the checkpoint of `step` under `root`; then keep it, the `keep_last` - 1 before it, and those in `beside`.
 
     Later steps that are still there, left by an attempt that was given up as damaged, go too. Raises CheckpointError
     where the disk refuses; all other checkpoints are then untouched.
     """
-    final, temporary = root / f"step-{step:08d}", root / f".writing-{step:08d}"
+    final, temporary = root / _name(step), root / f".writing-{step:08d}"
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -72,8 +77,10 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"checkpoint of step {step} cannot be written to {root}: {error}") from error
     others = sorted(folder for folder in root.glob("step-*") if folder != final)
-    before = [folder for folder in others if folder.name < final.name]
-    for folder in set(others) - set(before[-(keep_last - 1) :] if keep_last > 1 else []):
+    earlier = [folder for folder in others if folder.name < final.name]
+    kept = {root / _name(steps) for steps in beside} & set(earlier)
+    passing = [folder for folder in earlier if folder not in kept]
+    for folder in set(others) - kept - set(passing[-(keep_last - 1) :] if keep_last > 1 else []):
         shutil.rmtree(folder, ignore_errors=True)
     return final
 
@@ -113,6 +120,10 @@ def verify_checkpoint(folder: Path) -> Checkpoint:
         if found != expected:
             raise CheckpointError(f"{folder / name}: damaged: size or sha256 differ from {MANIFEST}")
     return checkpoint
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def fingerprint(path: Path) -> dict[str, Any]:

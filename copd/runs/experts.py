@@ -64,5 +64,6 @@ def expert_checkpoint(run: Path, wanted: str, experts: Sequence[str], at_most: i
             return checkpoint
     raise RecipeError(
         f"experts.run: {run}: no whole checkpoint of {', '.join(experts)} after at most {at_most} RLVR steps and "
-        f"nothing else; found steps {', '.join(map(str, sorted(folders))) or 'none'}"
+        f"nothing else; found steps {', '.join(map(str, sorted(folders))) or 'none'}. A run of expert or merge_only "
+        "with the same schedule and budget keeps one; in others checkpoint.every_steps and checkpoint.keep_last decide"
     )

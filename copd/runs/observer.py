@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from asyncio import gather
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,7 +34,10 @@ class Display(Protocol):
 
 
 class RunObserver:
-    """The observer of `copd.algorithm`: writes `metrics.jsonl`, `samples.jsonl` with `media/`, and `checkpoints/`."""
+    """The observer of `copd.algorithm`: writes `metrics.jsonl`, `samples.jsonl` with `media/`, and `checkpoints/`.
+
+    Checkpoints after the numbers of steps in `handovers` are kept for other runs that take the branches over.
+    """
 
     def __init__(
         self,
@@ -46,10 +49,11 @@ class RunObserver:
         *,
         evaluation: EvaluationSection,
         checkpoint: CheckpointSection,
+        handovers: Collection[int] = (),
         display: Display,
         trackers: Sequence[Log] = (),
     ) -> None:
-        self.meet_every = checkpoint.every_steps
+        self.meet_every, self.meet_after = checkpoint.every_steps, handovers
         self.ledger = Ledger()
         self._folder = folder
         self._branches = branches
@@ -90,7 +94,7 @@ class RunObserver:
             await self.measure(step, here.phase.value)
         if here.ends_cycle and (here.cycle + 1) % self._evaluation.every_cycles == 0:
             await self.validate(step)
-        if here.ends_cycle or (step + 1) % self.meet_every == 0:
+        if here.ends_cycle or (step + 1) % self.meet_every == 0 or step + 1 in self.meet_after:
             await self._save(step + 1, counts)
 
     async def measure(self, step: int, phase: str) -> Behaviour:
@@ -153,7 +157,8 @@ class RunObserver:
             "samples_bytes": self._samples.size,
             "only_rlvr": all(self._schedule.position(step).phase is Phase.RLVR for step in range(steps_done)),
         }
-        save_checkpoint(self._folder / "checkpoints", steps_done, states, notes, self._keep_last)
+        root = self._folder / "checkpoints"
+        save_checkpoint(root, steps_done, states, notes, self._keep_last, beside=self.meet_after)
 
     def close(self) -> None:
         """Nothing more will be noted."""

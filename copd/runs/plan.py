@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from copd.config import Recipe
 from copd.errors import RecipeError
 from copd.names import MERGED, MIXED, STUDENT
-from copd.schedule import Batches, Costs, Phase, Schedule
+from copd.schedule import TOLERATED, Batches, Costs, Phase, Schedule
 from copd.topology import Edge, full, hub
 
 
@@ -39,11 +39,24 @@ class Plan:
         return self.costs.opd_step if self.schedule.position(step).phase is Phase.OPD else self.costs.rl_step
 
 
+def handovers(recipe: Recipe) -> tuple[int, ...]:
+    """Steps after which a run of experts stands where another method of the same recipe would take them over."""
+    if recipe.method not in ("expert", "merge_only") or len(recipe.branches) < 2:
+        return ()
+    found = set()
+    for method in ("copd", "static_opd", "mopd"):
+        try:
+            found.add(make_plan(recipe.model_copy(update={"method": method})).schedule.only_rlvr)
+        except RecipeError:  # this method cannot follow: a phase has no steps, or the budget does not fit it
+            continue
+    return tuple(sorted(steps for steps in found if 0 < steps <= make_plan(recipe).schedule.steps))
+
+
 def make_plan(recipe: Recipe) -> Plan:
     """The plan of a recipe: its own schedule for CoPD; for a baseline as many steps as CoPD's rollouts allow.
 
     With `budget.rollouts` every method, CoPD too, gets as many steps as that number allows (docs/method.md has each
-    method's R).
+    method's R). Raises RecipeError where whole steps cannot meet it, or where the method needs a phase without steps.
     """
     batches = Batches(
         recipe.sampling.prompts_per_step,
@@ -65,7 +78,7 @@ def _copd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int | Non
     edges = _edges(recipe) if len(names) > 1 and recipe.schedule.opd_steps else ()
     native = len(names) * batches.native
     costs = Costs(native, native + len(edges) * batches.per_edge)
-    schedule = asked if rollouts is None else costs.scaled(asked, rollouts)
+    schedule = asked if rollouts is None else _scaled(recipe, costs, asked, rollouts)
     model = MERGED if len(names) > 1 else names[0]
     return Plan(names, names, names, edges, schedule, batches, costs, model)
 
@@ -74,7 +87,7 @@ def _expert(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) ->
     """R = steps K P G, all experts together."""
     names = tuple(recipe.branches)
     costs = Costs(len(names) * batches.native, 0)
-    schedule = costs.scaled(Schedule(asked.cycles, 1, 0), rollouts)
+    schedule = _scaled(recipe, costs, Schedule(asked.cycles, 1, 0), rollouts)
     return Plan(names, names, names, (), schedule, batches, costs)
 
 
@@ -95,7 +108,7 @@ def _mixed(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> 
         batches.opd_rollouts_per_prompt,
     )
     costs = Costs(large.native, 0)
-    schedule = costs.scaled(Schedule(asked.cycles, 1, 0), rollouts)
+    schedule = _scaled(recipe, costs, Schedule(asked.cycles, 1, 0), rollouts)
     return Plan(names, (MIXED,), (MIXED,), (), schedule, large, costs, MIXED)
 
 
@@ -103,7 +116,7 @@ def _static_opd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int
     """R = S_E 2 P G + S_O (P' G' [+ P G with native GRPO]), with S_E : S_O = S_RL : S_OPD."""
     student, teacher = static_pair(recipe)
     costs = Costs(2 * batches.native, batches.per_edge + (batches.native if recipe.static_opd.native else 0))
-    schedule = costs.scaled(_two_stages(asked, recipe.method), rollouts)
+    schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method), rollouts)
     pair, edges = (student, teacher), (Edge(student, teacher, recipe.opd.beta),)
     return Plan(tuple(recipe.branches), pair, pair, edges, schedule, batches, costs, student)
 
@@ -112,7 +125,7 @@ def _mopd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> P
     """R = S_E K P G + S_O K P' G', with S_E : S_O = S_RL : S_OPD."""
     names = tuple(recipe.branches)
     costs = Costs(len(names) * batches.native, len(names) * batches.per_edge)
-    schedule = costs.scaled(_two_stages(asked, recipe.method), rollouts)
+    schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method), rollouts)
     edges = tuple(Edge(STUDENT, name, recipe.opd.beta) for name in names)
     return Plan(names, (*names, STUDENT), names, edges, schedule, batches, costs, STUDENT)
 
@@ -125,6 +138,19 @@ PLANS: dict[str, Callable[[Recipe, Schedule, Batches, int], Plan]] = {
     "mopd": _mopd,
     "merge_only": _merge_only,
 }
+
+
+def _scaled(recipe: Recipe, costs: Costs, schedule: Schedule, rollouts: int) -> Schedule:
+    """The schedule scaled to so many rollouts; RecipeError where it misses a budget that the recipe gives."""
+    if recipe.budget.rollouts is not None and not costs.meet(schedule, rollouts):
+        made, fits = costs.of(costs.scaled(schedule, rollouts)), costs.next_met(schedule, rollouts)
+        each, fewer = ("cycle", "lower schedule.cycles or ") if schedule.cycles > 1 else ("run", "")
+        raise RecipeError(
+            f"budget.rollouts: asked are {rollouts:,}, method {recipe.method} would make {made:,}: steps are whole, at "
+            f"least one of each phase a {each}, and a total may be missed by {1 / TOLERATED:.0%}. The least that fits "
+            f"from there on is {fits:,}; for less, {fewer}the prompts and rollouts of a step"
+        )
+    return costs.scaled(schedule, rollouts)
 
 
 def static_pair(recipe: Recipe) -> tuple[str, str]:

@@ -43,9 +43,9 @@ def check_rows(
     *,
     media: bool,
     say: Callable[[str], None],
-    most: int,
+    most: int | None = None,
 ) -> Report:
-    """Check every row of some files; `say` gets `FILE:LINE: REASON` of bad ones, of the first `most`.
+    """Check every row of some files; `say` gets `FILE:LINE: REASON` of each bad one, or of the first `most`.
 
     With `media` images and videos are decoded too, else only found. Ids given twice are told last. Raises DataError
     where a file as a whole cannot be read.
@@ -54,7 +54,7 @@ def check_rows(
 
     def refuse(where: str, why: BadRow) -> None:
         report.bad += 1
-        if report.bad <= most:
+        if most is None or report.bad <= most:
             say(f"{where}: {why}")
 
     for number, source in enumerate(sources):
@@ -74,6 +74,6 @@ def check_rows(
     for again, first in index.repeated():
         where = [f"{sources[n].file.given}:{line}" for n, line in map(index.place, (again, first))]
         refuse(where[0], BadRow(f"has the id of {where[1]}"))
-    if report.bad > most:
+    if most is not None and report.bad > most:
         say(f"and {report.bad - most} more")
     return report

@@ -1,12 +1,16 @@
 """Several runs side by side."""
 
+import base64
 import json
 
 import pytest
 
+from copd.report import contents
 from copd.report.comparison import _divergence, _reward, comparison
 from copd.report.reading import read_runs
 from copd.runs.runlog import read_lines, write_lines
+
+SHADED = "fill: var(--shade); opacity: 0.2"
 
 
 @pytest.fixture
@@ -109,6 +113,34 @@ def test_all_ledgers_are_on_one_scale(runs):
     ledger = compared(runs)["ledger"]
     assert [row["run"] for row in ledger] == ["mine"] * 4 + ["experts"] * 2 + ["mixed"]
     assert [sum(row["shares"]) == pytest.approx(100) for row in ledger] == [False] * 4 + [True] * 3
+
+
+def test_each_run_has_its_own_figures_with_phases_shaded_its_matrices_and_its_samples(runs):
+    mine, experts, mixed = compared(runs)["each"]
+    figures = {title: str(drawing) for title, drawing, _ in [*mine["behaviour_figures"], *mine["training_figures"]]}
+    assert list(figures) == [
+        "Top-10 overlap", "Symmetric KL", "Validation accuracy", "Reward", "Groups with signal", "Lessons",
+    ]  # fmt: skip
+    assert all(drawing.count(SHADED) == 1 for drawing in figures.values())
+    assert not any(SHADED in str(drawing) for _, drawing, _ in experts["training_figures"])
+    assert [name for name, *_ in mine["matrices"]][:2] == ["Top-10 overlap", "Symmetric KL"]
+    assert [matrix.step for matrix in mine["matrices"][0][2]] == [0, 2, 4]
+    assert [len(own["matrices"]) for own in (mine, experts, mixed)] == [3, 3, 1]
+    assert [len(own["problems"]) for own in (mine, experts, mixed)] == [2, 2, 2]
+    assert mine["coloured"]
+
+
+def test_the_room_for_pictures_is_shared_out_among_the_runs(runs, monkeypatch):
+    def pictures():
+        for own in compared(runs)["each"]:
+            (shown,) = [p for p in own["problems"] if p["field"] == "image"]
+            yield [*shown["images"], *shown["videos"][0]["frames"]]
+
+    one, *_ = pictures()
+    room = len(runs) * sum(len(base64.b64decode(uri.partition(",")[2])) for uri in one)
+    for most, left_out in ((room, False), (room - len(runs), True)):
+        monkeypatch.setattr(contents, "MOST_MEDIA_BYTES", most)
+        assert [None in uris for uris in pictures()] == [left_out] * 3
 
 
 def test_fields_of_the_recipes_that_differ_are_marked(runs):

@@ -170,15 +170,14 @@ def test_a_long_prompt_is_cut_and_says_so(make_run):
     assert problem["prompt"] == "x" * 1200 + " … (3,800 more characters)"
 
 
-def test_pictures_are_embedded_up_to_a_bound_in_all(make_run, monkeypatch):
+def test_pictures_are_embedded_up_to_a_bound_in_all(make_run):
     run = read_run(make_run())
     (problem,) = [p for p in contents.sampled_problems(run) if p["field"] == "image"]
     (image,), (video,) = problem["images"], problem["videos"]
     assert base64.b64decode(image.removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
     assert len(video["frames"]) == video["frames_in_all"] == 4
     largest = max(path.stat().st_size for path in (run.folder / "media").iterdir())
-    monkeypatch.setattr(contents, "MOST_MEDIA_BYTES", largest)
-    (problem,) = [p for p in contents.sampled_problems(run) if p["field"] == "image"]
+    (problem,) = [p for p in contents.sampled_problems(run, largest) if p["field"] == "image"]
     shown = [uri for uri in [*problem["images"], *problem["videos"][0]["frames"]] if uri]
     assert len(shown) < 5
 

@@ -1,5 +1,6 @@
 """The pages: whole, escaped, self-contained, the same at every writing."""
 
+import itertools
 import re
 import shutil
 from html.parser import HTMLParser
@@ -67,12 +68,13 @@ def test_every_page_is_well_formed_with_unique_ids_and_working_links(pages):
 
 def test_model_text_is_escaped_and_never_evaluated(make_run):
     changes = {"prompt": HOSTILE, "answer": HOSTILE, "response": HOSTILE, "tokens": [HOSTILE] * 6}
-    plain = Tags(write_report(make_run("plain")).read_text())
-    page = write_report(make_run("hostile", **changes)).read_text()
-    assert "<script" not in page
-    assert "<img src=x" not in page
-    assert "{{ 7 * 7 }}" in page
-    assert [tag for tag, _ in Tags(page).seen] == [tag for tag, _ in plain.seen]
+    plain, hostile = make_run("plain"), make_run("hostile", **changes)
+    for write in (write_report, lambda run: write_comparison([run, make_run(f"beside-{run.name}")])):
+        page = write(hostile).read_text()
+        assert "<script" not in page
+        assert "<img src=x" not in page
+        assert "{{ 7 * 7 }}" in page
+        assert [tag for tag, _ in Tags(page).seen] == [tag for tag, _ in Tags(write(plain).read_text()).seen]
 
 
 def test_a_hostile_name_of_a_run_is_escaped(make_run):
@@ -80,7 +82,7 @@ def test_a_hostile_name_of_a_run_is_escaped(make_run):
     for page in (write_report(runs[0]).read_text(), write_comparison(runs).read_text()):
         assert "<b>x" not in page
         assert "&lt;b&gt;x&amp;" in page
-    assert page.count("_$a$</text>") == 5
+    assert page.count("_$a$</text>") == 5, "a label of each curve"
 
 
 def test_the_page_needs_no_network_and_runs_no_script(pages):
@@ -160,6 +162,25 @@ def test_a_page_can_go_elsewhere(make_run, tmp_path):
 
 def test_several_runs_go_beside_the_first(make_run, tmp_path):
     assert write_pages([make_run("a"), make_run("b")]) == tmp_path / "comparison.html"
+
+
+def test_a_page_of_several_shows_each_run_folded(make_run):
+    page = write_comparison([make_run("mine"), make_run("taught", "mopd")]).read_text()
+    tags = Tags(page)
+    assert len([d for d in tags.named("details") if d.get("class") == "run"]) == 2
+    names = [svg["aria-label"] for svg in tags.named("svg")]
+    assert {"mine: Top-10 overlap", "mine: Lessons", "taught: Reward", "taught: Symmetric KL"} <= set(names)
+    assert len(names) == len(set(names))
+    assert len(tags.named("img")) == 2 * 5
+    titles = [span["title"] for span in tags.named("span") if span.get("title")]
+    assert "image -0.40 nats, itself -0.20" in titles
+
+
+def test_headings_never_skip_a_level(pages):
+    for name, page in pages.items():
+        levels = [int(tag[1]) for tag, _ in Tags(page).seen if re.fullmatch("h[1-6]", tag)]
+        assert levels[0] == 1, name
+        assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), name
 
 
 @pytest.mark.parametrize("method", ["copd", "mopd"])

@@ -177,6 +177,12 @@ def test_only_the_newest_are_kept(tmp_path, keep_last, kept):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:08d}" for step in kept]
 
 
+def test_those_asked_for_are_kept_beside_the_newest(tmp_path):
+    for step in range(1, 8):
+        save_checkpoint(tmp_path, step, state(step), {}, 2, beside=(2, 5, 9))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{step:08d}" for step in (2, 5, 6, 7)]
+
+
 @pytest.mark.parametrize(("file", "damage"), DAMAGES)
 def test_damage_is_found_and_named_and_the_older_checkpoint_is_taken(tmp_path, file, damage):
     newest = save(tmp_path, 1, 2)

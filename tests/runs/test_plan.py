@@ -1,9 +1,12 @@
 """A plan's branches, edges, steps and rollouts, for every method and topology."""
 
+import re
+
 import pytest
 
 from copd.config import load_recipe
-from copd.runs.plan import make_plan
+from copd.errors import RecipeError
+from copd.runs.plan import handovers, make_plan
 from copd.topology import Edge
 
 SMALL = [
@@ -125,8 +128,32 @@ def test_baselines_with_two_stages_or_other_batches_by_hand(changes, steps, roll
 @pytest.mark.parametrize("budget", [5_000, 20_000])
 def test_a_budget_scales_the_steps_of_any_method(method, budget):
     plan = plan_of(f"method={method}", f"budget.rollouts={budget}")
-    rounding = plan.schedule.cycles * (plan.costs.rl_step + plan.costs.opd_step) / 2
-    assert abs(plan.rollouts - budget) <= rounding
+    assert abs(plan.rollouts - budget) <= 0.05 * budget
+
+
+@pytest.mark.parametrize("method", ["copd", "expert", "mixed", "static_opd", "mopd", "merge_only"])
+@pytest.mark.parametrize("budget", [1, 1_000])
+def test_a_budget_that_whole_steps_miss_is_refused_with_the_least_that_fits(method, budget):
+    said = (
+        rf"budget.rollouts: asked are {budget:,}, method {method} would make ([\d,]+): .* by 5%. "
+        r"The least that fits from there on is ([\d,]+); for less, (lower schedule.cycles or )?the prompts and"
+    )
+    with pytest.raises(RecipeError, match=said) as refused:
+        make_plan(load_recipe("demo", [f"method={method}", f"budget.rollouts={budget}"]))
+    would_make, fits, fewer_cycles = re.match(said, str(refused.value)).groups()
+    assert abs(int(would_make.replace(",", "")) - budget) > 0.05 * budget
+    assert (fewer_cycles is None) == (method in ("static_opd", "mopd"))
+    least = int(fits.replace(",", ""))
+    made = make_plan(load_recipe("demo", [f"method={method}", f"budget.rollouts={least}"])).rollouts
+    assert abs(made - least) <= 0.05 * least
+
+
+def test_a_small_budget_fits_where_cycles_and_prompts_are_lowered():
+    budget = ["budget.rollouts=1000", "schedule.cycles=1"]
+    small = ["sampling.prompts_per_step=4", "opd.prompts_per_step=2"]
+    with pytest.raises(RecipeError, match="asked are 1,000, method copd would make 1,536"):
+        make_plan(load_recipe("demo", budget))
+    assert make_plan(load_recipe("demo", [*budget, *small])).rollouts == 960
 
 
 @pytest.mark.parametrize(
@@ -149,3 +176,19 @@ def test_static_opd_has_either_direction(pair, expected):
 
 def test_without_opd_steps_nobody_teaches():
     assert make_plan(load_recipe("demo", ["schedule.opd_steps=0"])).edges == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        (["method=expert"], (3, 9, 18)),  # the first phase of copd, then the experts of mopd and of static_opd
+        (["method=merge_only"], (3, 9, 18)),
+        (["method=expert", "static_opd.native=true"], (3, 9, 15)),
+        (["method=expert", "schedule.opd_steps=0"], (6,)),
+        (["method=expert", "budget.rollouts=100"], ()),
+        (["method=copd"], ()),
+        (["method=mopd"], ()),
+    ],
+)
+def test_where_other_methods_would_take_over_experts_by_hand(changes, steps):
+    assert handovers(load_recipe("demo", [*SMALL, *changes])) == steps

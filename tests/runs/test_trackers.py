@@ -98,7 +98,7 @@ def test_a_run_sends_its_updates_and_measures_to_the_trackers_of_its_recipe(tmp_
         "model.threads_per_branch=1",
         "method=mixed",
         "schedule={cycles: 1, rl_steps: 2, opd_steps: 0}",
-        "budget.rollouts=16",
+        "budget.rollouts=18",
         "sampling={prompts_per_step: 3, rollouts_per_prompt: 2, max_new_tokens: 20}",
         "evaluation={problems: 2, validation_problems: 2, behaviour_problems: 2}",
     ]

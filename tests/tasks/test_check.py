@@ -24,7 +24,7 @@ def checked(tmp_path, monkeypatch):
     def check(rows, **options):
         (tmp_path / "f.jsonl").write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows))
         said = []
-        options = {"media": True, "most": 100} | options
+        options = {"media": True} | options
         report = check_rows(open_files(["f.jsonl"], "train", SETTINGS), SETTINGS, say=said.append, **options)
         return report, said
 
@@ -54,7 +54,13 @@ def test_every_bad_row_is_told_and_the_others_are_counted(checked, tmp_path):
     )
 
 
-def test_a_long_list_is_cut_but_counted(checked):
+def test_every_bad_row_of_many_is_told(checked):
+    report, said = checked([row(), *["{"] * 250])
+    assert report.bad == 250
+    assert [line.split(": ")[0] for line in said] == [f"f.jsonl:{n}" for n in range(2, 252)]
+
+
+def test_a_long_list_is_cut_on_request_but_counted(checked):
     report, said = checked([row(), *["{"] * 50], most=3)
     assert report.bad == 50
     assert len(said) == 4
