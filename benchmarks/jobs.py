@@ -34,6 +34,8 @@ GRPO_WITH = {"text": 3.0, "image": 5.0, "video": 5.0}
 GRPO_WITHOUT = {"text": 2.0, "image": 3.0, "video": 3.0}
 SAMPLING = {"text": 2.2, "image": 4.0, "video": 4.0}
 LONG, OPD = 5.0, 5.0
+VOCABULARY = 151_936
+"""Qwen3-VL's."""
 OF_BOUND = 0.8
 """Share of a ratio of token counts that must be reached."""
 
@@ -238,10 +240,30 @@ PATHS_TOLD = {
 
 def peak_of(kind: str, path: str, threads: int, size: Size) -> float:
     """MiB that the step of `benchmarks.memory` adds, in a new process."""
-    numbers = map(str, (threads, size.prompts, size.rollouts, size.short_tokens))
-    command = [sys.executable, "-m", "benchmarks.memory", kind, path, *numbers]
+    numbers = (threads, size.prompts, size.rollouts, size.short_tokens)
+    return told_by("benchmarks.memory", kind, path, *numbers)["added_mib"]
+
+
+def told_by(module: str, *arguments: object) -> dict[str, float]:
+    """What a module prints last, run in a new process."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(json.loads(done.stdout.splitlines()[-1])["added_mib"])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def vocabulary(size: Size, tokens: int = 512, entries: int = VOCABULARY) -> Iterator[Row]:
+    """Log-probs over a large vocabulary in chunks against all logits at once, in processes of their own."""
+    threads = torch.get_num_threads()
+    chunks = [tokens // 16, tokens // 4, tokens]
+    found: dict[int, list[dict[str, float]]] = {chunk: [] for chunk in chunks}
+    for _ in range(min(3, size.repetitions)):
+        for chunk, values in found.items():
+            values.append(told_by("benchmarks.vocabulary", chunk, tokens, entries, threads))
+    for chunk in chunks[:-1]:
+        for what, unit in (("added_mib", "MiB"), ("seconds", "s")):
+            ours, at_once = ([each[what] for each in found[n]] for n in (chunk, tokens))
+            job = f"log-probs of {tokens:,} tokens over {entries:,}, {chunk} at a time"
+            yield Row(job, "all logits at once", "-", threads, "-", ours, at_once, None, unit)
 
 
 JOBS: dict[str, Callable[[Size], Iterator[Row]]] = {
@@ -252,5 +274,8 @@ JOBS: dict[str, Callable[[Size], Iterator[Row]]] = {
     "long_training": long_training,
     "scoring": scoring,
     "memory": memory,
+    "vocabulary": vocabulary,
 }
+ONCE = ("memory", "vocabulary")
+"""What does not depend on the number of threads, or hardly."""
 NEEDS_TRL = ("grpo", "long_grpo", "opd")

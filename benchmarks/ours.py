@@ -15,6 +15,7 @@ from torch import Tensor
 import copd.model.batching
 import copd.model.decode
 import copd.model.learner
+import copd.model.packing
 import copd.model.policy
 from copd import assemble
 from copd.assemble import load_policy
@@ -70,6 +71,7 @@ SHORTCUTS: tuple[tuple[Any, str, Any], ...] = (
     (copd.model.learner, "distinct_rows", every_row),
     (copd.model.policy, "distinct_rows", every_row),
     (copd.model.decode, "distinct_prefixes", every_prefix),
+    (copd.model.packing, "distinct_prefixes", every_prefix),
 )
 """The package's shortcuts that depend on the data: where each is called from, its name, and what skips nothing."""
 

@@ -153,6 +153,14 @@ def _two_prompts():
     return branch.policy, problems_of(digits("text"), 0, SMALL)
 
 
+def test_log_probs_in_chunks_are_measured_in_mib_and_seconds():
+    found = list(jobs.vocabulary(SMALL, tokens=64, entries=2048))
+    assert [(row.job, row.unit) for row in found] == [
+        (f"log-probs of 64 tokens over 2,048, {chunk} at a time", unit) for chunk in (4, 16) for unit in ("MiB", "s")
+    ]
+    assert all(len(row.ours) == len(row.theirs) == 2 for row in found)
+
+
 def test_growth_is_the_slope_in_logarithms():
     assert growth.Curve("rollouts", (1, 2, 4, 8), (3.0, 6.0, 12.0, 24.0)).exponent == pytest.approx(1.0)
     assert growth.Curve("rollouts", (1, 10, 100), (5.0, 5.0, 5.0)).exponent == pytest.approx(0.0)
