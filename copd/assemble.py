@@ -36,8 +36,8 @@ SETTLED_ON = 3
 WARMED_UP_AT = {"builtin:digits": 1.0}
 """The share of conflict that a base has seen."""
 CHECKPOINTING = (
-    "model.gradient_checkpointing: log-probs take the plain path, a prompt computed again for each of its rows; "
-    "sampling keeps the shared prefix where the model bears it"
+    "model.gradient_checkpointing: layers take no cache; log-probs of long sequences take the plain path, a prompt "
+    "computed again for each of its rows; sampling keeps the shared prefix where the model bears it"
 )
 
 

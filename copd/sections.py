@@ -62,7 +62,7 @@ class ModelSection(Section):
     gradient_checkpointing: bool = Field(
         False,
         strict=True,
-        description="recompute layers in the backward pass: less memory; log-probs on the plain path",
+        description="recompute layers in the backward pass: less memory; log-probs without a cache",
     )
     offload: bool = Field(
         False,

@@ -30,7 +30,7 @@ def response_stats(policy: Policy, rollouts: Rollouts, *, k: int = 0, ids_NTK: T
     Logits exist for `CHUNK_ELEMENTS` at a time and are recomputed in the backward pass where there are more.
     """
     prompts = policy.encoder.encode(rollouts.problems, policy.device)
-    if policy.shares and policy.packing != "never":
+    if policy.shared_prefix and policy.packing != "never":
         tree = tree_of(rollouts, len(policy.banned_V))
         if policy.packing == "always" or pays(prompts, rollouts, tree, policy.width):
             return _packed_stats(policy, prompts, tree, rollouts, k, ids_NTK)

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: the same numbers from fewer bytes, on the plain path; sampling keeps its cache."""
+"""Gradient checkpointing: the same numbers from fewer bytes, without a cache; sampling keeps its own."""
 
 import pytest
 import torch
@@ -31,14 +31,18 @@ def waiting_bytes(policy, rollouts):
     return sum(size for size, _ in kept.values())
 
 
-def test_gradients_are_those_without_checkpointing(policy64, written, problems_of, gradients, assert_same, kind):
+@pytest.mark.parametrize("packing", ["always", "never"])
+def test_gradients_are_those_without_checkpointing(
+    policy64, written, problems_of, gradients, assert_same, kind, packing
+):
     rollouts = written(policy64, problems_of[kind])
     twin = checkpointed(policy64)
+    twin.packing = packing
     plain_NT, found_NT = policy64.logp(rollouts), twin.logp(rollouts)
     torch.testing.assert_close(found_NT, plain_NT, atol=1e-10, rtol=0)
     plain = gradients(policy64, plain_NT.mean())
     assert max(g.abs().max() for g in plain.values()) > 1e-3
-    assert_same(gradients(twin, found_NT.mean()), plain, atol=1e-9)
+    assert_same(gradients(twin, found_NT.mean()), plain, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen2_5_vl", "gemma3", "mamba"])
@@ -52,9 +56,10 @@ def test_gradients_of_other_kinds_are_those_without_checkpointing(name, written,
 
 def test_fewer_bytes_wait_for_the_backward_pass(policy, written, problems_of):
     rollouts = written(policy, problems_of["image"])
-    plain = policy.clone()
-    plain.shared_prefix = False
-    assert waiting_bytes(checkpointed(policy), rollouts) < 0.5 * waiting_bytes(plain, rollouts)
+    packed, plain = policy.clone(), policy.clone()
+    packed.packing, plain.shared_prefix = "always", False
+    for each in (packed, plain):
+        assert waiting_bytes(checkpointed(each), rollouts) < 0.5 * waiting_bytes(each, rollouts)
 
 
 def test_a_teacher_that_is_the_student_still_gives_exactly_no_delta(policy, written, problems_of):
