@@ -122,7 +122,7 @@ def test_rows_cut_off_by_hash_stay_and_are_cut_off_again(tmp_path):
     shares = {"validation_share": 0.3, "test_share": 0.2}
     recipe = recipe_of(path, **shares)
     before = rows_of(recipe)
-    found, passed_on = filter_rows(recipe, "text", tmp_path / "out.jsonl", samples=2)
+    found, passed_on = filter_rows(recipe, "text", tmp_path / "out.jsonl", samples=8)
     after = rows_of(recipe_of(str(tmp_path / "out.jsonl"), **shares))
     assert after["validation"] == before["validation"]
     assert after["test"] == before["test"]

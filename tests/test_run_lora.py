@@ -166,7 +166,7 @@ def test_adapters_share_the_base_and_start_from_seeds_of_their_own():
 )
 def test_what_cannot_be_is_refused_by_its_key(overrides, message):
     with pytest.raises(RecipeError, match=message):
-        load_recipe("demo", overrides)
+        load_recipe("demo", ["backend=local", *overrides])
 
 
 def test_pictures_for_a_text_only_model_are_refused_before_anything_is_trained():
