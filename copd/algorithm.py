@@ -74,9 +74,9 @@ async def mutual_opd(
     natives = gather(
         *(branch.collect(branch.field, step, batches.prompts, batches.rollouts_per_prompt) for branch in students)
     )
-    taught = await lessons(branches, edges, step, batches, version=step)
-    own = dict(zip(branches, await natives, strict=True))
-    parts = {name: [Part("native", rollouts), *taught.get(name, ())] for name, rollouts in own.items()}
+    rollouts, taught = await gather(natives, lessons(branches, edges, step, batches, version=step))
+    own = dict(zip(branches, rollouts, strict=True))
+    parts = {name: [Part("native", native), *taught.get(name, ())] for name, native in own.items()}
     updates = await gather(*(branch.update(parts[branch.name]) for branch in students))
     for branch, metrics in zip(students, updates, strict=True):
         observer.updated(branch.name, step, metrics)

@@ -30,7 +30,7 @@ from copd.tasks.rows import Rows
 from copd.types import Problem, Rollouts, Split, Task
 
 PROBED_PROBLEMS, PROBED_ROWS = 64, 8
-"""Per split and task."""
+"""Training problems of a task."""
 SETTLED_ON = 3
 """Training problems per task on which the path is settled."""
 WARMED_UP_AT = {"builtin:digits": 1.0}
@@ -97,7 +97,7 @@ def _check_there(recipe: Recipe, name: str, digits: Digits) -> None:
         try:
             digits.problem(split, max(count, 1) - 1)
         except RecipeError as error:
-            raise RecipeError(f"branches.{name}.task: {error}") from None
+            raise RecipeError(f"branches.{name}.task: {count} {split.value} problems are asked for: {error}") from None
 
 
 def _check_sizes(recipe: Recipe, name: str, rows: Rows) -> None:
@@ -213,11 +213,13 @@ def lone_branch(recipe: Recipe, names: Sequence[str], name: str, warn: Callable[
     torch.set_num_threads(recipe.model.threads_per_branch)
     tasks, base = make_tasks(recipe), load_policy(recipe)
     check_problems(base, tasks, recipe.sampling.max_new_tokens)
+    known = data_warnings(tasks)
     with make_grader(recipe, warn) as grader:
         fields = _fields(tasks)
         yield make_branch(recipe, base, fields, grader, Asked(tasks), name, list(names).index(name))
         for warning in data_warnings(tasks):
-            warn(warning)
+            if warning not in known:
+                warn(warning)
 
 
 def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> list[str]:
@@ -245,7 +247,7 @@ def check_prompts(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int
         if isinstance(task, Rows):  # what is asked of its other splits was tried by `accept`
             problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_ROWS)]
         else:
-            problems = [task.problem(split, i) for split in Split for i in range(PROBED_PROBLEMS)]
+            problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_PROBLEMS)]
         kinds = policy.encoder.family.kinds
         if strangers := sorted({problem.kind for problem in problems} - set(kinds)):
             raise RecipeError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
@@ -113,9 +114,10 @@ class OwnProcesses:
         return peak_bytes() + sum(branch.peak_bytes for branch in self._processes.values())
 
     def close(self) -> None:
-        for branch in self._processes.values():
-            branch.close()
-        self._line.shutdown()
+        with ExitStack() as ending:
+            ending.callback(self._line.shutdown)
+            for branch in self._processes.values():
+                ending.callback(branch.close)
 
 
 PLACES: Mapping[str, Callable[[Parts], Place]] = {"local": ThisProcess, "processes": OwnProcesses}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -71,14 +72,18 @@ class ProcessBranch:
 
     def close(self) -> None:
         """End the process, in the middle of a call too, which then fails."""
-        if not self._busy:
-            with suppress(ProcessError):
-                self._exchange(None)
-            self._process.join(ENDING_SECONDS)
-        self._process.kill()
-        self._process.join()
-        self._line.shutdown()
-        self._pipe.close()
+        try:
+            if not self._busy:
+                with suppress(ProcessError, OSError):
+                    _send(self._pipe, None)
+                    if self._pipe.poll(ENDING_SECONDS):
+                        self._receive()
+                self._process.join(ENDING_SECONDS)
+        finally:
+            self._process.kill()
+            self._process.join()
+            self._line.shutdown()
+            self._pipe.close()
 
     async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Any:
         """A reference to the responses."""
@@ -214,13 +219,14 @@ class _Desk:
     def __init__(self, branch: LocalBranch) -> None:
         self._branch = branch
         self._kept: dict[int, Rollouts] = {}
+        self._numbers = count()
 
     def call(self, method: str) -> Callable[..., Any]:
         return getattr(self if hasattr(self, method) else self._branch, method)
 
     async def collect(self, *asked: Any) -> int:
         rollouts = await self._branch.collect(*asked)
-        self._kept[number := len(self._kept)] = rollouts
+        self._kept[number := next(self._numbers)] = rollouts
         return number
 
     async def content(self, number: int) -> bytes:
@@ -256,7 +262,7 @@ def _send(pipe: Connection, message: object) -> None:
 
 def _told(error: Exception) -> Exception:
     """An exception that can travel, with the place where it was raised."""
-    if isinstance(error, CopdError):
+    if isinstance(error, CopdError | OSError):
         return error
     told = RuntimeError(f"{type(error).__name__}: {error}")
     told.add_note("in the branch's process:\n" + "".join(traceback.format_exception(error)))

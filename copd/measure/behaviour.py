@@ -5,7 +5,7 @@ from __future__ import annotations
 from asyncio import gather
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -103,25 +103,28 @@ async def measure_behaviour(
 class _Student:
     """What `Behaviour` holds of one student: by field, and by teacher."""
 
-    accuracy: dict[str, float]
-    cut_rate: dict[str, float]
-    samples: list[dict[str, Any]]
-    shown: dict[tuple[str, str], Problem]
-    alike: dict[str, Likeness]
+    accuracy: dict[str, float] = field(default_factory=dict)
+    cut_rate: dict[str, float] = field(default_factory=dict)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    shown: dict[tuple[str, str], Problem] = field(default_factory=dict)
+    alike: dict[str, Likeness] = field(default_factory=dict)
 
 
 async def _observed(
     name: str, branches: Mapping[str, Observed], fields: Sequence[str], *, problems: int, ks: Sequence[int]
 ) -> _Student:
-    scored = [await answer_and_score(name, branches, task, problems=problems, ks=ks) for task in fields]
-    exact = is_exact(branches[name].allowed_tokens)
-    return _Student(
-        accuracy={one.task: one.accuracy for one in scored},
-        cut_rate={one.task: one.cut_rate for one in scored},
-        samples=[await _sample(branches[name], one) for one in scored],
-        shown={(one.task, one.rollouts.problems[0].id): one.rollouts.problems[0] for one in scored},
-        alike={other: likeness(scored, other, ks, exact=exact) for other in branches},
-    )
+    """One student, field by field: only what is made of the scores is kept, for they may be large."""
+    found, exact = _Student(), is_exact(branches[name].allowed_tokens)
+    measures: dict[str, list[TokenMeasures]] = {other: [] for other in branches}
+    for task in fields:
+        one = await answer_and_score(name, branches, task, problems=problems, ks=ks)
+        problem = one.rollouts.problems[0]
+        found.accuracy[task], found.cut_rate[task], found.shown[task, problem.id] = one.accuracy, one.cut_rate, problem
+        found.samples.append(await _sample(branches[name], one))
+        for other, measured in measures.items():
+            measured.append(token_measures(one, other, ks, exact=exact))
+    found.alike.update({other: likeness(measured) for other, measured in measures.items()})
+    return found
 
 
 def is_exact(allowed_tokens: int) -> bool:
@@ -144,24 +147,37 @@ async def answer_and_score(
     return Scored(task, rollouts, own, theirs)
 
 
-def likeness(scored: Sequence[Scored], teacher: str, ks: Sequence[int], *, exact: bool) -> Likeness:
-    """Measures over the tokens of all given answers of one student, each token counting alike."""
+class TokenMeasures(NamedTuple):
+    """Overlap by k, mass-weighted overlap at the smallest k and symmetric KL of each of M tokens."""
 
-    def tokens(name: str, theirs: bool) -> Tensor:
-        return torch.cat(
-            [getattr(one.theirs[teacher] if theirs else one.own, name)[one.rollouts.mask_NT] for one in scored]
-        )
+    overlap: dict[int, Tensor]
+    mass_M: Tensor
+    kl_M: Tensor
 
-    own_ids, own_logp = tokens("topk_ids_NTK", False), tokens("topk_logp_NTK", False)
-    ids = tokens("topk_ids_NTK", True)
-    overlap = {k: float(top_k_overlap(own_ids[:, :k], ids[:, :k]).mean()) for k in ks}
+
+def token_measures(scored: Scored, teacher: str, ks: Sequence[int], *, exact: bool) -> TokenMeasures:
+    """Student and teacher on each token of the student's answers."""
+    own, theirs, mask_NT = scored.own, scored.theirs[teacher], scored.rollouts.mask_NT
+
+    def tokens(values_NTK: Tensor | None) -> Tensor:
+        assert values_NTK is not None
+        return values_NTK[mask_NT]
+
+    own_ids, own_logp, ids = tokens(own.topk_ids_NTK), tokens(own.topk_logp_NTK), tokens(theirs.topk_ids_NTK)
+    their_logp = own_logp if theirs is own else tokens(theirs.at_ids_NTK)
     k = min(ks)
-    mass = mass_overlap(own_ids[:, :k], own_logp[:, :k], ids[:, :k])
-    is_itself = all(one.theirs[teacher] is one.own for one in scored)
-    their_logp = own_logp if is_itself else tokens("at_ids_NTK", True)
+    mass_M = mass_overlap(own_ids[:, :k], own_logp[:, :k], ids[:, :k])
     if not exact:
         own_logp, their_logp = with_tail(own_logp), with_tail(their_logp)
-    return Likeness(overlap, float(mass.mean()), float(symmetric_kl(own_logp, their_logp).mean()))
+    overlap = {k: top_k_overlap(own_ids[:, :k], ids[:, :k]) for k in ks}
+    return TokenMeasures(overlap, mass_M, symmetric_kl(own_logp, their_logp))
+
+
+def likeness(measured: Sequence[TokenMeasures]) -> Likeness:
+    """Means over the tokens of all given answers of one student, each token counting alike."""
+    overlap = {k: float(torch.cat([one.overlap[k] for one in measured]).mean()) for k in measured[0].overlap}
+    mass, kl = (torch.cat(values) for values in ([one.mass_M for one in measured], [one.kl_M for one in measured]))
+    return Likeness(overlap, float(mass.mean()), float(kl.mean()))
 
 
 async def _sample(student: Observed, scored: Scored) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from copd.measure.behaviour import Likeness, Scored, answer_and_score, is_exact, likeness
+from copd.measure.behaviour import Likeness, Scored, answer_and_score, is_exact, likeness, token_measures
 from copd.types import Observed
 
 CONTEXT = 24
@@ -58,7 +58,7 @@ async def observe(
         int(scored.rollouts.mask_NT.sum()),
         scored.accuracy,
         {k: k / student.allowed_tokens for k in ks},
-        likeness([scored], teacher.name, ks, exact=is_exact(student.allowed_tokens)),
+        likeness([token_measures(scored, teacher.name, ks, exact=is_exact(student.allowed_tokens))]),
         is_exact(student.allowed_tokens),
         await disputes(student, scored, teacher.name, MOST_DISPUTES),
     )

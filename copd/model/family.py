@@ -38,8 +38,10 @@ class TextOnly:
         self.model_type = model.config.model_type
         self.processor = processor
         self.tokenizer = tokenizer_of(processor)
-        layers = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
-        self.every_layer_sees_all = layers == {"full_attention"} and model.config._attn_implementation == "sdpa"
+        text = model.config.get_text_config()
+        layers = getattr(text, "layer_types", None)
+        windowed = set(layers) != {"full_attention"} if layers else getattr(text, "sliding_window", None) is not None
+        self.every_layer_sees_all = not windowed and model.config._attn_implementation == "sdpa"
 
     @property
     def pad_id(self) -> int:

@@ -99,10 +99,10 @@ def packed_size(prompts: Prompts, tree: Tree) -> list[int]:
     return (prompts.mask_PS.sum(-1).cpu() + nodes_P).tolist()
 
 
-def pays(prompts: Prompts, rollouts: Rollouts, tree: Tree, width: int) -> bool:
-    """Whether packing is less work than a prompt's cache repeated for its rows, in a model of this width.
+def pays(prompts: Prompts, rollouts: Rollouts, tree: Tree, width: int, *, cached: bool) -> bool:
+    """Whether packing is less work than the alternative, in a model of this width.
 
-    Counted are the products of layers, about 12 width^2 a token, and of attention, 2 width for each token in sight or
+    That is a prompt's cache repeated for its rows, or where nothing can be `cached` the prompt again for each. Counted are the products of layers, about 12 width^2 a token, and of attention, 2 width for each token in sight or
     masked out. Sequences longer than `LONGEST` are never packed: their masks would grow with the square.
     """
     sizes_P = packed_size(prompts, tree)
@@ -113,12 +113,13 @@ def pays(prompts: Prompts, rollouts: Rollouts, tree: Tree, width: int) -> bool:
     def work(tokens: int, seen: int) -> int:
         return tokens * (12 * width**2 + 2 * width * seen)
 
-    repeated = work(count * prompt, prompt) + work(rows * (response - 1), prompt + response)
-    return longest <= LONGEST and work(bins * longest, longest) < repeated
+    again = 0 if cached else rows * prompt
+    otherwise = work(count * prompt * cached, prompt) + work(again + rows * (response - 1), prompt + response)
+    return longest <= LONGEST and work(bins * longest, longest) < otherwise
 
 
 def pack(prompts: Prompts, tree: Tree) -> Packed:
-    """Lay out prompts and trees; on the CPU, but for the media, which stay where they are."""
+    """Lay out prompts and trees, where the prompts are; `before_K` stays on the CPU."""
     length_P = prompts.mask_PS.sum(-1).cpu()
     bin_P, start_P, longest = (torch.tensor(each) for each in bins_of(packed_size(prompts, tree)))
     origin_P = bin_P * longest + start_P
@@ -144,15 +145,15 @@ def pack(prompts: Prompts, tree: Tree) -> Packed:
     for level in node_I.split(torch.bincount(tree.depth_K[node_I])[1:].tolist()) if len(node_I) else ():
         sees_XL[place_K[level]] |= sees_XL[place_K[tree.parent_K[level]]]
 
-    shape = (bins, int(longest))
+    shape, device = (bins, int(longest)), prompts.ids_PS.device
     order = sorted(range(len(origin_P)), key=lambda p: int(origin_P[p]))
     laid = Prompts(
-        ids_X.reshape(shape),
-        torch.ones(shape, dtype=torch.bool),
-        positions_AX.reshape(-1, *shape),
+        ids_X.reshape(shape).to(device),
+        torch.ones(shape, dtype=torch.bool, device=device),
+        positions_AX.reshape(-1, *shape).to(device),
         [prompts.media_of_P[p] for p in order],
     )
-    return Packed(laid, sees_XL.reshape(*shape, -1), place_K[tree.parent_K])
+    return Packed(laid, sees_XL.reshape(*shape, -1).to(device), place_K[tree.parent_K])
 
 
 def _rank(group_I: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def response_stats(policy: Policy, rollouts: Rollouts, *, k: int = 0, ids_NTK: T
     prompts = policy.encoder.encode(rollouts.problems, policy.device)
     if policy.shared_prefix and policy.packing != "never":
         tree = tree_of(rollouts, len(policy.banned_V))
-        if policy.packing == "always" or pays(prompts, rollouts, tree, policy.width):
+        if policy.packing == "always" or pays(prompts, rollouts, tree, policy.width, cached=policy.shares):
             return _packed_stats(policy, prompts, tree, rollouts, k, ids_NTK)
     mask_NT = rollouts.mask_NT.to(policy.device)
     ids_M = rollouts.tokens_NT.to(policy.device)[mask_NT]

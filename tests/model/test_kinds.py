@@ -8,7 +8,7 @@ from transformers import AutoProcessor, AutoTokenizer, LlavaConfig
 
 from copd.errors import ModelFolderError
 from copd.model.export import save_policy
-from copd.model.family import family_of
+from copd.model.family import TextOnly, family_of
 from copd.model.learner import Learner
 from copd.model.load import TEXT_ONLY, WITH_PICTURES, load_family
 from copd.model.parity import logp_alone, settle_path
@@ -130,6 +130,13 @@ def test_the_check_at_start_keeps_the_shared_prefix_where_the_cache_is_one_of_ke
     assert warning is None or "using the plain path" in warning
     assert settle_path(policy, problems_of["text"]) is None, "one warning is enough"
     assert policy.shared_prefix == (name not in WITHOUT_SHARED_PREFIX)
+
+
+def test_a_model_with_a_window_and_no_list_of_layers_is_not_packed():
+    model, tokenizer = tiny_of_kind("llama")
+    assert TextOnly(model, tokenizer).every_layer_sees_all
+    model.config.sliding_window = 8
+    assert not TextOnly(model, tokenizer).every_layer_sees_all
 
 
 def test_a_model_that_changes_its_logits_after_the_head_is_refused(problems_of):

@@ -96,13 +96,16 @@ def test_sequences_are_as_long_as_the_largest_group_and_filled_the_largest_first
 
 
 def test_packing_pays_where_responses_are_of_uneven_length_or_begin_alike(policy, written, problems_of):
-    def judged(rollouts, width=1024):
+    def judged(rollouts, width=1024, cached=True):
         prompts = policy.encoder.encode(rollouts.problems, torch.device("cpu"))
-        return pays(prompts, rollouts, tree_of(rollouts, 128), width)
+        return pays(prompts, rollouts, tree_of(rollouts, 128), width, cached=cached)
 
     problem = problems_of["text"][:1]
     even = written(policy, problem, [(9, 9, 9, 9)])
     assert judged(written(policy, problem, [(20, 2, 2, 2)]))
     assert judged(replace(even, tokens_NT=even.tokens_NT[:1].expand(4, -1)))
     assert not judged(written(policy, problem, [(90,) * 8]), width=16), "attention to all of a long sequence costs more"
+    alike = written(policy, problem, [(20,) * 8])
+    assert not judged(alike, width=256)
+    assert judged(alike, width=256, cached=False), "without a cache the prompt would be computed again for each"
     assert not judged(written(policy, problem, [(LONGEST, 2, 2, 2, 2, 2)])), "a mask of that size is too large"
