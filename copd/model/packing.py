@@ -102,8 +102,9 @@ def packed_size(prompts: Prompts, tree: Tree) -> list[int]:
 def pays(prompts: Prompts, rollouts: Rollouts, tree: Tree, width: int, *, cached: bool) -> bool:
     """Whether packing is less work than the alternative, in a model of this width.
 
-    That is a prompt's cache repeated for its rows, or where nothing can be `cached` the prompt again for each. Counted are the products of layers, about 12 width^2 a token, and of attention, 2 width for each token in sight or
-    masked out. Sequences longer than `LONGEST` are never packed: their masks would grow with the square.
+    That is a prompt's cache repeated for its rows, or where nothing can be `cached` the prompt again for each. Counted
+    are the products of layers, about 12 width^2 a token, and of attention, 2 width for each token in sight or masked
+    out. Sequences longer than `LONGEST` are never packed: their masks would grow with the square.
     """
     sizes_P = packed_size(prompts, tree)
     longest = max(sizes_P)
