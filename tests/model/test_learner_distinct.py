@@ -76,14 +76,14 @@ def distilled(rollouts, teacher_NT):
     return [DistillObjective(name, rollouts, 0.5, teacher_NT, delta) for name, delta in DELTAS.items()]
 
 
-def one_step(policy, objectives, **options):
+def one_step(policy, objectives, packing="never", **options):
     """The gradient of the last pass (AdamW's first moment at beta1 = 0), the report, and the rows of each forward:
-    of every micro-batch first its prompts, then its responses."""
+    of every micro-batch first its prompts, then its responses, or one for both where they are packed."""
     learner = Learner(
         policy.clone(), **{"learning_rate": 1e-3, "betas": (0.0, 0.99), "max_grad_norm": math.inf} | options
     )
     rows = []
-    learner.policy.packing = "never"
+    learner.policy.packing = packing
     learner.policy.model.get_output_embeddings().register_forward_pre_hook(
         lambda module, hidden: rows.append(len(hidden[0]))
     )
@@ -117,6 +117,19 @@ def test_gradient_and_metrics_are_those_of_every_row_computed(
 ):
     parts = [native(rollouts), held(rollouts, other_NT), *distilled(rollouts, other_NT)]
     assert_merging_changes_nothing(monkeypatch, assert_same, student, parts, aggregate=AGGREGATIONS[name])
+
+
+def test_all_shortcuts_together_give_the_gradient_of_none(policy64, rollouts, other_NT, assert_same, monkeypatch):
+    """Packed prefixes, equal rows as one and rows without signal left out, against all rows on the plain path."""
+    parts, plain = [native(rollouts), *distilled(rollouts, other_NT)], policy64.clone()
+    gradient, report, _ = one_step(policy64, parts, packing="always")
+    plain.shared_prefix = False
+    monkeypatch.setattr(learner_module, "distinct_rows", every_row)
+    monkeypatch.setattr(GrpoObjective, "rows_with_gradient", DistillObjective.rows_with_gradient)
+    expected, _, rows = one_step(plain, parts)
+    assert rows == [len(ROWS)] * len(parts)
+    assert_same(gradient, expected, atol=1e-10)
+    assert report.tokens_trained < TOKENS * len(parts)
 
 
 @pytest.mark.parametrize("part", ["native", "held", "distilled"])
