@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from copd.errors import NonFiniteError
 from copd.maths.advantages import group_advantages, has_signal
 from copd.model.batching import take_rows
 from copd.model.export import save_policy
@@ -211,11 +212,15 @@ class Branch(Actor):
         However many passes the learner makes, the version goes up by one.
 
         Raises ValueError for responses that an earlier version sampled, which would be trained on as if they were
-        fresh, and for a teacher's score of another version than the part demands: a stale teacher.
+        fresh, and for a teacher's score of another version than the part demands: a stale teacher. Raises
+        NonFiniteError naming the branch after several bad steps in a row.
         """
         started = time.perf_counter()
         objectives = [self._objective(part) for part in parts]
-        report = self.learner.step(objectives)
+        try:
+            report = self.learner.step(objectives)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"branch {self.name}: {error}") from error
         self.version += 1
         seconds = time.perf_counter() - started
         self.counts.tokens_trained += report.tokens_trained

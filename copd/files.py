@@ -24,7 +24,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """`replace_text` for a file that is not text."""
+    """`replace_text` for a file that is not text; an OSError names the file, also where the system does not."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
         with temporary.open("wb") as file:
@@ -32,5 +32,8 @@ def replace_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)

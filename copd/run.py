@@ -26,7 +26,7 @@ from copd.assemble import (
 from copd.backends.local import finish
 from copd.baselines import frozen_teachers
 from copd.config import Recipe, make_recipe
-from copd.errors import MergeError
+from copd.errors import MergeError, RunFolderError
 from copd.files import sha256
 from copd.maths import merge as merges
 from copd.measure.behaviour import Behaviour
@@ -57,7 +57,7 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
 
     The folder is `runs/METHOD-seedSEED` unless `out` is given. It must be new or empty; with `resume` it may hold a run
     of the same recipe and data, which goes on from its last checkpoint, or is only shown where it is complete. Raises
-    RecipeError, DataError, ModelFolderError, CheckpointError, MergeError or NonFiniteError.
+    RecipeError, DataError, ModelFolderError, CheckpointError, RunFolderError, MergeError or NonFiniteError.
     """
     folder = Path(out) if out else Path("runs") / f"{recipe.method}-seed{recipe.seed}"
     plan = make_plan(recipe)
@@ -73,7 +73,7 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
     else:
         screen.planned(folder, recipe.method, plan)
         with make_grader(recipe, screen.warn) as grader:
-            checkpoint = latest_checkpoint(folder / "checkpoints") if resume else None
+            checkpoint = latest_checkpoint(folder / "checkpoints", screen.warn) if resume else None
             run = _Run(folder, recipe, plan, tasks, screen, grader, checkpoint, manifest["trajectory"])
             with closing(run.place), screen:
                 claim(folder, manifest)
@@ -115,7 +115,8 @@ class _Run:
         run = self.recipe.experts.run
         if run is None:
             return None
-        return expert_checkpoint(Path(run), trajectory_hash, self.plan.learners, self.plan.schedule.only_rlvr)
+        only_rlvr = self.plan.schedule.only_rlvr
+        return expert_checkpoint(Path(run), trajectory_hash, self.plan.learners, only_rlvr, self.screen.warn)
 
     async def complete(self) -> None:
         handles = self.place.branches
@@ -236,10 +237,13 @@ class _Run:
 
 
 def result_of(folder: Path) -> list[Accuracy]:
-    """The final table of a finished run; empty where there is none yet."""
+    """The final table of a finished run; empty where there is none yet. Raises RunFolderError for a damaged record."""
     path = folder / "metrics.jsonl"
     records = read_lines(path) if path.is_file() else iter(())
-    return next((accuracies(record["table"]) for record in records if record["event"] == "result"), [])
+    try:
+        return next((accuracies(record["table"]) for record in records if record["event"] == "result"), [])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunFolderError(f"{path}: cannot be read as the record of a run: {error!r}") from error
 
 
 def _manifest(recipe: Recipe, tasks: Mapping[str, Task]) -> dict[str, Any]:

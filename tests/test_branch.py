@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from copd.branch import VISIT_STRIDE, Actor, Branch, ObjectiveSettings, Reference, SamplingSettings, stream
+from copd.errors import NonFiniteError
 from copd.maths.distill import clamped_delta
 from copd.model.batching import take_rows
-from copd.model.learner import Learner
-from copd.model.parts import DistillObjective, GrpoObjective
+from copd.model.learner import MAX_SKIPPED_IN_A_ROW, Learner
+from copd.model.parts import DistillObjective, GrpoObjective, over_constant, over_sequences, over_tokens
 from copd.model.policy import Policy
 from copd.tasks.digits import Digits
 from copd.types import Part, Split
@@ -218,6 +219,37 @@ def test_a_step_that_is_not_finite_is_told_and_the_version_moves_on(make_branch,
     assert metrics["skipped"] == 1.0
     assert branch.version == 1
     assert_same(weights_of(branch), before)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("normalize_std", [True, False])
+def test_a_reward_that_is_not_finite_costs_the_step_and_several_in_a_row_the_run(
+    make_branch, graded, assert_same, value, normalize_std
+):
+    """Also in a group whose other rewards are all equal, and in one of a single row."""
+    branch = make_branch(settings=replace(SETTINGS, normalize_std=normalize_std))
+    before = weights_of(branch)
+    for version in range(MAX_SKIPPED_IN_A_ROW - 1):
+        rewards_N = torch.tensor(REWARDS)
+        rewards_N[3 + version % 3] = value
+        metrics = branch.update([Part("native", replace(graded, reward_N=rewards_N, version=version))])
+        assert (metrics["skipped"], branch.version) == (1.0, version + 1)
+    assert_same(weights_of(branch), before)
+    with pytest.raises(NonFiniteError, match=f"branch text: {MAX_SKIPPED_IN_A_ROW} optimizer steps in a row"):
+        branch.update([Part("native", replace(graded, reward_N=rewards_N, version=branch.version))])
+
+
+@pytest.mark.parametrize("aggregate", [over_sequences, over_tokens, partial(over_constant, max_new_tokens=6)])
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_batch_of_nothing_but_padding_is_a_step_of_nothing(make_branch, graded, policy, aggregate, reference):
+    """Native and taught, with and without a reference: all means are finite, no weight has a gradient."""
+    held = Reference(policy, 0.1) if reference else None
+    branch = make_branch(settings=replace(SETTINGS, reference=held), aggregate=aggregate)
+    nothing = replace(graded, mask_NT=torch.zeros_like(graded.mask_NT), finished_N=torch.zeros(6, dtype=torch.bool))
+    metrics = branch.update([Part("native", nothing), Part("opd", nothing, 1.0, branch.score(nothing))])
+    assert metrics["skipped"] == metrics["grad_norm"] == metrics["native/response_length"] == 0.0
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert branch.counts.tokens_trained == 0
 
 
 def test_the_ledger_counts_rollouts_and_tokens_of_training_and_of_teaching(make_branch, graded):

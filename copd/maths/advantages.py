@@ -11,7 +11,8 @@ def group_advantages(
 
     A group is the set of rows with one value in `prompt_of_N` [N]; groups may differ in size and rows may stand in any
     order. The standard deviation is the unbiased one; `normalize_std=False` leaves the division out. A group whose
-    rewards are all equal, a group of one among them, has advantage exactly 0.
+    rewards are all equal, a group of one among them, has advantage exactly 0; one with a reward that is not finite has
+    no advantage that is, so that the step is skipped.
     """
     groups = int(prompt_of_N.max()) + 1 if len(prompt_of_N) else 0
     size_P = torch.bincount(prompt_of_N, minlength=groups)
@@ -25,14 +26,14 @@ def group_advantages(
 
 
 def has_signal(reward_N: Tensor, prompt_of_N: Tensor) -> Tensor:
-    """True on rows whose group holds at least two different rewards. [N] bool.
+    """True on rows whose group holds at least two different rewards, or one that is not finite. [N] bool.
 
     Compared by max and min, not by the variance, so that rounding never invents a signal.
     """
     groups = int(prompt_of_N.max()) + 1 if len(prompt_of_N) else 0
     high_P = reward_N.new_full((groups,), -torch.inf).scatter_reduce(0, prompt_of_N, reward_N, "amax")
     low_P = reward_N.new_full((groups,), torch.inf).scatter_reduce(0, prompt_of_N, reward_N, "amin")
-    return (high_P > low_P)[prompt_of_N]
+    return ((high_P > low_P) | ~torch.isfinite(high_P - low_P))[prompt_of_N]
 
 
 def _group_sum(value_N: Tensor, prompt_of_N: Tensor, groups: int) -> Tensor:

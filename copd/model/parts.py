@@ -26,8 +26,8 @@ def over_sequences(rollouts: Rollouts) -> Aggregate:
 
 
 def over_tokens(rollouts: Rollouts) -> Aggregate:
-    """`token_mean` over all response tokens of a part."""
-    return partial(token_mean, tokens=int(rollouts.mask_NT.sum()))
+    """`token_mean` over all response tokens of a part; 0 where it has none."""
+    return partial(token_mean, tokens=max(1, int(rollouts.mask_NT.sum())))
 
 
 def over_constant(rollouts: Rollouts, *, max_new_tokens: int) -> Aggregate:
@@ -109,7 +109,10 @@ class AnchoredGrpoObjective(GrpoObjective):
 
 @dataclass(frozen=True, eq=False)
 class DistillObjective:
-    """OPD: the bounded delta to the teacher is the advantage of each token (method.md eq. 3, 4)."""
+    """OPD: the bounded delta to the teacher is the advantage of each token (method.md eq. 3, 4).
+
+    A teacher's log-prob that is not finite is no opinion, however far away, that a bound could tame: its delta is NaN.
+    """
 
     name: str
     rollouts: Rollouts
@@ -127,7 +130,7 @@ class DistillObjective:
 
     def advantage(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         teacher_MT = self.teacher_logp_NT[rows_M, : logp_MT.shape[1]].to(logp_MT)
-        delta_MT = self.delta(logp_MT, teacher_MT)
+        delta_MT = torch.where(teacher_MT.isfinite(), self.delta(logp_MT, teacher_MT), torch.nan)
         changed_MT = (delta_MT != sampled_delta(logp_MT, teacher_MT)).float()
         return delta_MT, {"delta": delta_MT, "delta_abs": delta_MT.abs(), "clamp_rate": changed_MT}
 

@@ -147,7 +147,7 @@ def read_run(folder: Path) -> RunRecord:
         raise RunFolderError(
             f"{folder}: not a run folder ({path.name} is missing); give one that copd train made"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunFolderError(f"{path}: cannot be read as the record of a run: {error!r}") from error
 
 

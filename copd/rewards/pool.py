@@ -13,7 +13,7 @@ from typing import Any
 
 from copd.processes import Forked
 from copd.rewards.adapters import UserVerifier
-from copd.rewards.worker import Attempt, attempt, prepare, watch
+from copd.rewards.worker import OUT_OF_MEMORY, Attempt, attempt, prepare, watch
 
 PRELOADED = "copd.rewards.mathematics"
 """Imported once, by the server that the processes are forked from: a replacement is there at once."""
@@ -38,7 +38,7 @@ class KillablePool:
     ) -> None:
         self._workers = workers
         self._deadline = deadline_seconds
-        self._memory_bytes = int(memory_gib * 2**30)
+        self._memory_gib = memory_gib
         self._verifiers = tuple(verifiers)
         self._lock = threading.Lock()
         self._running: _Running | None = None
@@ -84,12 +84,14 @@ class KillablePool:
         except TimeoutError:
             return Attempt(None, f"took longer than {self._deadline:g} seconds")
         except ProcessExpired as error:
+            if error.exitcode == OUT_OF_MEMORY:
+                return Attempt(None, f"needed more than {self._memory_gib:g} GiB of memory")
             return Attempt(None, f"its process ended with exit status {error.exitcode}")
 
     def _start(self) -> _Running:
         with self._lock:
             if self._running is None:
-                self._running = _Running(self._workers, self._memory_bytes, self._verifiers)
+                self._running = _Running(self._workers, int(self._memory_gib * 2**30), self._verifiers)
             return self._running
 
     def _drop(self, running: _Running) -> None:

@@ -18,6 +18,8 @@ from copd.rewards.verifiers import Verdict
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 WATCH_SECONDS = 0.1
 """How often the watch looks whether a worker is still there."""
+OUT_OF_MEMORY = 97
+"""Exit status of a worker that needed more memory than it may have."""
 LONGEST_REASON = 200
 """Characters of an error message that are kept."""
 
@@ -33,10 +35,15 @@ _loaded: dict[str, Attempt] = {}
 
 
 def attempt(function: Callable[..., Any], *arguments: Any) -> Attempt:
-    """Call a function that may raise anything, exit or fork: only this very process returns, and it does."""
+    """Call a function that may raise anything, exit or fork: only this very process returns.
+
+    It ends instead where memory is out: what the function keeps would make every later call fail.
+    """
     owner = os.getpid()
     try:
         return Attempt(function(*arguments))
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY if os.getpid() == owner else 0)
     except BaseException as error:
         return Attempt(None, _reason(error))
     finally:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from copd.errors import CheckpointError
 from copd.files import sha256
 
 MANIFEST = "manifest.json"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"checkpoint of step {step} cannot be written to {root}: {error}") from error
-    others = sorted(folder for folder in root.glob("step-*") if folder != final)
+    others = sorted(folder for folder in step_folders(root).values() if folder != final)
     earlier = [folder for folder in others if folder.name < final.name]
     kept = {root / _name(steps) for steps in beside} & set(earlier)
     passing = [folder for folder in earlier if folder not in kept]
@@ -85,17 +88,30 @@ def save_checkpoint(
     return final
 
 
-def latest_checkpoint(root: Path) -> Checkpoint | None:
+def step_folders(root: Path) -> dict[int, Path]:
+    """The checkpoints under `root`, whole or not, by their number of steps; folders of other names are none."""
+    return {
+        int(folder.name.removeprefix("step-")): folder
+        for folder in root.glob("step-*")
+        if re.fullmatch(r"step-[0-9]{8,}", folder.name)
+    }
+
+
+def latest_checkpoint(root: Path, warn: Callable[[str], None] = logger.warning) -> Checkpoint | None:
     """The newest checkpoint whose files all match their manifest; None where there is none at all.
 
-    Damaged ones are passed over; raises CheckpointError naming the faults where every one is damaged.
+    Damaged ones are passed over with a warning; raises CheckpointError naming the faults where every one is damaged.
     """
     faults = []
-    for folder in sorted(root.glob("step-*"), reverse=True):
+    for step, folder in sorted(step_folders(root).items(), reverse=True):
         try:
-            return verify_checkpoint(folder)
+            found = verify_checkpoint(folder)
         except CheckpointError as error:
             faults.append(str(error))
+            continue
+        for fault in faults:
+            warn(f"{fault}; the checkpoint of step {step} is taken instead")
+        return found
     if faults:
         raise CheckpointError("no checkpoint is whole:\n" + "\n".join(faults))
     return None
@@ -110,7 +126,7 @@ def verify_checkpoint(folder: Path) -> Checkpoint:
             raise ValueError("its contents differ from its sha256")
         files, branches = dict(manifest["files"]), tuple(manifest["branches"])
         checkpoint = Checkpoint(folder, int(manifest["step"]), dict(manifest["notes"]), branches)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: missing, damaged or not a manifest: {error}") from error
     for name, expected in files.items():
         try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from copd.errors import CheckpointError, RecipeError
-from copd.runs.checkpoint import Checkpoint, verify_checkpoint
+from copd.runs.checkpoint import Checkpoint, step_folders, verify_checkpoint
 from copd.runs.runlog import RUN_MANIFEST
 
 DECIDES_EXPERTS = (
@@ -39,26 +39,29 @@ def trajectory(
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
-def expert_checkpoint(run: Path, wanted: str, experts: Sequence[str], at_most: int) -> Checkpoint:
-    """The newest whole checkpoint of `run` with at most `at_most` steps, all of them RLVR.
+def expert_checkpoint(
+    run: Path, wanted: str, experts: Sequence[str], at_most: int, warn: Callable[[str], None]
+) -> Checkpoint:
+    """The newest whole checkpoint of `run` with at most `at_most` steps, all of them RLVR; warns of damaged ones.
 
     Raises RecipeError where `run` is no run folder, its experts are of another trajectory, or no checkpoint fits.
     """
     path = run / RUN_MANIFEST
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["trajectory"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RecipeError(f"experts.run: {path}: no manifest of a run: {error!r}") from error
     if found != wanted:
         raise RecipeError(
             f"experts.run: {run}: its experts developed otherwise; the base, the data, the files of verifiers and the "
             f"sections {', '.join(DECIDES_EXPERTS)} must be the same"
         )
-    folders = {int(folder.name.removeprefix("step-")): folder for folder in (run / "checkpoints").glob("step-*")}
+    folders = step_folders(run / "checkpoints")
     for step in sorted((step for step in folders if step <= at_most), reverse=True):
         try:
             checkpoint = verify_checkpoint(folders[step])
-        except CheckpointError:
+        except CheckpointError as error:
+            warn(f"experts.run: passed over: {error}")
             continue
         if checkpoint.notes["only_rlvr"] and set(experts) <= set(checkpoint.branches):
             return checkpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,13 @@ from copd.runs.runlog import RUN_MANIFEST
 RESUMED = ("recipe", "branch_order", "base_sha256", "data_sha256", "verifier_sha256")
 """What must not change between the parts of a run."""
 
+STARTED = r"\.lock|\..+\.writing"
+"""Names of what a start that was cut short leaves in a run folder."""
 
-def occupied(folder: Path) -> bool:
-    return folder.exists() and any(folder.iterdir())
+
+def occupied(folder: Path, besides: str = "") -> bool:
+    """Does a folder hold anything whose name does not match the pattern `besides`?"""
+    return folder.exists() and any(not re.fullmatch(besides, path.name) for path in folder.iterdir())
 
 
 def check_folder(
@@ -32,7 +37,7 @@ def check_folder(
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             before = {key: found[key] for key in RESUMED}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{path}: damaged, cannot resume: {error!r}") from error
         try:
             before["recipe"] = reread(before["recipe"])
@@ -44,7 +49,7 @@ def check_folder(
         for key in RESUMED:
             if before[key] != manifest[key]:
                 raise CheckpointError(f"{folder}: cannot resume: {_difference(key, before[key], manifest[key])}")
-    elif occupied(folder):
+    elif occupied(folder, besides=STARTED):
         hint = f"it holds no {RUN_MANIFEST}" if resume else "--resume goes on with the run in it"
         raise RecipeError(f"--out {folder}: is not empty; give another folder ({hint})")
 

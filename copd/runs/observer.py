@@ -158,6 +158,8 @@ class RunObserver:
             "only_rlvr": all(self._schedule.position(step).phase is Phase.RLVR for step in range(steps_done)),
         }
         root = self._folder / "checkpoints"
+        self._metrics.sync()
+        self._samples.sync()
         save_checkpoint(root, steps_done, states, notes, self._keep_last, beside=self.meet_after)
 
     def close(self) -> None:
@@ -186,5 +188,10 @@ class RunObserver:
         for name, branch in self._branches.items():
             await branch.load_state(checkpoint.tensors(name), checkpoint.notes["counts"][name])
         self.ledger = Ledger(checkpoint.notes["ledger"])
-        self._metrics.cut(checkpoint.notes["metrics_bytes"])
-        self._samples.cut(checkpoint.notes["samples_bytes"])
+        for lines, noted in ((self._metrics, "metrics_bytes"), (self._samples, "samples_bytes")):
+            if lines.size < checkpoint.notes[noted]:
+                self._display.warn(
+                    f"{lines.path}: has {lines.size} bytes where the checkpoint of step {checkpoint.step} noted "
+                    f"{checkpoint.notes[noted]}: what it told of earlier steps is incomplete"
+                )
+            lines.cut(checkpoint.notes[noted])

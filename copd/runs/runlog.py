@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,27 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record; a number that is not finite becomes null, so that every line is valid JSON.
 
-        Raises CheckpointError naming the file where the disk refuses.
+        Raises CheckpointError naming the file where the disk refuses; no part of the record is left in it then.
         """
-        line = json.dumps(_finite(record), allow_nan=False).encode() + b"\n"
+        left = json.dumps(_finite(record), allow_nan=False).encode() + b"\n"
+        before = self.size
         try:
-            self._file.write(line)
-            self._file.flush()
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            with suppress(OSError):
+                self.cut(before)
+            raise CheckpointError(f"{self.path}: cannot be written: {error}") from error
+
+    def sync(self) -> None:
+        """Have what was written on disk; raises CheckpointError naming the file where the disk refuses."""
+        try:
+            os.fsync(self._file.fileno())
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be written: {error}") from error
 
@@ -47,18 +58,26 @@ class JsonLines:
         return self._file.tell()
 
     def cut(self, size: int) -> None:
-        """Forget everything after the first `size` bytes."""
+        """Forget everything after the first `size` bytes; of a file that is shorter, a half line at its end."""
         end = self._file.seek(0, os.SEEK_END)
+        if end < size:
+            size = self.path.read_bytes().rfind(b"\n") + 1
         self._file.truncate(min(size, end))
         self._file.seek(0, os.SEEK_END)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file; a last line that was cut off by a crash is left out."""
+    """The records of a file; a last line that was cut off by a crash is left out.
+
+    Raises ValueError naming the line that is not JSON.
+    """
     with path.open("rb") as lines:
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             if line.endswith(b"\n"):
-                yield json.loads(line)
+                try:
+                    yield json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise ValueError(f"line {number}: {error}") from error
 
 
 def write_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:

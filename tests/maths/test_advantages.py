@@ -1,5 +1,6 @@
 """Group-relative advantages against hand-computed values, naive loops, and what must not change them."""
 
+import math
 import statistics
 
 import pytest
@@ -113,6 +114,18 @@ def test_scale_and_offset_of_the_reward_do_not_matter():
 def test_without_normalisation_rewards_are_only_centred():
     found_N = group_advantages(rewards(1, 0, 0, 0, 9), torch.tensor([0, 0, 0, 0, 1]), normalize_std=False)
     assert found_N.tolist() == [0.75, -0.25, -0.25, -0.25, 0.0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("normalize_std", [True, False])
+@pytest.mark.parametrize("others", [(), (0.0,), (1.0, 0.0)], ids=["alone", "beside one", "beside two"])
+def test_a_reward_that_is_not_finite_is_never_an_advantage_of_zero(value, normalize_std, others):
+    """And it is seen in its own group only."""
+    reward_N = rewards(1, 0, *others, value)
+    prompt_of_N = torch.tensor([0, 0, *[1] * len(others), 1])
+    found_N = group_advantages(reward_N, prompt_of_N, normalize_std=normalize_std)
+    assert not found_N[2:].isfinite().any()
+    assert torch.equal(found_N[:2], group_advantages(rewards(1, 0), prompt_of_N[:2], normalize_std=normalize_std))
 
 
 def test_an_empty_batch_has_no_advantages():

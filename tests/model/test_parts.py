@@ -1,12 +1,13 @@
 """The objectives: which rows they need, the advantage and the penalty of each token, and their denominators."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
-from copd.maths.distill import clamped_delta, masked_delta, proximal_delta
+from copd.maths.distill import clamped_delta, masked_delta, proximal_delta, sampled_delta
 from copd.model.parts import (
     AnchoredGrpoObjective,
     DistillObjective,
@@ -17,6 +18,12 @@ from copd.model.parts import (
 )
 
 CLAMP2 = partial(clamped_delta, bound=2.0)
+DELTAS = {
+    "none": sampled_delta,
+    "clamp": CLAMP2,
+    "mask": partial(masked_delta, bound=2.0),
+    "proximal": partial(proximal_delta, teacher_share=0.5),
+}
 
 
 def test_grpo_needs_the_rows_with_an_advantage_and_gives_all_tokens_of_a_row_the_same(policy, written, problems_of):
@@ -87,8 +94,26 @@ def test_denominators_are_those_of_all_rows_of_a_part(policy, written, problems_
     assert aggregate(torch.tensor([[5.0]]), torch.tensor([[True]])).item() == pytest.approx(5 / denominator)
 
 
-def test_a_teacher_that_is_certain_of_another_token_is_bounded_by_the_clamp(policy, written, problems_of):
-    part = DistillObjective("opd", written(policy, problems_of["text"]), 1.0, torch.full((6, 7), -torch.inf), CLAMP2)
+def test_a_teacher_that_is_nearly_certain_of_another_token_is_bounded_by_the_clamp(policy, written, problems_of):
+    part = DistillObjective("opd", written(policy, problems_of["text"]), 1.0, torch.full((6, 7), -3e38), CLAMP2)
     advantage_MT, logged = part.advantage(torch.tensor([0]), torch.full((1, 7), -1.0))
     assert advantage_MT.tolist() == [[-2.0] * 7]
     assert all(bool(torch.isfinite(value).all()) for value in logged.values())
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("delta", DELTAS.values(), ids=DELTAS)
+def test_no_bound_makes_a_log_prob_of_the_teacher_finite(policy, written, problems_of, delta, value):
+    teacher_NT = torch.full((6, 7), -1.0)
+    teacher_NT[0, 2] = value
+    part = DistillObjective("opd", written(policy, problems_of["text"]), 1.0, teacher_NT, delta)
+    advantage_MT, logged = part.advantage(torch.tensor([0]), torch.full((1, 7), -1.0))
+    assert advantage_MT.isfinite().tolist() == [[True, True, False, True, True, True, True]]
+    assert not logged["delta_abs"].isfinite().all()
+
+
+def test_a_part_without_a_single_token_has_the_mean_zero(policy, written, problems_of):
+    rollouts = written(policy, problems_of["text"])
+    nothing = replace(rollouts, mask_NT=torch.zeros_like(rollouts.mask_NT))
+    for over in (over_sequences, over_tokens, partial(over_constant, max_new_tokens=36)):
+        assert over(nothing)(torch.ones(6, 7), nothing.mask_NT).item() == 0.0

@@ -81,7 +81,9 @@ def test_a_run_that_has_measured_nothing_is_refused(make_run):
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "metrics.jsonl", "samples.jsonl", "answers.jsonl"])
-@pytest.mark.parametrize("text", ["{broken\n", '"a word"\n', "\xff\n"], ids=["broken", "no record", "no text"])
+@pytest.mark.parametrize(
+    "text", ["{broken\n", '"a word"\n', "\xff\n", "[" * 100_000 + "\n"], ids=["broken", "no record", "no text", "deep"]
+)
 def test_a_damaged_file_is_named(make_run, name, text):
     folder = make_run()
     (folder / name).write_bytes(text.encode("latin-1"))

@@ -47,6 +47,12 @@ def bomb():
         os.fork()
     stay()
 
+kept = []
+
+def leak():
+    while True:
+        kept.append(bytes(2**22))
+
 class Interrupt(BaseException):
     pass
 
@@ -66,6 +72,8 @@ ACTIONS = {
     "leave": lambda: sys.exit(7),
     "interrupt": interrupt,
     "hog": lambda: bytearray(2**31),
+    "leak": leak,
+    "need a little": lambda: bytearray(2**24),
     "work for a minute": lambda: 9**9**8,
     "fork": lambda: fork(lambda: None),
     "fork and stay": lambda: fork(stay),
@@ -81,6 +89,7 @@ def score(response, answer):
         ACTIONS[response]()
     return 0.5
 """
+NEEDED_MORE = "needed more than 1 GiB of memory"
 SLOW = f"took longer than {DEADLINE:g} seconds"
 COSTS = {
     "loop": SLOW,
@@ -93,7 +102,8 @@ COSTS = {
     "crash": "its process ended with exit status -11",
     "leave": "SystemExit: 7",
     "interrupt": "Interrupt: base \\ud800 exception",
-    "hog": "MemoryError: ",
+    "hog": NEEDED_MORE,
+    "leak": NEEDED_MORE,
 }
 
 
@@ -156,13 +166,22 @@ def outcomes(pool) -> tuple[list, list]:
 
 @pytest.mark.parametrize("fault", COSTS)
 def test_a_call_that_hangs_crashes_or_raises_is_lost_and_the_reason_told(outcomes, fault):
-    if fault == "hog" and sys.platform != "linux":
+    if COSTS[fault] == NEEDED_MORE and sys.platform != "linux":
         pytest.skip("memory is limited on Linux only")
     assert outcomes[0][list(COSTS).index(fault)] == COSTS[fault]
 
 
 def test_a_fault_costs_no_other_call(outcomes):
     assert outcomes[1] == [0.5] * len(COSTS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
+def test_what_a_call_has_leaked_costs_no_later_call(folder):
+    """In one process: a later call that needs a little memory itself has none to share."""
+    pool = KillablePool(1, 20.0, 1.0, [verifier(folder)])
+    found = scores(pool.run([call(response) for response in ("leak", "need a little", "leak", "need a little")]))
+    pool.close()
+    assert found == [NEEDED_MORE, 0.5, NEEDED_MORE, 0.5]
 
 
 def test_after_the_faults_the_pool_goes_on_with_fresh_processes(outcomes, pool):

@@ -135,6 +135,7 @@ DAMAGES = [
     pytest.param(MANIFEST, lambda path: cut(path, 0), id="an empty manifest"),
     pytest.param(MANIFEST, Path.unlink, id="a missing manifest"),
     pytest.param(MANIFEST, lambda path: path.write_text("[]"), id="a manifest that is a list"),
+    pytest.param(MANIFEST, lambda path: path.write_text("[" * 100_000), id="a manifest of endless lists"),
     pytest.param(MANIFEST, lambda path: path.write_bytes(b"\xff\xfe"), id="a manifest that is not text"),
 ]
 
@@ -189,9 +190,30 @@ def test_damage_is_found_and_named_and_the_older_checkpoint_is_taken(tmp_path, f
     damage(newest / file)
     with pytest.raises(CheckpointError, match=str(newest / file)):
         verify_checkpoint(newest)
-    older = latest_checkpoint(tmp_path)
+    told = []
+    older = latest_checkpoint(tmp_path, told.append)
     assert older.step == 1
     assert older.tensors("text")["w"].unique().tolist() == [1.0]
+    (warning,) = told
+    assert warning.startswith(str(newest / file))
+    assert warning.endswith("; the checkpoint of step 1 is taken instead")
+
+
+def test_a_whole_checkpoint_is_taken_without_a_warning_about_older_ones(tmp_path):
+    flip(save(tmp_path, 1) / "text.safetensors", -1)
+    save(tmp_path, 2)
+    told = []
+    assert latest_checkpoint(tmp_path, told.append).step == 2
+    assert told == []
+
+
+def test_folders_of_other_names_are_neither_taken_nor_removed(tmp_path):
+    mine = {tmp_path / name for name in ("step-abc", "step-00000003 (copy)", "step-7")}
+    for folder in mine:
+        folder.mkdir()
+    assert latest_checkpoint(tmp_path) is None
+    save(tmp_path, 1, 2, keep_last=1)
+    assert set(tmp_path.iterdir()) == {*mine, tmp_path / "step-00000002"}
 
 
 def test_a_manifest_of_the_wrong_shape_is_named_and_the_older_checkpoint_is_taken(tmp_path):

@@ -86,10 +86,27 @@ def test_a_saved_recipe_that_cannot_be_read_any_more_is_told_in_one_line(tmp_pat
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"recipe": {}}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"recipe": {}}', "[" * 100_000], ids=["half", "list", "little", "deep"])
 def test_a_damaged_manifest_is_refused_by_name(tmp_path, text):
     (tmp_path / RUN_MANIFEST).write_text(text, encoding="utf-8")
     with pytest.raises(CheckpointError, match=rf"{RUN_MANIFEST}: damaged, cannot resume"):
+        check(tmp_path, manifest_of())
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", [f".{RUN_MANIFEST}.writing", ".lock"])
+def test_what_a_start_leaves_that_was_killed_is_in_nobodys_way(tmp_path, name, resume):
+    (tmp_path / name).write_text("{")
+    check(tmp_path, manifest_of(), resume)
+    claim(tmp_path, manifest_of())
+    check(tmp_path, manifest_of())
+    assert RUN_MANIFEST in {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("name", [".writing", "my.writing", "notes.lock", ".lock.txt"])
+def test_a_folder_of_other_files_is_refused_even_to_resume(tmp_path, name):
+    (tmp_path / name).write_text("")
+    with pytest.raises(RecipeError, match=f"is not empty; .*it holds no {RUN_MANIFEST}"):
         check(tmp_path, manifest_of())
 
 

@@ -131,19 +131,38 @@ def test_an_empty_file_has_no_records(tmp_path):
     assert list(read_lines(tmp_path / "log.jsonl")) == []
 
 
-def test_a_full_disk_is_named(tmp_path):
+def test_of_a_file_that_is_shorter_than_remembered_whole_lines_are_kept(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 0}\n{"step": 1, "lo')
+    log = JsonLines(path)
+    log.cut(100)
+    log.write({"step": 2})
+    assert list(read_lines(path)) == [{"step": 0}, {"step": 2}]
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000], ids=["broken", "deep"])
+def test_a_line_that_is_not_json_is_named(tmp_path, text):
+    path = tmp_path / "log.jsonl"
+    path.write_text(f'{{"step": 0}}\n{text}\n')
+    with pytest.raises(ValueError, match="line 2: "):
+        list(read_lines(path))
+
+
+def test_a_full_disk_is_named_and_leaves_whole_lines_only(tmp_path):
     script = (
-        "import resource, signal, sys; from pathlib import Path; from copd.runs.runlog import JsonLines\n"
+        "import os, resource, signal, sys; from pathlib import Path; from copd.runs.runlog import JsonLines\n"
         "from copd.errors import CheckpointError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "log = JsonLines(Path(sys.argv[1])); log.write({'step': 0})\n"
         "try: log.write({'text': 'x' * 1000})\n"
         "except CheckpointError as error: print(error)\n"
+        "assert log.size == os.stat(sys.argv[1]).st_size\n"
+        "log.write({'step': 1}); log.close()\n"
     )
     path = tmp_path / "log.jsonl"
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
     assert f"{path}: cannot be written: " in done.stdout
-    assert next(read_lines(path)) == {"step": 0}
+    assert list(read_lines(path)) == [{"step": 0}, {"step": 1}]
 
 
 def test_a_whole_file_is_written_at_once_and_read_back(tmp_path):

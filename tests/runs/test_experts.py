@@ -1,0 +1,52 @@
+"""Which checkpoint of another run experts are taken from."""
+
+import json
+
+import pytest
+import torch
+
+from copd.errors import RecipeError
+from copd.runs.checkpoint import save_checkpoint
+from copd.runs.experts import expert_checkpoint
+from copd.runs.runlog import RUN_MANIFEST
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of two experts with checkpoints after 1, 2 and 3 steps of RLVR."""
+    (tmp_path / RUN_MANIFEST).write_text(json.dumps({"trajectory": "abc"}))
+    for step in (1, 2, 3):
+        states = {name: {"w": torch.full((3,), float(step))} for name in ("text", "image")}
+        save_checkpoint(tmp_path / "checkpoints", step, states, {"only_rlvr": True}, 9)
+    return tmp_path
+
+
+def taken(run, at_most=9):
+    told = []
+    return expert_checkpoint(run, "abc", ["text"], at_most, told.append).step, told
+
+
+@pytest.mark.parametrize(("at_most", "step"), [(9, 3), (3, 3), (2, 2), (1, 1)])
+def test_the_newest_of_at_most_so_many_steps_is_taken(run, at_most, step):
+    assert taken(run, at_most) == (step, [])
+
+
+def test_a_damaged_one_is_passed_over_and_told(run):
+    path = run / "checkpoints" / "step-00000003" / "text.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    step, (warning,) = taken(run)
+    assert step == 2
+    assert warning == f"experts.run: passed over: {path}: damaged: size or sha256 differ from manifest.json"
+
+
+@pytest.mark.parametrize("name", ["step-abc", "step-", "step-00000003 (copy)", "step--0000001"])
+def test_folders_of_other_names_are_no_checkpoints(run, name):
+    (run / "checkpoints" / name).mkdir()
+    assert taken(run) == (3, [])
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "[" * 100_000], ids=["half", "list", "empty", "deep"])
+def test_a_damaged_manifest_of_a_run_is_refused_by_name(run, text):
+    (run / RUN_MANIFEST).write_text(text)
+    with pytest.raises(RecipeError, match=rf"experts\.run: .*{RUN_MANIFEST}: no manifest of a run"):
+        taken(run)

@@ -1,0 +1,158 @@
+"""What a run writes down about real branches: no damaged checkpoint, and records that go with the last whole one."""
+
+import asyncio
+import os
+from functools import partial
+
+import pytest
+import torch
+
+from copd.backends.local import LocalBranch
+from copd.branch import Branch, ObjectiveSettings, SamplingSettings
+from copd.maths.distill import clamped_delta
+from copd.model.learner import Learner
+from copd.runs.checkpoint import latest_checkpoint
+from copd.runs.observer import RunObserver
+from copd.runs.runlog import read_lines
+from copd.schedule import Schedule, Stretch
+from copd.sections import CheckpointSection, EvaluationSection
+from copd.tasks.digits import Digits
+
+METRICS = {"skipped": 0.0, "grad_norm": 0.5}
+
+
+class Listener:
+    """Hears what the observer shows to a person."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def updated(self, branch, step, position, metrics):
+        pass
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+
+@pytest.fixture
+def listener():
+    return Listener()
+
+
+@pytest.fixture
+def branches(policy):
+    def make(name, index):
+        twin = policy.clone()
+        settings = ObjectiveSettings(delta=partial(clamped_delta, bound=5.0))
+        sampling = SamplingSettings(seed=0, max_new_tokens=4, temperature=1.0)
+        learner = Learner(twin, learning_rate=1e-3)
+        return Branch(name, index, twin, {name: Digits(name)}, sampling, field=name, learner=learner, settings=settings)
+
+    return {name: make(name, index) for index, name in enumerate(("text", "image"))}
+
+
+@pytest.fixture
+def observe(tmp_path, branches, listener):
+    """An observer of a run of nine steps of RLVR that saves after each."""
+    return lambda: RunObserver(
+        tmp_path,
+        {name: LocalBranch(branch) for name, branch in branches.items()},
+        list(branches),
+        Schedule(cycles=1, rl_steps=9, opd_steps=0),
+        [],
+        evaluation=EvaluationSection(),
+        checkpoint=CheckpointSection(every_steps=1),
+        display=listener,
+    )
+
+
+def go_on(observer, branches, step):
+    """Both branches make a step, and meet."""
+    for name in branches:
+        observer.updated(name, step, METRICS)
+    schedule = Schedule(cycles=1, rl_steps=9, opd_steps=0)
+    here = schedule.position(step)
+    asyncio.run(observer.met(Stretch(here.phase, range(step, step + 1), here)))
+
+
+def poison(branch, value, what):
+    """A single number of a branch's weights, or of its optimizer's state."""
+    parameter = list(branch.learner.named_parameters.values())[-1]
+    tensor = parameter.detach() if what == "weight" else torch.zeros_like(parameter)
+    if what != "weight":
+        branch.learner.optimizer.state[parameter] = {"step": torch.tensor(1.0), "exp_avg": tensor, "exp_avg_sq": tensor}
+    tensor.view(-1)[-1] = value
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("what", ["weight", "moment"])
+def test_a_branch_that_is_not_finite_is_never_saved_and_the_older_checkpoint_stays(
+    observe, branches, listener, tmp_path, value, what
+):
+    observer = observe()
+    go_on(observer, branches, 0)
+    poison(branches["image"], value, what)
+    go_on(observer, branches, 1)
+    observer.close()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    saved = latest_checkpoint(tmp_path / "checkpoints")
+    assert all(tensor.isfinite().all() for name in branches for tensor in saved.tensors(name).values())
+    (warning,) = listener.warnings
+    assert warning.startswith("no checkpoint after step 2: ")
+    assert "image" in warning
+
+
+def test_a_step_that_was_skipped_is_told_with_its_branch(observe, listener):
+    observer = observe()
+    observer.updated("image", 3, {**METRICS, "skipped": 1.0})
+    observer.close()
+    assert listener.warnings == [
+        "branch image skipped step 4: a log-prob, loss or gradient was not finite",
+    ]
+
+
+def test_records_are_on_disk_before_a_checkpoint_notes_how_long_they_are(observe, branches, tmp_path, monkeypatch):
+    order, fsync = [], os.fsync
+
+    def noted(descriptor):
+        order.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    observer = observe()
+    monkeypatch.setattr(os, "fsync", noted)
+    go_on(observer, branches, 0)
+    observer.close()
+    records = [(tmp_path / name).stat().st_ino for name in ("metrics.jsonl", "samples.jsonl")]
+    manifest = (latest_checkpoint(tmp_path / "checkpoints").folder / "manifest.json").stat().st_ino
+    assert max(order.index(record) for record in records) < order.index(manifest)
+
+
+def test_a_record_shorter_than_its_checkpoint_noted_is_told_and_goes_on_in_whole_lines(
+    observe, branches, listener, tmp_path
+):
+    observer = observe()
+    go_on(observer, branches, 0)
+    observer.close()
+    metrics = tmp_path / "metrics.jsonl"
+    size = metrics.stat().st_size
+    os.truncate(metrics, size - 10)
+    observer = observe()
+    asyncio.run(observer.resume(latest_checkpoint(tmp_path / "checkpoints")))
+    (warning,) = listener.warnings
+    assert warning.startswith(f"{metrics}: has {size - 10} bytes where the checkpoint of step 1 noted {size}")
+    go_on(observer, branches, 1)
+    observer.close()
+    assert [(line["step"], line["branch"]) for line in read_lines(metrics)] == [(0, "text"), (1, "text"), (1, "image")]
+
+
+def test_records_of_their_checkpoints_length_or_longer_go_on_without_a_warning(observe, branches, listener, tmp_path):
+    observer = observe()
+    go_on(observer, branches, 0)
+    for name in branches:
+        observer.updated(name, 1, METRICS)
+    observer.close()
+    observer = observe()
+    asyncio.run(observer.resume(latest_checkpoint(tmp_path / "checkpoints")))
+    observer.close()
+    assert listener.warnings == []
+    assert {line["step"] for line in read_lines(tmp_path / "metrics.jsonl")} == {0}
