@@ -13,6 +13,7 @@ from copd.config import Recipe
 from copd.data import make_rows
 from copd.errors import RecipeError
 from copd.maths.distill import clamped_delta, masked_delta, proximal_delta
+from copd.measure.health import Health
 from copd.model.encode import Encoder
 from copd.model.learner import Learner
 from copd.model.load import compute_on, model_folder
@@ -27,6 +28,7 @@ from copd.tasks.asked import Asked
 from copd.tasks.digits import Digits
 from copd.tasks.mixture import Mixture
 from copd.tasks.rows import Rows
+from copd.topology import Edge
 from copd.types import Problem, Rollouts, Split, Task
 
 PROBED_PROBLEMS, PROBED_ROWS = 64, 8
@@ -160,6 +162,14 @@ def make_objectives(recipe: Recipe, base: Policy) -> ObjectiveSettings:
         mask_truncated=grpo.mask_truncated,
         reference=Reference(base, grpo.kl_coefficient) if grpo.kl_coefficient else None,
     )
+
+
+def make_health(recipe: Recipe, edges: Sequence[Edge]) -> Health:
+    """The guards of a run whose branches teach one another along these edges."""
+    devices = [branch.device or recipe.model.device for branch in recipe.branches.values()]
+    in_half = any(compute_on(device, recipe.model.dtype)[1] is not None for device in devices)
+    taught = [(edge.student, edge.teacher) for edge in edges]
+    return Health(taught, clamps=recipe.opd.bound != "proximal", in_half=in_half)
 
 
 def make_grader(recipe: Recipe, warn: Callable[[str], None]) -> Grader:

@@ -266,7 +266,9 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 def _explain(detail: Mapping[str, Any]) -> str:
     tagged = [str(key) for key in detail["loc"]]
-    path = [key for key in tagged if not key.startswith(TASK_TAG)]
+    path = [key for key in tagged[:-1] if not key.startswith(TASK_TAG)]
+    if detail["type"] == "extra_forbidden" or not tagged[-1:] or not tagged[-1].startswith(TASK_TAG):
+        path += tagged[-1:]
     where = ".".join(path) or "recipe"
     if detail["type"] == "unknown_kind":
         return f"{where}.kind: {detail['msg']}, found {_short(detail['input']['kind'])}"
@@ -289,9 +291,12 @@ def _explain(detail: Mapping[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     """A value as it may stand in a message, however large it is."""
-    return (
-        "a number of very many digits" if isinstance(value, int) and value.bit_length() > 256 else repr(str(value)[:80])
-    )
+    if isinstance(value, int) and value.bit_length() > 256:
+        return "a number of very many digits"
+    try:
+        return repr(str(value)[:80])
+    except ValueError:
+        return "something with a number of very many digits"
 
 
 def _known_names(parents: Sequence[str]) -> list[str]:

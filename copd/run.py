@@ -21,6 +21,7 @@ from copd.assemble import (
     data_warnings,
     load_policy,
     make_grader,
+    make_health,
     make_tasks,
 )
 from copd.backends.local import finish
@@ -31,6 +32,7 @@ from copd.files import sha256
 from copd.maths import merge as merges
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
+from copd.measure.health import MANY_CUT
 from copd.model.export import save_policy
 from copd.model.load import FETCHED, loader_of, model_folder, read_config
 from copd.names import BASE, MERGED
@@ -47,9 +49,6 @@ from copd.runs.runlog import ANSWERS, read_lines, write_lines
 from copd.runs.trackers import check_trackers, open_trackers
 from copd.schedule import Phase
 from copd.types import Answering, BranchHandle, Split, Task
-
-MANY_CUT = 0.5
-"""The share of the base's responses in a field that the length limit may cut without a warning."""
 
 
 def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False, screen: Screen | None = None) -> Path:
@@ -131,6 +130,7 @@ class _Run:
             checkpoint=self.recipe.checkpoint,
             handovers=handovers(self.recipe),
             display=self.screen,
+            health=make_health(self.recipe, self.plan.edges),
             trackers=open_trackers(self.recipe.trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
         )
         try:
@@ -146,7 +146,7 @@ class _Run:
             await observer.resume(self.checkpoint)
         else:
             observer.restart()
-            self._warn_of_cuts(await observer.measure(-1, "start"))
+            self._warn_of_cuts(observer, await observer.measure(-1, "start"))
             await observer.validate(-1)
             if self.experts:
                 start = self.experts.step
@@ -155,15 +155,13 @@ class _Run:
         self.screen.started(start, self.place.peak_bytes)
         await self._method(handles, observer, start)
 
-    def _warn_of_cuts(self, start: Behaviour) -> None:
+    def _warn_of_cuts(self, observer: RunObserver, start: Behaviour) -> None:
         """All branches stand at the base: what the length limit does to its responses, it does to all of them."""
         limit = self.recipe.sampling.max_new_tokens
         for task, share in next(iter(start.cut_rate.values())).items():
             if share > MANY_CUT:
-                self.screen.warn(
-                    f"sampling.max_new_tokens={limit} cuts {share:.0%} of the base's responses in {task}, which then "
-                    "earn 0"
-                )
+                said = f"sampling.max_new_tokens={limit} cuts {share:.0%} of the base's responses in {task}"
+                observer.warn(-1, "length", f"{said}, which then earn 0")
 
     async def _method(self, handles: Mapping[str, BranchHandle], observer: RunObserver, start: int) -> None:
         method, plan = self.recipe.method, self.plan
@@ -212,7 +210,8 @@ class _Run:
         table = tabulate(answers, settings.pass_at)
         write_lines(self.folder / ANSWERS, [a.as_record() for a in answers])
         made_for = {"product": self.plan.model} if self.plan.model else {}
-        observer.note("ledger", last, **observer.ledger.as_record(), planned_rollouts=self.plan.rollouts, **made_for)
+        spent = {**observer.ledger.as_record(), **observer.saving.as_record()}
+        observer.note("ledger", last, **spent, planned_rollouts=self.plan.rollouts, **made_for)
         observer.note("result", last, table=[cell.as_record() for cell in table])
         for warning in data_warnings(self.tasks):
             if warning not in self.warnings:

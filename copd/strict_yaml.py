@@ -10,7 +10,7 @@ import yaml
 
 from copd.errors import RecipeError
 
-INTEGER, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+INTEGER, FLOAT, TEXT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:str"
 ODD_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[^.]*:.*)")
 """012, which YAML reads as 10, and 1:30, which it reads as 90."""
 
@@ -29,7 +29,7 @@ def parse_yaml(text: str, source: str) -> Any:
                 )
     try:
         return _StrictLoader(text).get_single_data()
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         raise RecipeError(f"{source}: not valid YAML: {error}") from None
     except RecursionError:
         raise RecipeError(f"{source}: lists or mappings are nested too deeply") from None
@@ -38,12 +38,12 @@ def parse_yaml(text: str, source: str) -> Any:
 def _scan(text: str, source: str) -> list[Any]:
     try:
         return list(yaml.scan(text, Loader=_StrictLoader))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise RecipeError(f"{source}: not valid YAML: {error}") from None
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, and numbers that it would read in base 8 or 60."""
+    """Safe YAML that refuses a key given twice, half of a character, and numbers that it would read in base 8 or 60."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
@@ -54,6 +54,15 @@ class _StrictLoader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        text = self.construct_yaml_str(node)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            said = "not valid Unicode: half of a surrogate pair; write the whole character, or \\U and eight digits"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from None
+        return text
+
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         if ODD_NUMBER.fullmatch(node.value):
             said = f"{node.value} is no decimal number; quote it if it is meant as a text"
@@ -61,5 +70,6 @@ class _StrictLoader(yaml.SafeLoader):
         return self.construct_yaml_int(node) if node.tag == INTEGER else self.construct_yaml_float(node)
 
 
+_StrictLoader.add_constructor(TEXT, _StrictLoader.construct_text)
 _StrictLoader.add_constructor(INTEGER, _StrictLoader.construct_number)
 _StrictLoader.add_constructor(FLOAT, _StrictLoader.construct_number)

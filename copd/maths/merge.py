@@ -115,6 +115,8 @@ def slerp(first: Tensor, second: Tensor, *, t: float) -> Tensor:
 
 
 def _slerp_by_weights(branches: Sequence[Tensor], weights: Sequence[float] | None) -> Tensor:
+    if len(branches) != 2:
+        raise ValueError(f"method 'slerp' merges two branches, found {len(branches)}")
     first, second = branches
     return slerp(first, second, t=0.5 if weights is None else weights[1] / math.fsum(weights))
 
@@ -137,15 +139,31 @@ def merge(
 ) -> dict[str, Tensor]:
     """K branches merged by a method of `MERGES` under its settings. {name: tensor}, tied weights once, under one name.
 
-    Raises ValueError, naming the tensor, as `check_mergeable` does, and where the method needs a base and has none.
+    Raises ValueError, naming the tensor, as `check_mergeable` and `merge_tensor` do, and where the method needs a base
+    and has none.
     """
     check_mergeable(branches, base)
     if method in NEED_BASE and base is None:
         raise ValueError(f"method {method!r} needs the base that the branches started from")
     return {
-        name: MERGES[method](name, [branch[name] for branch in branches], base and base[name], **settings)
+        name: merge_tensor(method, name, [b[name] for b in branches], None if base is None else base[name], **settings)
         for name in branches[0]
     }
+
+
+def merge_tensor(method: str, name: str, branches: Sequence[Tensor], base: Tensor | None, **settings: Any) -> Tensor:
+    """One tensor of each branch merged by a method of `MERGES`, the base given where the method needs it.
+
+    Raises ValueError, naming the tensor, where the result is beyond the numbers of its type.
+    """
+    try:
+        merged = MERGES[method](name, branches, base, **settings)
+    except (RuntimeError, OverflowError) as error:
+        if "overflow" not in str(error):
+            raise
+        raise ValueError(f"{name!r} cannot be merged: the weights or the scale are too large") from None
+    check_finite(name, merged, f"the merge by {method!r}: its values, the weights or the scale are too large")
+    return merged
 
 
 def mean(branches: Sequence[Weights]) -> dict[str, Tensor]:

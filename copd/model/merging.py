@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from copd.errors import MergeError, ModelFolderError
-from copd.maths.merge import MERGES, NEED_BASE, check_alike, check_finite, check_one_type
+from copd.maths.merge import NEED_BASE, check_alike, check_finite, check_one_type, merge_tensor
 from copd.model.load import load_processor, loader_of, read_config
 from copd.model.vocabulary import PROMPTS, TOKENIZER, first_difference
 
@@ -160,9 +160,9 @@ class MergedFolders(Mapping[str, Tensor]):
         try:
             for label, tensor in read:
                 check_finite(name, tensor, label)
+            return merge_tensor(self.method, name, branches, base, **self.settings)
         except ValueError as error:
             raise MergeError(str(error)) from error
-        return MERGES[self.method](name, branches, base, **self.settings)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.layout)

@@ -25,6 +25,7 @@ STRONGEST_DELTA = 3.0
 FAINTEST_DELTA = 0.05
 """Nats below which a token has none."""
 MOST_DISPUTED = 10
+MOST_WARNINGS = 100
 SHOWN_CHARACTERS = 1_200
 """Of a prompt, and of an answer in the history."""
 COUNTS = ("rollouts", "tokens_generated", "tokens_scored", "tokens_trained")
@@ -162,6 +163,12 @@ def poor_teachers(run: RunRecord) -> tuple[int, int]:
     return sum(look["teacher_accuracy"] <= look["student_accuracy"] for look in looks), len(looks)
 
 
+def warnings(run: RunRecord) -> tuple[list[tuple[int, str, str]], int]:
+    """Steps done, guard and message of the first `MOST_WARNINGS` warnings, and how many more there were."""
+    given = [(warning["step"] + 1, warning["guard"], warning["message"]) for warning in run.events("warning")]
+    return given[:MOST_WARNINGS], max(0, len(given) - MOST_WARNINGS)
+
+
 def ledger_rows(run: RunRecord) -> list[dict[str, Any]]:
     """What each branch spent in each phase, the seconds also as shares of the longest row."""
     if run.ledger is None:
@@ -179,7 +186,8 @@ def ledger_rows(run: RunRecord) -> list[dict[str, Any]]:
 def time_spent(run: RunRecord) -> dict[str, float]:
     """Seconds of this run by activity over all branches, the rest of the clock, and the critical path.
 
-    `adopted` are those that experts taken over from another run had been trained for there.
+    `adopted` are those that experts taken over from another run had been trained for there; `saving` and
+    `between_saves` are those of the process that finished the run.
     """
     before, ledger = run.adopted, run.ledger or {"spent": {}, "critical_path": {}}
     all_of, not_here = (_seconds(record["spent"]) for record in (ledger, before))
@@ -187,7 +195,8 @@ def time_spent(run: RunRecord) -> dict[str, float]:
     path = sum(ledger["critical_path"].values()) - sum(before["critical_path"].values())
     training = sum(spent.values())
     rest = {"training": training, "clock": run.seconds, "rest": run.seconds - training, "critical_path": path}
-    return {**spent, **rest, "adopted": sum(not_here.values())}
+    saving = {"saving": ledger.get("save_seconds", 0.0), "between_saves": ledger.get("between_saves_seconds", 0.0)}
+    return {**spent, **rest, **saving, "adopted": sum(not_here.values())}
 
 
 def _seconds(spent: Spent) -> dict[str, float]:

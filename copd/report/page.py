@@ -23,6 +23,7 @@ SECTIONS = {
     "result": "Result",
     "behaviour": "Behaviour",
     "training": "Training",
+    "warnings": "Warnings",
     "time": "Where the time went",
     "samples": "Samples",
     "configuration": "Configuration",
@@ -63,7 +64,7 @@ def write_comparison(folders: Sequence[Path], out: Path | None = None) -> Path:
 
 def _run_page(run: RunRecord) -> dict[str, Any]:
     own, ledger = single(run), contents.ledger_rows(run)
-    parts = {"time": ledger, "samples": own["problems"]}
+    parts = {"warnings": own["warnings"], "time": ledger, "samples": own["problems"]}
     return {
         "run": run,
         "own": own,

@@ -28,11 +28,14 @@ def single(run: RunRecord, among: int = 1) -> dict[str, Any]:
     poor, looked = contents.poor_teachers(run)
     problems = contents.sampled_problems(run, contents.MOST_MEDIA_BYTES // among) if run.samples else []
     owner = f"{run.label}: " if among > 1 else ""
+    warnings, more_warnings = contents.warnings(run)
     return {
         "run": run,
         "behaviour_figures": _behaviour_figures(run, owner),
         "training_figures": _training_figures(run, owner),
         "matrices": contents.matrices(run),
+        "warnings": warnings,
+        "more_warnings": more_warnings,
         "poor": poor,
         "looked": looked,
         "problems": problems,

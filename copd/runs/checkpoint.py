@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,10 @@ def verify_checkpoint(folder: Path) -> Checkpoint:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest.pop("sha256") != _seal(manifest):
             raise ValueError("its contents differ from its sha256")
-        files, branches = dict(manifest["files"]), tuple(manifest["branches"])
-        checkpoint = Checkpoint(folder, int(manifest["step"]), dict(manifest["notes"]), branches)
+        files, branches = dict(manifest["files"]), tuple(map(_plain, manifest["branches"]))
+        checkpoint = Checkpoint(folder, index(manifest["step"]), dict(manifest["notes"]), branches)
+        for name in files:
+            _plain(name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: missing, damaged or not a manifest: {error}") from error
     for name, expected in files.items():
@@ -136,6 +139,14 @@ def verify_checkpoint(folder: Path) -> Checkpoint:
         if found != expected:
             raise CheckpointError(f"{folder / name}: damaged: size or sha256 differ from {MANIFEST}")
     return checkpoint
+
+
+def _plain(name: str) -> str:
+    """The name of a file in the folder; raises ValueError or TypeError for one that leads elsewhere or nowhere."""
+    if Path(name).name != name or "\0" in name:
+        raise ValueError(f"{name!r} is no name of a file in it")
+    name.encode()
+    return name
 
 
 def _name(step: int) -> str:

@@ -8,12 +8,15 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from copd.errors import CheckpointError
 from copd.measure.behaviour import Behaviour, measure_behaviour
 from copd.measure.evaluate import Accuracy, evaluate
+from copd.measure.health import Health
 from copd.measure.ledger import Ledger
 from copd.runs.checkpoint import Checkpoint, save_checkpoint
 from copd.runs.media import keep_media
-from copd.runs.runlog import JsonLines
+from copd.runs.runlog import JsonLines, read_lines
+from copd.runs.saving import SAVES, Saving
 from copd.runs.trackers import Log, numbers_of
 from copd.schedule import Phase, Position, Schedule, Stretch
 from copd.sections import CheckpointSection, EvaluationSection
@@ -52,9 +55,12 @@ class RunObserver:
         handovers: Collection[int] = (),
         display: Display,
         trackers: Sequence[Log] = (),
+        health: Health | None = None,
     ) -> None:
         self.meet_every, self.meet_after = checkpoint.every_steps, handovers
         self.ledger = Ledger()
+        self.saving = Saving(folder / SAVES)
+        self._health = health or Health()
         self._folder = folder
         self._branches = branches
         self._fields = list(fields)
@@ -75,8 +81,6 @@ class RunObserver:
         if all(len(self._held_back[earlier]) == len(self._branches) for earlier in self._held_back if earlier <= step):
             self._note_updates(step)
         self._display.updated(branch, step, here, metrics)
-        if metrics["skipped"]:
-            self._display.warn(f"branch {branch} skipped step {step + 1}: a log-prob, loss or gradient was not finite")
 
     def _note_updates(self, last: int) -> None:
         """Note all updates up to a step, in the order of steps and branches, whichever branch was first."""
@@ -113,15 +117,10 @@ class RunObserver:
         return behaviour
 
     def _compare_teachers(self, step: int, behaviour: Behaviour) -> None:
-        """Note teacher and student accuracy on the teacher's field; warn of a teacher that is no better."""
+        """Note teacher and student accuracy on the teacher's field."""
         for edge in self._edges:
             teacher, student = (behaviour.accuracy[name][edge.teacher] for name in (edge.teacher, edge.student))
             self.note("teaching", step, **vars(edge), teacher_accuracy=teacher, student_accuracy=student)
-            if teacher <= student and step >= 0:
-                self._display.warn(
-                    f"after step {step + 1}, {edge.teacher} teaches {edge.student} but is no better on its own field: "
-                    f"{teacher:.2f} against {student:.2f} on {self._evaluation.behaviour_problems} validation problems"
-                )
 
     async def validate(self, step: int) -> None:
         """Greedy accuracy of every branch on every field, on validation problems."""
@@ -136,19 +135,31 @@ class RunObserver:
         self._display.evaluated(table)
 
     def note(self, event: str, step: int, **values: Any) -> None:
-        """Append one event to `metrics.jsonl`; `seconds` since the start of this process is the only clock in it."""
+        """Append one event to `metrics.jsonl`, and the warnings that it gives cause to.
+
+        `seconds` since the start of this process is the only clock that this adds.
+        """
         seconds = round(time.perf_counter() - self._started, 3)
         record = {"event": event, "step": step, "seconds": seconds, **values}
         self._metrics.write(record)
         for tracker in self._trackers:
             tracker.log(step, numbers_of(record))
+        for fault in self._health.see(record):
+            self.warn(step, fault.guard, fault.message, branch=fault.branch)
+
+    def warn(self, step: int, guard: str, message: str, **where: Any) -> None:
+        """Note a warning, and show it, that the run goes on from; whether it is given must not depend on a clock."""
+        self.note("warning", step, guard=guard, message=message, **where)
+        self._display.warn(message if step < 0 else f"after step {step + 1}: {message}")
 
     async def _save(self, steps_done: int, counts: Mapping[str, Mapping[str, float]]) -> None:
+        self.saving.begins()
         states = dict(zip(self._branches, await gather(*(b.state() for b in self._branches.values())), strict=True))
         if damaged := [
             name for name, tensors in states.items() if not all(t.isfinite().all() for t in tensors.values())
         ]:
-            self._display.warn(f"no checkpoint after step {steps_done}: weights of {damaged[0]} are not finite")
+            said = f"weights of branch {damaged[0]} are not finite: no checkpoint after this step"
+            self.warn(steps_done - 1, "checkpoint", said, branch=damaged[0])
             return
         notes = {
             "counts": counts,
@@ -160,7 +171,10 @@ class RunObserver:
         root = self._folder / "checkpoints"
         self._metrics.sync()
         self._samples.sync()
-        save_checkpoint(root, steps_done, states, notes, self._keep_last, beside=self.meet_after)
+        saved = save_checkpoint(root, steps_done, states, notes, self._keep_last, beside=self.meet_after)
+        self.saving.ended(saved, steps_done)
+        if costly := self.saving.warning():
+            self._display.warn(costly)
 
     def close(self) -> None:
         """Nothing more will be noted."""
@@ -169,6 +183,7 @@ class RunObserver:
             tracker.close()
         self._metrics.close()
         self._samples.close()
+        self.saving.close()
 
     def restart(self) -> None:
         """Forget what an attempt without a checkpoint has written."""
@@ -195,3 +210,13 @@ class RunObserver:
                     f"{checkpoint.notes[noted]}: what it told of earlier steps is incomplete"
                 )
             lines.cut(checkpoint.notes[noted])
+        self._recall()
+
+    def _recall(self) -> None:
+        """Show the guards what has been noted; what they find has been said before."""
+        path = self._metrics.path
+        try:
+            for event in read_lines(path):
+                self._health.see(event)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{path}: damaged, cannot resume: {error!r}") from error

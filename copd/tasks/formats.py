@@ -19,6 +19,7 @@ import base64
 import binascii
 import math
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -171,7 +172,7 @@ def _easyr1(raw: Raw, rules: RowRules) -> Raw:
     if declared is not None:
         present = {"text"} if not raw.get("images") and not raw.get("videos") else set()
         present |= {name for name in ("image", "video") if raw.get(f"{name}s")}
-        if declared not in present:
+        if declared not in [*present]:
             raise BadRow(f"data_type is {declared!r} but the row holds {' and '.join(sorted(present))}")
     answer = _unwrapped(raw["answer"], rules)
     name = raw.get("problem_id") if raw.get("id") is None else raw["id"]
@@ -278,6 +279,6 @@ def _id(value: Any) -> str | None:
 def _fps(value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise BadRow(f"fps is {str(value)[:40]}; accepted: a number above 0")
     return float(value)

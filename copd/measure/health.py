@@ -1,0 +1,182 @@
+"""Guards against the known silent failures of the method (docs/metrics.md), from the lines of the record alone.
+
+What they find depends on nothing but the events and their order: a resumed run, which shows them its record again,
+warns of what a run that was never stopped warns of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
+from statistics import fmean, median
+from typing import Any, NamedTuple
+
+WINDOW = 10
+"""Updates over which a value is judged; a guard that has fired may fire again after as many without cause."""
+COLLAPSED = 0.05
+"""Share of its first value below which a branch's entropy has collapsed, where its reward does not rise."""
+SOLVED = 0.9
+"""Reward from which little entropy is what learning leads to."""
+MANY_CUT = 0.5
+"""Share of a part's responses, or of the base's in a field, that the length limit may cut."""
+MANY_CLAMPED = 0.1
+"""Share of a teacher's deltas that the bound may change."""
+MISMATCH, MISMATCH_IN_HALF = 1e-3, 0.05
+"""Nats a token by which sampler and trainer may differ on average, in float32 and under autocast."""
+FAR = 10.0
+"""Factor between a branch's gradient norm and the median of its peers' beyond which they are not alike."""
+
+
+class Fault(NamedTuple):
+    """What a guard has found in a branch, in one line."""
+
+    guard: str
+    branch: str
+    message: str
+
+
+class _Look(NamedTuple):
+    """One judgement: what a guard looked at, whether it is bad, what is then said.
+
+    After `forgotten_after` good looks in a row the guard may fire again.
+    """
+
+    guard: str
+    branch: str
+    about: str
+    is_bad: bool
+    said: str
+    forgotten_after: int = WINDOW
+
+
+class Health:
+    """Sees the events of a run in their order and tells what goes wrong, once until it has recovered.
+
+    `edges` are pairs of student and teacher. `clamps` says whether the deltas' bound leaves most of them as they are,
+    `in_half` whether a branch computes under autocast.
+    """
+
+    def __init__(self, edges: Collection[tuple[str, str]] = (), *, clamps: bool = True, in_half: bool = False) -> None:
+        self._edges = frozenset(edges)
+        self._clamps = clamps
+        self._mismatch = MISMATCH_IN_HALF if in_half else MISMATCH
+        self._values: dict[tuple[str, str], deque[float]] = defaultdict(partial(deque, maxlen=2 * WINDOW))
+        self._first_entropy: dict[str, float] = {}
+        self._norms: dict[str, dict[int, float]] = defaultdict(dict)
+        self._good_looks: dict[tuple[str, str, str], int] = {}
+
+    def see(self, event: Mapping[str, Any]) -> list[Fault]:
+        """The faults that this event reveals. Numbers that are not finite may stand in it as such or as None."""
+        if event["event"] == "update":
+            numbers = {name: value for name, value in event.items() if _is_finite(value)}
+            looks = self._update(event["branch"], event["step"], numbers)
+        elif event["event"] == "behaviour":
+            looks = self._overlap(event["overlap"], event["chance"])
+        elif event["event"] == "teaching" and event["step"] >= 0:
+            looks = self._teaching(event)
+        else:
+            return []
+        return [Fault(look.guard, look.branch, look.said) for look in looks if self._fires(look)]
+
+    def _fires(self, look: _Look) -> bool:
+        key = (look.guard, look.branch, look.about)
+        has_fired = key in self._good_looks
+        if look.is_bad:
+            self._good_looks[key] = 0
+        elif has_fired:
+            self._good_looks[key] += 1
+            if self._good_looks[key] >= look.forgotten_after:
+                del self._good_looks[key]
+        return look.is_bad and not has_fired
+
+    def _update(self, branch: str, step: int, numbers: Mapping[str, float]) -> Iterator[_Look]:
+        skipped = f"branch {branch}: a log-prob, loss or gradient was not finite; the step was skipped"
+        yield _Look("skipped", branch, "", bool(numbers["skipped"]), skipped)
+        for name, value in numbers.items():
+            self._values[branch, name].append(value)
+        for name in numbers:
+            yield from self._bounds(branch, name)
+        if "native/groups_with_signal" in numbers:
+            yield from self._signal(branch)
+        if "native/entropy" in numbers:
+            yield from self._entropy(branch, numbers["native/entropy"])
+        if numbers.get("grad_norm"):
+            yield from self._norm(branch, step, numbers["grad_norm"])
+
+    def _recent(self, branch: str, name: str) -> float | None:
+        """The mean over the last updates that had this value; None where they are too few."""
+        values = [*self._values[branch, name]][-WINDOW:]
+        return fmean(values) if len(values) == WINDOW else None
+
+    def _bounds(self, branch: str, name: str) -> Iterator[_Look]:
+        """Values of a part that only have to stay below a limit."""
+        part, _, metric = name.partition("/")
+        limit, guard, said = {
+            "cut_rate": (MANY_CUT, "length", "{:.0%} of the last responses were cut; raise sampling.max_new_tokens"),
+            "clamp_rate": (
+                MANY_CLAMPED if self._clamps else 1.0,
+                "clamp",
+                "{:.0%} of the deltas are out of bounds: teacher and student are far apart; use shorter RLVR phases",
+            ),
+            "logp_mismatch": (
+                self._mismatch,
+                "mismatch",
+                "sampler and trainer differ by {:.2g} nats a token; see logp_mismatch in docs/metrics.md",
+            ),
+        }.get(metric, (math.inf, "", ""))
+        if guard and (recent := self._recent(branch, name)) is not None:
+            yield _Look(guard, branch, part, recent > limit, f"branch {branch}, {part}: {said.format(recent)}")
+
+    def _signal(self, branch: str) -> Iterator[_Look]:
+        signal, reward = (self._recent(branch, f"native/{name}") for name in ("groups_with_signal", "reward"))
+        if signal is None or reward is None:
+            return
+        stuck = {0.0: "all responses earn 0; take easier problems", 1.0: "all responses earn 1; take harder problems"}
+        why = stuck.get(reward, "the responses to a prompt all earn the same; raise sampling.rollouts_per_prompt")
+        yield _Look("reward", branch, "", signal == 0, f"branch {branch}: nothing to learn in {WINDOW} steps: {why}")
+
+    def _entropy(self, branch: str, entropy: float) -> Iterator[_Look]:
+        first, recent = self._first_entropy.setdefault(branch, entropy), self._recent(branch, "native/entropy")
+        rewards = [*self._values[branch, "native/reward"]]
+        if recent is None or len(rewards) < 2 * WINDOW:
+            return
+        before, reward = fmean(rewards[:WINDOW]), fmean(rewards[WINDOW:])
+        said = f"branch {branch}: entropy fell from {first:.2g} to {recent:.2g} nats and the reward does not rise: the "
+        said += "policy has collapsed; lower optimizer.learning_rate or raise grpo.clip_high"
+        yield _Look("entropy", branch, "", recent < COLLAPSED * first and reward <= min(before, SOLVED), said)
+
+    def _norm(self, branch: str, step: int, norm: float) -> Iterator[_Look]:
+        """Against peers, over steps that both have made; steps without a gradient are left out."""
+        kept = {at: earlier for at, earlier in self._norms[branch].items() if at > step - WINDOW}
+        own = self._norms[branch] = {**kept, step: norm}
+        common = [[theirs[at] for at in own if at in theirs] for peer, theirs in self._norms.items() if peer != branch]
+        medians = [median(norms) for norms in common if len(norms) >= WINDOW // 2]
+        if medians:
+            usual, theirs = median(own.values()), median(medians)
+            said = f"branch {branch}: its gradient norm, {usual:.2g}, is far from its peers', {theirs:.2g}; "
+            said += "one learning rate may not suit both"
+            yield _Look("gradient", branch, "", not theirs / FAR <= usual <= FAR * theirs, said)
+
+    def _overlap(self, overlap: Mapping[Any, Mapping], chance: Mapping[Any, float]) -> Iterator[_Look]:
+        """On every edge, at the largest k; the floor is the middle between chance and agreement."""
+        k = max(overlap, key=int)
+        floor = (1 + chance[k]) / 2
+        for student, teacher in sorted(self._edges):
+            found = overlap[k][student][teacher]
+            if _is_finite(found):
+                said = f"branch {student}: overlap@{k} with its teacher {teacher} is {found:.2f}, below {floor:.2f}; "
+                said += "use more OPD steps or shorter RLVR phases"
+                yield _Look("overlap", student, teacher, found < floor, said, forgotten_after=1)
+
+    def _teaching(self, event: Mapping[str, Any]) -> Iterator[_Look]:
+        student, teacher = event["student"], event["teacher"]
+        theirs, own = event["teacher_accuracy"], event["student_accuracy"]
+        said = f"{teacher} teaches {student} but is no better on its own field: {theirs:.2f} against {own:.2f} in "
+        said += "sampled answers to validation problems"
+        yield _Look("teacher", student, teacher, theirs <= own, said, forgotten_after=1)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
