@@ -17,7 +17,11 @@ __version__ = "0.1.0"
 
 
 def train(
-    recipe: Recipe | str | Path | Mapping[str, Any], out: str | Path | None = None, *, resume: bool = False
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    force: bool = False,
 ) -> Path:
     """Run a recipe to the end and return its run folder (`copd.run.train`).
 
@@ -28,4 +32,4 @@ def train(
 
     if isinstance(recipe, str | Path):
         recipe = load_recipe(recipe)
-    return run(recipe if isinstance(recipe, Recipe) else make_recipe(recipe), out, resume=resume)
+    return run(recipe if isinstance(recipe, Recipe) else make_recipe(recipe), out, resume=resume, force=force)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from copd.errors import NonFiniteError
+from copd.errors import CheckpointError, NonFiniteError
 from copd.maths.advantages import group_advantages, has_signal
 from copd.model.batching import take_rows
 from copd.model.export import save_policy
@@ -266,7 +266,9 @@ class Branch(Actor):
         return {**self.learner.state(), "version": torch.tensor(self.version)}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `state` gave."""
+        """Restore what `state` gave; raises CheckpointError naming a tensor that is missing or does not fit."""
+        if "version" not in tensors:
+            raise CheckpointError("tensor 'version' is missing")
         self.learner.load_state(tensors)
         self.version = int(tensors["version"])
 

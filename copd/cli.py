@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -14,7 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from copd.errors import CopdError, RecipeError
+from copd.errors import RecipeError
+from copd.exits import DEBUG, status_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,8 +40,14 @@ def common(
     _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    _debug: Annotated[
+        bool, typer.Option(DEBUG, help="Show the traceback of an error; it may stand anywhere in the command.")
+    ] = False,
 ) -> None:
-    """Co-Evolving Policy Distillation: several reasoning skills into one model."""
+    """Co-Evolving Policy Distillation: several reasoning skills into one model.
+
+    Exit status 0: done. 1: a failure. 2: a mistake in the command, the recipe or the data. 128 + N: ended by signal N.
+    """
 
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
@@ -47,23 +55,37 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=valu
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or a recipe of copd by name.")] = "demo",
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="A YAML file, or a recipe of copd by name; default demo, or with --resume and --out that of the run."
+        ),
+    ] = None,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/METHOD-seedSEED.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="With --resume: though recipe, data, base or versions differ; it is recorded."),
     ] = False,
 ) -> None:
     """Train by a recipe: branches, merge, evaluation, report.
 
     Try `copd train demo`, then `copd train demo method=mixed` for a baseline at the same number of rollouts.
     """
-    from copd.config import load_recipe
+    from copd.config import load_recipe, reread
+    from copd.runs.folder import saved_recipe
 
-    settings = load_recipe(*_recipe_and_changes(recipe, overrides))
+    source: str | Mapping[str, Any]
+    source, changes = _recipe_and_changes(recipe, overrides)
+    if resume and out is not None and (recipe is None or _is_change(recipe)):
+        source = saved_recipe(out, reread)
+    settings = load_recipe(source, changes)
     from copd.run import train as run  # torch is loaded only once the recipe is known to be sound
 
-    run(settings, out, resume=resume)
+    run(settings, out, resume=resume, force=force)
 
 
 @app.command()
@@ -292,27 +314,22 @@ def filter_rows(
     print(f"{out}: {len(found.kept) + passed_on} rows, for branches.{branch}.task.train")
 
 
-def _recipe_and_changes(recipe: str, overrides: list[str] | None) -> tuple[str, list[str]]:
+def _recipe_and_changes(recipe: str | None, overrides: list[str] | None) -> tuple[str, list[str]]:
     """Let the recipe be left out: a first argument such as schedule.cycles=2 changes the demo."""
     changes = overrides or []
-    return ("demo", [recipe, *changes]) if "=" in recipe and not Path(recipe).exists() else (recipe, changes)
+    if recipe is None:
+        return "demo", changes
+    return ("demo", [recipe, *changes]) if _is_change(recipe) else (recipe, changes)
+
+
+def _is_change(word: str) -> bool:
+    return "=" in word and not Path(word).exists()
 
 
 def main() -> None:
-    """Run a command; an error a user can act on is one line, with the exit status of its class."""
+    """Run a command and exit with its status."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    try:
-        app()
-    except CopdError as error:
-        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(error.exit_status)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        Console(stderr=True).print(
-            f"[red]error:[/] {escape(f'{error.filename}: {error.strerror or error}')}", soft_wrap=True
-        )
-        sys.exit(CopdError.exit_status)
+    sys.exit(status_of(app, sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -139,12 +140,13 @@ class Recipe(Section):
         return self
 
 
-def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, or one that ships with copd by its name, and apply `section.key=value` overrides.
 
-    Raises RecipeError with the path to the key, what was found and what is accepted.
+    The recipe may also be given as nested mappings, which are left as they are. Raises RecipeError with the path to the
+    key, what was found and what is accepted.
     """
-    data = parse_yaml(_recipe_text(source), str(source))
+    data = parse_yaml(_recipe_text(source), str(source)) if isinstance(source, str | Path) else deepcopy(dict(source))
     if not isinstance(data, dict):
         raise RecipeError(f"{source}: a recipe is a mapping of sections, found {type(data).__name__}")
     for override in overrides:
@@ -158,6 +160,14 @@ def make_recipe(data: Mapping[str, Any]) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         raise RecipeError("\n".join(_explain(detail) for detail in error.errors())) from None
+
+
+def reread(saved: Any) -> dict[str, Any]:
+    """A recipe as the manifest of a run holds it, with defaults for the fields that it is older than.
+
+    Raises RecipeError naming every key that this copd does not accept.
+    """
+    return make_recipe(saved).model_dump(mode="json")
 
 
 def make_merge(data: Mapping[str, Any], branches: int) -> MergeSection:

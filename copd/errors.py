@@ -29,6 +29,10 @@ class CheckpointError(CopdError):
     """A checkpoint that cannot be written, or that does not match its manifest or the recipe."""
 
 
+class WriteError(CopdError):
+    """A file or folder that the disk, or whoever owns it, does not let be written: the message names it."""
+
+
 class RunFolderError(CopdError):
     """A run folder that is missing, or whose record cannot be read."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from importlib.metadata import version
@@ -26,8 +26,8 @@ from copd.assemble import (
 )
 from copd.backends.local import finish
 from copd.baselines import frozen_teachers
-from copd.config import Recipe, make_recipe
-from copd.errors import MergeError, RunFolderError
+from copd.config import Recipe, reread
+from copd.errors import MergeError, RecipeError, RunFolderError
 from copd.files import sha256
 from copd.maths import merge as merges
 from copd.measure.behaviour import Behaviour
@@ -42,7 +42,7 @@ from copd.rewards.grading import Grader, user_verifiers
 from copd.runs.checkpoint import Checkpoint, latest_checkpoint
 from copd.runs.display import Screen
 from copd.runs.experts import expert_checkpoint, trajectory
-from copd.runs.folder import check_folder, claim
+from copd.runs.folder import check_folder, claim, record_forced
 from copd.runs.observer import RunObserver
 from copd.runs.plan import Plan, handovers, make_plan
 from copd.runs.runlog import ANSWERS, read_lines, write_lines
@@ -51,29 +51,41 @@ from copd.schedule import Phase
 from copd.types import Answering, BranchHandle, Split, Task
 
 
-def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False, screen: Screen | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    screen: Screen | None = None,
+) -> Path:
     """Run a recipe to the end and return its run folder.
 
     The folder is `runs/METHOD-seedSEED` unless `out` is given. It must be new or empty; with `resume` it may hold a run
-    of the same recipe and data, which goes on from its last checkpoint, or is only shown where it is complete. Raises
-    RecipeError, DataError, ModelFolderError, CheckpointError, RunFolderError, MergeError or NonFiniteError.
+    of the same recipe, data, base and versions, which goes on from its last checkpoint, or is only shown where it is
+    complete. With `force` too, something may have changed, and is recorded in the manifest. Raises RecipeError,
+    DataError, ModelFolderError, CheckpointError, RunFolderError, MergeError, WriteError or NonFiniteError.
     """
+    if force and not resume:
+        raise RecipeError("--force: found without --resume, which alone has a use for it; add --resume or leave it out")
     folder = Path(out) if out else Path("runs") / f"{recipe.method}-seed{recipe.seed}"
     plan = make_plan(recipe)
     check_trackers(recipe.trackers)
     screen = screen or Screen()
     tasks = make_tasks(recipe)
     manifest = _manifest(recipe, tasks)
-    check_folder(folder, manifest, resume, reread=lambda saved: make_recipe(saved).model_dump(mode="json"))
-    if table := result_of(folder):
+    changes = check_folder(folder, manifest, resume, reread, force=force)
+    if not changes and (table := result_of(folder)):
         screen.result(table)
         if not (folder / REPORT).is_file():
             write_report(folder)
     else:
         screen.planned(folder, recipe.method, plan)
+        for change in changes:
+            screen.warn(f"--force: {change}")
         with make_grader(recipe, screen.warn) as grader:
             checkpoint = latest_checkpoint(folder / "checkpoints", screen.warn) if resume else None
-            run = _Run(folder, recipe, plan, tasks, screen, grader, checkpoint, manifest["trajectory"])
+            run = _Run(folder, recipe, plan, tasks, screen, grader, checkpoint, manifest, changes)
             with closing(run.place), screen:
                 claim(folder, manifest)
                 finish(run.complete())
@@ -95,11 +107,12 @@ class _Run:
         screen: Screen,
         grader: Grader,
         checkpoint: Checkpoint | None,
-        trajectory_hash: str,
+        manifest: Mapping[str, Any],
+        changes: Sequence[str],
     ) -> None:
         self.folder, self.recipe, self.plan, self.tasks, self.screen = folder, recipe, plan, tasks, screen
-        self.checkpoint = checkpoint
-        self.experts = None if checkpoint else self._existing_experts(trajectory_hash)
+        self.checkpoint, self.manifest, self.changes = checkpoint, manifest, changes
+        self.experts = None if checkpoint else self._existing_experts(manifest["trajectory"])
         torch.set_num_threads(recipe.model.threads_per_branch)
         self.base = load_policy(recipe)
         check_overlap(recipe, self.base)
@@ -146,6 +159,9 @@ class _Run:
             await observer.resume(self.checkpoint)
         else:
             observer.restart()
+        if self.changes:
+            record_forced(self.folder, self.manifest, start, self.changes)
+        if not self.checkpoint:
             self._warn_of_cuts(observer, await observer.measure(-1, "start"))
             await observer.validate(-1)
             if self.experts:

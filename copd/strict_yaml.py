@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from copd.errors import RecipeError
+from copd.errors import RecipeError, first_line
 
 INTEGER, FLOAT, TEXT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:str"
 ODD_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[^.]*:.*)")
@@ -30,7 +30,7 @@ def parse_yaml(text: str, source: str) -> Any:
     try:
         return _StrictLoader(text).get_single_data()
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
-        raise RecipeError(f"{source}: not valid YAML: {error}") from None
+        raise RecipeError(f"{source}: not valid YAML: {_found(error)}") from None
     except RecursionError:
         raise RecipeError(f"{source}: lists or mappings are nested too deeply") from None
 
@@ -39,7 +39,16 @@ def _scan(text: str, source: str) -> list[Any]:
     try:
         return list(yaml.scan(text, Loader=_StrictLoader))
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise RecipeError(f"{source}: not valid YAML: {error}") from None
+        raise RecipeError(f"{source}: not valid YAML: {_found(error)}") from None
+
+
+def _found(error: Exception) -> str:
+    """What the library complains of, in one line, with its place where the library knows one."""
+    mark = getattr(error, "problem_mark", None)
+    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
+        return first_line(error)
+    complaint = ", ".join(filter(None, (error.context, error.problem)))
+    return f"line {mark.line + 1}, column {mark.column + 1}: {complaint}"
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -8,7 +8,6 @@ from importlib.metadata import version
 
 import pytest
 
-from copd import cli
 from copd.config import described, load_recipe
 from copd.files import sha256
 from copd.model.load import CHECKSUMS, model_folder
@@ -91,19 +90,6 @@ def test_eval_compares_models_side_by_side_from_any_folder(tmp_path):
 
 def test_the_version_is_told(command):
     assert command("--version").stdout == f"copd {version('copd')}\n"
-
-
-def test_errors_of_the_system_without_a_file_are_not_taken_for_a_users_mistake(monkeypatch):
-    def fails(error):
-        monkeypatch.setattr(cli, "app", lambda: (_ for _ in ()).throw(error))
-
-    fails(ConnectionResetError("Connection reset by peer"))
-    with pytest.raises(ConnectionResetError):
-        cli.main()
-    fails(FileNotFoundError(2, "No such file or directory", "there"))
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == 1
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from copd.errors import ModelFolderError
+from copd.errors import WriteError
 from copd.model.lora import save_adapter
 from copd.model.policy import Policy
 
@@ -17,14 +17,14 @@ def save_policy(policy: Policy, folder: Path, card: str) -> None:
     A policy with an adapter is saved as the full model that it amounts to, and the adapter beside it in `adapter/`.
 
     The generation config carries the vocabulary mask as `suppress_tokens` and decodes greedily, so that `generate`
-    answers as `Policy.sample` does. Raises ModelFolderError where the disk refuses.
+    answers as `Policy.sample` does. Raises WriteError where the disk refuses.
     """
     if policy.adapter is not None:
         save_policy(policy.clone(), folder, card)
         try:
             save_adapter(policy.model, policy.adapter, folder / "adapter")
         except (OSError, SafetensorError) as error:
-            raise ModelFolderError(f"{folder}: the adapter cannot be written: {error}") from error
+            raise WriteError(f"{folder}: the adapter cannot be written: {error}") from error
         return
     config = policy.model.generation_config
     config.suppress_tokens = policy.banned_V.nonzero()[:, 0].tolist()
@@ -38,4 +38,4 @@ def save_policy(policy: Policy, folder: Path, card: str) -> None:
         policy.processor.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        raise ModelFolderError(f"{folder}: the model cannot be written: {error}") from error
+        raise WriteError(f"{folder}: the model cannot be written: {error}") from error

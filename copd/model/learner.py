@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from copd.errors import NonFiniteError
+from copd.errors import CheckpointError, NonFiniteError
 from copd.maths.losses import clipped_surrogate, is_clipped
 from copd.model.batching import distinct_rows, take_rows
 from copd.model.parts import Aggregate, Objective, over_sequences
@@ -202,13 +202,33 @@ class Learner:
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `state` gave; raises KeyError naming a tensor that is missing."""
+        """Restore what `state` gave.
+
+        Raises CheckpointError, before anything is changed, naming a tensor that is missing, of another shape, or of no
+        parameter.
+        """
+        self._check_fit(tensors)
         for name, parameter in self.named_parameters.items():
             parameter.copy_(tensors[f"weight/{name}"])
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors]
             copies = {key: tensors[f"{key}/{name}"].to(parameter.device, copy=True) for key in keys}
             self.optimizer.state[parameter] = copies
         self.skipped_in_a_row = int(tensors["skipped_in_a_row"])
+
+    def _check_fit(self, tensors: dict[str, Tensor]) -> None:
+        shapes = {name: parameter.shape for name, parameter in self.named_parameters.items()}
+        wanted = {f"weight/{name}": shape for name, shape in shapes.items()} | {"skipped_in_a_row": torch.Size()}
+        if any(name.startswith("exp_avg/") for name in tensors):  # after the first step, every parameter has all three
+            for name, shape in shapes.items():
+                wanted |= {f"step/{name}": torch.Size(), f"exp_avg/{name}": shape, f"exp_avg_sq/{name}": shape}
+        for name, shape in wanted.items():
+            if name not in tensors:
+                raise CheckpointError(f"tensor {name!r} is missing")
+            if tensors[name].shape != shape:
+                found = list(tensors[name].shape)
+                raise CheckpointError(f"tensor {name!r} has shape {found}, the model's has {list(shape)}")
+        if strangers := [name for name in tensors if name.startswith("weight/") and name not in wanted]:
+            raise CheckpointError(f"tensor {strangers[0]!r} is of no parameter of the model")
 
 
 def _norm(gradients: Sequence[Tensor]) -> Tensor:

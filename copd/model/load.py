@@ -98,7 +98,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         )
         processor = load_processor(folder, loader)
     except Exception as error:
-        raise ModelFolderError(f"{folder}: the model cannot be loaded: {error}") from error
+        raise ModelFolderError(f"{folder}: the model cannot be loaded: {first_line(error)}") from error
     if absent := sorted(loading["missing_keys"]):
         raise ModelFolderError(f"{folder}: the weights lack {len(absent)} of the model's tensors, first {absent[0]!r}")
     if not getattr(processor, "chat_template", None):
@@ -124,7 +124,7 @@ def load_family(folder: Path) -> TextOnly:
             model = loader.auto_class.from_config(config, trust_remote_code=False)
         return family_of(model, load_processor(folder, loader))
     except Exception as error:
-        raise ModelFolderError(f"{folder}: the processor cannot be loaded: {error}") from error
+        raise ModelFolderError(f"{folder}: the processor cannot be loaded: {first_line(error)}") from error
 
 
 def loader_of(config: Any) -> Loader:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from copd.errors import MergeError, ModelFolderError
+from copd.errors import MergeError, ModelFolderError, WriteError, first_line
 from copd.maths.merge import NEED_BASE, check_alike, check_finite, check_one_type, merge_tensor
 from copd.model.load import load_processor, loader_of, read_config
 from copd.model.vocabulary import PROMPTS, TOKENIZER, first_difference
@@ -47,7 +47,7 @@ class ModelFolder(Mapping[str, Tensor]):
         try:
             config = read_config(path)
         except Exception as error:
-            raise ModelFolderError(f"{label}: config.json cannot be read: {error}") from error
+            raise ModelFolderError(f"{label}: config.json cannot be read: {first_line(error)}") from error
         self.loader = loader_of(config)
         self.tied = bool(getattr(config, "tie_word_embeddings", False))
         self.file_of = self._files()
@@ -72,7 +72,8 @@ class ModelFolder(Mapping[str, Tensor]):
         try:
             return load_processor(self.path, self.loader)
         except Exception as error:
-            raise ModelFolderError(f"{self.label}: the tokenizer or processor cannot be loaded: {error}") from error
+            reason = first_line(error)
+            raise ModelFolderError(f"{self.label}: the tokenizer or processor cannot be loaded: {reason}") from error
 
     def _files(self) -> dict[str, Path]:
         """The file of each tensor."""
@@ -176,7 +177,7 @@ def write_merged(merged: MergedFolders, out: Path, card: str, *, shard_bytes: in
 
     Everything else (configuration, tokenizer, processor) is copied from the first branch, which knows the vocabulary
     mask. The folder is written under another name and renamed once it is complete. Raises what reading raises, and
-    ModelFolderError where the disk refuses or `out` is not empty.
+    WriteError where the disk refuses or `out` is not empty.
     """
     out = out.resolve()
     temporary = out.with_name(f".{out.name}.writing")
@@ -190,7 +191,7 @@ def write_merged(merged: MergedFolders, out: Path, card: str, *, shard_bytes: in
         (temporary / "README.md").write_text(card, encoding="utf-8")
         temporary.rename(out)
     except (OSError, SafetensorError) as error:
-        raise ModelFolderError(f"{out}: the merge cannot be written: {error}") from error
+        raise WriteError(f"{out}: the merge cannot be written: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

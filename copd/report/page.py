@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from copd.errors import RunFolderError
+from copd.errors import WriteError
 from copd.files import replace_text
 from copd.names import BASE
 from copd.report import contents, words
@@ -33,12 +33,12 @@ SECTIONS = {
 def write_pages(folders: Sequence[Path], out: Path | None = None) -> Path:
     """Write the page of one run, or that of several side by side; returns its path.
 
-    Raises RunFolderError for a folder that is no run, or where the page cannot be written.
+    Raises RunFolderError for a folder that is no run, and WriteError where the page cannot be written.
     """
     try:
         return write_report(folders[0], out) if len(folders) == 1 else write_comparison(folders, out)
     except OSError as error:
-        raise RunFolderError(f"{error.filename}: the page cannot be written: {error.strerror}") from error
+        raise WriteError(f"{error.filename}: the page cannot be written: {error.strerror}") from error
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:

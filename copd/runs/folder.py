@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from copd.errors import CheckpointError, RecipeError
+from copd.errors import CheckpointError, RecipeError, WriteError
 from copd.files import replace_text
 from copd.runs.runlog import RUN_MANIFEST
 
-RESUMED = ("recipe", "branch_order", "base_sha256", "data_sha256", "verifier_sha256")
+RESUMED = ("recipe", "branch_order", "base_sha256", "data_sha256", "verifier_sha256", "versions")
 """What must not change between the parts of a run."""
+Reread = Callable[[Any], dict[str, Any]]
+"""Reads a recipe as it stands in a manifest: fields that it lacks, being older than they, take their defaults."""
 
 STARTED = r"\.lock|\..+\.writing"
 """Names of what a start that was cut short leaves in a run folder."""
@@ -25,49 +27,92 @@ def occupied(folder: Path, besides: str = "") -> bool:
 
 
 def check_folder(
-    folder: Path, manifest: Mapping[str, Any], resume: bool, reread: Callable[[Any], dict[str, Any]]
-) -> None:
-    """The run folder must be new or empty; to resume, it may hold a run of the same recipe, base and data.
+    folder: Path, manifest: Mapping[str, Any], resume: bool, reread: Reread, *, force: bool = False
+) -> list[str]:
+    """The run folder must be new or empty; to resume, it may hold a run of the same recipe, base, data and versions.
 
-    `reread` reads a recipe as it stands in a manifest: fields that it lacks, since it is older than they, take their
-    defaults. Raises CheckpointError where it cannot be read any more, or where something is not the same.
+    Raises CheckpointError where the manifest cannot be read any more, and with all that is not the same, unless `force`
+    lets it pass: then it is returned.
     """
     path = folder / RUN_MANIFEST
     if resume and path.is_file():
+        before = _read(path)
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            before = {key: found[key] for key in RESUMED}
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"{path}: damaged, cannot resume: {error!r}") from error
-        try:
-            before["recipe"] = reread(before["recipe"])
-        except RecipeError as error:
-            reasons = "; ".join(str(error).splitlines())
-            raise CheckpointError(
-                f"{path}: cannot resume: this copd cannot read the run's recipe: {reasons}"
-            ) from error
-        for key in RESUMED:
-            if before[key] != manifest[key]:
-                raise CheckpointError(f"{folder}: cannot resume: {_difference(key, before[key], manifest[key])}")
-    elif occupied(folder, besides=STARTED):
+            before["recipe"] = _reread(path, before["recipe"], reread)
+        except CheckpointError:
+            if not force:
+                raise
+        changes = [change for key in RESUMED for change in _differences(key, before[key], manifest[key])]
+        if changes and not force:
+            told = [f"{folder}: cannot resume: {change}" for change in changes]
+            raise CheckpointError("\n".join([*told, "--resume --force goes on all the same, and records what changed"]))
+        return changes
+    if occupied(folder, besides=STARTED):
         hint = f"it holds no {RUN_MANIFEST}" if resume else "--resume goes on with the run in it"
         raise RecipeError(f"--out {folder}: is not empty; give another folder ({hint})")
+    return []
+
+
+def saved_recipe(folder: Path, reread: Reread) -> dict[str, Any]:
+    """The recipe of the run in a folder.
+
+    Raises RecipeError where there is no run, and CheckpointError where its recipe cannot be read.
+    """
+    path = folder / RUN_MANIFEST
+    if not path.is_file():
+        raise RecipeError(
+            f"--out {folder}: holds no run that could go on ({RUN_MANIFEST} is missing); name a recipe to begin one"
+        )
+    return _reread(path, _read(path)["recipe"], reread)
 
 
 def claim(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Make the run folder, and its manifest where there is none yet."""
+    """Make the run folder, and its manifest where there is none yet. Raises WriteError where the disk refuses."""
     path = folder / RUN_MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.is_file():
             replace_text(path, json.dumps(manifest, indent=1))
     except OSError as error:
-        raise RecipeError(f"--out {folder}: cannot be written: {error}") from error
+        raise WriteError(f"--out {folder}: cannot be written: {error}") from error
 
 
-def _difference(path: str, before: Any, now: Any) -> str:
-    """The first value in which two nested mappings differ, with its path."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        key = next(k for k in {**before, **now} if before.get(k) != now.get(k))
-        return _difference(f"{path}.{key}", before.get(key), now.get(key))
-    return f"{path} was {before!r} and is now {now!r}"
+def record_forced(folder: Path, manifest: Mapping[str, Any], after_step: int, changes: Sequence[str]) -> None:
+    """Put the manifest of a run that goes on changed in the place of the one that it had, and add to its `forced`.
+
+    Its steps are those of no single recipe: without a trajectory, no other run takes its branches for experts. Raises
+    WriteError where the disk refuses.
+    """
+    path = folder / RUN_MANIFEST
+    forced = [*_read(path).get("forced", []), {"after_step": after_step, "changes": list(changes)}]
+    try:
+        replace_text(path, json.dumps({**manifest, "trajectory": None, "forced": forced}, indent=1))
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The manifest of a run; raises CheckpointError where it is damaged, or lacks something that must not change."""
+    try:
+        manifest = dict(json.loads(path.read_text(encoding="utf-8")))
+        if lacking := [key for key in RESUMED if key not in manifest]:
+            raise KeyError(lacking[0])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged, cannot resume: {error!r}") from error
+    return manifest
+
+
+def _reread(path: Path, recipe: Any, reread: Reread) -> dict[str, Any]:
+    try:
+        return reread(recipe)
+    except RecipeError as error:
+        reasons = "; ".join(str(error).splitlines())
+        raise CheckpointError(f"{path}: cannot resume: this copd cannot read the run's recipe: {reasons}") from error
+
+
+def _differences(path: str, before: Any, now: Any) -> list[str]:
+    """Every value in which two nested mappings differ, with its path."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [f"{path} was {before!r} and is now {now!r}"]
+    keys = {**before, **now}
+    return [change for key in keys for change in _differences(f"{path}.{key}", before.get(key), now.get(key))]

@@ -193,15 +193,21 @@ class RunObserver:
     async def adopt(self, checkpoint: Checkpoint, experts: Sequence[str]) -> None:
         """Take over experts of another run, with what they have cost."""
         for name in experts:
-            await self._branches[name].load_state(checkpoint.tensors(name), checkpoint.notes["counts"][name])
+            await self._load(checkpoint, name)
         self.ledger = Ledger(checkpoint.notes["ledger"]).of(experts)
         cost = {name: value for name, value in self.ledger.as_record().items() if name != "seen"}
         self.note("experts", checkpoint.step - 1, taken_from=str(checkpoint.folder), **cost)
 
     async def resume(self, checkpoint: Checkpoint) -> None:
-        """Put branches, ledger and records back to where they stood at the checkpoint."""
-        for name, branch in self._branches.items():
-            await branch.load_state(checkpoint.tensors(name), checkpoint.notes["counts"][name])
+        """Put branches, ledger and records back to where they stood at the checkpoint.
+
+        Raises CheckpointError, before a record is cut, where its branches or their tensors are not those of the run.
+        """
+        if set(checkpoint.branches) != set(self._branches):
+            held, wanted = (", ".join(names) for names in (checkpoint.branches, self._branches))
+            raise CheckpointError(f"{checkpoint.folder}: holds the branches {held}; the run's are {wanted}")
+        for name in self._branches:
+            await self._load(checkpoint, name)
         self.ledger = Ledger(checkpoint.notes["ledger"])
         for lines, noted in ((self._metrics, "metrics_bytes"), (self._samples, "samples_bytes")):
             if lines.size < checkpoint.notes[noted]:
@@ -211,6 +217,13 @@ class RunObserver:
                 )
             lines.cut(checkpoint.notes[noted])
         self._recall()
+
+    async def _load(self, checkpoint: Checkpoint, name: str) -> None:
+        tensors = checkpoint.tensors(name)
+        try:
+            await self._branches[name].load_state(tensors, checkpoint.notes["counts"][name])
+        except CheckpointError as error:
+            raise CheckpointError(f"{checkpoint.folder}: branch {name} does not fit: {error}") from error
 
     def _recall(self) -> None:
         """Show the guards what has been noted; what they find has been said before."""

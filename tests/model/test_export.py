@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
-from copd.errors import ModelFolderError
+from copd.errors import ModelFolderError, WriteError
 from copd.model.export import save_policy
 from copd.model.policy import Policy
 
@@ -102,16 +102,16 @@ def test_the_folder_holds_the_card_and_no_pickle(folder):
 
 
 @pytest.mark.parametrize("name", ["README.md", "model.safetensors"])
-def test_a_file_that_cannot_be_written_is_the_users_error_and_names_the_folder(policy, tmp_path, name):
+def test_a_file_that_cannot_be_written_is_an_error_that_names_the_folder(policy, tmp_path, name):
     (tmp_path / name).mkdir()
-    with pytest.raises(ModelFolderError, match="cannot be written") as caught:
+    with pytest.raises(WriteError, match="cannot be written") as caught:
         save_policy(policy.clone(), tmp_path, "card")
     assert str(tmp_path) in str(caught.value)
 
 
-def test_a_folder_that_cannot_be_made_is_the_users_error_too(policy, tmp_path):
+def test_a_folder_that_cannot_be_made_is_one_too(policy, tmp_path):
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    with pytest.raises(ModelFolderError, match="cannot be written"):
+    with pytest.raises(WriteError, match="cannot be written"):
         save_policy(policy.clone(), tmp_path / "file" / "model", "card")
 
 

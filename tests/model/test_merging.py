@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from copd.errors import MergeError, ModelFolderError
+from copd.errors import MergeError, ModelFolderError, WriteError
 from copd.maths.merge import merge
 from copd.model.export import save_policy
 from copd.model.merging import MergedFolders, ModelFolder, write_merged
@@ -451,7 +451,7 @@ def test_a_folder_that_is_not_empty_is_left_as_it_was(folders, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     write_merged(merged_of(folders), out, "first")
-    with pytest.raises(ModelFolderError, match="cannot be written"):
+    with pytest.raises(WriteError, match="cannot be written"):
         write_merged(merged_of(folders), out, "second")
     assert (out / "README.md").read_text(encoding="utf-8") == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -461,7 +461,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(folders, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        with pytest.raises(ModelFolderError, match=f"{tmp_path / 'out'}: the merge cannot be written: .*too large"):
+        with pytest.raises(WriteError, match=f"{tmp_path / 'out'}: the merge cannot be written: .*too large"):
             write_merged(merged_of(folders), tmp_path / "out", "")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from copd.errors import RunFolderError
+from copd.errors import WriteError
 from copd.report.page import write_comparison, write_pages, write_report
 from copd.runs.runlog import read_lines, write_lines
 
@@ -156,7 +156,7 @@ def test_a_page_can_go_elsewhere(make_run, tmp_path):
     run = make_run()
     assert write_pages([run], tmp_path / "here.html") == tmp_path / "here.html"
     assert not (run / "report.html").exists()
-    with pytest.raises(RunFolderError, match=r"nowhere.*cannot be written"):
+    with pytest.raises(WriteError, match=r"nowhere.*cannot be written"):
         write_pages([run], tmp_path / "nowhere" / "here.html")
 
 
