@@ -41,6 +41,7 @@ from copd.runs.checkpoint import Checkpoint, latest_checkpoint
 from copd.runs.display import Screen
 from copd.runs.experts import expert_checkpoint, trajectory
 from copd.runs.folder import check_folder, claim
+from copd.runs.lifecycle import Stop, alone_in
 from copd.runs.observer import RunObserver
 from copd.runs.plan import Plan, handovers, make_plan
 from copd.runs.runlog import ANSWERS, read_lines, write_lines
@@ -56,13 +57,21 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
     """Run a recipe to the end and return its run folder.
 
     The folder is `runs/METHOD-seedSEED` unless `out` is given. It must be new or empty; with `resume` it may hold a run
-    of the same recipe and data, which goes on from its last checkpoint, or is only shown where it is complete. Raises
-    RecipeError, DataError, ModelFolderError, CheckpointError, MergeError or NonFiniteError.
+    of the same recipe and data, which goes on from its last checkpoint, or is only shown where it is complete. SIGTERM
+    and SIGINT end it with a checkpoint. Raises RecipeError, DataError, ModelFolderError, CheckpointError, MergeError,
+    NonFiniteError, or after a signal Stopped, which is a SystemExit.
     """
     folder = Path(out) if out else Path("runs") / f"{recipe.method}-seed{recipe.seed}"
     plan = make_plan(recipe)
     check_trackers(recipe.trackers)
     screen = screen or Screen()
+    with alone_in(folder), Stop(screen.warn) as stop:
+        _train_alone(recipe, folder, plan, resume, screen, stop)
+    return folder
+
+
+def _train_alone(recipe: Recipe, folder: Path, plan: Plan, resume: bool, screen: Screen, stop: Stop) -> None:
+    """`train` in a folder that no other process has."""
     tasks = make_tasks(recipe)
     manifest = _manifest(recipe, tasks)
     check_folder(folder, manifest, resume, reread=lambda saved: make_recipe(saved).model_dump(mode="json"))
@@ -74,14 +83,13 @@ def train(recipe: Recipe, out: str | Path | None = None, *, resume: bool = False
         screen.planned(folder, recipe.method, plan)
         with make_grader(recipe, screen.warn) as grader:
             checkpoint = latest_checkpoint(folder / "checkpoints") if resume else None
-            run = _Run(folder, recipe, plan, tasks, screen, grader, checkpoint, manifest["trajectory"])
+            run = _Run(folder, recipe, plan, tasks, screen, grader, checkpoint, manifest["trajectory"], stop)
             with closing(run.place), screen:
                 claim(folder, manifest)
                 finish(run.complete())
         write_report(folder)
     merged = folder / "merged"
     screen.finished(folder, loader_of(read_config(merged)).auto_class.__name__ if merged.is_dir() else None)
-    return folder
 
 
 class _Run:
@@ -97,9 +105,10 @@ class _Run:
         grader: Grader,
         checkpoint: Checkpoint | None,
         trajectory_hash: str,
+        stop: Stop,
     ) -> None:
         self.folder, self.recipe, self.plan, self.tasks, self.screen = folder, recipe, plan, tasks, screen
-        self.checkpoint = checkpoint
+        self.checkpoint, self.stop = checkpoint, stop
         self.experts = None if checkpoint else self._existing_experts(trajectory_hash)
         torch.set_num_threads(recipe.model.threads_per_branch)
         self.base = load_policy(recipe)
@@ -128,6 +137,7 @@ class _Run:
             self.plan.edges,
             evaluation=self.recipe.evaluation,
             checkpoint=self.recipe.checkpoint,
+            stop=self.stop,
             handovers=handovers(self.recipe),
             display=self.screen,
             trackers=open_trackers(self.recipe.trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
@@ -152,7 +162,8 @@ class _Run:
                 await observer.adopt(self.experts, self.plan.learners)
                 await observer.measure(start - 1, Phase.RLVR.value)
         self.screen.started(start, self.place.peak_bytes)
-        await self._method(handles, observer, start)
+        with self.stop.after_step(start):
+            await self._method(handles, observer, start)
 
     def _warn_of_cuts(self, start: Behaviour) -> None:
         """All branches stand at the base: what the length limit does to its responses, it does to all of them."""

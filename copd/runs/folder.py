@@ -9,6 +9,7 @@ from typing import Any
 
 from copd.errors import CheckpointError, RecipeError
 from copd.files import replace_text
+from copd.runs.lifecycle import LOCK
 from copd.runs.runlog import RUN_MANIFEST
 
 RESUMED = ("recipe", "branch_order", "base_sha256", "data_sha256", "verifier_sha256")
@@ -16,7 +17,7 @@ RESUMED = ("recipe", "branch_order", "base_sha256", "data_sha256", "verifier_sha
 
 
 def occupied(folder: Path) -> bool:
-    return folder.exists() and any(folder.iterdir())
+    return folder.exists() and any(path.name != LOCK for path in folder.iterdir())
 
 
 def check_folder(
