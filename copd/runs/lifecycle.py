@@ -44,9 +44,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        (folder / LOCK).unlink(
-            missing_ok=True
-        )  # before the release: who has opened it by then sees that it has no name
+        (folder / LOCK).unlink(missing_ok=True)  # while it is held: who has opened it sees that it has no name
         lock.release()
         if new:
             with suppress(OSError):
@@ -60,9 +58,10 @@ class Stopped(SystemExit):
 class Stop:
     """SIGTERM and SIGINT while a run lives, which is as long as the `with` block.
 
-    A second one ends the process at once. Outside of `after_step` the first raises Stopped where it finds the run. Inside, it is only noted: the branches stop
-    after the furthest step that any of them has begun, so that they stand at one step, which the observer saves; then
-    `leave_if_asked` raises it. Signals reach the main thread alone; elsewhere nothing is caught.
+    A second one ends the process at once. Outside of `after_step` the first raises Stopped where it finds the run.
+    Inside, it is only noted: the branches stop after the furthest step that any of them has begun, so that they stand
+    at one step, which the observer saves; then `leave_if_asked` raises it. Signals reach the main thread alone;
+    elsewhere nothing is caught.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
