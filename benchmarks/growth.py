@@ -83,6 +83,9 @@ class Unlogged:
 
     meet_every, meet_after = 1, ()
 
+    def may_begin(self, step: int) -> bool:
+        return True
+
     def updated(self, branch: str, step: int, metrics: dict[str, float]) -> None: ...
 
     async def met(self, stretch: Any) -> None: ...

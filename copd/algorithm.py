@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from asyncio import gather
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import takewhile
 from typing import Protocol
 
 from torch import Tensor
@@ -32,12 +33,16 @@ class Observer(Protocol):
     meet_every: int
     meet_after: Collection[int]
 
+    def may_begin(self, step: int) -> bool:
+        """Whether a branch may begin this step of phase I. No means that the run ends where the branches then meet."""
+        ...
+
     def updated(self, branch: str, step: int, metrics: dict[str, float]) -> None:
         """One branch has made one update."""
         ...
 
     async def met(self, stretch: Stretch) -> None:
-        """All branches have finished a stretch and stand at one step."""
+        """All branches have finished a stretch, or the steps of it that they might begin, and stand at one step."""
         ...
 
 
@@ -61,7 +66,7 @@ async def copd(
 
 async def rlvr(branch: BranchHandle, steps: range, batches: Batches, observer: Observer) -> None:
     """Phase I for one branch: GRPO on its own field. The branches need not wait for one another."""
-    for step in steps:
+    for step in takewhile(observer.may_begin, steps):
         rollouts = await branch.collect(branch.field, step, batches.prompts, batches.rollouts_per_prompt)
         observer.updated(branch.name, step, await branch.update([Part("native", rollouts)]))
 

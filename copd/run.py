@@ -43,6 +43,7 @@ from copd.runs.checkpoint import Checkpoint, latest_checkpoint
 from copd.runs.display import Screen
 from copd.runs.experts import expert_checkpoint, trajectory
 from copd.runs.folder import check_folder, claim, record_forced
+from copd.runs.lifecycle import Stop, alone_in
 from copd.runs.observer import RunObserver
 from copd.runs.plan import Plan, handovers, make_plan
 from copd.runs.runlog import ANSWERS, read_lines, write_lines
@@ -63,8 +64,9 @@ def train(
 
     The folder is `runs/METHOD-seedSEED` unless `out` is given. It must be new or empty; with `resume` it may hold a run
     of the same recipe, data, base and versions, which goes on from its last checkpoint, or is only shown where it is
-    complete. With `force` too, something may have changed, and is recorded in the manifest. Raises RecipeError,
-    DataError, ModelFolderError, CheckpointError, RunFolderError, MergeError, WriteError or NonFiniteError.
+    complete. With `force` too, something may have changed, and is recorded in the manifest. SIGTERM and SIGINT end it
+    with a checkpoint. Raises RecipeError, DataError, ModelFolderError, CheckpointError, RunFolderError, MergeError,
+    WriteError, NonFiniteError, or after a signal Stopped, which is a SystemExit.
     """
     if force and not resume:
         raise RecipeError("--force: found without --resume, which alone has a use for it; add --resume or leave it out")
@@ -72,6 +74,15 @@ def train(
     plan = make_plan(recipe)
     check_trackers(recipe.trackers)
     screen = screen or Screen()
+    with alone_in(folder), Stop(screen.warn) as stop:
+        _train_alone(recipe, folder, plan, screen, stop, resume=resume, force=force)
+    return folder
+
+
+def _train_alone(
+    recipe: Recipe, folder: Path, plan: Plan, screen: Screen, stop: Stop, *, resume: bool, force: bool
+) -> None:
+    """`train` in a folder that no other process has."""
     tasks = make_tasks(recipe)
     manifest = _manifest(recipe, tasks)
     changes = check_folder(folder, manifest, resume, reread, force=force)
@@ -85,14 +96,13 @@ def train(
             screen.warn(f"--force: {change}")
         with make_grader(recipe, screen.warn) as grader:
             checkpoint = latest_checkpoint(folder / "checkpoints", screen.warn) if resume else None
-            run = _Run(folder, recipe, plan, tasks, screen, grader, checkpoint, manifest, changes)
+            run = _Run(folder, recipe, plan, tasks, screen, grader, checkpoint, manifest, changes, stop)
             with closing(run.place), screen:
                 claim(folder, manifest)
                 finish(run.complete())
         write_report(folder)
     merged = folder / "merged"
     screen.finished(folder, loader_of(read_config(merged)).auto_class.__name__ if merged.is_dir() else None)
-    return folder
 
 
 class _Run:
@@ -109,9 +119,10 @@ class _Run:
         checkpoint: Checkpoint | None,
         manifest: Mapping[str, Any],
         changes: Sequence[str],
+        stop: Stop,
     ) -> None:
         self.folder, self.recipe, self.plan, self.tasks, self.screen = folder, recipe, plan, tasks, screen
-        self.checkpoint, self.manifest, self.changes = checkpoint, manifest, changes
+        self.checkpoint, self.manifest, self.changes, self.stop = checkpoint, manifest, changes, stop
         self.experts = None if checkpoint else self._existing_experts(manifest["trajectory"])
         torch.set_num_threads(recipe.model.threads_per_branch)
         self.base = load_policy(recipe)
@@ -141,6 +152,7 @@ class _Run:
             self.plan.edges,
             evaluation=self.recipe.evaluation,
             checkpoint=self.recipe.checkpoint,
+            stop=self.stop,
             handovers=handovers(self.recipe),
             display=self.screen,
             health=make_health(self.recipe, self.plan.edges),
@@ -169,7 +181,8 @@ class _Run:
                 await observer.adopt(self.experts, self.plan.learners)
                 await observer.measure(start - 1, Phase.RLVR.value)
         self.screen.started(start, self.place.peak_bytes)
-        await self._method(handles, observer, start)
+        with self.stop.after_step(start):
+            await self._method(handles, observer, start)
 
     def _warn_of_cuts(self, observer: RunObserver, start: Behaviour) -> None:
         """All branches stand at the base: what the length limit does to its responses, it does to all of them."""

@@ -34,7 +34,6 @@ class Stretch:
 
     phase: Phase
     steps: range
-    ends: Position
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Schedule:
         for step in range(start, self.steps):
             here = self.position(step)
             if here.phase is Phase.OPD or here.ends_phase or (step + 1) % meet_every == 0 or step + 1 in meet_after:
-                yield Stretch(here.phase, range(first, step + 1), here)
+                yield Stretch(here.phase, range(first, step + 1))
                 first = step + 1
 
 

@@ -82,6 +82,9 @@ class Looking:
         self.meet_every, self.meet_after = meet_every, ()
         self.log = log
 
+    def may_begin(self, step):
+        return True
+
     def updated(self, branch, step, metrics):
         self.log.append(("updated", Call(branch, "step", (step, metrics["loss"]))))
 

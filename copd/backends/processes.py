@@ -185,9 +185,11 @@ class ThreadActor(LocalActor):
 def serve(pipe: Connection, make: Make) -> None:
     """The life of a branch's process: build the branch, answer calls until there is None, or nobody to call.
 
-    An answer is (value, exception or None, warnings since the last one, most memory held). Ctrl-C is for the run.
+    An answer is (value, exception or None, warnings since the last one, most memory held). Signals to all processes
+    of a run are for the first of them, which ends the others.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     warnings: list[str] = []
 
     def answer(value: Any, failure: BaseException | None = None) -> None:

@@ -14,6 +14,7 @@ from copd.measure.evaluate import Accuracy, evaluate
 from copd.measure.health import Health
 from copd.measure.ledger import Ledger
 from copd.runs.checkpoint import Checkpoint, save_checkpoint
+from copd.runs.lifecycle import Stop
 from copd.runs.media import keep_media
 from copd.runs.runlog import JsonLines, read_lines
 from copd.runs.saving import SAVES, Saving
@@ -52,6 +53,7 @@ class RunObserver:
         *,
         evaluation: EvaluationSection,
         checkpoint: CheckpointSection,
+        stop: Stop,
         handovers: Collection[int] = (),
         display: Display,
         trackers: Sequence[Log] = (),
@@ -68,6 +70,8 @@ class RunObserver:
         self._edges = edges
         self._evaluation = evaluation
         self._keep_last = checkpoint.keep_last
+        self._stop = stop
+        self.may_begin = stop.may_begin
         self._display = display
         self._trackers = trackers
         self._metrics = JsonLines(folder / "metrics.jsonl")
@@ -90,7 +94,8 @@ class RunObserver:
                 self.note("update", step, branch=branch, cycle=here.cycle, phase=here.phase.value, **found[branch])
 
     async def met(self, stretch: Stretch) -> None:
-        step, here = stretch.steps[-1], stretch.ends
+        step = self._stop.last_of(stretch.steps)
+        here = self._schedule.position(step)
         self._note_updates(step)
         counts = {name: await branch.counts() for name, branch in self._branches.items()}
         self.ledger.add(here.phase.value, counts, meet_within=here.phase is Phase.OPD)
@@ -98,8 +103,12 @@ class RunObserver:
             await self.measure(step, here.phase.value)
         if here.ends_cycle and (here.cycle + 1) % self._evaluation.every_cycles == 0:
             await self.validate(step)
-        if here.ends_cycle or (step + 1) % self.meet_every == 0 or step + 1 in self.meet_after:
+        stopping = self._stop.asked
+        if stopping or here.ends_cycle or (step + 1) % self.meet_every == 0 or step + 1 in self.meet_after:
             await self._save(step + 1, counts)
+        if stopping:
+            self._stop.leave_if_asked()
+        self._stop.met_after(step)
 
     async def measure(self, step: int, phase: str) -> Behaviour:
         """Behaviour of the branches among one another, teacher against student accuracy, and a few samples."""

@@ -166,6 +166,13 @@ def test_a_process_that_is_killed_in_a_call_is_named_at_once():
     assert time.monotonic() - begun < 10
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_is_for_the_run_lets_the_process_of_a_branch_go_on(pair, number):
+    os.kill(pair[0]._process.pid, number)
+    assert asyncio.run(pair[0].validate(Split.TEST, "text", 2, 1, greedy=True)).reward_N is not None
+    assert is_alive(pair[0]._process.pid)
+
+
 OWNER = """
 import os, sys, time
 sys.path.insert(0, {folder!r})

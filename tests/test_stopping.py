@@ -1,0 +1,146 @@
+"""Real runs that get real signals: where they stop, with which status, and that nothing of them is lost."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from test_run import SMALL, TWO_BRANCHES, events, record
+
+from copd.config import load_recipe
+from copd.errors import RecipeError
+from copd.run import train
+from copd.runs.checkpoint import latest_checkpoint
+from copd.runs.display import Screen
+from copd.runs.lifecycle import LOCK, Stopped, alone_in
+
+CHANGES = [
+    *SMALL,
+    TWO_BRANCHES % 1.0,
+    "schedule={cycles: 1, rl_steps: 6, opd_steps: 3}",
+    "evaluation={problems: 12, validation_problems: 4, behaviour_problems: 12, pass_at: [1]}",
+    "checkpoint={every_steps: 100, keep_last: 20}",
+]
+
+
+class Signalling(Screen):
+    """A screen that sends this process a signal once it has been told something for the so-manyth time."""
+
+    def __init__(self, number: signal.Signals, told: str, times: int = 1) -> None:
+        self.said = io.StringIO()
+        super().__init__(Console(file=self.said, width=300))
+        tell = getattr(self, told)
+
+        def tell_and_signal(*arguments):
+            nonlocal times
+            tell(*arguments)
+            times -= 1
+            if times == 0:
+                os.kill(os.getpid(), number)
+
+        setattr(self, told, tell_and_signal)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    return train(load_recipe("demo", CHANGES), tmp_path_factory.mktemp("undisturbed") / "run")
+
+
+def assert_is(folder: Path, undisturbed: Path) -> None:
+    assert record(folder) == record(undisturbed)
+    for name in ("samples.jsonl", "answers.jsonl", "merged/model.safetensors"):
+        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+STOPS = {
+    "measuring the base": ("measured", 1, None),
+    "in RLVR": ("updated", 3, 2),
+    "in RLVR, a branch having begun the next step": ("updated", 2, 4),
+    "in the last step of RLVR": ("updated", 3, 6),
+    "in OPD": ("updated", 1, 7),
+    "at the end of training": ("evaluated", 1, 9),
+    "going on": ("started", 1, 9),
+    "concluding": ("result", 1, 9),
+}
+"""What the run has told, how often since it was begun or resumed, and after how many steps it then has a checkpoint."""
+
+
+def test_a_run_of_one_process_stopped_everywhere_ends_as_if_undisturbed(undisturbed, tmp_path):
+    folder, recipe = tmp_path / "run", load_recipe("demo", CHANGES)
+    for number, (name, (told, times, step)) in zip([signal.SIGTERM, signal.SIGINT] * 4, STOPS.items(), strict=True):
+        screen = Signalling(number, told, times)
+        with pytest.raises(Stopped) as stopped:
+            train(recipe, folder, resume=True, screen=screen)
+        assert stopped.value.code == 128 + number
+        assert f"stopped by {number.name}; --resume goes on from the last checkpoint" in screen.said.getvalue()
+        checkpoint = latest_checkpoint(folder / "checkpoints")
+        assert (checkpoint and checkpoint.step) == step, name
+        assert (folder / LOCK).exists() is False
+    assert not (folder / "report.html").exists()
+    assert_is(train(recipe, folder, resume=True), undisturbed)
+
+
+def begun(folder: Path, *changes: str) -> subprocess.Popen:
+    """`copd train` with a process for each branch, which goes on with the run in the folder."""
+    command = [sys.executable, "-m", "copd.cli", "train", "demo", *CHANGES, "backend=processes", *changes]
+    command += ["--out", str(folder), "--resume"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+
+
+def wait_for(moment, run: subprocess.Popen) -> None:
+    while not moment():
+        assert run.poll() is None, run.stdout.read()
+        time.sleep(0.01)
+
+
+def updates(folder: Path, step: int) -> int:
+    """How many branches have made a step."""
+    path = folder / "metrics.jsonl"
+    return sum(event["step"] == step for event in events(folder, "update")) if path.is_file() else 0
+
+
+@pytest.mark.slow
+def test_a_run_of_several_processes_stopped_by_signals_to_all_of_them_ends_as_if_undisturbed(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    stops = {  # the moment, the signal, and after how many steps the run may then stand
+        "in RLVR": (lambda: updates(folder, 1) == 2, signal.SIGTERM, {2, 3, 4, 5}),
+        "measuring": (lambda: updates(folder, 5) == 2, signal.SIGINT, {6}),
+        "concluding": (lambda: (folder / "branches").is_dir(), signal.SIGTERM, {9}),
+    }
+    for name, (moment, number, stands) in stops.items():
+        run = begun(folder)
+        wait_for(moment, run)
+        os.killpg(run.pid, number)
+        said = run.communicate()[0]
+        assert run.returncode == 128 + number, (name, said)
+        assert f"stopped by {number.name}; --resume goes on from the last checkpoint" in " ".join(said.split())
+        assert latest_checkpoint(folder / "checkpoints").step in stands, name
+    assert not (folder / "report.html").exists()
+    run = begun(folder)
+    said = run.communicate()[0]
+    assert run.returncode == 0, said
+    assert_is(folder, undisturbed)
+
+
+def test_a_folder_in_use_is_refused_and_a_second_signal_ends_its_run_at_once(tmp_path):
+    folder = tmp_path / "run"
+    run = begun(folder, "sampling.prompts_per_step=96")
+    wait_for(lambda: updates(folder, 0) == 2, run)
+    with pytest.raises(RecipeError, match="another process trains into it"):
+        train(load_recipe("demo", CHANGES), folder, resume=True)
+    run.send_signal(signal.SIGTERM)
+    time.sleep(0.1)
+    assert run.poll() is None
+    before = time.monotonic()
+    run.send_signal(signal.SIGINT)
+    assert run.wait() == 130
+    assert time.monotonic() - before < 2
+    assert latest_checkpoint(folder / "checkpoints") is None
+    with alone_in(folder):
+        pass
