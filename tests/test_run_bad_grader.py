@@ -88,7 +88,7 @@ def folder(tmp_path_factory):
         "schedule={cycles: 1, rl_steps: 2, opd_steps: 0}",
         f"sampling={{prompts_per_step: {len(GOOD) + len(BAD)}, rollouts_per_prompt: {ROLLOUTS}, max_new_tokens: 64}}",
         "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: []}",
-        "reward={deadline_seconds: 1.0, memory_gib: 1.0, workers: 2}",
+        "reward={deadline_seconds: 2.0, memory_gib: 1.0, workers: 2}",
         f"verifiers.mine={folder / 'mine.py'}:score",
     ]
     return copd.train(load_recipe("demo", changes), folder / "run")
