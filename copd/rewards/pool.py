@@ -15,7 +15,7 @@ from copd.processes import Forked
 from copd.rewards.adapters import UserVerifier
 from copd.rewards.worker import OUT_OF_MEMORY, Attempt, attempt, prepare, watch
 
-PRELOADED = "copd.rewards.mathematics"
+PRELOADED = "copd.rewards.server"
 """Imported once, by the server that the processes are forked from: a replacement is there at once."""
 STALL_SECONDS = 90
 """Beyond the deadline: where no call has ended for so long, the pool itself is taken for broken."""

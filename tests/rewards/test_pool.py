@@ -294,6 +294,16 @@ def test_nothing_survives_the_training_process_however_it_is_killed(tmp_path, nu
     assert wait_until(lambda: not any(map(psutil.pid_exists, started)))
 
 
+def test_a_signal_to_all_processes_of_a_run_does_not_end_the_server_that_grading_processes_are_forked_from(pool):
+    assert scores(pool.run([call("good")])) == [0.5]
+    server = psutil.Process(forkserver._forkserver._forkserver_pid)
+    server.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert server.status() != psutil.STATUS_ZOMBIE
+    assert scores(pool.run([call("good")])) == [0.5]
+    assert forkserver._forkserver._forkserver_pid == server.pid
+
+
 def test_an_interrupted_batch_leaves_the_pool_usable(pool):
     """As by Ctrl-C: the main thread leaves `run` while calls are under way."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
