@@ -352,6 +352,16 @@ def test_any_manifest_under_a_right_seal_is_a_checkpoint_or_refused_by_name(chec
             found.tensors(branch)
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc/passwd", "..", "", "a\0b"])
+@pytest.mark.parametrize("where", ["files", "branches"])
+def test_a_sealed_manifest_that_names_a_file_elsewhere_is_refused(checkpoint, where, name):
+    folder, _, _ = checkpoint
+    named = {"files": {"files": {name: {}}}, "branches": {"branches": [name]}}[where]
+    (folder / MANIFEST).write_bytes(sealed({"step": 5, "branches": [], "notes": {}, "files": {}, **named}))
+    with pytest.raises(CheckpointError, match="is no name of a file in it"):
+        verify_checkpoint(folder)
+
+
 @few(80)
 @given(st.binary(max_size=40))
 def test_any_file_of_tensors_is_refused_by_name_even_where_the_manifest_vouches_for_it(checkpoint, content):

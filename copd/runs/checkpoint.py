@@ -143,7 +143,7 @@ def verify_checkpoint(folder: Path) -> Checkpoint:
 
 def _plain(name: str) -> str:
     """The name of a file in the folder; raises ValueError or TypeError for one that leads elsewhere or nowhere."""
-    if Path(name).name != name or "\0" in name:
+    if name in ("", "..") or Path(name).name != name or "\0" in name:
         raise ValueError(f"{name!r} is no name of a file in it")
     name.encode()
     return name
