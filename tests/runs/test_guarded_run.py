@@ -1,6 +1,5 @@
 """Warnings of the guards in a whole run: on the screen, in the record, in the report, and the same after a resume."""
 
-import asyncio
 import io
 import json
 import shutil
@@ -12,11 +11,8 @@ from copd.config import load_recipe
 from copd.errors import CheckpointError
 from copd.report.reading import read_run
 from copd.run import train
-from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.display import Screen
-from copd.runs.observer import RunObserver
 from copd.runs.runlog import read_lines
-from copd.schedule import Schedule
 
 CUT = [
     "branches={text: {task: {kind: digits, capability: text}}}",
@@ -65,15 +61,14 @@ def test_a_resumed_run_warns_as_one_that_was_never_stopped(cut, tmp_path, stoppe
     assert "of the base's responses" not in said, "what was said before is not said again"
 
 
-def test_a_record_that_is_no_record_is_not_resumed(cut, tmp_path):
-    folder, recipe = tmp_path / "run", load_recipe("demo", CUT)
+def test_a_record_that_is_no_record_is_not_resumed(cut, tmp_path, stopped):
+    folder = tmp_path / "run"
     shutil.copytree(cut[0], folder)
+    stopped(folder)
     first, rest = (folder / "metrics.jsonl").read_bytes().split(b"\n", 1)
     (folder / "metrics.jsonl").write_bytes(b'{"event": "update"}'.ljust(len(first)) + b"\n" + rest)
-    sections = {"evaluation": recipe.evaluation, "checkpoint": recipe.checkpoint}
-    observer = RunObserver(folder, {}, (), Schedule(1, 12, 0), (), **sections, display=Screen())
     with pytest.raises(CheckpointError, match=r"metrics.jsonl: damaged, cannot resume: KeyError\('branch'\)"):
-        asyncio.run(observer.resume(latest_checkpoint(folder / "checkpoints")))
+        trained(folder, resume=True)
 
 
 def test_every_checkpoint_is_noted_with_size_and_time(cut):

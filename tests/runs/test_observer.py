@@ -12,9 +12,10 @@ from copd.branch import Branch, ObjectiveSettings, SamplingSettings
 from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
 from copd.runs.checkpoint import latest_checkpoint
+from copd.runs.lifecycle import Stop
 from copd.runs.observer import RunObserver
 from copd.runs.runlog import read_lines
-from copd.schedule import Schedule, Stretch
+from copd.schedule import Phase, Schedule, Stretch
 from copd.sections import CheckpointSection, EvaluationSection
 from copd.tasks.digits import Digits
 
@@ -62,6 +63,7 @@ def observe(tmp_path, branches, listener):
         [],
         evaluation=EvaluationSection(),
         checkpoint=CheckpointSection(every_steps=1),
+        stop=Stop(print),
         display=listener,
     )
 
@@ -69,10 +71,9 @@ def observe(tmp_path, branches, listener):
 def go_on(observer, branches, step):
     """Both branches make a step, and meet."""
     for name in branches:
+        assert observer.may_begin(step)
         observer.updated(name, step, METRICS)
-    schedule = Schedule(cycles=1, rl_steps=9, opd_steps=0)
-    here = schedule.position(step)
-    asyncio.run(observer.met(Stretch(here.phase, range(step, step + 1), here)))
+    asyncio.run(observer.met(Stretch(Phase.RLVR, range(step, step + 1))))
 
 
 def poison(branch, value, what):
@@ -98,7 +99,8 @@ def test_a_branch_that_is_not_finite_is_never_saved_and_the_older_checkpoint_sta
     saved = latest_checkpoint(tmp_path / "checkpoints")
     assert all(tensor.isfinite().all() for name in branches for tensor in saved.tensors(name).values())
     (warning,) = listener.warnings
-    assert warning.startswith("no checkpoint after step 2: ")
+    assert warning.startswith("after step 2: ")
+    assert warning.endswith("no checkpoint after this step")
     assert "image" in warning
 
 
@@ -107,7 +109,7 @@ def test_a_step_that_was_skipped_is_told_with_its_branch(observe, listener):
     observer.updated("image", 3, {**METRICS, "skipped": 1.0})
     observer.close()
     assert listener.warnings == [
-        "branch image skipped step 4: a log-prob, loss or gradient was not finite",
+        "after step 4: branch image: a log-prob, loss or gradient was not finite; the step was skipped",
     ]
 
 
