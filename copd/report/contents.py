@@ -186,6 +186,8 @@ def ledger_rows(run: RunRecord) -> list[dict[str, Any]]:
 def time_spent(run: RunRecord) -> dict[str, float]:
     """Seconds of this run by activity over all branches, the rest of the clock, and the critical path.
 
+    The rest is below 0 where branches trained side by side for longer, all together, than the clock went.
+
     `adopted` are those that experts taken over from another run had been trained for there; `saving` and
     `between_saves` are those of the process that finished the run.
     """
