@@ -210,11 +210,14 @@ class RunObserver:
     async def resume(self, checkpoint: Checkpoint) -> None:
         """Put branches, ledger and records back to where they stood at the checkpoint.
 
-        Raises CheckpointError, before a record is cut, where its branches or their tensors are not those of the run.
+        Raises CheckpointError, before a record is cut, where its branches or their tensors are not those of the run,
+        or where the run has fewer steps.
         """
         if set(checkpoint.branches) != set(self._branches):
             held, wanted = (", ".join(names) for names in (checkpoint.branches, self._branches))
             raise CheckpointError(f"{checkpoint.folder}: holds the branches {held}; the run's are {wanted}")
+        if checkpoint.step > self._schedule.steps:
+            raise CheckpointError(f"{checkpoint.folder}: is beyond the {self._schedule.steps} steps of the run")
         for name in self._branches:
             await self._load(checkpoint, name)
         self.ledger = Ledger(checkpoint.notes["ledger"])

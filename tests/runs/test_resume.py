@@ -282,6 +282,7 @@ def test_a_run_of_another_tokenizer_is_refused_and_goes_on_by_force(again, tmp_p
     [
         (["branches.video.task.capability=video"], "holds the branches text, image; the run's are text, image, video"),
         (["branches={text: {task: {capability: text}}}", "schedule.opd_steps=0"], "text, image; the run's are text$"),
+        (["schedule.opd_steps=0"], "step-00000002: is beyond the 1 steps of the run"),
         (["lora={rank: 2}"], r"branch text does not fit: tensor 'weight/\S+' is missing"),
     ],
 )
