@@ -27,10 +27,10 @@ SHOW_CURSOR = "\x1b[?25h"
 def alone_in(folder: Path) -> Iterator[None]:
     """Make the run folder, and keep other processes from training into it; the system frees it however this one ends.
 
-    A folder that was made for this and holds nothing else is removed again. Raises RecipeError where another process
+    Folders that were made for this and hold nothing else are removed again. Raises RecipeError where another process
     has it, or where it cannot be written.
     """
-    new = not folder.exists()
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,9 +46,9 @@ def alone_in(folder: Path) -> Iterator[None]:
     finally:
         (folder / LOCK).unlink(missing_ok=True)  # while it is held: who has opened it sees that it has no name
         lock.release()
-        if new:
-            with suppress(OSError):
-                folder.rmdir()
+        with suppress(OSError):
+            for each in new:
+                each.rmdir()
 
 
 class Stopped(SystemExit):
