@@ -30,7 +30,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     Folders that were made for this and hold nothing else are removed again. Raises RecipeError where another process
     has it, or where it cannot be written.
     """
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         (folder / LOCK).unlink(missing_ok=True)  # while it is held: who has opened it sees that it has no name
         lock.release()
         with suppress(OSError):
-            for each in made:
+            for each in new:
                 each.rmdir()
 
 

@@ -40,7 +40,7 @@ def test_a_folder_belongs_to_one_process_until_that_is_killed(tmp_path):
 
 
 def test_a_folder_is_left_as_it_was_found(tmp_path):
-    found, new, used = tmp_path / "found", tmp_path / "new", tmp_path / "used"
+    found, new, used = tmp_path / "found", tmp_path / "new" / "run", tmp_path / "used"
     found.mkdir()
     for folder in (found, new, used):
         with alone_in(folder):
