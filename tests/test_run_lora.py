@@ -118,7 +118,7 @@ def test_checkpointing_is_told_and_samples_on_the_cache():
     policy = load_policy(recipe)
     warnings = check_problems(policy, make_tasks(recipe), 8)
     assert len(warnings) == 1
-    assert "model.gradient_checkpointing: log-probs take the plain path" in warnings[0]
+    assert "model.gradient_checkpointing: layers take no cache" in warnings[0]
     assert policy.shared_prefix
     assert branch_policy(recipe, policy, "text").gradient_checkpointing
 
