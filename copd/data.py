@@ -85,7 +85,7 @@ def check_file(
     most: int | None = None,
 ) -> list[Report]:
     """Check the rows of one file without a recipe; a row need not name a verifier. See `copd.tasks.check`."""
-    rules = RowRules(OURS | {UNNAMED}, partial(final_answer, finished=True), verifier=UNNAMED, misread=misread)
+    rules = RowRules(OURS, partial(final_answer, finished=True), verifier=UNNAMED, misread=misread)
     settings = Settings(rules=rules, format=format_name, data_root=None if root is None else Path(root))
     sources = open_files([file], Split.TRAIN.value, settings)
     return [check_rows(sources, settings, media=media, say=say, most=most)]

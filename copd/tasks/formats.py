@@ -58,7 +58,7 @@ BOXED = "\\boxed{"
 class RowRules:
     """What holds for all rows of a task.
 
-    verifiers      accepted names
+    verifiers      names that a row may give
     verifier       for rows that name none; None = such a row is bad
     boxed_answer   the content of the only `\\boxed{}` of a text, or None (`copd.rewards.answers`)
     system_prompt  for rows without a system message
@@ -262,9 +262,10 @@ def _answer(value: Any) -> str:
 
 
 def _verifier(name: Any, rules: RowRules) -> str:
-    name = rules.verifier if name is None else name
     if name is None:
-        raise BadRow("names no verifier, and the task has no default; set verifier")
+        if rules.verifier is None:
+            raise BadRow("names no verifier, and the task has no default; set verifier")
+        return rules.verifier
     if not isinstance(name, str) or name not in rules.verifiers:
         raise BadRow(f"unknown verifier {str(name)[:40]!r}; accepted: {', '.join(sorted(rules.verifiers))}")
     return name

@@ -32,6 +32,8 @@ NOT_TEXT = {
     b"\xff\xfe": "UTF-16; save it as UTF-8",
     b"\xfe\xff": "UTF-16; save it as UTF-8",
 }
+TAR, TAR_AT = (b"ustar\0", b"ustar  \0"), 257
+"""A tar archive is text where its members are, but for these bytes in the header of each."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Scanned = tuple[int, int, dict[str, Any] | BadRow]
@@ -118,10 +120,12 @@ class JsonLinesFile:
 
     def scan(self) -> Iterator[Scanned]:
         with self.path.open("rb") as file:
-            head = file.read(8)
+            head = file.read(512)
             for magic, what in NOT_TEXT.items():
                 if head.startswith(magic):
                     raise DataError(f"{self.given}: is {what}")
+            if head.startswith(TAR, TAR_AT):
+                raise DataError(f"{self.given}: is a tar archive; unpack it first")
             offset = len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
             file.seek(offset)
             line = 0

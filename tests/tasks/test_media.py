@@ -1,6 +1,5 @@
 """Images: nothing outside the root, nothing beyond bounds, everything RGB uint8. The files are real ones."""
 
-import io
 import os
 import struct
 import subprocess
@@ -9,6 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
+from media_files import encoded
 from PIL import Image
 
 from copd.errors import BadRow
@@ -21,12 +21,6 @@ RULES = MediaRules()
 def root(tmp_path):
     (tmp_path / "data").mkdir()
     return DataRoot.at(tmp_path / "data")
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def gradient(width=40, height=20) -> np.ndarray:

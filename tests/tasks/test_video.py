@@ -2,10 +2,10 @@
 
 import struct
 import time
-from fractions import Fraction
 
 import numpy as np
 import pytest
+from media_files import film, matroska
 
 from copd.errors import BadRow, DataError
 from copd.tasks import video
@@ -23,21 +23,8 @@ def root(tmp_path):
 
 @pytest.fixture
 def movie(tmp_path):
-    """Frames of one grey each, 8 lighter than the last, at the given ticks of 1 / rate second."""
-
-    def write(name="a.mp4", frames=30, rate=10, size=(64, 48), ticks=None, codec="mpeg4", gop=12, **options) -> bytes:
-        with av.open(str(tmp_path / name), "w", options=options) as container:
-            stream = container.add_stream(codec, rate=rate)
-            stream.width, stream.height = size
-            stream.pix_fmt, stream.gop_size, stream.bit_rate = "yuv420p", gop, 2_000_000
-            stream.codec_context.time_base = Fraction(1, rate)
-            for i in range(frames):
-                grey = np.full((size[1], size[0], 3), i * 8 % 256, np.uint8)
-                frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
-                frame.pts, frame.time_base = (ticks or range(frames))[i], Fraction(1, rate)
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        return (tmp_path / name).read_bytes()
+    def write(name="a.mp4", **how) -> bytes:
+        return film(tmp_path / name, **how)
 
     return write
 
@@ -89,6 +76,17 @@ def test_frames_go_by_time_where_the_rate_varies(movie, root):
 
 def test_a_video_of_one_frame_gives_it_twice(movie, root):
     assert shades(load_video(movie(frames=1), root, RULES)[0]) == [0, 0]
+
+
+def test_a_film_of_no_frames_is_refused(movie, root):
+    assert "a video of no frames" in refusal(matroska(frames=0), root)
+    whole = movie(movflags="frag_keyframe+empty_moov")
+    assert "0 x 0 pixels" in refusal(whole[: whole.index(b"moof") - 4], root)
+
+
+def test_a_frame_without_a_time_stamp_is_refused(root):
+    assert len(load_video(matroska(frames=1), root, RULES)[0])
+    assert "a frame without a time stamp" in refusal(matroska(frames=3), root)
 
 
 @pytest.mark.parametrize("gop", [60, 5000])
