@@ -40,11 +40,15 @@ class Disk:
         done = self.run("mount", *words)
         assert done.returncode == 0, done.stderr
 
+    def remount(self, option: str) -> None:
+        """Change one option; the source is named so that `mount` adds none that it reads of another namespace."""
+        self.mount("-o", f"remount,{option}", "none", self.folder)
+
     def leave_free(self, free: int) -> None:
         """Make the disk as large as what it holds and `free` bytes."""
         found = os.statvfs(self.seen)
         used = (found.f_blocks - found.f_bfree) * found.f_frsize
-        self.mount("-o", f"remount,size={used + free}", self.folder)
+        self.remount(f"size={used + free}")
 
 
 @contextmanager
@@ -139,11 +143,11 @@ def test_a_read_only_folder_is_named_and_nothing_in_it_changes(undisturbed, stop
     assert disk.run("rm", "-r", run / "checkpoints" / "step-00000003").returncode == 0
     stopped(seen)
     before, checkpoints = contents(seen), contents(seen / "checkpoints")
-    disk.mount("-o", "remount,ro", disk.folder)
+    disk.remount("ro")
     done = disk.copd("train", "--out", run, "--resume")
     assert_refused(done, 2, f"--out {run}: cannot be written", "Read-only file system")
     assert contents(seen) == before
-    disk.mount("-o", "remount,rw", disk.folder)
+    disk.remount("rw")
     disk.mount("--bind", run / "checkpoints", run / "checkpoints")
     disk.mount("-o", "remount,bind,ro", run / "checkpoints")
     done = disk.copd("train", "--out", run, "--resume")
