@@ -26,6 +26,7 @@ from copd.types import Part, Rollouts, Score, Split
 
 KINDS = ("text", "image", "video")
 SMALL = [
+    "backend=local",
     "model.threads_per_branch=1",
     "schedule={cycles: 1, rl_steps: 1, opd_steps: 1}",
     "sampling={prompts_per_step: 4, rollouts_per_prompt: 2, max_new_tokens: 30}",
@@ -82,8 +83,8 @@ def test_every_check_is_made_of_the_demo_and_nothing_fails(demo):
 
 
 def test_the_base_is_found_as_the_readme_has_it(demo):
-    """128 sampled responses of each field; 37, 47 and 42 % are right in 4,000."""
-    for kind, rate in zip(KINDS, (0.37, 0.47, 0.42), strict=True):
+    """128 sampled responses of each field; 28, 44 and 39 % are right in sampled answers to test problems."""
+    for kind, rate in zip(KINDS, (0.28, 0.44, 0.39), strict=True):
         (finding,) = demo[f"{kind}: the base"]
         assert float(re.match(r"pass rate ([\d.]+),", finding.found)[1]) == pytest.approx(rate, abs=0.15)
 

@@ -23,7 +23,7 @@ CHANGES = [
     *SMALL,
     TWO_BRANCHES % 1.0,
     "schedule={cycles: 1, rl_steps: 6, opd_steps: 3}",
-    "evaluation={problems: 12, validation_problems: 4, behaviour_problems: 12, pass_at: [1]}",
+    "evaluation={problems: 80, validation_problems: 4, behaviour_problems: 12, pass_at: [1]}",
     "checkpoint={every_steps: 100, keep_last: 20}",
 ]
 

@@ -64,12 +64,12 @@ def test_the_shared_prefix_gives_log_probs_and_gradients_of_the_plain_forward(
     assert (max(vision) > 1e-4) == (kind != "text"), "the gradient reaches the vision tower through the shared prefix"
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize(("path", "temperature"), [("packed", 1.0), ("repeated", 0.5), ("plain", 1.0)])
 def test_log_probs_are_those_of_each_text_run_alone_through_transformers(
-    policy64, written, problems_of, processed, kind, temperature
+    policy64, written, problems_of, processed, kind, path, temperature
 ):
     rollouts = written(policy64, problems_of[kind], temperature=temperature)
-    found = policy64.score(rollouts).logp_NT
+    found = on(path, policy64).score(rollouts).logp_NT
     for n, p in enumerate(rollouts.prompt_of_N.tolist()):
         response = rollouts.tokens_NT[n, rollouts.mask_NT[n]]
         inputs = processed(rollouts.problems[p])

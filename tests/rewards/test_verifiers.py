@@ -75,7 +75,7 @@ def test_exact_forgives_white_space_and_the_encoding_of_accents_only(answer, ref
 
 
 def test_exact_is_quick_where_answer_or_reference_would_take_long_to_normalise():
-    hostile, started = "a" + "\u0316\u0301" * 20_000, time.perf_counter()
+    hostile, started = "a" + "\u0316\u0301" * 60_000, time.perf_counter()
     assert not exact("a", hostile)
     assert not exact(hostile, "a")
     assert time.perf_counter() - started < 1
