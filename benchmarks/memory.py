@@ -8,38 +8,28 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import resource
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from benchmarks.ours import Lengthened, Size, digits, make_branches, problems_of, without_shortcuts, written
 from copd.model.learner import Learner
 from copd.model.parts import GrpoObjective
+from copd.processes import STATUS, peak_bytes
 from copd.types import Rollouts
 
 PATHS = ("shared", "plain", "plain_tokens")
 """The shared prefix; the plain path on the same micro-batches, whose budget counts a prompt once; the plain path on
 micro-batches whose budget counts the prompt of every row."""
-STATUS = Path("/proc/self/status")
 
 
 def memory_mib() -> tuple[float, float]:
-    """Memory resident now, and the most that ever was; where the system does not tell, the latter for both.
-
-    Linux is asked for its own counters: `ru_maxrss` of a new process begins at that of the process that started it.
-    """
-    if STATUS.is_file():
-        kib = {name: int(value.split()[0]) for name, _, value in _status() if name in ("VmRSS", "VmHWM")}
-        return kib["VmRSS"] / 2**10, kib["VmHWM"] / 2**10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return peak, peak
-
-
-def _status() -> list[tuple[str, str, str]]:
-    return [line.partition(":") for line in STATUS.read_text().splitlines()]
+    """Memory resident now, and the most that ever was; where the system does not tell, the latter for both."""
+    peak = peak_bytes() / 2**20
+    if not STATUS.is_file():
+        return peak, peak
+    (now,) = (line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith("VmRSS:"))
+    return int(now) / 2**10, peak
 
 
 def prompt_of_every_row(rollouts: Rollouts) -> Rollouts:

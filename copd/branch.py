@@ -111,14 +111,18 @@ class Actor:
         self, problems: Sequence[Problem], rollouts_per_prompt: int, generator: torch.Generator | None
     ) -> Rollouts:
         """Sample and grade; greedy without a generator."""
-        return self.grade(
-            self.policy.sample(
-                problems,
-                rollouts_per_prompt=rollouts_per_prompt,
-                generator=generator,
-                max_new_tokens=self.sampling.max_new_tokens,
-                temperature=self.sampling.temperature,
-            )
+        return self.grade(self.sample(problems, rollouts_per_prompt, generator))
+
+    def sample(
+        self, problems: Sequence[Problem], rollouts_per_prompt: int, generator: torch.Generator | None
+    ) -> Rollouts:
+        """Sample as the run does, without grading; greedy without a generator."""
+        return self.policy.sample(
+            problems,
+            rollouts_per_prompt=rollouts_per_prompt,
+            generator=generator,
+            max_new_tokens=self.sampling.max_new_tokens,
+            temperature=self.sampling.temperature,
         )
 
     def grade(self, rollouts: Rollouts) -> Rollouts:

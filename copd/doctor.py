@@ -125,16 +125,11 @@ class Bench:
 
         Timed is the grading of the second half: by then the grading processes run, and none of it was graded before.
         """
-        actor, sampling = self.actor, self.actor.sampling
+        actor = self.actor
         if self.turns is not None:
             self.turns.take(actor)
-        rollouts = actor.policy.sample(
-            actor.asked.first(Split.TRAIN, task, PROBED),
-            rollouts_per_prompt=rollouts_per_prompt,
-            generator=stream(sampling.seed, "doctor", task, 0),
-            max_new_tokens=sampling.max_new_tokens,
-            temperature=sampling.temperature,
-        )
+        problems = actor.asked.first(Split.TRAIN, task, PROBED)
+        rollouts = actor.sample(problems, rollouts_per_prompt, stream(actor.sampling.seed, "doctor", task, 0))
         first, second = (take_rows(rollouts, rows) for rows in torch.arange(len(rollouts.tokens_NT)).chunk(2))
         graded = [actor.grade(first)]
         started = time.perf_counter()

@@ -28,9 +28,9 @@ def largest_difference(policy: Policy, problems: Sequence[Problem], *, rollouts_
     """Greatest difference in nats from plain log-probs: of the sampler's, and of each way to share a prefix."""
     rollouts = _probe(policy, problems, rollouts_per_prompt)
     plain = plain_logp(policy, rollouts)
-    others = [rollouts.logp_NT, _logp(policy, rollouts, packing="never")]
+    others = [rollouts.logp_NT, _logp(policy, rollouts, shared_prefix=policy.shared_prefix, packing="never")]
     if policy.packing != "never":
-        others.append(_logp(policy, rollouts, packing="always"))
+        others.append(_logp(policy, rollouts, shared_prefix=policy.shared_prefix, packing="always"))
     return float((torch.stack(others) - plain).abs().max())
 
 
@@ -76,21 +76,17 @@ def _doubt(policy: Policy, problems: Sequence[Problem], accepted: float) -> str:
 
 def plain_logp(policy: Policy, rollouts: Rollouts) -> Tensor:
     """Log-probs by the plain path, whichever path the policy takes. [N, T]."""
-    chosen = policy.shared_prefix
-    policy.shared_prefix = False
+    return _logp(policy, rollouts, shared_prefix=False, packing="never")
+
+
+def _logp(policy: Policy, rollouts: Rollouts, *, shared_prefix: bool, packing: Packing) -> Tensor:
+    """Log-probs on this path; the policy keeps its own. [N, T]."""
+    chosen = policy.shared_prefix, policy.packing
+    policy.shared_prefix, policy.packing = shared_prefix, packing
     try:
         return policy.score(rollouts).logp_NT
     finally:
-        policy.shared_prefix = chosen
-
-
-def _logp(policy: Policy, rollouts: Rollouts, packing: Packing) -> Tensor:
-    chosen = policy.packing
-    policy.packing = packing
-    try:
-        return policy.score(rollouts).logp_NT
-    finally:
-        policy.packing = chosen
+        policy.shared_prefix, policy.packing = chosen
 
 
 @torch.no_grad()
