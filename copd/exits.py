@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from copd.errors import CopdError, first_line, visible
+from copd.signals import SIGNALS, Ended, handled_by
 
 DEBUG = "--debug"
 """Anywhere in a command: show the traceback of an error."""
@@ -30,8 +31,8 @@ def status_of(app: typer.Typer, words: Sequence[str]) -> int:
     try:
         with _ended_by_signals():
             return app(given, prog_name="copd", standalone_mode=False) or 0
-    except _Ended as ended:
-        return _failed(128 + ended.number, f"ended by {signal.Signals(ended.number).name}")
+    except Ended as ended:
+        return _failed(128 + ended.number, f"ended by {ended.name}")
     except Exception as error:
         if debug:
             traceback.print_exception(error)
@@ -59,27 +60,12 @@ def _failed(status: int, message: str) -> int:
     return status
 
 
-class _Ended(SystemExit):
-    """A signal ended the command. As a SystemExit it passes through asyncio, and no `except Exception` takes it."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
-        self.number = number
-
-
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
     """SIGINT and SIGTERM end the command, which cleans up; one that whoever called copd ignores stays ignored."""
 
     def end(number: int, _: object) -> NoReturn:
-        raise _Ended(number)
+        raise Ended(number)
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    obeyed = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
-    try:
-        for number in obeyed:
-            signal.signal(number, end)
+    with handled_by(end, [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]):
         yield
-    finally:
-        for number, handler in obeyed.items():
-            signal.signal(number, handler)

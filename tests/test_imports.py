@@ -34,6 +34,7 @@ ROOMS = {
     "errors.py": set(),
     "files.py": set(),
     "processes.py": set(),
+    "signals.py": set(),
     "config.py": {
         "copd.errors",
         "copd.fields",

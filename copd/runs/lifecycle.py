@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from copd.errors import RecipeError
+from copd.signals import SIGNALS, Ended, handled_by
 
 LOCK = ".lock"
 """The file of a run folder that is locked while a process trains into it; it is gone when that process ends well."""
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -51,8 +49,8 @@ def alone_in(folder: Path) -> Iterator[None]:
                 each.rmdir()
 
 
-class Stopped(SystemExit):
-    """A signal has ended the run; the exit status is 128 + its number."""
+class Stopped(Ended):
+    """A signal has ended the run."""
 
 
 class Stop:
@@ -66,28 +64,27 @@ class Stop:
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
-        self._before: dict[int, Any] = {}
-        self._number = 0
+        self._handlers = ExitStack()
+        self._stopped: Stopped | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._furthest = 0
 
     @property
     def asked(self) -> bool:
         """Whether a signal has come."""
-        return bool(self._number)
+        return self._stopped is not None
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._came) for number in SIGNALS}
+            self._handlers.enter_context(handled_by(self._came, SIGNALS))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handlers.close()
         if isinstance(error, Stopped):
-            self._tell(f"stopped by {self._name}; --resume goes on from the last checkpoint")
+            self._tell(f"stopped by {error.name}; --resume goes on from the last checkpoint")
 
     @contextmanager
     def after_step(self, start: int) -> Iterator[None]:
@@ -117,23 +114,19 @@ class Stop:
 
     def leave_if_asked(self) -> None:
         """Raise Stopped where a signal has come."""
-        if self.asked:
-            raise Stopped(128 + self._number)
-
-    @property
-    def _name(self) -> str:
-        return signal.Signals(self._number).name
+        if self._stopped:
+            raise self._stopped
 
     def _came(self, number: int, _: FrameType | None) -> None:
-        if self.asked:
+        if self._stopped and not self._stopped.lost:
             if sys.stdout.isatty():  # a live view hides it
                 os.write(sys.stdout.fileno(), SHOW_CURSOR.encode())
             os._exit(128 + number)
-        self._number = number
+        self._stopped = Stopped(number)
         if self._loop is None:
-            self.leave_if_asked()
-        else:  # a handler must not print: it may have come in the middle of that
-            self._loop.call_soon_threadsafe(
-                self._tell,
-                f"{self._name}: stopping after this step, with a checkpoint; a second signal ends it at once",
-            )
+            raise self._stopped
+        # a handler must not print: it may have come in the middle of that
+        self._loop.call_soon_threadsafe(
+            self._tell,
+            f"{self._stopped.name}: stopping after this step, with a checkpoint; a second signal ends it at once",
+        )

@@ -1,0 +1,60 @@
+"""SIGTERM and SIGINT as an exception that is not lost, wherever in the program it is raised."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SECONDS_TO_AGAIN = 0.05
+
+
+class Ended(SystemExit):
+    """A signal has ended the work; the exit status is 128 + its number.
+
+    As a SystemExit it passes through asyncio, and no `except Exception` takes it.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+        self.lost = False
+        """Whether Python has dropped it; the signal then comes again."""
+
+    @property
+    def name(self) -> str:
+        """SIGTERM or SIGINT."""
+        return signal.Signals(self.number).name
+
+
+@contextmanager
+def handled_by(handler: Callable[[int, FrameType | None], None], numbers: Iterable[int]) -> Iterator[None]:
+    """Signals go to `handler`, which may raise Ended, while the block lives, in the main thread.
+
+    Python drops what is raised in a destructor or in the callback of a weak reference, and goes on. Where that happens
+    to an Ended, the same signal is sent again a moment later.
+    """
+    told_before = sys.unraisablehook
+
+    def dropped(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if isinstance(error, Ended):
+            error.lost = True
+            threading.Timer(SECONDS_TO_AGAIN, os.kill, (os.getpid(), error.number)).start()
+        else:
+            told_before(unraisable)
+
+    before = {number: signal.signal(number, handler) for number in numbers}
+    sys.unraisablehook = dropped
+    try:
+        yield
+    finally:
+        sys.unraisablehook = told_before
+        for number, previous in before.items():
+            signal.signal(number, previous)
