@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from copd.model.decode import CachedPrefixes, PlainPrefixes, Prefixes, select_rows
+from copd.model.decode import Prefixes
 from copd.model.encode import Prompts, Responses
 from copd.model.family import TextOnly
+from copd.model.lean import LeanStep, can_be_lean
 from copd.model.packing import Packed
+from copd.model.prefixes import CachedPrefixes, ModelStep, PlainPrefixes, Step, select_rows
 
 Head = Callable[[Tensor], Tensor]
 Finish = Callable[[Tensor, Head], Any]
@@ -86,9 +88,15 @@ class Forward:
     def start_shared(self, prompts: Prompts, rows: int, max_new_tokens: int) -> tuple[Prefixes, Tensor]:
         """The prompts, prefilled, with room for as many rows, and the logits of the first tokens. [P, V]."""
         prefill = self._prefill(prompts, lambda hidden, head: head(hidden))
+        room, columns = max(rows, len(prompts.mask_PS)), prompts.mask_PS.shape[1] + max_new_tokens
+        step: Step
+        if can_be_lean(self.model, self.family):
+            end = int(prompts.next_position_P.max()) + max_new_tokens
+            step = LeanStep(self.model.get_decoder(), self.family, prefill.past_key_values, room, columns, end)
+        else:
+            step = ModelStep(self.model, self.family, prefill.past_key_values, room, columns)
         head = in_float32(self.model.get_output_embeddings())
-        cached = CachedPrefixes(self.model, self.family, prompts, prefill.past_key_values, rows, max_new_tokens, head)
-        return cached, prefill.logits[:, -1]
+        return CachedPrefixes(step, prompts, room, max_new_tokens, head), prefill.logits[:, -1]
 
     def start_plain(self, prompts: Prompts, rows: int, max_new_tokens: int) -> tuple[Prefixes, Tensor]:
         """The same without a cache."""

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from transformers import DynamicCache
 
 from copd.model.batching import take_rows
-from copd.model.decode import CachedPrefixes, decode, distinct_prefixes, pick, select_rows, settle
+from copd.model.decode import decode, distinct_prefixes, pick
+from copd.model.prefixes import CachedPrefixes
 
 NEW_TOKENS = 12
 
@@ -21,27 +21,12 @@ def answers(rollouts):
 
 @torch.no_grad()
 def decode_rows(policy, problems, prompt_of_N, uniform_NT, max_new_tokens=NEW_TOKENS):
-    """`decode` after a prefill by the model itself, for chosen rows with chosen numbers."""
+    """`decode` for chosen rows with chosen numbers."""
     prompts = policy.encoder.encode(problems, policy.device)
-    prefill = policy.model(
-        input_ids=prompts.ids_PS,
-        attention_mask=prompts.mask_PS.long(),
-        position_ids=prompts.positions_APS,
-        past_key_values=DynamicCache(),
-        use_cache=True,
-        **prompts.media,
-    )
+    prefixes, logits_PV = policy.forward.start_shared(prompts, len(prompt_of_N), max_new_tokens)
     return decode(
-        CachedPrefixes(
-            policy.model,
-            policy.encoder.family,
-            prompts,
-            prefill.past_key_values,
-            len(prompt_of_N),
-            max_new_tokens,
-            policy.model.get_output_embeddings(),
-        ),
-        prefill.logits[:, -1],
+        prefixes,
+        logits_PV,
         prompt_of_N,
         banned_V=policy.banned_V,
         end_ids=policy.end_ids,
@@ -235,14 +220,6 @@ def test_without_numbers_the_most_likely_token_is_picked():
     assert pick(logp_MV, prefix_R, torch.tensor([0.1, 0.1, 0.95], dtype=torch.float64)).tolist() == [0, 0, 2]
 
 
-def test_gradients_flow_from_repeated_rows_back_into_the_cache():
-    keys, values = torch.randn(2, 1, 3, 4, requires_grad=True), torch.randn(2, 1, 3, 4, requires_grad=True)
-    repeated = select_rows(DynamicCache([(keys, values)]), torch.tensor([1, 1, 0, 1]))
-    assert torch.equal(repeated.layers[0].keys, keys[[1, 1, 0, 1]])
-    repeated.layers[0].keys.sum().backward()
-    assert torch.equal(keys.grad, torch.tensor([1.0, 3.0])[:, None, None, None].expand_as(keys))
-
-
 def test_rows_that_have_drawn_the_same_tokens_are_computed_once(ending64, problems_of, kind, monkeypatch):
     computed = []
     extend = CachedPrefixes.extend
@@ -289,20 +266,3 @@ def test_rows_are_one_prefix_where_prompt_and_token_agree():
     assert parent_M.tolist() == [0, 2, 2]
     assert token_M.tolist() == [5, 3, 5]
     assert place_R.tolist() == [2, 0, 1, 2, 0]
-
-
-@pytest.mark.parametrize(
-    ("parents", "places", "moved"),
-    [
-        ([0, 1, 2], [0, 1, 2], []),
-        ([0, 0, 1], [0, 2, 1], [1]),
-        ([2, 2, 5], [2, 0, 1], [1, 2]),
-        ([3], [0], [0]),
-        ([0, 4, 4, 4], [0, 1, 2, 3], [1, 2, 3]),
-    ],
-)
-def test_prefixes_stay_at_their_parents_place_and_fill_the_gaps(parents, places, moved):
-    place_M, moved_M = settle(torch.tensor(parents))
-    assert place_M.tolist() == places
-    assert moved_M.nonzero()[:, 0].tolist() == moved
-    assert sorted(places) == list(range(len(parents)))
