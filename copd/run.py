@@ -150,6 +150,7 @@ class _Run:
             self.plan.fields,
             self.plan.schedule,
             self.plan.edges,
+            trained=self.plan.trained,
             evaluation=self.recipe.evaluation,
             checkpoint=self.recipe.checkpoint,
             stop=self.stop,

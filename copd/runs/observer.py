@@ -40,6 +40,7 @@ class Display(Protocol):
 class RunObserver:
     """The observer of `copd.algorithm`: writes `metrics.jsonl`, `samples.jsonl` with `media/`, and `checkpoints/`.
 
+    `trained` are the branches that a step of each phase trains: once all of them have been, its updates are written.
     Checkpoints after the numbers of steps in `handovers` are kept for other runs that take the branches over.
     """
 
@@ -51,6 +52,7 @@ class RunObserver:
         schedule: Schedule,
         edges: Sequence[Edge],
         *,
+        trained: Mapping[Phase, Collection[str]],
         evaluation: EvaluationSection,
         checkpoint: CheckpointSection,
         stop: Stop,
@@ -68,6 +70,7 @@ class RunObserver:
         self._fields = list(fields)
         self._schedule = schedule
         self._edges = edges
+        self._trained = trained
         self._evaluation = evaluation
         self._keep_last = checkpoint.keep_last
         self._stop = stop
@@ -82,9 +85,13 @@ class RunObserver:
     def updated(self, branch: str, step: int, metrics: dict[str, float]) -> None:
         here = self._schedule.position(step)
         self._held_back.setdefault(step, {})[branch] = metrics
-        if all(len(self._held_back[earlier]) == len(self._branches) for earlier in self._held_back if earlier <= step):
+        if all(len(found) == self._count_of(earlier) for earlier, found in self._held_back.items() if earlier <= step):
             self._note_updates(step)
         self._display.updated(branch, step, here, metrics)
+
+    def _count_of(self, step: int) -> int:
+        """How many branches this step trains."""
+        return len(self._trained[self._schedule.position(step).phase])
 
     def _note_updates(self, last: int) -> None:
         """Note all updates up to a step, in the order of steps and branches, whichever branch was first."""

@@ -16,8 +16,8 @@ from copd.topology import Edge, full, hub
 class Plan:
     """The method's branches, edges, steps and rollouts, derived from a recipe.
 
-    `learners` are the branches of the RLVR phases. `model` is the branch that the method is after, MERGED for the
-    merge of all, None where there is no single one.
+    `learners` are the branches that RLVR phases train, `students` those that OPD phases train. `model` is the branch
+    that the method is after, MERGED for the merge of all, None where there is no single one.
     """
 
     fields: tuple[str, ...]
@@ -28,6 +28,12 @@ class Plan:
     batches: Batches
     costs: Costs
     model: str | None = None
+    students: tuple[str, ...] = ()
+
+    @property
+    def trained(self) -> dict[Phase, tuple[str, ...]]:
+        """The branches that a step of each phase trains."""
+        return {Phase.RLVR: self.learners, Phase.OPD: self.students}
 
     @property
     def rollouts(self) -> int:
@@ -80,7 +86,7 @@ def _copd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int | Non
     costs = Costs(native, native + len(edges) * batches.per_edge)
     schedule = asked if rollouts is None else _scaled(recipe, costs, asked, rollouts)
     model = MERGED if len(names) > 1 else names[0]
-    return Plan(names, names, names, edges, schedule, batches, costs, model)
+    return Plan(names, names, names, edges, schedule, batches, costs, model, students=names)
 
 
 def _expert(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
@@ -118,7 +124,7 @@ def _static_opd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int
     costs = Costs(2 * batches.native, batches.per_edge + (batches.native if recipe.static_opd.native else 0))
     schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method), rollouts)
     pair, edges = (student, teacher), (Edge(student, teacher, recipe.opd.beta),)
-    return Plan(tuple(recipe.branches), pair, pair, edges, schedule, batches, costs, student)
+    return Plan(tuple(recipe.branches), pair, pair, edges, schedule, batches, costs, student, students=(student,))
 
 
 def _mopd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
@@ -127,7 +133,7 @@ def _mopd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> P
     costs = Costs(len(names) * batches.native, len(names) * batches.per_edge)
     schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method), rollouts)
     edges = tuple(Edge(STUDENT, name, recipe.opd.beta) for name in names)
-    return Plan(names, (*names, STUDENT), names, edges, schedule, batches, costs, STUDENT)
+    return Plan(names, (*names, STUDENT), names, edges, schedule, batches, costs, STUDENT, students=(STUDENT,))
 
 
 PLANS: dict[str, Callable[[Recipe, Schedule, Batches, int], Plan]] = {

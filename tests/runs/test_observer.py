@@ -1,6 +1,7 @@
 """What a run writes down about real branches: no damaged checkpoint, and records that go with the last whole one."""
 
 import asyncio
+import json
 import os
 from functools import partial
 
@@ -61,6 +62,7 @@ def observe(tmp_path, branches, listener):
         list(branches),
         Schedule(cycles=1, rl_steps=9, opd_steps=0),
         [],
+        trained={Phase.RLVR: branches, Phase.OPD: ()},
         evaluation=EvaluationSection(),
         checkpoint=CheckpointSection(every_steps=1),
         stop=Stop(print),
@@ -158,3 +160,26 @@ def test_records_of_their_checkpoints_length_or_longer_go_on_without_a_warning(o
     observer.close()
     assert listener.warnings == []
     assert {line["step"] for line in read_lines(tmp_path / "metrics.jsonl")} == {0}
+
+
+def test_updates_are_written_once_every_branch_that_the_step_trains_has_made_it(branches, listener, tmp_path):
+    observer = RunObserver(
+        tmp_path,
+        {name: LocalBranch(branch) for name, branch in branches.items()},
+        list(branches),
+        Schedule(cycles=1, rl_steps=2, opd_steps=1),
+        [],
+        trained={Phase.RLVR: ("image", "text"), Phase.OPD: ("image",)},
+        evaluation=EvaluationSection(),
+        checkpoint=CheckpointSection(),
+        stop=Stop(print),
+        display=listener,
+    )
+    written = []
+    for branch, step in (("image", 0), ("image", 1), ("text", 0), ("text", 1), ("image", 2)):
+        observer.updated(branch, step, METRICS)
+        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        written.append([(event["step"], event["branch"]) for event in map(json.loads, lines)])
+    observer.close()
+    first, second = [(0, "text"), (0, "image")], [(1, "text"), (1, "image")]
+    assert written == [[], [], first, first + second, [*first, *second, (2, "image")]]

@@ -7,6 +7,7 @@ import pytest
 from copd.config import load_recipe
 from copd.errors import RecipeError
 from copd.runs.plan import handovers, make_plan
+from copd.schedule import Phase
 from copd.topology import Edge
 
 SMALL = [
@@ -192,3 +193,17 @@ def test_without_opd_steps_nobody_teaches():
 )
 def test_where_other_methods_would_take_over_experts_by_hand(changes, steps):
     assert handovers(load_recipe("demo", [*SMALL, *changes])) == steps
+
+
+@pytest.mark.parametrize(
+    ("method", "rlvr", "opd"),
+    [
+        ("copd", ("text", "image", "video"), ("text", "image", "video")),
+        ("static_opd", ("text", "image"), ("text",)),
+        ("mopd", ("text", "image", "video"), ("student",)),
+        ("expert", ("text", "image", "video"), ()),
+        ("mixed", ("mixed",), ()),
+    ],
+)
+def test_frozen_teachers_are_not_trained_in_opd_phases(method, rlvr, opd):
+    assert plan_of(f"method={method}").trained == {Phase.RLVR: rlvr, Phase.OPD: opd}
