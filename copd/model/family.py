@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
@@ -241,7 +240,7 @@ def _chat(processor: Any, problem: Problem) -> str:
         )
     except Exception as error:  # whatever a template's expressions run into
         folder, reason = tokenizer_of(processor).name_or_path or "model.path", visible(first_line(error))
-        if type(error) is TemplateError:  # raised by the template itself
+        if type(error).__name__ == "TemplateError":  # not one of its kinds: the template itself has raised it
             raise ChatRefused(f"{folder}: its chat template refuses a chat: {reason}") from error
         raise ModelFolderError(f"{folder}: its chat template fails: {type(error).__name__}: {reason}") from error
 
