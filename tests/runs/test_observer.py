@@ -158,3 +158,19 @@ def test_records_of_their_checkpoints_length_or_longer_go_on_without_a_warning(o
     observer.close()
     assert listener.warnings == []
     assert {line["step"] for line in read_lines(tmp_path / "metrics.jsonl")} == {0}
+
+
+def test_going_on_removes_what_a_process_killed_while_it_removed_or_wrote_has_left(observe, branches, tmp_path):
+    observer, root = observe(), tmp_path / "checkpoints"
+    for step in range(3):
+        go_on(observer, branches, step)
+    observer.close()
+    kept = sorted(root.iterdir())
+    assert [path.name for path in kept] == ["step-00000002", "step-00000003"]
+    for name in ("step-00000001", ".writing-00000004"):
+        (root / name).mkdir()
+        (root / name / "text.safetensors").write_bytes(b"half")
+    observer = observe()
+    asyncio.run(observer.resume(latest_checkpoint(root)))
+    observer.close()
+    assert sorted(root.iterdir()) == kept
