@@ -36,7 +36,7 @@ test-slow: $(VENV)/.tools  ## the tests that take longer, and the mutations
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=5
 
 soak: $(VENV)/.installed  ## kill a short run 100 times, and compare what it becomes with an undisturbed one; 10 minutes
-	$(BIN)/python studies/soak.py --kills 100 --seed $(or $(SEED),0)
+	$(BIN)/python studies/soak.py --kills 100 --seed $(or $(SEED),0) --backend $(or $(BACKEND),local)
 
 check: $(VENV)/.tools  ## formatting, lint, types
 	$(BIN)/ruff format --check copd tests studies benchmarks examples

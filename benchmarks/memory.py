@@ -15,7 +15,7 @@ import torch
 from benchmarks.ours import Lengthened, Size, digits, make_branches, problems_of, without_shortcuts, written
 from copd.model.learner import Learner
 from copd.model.parts import GrpoObjective
-from copd.processes import STATUS, peak_bytes
+from copd.processes import STATUS, peak
 from copd.types import Rollouts
 
 PATHS = ("shared", "plain", "plain_tokens")
@@ -25,11 +25,11 @@ micro-batches whose budget counts the prompt of every row."""
 
 def memory_mib() -> tuple[float, float]:
     """Memory resident now, and the most that ever was; where the system does not tell, the latter for both."""
-    peak = peak_bytes() / 2**20
+    held = peak().machine / 2**20
     if not STATUS.is_file():
-        return peak, peak
+        return held, held
     (now,) = (line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith("VmRSS:"))
-    return int(now) / 2**10, peak
+    return int(now) / 2**10, held
 
 
 def prompt_of_every_row(rollouts: Rollouts) -> Rollouts:

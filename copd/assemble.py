@@ -11,7 +11,7 @@ import torch
 from copd.branch import Branch, ObjectiveSettings, Reference, SamplingSettings, stream
 from copd.config import Recipe
 from copd.data import make_rows
-from copd.errors import RecipeError
+from copd.errors import ChatRefused, RecipeError
 from copd.maths.distill import clamped_delta, masked_delta, proximal_delta
 from copd.measure.health import Health
 from copd.model.encode import Encoder
@@ -293,7 +293,7 @@ def _unfit(
             return f"the text holds the model's control token {forged!r}"
     try:
         (length,) = encoder.lengths([problem])
-    except ValueError as error:
+    except (ValueError, ChatRefused) as error:
         return f"the model's processor refuses it: {error}"
     if context is None or length + max_new_tokens <= context:
         return None

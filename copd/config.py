@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from copd.errors import RecipeError
 from copd.fields import Section
+from copd.keys import check_no_key
 from copd.names import BASE, MERGED, MIXED, STUDENT
 from copd.sections import (
     MERGE_FIELDS,
@@ -92,6 +93,12 @@ class Recipe(Section):
         "local",
         description="local: all branches in this process; processes: each in its own with its own base, side by side",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_keys(cls, data: Any) -> Any:
+        check_no_key(data)
+        return data
 
     @model_validator(mode="after")
     def _sound(self) -> Recipe:

@@ -36,9 +36,9 @@ from copd.model.family import Encoded, TextOnly
 from copd.model.load import load_family, model_folder
 from copd.model.parity import TOLERANCE_NATS, UNABLE, largest_difference
 from copd.model.policy import Policy
-from copd.processes import peak_bytes
+from copd.processes import peak
 from copd.rewards.grading import Grader
-from copd.runs.display import peak_memory
+from copd.runs.display import memory_in_words
 from copd.runs.plan import Plan, handovers, make_plan
 from copd.schedule import Batches
 from copd.tasks.asked import Asked
@@ -308,7 +308,7 @@ def estimate(plan: Plan, per_native: float, per_visit: float) -> Finding:
     seconds = seconds_of(plan, per_native, per_visit)
     found = (
         f"about {seconds / 60:.1f} minutes of training here for {plan.rollouts:,} rollouts, branches one after the "
-        f"other, evaluation and reports apart; memory {peak_memory(peak_bytes())} at most"
+        f"other, evaluation and reports apart; memory {memory_in_words(peak())} at most"
     )
     return Finding("estimate", "ok", found)
 

@@ -25,6 +25,10 @@ class ModelFolderError(CopdError):
     exit_status = 2
 
 
+class ChatRefused(ModelFolderError):
+    """A chat that the model's chat template does not take, by its own word; a row that holds it is a bad row."""
+
+
 class CheckpointError(CopdError):
     """A checkpoint that cannot be written, or that does not match its manifest or the recipe."""
 

@@ -15,7 +15,7 @@ from copd.backends.processes import ProcessBranch, ThreadActor
 from copd.branch import Actor
 from copd.config import Recipe
 from copd.model.policy import Policy
-from copd.processes import peak_bytes
+from copd.processes import Memory, peak, summed
 from copd.rewards.grading import Grader
 from copd.runs.plan import Plan
 from copd.tasks.asked import Asked
@@ -49,7 +49,7 @@ class Place(Protocol):
         """A model that answers problems and no more, at the device at which the base is."""
         ...
 
-    def peak_bytes(self) -> int:
+    def peak(self) -> Memory:
         """The most memory that all processes have held until now, each at its own time."""
         ...
 
@@ -78,8 +78,8 @@ class ThisProcess:
         actor.home = self._home
         return LocalActor(self._waiting(actor), self._turns)
 
-    def peak_bytes(self) -> int:
-        return peak_bytes()
+    def peak(self) -> Memory:
+        return peak()
 
     def close(self) -> None:
         pass
@@ -110,8 +110,8 @@ class OwnProcesses:
     def evaluated(self, name: str, policy: Policy) -> Answering:
         return ThreadActor(self._parts.actor(name, policy, self._asked), self._line)
 
-    def peak_bytes(self) -> int:
-        return peak_bytes() + sum(branch.peak_bytes for branch in self._processes.values())
+    def peak(self) -> Memory:
+        return summed([peak(), *(branch.peak for branch in self._processes.values())])
 
     def close(self) -> None:
         with ExitStack() as ending:

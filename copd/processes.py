@@ -5,6 +5,9 @@ from __future__ import annotations
 import resource
 import sys
 import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import zip_longest
 from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -45,8 +48,31 @@ class Spawned(SpawnContext):
     Process = _SpawnedProcess
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has held until now.
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the machine's memory, and of each of its GPUs in their order."""
+
+    machine: int
+    gpus: tuple[int, ...] = ()
+
+
+def summed(held: Iterable[Memory]) -> Memory:
+    """What several processes hold together; those that compute on no GPU may leave them all out."""
+    each = list(held)
+    gpus = zip_longest(*(one.gpus for one in each), fillvalue=0)
+    return Memory(sum(one.machine for one in each), tuple(map(sum, gpus)))
+
+
+def peak() -> Memory:
+    """The most memory that this process has held until now, of each GPU what torch has held of it."""
+    torch = sys.modules.get("torch")  # who has not imported it holds nothing of a GPU
+    if torch is None or not torch.cuda.is_initialized():
+        return Memory(_peak_bytes())
+    return Memory(_peak_bytes(), tuple(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))))
+
+
+def _peak_bytes() -> int:
+    """The most of the machine's memory.
 
     Linux is asked for its own count: `ru_maxrss` of a new process begins at that of the one that started it.
     """

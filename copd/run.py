@@ -181,7 +181,7 @@ class _Run:
                 start = self.experts.step
                 await observer.adopt(self.experts, self.plan.learners)
                 await observer.measure(start - 1, Phase.RLVR.value)
-        self.screen.started(start, self.place.peak_bytes)
+        self.screen.started(start, self.place.peak)
         with self.stop.after_step(start):
             await self._method(handles, observer, start)
 

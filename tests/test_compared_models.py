@@ -1,6 +1,7 @@
 """Models without a run: evaluated side by side, and one as the teacher of another."""
 
 import json
+import re
 import shutil
 import weakref
 
@@ -108,3 +109,13 @@ def test_an_overlap_larger_than_the_vocabulary_is_refused(folders):
     recipe = load_recipe("demo", [*SMALL, "evaluation.overlap_k=[5, 999]"])
     with pytest.raises(RecipeError, match=r"evaluation.overlap_k: 999 is larger than the \d+ tokens"):
         compare_behaviour(recipe, *folders)
+
+
+def test_a_run_whose_overlap_is_larger_than_the_vocabulary_does_not_begin(command, tmp_path):
+    done = command("train", "demo", *SMALL, "evaluation.overlap_k=[5, 999]")
+    assert done.returncode == 2
+    said = done.stderr.splitlines()[-1]
+    assert re.fullmatch(
+        r"error: evaluation\.overlap_k: 999 is larger than the \d+ tokens of the masked vocabulary", said
+    )
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))

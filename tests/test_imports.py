@@ -33,11 +33,13 @@ ROOMS = {
     "names.py": set(),
     "errors.py": set(),
     "files.py": set(),
+    "keys.py": set(),
     "processes.py": set(),
     "signals.py": set(),
     "config.py": {
         "copd.errors",
         "copd.fields",
+        "copd.keys",
         "copd.names",
         "copd.sections",
         "copd.task_sections",

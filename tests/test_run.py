@@ -365,18 +365,20 @@ def test_a_base_whose_responses_are_cut_is_warned_of_field_by_field(tmp_path):
         )
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint_and_its_processes_give_what_one_gives(finished, tmp_path):
+def test_a_run_killed_in_rlvr_and_in_opd_goes_on_and_its_processes_give_what_one_gives(finished, tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "copd.cli", "train", "demo", *SMALL, "backend=processes"]
     command += ["--out", str(folder), "--resume"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-    while not list(folder.glob("checkpoints/step-*/manifest.json")):
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (folder / "report.html").exists()
+    for step in (1, 3):  # the second step of RLVR, and that of OPD, is then under way
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+        while not (folder / "checkpoints" / f"step-{step:08d}" / "manifest.json").is_file():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert latest_checkpoint(folder / "checkpoints").step == step
+        assert not (folder / "report.html").exists()
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     said = done.stdout.replace("\n", "")

@@ -111,6 +111,7 @@ def test_a_run_of_several_processes_stopped_by_signals_to_all_of_them_ends_as_if
     stops = {  # the moment, the signal, and after how many steps the run may then stand
         "in RLVR": (lambda: updates(folder, 1) == 2, signal.SIGTERM, {2, 3, 4, 5}),
         "measuring": (lambda: updates(folder, 5) == 2, signal.SIGINT, {6}),
+        "in OPD": (lambda: updates(folder, 6) == 2, signal.SIGTERM, {7, 8}),
         "concluding": (lambda: (folder / "branches").is_dir(), signal.SIGTERM, {9}),
     }
     for name, (moment, number, stands) in stops.items():

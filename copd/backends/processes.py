@@ -26,7 +26,7 @@ from torch import Tensor
 from copd.backends.local import LocalActor, LocalBranch
 from copd.branch import Actor, Branch
 from copd.errors import CopdError, ProcessError
-from copd.processes import Spawned, peak_bytes
+from copd.processes import Memory, Spawned, peak
 from copd.types import Part, Rollouts, Score, Split
 
 Make = Callable[[Callable[[str], None]], AbstractContextManager[Branch]]
@@ -51,7 +51,7 @@ class ProcessBranch:
 
     field: str
     allowed_tokens: int
-    peak_bytes: int
+    peak: Memory
     """The most memory that the process had held when it last answered."""
 
     def __init__(self, name: str, make: Make, warn: Callable[[str], None]) -> None:
@@ -146,7 +146,7 @@ class ProcessBranch:
 
     def _receive(self) -> Any:
         try:
-            value, failure, warnings, self.peak_bytes = self._pipe.recv()
+            value, failure, warnings, self.peak = self._pipe.recv()
         except (EOFError, OSError) as error:
             raise self._gone() from error
         self._busy = False
@@ -193,7 +193,7 @@ def serve(pipe: Connection, make: Make) -> None:
     warnings: list[str] = []
 
     def answer(value: Any, failure: BaseException | None = None) -> None:
-        _send(pipe, (value, failure, warnings, peak_bytes()))
+        _send(pipe, (value, failure, warnings, peak()))
         warnings.clear()
 
     try:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from copd.errors import ModelFolderError
+from copd.errors import ChatRefused, ModelFolderError, first_line, visible
 from copd.types import Problem
 
 
@@ -50,7 +50,11 @@ class TextOnly:
         return int(end if pad is None else pad)
 
     def encode(self, problems: Sequence[Problem]) -> list[Encoded]:
-        """Encode problems of one kind. Raises ValueError naming the problem whose kind the model does not take."""
+        """Encode problems of one kind.
+
+        Raises ValueError naming the problem whose kind the model does not take, and ModelFolderError where the chat
+        template fails, as ChatRefused where it says so itself.
+        """
         for problem in problems:
             if problem.kind not in self.kinds:
                 raise ValueError(
@@ -229,9 +233,16 @@ def tokenizer_of(processor: Any) -> Any:
 
 
 def _chat(processor: Any, problem: Problem) -> str:
-    return processor.apply_chat_template(
-        problem.chat, tokenize=False, add_generation_prompt=True, **problem.chat_template_kwargs
-    )
+    """The prompt as the model's chat template has it, which transformers renders in a sandbox without files."""
+    try:
+        return processor.apply_chat_template(
+            problem.chat, tokenize=False, add_generation_prompt=True, **problem.chat_template_kwargs
+        )
+    except Exception as error:  # whatever a template's expressions run into
+        folder, reason = tokenizer_of(processor).name_or_path or "model.path", visible(first_line(error))
+        if type(error).__name__ == "TemplateError":  # not one of its kinds: the template itself has raised it
+            raise ChatRefused(f"{folder}: its chat template refuses a chat: {reason}") from error
+        raise ModelFolderError(f"{folder}: its chat template fails: {type(error).__name__}: {reason}") from error
 
 
 def _metadata(frames: int, fps: float) -> dict[str, Any]:

@@ -9,15 +9,22 @@ THINK, THOUGHT = "<think>", "</think>"
 TAG, CLOSING_TAG = "<answer>", "</answer>"
 
 
-def final_answer(response: str, *, finished: bool, form: str = "boxed") -> str | None:
+def final_answer(response: str, *, finished: bool, form: str = "boxed", prompt: str = "") -> str | None:
     """The response's only final answer in one of the `FORMS`, or None.
 
     None for a response that the length limit cut, for one with no answer or with several, and for an answer that is
     never closed: a response that lists all options answers nothing. What is thought up to the last `</think>` does not
-    count, and thoughts that are never closed leave no answer.
+    count, and thoughts that are never closed leave no answer. Neither does an answer count that stands in the `prompt`,
+    where the response repeats that.
     """
     spoken = response.rpartition(THOUGHT)[2]
-    return FORMS[form](spoken) if finished and THINK not in spoken else None
+    if not finished or THINK in spoken:
+        return None
+    answer = FORMS[form](spoken)
+    echo = prompt.strip()
+    if (BOXED in echo or TAG in echo) and echo in spoken and FORMS[form](spoken.replace(echo, "")) is None:
+        return None
+    return answer
 
 
 def only_box(text: str) -> str | None:

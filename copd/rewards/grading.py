@@ -94,7 +94,10 @@ class Grader:
 
         Equal calls are made once: where all responses of a group give one answer that hangs, one deadline is lost.
         """
-        answers = [final_answer(each.text, finished=each.finished, form=self._form) for each in responses_N]
+        answers = [
+            final_answer(response.text, finished=response.finished, form=self._form, prompt=problem.prompt)
+            for problem, response in zip(problems_N, responses_N, strict=True)
+        ]
         plans = [self._plan(*row) for row in zip(problems_N, responses_N, answers, strict=True)]
         calls = list(dict.fromkeys(plan for plan in plans if not isinstance(plan, Verdict)))
         attempts = dict(zip(calls, self._pool.run(calls), strict=True))

@@ -80,13 +80,22 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"checkpoint of step {step} cannot be written to {root}: {error}") from error
-    others = sorted(folder for folder in step_folders(root).values() if folder != final)
-    earlier = [folder for folder in others if folder.name < final.name]
-    kept = {root / _name(steps) for steps in beside} & set(earlier)
-    passing = [folder for folder in earlier if folder not in kept]
-    for folder in set(others) - kept - set(passing[-(keep_last - 1) :] if keep_last > 1 else []):
-        shutil.rmtree(folder, ignore_errors=True)
+    for steps, folder in step_folders(root).items():
+        if steps > step:
+            shutil.rmtree(folder, ignore_errors=True)
+    remove_superseded(root, step, keep_last, beside)
     return final
+
+
+def remove_superseded(root: Path, step: int, keep_last: int, beside: Collection[int] = ()) -> None:
+    """Remove what the checkpoint of `step` leaves without use, as far as the disk lets it.
+
+    That is all checkpoints before it but the last `keep_last` - 1 and those in `beside`, and whatever a process that
+    was killed had begun to write.
+    """
+    passing = [folder for steps, folder in sorted(step_folders(root).items()) if steps < step and steps not in beside]
+    for folder in [*passing[: max(0, len(passing) - keep_last + 1)], *root.glob(".writing-*")]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def step_folders(root: Path) -> dict[int, Path]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-import torch
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -20,7 +19,7 @@ from copd.measure.behaviour import Behaviour
 from copd.measure.compare import Difference
 from copd.measure.disputes import FieldBehaviour
 from copd.measure.evaluate import AVERAGE, Accuracy, Estimate
-from copd.processes import peak_bytes
+from copd.processes import Memory, peak
 from copd.runs.plan import Plan
 from copd.schedule import Phase, Position
 
@@ -44,7 +43,7 @@ class Screen:
         self._steps: dict[str, int] = {}
         self._estimated = False
         self._clock = time.perf_counter()
-        self._peak_bytes: Callable[[], int] = peak_bytes
+        self._peak: Callable[[], Memory] = peak
 
     def planned(self, folder: Path, method: str, plan: Plan) -> None:
         """Print what is going to happen."""
@@ -81,9 +80,9 @@ class Screen:
         if (step + 1) % 100 == 0 or step + 1 == steps:
             self.console.print(f"warm-up step {step + 1} of {steps}")
 
-    def started(self, first_step: int, peak: Callable[[], int] = peak_bytes) -> None:
+    def started(self, first_step: int, peak: Callable[[], Memory] = peak) -> None:
         """Training starts at this step; from here on time is counted. `peak` tells the most memory held until then."""
-        self._peak_bytes = peak
+        self._peak = peak
         self._first_step = self._step = first_step
         self._clock = time.perf_counter()
         if first_step:
@@ -138,7 +137,7 @@ class Screen:
 
     def _estimate(self) -> str:
         """Every phase fills its micro-batches alike, so that the memory held so far is about what is to be expected."""
-        minutes, memory = self._seconds_left() / 60, peak_memory(self._peak_bytes())
+        minutes, memory = self._seconds_left() / 60, memory_in_words(self._peak())
         return f"expected: about {minutes:.1f} minutes of training left, memory about {memory}"
 
     def _view(self) -> RenderableType:
@@ -158,13 +157,10 @@ class Screen:
         return Group(head, ProgressBar(total=total, completed=self._step), table, self._overlap)
 
 
-def peak_memory(held_bytes: int) -> str:
-    """So much of the machine's memory, and the most that this process has held of each GPU, in words."""
-    memory = f"{held_bytes / 2**30:.1f} GiB"
-    if torch.cuda.is_initialized():
-        gpus = [torch.cuda.max_memory_allocated(i) / 2**30 for i in range(torch.cuda.device_count())]
-        memory += f", on GPUs {', '.join(f'{gpu:.1f}' for gpu in gpus)} GiB"
-    return memory
+def memory_in_words(held: Memory) -> str:
+    """So many GiB of the machine's memory, and of each GPU where there are any."""
+    gpus = ", ".join(f"{gpu / 2**30:.1f}" for gpu in held.gpus)
+    return f"{held.machine / 2**30:.1f} GiB" + (f", on GPUs {gpus} GiB" if gpus else "")
 
 
 def _per_cent(estimate: Estimate, interval: bool) -> str:

@@ -13,7 +13,7 @@ from copd.measure.behaviour import Behaviour, measure_behaviour
 from copd.measure.evaluate import Accuracy, evaluate
 from copd.measure.health import Health
 from copd.measure.ledger import Ledger
-from copd.runs.checkpoint import Checkpoint, save_checkpoint
+from copd.runs.checkpoint import Checkpoint, remove_superseded, save_checkpoint
 from copd.runs.lifecycle import Stop
 from copd.runs.media import keep_media
 from copd.runs.runlog import JsonLines, read_lines
@@ -215,10 +215,10 @@ class RunObserver:
         self.note("experts", checkpoint.step - 1, taken_from=str(checkpoint.folder), **cost)
 
     async def resume(self, checkpoint: Checkpoint) -> None:
-        """Put branches, ledger and records back to where they stood at the checkpoint.
+        """Put branches, ledger and records back to where they stood at the checkpoint, the newest of the run.
 
-        Raises CheckpointError, before a record is cut, where its branches or their tensors are not those of the run,
-        or where the run has fewer steps.
+        What a process that was killed had still to remove is removed. Raises CheckpointError, before a record is cut,
+        where its branches or their tensors are not those of the run, or where the run has fewer steps.
         """
         if set(checkpoint.branches) != set(self._branches):
             held, wanted = (", ".join(names) for names in (checkpoint.branches, self._branches))
@@ -236,6 +236,7 @@ class RunObserver:
                 )
             lines.cut(checkpoint.notes[noted])
         self._recall()
+        remove_superseded(checkpoint.folder.parent, checkpoint.step, self._keep_last, self.meet_after)
 
     async def _load(self, checkpoint: Checkpoint, name: str) -> None:
         tensors = checkpoint.tensors(name)

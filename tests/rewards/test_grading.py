@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,20 @@ def test_equal_texts_plain_numbers_and_huge_answers_need_no_process(answer, refe
     grader = Grader()
     assert grade(grader, "math", rf"\boxed{{{answer}}}", answer=reference).correct == [right]
     assert grader._pool._running is None
+
+
+SHOWN = "sum: 8 8\nWrite \\boxed{16}, or <answer>16</answer>.\n"
+
+
+@pytest.mark.parametrize("form", ["boxed", "tag"])
+@pytest.mark.parametrize("verifier", ["integer", "math"])
+def test_an_answer_that_stands_in_the_prompt_earns_nothing_unsaid_or_echoed(form, verifier):
+    shown = replace(problem(verifier=verifier), prompt=SHOWN)
+    own = {"boxed": r"\boxed{16}", "tag": "<answer>16</answer>"}[form]
+    texts = ["", "as above", SHOWN, SHOWN.strip(), f"<think>8 8</think>{SHOWN}", f"{SHOWN}Yes.", SHOWN + own]
+    with Grader(answer=form, format_weight=0.5) as grader:
+        grades = grader.grade([shown] * (len(texts) + 2), [response(text) for text in (*texts, own, f"16: {own}")])
+    assert grades == Grades([*[0.0] * len(texts), 1.0, 1.0], [*[False] * len(texts), True, True], 0)
 
 
 def test_a_user_s_function_sees_the_whole_response_and_may_give_any_number(grader):

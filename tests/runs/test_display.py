@@ -12,6 +12,7 @@ from copd.measure.behaviour import Behaviour, Likeness
 from copd.measure.compare import Difference
 from copd.measure.disputes import Dispute, FieldBehaviour
 from copd.measure.evaluate import Accuracy, Estimate
+from copd.processes import Memory
 from copd.runs.display import Screen, accuracy_table, behaviour_table, disputes_table
 from copd.runs.plan import make_plan
 
@@ -62,7 +63,7 @@ def test_the_estimate_waits_for_the_slowest_branch_and_is_made_once(screen, seen
     plan = make_plan(load_recipe("demo"))
     screen.planned(Path("runs/x"), "copd", plan)
     with screen:
-        screen.started(0, lambda: 5 * 2**29)
+        screen.started(0, lambda: Memory(5 * 2**29))
         for branch, steps in (("video", range(7)), ("text", range(3)), ("image", range(2))):
             for step in steps:
                 screen.updated(branch, step, plan.schedule.position(step), {"tokens_per_second": 1.0})

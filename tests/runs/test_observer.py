@@ -183,3 +183,19 @@ def test_updates_are_written_once_every_branch_that_the_step_trains_has_made_it(
     observer.close()
     first, second = [(0, "text"), (0, "image")], [(1, "text"), (1, "image")]
     assert written == [[], [], first, first + second, [*first, *second, (2, "image")]]
+
+
+def test_going_on_removes_what_a_process_killed_while_it_removed_or_wrote_has_left(observe, branches, tmp_path):
+    observer, root = observe(), tmp_path / "checkpoints"
+    for step in range(3):
+        go_on(observer, branches, step)
+    observer.close()
+    kept = sorted(root.iterdir())
+    assert [path.name for path in kept] == ["step-00000002", "step-00000003"]
+    for name in ("step-00000001", ".writing-00000004"):
+        (root / name).mkdir()
+        (root / name / "text.safetensors").write_bytes(b"half")
+    observer = observe()
+    asyncio.run(observer.resume(latest_checkpoint(root)))
+    observer.close()
+    assert sorted(root.iterdir()) == kept

@@ -57,3 +57,28 @@ def test_a_whole_run_that_wandb_records_holds_no_secret_of_the_environment(secre
     run = copd.train(load_recipe("demo", changes), tmp_path / "run")
     assert list(run.rglob("*.wandb"))
     assert list(leaks(tmp_path)) == []
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ("model.path=https://user:KEY@host/model", "model.path"),
+        ("branches.text.task={kind: rows, train: [a.jsonl, b-KEY.jsonl]}", "branches.text.task.train.1"),
+        ("verifiers={'KEY': a.py:b}", "verifiers"),
+        ("hub_token=KEY", "hub_token"),
+    ],
+)
+def test_a_recipe_that_repeats_one_is_refused_without_saying_it(secrets, command, tmp_path, name, change, field):
+    done = command("train", "demo", *SMALL[1:], change.replace("KEY", SECRETS[name]))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {field}: holds the value of the environment variable {name}, which a run ")
+    assert done.stderr.count("\n") == 1
+    assert SECRETS[name] not in done.stdout + done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_short_values_and_those_of_other_variables_may_stand_in_a_recipe(monkeypatch):
+    for name, value in {"SESSION_KEY": "text", "MODEL": "builtin:digits"}.items():
+        monkeypatch.setenv(name, value)
+    assert list(load_recipe("demo", SMALL).branches) == ["text", "image"]

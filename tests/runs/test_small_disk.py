@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from copd.run import train
 from copd.runs.checkpoint import verify_checkpoint
 
 CHANGES = [*SMALL, TWO_BRANCHES % 1.0, "schedule={cycles: 1, rl_steps: 2, opd_steps: 1}", HARDLY_MEASURED]
+COPD = (sys.executable, "-m", "copd.cli")
 MIB, PAGE = 2**20, os.sysconf("SC_PAGE_SIZE")
 
 
@@ -29,12 +31,17 @@ class Disk:
         self._enter = ["nsenter", "--preserve-credentials", "--user", "--mount", f"--target={holder}"]
 
     def run(self, *command: object) -> CompletedProcess[str]:
+        with self.begin(*command) as begun:
+            said = begun.communicate(timeout=120)
+        return CompletedProcess(begun.args, begun.returncode, *said)
+
+    def begin(self, *command: object) -> subprocess.Popen[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        words = [*self._enter, *map(str, command)]
-        return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120, check=False)
+        words, pipe = [*self._enter, *map(str, command)], subprocess.PIPE
+        return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment)
 
     def copd(self, *words: object) -> CompletedProcess[str]:
-        return self.run(sys.executable, "-m", "copd.cli", *words)
+        return self.run(*COPD, *words)
 
     def mount(self, *words: object) -> None:
         done = self.run("mount", *words)
@@ -154,3 +161,29 @@ def test_a_read_only_folder_is_named_and_nothing_in_it_changes(undisturbed, stop
     assert_refused(done, 1, f"checkpoint of step 3 cannot be written to {run / 'checkpoints'}", "Read-only file system")
     assert whole_steps(seen) == [1, 2]
     assert contents(seen / "checkpoints") == checkpoints
+
+
+@pytest.mark.slow
+def test_checkpoints_that_turn_read_only_during_a_run_end_it_and_it_goes_on_once_they_do_not(undisturbed, disk):
+    run, seen = disk.folder / "run", disk.seen / "run"
+    checkpoints = run / "checkpoints"
+    disk.leave_free(300 * MIB)
+    with disk.begin(*COPD, "train", "demo", *CHANGES, "--out", run) as begun:
+        while not (seen / "checkpoints" / "step-00000001" / "manifest.json").is_file():
+            assert begun.poll() is None, begun.communicate()
+            time.sleep(0.01)
+        disk.mount("--bind", checkpoints, checkpoints)
+        disk.mount("-o", "remount,bind,ro", checkpoints)
+        said = begun.communicate(timeout=120)
+    (step,) = whole_steps(seen)[-1:]
+    done = CompletedProcess(begun.args, begun.returncode, *said)
+    assert_refused(
+        done, 1, f"checkpoint of step {step + 1} cannot be written to {checkpoints}", "Read-only file system"
+    )
+    assert disk.run("umount", checkpoints).returncode == 0
+    done = disk.copd("train", "--out", run, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert record(seen) == record(undisturbed)
+    assert (seen / "merged" / "model.safetensors").read_bytes() == (
+        undisturbed / "merged" / "model.safetensors"
+    ).read_bytes()

@@ -1,0 +1,37 @@
+"""Keys of hubs and trackers stand in the environment. A recipe, which a run copies wherever it writes, holds none."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+NAMED_A_KEY = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD)$", re.IGNORECASE)
+SHORTEST = 12
+"""Characters; what is shorter may stand in a recipe by chance."""
+
+
+def check_no_key(recipe: Any) -> None:
+    """Raises ValueError, naming field and variable, where a recipe repeats what the environment keeps as a key."""
+    keys = {name: value for name, value in os.environ.items() if NAMED_A_KEY.search(name) and len(value) >= SHORTEST}
+    for path, text in _texts(recipe, ()):
+        if name := next((name for name, key in keys.items() if key in text), None):
+            field = next((part for part in (".".join(path), ".".join(path[:-1])) if keys[name] not in part), "")
+            raise ValueError(
+                f"{field or 'recipe'}: holds the value of the environment variable {name}, which a run would write "
+                "into its files; leave it out, hubs and trackers read the variable"
+            )
+
+
+def _texts(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every text of nested lists and mappings, names included, with its path."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield (*path, str(key)), str(key)
+            yield from _texts(inner, (*path, str(key)))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _texts(inner, (*path, str(number)))
