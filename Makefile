@@ -9,7 +9,7 @@ CHANGES_mopd_mean := method=mopd mopd.student=mean
 CHANGES_mixed_batch := method=mixed mixed.batch=K_times
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: demo table $(METHODS:%=runs/%) docs bench test test-slow soak check format lock clean
+.PHONY: demo table $(METHODS:%=runs/%) docs bench test test-slow soak coverage check format lock clean
 
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
 	$(BIN)/copd train demo --out runs/demo --resume
@@ -37,6 +37,9 @@ test-slow: $(VENV)/.tools  ## the tests that take longer, and the mutations
 
 soak: $(VENV)/.installed  ## kill a short run 100 times, and compare what it becomes with an undisturbed one; 10 minutes
 	$(BIN)/python studies/soak.py --kills 100 --seed $(or $(SEED),0) --backend $(or $(BACKEND),local)
+
+coverage: $(VENV)/.tools  ## every place that raises an error, and whether a fast test reaches it; 10 minutes
+	$(BIN)/python studies/error_paths.py
 
 check: $(VENV)/.tools  ## formatting, lint, types
 	$(BIN)/ruff format --check copd tests studies benchmarks examples
