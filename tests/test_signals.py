@@ -29,7 +29,13 @@ with {block}:
 @pytest.mark.parametrize("block", ["Stop(print)", "_ended_by_signals()"])
 def test_a_signal_that_comes_where_python_drops_exceptions_ends_the_work_all_the_same(block, number):
     script = DROPPED.format(block=block, name=number.name)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell in the background ignores it
+    )
     said = f"stopped by {number.name}; --resume goes on from the last checkpoint\n" if block.startswith("Stop") else ""
     assert (done.returncode, done.stdout, done.stderr) == (128 + number, f"dropped\n{said}", "")
 
