@@ -1,9 +1,10 @@
 """Verifications per second of the `math` verifier: `python benchmarks/grading.py [WORKERS [PROBLEMS]]`.
 
 Invented answers of the kinds that mathematics problems have, 8 responses to a problem, half of them right, some of
-those in another spelling than the reference. Three numbers: batches as a run grades them (equal answers of a group are
-verified once, equal texts and plain numbers without a process), the same without plain numbers, and math-verify alone,
-one call per problem. Processes are warm: they have graded another batch before.
+those in another spelling than the reference. Four numbers: batches as a run grades them (equal answers of a group are
+verified once, equal texts and plain numbers without a process), of all kinds, of plain numbers alone and of all but
+these; and math-verify alone, one call per problem. Each is also told as a multiple of the floor of 500 per second.
+Processes are warm: they have graded another batch before.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from copd.rewards.worker import verify_mathematically
 from copd.types import Problem
 
 GROUP = 8
+FLOOR = 500
+"""Verifications per second that two processes must reach."""
 KINDS: dict[str, tuple[float, Callable[[int, int, int], tuple[str, str]]]] = {
     "integer": (0.60, lambda a, b, c: (f"{a * b}", f"{a * b}.0")),
     "fraction": (0.15, lambda a, b, c: (f"\\frac{{{a}}}{{{b}}}", f"{a}/{b}")),
@@ -57,14 +60,20 @@ def graded_per_second(grader: Grader, batch: Sequence[tuple[str, list[str]]]) ->
     return len(rows) / (time.perf_counter() - started)
 
 
+def told(rate: float, what: str) -> str:
+    return f"{rate:8.0f} {what}: {rate / FLOOR:.1f} x the floor of {FLOOR}"
+
+
 def main(workers: int = 2, problems: int = 128) -> None:
     draw = random.Random(0)
-    symbolic = [kind for kind in KINDS if kind not in ("integer", "fraction")]
+    numbers = ["integer", "fraction"]
+    symbolic = [kind for kind in KINDS if kind not in numbers]
+    chosen = {"all kinds of answer": list(KINDS), "plain numbers": numbers, "no plain numbers": symbolic}
     with Grader(workers=workers) as grader:
-        for name, kinds in (("all kinds of answer", list(KINDS)), ("no plain numbers", symbolic)):
+        for name, kinds in chosen.items():
             graded_per_second(grader, groups(problems, draw, kinds))
             rate = graded_per_second(grader, groups(problems, draw, kinds))
-            print(f"{rate:8.0f} responses graded per second, {name}, batches of {problems} x {GROUP}")
+            print(told(rate, f"responses graded per second, {name}, batches of {problems} x {GROUP}"))
     pairs = [(answers[0], reference) for reference, answers in groups(problems * GROUP, draw, list(KINDS))]
     pool = KillablePool(workers, deadline_seconds=10, memory_gib=4)
     try:
@@ -74,7 +83,7 @@ def main(workers: int = 2, problems: int = 128) -> None:
             rate = len(warm) / (time.perf_counter() - started)
     finally:
         pool.close()
-    print(f"{rate:8.0f} pairs verified per second by math-verify alone, all kinds of answer, {workers} processes")
+    print(told(rate, f"pairs verified per second by math-verify alone, all kinds of answer, {workers} processes"))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -253,5 +254,25 @@ def command(
         with pytest.raises(SystemExit) as exit_:
             main()
         return CompletedProcess(sys.argv, exit_.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def in_small_files() -> Callable[[str, Path], str]:
+    """Run a script, told a path, in a process whose files may hold 100 bytes, as if the disk were full; what it says.
+
+    The script has `path` and `small()`, from which on the limit holds.
+    """
+    begin = (
+        "import resource, signal, sys\nfrom pathlib import Path\npath = Path(sys.argv[1])\n"
+        "def small():\n"
+        "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+    )
+
+    def run(script: str, path: Path) -> str:
+        command = [sys.executable, "-c", begin + script, str(path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     return run

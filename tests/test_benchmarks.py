@@ -1,11 +1,12 @@
 """The benchmarks run, at a reduced size and without TRL, and print what they measured. They never test speed."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import growth, jobs, measure, memory, ours, profile_step, theirs
+from benchmarks import grading, growth, jobs, measure, memory, ours, profile_step, theirs
 from benchmarks.ours import Lengthened, Size, digits, make_branches, problems_of
 
 SMALL = Size(prompts=2, rollouts=2, max_new_tokens=24, short_tokens=4, repetitions=2)
@@ -194,6 +195,17 @@ def test_the_clock_gives_each_part_its_own_time_without_the_parts_inside(monkeyp
     with clock.part("outer"), clock.part("inner"):
         pass
     assert dict(clock.seconds) == {"all else": 1.0, "outer": 2.0 + 4.0, "inner": 3.0}
+
+
+def test_grading_is_told_for_each_kind_of_answers_beside_the_floor(capsys):
+    grading.main(workers=1, problems=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(", ")[1].partition(":")[0] for line in lines] == [
+        *("all kinds of answer", "plain numbers", "no plain numbers", "all kinds of answer")
+    ]
+    for line in lines:
+        rate, ratio = re.fullmatch(r" *(\d+) (?:responses|pairs) .*: ([\d.]+) x the floor of 500", line).groups()
+        assert float(ratio) == pytest.approx(int(rate) / 500, abs=0.06)
 
 
 def test_files_stay_short():

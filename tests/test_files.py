@@ -1,8 +1,6 @@
 """Whole files are replaced at once, and are on disk when they are."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -23,17 +21,16 @@ def test_a_write_that_fails_leaves_the_old_file_alone_and_nothing_beside_it(tmp_
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_disk_that_refuses_is_told_with_the_file(tmp_path):
+def test_a_disk_that_refuses_is_told_with_the_file(tmp_path, in_small_files):
     """The system's own error has no name in it."""
     script = (
-        "import resource, sys; from pathlib import Path; from copd.files import replace_text\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
-        "try: replace_text(Path(sys.argv[1]), 'x' * 1000)\n"
+        "from copd.files import replace_text\n"
+        "small()\n"
+        "try: replace_text(path, 'x' * 1000)\n"
         "except OSError as error: print(error)\n"
     )
     path = tmp_path / "page.html"
-    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
-    assert f"File too large: {str(path)!r}" in done.stdout
+    assert f"File too large: {str(path)!r}" in in_small_files(script, path)
     assert list(tmp_path.iterdir()) == []
 
 

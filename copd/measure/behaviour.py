@@ -86,44 +86,34 @@ async def measure_behaviour(
     """
     tokens = next(iter(branches.values())).allowed_tokens
     found = Behaviour(kl_is_exact=is_exact(tokens), chance={k: k / tokens for k in ks})
-    students = await gather(*(_observed(name, branches, fields, problems=problems, ks=ks) for name in branches))
-    for name, student in zip(branches, students, strict=True):
-        found.accuracy[name], found.cut_rate[name] = student.accuracy, student.cut_rate
-        found.samples += student.samples
-        found.shown |= student.shown
-        for other, alike in student.alike.items():
-            for k, overlap in alike.overlap.items():
-                found.overlap.setdefault(k, {}).setdefault(name, {})[other] = overlap
-            found.mass_overlap.setdefault(name, {})[other] = alike.mass_overlap
-            found.symmetric_kl.setdefault(name, {})[other] = alike.symmetric_kl
+    for one in await gather(*(_observed(name, branches, fields, problems=problems, ks=ks) for name in branches)):
+        for matrix in ("accuracy", "cut_rate", "mass_overlap", "symmetric_kl"):
+            getattr(found, matrix).update(getattr(one, matrix))
+        for k, rows in one.overlap.items():
+            found.overlap.setdefault(k, {}).update(rows)
+        found.samples += one.samples
+        found.shown |= one.shown
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class _Student:
-    """What `Behaviour` holds of one student: by field, and by teacher."""
-
-    accuracy: dict[str, float] = field(default_factory=dict)
-    cut_rate: dict[str, float] = field(default_factory=dict)
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    shown: dict[tuple[str, str], Problem] = field(default_factory=dict)
-    alike: dict[str, Likeness] = field(default_factory=dict)
 
 
 async def _observed(
     name: str, branches: Mapping[str, Observed], fields: Sequence[str], *, problems: int, ks: Sequence[int]
-) -> _Student:
+) -> Behaviour:
     """One student, field by field: only what is made of the scores is kept, for they may be large."""
-    found, exact = _Student(), is_exact(branches[name].allowed_tokens)
+    found, exact = Behaviour(), is_exact(branches[name].allowed_tokens)
+    accuracy, cut_rate = found.accuracy.setdefault(name, {}), found.cut_rate.setdefault(name, {})
     measures: dict[str, list[TokenMeasures]] = {other: [] for other in branches}
     for task in fields:
         one = await answer_and_score(name, branches, task, problems=problems, ks=ks)
         problem = one.rollouts.problems[0]
-        found.accuracy[task], found.cut_rate[task], found.shown[task, problem.id] = one.accuracy, one.cut_rate, problem
+        accuracy[task], cut_rate[task], found.shown[task, problem.id] = one.accuracy, one.cut_rate, problem
         found.samples.append(await _sample(branches[name], one))
         for other, measured in measures.items():
             measured.append(token_measures(one, other, ks, exact=exact))
-    found.alike.update({other: likeness(measured) for other, measured in measures.items()})
+    alike = {other: likeness(measured) for other, measured in measures.items()}
+    found.overlap = {k: {name: {other: one.overlap[k] for other, one in alike.items()}} for k in ks}
+    found.mass_overlap[name] = {other: one.mass_overlap for other, one in alike.items()}
+    found.symmetric_kl[name] = {other: one.symmetric_kl for other, one in alike.items()}
     return found
 
 

@@ -148,20 +148,18 @@ def test_a_line_that_is_not_json_is_named(tmp_path, text):
         list(read_lines(path))
 
 
-def test_a_full_disk_is_named_and_leaves_whole_lines_only(tmp_path):
+def test_a_full_disk_is_named_and_leaves_whole_lines_only(tmp_path, in_small_files):
     script = (
-        "import os, resource, signal, sys; from pathlib import Path; from copd.runs.runlog import JsonLines\n"
-        "from copd.errors import CheckpointError\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
-        "log = JsonLines(Path(sys.argv[1])); log.write({'step': 0})\n"
+        "from copd.errors import CheckpointError; from copd.runs.runlog import JsonLines\n"
+        "small()\n"
+        "log = JsonLines(path); log.write({'step': 0})\n"
         "try: log.write({'text': 'x' * 1000})\n"
         "except CheckpointError as error: print(error)\n"
-        "assert log.size == os.stat(sys.argv[1]).st_size\n"
+        "assert log.size == path.stat().st_size\n"
         "log.write({'step': 1}); log.close()\n"
     )
     path = tmp_path / "log.jsonl"
-    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
-    assert f"{path}: cannot be written: " in done.stdout
+    assert f"{path}: cannot be written: " in in_small_files(script, path)
     assert list(read_lines(path)) == [{"step": 0}, {"step": 1}]
 
 

@@ -1,8 +1,5 @@
 """Pictures and frames beside the samples: small, once each, readable."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -69,17 +66,16 @@ def test_the_same_picture_is_one_file_and_is_not_written_again(tmp_path):
     assert (tmp_path / first).stat().st_mtime_ns == before
 
 
-def test_a_full_disk_is_named(tmp_path):
+def test_a_full_disk_is_named(tmp_path, in_small_files):
     script = (
-        "import resource, signal, sys; from pathlib import Path; import numpy as np\n"
+        "import numpy as np; from copd.errors import CheckpointError\n"
         "from copd.runs.media import keep_media; from copd.types import Problem\n"
-        "from copd.errors import CheckpointError\n"
         "noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
-        "try: keep_media(Path(sys.argv[1]), Problem('', '', '', '', '', images=(noise,)))\n"
+        "small()\n"
+        "try: keep_media(path, Problem('', '', '', '', '', images=(noise,)))\n"
         "except CheckpointError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert f"{tmp_path}/media/" in done.stdout
-    assert "cannot be written" in done.stdout
+    said = in_small_files(script, tmp_path)
+    assert f"{tmp_path}/media/" in said
+    assert "cannot be written" in said
     assert not list((tmp_path / "media").glob("*.png"))
