@@ -63,7 +63,7 @@ OUTSIDE = {
     "rewards/answers.py": set(),
     "rewards/verifiers.py": set(),
     "rewards/adapters.py": set(),
-    "rewards/mathematics.py": {"math_verify"},
+    "rewards/mathematics.py": {"antlr4", "latex2sympy2_extended", "math_verify"},
     "rewards/worker.py": set(),
     "rewards/pool.py": {"pebble"},
 }
