@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +46,7 @@ def main() -> None:
     sys.exit(int(bool(status or missed)))
 
 
-def run_tests(arguments: Mapping[str, str] | tuple[str, ...] | list[str], data: Path) -> int:
+def run_tests(arguments: Sequence[str], data: Path) -> int:
     """The exit status of pytest; what its processes executed lies beside `data`, a file for each."""
     command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", *arguments]
     return subprocess.run(command, cwd=ROOT, env={**os.environ, "COVERAGE_FILE": str(data)}).returncode

@@ -68,6 +68,7 @@ class LeanStep:
     """
 
     def __init__(self, decoder: Any, family: TextOnly, prefill: Cache, room: int, columns: int, end: int) -> None:
+        self._family = family
         keys = prefill.layers[0].keys
         count, self._kv_heads, self._length, self._width = keys.shape
         self._cached = keys.new_empty(len(prefill.layers), 2, room, self._kv_heads, columns, self._width)
@@ -101,8 +102,8 @@ class LeanStep:
 
     def __call__(self, ids_M: Tensor, position_M: Tensor, sees_MS: Tensor) -> Tensor:
         cos_M1D, sin_M1D = self._cos_E1D[position_M], self._sin_E1D[position_M]
-        added_MS = torch.zeros(sees_MS.shape).masked_fill_(~sees_MS, -torch.inf)
-        added_B1S = added_MS.repeat_interleave(self._kv_heads, dim=0)[:, None]
+        added_M11S = self._family.step_mask(sees_MS, self._cached.dtype)
+        added_B1S = added_M11S[:, 0].repeat_interleave(self._kv_heads, dim=0)
         hidden_MW = self._embedding[ids_M]
         for weights, cached in zip(self._layers, self._cached, strict=True):
             heads_MHD = torch.mm(self._normed(hidden_MW, weights.before_attention), weights.query_key_value)

@@ -111,7 +111,7 @@ class PlacedLayer(DynamicLayer):
     def __init__(self, prefill: Any, room: int, length: int) -> None:
         super().__init__()
         self.used, self.length = len(prefill.keys), prefill.keys.shape[2]
-        self._keys, self._values = (with_room(part, room, length) for part in (prefill.keys, prefill.values))
+        self._keys, self._values = (_with_room(part, room, length) for part in (prefill.keys, prefill.values))
         self.dtype, self.device, self.is_initialized = self._keys.dtype, self._keys.device, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -131,7 +131,7 @@ class PlacedLayer(DynamicLayer):
             part[target, :, : self.length] = part[source, :, : self.length]
 
 
-def with_room(states: Tensor, room: int, length: int) -> Tensor:
+def _with_room(states: Tensor, room: int, length: int) -> Tensor:
     """Cached states [P, heads, S, D] in the first rows and columns of a larger tensor [room, heads, length, D]."""
     larger = states.new_empty(room, states.shape[1], length, states.shape[3])
     larger[: len(states), :, : states.shape[2]] = states
