@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -109,7 +110,11 @@ class KillablePool:
 
 
 class _Running:
-    """A pool of pebble, and the process that watches over its workers."""
+    """A pool of pebble, and the process that watches over its workers.
+
+    It is stopped when its process ends, too. The watch ends once its registry is closed, and Python would wait for it
+    before that where it has not begun to listen to signals.
+    """
 
     def __init__(self, workers: int, memory_bytes: int, verifiers: tuple[UserVerifier, ...]) -> None:
         from pebble import ProcessPool
@@ -123,6 +128,7 @@ class _Running:
         arguments: tuple[Connection, int, tuple[UserVerifier, ...]] = (self._registry, memory_bytes, verifiers)
         self.pool = ProcessPool(workers, initializer=prepare, initargs=arguments, context=context)
         self._stopping = threading.Lock()
+        self._at_exit = Finalize(None, self.stop, exitpriority=0)
 
     def stop(self) -> None:
         with self._stopping:
@@ -131,4 +137,5 @@ class _Running:
             self.pool.stop()
             self.pool.join()
             self._registry.close()
+            self._at_exit.cancel()
             self._watch.join(CLOSING_SECONDS)

@@ -87,11 +87,14 @@ def watch(registry: Connection) -> None:
             if registry.poll(WATCH_SECONDS):
                 workers.add(int(registry.recv_bytes()))
             gone = {worker for worker in workers if not _exists(worker)}
-            workers -= gone
             _end(gone)
+            workers -= gone
     except EOFError:
         pass  # no one is left who could start a worker
     finally:
+        with contextlib.suppress(EOFError):
+            while registry.poll():
+                workers.add(int(registry.recv_bytes()))
         _end(workers)
 
 

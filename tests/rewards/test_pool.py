@@ -283,6 +283,25 @@ def test_a_script_that_forgets_to_close_the_pool_ends_all_the_same(tmp_path):
     assert wait_until(lambda: not running_in(tmp_path))
 
 
+LATE = """
+import copd.rewards.pool, late
+copd.rewards.pool.watch = late.watch
+pool.close()
+run("fork and stay")
+"""
+
+
+def test_a_script_ends_though_the_process_that_watches_has_not_begun_to(tmp_path):
+    (tmp_path / "late.py").write_text(
+        "import time\nfrom copd.rewards import worker\n"
+        "def watch(registry):\n    time.sleep(4)\n    worker.watch(registry)\n"
+    )
+    process = script(tmp_path, LATE)
+    assert process.communicate(timeout=30)[0].split() == ["script", "0.5"]
+    assert process.returncode == 0
+    assert wait_until(lambda: not running_in(tmp_path))
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_survives_the_training_process_however_it_is_killed(tmp_path, number):
     process = script(tmp_path, "run('fork and stay', 'work for a minute', 'fork bomb')")
