@@ -51,7 +51,7 @@ while killed:
 """
 
 DIES_AT_RANDOM = """
-import json, os, random, signal, sys, time
+import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 import torch
 from copd.runs.checkpoint import latest_checkpoint, save_checkpoint
@@ -59,23 +59,30 @@ from copd.runs.checkpoint import latest_checkpoint, save_checkpoint
 def save(root, step):
     save_checkpoint(root, step, {"a": {"w": torch.full((500_000,), float(step))}}, {}, 2)
 
+def writing():
+    return list(root.glob(".writing*"))
+
 random.seed(0)
 root = Path(sys.argv[1])
 save(root, 1)
 for attempt in range(12):
     before = latest_checkpoint(root).step
+    for left in writing():
+        shutil.rmtree(left)
     child = os.fork()
     if child == 0:
         for step in range(before + 1, before + 1000):
             save(root, step)
         os._exit(0)
-    time.sleep(random.uniform(0.0, 0.04))
+    while not writing():
+        time.sleep(0.0002)
+    time.sleep(random.uniform(0.0, 0.04) if attempt % 2 else 0.0)
     os.kill(child, signal.SIGKILL)
     killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
     found = latest_checkpoint(root)
     values = found.tensors("a")["w"].unique().tolist()
-    partial = any(path.name.startswith(".writing") for path in root.iterdir())
-    print(json.dumps({"killed": killed, "before": before, "step": found.step, "values": values, "partial": partial}))
+    line = {"killed": killed, "before": before, "step": found.step, "values": values, "partial": bool(writing())}
+    print(json.dumps(line))
 """
 
 SAVES_ONTO_A_FULL_DISK = """
