@@ -62,7 +62,7 @@ def save(root, step):
 random.seed(0)
 root = Path(sys.argv[1])
 save(root, 1)
-for attempt in range(12):
+for attempt in range(24):
     before = latest_checkpoint(root).step
     begun, begin = os.pipe()
     child = os.fork()
@@ -288,7 +288,7 @@ def test_sigkill_at_every_write_point_leaves_the_older_or_the_newer_whole(tmp_pa
 
 def test_sigkill_in_the_middle_of_saving_leaves_a_whole_checkpoint(tmp_path):
     attempts = [json.loads(line) for line in run_script(DIES_AT_RANDOM, tmp_path).splitlines()]
-    assert len(attempts) == 12
+    assert len(attempts) == 24
     assert all(attempt["killed"] for attempt in attempts)
     assert any(attempt["partial"] for attempt in attempts)
     for attempt in attempts:
