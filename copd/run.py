@@ -230,7 +230,7 @@ class _Run:
             try:
                 policy.load_weights(await merged(handles, self._merge()))
             except ValueError as error:
-                raise MergeError(str(error)) from error
+                raise MergeError(f"merge: {error}") from error
             save_policy(policy, self.folder / MERGED, self._card("the merge of its branches"))
             models.append(self.place.evaluated(MERGED, policy))
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -276,3 +278,19 @@ def in_small_files() -> Callable[[str, Path], str]:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     return run
+
+
+@pytest.fixture
+def no_more_files() -> Callable[[], AbstractContextManager[None]]:
+    """A block in which the system opens no file to this process, as if all that it may have were open."""
+
+    @contextmanager
+    def limit() -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    return limit

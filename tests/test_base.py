@@ -23,7 +23,7 @@ def test_the_base_that_ships_has_partial_skill_in_every_field():
 
 def test_a_base_is_never_built_over_something_else(tmp_path):
     (tmp_path / "precious").touch()
-    with pytest.raises(RecipeError, match="not empty"):
+    with pytest.raises(RecipeError, match=f"{tmp_path}: is not empty; give another folder"):
         build_base(tmp_path, conflict=1.0)
 
 

@@ -107,6 +107,7 @@ def save_adapter(model: Any, name: str, folder: Path) -> None:
         f"base_model.model.{where.replace(f'.{name}.weight', '.weight')}": parameter.detach().cpu().contiguous()
         for where, parameter in adapter_parameters(model, name).items()
     }
+    folder.mkdir(parents=True, exist_ok=True)  # where a file stands in its place, peft raises an AssertionError
     model.peft_config[name].save_pretrained(folder)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 

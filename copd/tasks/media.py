@@ -161,7 +161,10 @@ def opened(reference: Reference, root: DataRoot) -> BinaryIO:
 
 def _read(reference: Reference, root: DataRoot) -> bytes:
     with opened(reference, root) as file:
-        data = file.read(MAX_IMAGE_BYTES + 1)
+        try:
+            data = file.read(MAX_IMAGE_BYTES + 1)
+        except OSError as error:
+            raise BadRow(f"cannot be read ({reason(error)})") from None
     if not data:
         raise BadRow("empty, 0 bytes")
     if len(data) > MAX_IMAGE_BYTES:

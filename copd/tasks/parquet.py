@@ -100,15 +100,23 @@ class ParquetFile:
         size = self._open().metadata.row_group(group).total_byte_size
         if size <= KEPT_BYTES:
             return _kept.get((self, group), size, lambda: self._group(group)).slice(offset, 1)
-        for batch in self._batches([group]):
-            if offset < len(batch):
-                return batch.slice(offset, 1)
+        batches = self._batches([group])
+        while offset >= len(batch := next(batches)):
             offset -= len(batch)
-        raise DataError(f"{self.given}: row group {group} has fewer rows than it declares")
+        return batch.slice(offset, 1)
 
     def _group(self, group: int) -> Any:
         table = _named(self.given, lambda: self._open().read_row_group(group, use_threads=False))
+        self._check_rows(group, len(table))
         return self._honest(group, table)
+
+    def _check_rows(self, group: int, found: int) -> None:
+        """Raise DataError where a row group has not the rows that it declares: later rows would be misplaced."""
+        declared = self._open().metadata.row_group(group).num_rows
+        if found != declared:
+            raise DataError(
+                f"{self.given}: row group {group} declares {declared} rows, has {found}; write the file anew"
+            )
 
     def _honest(self, group: int, read: Any) -> Any:
         """What was read of a row group; raises DataError where it is much more than the group can hold as declared."""
@@ -127,8 +135,11 @@ class ParquetFile:
             declared = file.metadata.row_group(group)
             rows = max(1, min(BATCH_ROWS, BATCH_BYTES * declared.num_rows // max(1, declared.total_byte_size)))
             batches = file.iter_batches(batch_size=rows, row_groups=[group], use_threads=False)
+            found = 0
             while (batch := _named(self.given, partial(next, batches, None))) is not None:
+                found += len(batch)
                 yield self._honest(group, batch)
+            self._check_rows(group, found)
 
     def _open(self) -> Any:
         return _opened(self)

@@ -7,7 +7,6 @@ read again. A row that cannot be read is yielded as the BadRow that says why.
 from __future__ import annotations
 
 import json
-import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -80,12 +79,11 @@ def open_rows(path: Path, given: str, root: DataRoot) -> RowFile:
     """The rows of a .jsonl or .parquet file; raises DataError for anything else, and for what cannot be read."""
     try:
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{given}: not a regular file; accepted: a .jsonl or .parquet file")
+        path.open("rb").close()
     except OSError as error:
         raise DataError(f"{given}: cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{given}: not a regular file; accepted: a .jsonl or .parquet file")
-    if not os.access(path, os.R_OK):
-        raise DataError(f"{given}: cannot be read: permission denied")
     if not status.st_size:
         raise DataError(f"{given}: empty, 0 bytes")
     if path.suffix in PARQUET:

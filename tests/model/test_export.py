@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 
 from copd.errors import ModelFolderError, WriteError
 from copd.model.export import save_policy
+from copd.model.lora import LoraSettings
 from copd.model.policy import Policy
 
 
@@ -169,3 +170,21 @@ def test_code_in_a_folder_is_never_run_even_if_somebody_agrees_to_it(damaged, mo
     )
     refused(damaged, "cannot be loaded")
     assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "folder", "said"),
+    [
+        ("adapter", None, "File exists: '{}/adapter'"),
+        (None, "adapter/adapter_config.json", "Is a directory: '{}/adapter/adapter_config.json'"),
+        (None, "adapter/adapter_model.safetensors", "Is a directory"),
+    ],
+)
+def test_an_adapter_that_cannot_be_written_is_named(policy, tmp_path, file, folder, said):
+    if file:
+        (tmp_path / file).write_text("no folder")
+    if folder:
+        (tmp_path / folder).mkdir(parents=True)
+    branch = policy.clone().with_adapter("text", LoraSettings(1, 1.0, ("q_proj",)), 0)
+    with pytest.raises(WriteError, match=f"^{tmp_path}: the adapter cannot be written: .*{said.format(tmp_path)}"):
+        save_policy(branch, tmp_path, "# card\n")

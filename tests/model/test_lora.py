@@ -1,6 +1,7 @@
 """Adapters on one frozen base: what acts, what learns, what is merged, what is saved, and what it takes."""
 
 import copy
+import sys
 from functools import partial
 
 import pytest
@@ -229,3 +230,9 @@ def test_a_target_that_can_have_no_adapter_is_refused_with_those_that_can(base, 
     with pytest.raises(RecipeError, match=rf"lora\.targets: '{target}' is no linear layer.*accepted: .*down_proj"):
         base.with_adapter("text", LoraSettings(4, 8.0, ("q_proj", target)), 0)
     assert not getattr(base.model, "peft_config", None)
+
+
+def test_without_peft_the_message_names_what_to_install(policy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(RecipeError, match=r"lora: needs the package peft; install copd\[lora\]"):
+        policy.clone().with_adapter("text", SETTINGS, 0)

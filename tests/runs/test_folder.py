@@ -5,8 +5,8 @@ import json
 import pytest
 
 from copd.config import load_recipe, make_recipe
-from copd.errors import CheckpointError, RecipeError
-from copd.runs.folder import check_folder, claim
+from copd.errors import CheckpointError, RecipeError, WriteError
+from copd.runs.folder import check_folder, claim, record_forced
 from copd.runs.runlog import RUN_MANIFEST
 
 
@@ -115,3 +115,17 @@ def test_a_folder_in_use_is_refused_unless_it_is_resumed(tmp_path):
     claim(tmp_path / "run", manifest_of())
     with pytest.raises(RecipeError, match=r"is not empty; give another folder \(--resume goes on"):
         check(tmp_path / "run", manifest_of(), resume=False)
+
+
+def test_a_manifest_that_cannot_be_written_is_named_with_the_folder(tmp_path):
+    in_the_way = tmp_path / f".{RUN_MANIFEST}.writing"
+    in_the_way.mkdir()
+    with pytest.raises(WriteError, match=f"^--out {tmp_path}: cannot be written: .*{in_the_way}"):
+        claim(tmp_path, manifest_of())
+    assert not (tmp_path / RUN_MANIFEST).exists()
+    in_the_way.rmdir()
+    claim(tmp_path, manifest_of())
+    in_the_way.mkdir()
+    with pytest.raises(WriteError, match=f"^{tmp_path / RUN_MANIFEST}: cannot be written: .*{in_the_way}"):
+        record_forced(tmp_path, manifest_of("seed=3"), 5, ["recipe.seed was 0 and is now 3"])
+    check(tmp_path, manifest_of())

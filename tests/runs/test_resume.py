@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 import copd
+from copd.branch import Branch, ObjectiveSettings, SamplingSettings
 from copd.config import load_recipe, make_recipe, reread
 from copd.errors import CheckpointError, RecipeError, WriteError
+from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
 from copd.model.load import model_folder
 from copd.run import result_of
@@ -188,6 +191,18 @@ def test_a_state_that_does_not_fit_is_refused_by_tensor_and_changes_nothing(poli
     before = changed(learner, lambda _: None)
     with pytest.raises(CheckpointError, match=said):
         learner.load_state(state)
+    assert_same(learner.state(), before)
+
+
+def test_a_state_of_a_branch_that_holds_nothing_is_refused_and_changes_nothing(policy, assert_same):
+    twin = policy.clone()
+    learner = Learner(twin, learning_rate=1e-3)
+    settings = ObjectiveSettings(delta=partial(clamped_delta, bound=5.0))
+    sampling = SamplingSettings(seed=0, max_new_tokens=4, temperature=1.0)
+    branch = Branch("text", 0, twin, {}, sampling, field="text", learner=learner, settings=settings)
+    before = changed(learner, lambda _: None)
+    with pytest.raises(CheckpointError, match=r"^tensor 'version' is missing$"):
+        branch.load_state({})
     assert_same(learner.state(), before)
 
 

@@ -5,9 +5,11 @@ import math
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from copd.errors import CheckpointError
 from copd.runs.runlog import JsonLines, read_lines, write_lines
 
 RECORDS = [
@@ -161,6 +163,15 @@ def test_a_full_disk_is_named_and_leaves_whole_lines_only(tmp_path, in_small_fil
     path = tmp_path / "log.jsonl"
     assert f"{path}: cannot be written: " in in_small_files(script, path)
     assert list(read_lines(path)) == [{"step": 0}, {"step": 1}]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is always full")
+def test_a_disk_that_takes_nothing_is_named_in_writing_and_in_syncing():
+    log = JsonLines(Path("/dev/full"))
+    with pytest.raises(CheckpointError, match=r"^/dev/full: cannot be written: .*No space left"):
+        log.write({"step": 1})
+    with pytest.raises(CheckpointError, match=r"^/dev/full: cannot be written: .*Invalid argument"):
+        log.sync()
 
 
 def test_a_whole_file_is_written_at_once_and_read_back(tmp_path):

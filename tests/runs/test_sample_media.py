@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from copd.runs.media import LONGEST_SIDE, MOST_PICTURES, keep_media
+from copd.errors import CheckpointError
+from copd.runs.media import LONGEST_SIDE, MEDIA, MOST_PICTURES, keep_media
 from copd.types import Problem
 
 RNG = np.random.default_rng(0)
@@ -79,3 +80,9 @@ def test_a_full_disk_is_named(tmp_path, in_small_files):
     assert f"{tmp_path}/media/" in said
     assert "cannot be written" in said
     assert not list((tmp_path / "media").glob("*.png"))
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / MEDIA).touch()
+    with pytest.raises(CheckpointError, match=rf"{tmp_path}.*\.png: cannot be written"):
+        keep_media(tmp_path, problem([picture()]))

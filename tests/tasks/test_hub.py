@@ -107,3 +107,9 @@ def test_paths_start_at_the_commit_and_may_follow_the_links_of_the_cache_but_no_
     (root.folder / "leak").symlink_to(tmp_path / "secret")
     with pytest.raises(Exception, match="leads out of the data root"):
         root.find("leak")
+
+
+def test_another_commit_than_the_one_asked_for_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / OTHER))
+    with pytest.raises(DataError, match=f"hub:me/sums: the hub gave commit {OTHER} for {COMMIT}"):
+        hub_files("hub:me/sums", "train", COMMIT)

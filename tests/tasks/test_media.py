@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,15 @@ from media_files import encoded
 from PIL import Image
 
 from copd.errors import BadRow
-from copd.tasks.media import DataRoot, MediaRules, load_frames, load_image, shrunk
+from copd.tasks.media import (
+    MAX_FILE_BYTES,
+    MAX_IMAGE_BYTES,
+    DataRoot,
+    MediaRules,
+    load_frames,
+    load_image,
+    shrunk,
+)
 
 RULES = MediaRules()
 
@@ -249,3 +258,28 @@ def test_damaged_pictures_of_any_kind_are_read_or_refused_but_nothing_crashes(ro
                 said.append(str(error))
     assert 0 < len(said) < 450
     assert not any("\n" in reason for reason in said)
+
+
+def test_a_file_beyond_the_bound_is_refused_with_the_bound(root):
+    with (root.folder / "film.mp4").open("wb") as file:
+        os.truncate(file.fileno(), MAX_FILE_BYTES + 1)
+    with pytest.raises(BadRow, match=f"not a regular file, or larger than {MAX_FILE_BYTES} bytes"):
+        root.open("film.mp4")
+
+
+def test_a_picture_beyond_the_bound_is_refused_with_the_bound(root):
+    said = f"image <{MAX_IMAGE_BYTES + 1} bytes>: larger than {MAX_IMAGE_BYTES} bytes"
+    assert refusal(bytes(MAX_IMAGE_BYTES + 1), root) == said
+
+
+def test_a_picture_that_the_system_does_not_open_is_refused_by_name(root, no_more_files):
+    (root.folder / "a.png").write_bytes(encoded(PICTURE))
+    with no_more_files():
+        said = refusal("a.png", root)
+    assert said == "image 'a.png': cannot be opened (Too many open files)"
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="the system has no file that opens and cannot be read")
+def test_a_picture_that_opens_and_cannot_be_read_is_refused_by_name():
+    said = refusal("mem", DataRoot.at(Path("/proc/self")))
+    assert said == "image 'mem': cannot be read (Input/output error)"

@@ -147,6 +147,22 @@ def test_a_file_that_declares_less_than_it_holds_is_refused_when_that_is_seen(op
         use(open_rows(tmp_path / "g.parquet", "g.parquet", DataRoot.at(tmp_path)))
 
 
+@pytest.mark.parametrize("kept", [parquet.KEPT_BYTES, 0], ids=["kept", "read up to the row"])
+def test_a_row_group_of_fewer_rows_than_it_declares_is_refused(opened, tmp_path, monkeypatch, kept):
+    monkeypatch.setattr(parquet, "KEPT_BYTES", kept)
+    opened(ROWS, row_group_size=600)
+    sound = (tmp_path / "f.parquet").read_bytes()
+    at = sound.rindex(varint(600))  # after the numbers of values of the group's columns, that of its rows
+    (tmp_path / "g.parquet").write_bytes(sound[:at] + varint(700) + sound[at + len(varint(600)) :])
+    file = open_rows(tmp_path / "g.parquet", "g.parquet", DataRoot.at(tmp_path))
+    assert writer.read_metadata(tmp_path / "g.parquet").row_group(0).num_rows == 700
+    said = "g.parquet: row group 0 declares 700 rows, has 600; write the file anew"
+    with pytest.raises(DataError, match=said):
+        list(file.scan())
+    with pytest.raises(DataError, match=said):
+        file.read(699)
+
+
 def test_many_equal_numbers_are_no_lie_though_they_are_stored_in_next_to_nothing(opened, monkeypatch):
     monkeypatch.setattr(parquet, "WHOLE_BATCH_BYTES", 0)
     rows = [{"prompt": "?", "answer": 7, "mask": [1] * 500} for _ in range(2000)]

@@ -68,6 +68,13 @@ def test_a_line_that_is_no_row_is_told_and_the_others_are_read(opened, line, rea
     assert reason in bad[1]
 
 
+def test_a_line_that_is_no_row_is_refused_at_its_position_too(opened):
+    file = opened(b'{"a": 1}\n[1]\n')
+    _, (_, position, bad) = file.scan()
+    with pytest.raises(BadRow, match=f"^{bad}$"):
+        file.read(position)
+
+
 def test_a_line_longer_than_the_bound_is_told_with_its_size_and_passed_over(opened, monkeypatch):
     monkeypatch.setattr(sources, "MAX_ROW_BYTES", 100)
     long = b'{"a": "' + b"x" * 1000 + b'"}\n'
@@ -110,6 +117,12 @@ def test_what_is_no_readable_file_is_refused_at_once(tmp_path):
         with pytest.raises(DataError, match=f"^{name}: {said}"):
             open_rows(tmp_path / name, name, DataRoot.at(tmp_path))
     assert time.monotonic() - started < 5
+
+
+def test_a_file_that_the_system_does_not_open_is_refused_at_once(tmp_path, no_more_files):
+    (tmp_path / "f.jsonl").write_text('{"a": 1}\n')
+    with no_more_files(), pytest.raises(DataError, match=r"^f\.jsonl: cannot be read: Too many open files$"):
+        open_rows(tmp_path / "f.jsonl", "f.jsonl", DataRoot.at(tmp_path))
 
 
 def test_a_file_that_was_written_to_is_not_read_at_old_positions(opened, tmp_path):
