@@ -10,6 +10,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from copd.measure.compare import differences
@@ -104,7 +105,8 @@ def picture(runs: Path, out: Path) -> None:
         plain_axes(axes)
         shade_rlvr(axes, copd)
         axes.legend(frameon=False, fontsize="x-small", handlelength=3.5)
-    figure.savefig(out, facecolor="white", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": out.stem}):  # the same picture is the same file
+        figure.savefig(out, facecolor="white", metadata={"Date": None})
 
 
 if __name__ == "__main__":

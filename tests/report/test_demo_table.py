@@ -76,3 +76,10 @@ def test_another_reference_can_be_asked_for(study):
     said = study("--against", "text expert")
     assert said.count("Difference to ") == 1
     assert row(said.partition("Difference to text expert")[2], "CoPD, text branch")[0].startswith("+0.0 [-")
+
+
+def test_the_same_runs_give_the_same_picture_to_the_byte(study, tmp_path):
+    study()
+    first = (tmp_path / "demo.svg").read_bytes()
+    study()
+    assert (tmp_path / "demo.svg").read_bytes() == first
