@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
@@ -96,20 +96,32 @@ def by_clock(branch: Branch, size: Size) -> dict[str, float]:
     return {part: clock.seconds[part] / size.repetitions for part in ORDER}
 
 
-def by_operator(branch: Branch, size: Size) -> dict[str, float]:
-    """Shares of the operators' own time in one step, and GFLOP/s of the matrix products."""
-    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as profiler:
-        grpo_step(branch, 1 + size.repetitions, size)
+def by_operator(work: Callable[[], object]) -> dict[str, float]:
+    """Shares of the operators' own time in `work`, and the work and GFLOP/s of its matrix products."""
+    with operators() as profiler:
+        work()
+    return summary(profiler)
+
+
+def operators() -> profile:
+    """A profiler of the operators of what runs in it."""
+    return profile(activities=[ProfilerActivity.CPU], with_flops=True)
+
+
+def summary(profiler: profile) -> dict[str, float]:
+    """What `by_operator` gives, of a profiler that has ended."""
     events = [event for event in profiler.key_averages() if event.key.startswith("aten::")]
     total = sum(event.self_cpu_time_total for event in events)
     products = [event for event in events if event.key in PRODUCTS]
     attention = [event for event in events if any(name in event.key for name in ATTENTION)]
     busy = sum(event.self_cpu_time_total for event in products)
+    flops = sum(event.flops for event in products)
     return {
         "operators_seconds": total / 1e6,
         "products_share": busy / total,
         "attention_share": sum(event.self_cpu_time_total for event in attention) / total,
-        "products_gflops": sum(event.flops for event in products) / busy / 1e3,
+        "products_gflop": flops / 1e9,
+        "products_gflops": flops / busy / 1e3,
     }
 
 
@@ -128,7 +140,8 @@ def main() -> None:
     (branch,) = make_branches({asked.field: task}, tokens, None if asked.prompt_tokens is None else Coin())
     peak = gemm_peak()
     with without_shortcuts() if asked.without_shortcuts else nullcontext():
-        parts, operators = by_clock(branch, size), by_operator(branch, size)
+        parts = by_clock(branch, size)
+        found = by_operator(lambda: grpo_step(branch, 1 + size.repetitions, size))
     print(describe(environment()))
     print(f"\n| part of a GRPO step, {asked.field}, {asked.threads} threads | seconds | share |\n|---|---|---|")
     total = sum(parts.values())
@@ -136,8 +149,8 @@ def main() -> None:
         print(f"| {part} | {value:.4f} | {value / total:.0%} |")
     print(f"| whole step | {total:.4f} | |\n")
     print(
-        f"Of the operators' own time {operators['products_share']:.0%} is matrix products, "
-        f"{operators['attention_share']:.0%} attention; matrix products run at {operators['products_gflops']:.1f} "
+        f"Of the operators' own time {found['products_share']:.0%} is matrix products, "
+        f"{found['attention_share']:.0%} attention; matrix products run at {found['products_gflops']:.1f} "
         f"GFLOP/s, the peak measured here is {peak:.1f}."
     )
 

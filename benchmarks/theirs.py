@@ -148,11 +148,19 @@ class Turns(TrainerCallback):
         self._weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         self._started = 0.0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+    def begin(self) -> None:
+        """The trainer's step is measured from here."""
         self._started = time.perf_counter()
 
+    def taken(self) -> float:
+        """The seconds since then."""
+        return time.perf_counter() - self._started
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self.begin()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        taken = {"theirs": time.perf_counter() - self._started}
+        taken = {"theirs": self.taken()}
         number = state.global_step - 1
         for name, side in self._sides.items():
             taken[name] = seconds(lambda side=side: side(number))
@@ -161,7 +169,7 @@ class Turns(TrainerCallback):
         if number > 0:
             for name, value in taken.items():
                 self.times[name].append(value)
-        self._started = time.perf_counter()
+        self.begin()
 
     @torch.no_grad()
     def _restore(self) -> None:

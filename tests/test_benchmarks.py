@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import grading, growth, jobs, measure, memory, ours, profile_step, theirs
+from benchmarks import grading, growth, jobs, measure, memory, ours, profile_rows, profile_step, theirs
 from benchmarks.ours import Lengthened, Size, digits, make_branches, problems_of
 
 SMALL = Size(prompts=2, rollouts=2, max_new_tokens=24, short_tokens=4, repetitions=2)
@@ -182,10 +182,18 @@ def test_a_profile_names_all_parts_of_a_step(branches):
     parts = profile_step.by_clock(branches[1], once)
     assert tuple(parts) == profile_step.ORDER
     assert all(parts[name] > 0 for name in ("render", "encode", "prefill", "decode", "grade", "optimizer"))
-    operators = profile_step.by_operator(branches[1], once)
+    operators = profile_step.by_operator(lambda: ours.grpo_step(branches[1], 2, once))
     assert 0 < operators["products_share"] < 1
     assert operators["products_gflops"] > 0
     assert measure.gemm_peak(64, 2) > 0
+
+
+def test_a_row_is_explained_by_the_products_of_both_sides():
+    (line,) = profile_rows.profile_rows(["long_training"], SMALL)[:1]
+    told = dict(zip(profile_rows.HEADER[:7], line, strict=False))
+    assert (told["kind"], told["shortcuts"]) == ("text", "-")
+    assert 1.0 < float(told["ratio"]) < SMALL.rollouts
+    assert 0 < float(line[7].rstrip("%")) < 100
 
 
 def test_the_clock_gives_each_part_its_own_time_without_the_parts_inside(monkeypatch):
