@@ -104,8 +104,12 @@ def spread(values: Sequence[float], unit: str) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
-    lines = [HEADER, ("---",) * len(HEADER), *(row.cells() for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(HEADER, [row.cells() for row in rows])
+
+
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table of cells."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *lines))
 
 
 def environment() -> dict[str, str]:

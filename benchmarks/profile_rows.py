@@ -101,7 +101,7 @@ def main() -> None:
     peak = measure.gemm_peak()
     lines = profile_rows(asked.jobs, Size(repetitions=asked.repetitions))
     print(measure.describe(measure.environment()))
-    print("\n".join("| " + " | ".join(line) + " |" for line in (HEADER, ("---",) * len(HEADER), *lines)))
+    print(measure.markdown(HEADER, lines))
     print(f"\nOne large product: {peak:.0f} GFLOP/s.")
 
 
