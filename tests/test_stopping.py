@@ -138,10 +138,10 @@ def test_a_folder_in_use_is_refused_and_a_second_signal_ends_its_run_at_once(tmp
     run.send_signal(signal.SIGTERM)
     time.sleep(0.1)
     assert run.poll() is None
-    before = updates(folder, 0)
+    before = time.monotonic()
     run.send_signal(signal.SIGINT)
     assert run.wait() == 130
-    assert updates(folder, 0) == before
+    assert time.monotonic() - before < 2
     assert latest_checkpoint(folder / "checkpoints") is None
     with alone_in(folder):
         pass

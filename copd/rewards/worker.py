@@ -92,9 +92,6 @@ def watch(registry: Connection) -> None:
     except EOFError:
         pass  # no one is left who could start a worker
     finally:
-        with contextlib.suppress(EOFError):
-            while registry.poll():
-                workers.add(int(registry.recv_bytes()))
         _end(workers)
 
 

@@ -127,9 +127,9 @@ def test_a_right_but_unfinished_response_earns_nothing(grader, text, verifier):
 @pytest.mark.parametrize("verifier", sorted(VERIFIERS))
 @pytest.mark.parametrize("text", HACKS)
 def test_hacks_earn_nothing_and_take_no_time(text, verifier):
-    started = time.process_time()
+    started = time.perf_counter()
     assert grade(Grader(), verifier, text) == Grades([0.0], [False], 0)
-    assert time.process_time() - started < 1.0
+    assert time.perf_counter() - started < 1.0
 
 
 def test_code_in_a_response_is_not_run(grader, tmp_path):
@@ -200,7 +200,9 @@ def test_failures_earn_nothing_are_counted_and_told_of_once_by_verifier_problem_
 def test_equal_responses_are_called_once(grader, path):
     counted = Path(f"{path}.hung")
     counted.unlink(missing_ok=True)
+    started = time.perf_counter()
     assert grade(grader, "mine", *["0 hang"] * 16) == Grades([0.0] * 16, [False] * 16, 16)
+    assert time.perf_counter() - started < 8 * DEADLINE
     assert counted.read_text() == "x"
 
 
