@@ -19,6 +19,7 @@ from copd.model.family import TextOnly
 from copd.model.lean import LeanStep, can_be_lean
 from copd.model.packing import Packed
 from copd.model.prefixes import CachedPrefixes, ModelStep, PlainPrefixes, Step, select_rows
+from copd.model.windows import ATTENTION, attention
 
 Head = Callable[[Tensor], Tensor]
 Finish = Callable[[Tensor, Head], Any]
@@ -73,10 +74,10 @@ class Forward:
         return output.logits
 
     def packed(self, packed: Packed, finish: Finish) -> Any:
-        """`finish` of all hidden states of packed prompts and responses, [B, L, D]; no cache."""
+        """`finish` of all hidden states of packed prompts and responses, [1, X, D]; no cache."""
         arguments = prompt_arguments(self.family, packed.prompts)
-        arguments["attention_mask"] = packed.sees_BLL[:, None]
-        return self._root(finish, **arguments, use_cache=False).logits
+        with attention(self.model, ATTENTION):
+            return self._root(finish, **arguments, windows=packed.windows, use_cache=False).logits
 
     def plain(self, prompts: Prompts, rows: Responses, finish: Finish) -> Any:
         """`finish` of the responses, each row's prompt and response in one sequence."""

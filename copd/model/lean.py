@@ -18,6 +18,7 @@ from copd.model.family import TextOnly
 
 DECODERS = ("Qwen3Model", "Qwen3VLTextModel")
 BARE = (
+    "copd.model.products.QuickLinear",
     "torch.nn.modules.container.ModuleList",
     "torch.nn.modules.linear.Linear",
     "torch.nn.modules.sparse.Embedding",
@@ -98,7 +99,9 @@ class LeanStep:
         )
 
     def move(self, source: Tensor, target: Tensor) -> None:
-        self._cached[:, :, target, :, : self._length] = self._cached[:, :, source, :, : self._length]
+        filled = self._cached[..., : self._length, :]
+        for here, there in zip(source.tolist(), target.tolist(), strict=True):
+            filled[:, :, there] = filled[:, :, here]
 
     def __call__(self, ids_M: Tensor, position_M: Tensor, sees_MS: Tensor) -> Tensor:
         cos_M1D, sin_M1D = self._cos_E1D[position_M], self._sin_E1D[position_M]

@@ -13,8 +13,8 @@ from copd.maths.logprobs import masked_log_softmax
 from copd.model.batching import take_rows
 from copd.model.encode import Responses
 from copd.model.forward import prompt_arguments
+from copd.model.packing import Packing
 from copd.model.policy import Policy
-from copd.model.statistics import Packing
 from copd.types import Problem, Rollouts
 
 TOLERANCE_NATS = {None: 1e-3, torch.bfloat16: 0.25}
@@ -28,10 +28,9 @@ def largest_difference(policy: Policy, problems: Sequence[Problem], *, rollouts_
     """Greatest difference in nats from plain log-probs: of the sampler's, and of each way to share a prefix."""
     rollouts = _probe(policy, problems, rollouts_per_prompt)
     plain = plain_logp(policy, rollouts)
-    others = [rollouts.logp_NT, _logp(policy, rollouts, shared_prefix=policy.shared_prefix, packing="never")]
-    if policy.packing != "never":
-        others.append(_logp(policy, rollouts, shared_prefix=policy.shared_prefix, packing="always"))
-    return float((torch.stack(others) - plain).abs().max())
+    ways: tuple[Packing, ...] = ("never",) if policy.packing == "never" else ("never", "trees", "rows")
+    others = [_logp(policy, rollouts, shared_prefix=policy.shared_prefix, packing=way) for way in ways]
+    return float((torch.stack([rollouts.logp_NT, *others]) - plain).abs().max())
 
 
 def settle_path(policy: Policy, problems: Sequence[Problem]) -> str | None:

@@ -10,6 +10,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,11 @@ from copd.model.lora import (
     has_adapters,
     materialised,
 )
-from copd.model.statistics import Packing, joined, response_stats
+from copd.model.packing import Packing
+from copd.model.products import quicken
+from copd.model.statistics import joined, response_stats
 from copd.model.vocabulary import banned_tokens, end_tokens
+from copd.model.windows import attention_as_now
 from copd.types import Problem, Rollouts, Score
 
 
@@ -63,6 +67,7 @@ class Policy:
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
+        quicken(self.model)
         self.processor = processor
         self.tokenizer = tokenizer_of(processor)
         self.encoder = encoder or Encoder(family_of(model, processor))
@@ -70,7 +75,7 @@ class Policy:
         self.autocast = autocast
         self.micro_batch_tokens = micro_batch_tokens
         self.shared_prefix = True
-        self.packing: Packing = "where it pays" if self.encoder.family.every_layer_sees_all else "never"
+        self.packing: Packing = "either" if self.encoder.family.every_layer_sees_all else "never"
         self.width = self.model.config.get_text_config().hidden_size
         self.adapter = adapter
         self.gradient_checkpointing = gradient_checkpointing
@@ -307,4 +312,5 @@ def _enable_checkpointing(model: Any) -> None:
         raise RecipeError(f"model.gradient_checkpointing: {type(model).__name__} has none; set it to false")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # a new name from transformers 5.20 on
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        again = {"use_reentrant": False, "context_fn": partial(attention_as_now, model)}
+        model.gradient_checkpointing_enable(again)

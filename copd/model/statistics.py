@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from copd.maths.logprobs import TokenStats, token_stats
 from copd.model.encode import Prompts, Responses
 from copd.model.forward import Finish, Head
-from copd.model.packing import Tree, pack, pays, tree_of
+from copd.model.packing import pack
 from copd.types import Rollouts
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 CHUNK_ELEMENTS = 1 << 25
 """Most logits that exist at once: 128 MiB in float32."""
-Packing = Literal["never", "where it pays", "always"]
 
 
 def response_stats(policy: Policy, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None) -> TokenStats:
@@ -31,9 +30,7 @@ def response_stats(policy: Policy, rollouts: Rollouts, *, k: int = 0, ids_NTK: T
     """
     prompts = policy.encoder.encode(rollouts.problems, policy.device)
     if policy.shared_prefix and policy.packing != "never":
-        tree = tree_of(rollouts, len(policy.banned_V))
-        if policy.packing == "always" or pays(prompts, rollouts, tree, policy.width, cached=policy.shares):
-            return _packed_stats(policy, prompts, tree, rollouts, k, ids_NTK)
+        return _packed_stats(policy, prompts, rollouts, k, ids_NTK)
     mask_NT = rollouts.mask_NT.to(policy.device)
     ids_M = rollouts.tokens_NT.to(policy.device)[mask_NT]
     at_ids_MK = None if ids_NTK is None else ids_NTK.to(policy.device)[mask_NT]
@@ -42,17 +39,15 @@ def response_stats(policy: Policy, rollouts: Rollouts, *, k: int = 0, ids_NTK: T
     return _run(policy, run, lambda hidden_NTD: hidden_NTD[mask_NT], ids_M, rollouts.temperature, k, at_ids_MK)
 
 
-def _packed_stats(
-    policy: Policy, prompts: Prompts, tree: Tree, rollouts: Rollouts, k: int, ids_NTK: Tensor | None
-) -> TokenStats:
-    """The same with each distinct prefix once; what is asked about `ids_NTK` may differ from row to row."""
-    packed = pack(prompts, tree)
+def _packed_stats(policy: Policy, prompts: Prompts, rollouts: Rollouts, k: int, ids_NTK: Tensor | None) -> TokenStats:
+    """The same without padding; what is asked about `ids_NTK` may differ from row to row."""
+    tree, packed = pack(prompts, rollouts, len(policy.banned_V), policy.width, policy.packing)
     node_E = tree.responses_E if ids_NTK is None else tree.node_M
     at_ids_EK = None if ids_NTK is None else ids_NTK[rollouts.mask_NT].to(policy.device)
     before_E, ids_E = (each[node_E].to(policy.device) for each in (packed.before_K, tree.token_K))
 
-    def select(hidden_BLD: Tensor) -> Tensor:
-        return hidden_BLD.flatten(0, 1)[before_E]
+    def select(hidden_1XD: Tensor) -> Tensor:
+        return hidden_1XD[0, before_E]
 
     run = partial(policy.forward.packed, packed)
     stats = _run(policy, run, select, ids_E, rollouts.temperature, k, at_ids_EK)

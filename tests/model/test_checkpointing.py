@@ -6,6 +6,7 @@ import torch
 from copd.errors import RecipeError
 from copd.model.learner import Learner
 from copd.model.lora import LoraSettings
+from copd.model.packing import FULL
 from copd.model.parts import GrpoObjective
 from copd.model.policy import Policy
 from copd.model.tiny_kinds import tiny_of_kind
@@ -31,7 +32,7 @@ def waiting_bytes(policy, rollouts):
     return sum(size for size, _ in kept.values())
 
 
-@pytest.mark.parametrize("packing", ["always", "never"])
+@pytest.mark.parametrize("packing", ["trees", "rows", "never"])
 def test_gradients_are_those_without_checkpointing(
     policy64, written, problems_of, gradients, assert_same, kind, packing
 ):
@@ -54,24 +55,26 @@ def test_gradients_of_other_kinds_are_those_without_checkpointing(name, written,
     assert_same(gradients(twin, twin.logp(rollouts).mean()), gradients(policy, policy.logp(rollouts).mean()), atol=1e-6)
 
 
-def test_log_probs_are_packed_where_the_plain_path_would_be_more_work(policy, written, problems_of):
-    """Not only where a repeated cache would be: layers that are recomputed take none."""
+def test_where_nothing_is_packed_layers_that_are_recomputed_take_no_cache(policy, written, problems_of):
+    """The plain path then; packed log-probs need no cache."""
     rollouts, lengths = written(policy, problems_of["text"][:1], [(20,) * 8]), []
-    for on in (False, True):
-        twin = policy.clone(gradient_checkpointing=on)
-        twin.width = 256
-        twin.model.register_forward_pre_hook(
-            lambda module, args, inputs: lengths.append(inputs["input_ids"].shape), with_kwargs=True
-        )
-        twin.score(rollouts)
+    for packing in ("never", "rows"):
+        for on in (False, True):
+            twin = policy.clone(gradient_checkpointing=on)
+            twin.packing = packing
+            twin.model.register_forward_pre_hook(
+                lambda module, args, inputs: lengths.append(inputs["input_ids"].shape), with_kwargs=True
+            )
+            twin.score(rollouts)
     (prompt,) = policy.encoder.lengths(rollouts.problems)
-    assert lengths == [(1, prompt), (8, 19), (1, prompt + 8 * 19)]
+    packed = -(-(prompt + 8 * 19) // FULL) * FULL
+    assert lengths == [(1, prompt), (8, 19), (8, prompt + 20), (1, packed), (1, packed)]
 
 
 def test_fewer_bytes_wait_for_the_backward_pass(policy, written, problems_of):
     rollouts = written(policy, problems_of["image"])
     packed, plain = policy.clone(), policy.clone()
-    packed.packing, plain.shared_prefix = "always", False
+    packed.packing, plain.shared_prefix = "trees", False
     for each in (packed, plain):
         assert waiting_bytes(checkpointed(each), rollouts) < 0.5 * waiting_bytes(each, rollouts)
 

@@ -122,7 +122,7 @@ def test_gradient_and_metrics_are_those_of_every_row_computed(
 def test_all_shortcuts_together_give_the_gradient_of_none(policy64, rollouts, other_NT, assert_same, monkeypatch):
     """Packed prefixes, equal rows as one and rows without signal left out, against all rows on the plain path."""
     parts, plain = [native(rollouts), *distilled(rollouts, other_NT)], policy64.clone()
-    gradient, report, _ = one_step(policy64, parts, packing="always")
+    gradient, report, _ = one_step(policy64, parts, packing="trees")
     plain.shared_prefix = False
     monkeypatch.setattr(learner_module, "distinct_rows", every_row)
     monkeypatch.setattr(GrpoObjective, "rows_with_gradient", DistillObjective.rows_with_gradient)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from copd.model.parity import TOLERANCE_NATS, largest_difference, settle_path
+from copd.model.windows import Window, Windows
 
 
 def spoiled(policy, spoil):
@@ -69,17 +70,19 @@ def test_a_model_whose_log_probs_are_not_a_number_takes_the_plain_path(policy, p
 
 
 def test_a_model_that_bears_no_packing_shares_prompts_without_it(policy, problems_of, written):
-    """One that sees every earlier token of a sequence, whatever the mask says."""
+    """One that sees every earlier token of a sequence, whatever the windows say."""
     deaf = policy.clone()
 
     def change(module, args, inputs):
-        mask = inputs["attention_mask"]
-        return (args, {**inputs, "attention_mask": torch.ones_like(mask).tril()}) if mask.ndim == 4 else None
+        if "windows" not in inputs:
+            return None
+        tokens = inputs["inputs_embeds"].shape[1]
+        real_1X = torch.ones(1, tokens, dtype=torch.bool)
+        sees_1XX = torch.ones(1, tokens, tokens, dtype=torch.bool).tril()
+        everything = Window(torch.arange(tokens)[None], real_1X, sees_1XX)
+        return args, {**inputs, "windows": Windows([everything], tokens, torch.device("cpu"))}
 
-    deaf.model.get_decoder().register_forward_pre_hook(
-        lambda module, args, inputs: change(module, args, inputs) if inputs["input_ids"] is None else None,
-        with_kwargs=True,
-    )
+    deaf.model.get_decoder().register_forward_pre_hook(change, with_kwargs=True)
     warning = settle_path(deaf, problems_of["text"])
     assert deaf.packing == "never"
     assert deaf.shared_prefix
