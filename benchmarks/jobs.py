@@ -22,6 +22,7 @@ from benchmarks.ours import (
     make_branches,
     opd_step,
     problems_of,
+    torchs_products,
     without_shortcuts,
     written,
 )
@@ -36,6 +37,8 @@ SAMPLING = {"text": 2.2, "image": 4.0, "video": 4.0}
 LONG, OPD = 5.0, 5.0
 VOCABULARY = 151_936
 """Qwen3-VL's."""
+PLAIN = {"ordinary": "every row alone, torch's products", "plain": "every row alone, our products"}
+"""The other sides of what is not compared with another library."""
 OF_BOUND = 0.8
 """Share of a ratio of token counts that must be reached."""
 
@@ -132,7 +135,7 @@ def sampling(size: Size, kinds: tuple[str, ...] = KINDS) -> Iterator[Row]:
     for kind in kinds:
         task = digits(kind)
         (branch,) = make_branches({kind: task}, size.max_new_tokens)
-        policy = branch.policy
+        policy, model = branch.policy, theirs.ordinary(branch.policy)
 
         def sample(number: int, policy: Policy = policy, task=task, kind: str = kind) -> None:
             policy.sample(
@@ -142,8 +145,8 @@ def sampling(size: Size, kinds: tuple[str, ...] = KINDS) -> Iterator[Row]:
                 max_new_tokens=size.max_new_tokens,
             )
 
-        def generate(number: int, policy: Policy = policy, task=task) -> None:
-            theirs.generate(policy, problems_of(task, number, size), size.rollouts, size.max_new_tokens)
+        def generate(number: int, policy: Policy = policy, model=model, task=task) -> None:
+            theirs.generate(model, policy, problems_of(task, number, size), size.rollouts, size.max_new_tokens)
 
         times = interleave({**both_ways(sample), "theirs": generate}, size.repetitions)
         job = f"sampling {size.rows} responses"
@@ -165,17 +168,18 @@ def long_training(size: Size, kinds: tuple[str, ...] = KINDS[:2]) -> Iterator[Ro
 
         times = interleave(shared_and_plain(branch.policy, differentiate), size.repetitions)
         bound = size.rollouts * (prompt + tokens) / (prompt + size.rollouts * tokens)
-        yield Row(
-            f"forward and backward, {size.rollouts} rollouts, prompt 10x longer",
-            "our plain path",
-            kind,
-            torch.get_num_threads(),
-            "-",
-            times["ours"],
-            times["theirs"],
-            OF_BOUND * bound,
-            note=f"prompt {prompt}, response {tokens} tokens; bound {bound:.2f}",
-        )
+        for side, against in PLAIN.items():
+            yield Row(
+                f"forward and backward, {size.rollouts} rollouts, prompt 10x longer",
+                against,
+                kind,
+                torch.get_num_threads(),
+                "-",
+                times["ours"],
+                times[side],
+                OF_BOUND * bound,
+                note=f"prompt {prompt}, response {tokens} tokens; bound {bound:.2f}",
+            )
 
 
 def scoring(size: Size) -> Iterator[Row]:
@@ -194,21 +198,22 @@ def scoring(size: Size) -> Iterator[Row]:
 
         times = interleave(shared_and_plain(branch.policy, score), size.repetitions)
         alike = "no duplicates" if distinct == size.rollouts else "half duplicates"
-        yield Row(
-            f"scoring, prompts as long as responses, {alike}",
-            "our plain path, every row",
-            "text",
-            torch.get_num_threads(),
-            "with",
-            times["ours"],
-            times["theirs"],
-            required,
-            note=f"prompt {longest}, response {tokens} tokens; bound {bound:.2f}",
-        )
+        for side, against in PLAIN.items():
+            yield Row(
+                f"scoring, prompts as long as responses, {alike}",
+                against,
+                "text",
+                torch.get_num_threads(),
+                "with",
+                times["ours"],
+                times[side],
+                required,
+                note=f"prompt {longest}, response {tokens} tokens; bound {bound:.2f}",
+            )
 
 
 def shared_and_plain(policy: Policy, work: Callable[[int, Policy], None]) -> dict[str, Side]:
-    """The same work on the shared prefix, and on the plain path with every row computed."""
+    """The same work on the shared prefix, and on the plain path with every row computed, as `PLAIN` says."""
     plain = policy.clone()
     plain.shared_prefix = False
 
@@ -216,7 +221,11 @@ def shared_and_plain(policy: Policy, work: Callable[[int, Policy], None]) -> dic
         with without_shortcuts():
             work(number, plain)
 
-    return {"ours": partial(work, policy=policy), "theirs": on_plain}
+    def on_ordinary(number: int) -> None:
+        with torchs_products():
+            on_plain(number)
+
+    return {"ours": partial(work, policy=policy), "ordinary": on_ordinary, "plain": on_plain}
 
 
 def memory(size: Size, kinds: tuple[str, ...] = KINDS[:2]) -> Iterator[Row]:

@@ -17,6 +17,7 @@ import copd.model.decode
 import copd.model.learner
 import copd.model.packing
 import copd.model.policy
+import copd.model.products
 from copd import assemble
 from copd.assemble import load_policy
 from copd.branch import Branch
@@ -85,6 +86,13 @@ def without_shortcuts() -> Iterator[None]:
     with ExitStack() as stack:
         for owner, name, function in SHORTCUTS:
             stack.enter_context(patch.object(owner, name, function))
+        yield
+
+
+@contextmanager
+def torchs_products() -> Iterator[None]:
+    """Linear layers are torch's own."""
+    with patch.object(copd.model.products, "pays", lambda matrix, weight: False):
         yield
 
 

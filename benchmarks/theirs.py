@@ -6,6 +6,7 @@ one timestamp and one picture for every two frames, so the prompt has the same t
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,14 @@ from copd.branch import Branch
 from copd.model.policy import Policy
 from copd.rewards.grading import Response
 from copd.types import Problem, Task
+
+
+def ordinary(policy: Policy) -> Any:
+    """The policy's model as transformers makes it: its weights, and none of our layers."""
+    model = type(policy.model)(copy.deepcopy(policy.model.config)).eval()
+    model.load_state_dict(policy.model.state_dict())
+    model.generation_config = policy.model.generation_config
+    return model
 
 
 def conversation(problem: Problem) -> list[dict[str, Any]]:
@@ -115,7 +124,7 @@ def grpo_trainer(branch: Branch, size: Size, max_new_tokens: int) -> Any:
             epsilon_high=branch.learner.clip_high,
         )
         return GRPOTrainer(
-            model=branch.policy.clone().model,
+            model=ordinary(branch.policy),
             reward_funcs=reward,
             args=config,
             train_dataset=dataset(problems_of_all_steps(branch.tasks[branch.field], size)),
@@ -131,8 +140,8 @@ def distillation_trainer(student: Branch, teacher: Branch, size: Size, max_new_t
     with tempfile.TemporaryDirectory() as folder:
         config = DistillationConfig(**settings(folder, student, size, max_new_tokens), beta=1.0)
         return DistillationTrainer(
-            model=student.policy.clone().model,
-            teacher_model=teacher.policy.clone().model,
+            model=ordinary(student.policy),
+            teacher_model=ordinary(teacher.policy),
             args=config,
             train_dataset=dataset([problem for problem in problems for _ in range(size.rollouts)]),
             processing_class=student.policy.processor,
@@ -212,8 +221,8 @@ def arguments(policy: Policy, problems: Sequence[Problem]) -> dict[str, Any]:
     return found
 
 
-def generate(policy: Policy, problems: Sequence[Problem], rollouts: int, max_new_tokens: int) -> Tensor:
-    """transformers' `generate` as its manual has it: prompts through the processor, then the answers to each."""
+def generate(model: Any, policy: Policy, problems: Sequence[Problem], rollouts: int, max_new_tokens: int) -> Tensor:
+    """transformers' `generate` as its manual has it: prompts through the processor, then the answers of `model`."""
     inputs = policy.processor(**arguments(policy, problems), padding=True, return_tensors="pt")
     config = GenerationConfig(
         do_sample=True,
@@ -226,4 +235,4 @@ def generate(policy: Policy, problems: Sequence[Problem], rollouts: int, max_new
         pad_token_id=policy.tokenizer.pad_token_id,
     )
     with torch.inference_mode():
-        return policy.model.generate(**inputs, generation_config=config)
+        return model.generate(**inputs, generation_config=config)

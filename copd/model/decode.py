@@ -5,6 +5,7 @@ A prefix is a prompt and the tokens drawn after it. There are as many as prompts
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -57,29 +58,35 @@ def decode(
     per row and position (None = greedy), so that an answer does not depend on which other rows are alive.
     """
     rows, device, vocabulary = len(prompt_of_N), logits_MV.device, logits_MV.shape[-1]
-    tokens_NT = torch.zeros(rows, max_new_tokens, dtype=torch.long, device=device)
-    mask_NT = torch.zeros_like(tokens_NT, dtype=torch.bool)
-    logp_NT = torch.zeros(rows, max_new_tokens, dtype=torch.float32, device=device)
-    finished_N = torch.zeros(rows, dtype=torch.bool, device=device)
+    steps: list[tuple[Tensor, ...]] = []
     ends_V = torch.zeros(vocabulary, dtype=torch.bool, device=device)
     ends_V[end_ids] = True
     row_R, prefix_R = torch.arange(rows, device=device), prompt_of_N
     for t in range(max_new_tokens):
         step_logp_MV = masked_log_softmax(logits_MV, banned_V, temperature=temperature)
         token_R = pick(step_logp_MV, prefix_R, None if uniform_NT is None else uniform_NT[row_R, t])
-        tokens_NT[row_R, t] = token_R
-        mask_NT[row_R, t] = True
-        logp_NT[row_R, t] = step_logp_MV[prefix_R, token_R].float()
-        ended_R = ends_V[token_R]
-        finished_N[row_R] = ended_R
-        row_R, prefix_R, token_R = row_R[~ended_R], prefix_R[~ended_R], token_R[~ended_R]
-        if t + 1 == max_new_tokens or not len(row_R):
+        ended_R = ends_V.index_select(0, token_R)
+        steps.append((row_R, token_R, step_logp_MV[prefix_R, token_R].float(), ended_R))
+        left_L = ended_R.logical_not().nonzero()[:, 0]
+        if t + 1 == max_new_tokens or not len(left_L):
             break
+        row_R, prefix_R, token_R = (each.index_select(0, left_L) for each in (row_R, prefix_R, token_R))
         parent_M, token_M, prefix_R = distinct_prefixes(prefix_R, token_R, vocabulary)
         place_M, logits_MV = prefixes.extend(parent_M, token_M)
-        prefix_R = place_M[prefix_R]
-    longest = t + 1
-    return Decoded(tokens_NT[:, :longest], mask_NT[:, :longest], logp_NT[:, :longest], finished_N)
+        prefix_R = place_M.index_select(0, prefix_R)
+    return _collected(steps, rows)
+
+
+def _collected(steps: Sequence[tuple[Tensor, ...]], rows: int) -> Decoded:
+    """What was drawn at each step, for the rows that were still going on: which, token, log-prob, whether it ended."""
+    row_S, token_S, logp_S, ended_S = (torch.cat(each) for each in zip(*steps, strict=True))
+    counts_T = torch.tensor([len(step[0]) for step in steps], device=row_S.device)
+    at = row_S, torch.arange(len(steps), device=row_S.device).repeat_interleave(counts_T)
+    tokens_NT = token_S.new_zeros(rows, len(steps)).index_put_(at, token_S)
+    mask_NT = torch.zeros_like(tokens_NT, dtype=torch.bool).index_put_(at, torch.ones_like(ended_S))
+    logp_NT = logp_S.new_zeros(rows, len(steps)).index_put_(at, logp_S)
+    finished_N = ended_S.new_zeros(rows).index_fill_(0, row_S[ended_S], value=True)
+    return Decoded(tokens_NT, mask_NT, logp_NT, finished_N)
 
 
 def pick(logp_MV: Tensor, prefix_R: Tensor, uniform_R: Tensor | None) -> Tensor:

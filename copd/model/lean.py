@@ -50,13 +50,14 @@ def _is_bare(module: nn.Module) -> bool:
 
 
 class _Weights(NamedTuple):
-    """What a layer computes with; of query and key heads together, one row of `norm_HD` each."""
+    """What a layer computes with; of query and key heads together, one row of `norm_HD` each.
 
-    before_attention: Tensor
+    The weight of a norm is part of the products that follow it.
+    """
+
     query_key_value: Tensor
     norm_HD: Tensor
     attended: Tensor
-    before_mlp: Tensor
     gate: Tensor
     up: Tensor
     down: Tensor
@@ -78,7 +79,7 @@ class LeanStep:
                 part[:count, :, : self._length] = filled
         self._heads = decoder.config.num_attention_heads
         self._scale = self._width**-0.5
-        self._eps = decoder.config.rms_norm_eps
+        self._eps = keys.new_tensor(decoder.config.rms_norm_eps)
         self._embedding, self._last_norm = decoder.embed_tokens.weight, decoder.norm.weight
         self._layers = [self._weights(layer) for layer in decoder.layers]
         positions = torch.arange(end, device=keys.device).expand(family.axes, 1, -1)
@@ -89,13 +90,13 @@ class LeanStep:
     def _weights(self, layer: Any) -> _Weights:
         attention, mlp = layer.self_attn, layer.mlp
         heads = ((attention.q_norm, self._heads), (attention.k_norm, self._kv_heads))
+        into_attention = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
         return _Weights(
-            layer.input_layernorm.weight,
-            torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]).t(),
+            (into_attention * layer.input_layernorm.weight).t(),
             torch.cat([norm.weight.expand(count, -1) for norm, count in heads]),
             attention.o_proj.weight.t(),
-            layer.post_attention_layernorm.weight,
-            *(product.weight.t() for product in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)),
+            *((into.weight * layer.post_attention_layernorm.weight).t() for into in (mlp.gate_proj, mlp.up_proj)),
+            mlp.down_proj.weight.t(),
         )
 
     def move(self, source: Tensor, target: Tensor) -> None:
@@ -104,19 +105,19 @@ class LeanStep:
             filled[:, :, there] = filled[:, :, here]
 
     def __call__(self, ids_M: Tensor, position_M: Tensor, sees_MS: Tensor) -> Tensor:
-        cos_M1D, sin_M1D = self._cos_E1D[position_M], self._sin_E1D[position_M]
+        cos_M1D, sin_M1D = (part.index_select(0, position_M) for part in (self._cos_E1D, self._sin_E1D))
         added_M11S = self._family.step_mask(sees_MS, self._cached.dtype)
         added_B1S = added_M11S[:, 0].repeat_interleave(self._kv_heads, dim=0)
-        hidden_MW = self._embedding[ids_M]
+        hidden_MW = self._embedding.index_select(0, ids_M)
         for weights, cached in zip(self._layers, self._cached, strict=True):
-            heads_MHD = torch.mm(self._normed(hidden_MW, weights.before_attention), weights.query_key_value)
+            heads_MHD = torch.mm(self._normed(hidden_MW), weights.query_key_value)
             attended_MO = self._attend(heads_MHD, weights.norm_HD, cached, cos_M1D, sin_M1D, added_B1S)
             hidden_MW = torch.addmm(hidden_MW, attended_MO, weights.attended)
-            normed_MW = self._normed(hidden_MW, weights.before_mlp)
+            normed_MW = self._normed(hidden_MW)
             gated_MI = F.silu(torch.mm(normed_MW, weights.gate)).mul_(torch.mm(normed_MW, weights.up))
             hidden_MW = torch.addmm(hidden_MW, gated_MI, weights.down)
         self._length += 1
-        return self._normed(hidden_MW, self._last_norm)
+        return self._normed(hidden_MW).mul_(self._last_norm)
 
     def _attend(
         self, heads_MO: Tensor, norm_HD: Tensor, cached: Tensor, cos_M1D: Tensor, sin_M1D: Tensor, added_B1S: Tensor
@@ -128,7 +129,7 @@ class LeanStep:
         count, width, kv_heads = len(heads_MO), self._width, self._kv_heads
         heads_MHD = heads_MO.view(count, -1, width)
         keyed = self._heads + kv_heads
-        plain_MHD = F.rms_norm(heads_MHD[:, :keyed], (width,), None, self._eps).mul_(norm_HD)
+        plain_MHD = self._normed(heads_MHD[:, :keyed]).mul_(norm_HD)
         turned_MHD = torch.addcmul(plain_MHD * cos_M1D, plain_MHD.roll(width // 2, -1), sin_M1D)
         keys, values = cached[:, :count, :, : self._length + 1]
         keys[:, :, -1] = turned_MHD[:, self._heads :]
@@ -137,5 +138,7 @@ class LeanStep:
         score_BGS = torch.baddbmm(added_B1S, query_BGD, keys.flatten(0, 1).mT, alpha=self._scale)
         return torch.bmm(score_BGS.softmax(-1), values.flatten(0, 1)).view(count, -1)
 
-    def _normed(self, hidden_MW: Tensor, weight_W: Tensor) -> Tensor:
-        return F.rms_norm(hidden_MW, weight_W.shape, weight_W, self._eps)
+    def _normed(self, states: Tensor) -> Tensor:
+        """RMS norm over the last axis, without its weight."""
+        norm = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+        return states * torch.addcmul(self._eps, norm, norm, value=1 / states.shape[-1]).rsqrt_()

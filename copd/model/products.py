@@ -37,11 +37,6 @@ def product(matrix_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) 
     return torch.ops.mkldnn._linear_pointwise(matrix_MI, weight_OI, bias_O, "none", [], "")
 
 
-def multiplied(matrix_MI: Tensor, weight_OI: Tensor) -> Tensor:
-    """`matrix weight^T` [M, O], without a gradient, by whichever library is faster."""
-    return (product if pays(matrix_MI, weight_OI) else nn.functional.linear)(matrix_MI, weight_OI)
-
-
 class QuickLinear(nn.Linear):
     """The same layer; where `pays` says so, its products and those of its gradient are oneDNN's."""
 

@@ -60,7 +60,22 @@ class Windows:
         self.there_Y, self.slot_X = there_Y.to(device), slot_X.to(device)
         self.each = tuple(windows)
         self.sees = [window.sees_BTS.to(device) for window in windows]
+        self._added: dict[tuple[int, torch.dtype], list[Tensor]] = {}
         self.after = [None if window.after_B is None else window.after_B.to(device) for window in windows]
+
+    def added(self, group: int, dtype: torch.dtype) -> list[Tensor]:
+        """What is added to the scores of each window, for `group` query heads one after the other. [B, 1, group T, S].
+
+        The same for all layers, and computed for the first.
+        """
+        if (group, dtype) not in self._added:
+            self._added[group, dtype] = [
+                torch.zeros(sees.shape, dtype=dtype, device=sees.device)
+                .masked_fill_(~sees, -torch.inf)
+                .repeat(1, group, 1)[:, None]
+                for sees in self.sees
+            ]
+        return self._added[group, dtype]
 
     def split(self, states_1HXD: Tensor) -> list[Tensor]:
         """Queries, keys or values of each window. [B, T, H, D]."""
@@ -121,19 +136,18 @@ def attend(
     """
     queries, keys, values = (windows.split(states) for states in (query_1HXD, key_1KXD, value_1KXD))
     before = keys[0], values[0]
+    group = query_1HXD.shape[1] // key_1KXD.shape[1]
     results = []
-    for query_BTHD, own, sees_BTS, after_B in zip(
-        queries, zip(keys, values, strict=True), windows.sees, windows.after, strict=True
+    for query_BTHD, own, added_B1QS, after_B in zip(
+        queries, zip(keys, values, strict=True), windows.added(group, query_1HXD.dtype), windows.after, strict=True
     ):
         key_BKSD, value_BKSD = (
             (part if after_B is None else torch.cat([first.index_select(0, after_B), part], dim=1)).transpose(1, 2)
             for first, part in zip(before, own, strict=True)
         )
-        group = query_BTHD.shape[2] // key_BKSD.shape[1]
         query_BKGTD = query_BTHD.unflatten(2, (-1, group)).permute(0, 2, 3, 1, 4)
-        sees_B1QS = sees_BTS.repeat(1, group, 1)[:, None]
         found = F.scaled_dot_product_attention(
-            query_BKGTD.flatten(2, 3), key_BKSD, value_BKSD, attn_mask=sees_B1QS, scale=scaling
+            query_BKGTD.flatten(2, 3), key_BKSD, value_BKSD, attn_mask=added_B1QS, scale=scaling
         )
         results.append(found.unflatten(2, (group, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3))
     return windows.join(results), None
