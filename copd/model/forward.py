@@ -1,4 +1,4 @@
-"""The passes through a model: a prompt computed once for all of its rows, or plainly again for each.
+"""The passes through a model: a prompt computed once for all of its rows, packed or cached, or again for each.
 
 Prefill and log-probs go through the model's root forward, positions are explicit everywhere: a response continues at
 the last position of its prompt plus one.

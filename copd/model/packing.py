@@ -20,8 +20,8 @@ from copd.model.windows import Window, Windows
 from copd.types import Rollouts
 
 Packing = Literal["never", "trees", "rows", "either"]
-LONGEST = 4096
-"""Tokens of a prompt and its tree that may look through one another: their mask then has 16 MiB."""
+LONGEST = 2048
+"""Tokens of a prompt and its tree that may look through one another: 16 MiB of mask per query head of a key head."""
 ALIKE = 0.7
 """Least size of what is computed with the largest of a window, as a part of it: the rest is padding of attention."""
 FULL = 64

@@ -1,7 +1,7 @@
 """A policy: a model with its processor, its vocabulary mask, and log-probs and samples of responses.
 
-A prompt is computed once for all of its rows: the prompts are prefilled, their cache is repeated for the rows, and only
-the responses run through the model again (`copd.model.forward`).
+A prompt is computed once for all of its rows: sampling goes on from its cache, log-probs are of prompts and responses
+in one sequence (`copd.model.packing`), or of responses after the repeated cache (`copd.model.forward`).
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Policy:
     """A model that samples responses and gives log-probs of responses.
 
     The vocabulary mask `banned_V` applies to sampling and to every log-prob alike. `shared_prefix` turns the
-    prompt-once path off where `copd.model.parity` finds that a model does not bear it; `packing` says when log-probs
-    compute each distinct prefix once, without a cache (`copd.model.packing`). With `gradient_checkpointing`
-    layers are recomputed in the backward pass; log-probs are then packed or on the plain path: layers drop the cache.
+    prompt-once path off where `copd.model.parity` finds that a model does not bear it; `packing` says how log-probs
+    are computed without padding or cache (`copd.model.packing`). With `gradient_checkpointing` layers are recomputed in
+    the backward pass; log-probs are then packed or on the plain path: layers drop the cache.
     Several policies may share a model, each through its own `adapter`; None is the model without any.
     """
 
@@ -67,7 +67,7 @@ class Policy:
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
-        quicken(self.model)
+        quicken(self.model, but=self.model.get_output_embeddings())
         self.processor = processor
         self.tokenizer = tokenizer_of(processor)
         self.encoder = encoder or Encoder(family_of(model, processor))
@@ -221,13 +221,14 @@ class Policy:
     def score(self, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None, version: int = 0) -> Score:
         """Log-probs of the responses, of the k most likely tokens, and of the tokens `ids_NTK`; on the CPU.
 
-        Equal responses to one prompt are computed once, unless they are asked about `ids_NTK`, which may differ.
+        Equal responses to one prompt are computed once, if they are asked about the same `ids_NTK`.
         Raises ValueError where k exceeds the number of tokens that the vocabulary mask allows.
         """
         if k > self.allowed_tokens:
             raise ValueError(f"k={k} is larger than the {self.allowed_tokens} tokens of the masked vocabulary")
         every_N = torch.arange(len(rollouts.tokens_NT))
-        distinct = distinct_rows(rollouts, every_N, None if ids_NTK is None else every_N)
+        asked_N = None if ids_NTK is None else torch.unique(ids_NTK.flatten(1), dim=0, return_inverse=True)[1]
+        distinct = distinct_rows(rollouts, every_N, asked_N)
         batches = self.micro_batches(rollouts, distinct.rows_D)
         stats = []
         for rows in batches:

@@ -13,22 +13,25 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 LEAST = 3 << 19
-"""Multiplications of a product that are worth a call of oneDNN; fewer are over sooner by MKL."""
+"""Multiplications on each thread that are worth a call of oneDNN; fewer are over sooner by MKL."""
 ROWS = 64
 """Products have a multiple of this many rows: oneDNN writes code for every shape that it meets, which takes a while."""
 
 
-def quicken(model: nn.Module) -> None:
-    """Make the linear layers of a model `QuickLinear`, in place; those of subclasses stay what they are."""
+def quicken(model: nn.Module, *, but: nn.Module | None = None) -> None:
+    """Make the linear layers of a model `QuickLinear`, in place; those of subclasses, and `but`, stay what they are.
+
+    An output head should stay: the last bits of a log-prob would depend on how many are asked for at once.
+    """
     for module in model.modules():
-        if type(module) is nn.Linear:
+        if type(module) is nn.Linear and module is not but:
             module.__class__ = QuickLinear
 
 
 def pays(matrix: Tensor, weight: Tensor) -> bool:
     """Whether `product` can take these and is faster than torch: large, in float32, on a CPU with AVX-512."""
     ordinary = matrix.device.type == "cpu" and matrix.dtype == weight.dtype == torch.float32
-    large = matrix.numel() * len(weight) >= LEAST
+    large = matrix.numel() * len(weight) >= LEAST * torch.get_num_threads()
     return ordinary and large and _there() and not torch.is_autocast_enabled("cpu")
 
 

@@ -223,6 +223,8 @@ def test_equal_responses_are_scored_once_but_each_at_the_tokens_it_is_asked_abou
     ids_NTK = torch.arange(90, 94)[:, None, None].expand(4, 6, 1)
     asked = policy.score(rollouts, ids_NTK=ids_NTK).at_ids_NTK
     assert rows == [1, 2, 1, 4], "a prompt, then its responses"
+    policy.score(rollouts, ids_NTK=ids_NTK[:1].expand(4, -1, -1))
+    assert rows[4:] == [1, 2], "all are asked about the same"
     everything = policy.score(rollouts, k=policy.allowed_tokens)
     assert not torch.equal(asked[0], asked[2])
     for n in (0, 2, 3):

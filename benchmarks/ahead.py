@@ -1,0 +1,104 @@
+"""Whether it pays to prepare the next step's problems in a thread while the model works: it does not here.
+
+    python -m benchmarks.ahead [--threads 1 2]
+
+A GRPO step renders and encodes its own problems, or finds them rendered and encoded by another thread during the step
+before. Prints the median seconds of both, in turns, and their ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from benchmarks.measure import Times, describe, environment, markdown, seconds, spread
+from benchmarks.ours import KINDS, Size, digits, grpo_step, make_branches, problems_of
+from copd.branch import Branch
+from copd.model.encode import Encoded
+from copd.model.family import family_of
+from copd.types import Problem, Split
+
+HEADER = ("kind", "threads", "prepared in the step", "prepared by a thread", "ratio")
+
+
+class Ready:
+    """A task whose next problems lie ready."""
+
+    def __init__(self, task: Any, problems: list[Problem], first: int) -> None:
+        self.name = task.name
+        self._problems, self._first = problems, first
+
+    def problem(self, split: Split, index: int) -> Problem:
+        return self._problems[index - self._first]
+
+
+class Preparing:
+    """Problems of the steps of a branch, rendered and encoded by a thread with a processor of its own."""
+
+    def __init__(self, branch: Branch, size: Size) -> None:
+        self._task, self._size = branch.tasks[branch.field], size
+        self._family = family_of(branch.policy.model, copy.deepcopy(branch.policy.processor))
+        self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+
+    def submit(self, step: int) -> Future[tuple[list[Problem], list[Encoded]]]:
+        return self._thread.submit(self._prepare, step)
+
+    def _prepare(self, step: int) -> tuple[list[Problem], list[Encoded]]:
+        problems = problems_of(self._task, step, self._size)
+        return problems, self._family.encode(problems)
+
+
+def measure(kind: str, size: Size) -> Times:
+    """Seconds of steps that prepare their own problems, and of steps that find them ready and have the next made."""
+    (branch,) = make_branches({kind: digits(kind)}, size.max_new_tokens)
+    task, weights = branch.tasks[branch.field], branch.policy.weights()
+    preparing = Preparing(branch, size)
+    times: Times = {"alone": [], "ahead": []}
+    for step in range(1 + size.repetitions):
+        ready = preparing.submit(step)
+        ready.result()
+
+        def ahead(step: int = step, ready: Future = ready) -> None:
+            problems, encoded = ready.result()
+            preparing.submit(step + 1)
+            branch.policy.encoder._remembered.update(zip(problems, encoded, strict=True))
+            branch.tasks = {kind: Ready(task, problems, step * size.prompts)}
+            grpo_step(branch, step, size)
+
+        def alone(step: int = step) -> None:
+            branch.tasks = {kind: task}
+            grpo_step(branch, step, size)
+
+        sides = {"alone": alone, "ahead": ahead}
+        for name in sides if step % 2 else reversed(sides):
+            preparing.submit(step).result()
+            taken = seconds(sides[name])
+            branch.policy.load_weights(weights)
+            if step:
+                times[name].append(taken)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repetitions", type=int, default=40)
+    asked = parser.parse_args()
+    lines = []
+    for threads in asked.threads:
+        torch.set_num_threads(threads)
+        for kind in KINDS:
+            times = measure(kind, Size(repetitions=asked.repetitions))
+            middle = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
+            sides = (spread(times[name], "s") for name in ("alone", "ahead"))
+            lines.append((kind, str(threads), *sides, f"{middle['alone'] / middle['ahead']:.2f}"))
+    print(describe(environment()))
+    print(markdown(HEADER, lines))
+
+
+if __name__ == "__main__":
+    main()
