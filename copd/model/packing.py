@@ -216,9 +216,8 @@ def _packed(prompts: Prompts, tree: Tree, layout: Layout, windows: Sequence[Wind
     total, device = int(layout.size_P.sum()), prompts.ids_PS.device
     tokens = total + -total % FULL
     mask_PS, positions_APS = prompts.mask_PS.cpu(), prompts.positions_APS.cpu()
-    at_M = (layout.origin_P - (mask_PS.shape[1] - layout.length_P))[:, None].add(torch.arange(mask_PS.shape[1]))[
-        mask_PS
-    ]
+    first_P = layout.origin_P + layout.length_P - mask_PS.shape[1]
+    at_M = (first_P[:, None] + torch.arange(mask_PS.shape[1]))[mask_PS]
     inner_I = _inner_nodes(tree)
     ids_X = prompts.ids_PS[0, -1].cpu().repeat(tokens)
     positions_AX = torch.zeros(len(positions_APS), tokens, dtype=torch.long)
