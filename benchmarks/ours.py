@@ -67,12 +67,17 @@ def every_prefix(prefix_R: Tensor, token_R: Tensor, vocabulary: int) -> tuple[Te
     return prefix_R[order_R], token_R[order_R], order_R.argsort()
 
 
+def by_row(*layouts: Any) -> bool:
+    """In the place of `packing.tree_pays`: every token of every row is computed."""
+    return False
+
+
 SHORTCUTS: tuple[tuple[Any, str, Any], ...] = (
     (GrpoObjective, "rows_with_gradient", all_rows),
     (copd.model.learner, "distinct_rows", every_row),
     (copd.model.policy, "distinct_rows", every_row),
     (copd.model.decode, "distinct_prefixes", every_prefix),
-    (copd.model.packing, "distinct_prefixes", every_prefix),
+    (copd.model.packing, "tree_pays", by_row),
 )
 """The package's shortcuts that depend on the data: where each is called from, its name, and what skips nothing."""
 

@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from copd.model.decode import distinct_prefixes
 from copd.model.encode import Prompts
 from copd.model.windows import Window, Windows
 from copd.types import Rollouts
@@ -70,24 +69,30 @@ def chains_of(rollouts: Rollouts) -> Tree:
     )
 
 
-def tree_of(rollouts: Rollouts, vocabulary: int) -> Tree:
-    """The tree of the distinct prefixes, by depth; tokens are below `vocabulary`. On the CPU."""
-    tokens_NT, mask_NT, prompt_of_N = (
-        each.cpu() for each in (rollouts.tokens_NT, rollouts.mask_NT, rollouts.prompt_of_N)
+def tree_of(rollouts: Rollouts) -> Tree:
+    """The tree of the distinct prefixes, by depth and there by their tokens; on the CPU.
+
+    In the rows in the order of their tokens, a prefix is new where something in it is another than in the row before.
+    """
+    mask_NT, prompt_of_N = rollouts.mask_NT.cpu(), rollouts.prompt_of_N.cpu()
+    spoken_NT = torch.where(mask_NT, rollouts.tokens_NT.cpu(), -1)
+    rows_DC, row_N = torch.unique(torch.cat([prompt_of_N[:, None], spoken_NT], dim=1), dim=0, return_inverse=True)
+    prompt_D, token_TD = rows_DC[:, 0], rows_DC[:, 1:].t()
+    other_DC = torch.ones_like(rows_DC, dtype=torch.bool)
+    other_DC[1:] = rows_DC[1:] != rows_DC[:-1]
+    new_TD = other_DC.cummax(dim=1).values[:, 1:].t() & (token_TD >= 0)
+    roots_P = torch.arange(len(rollouts.problems))
+    number_TD = len(roots_P) - 1 + new_TD.flatten().cumsum(0).view_as(new_TD)
+    node_TD = torch.where(new_TD, number_TD, 0).cummax(dim=1).values
+    t_E, d_E = new_TD.nonzero(as_tuple=True)
+    none_P = torch.zeros_like(roots_P)
+    return Tree(
+        torch.cat([roots_P, torch.cat([prompt_D[None], node_TD[:-1]])[t_E, d_E]]),
+        torch.cat([none_P, token_TD[t_E, d_E]]),
+        torch.cat([roots_P, prompt_D[d_E]]),
+        torch.cat([none_P, t_E + 1]),
+        node_TD.t()[row_N][mask_NT],
     )
-    node_N, node_NT = prompt_of_N.clone(), torch.zeros_like(tokens_NT)
-    roots_P = torch.arange(count := len(rollouts.problems))
-    parents, tokens, owners = [roots_P], [torch.zeros_like(roots_P)], [roots_P]
-    for t in range(tokens_NT.shape[1]):
-        row_R = mask_NT[:, t].nonzero()[:, 0]
-        parent_L, token_L, place_R = distinct_prefixes(node_N[row_R], tokens_NT[row_R, t], vocabulary)
-        parents.append(parent_L)
-        tokens.append(token_L)
-        owners.append(prompt_of_N[row_R].new_zeros(len(parent_L)).scatter_(0, place_R, prompt_of_N[row_R]))
-        node_N[row_R] = node_NT[row_R, t] = count + place_R
-        count += len(parent_L)
-    depth_K = torch.arange(len(parents)).repeat_interleave(torch.tensor([len(level) for level in parents]))
-    return Tree(torch.cat(parents), torch.cat(tokens), torch.cat(owners), depth_K, node_NT[mask_NT])
 
 
 class Packed(NamedTuple):
@@ -130,12 +135,12 @@ def layout_of(prompts: Prompts, tree: Tree) -> Layout:
     return Layout(origin_P, length_P, size_P, place_K)
 
 
-def pack(prompts: Prompts, rollouts: Rollouts, vocabulary: int, width: int, packing: Packing) -> tuple[Tree, Packed]:
+def pack(prompts: Prompts, rollouts: Rollouts, width: int, packing: Packing) -> tuple[Tree, Packed]:
     """Prompts and responses as `packing` says, "either" being what is less work in a model of this width.
 
     Trees of more than `LONGEST` tokens are too much work: their masks grow with the square.
     """
-    tree, chains = tree_of(rollouts, vocabulary), chains_of(rollouts)
+    tree, chains = tree_of(rollouts), chains_of(rollouts)
     by_tree, by_row = layout_of(prompts, tree), layout_of(prompts, chains)
     if packing == "trees" or (packing == "either" and tree_pays(by_tree, by_row, rollouts, width)):
         return tree, _packed(prompts, tree, by_tree, tree_windows(by_tree, tree))

@@ -41,7 +41,7 @@ def response_stats(policy: Policy, rollouts: Rollouts, *, k: int = 0, ids_NTK: T
 
 def _packed_stats(policy: Policy, prompts: Prompts, rollouts: Rollouts, k: int, ids_NTK: Tensor | None) -> TokenStats:
     """The same without padding; what is asked about `ids_NTK` may differ from row to row."""
-    tree, packed = pack(prompts, rollouts, len(policy.banned_V), policy.width, policy.packing)
+    tree, packed = pack(prompts, rollouts, policy.width, policy.packing)
     node_E = tree.responses_E if ids_NTK is None else tree.node_M
     at_ids_EK = None if ids_NTK is None else ids_NTK[rollouts.mask_NT].to(policy.device)
     before_E, ids_E = (each[node_E].to(policy.device) for each in (packed.before_K, tree.token_K))

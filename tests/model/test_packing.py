@@ -43,14 +43,14 @@ def path_to(tree, node: int) -> tuple[int, ...]:
 
 
 def test_each_distinct_prefix_is_one_node(rollouts):
-    tree = tree_of(rollouts, 128)
+    tree = tree_of(rollouts)
     prefixes = {(p, *tokens[:t]) for p, tokens in ROWS for t in range(len(tokens) + 1)}
     assert sorted(path_to(tree, node) for node in range(len(tree.parent_K))) == sorted(prefixes)
     assert tree.depth_K.tolist() == sorted(tree.depth_K.tolist())
 
 
 def test_each_response_token_has_the_node_that_ends_in_it(rollouts):
-    tree = tree_of(rollouts, 128)
+    tree = tree_of(rollouts)
     expected = [(p, *tokens[: t + 1]) for p, tokens in ROWS for t in range(len(tokens))]
     assert [path_to(tree, node) for node in tree.node_M.tolist()] == expected
 
@@ -63,7 +63,7 @@ def test_each_token_of_each_row_is_a_node_of_a_chain(rollouts):
 
 
 def test_only_what_something_follows_is_computed(rollouts, encoded):
-    tree = tree_of(rollouts, 128)
+    tree = tree_of(rollouts)
     inner = {path_to(tree, node) for node in tree.inner_K.nonzero()[:, 0].tolist()}
     assert inner == {(0,), (1,), (0, 5), (0, 5, 6), (1, 5)}
     lengths = encoded.mask_PS.sum(-1).tolist()
@@ -82,7 +82,7 @@ def seen(windows, token: int) -> list[int]:
 
 @pytest.mark.parametrize("packing", ["trees", "rows"])
 def test_a_response_token_sees_its_prompt_and_the_tokens_before_it_and_nothing_else(rollouts, encoded, packing):
-    tree, packed = pack(encoded, rollouts, 128, 128, packing)
+    tree, packed = pack(encoded, rollouts, 128, packing)
     ids_X = packed.prompts.ids_PS[0]
     for node in tree.responses_E.tolist():
         prompt, *tokens = path_to(tree, node)
@@ -92,7 +92,7 @@ def test_a_response_token_sees_its_prompt_and_the_tokens_before_it_and_nothing_e
 
 @pytest.mark.parametrize("packing", ["trees", "rows"])
 def test_a_prompt_token_sees_those_before_it_and_itself(rollouts, encoded, packing):
-    _, packed = pack(encoded, rollouts, 128, 128, packing)
+    _, packed = pack(encoded, rollouts, 128, packing)
     for last, length in zip(packed.before_K[:2].tolist(), encoded.mask_PS.sum(-1).tolist(), strict=True):
         first = last - length + 1
         assert all(seen(packed.windows, t) == list(range(first, t + 1)) for t in range(first, last + 1))
@@ -100,14 +100,14 @@ def test_a_prompt_token_sees_those_before_it_and_itself(rollouts, encoded, packi
 
 @pytest.mark.parametrize("packing", ["trees", "rows"])
 def test_a_response_goes_on_at_the_position_after_its_prompt(rollouts, encoded, packing):
-    tree, packed = pack(encoded, rollouts, 128, 128, packing)
+    tree, packed = pack(encoded, rollouts, 128, packing)
     for node in tree.responses_E.tolist():
         last = int(encoded.next_position_P[tree.prompt_K[node]]) - 1
         assert packed.prompts.positions_APS[0, 0, packed.before_K[node]] == last + int(tree.depth_K[node]) - 1
 
 
 def test_a_sequence_is_filled_up_with_tokens_that_are_no_placeholders(rollouts, encoded):
-    _, packed = pack(encoded, rollouts, 128, 128, "rows")
+    _, packed = pack(encoded, rollouts, 128, "rows")
     tokens = int(layout_of(encoded, chains_of(rollouts)).size_P.sum())
     ids_X = packed.prompts.ids_PS[0]
     assert len(ids_X) == -(-tokens // FULL) * FULL > tokens
@@ -131,7 +131,7 @@ def test_groups_hold_what_is_about_as_large_the_largest_first(sizes, groups):
 def test_trees_pay_where_responses_begin_alike_and_attention_is_cheap(policy, written, problems_of):
     def judged(rollouts, width=1024):
         prompts = policy.encoder.encode(rollouts.problems, torch.device("cpu"))
-        layouts = (layout_of(prompts, tree) for tree in (tree_of(rollouts, 128), chains_of(rollouts)))
+        layouts = (layout_of(prompts, tree) for tree in (tree_of(rollouts), chains_of(rollouts)))
         return tree_pays(*layouts, rollouts, width)
 
     problem = problems_of["text"][:1]
@@ -152,6 +152,6 @@ def test_trees_pay_where_responses_begin_alike_and_attention_is_cheap(policy, wr
 def test_a_row_of_no_tokens_has_no_windows(policy, rollouts, encoded):
     empty = replace(rollouts, mask_NT=rollouts.mask_NT & (torch.arange(len(ROWS)) != 3)[:, None])
     for packing in ("trees", "rows", "either"):
-        tree, packed = pack(encoded, empty, 128, 128, packing)
+        tree, packed = pack(encoded, empty, 128, packing)
         assert len(tree.node_M) == int(empty.mask_NT.sum())
         assert packed.prompts.ids_PS.shape == (1, FULL)
