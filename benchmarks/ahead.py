@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import Times, describe, environment, markdown, seconds, spread
+from benchmarks.measure import WARMUPS, Times, describe, environment, markdown, seconds, spread
 from benchmarks.ours import KINDS, Size, digits, grpo_step, make_branches, problems_of
 from copd.branch import Branch
 from copd.model.encode import Encoded
@@ -58,7 +58,7 @@ def measure(kind: str, size: Size) -> Times:
     task, weights = branch.tasks[branch.field], branch.policy.weights()
     preparing = Preparing(branch, size)
     times: Times = {"alone": [], "ahead": []}
-    for step in range(1 + size.repetitions):
+    for step in range(WARMUPS + size.repetitions):
         ready = preparing.submit(step)
         ready.result()
 
@@ -78,7 +78,7 @@ def measure(kind: str, size: Size) -> Times:
             preparing.submit(step).result()
             taken = seconds(sides[name])
             branch.policy.load_weights(weights)
-            if step:
+            if step >= WARMUPS:
                 times[name].append(taken)
     return times
 

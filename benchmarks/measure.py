@@ -19,6 +19,9 @@ BEGIN, END = "<!-- table: written by `make bench` -->", "<!-- end of the table -
 HEADER = ("job", "against", "kind", "threads", "shortcuts", "ours", "theirs", "ratio", "required", "reached")
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "numpy")
 
+WARMUPS = 3
+"""Turns of each side that are not counted: libraries make themselves ready for the shapes that they meet."""
+
 Times = dict[str, list[float]]
 """Of each side, the seconds of its repetitions, in the order in which they were taken."""
 
@@ -30,7 +33,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def interleave(sides: Mapping[str, Callable[[int], object]], repetitions: int, *, warmups: int = 1) -> Times:
+def interleave(sides: Mapping[str, Callable[[int], object]], repetitions: int, *, warmups: int = WARMUPS) -> Times:
     """Seconds of each side, all sides in turn at every repetition, whose number they are given.
 
     Who goes first moves on by one every time. The first `warmups` repetitions, numbered like the others, are not kept.

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import GenerationConfig, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from benchmarks.measure import Times, seconds
+from benchmarks.measure import WARMUPS, Times, seconds
 from benchmarks.ours import Size, problems_of
 from copd.branch import Branch
 from copd.model.policy import Policy
@@ -64,7 +64,7 @@ def settings(folder: str, branch: Branch, size: Size, max_new_tokens: int) -> di
     (group,) = branch.learner.optimizer.param_groups
     return {
         "output_dir": folder,
-        "max_steps": 1 + size.repetitions,
+        "max_steps": WARMUPS + size.repetitions,
         "per_device_train_batch_size": size.rows,
         "gradient_accumulation_steps": 1,
         "max_completion_length": max_new_tokens,
@@ -93,8 +93,8 @@ def settings(folder: str, branch: Branch, size: Size, max_new_tokens: int) -> di
 
 
 def problems_of_all_steps(task: Task, size: Size) -> list[Problem]:
-    """What the steps of a run draw, the one that is not kept included."""
-    return [problem for step in range(1 + size.repetitions) for problem in problems_of(task, step, size)]
+    """What the steps of a run draw, those that are not kept included."""
+    return [problem for step in range(WARMUPS + size.repetitions) for problem in problems_of(task, step, size)]
 
 
 def grpo_trainer(branch: Branch, size: Size, max_new_tokens: int) -> Any:
@@ -149,7 +149,7 @@ def distillation_trainer(student: Branch, teacher: Branch, size: Size, max_new_t
 
 
 class Turns(TrainerCallback):
-    """After each step of the trainer the other sides take their turn; the first step of each is not kept."""
+    """After each step of the trainer the other sides take their turn; the first `WARMUPS` are not kept."""
 
     def __init__(self, model: Any, sides: Mapping[str, Callable[[int], object]], restore: Callable[[], None]) -> None:
         self.times: Times = {"theirs": [], **{name: [] for name in sides}}
@@ -175,7 +175,7 @@ class Turns(TrainerCallback):
             taken[name] = seconds(lambda side=side: side(number))
             self._restore_ours()
         self._restore()
-        if number > 0:
+        if number >= WARMUPS:
             for name, value in taken.items():
                 self.times[name].append(value)
         self.begin()
