@@ -49,6 +49,24 @@ def test_each_distinct_prefix_is_one_node(rollouts):
     assert tree.depth_K.tolist() == sorted(tree.depth_K.tolist())
 
 
+def test_the_tree_of_any_rows_has_each_of_their_prefixes_once(rollouts):
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        tokens_NT = torch.randint(2, (9, 4), generator=draw)
+        mask_NT = torch.arange(4) < torch.randint(5, (9, 1), generator=draw)
+        prompt_of_N = torch.randint(2, (9,), generator=draw)
+        tree = tree_of(replace(rollouts, tokens_NT=tokens_NT, mask_NT=mask_NT, prompt_of_N=prompt_of_N))
+        rows = [
+            (p, *tokens[mask].tolist())
+            for p, tokens, mask in zip(prompt_of_N.tolist(), tokens_NT, mask_NT, strict=True)
+        ]
+        prefixes = {(0,), (1,)} | {row[:t] for row in rows for t in range(2, len(row) + 1)}
+        assert sorted(path_to(tree, node) for node in range(len(tree.parent_K))) == sorted(prefixes)
+        expected = [row[:t] for row in rows for t in range(2, len(row) + 1)]
+        assert [path_to(tree, node) for node in tree.node_M.tolist()] == expected
+        assert tree.depth_K.tolist() == sorted(tree.depth_K.tolist())
+
+
 def test_each_response_token_has_the_node_that_ends_in_it(rollouts):
     tree = tree_of(rollouts)
     expected = [(p, *tokens[: t + 1]) for p, tokens in ROWS for t in range(len(tokens))]
@@ -107,11 +125,12 @@ def test_a_response_goes_on_at_the_position_after_its_prompt(rollouts, encoded, 
 
 
 def test_a_sequence_is_filled_up_with_tokens_that_are_no_placeholders(rollouts, encoded):
+    encoded.ids_PS[0, -1] = 77
     _, packed = pack(encoded, rollouts, 128, "rows")
     tokens = int(layout_of(encoded, chains_of(rollouts)).size_P.sum())
     ids_X = packed.prompts.ids_PS[0]
     assert len(ids_X) == -(-tokens // FULL) * FULL > tokens
-    assert set(ids_X[tokens:].tolist()) == {int(encoded.ids_PS[0, -1])}
+    assert set(ids_X[tokens:].tolist()) == {77}
 
 
 @pytest.mark.parametrize(
