@@ -91,11 +91,13 @@ class LeanStep:
         attention, mlp = layer.self_attn, layer.mlp
         heads = ((attention.q_norm, self._heads), (attention.k_norm, self._kv_heads))
         into_attention = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
+        gate, up = (into.weight * layer.post_attention_layernorm.weight for into in (mlp.gate_proj, mlp.up_proj))
         return _Weights(
             (into_attention * layer.input_layernorm.weight).t(),
             torch.cat([norm.weight.expand(count, -1) for norm, count in heads]),
             attention.o_proj.weight.t(),
-            *((into.weight * layer.post_attention_layernorm.weight).t() for into in (mlp.gate_proj, mlp.up_proj)),
+            gate.t(),
+            up.t(),
             mlp.down_proj.weight.t(),
         )
 
