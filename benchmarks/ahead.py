@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import statistics
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -47,6 +48,10 @@ class Preparing:
     def submit(self, step: int) -> Future[tuple[list[Problem], list[Encoded]]]:
         return self._thread.submit(self._prepare, step)
 
+    def finish(self) -> None:
+        """Wait until all that was submitted lies ready."""
+        self._thread.submit(int).result()
+
     def _prepare(self, step: int) -> tuple[list[Problem], list[Encoded]]:
         problems = problems_of(self._task, step, self._size)
         return problems, self._family.encode(problems)
@@ -60,7 +65,6 @@ def measure(kind: str, size: Size) -> Times:
     times: Times = {"alone": [], "ahead": []}
     for step in range(WARMUPS + size.repetitions):
         ready = preparing.submit(step)
-        ready.result()
 
         def ahead(step: int = step, ready: Future = ready) -> None:
             problems, encoded = ready.result()
@@ -75,7 +79,7 @@ def measure(kind: str, size: Size) -> Times:
 
         sides = {"alone": alone, "ahead": ahead}
         for name in sides if step % 2 else reversed(sides):
-            preparing.submit(step).result()
+            preparing.finish()
             taken = seconds(sides[name])
             branch.policy.load_weights(weights)
             if step >= WARMUPS:
@@ -93,9 +97,9 @@ def main() -> None:
         torch.set_num_threads(threads)
         for kind in KINDS:
             times = measure(kind, Size(repetitions=asked.repetitions))
-            middle = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
             sides = (spread(times[name], "s") for name in ("alone", "ahead"))
-            lines.append((kind, str(threads), *sides, f"{middle['alone'] / middle['ahead']:.2f}"))
+            ratio = statistics.median(times["alone"]) / statistics.median(times["ahead"])
+            lines.append((kind, str(threads), *sides, f"{ratio:.2f}"))
     print(describe(environment()))
     print(markdown(HEADER, lines))
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from copd.model.encode import Prompts
+from copd.model.products import ROWS
 from copd.model.windows import Window, Windows
 from copd.types import Rollouts
 
@@ -23,8 +24,8 @@ LONGEST = 2048
 """Tokens of a prompt and its tree that may look through one another: 16 MiB of mask per query head of a key head."""
 ALIKE = 0.7
 """Least size of what is computed with the largest of a window, as a part of it: the rest is padding of attention."""
-FULL = 64
-"""The length of a sequence is a multiple of it, which suits matrix products."""
+FULL = ROWS
+"""The length of a sequence is a multiple of it, so that products need not fill it up."""
 
 
 class Tree(NamedTuple):
