@@ -2,11 +2,13 @@
 
 import io
 import os
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 
 import pytest
 from rich.console import Console
@@ -29,21 +31,20 @@ CHANGES = [
 
 
 class Signalling(Screen):
-    """A screen that sends this process a signal once it has been told something for the so-manyth time."""
+    """A screen that sends a signal once it has been told something for the so-manyth time."""
 
-    def __init__(self, number: signal.Signals, told: str, times: int = 1) -> None:
-        self.said = io.StringIO()
-        super().__init__(Console(file=self.said, width=300))
+    def __init__(self, send, told: str, times: int = 1, console: Console | None = None) -> None:
+        super().__init__(console)
         tell = getattr(self, told)
 
-        def tell_and_signal(*arguments):
+        def tell_and_send(*arguments):
             nonlocal times
             tell(*arguments)
             times -= 1
             if times == 0:
-                os.kill(os.getpid(), number)
+                send()
 
-        setattr(self, told, tell_and_signal)
+        setattr(self, told, tell_and_send)
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +69,35 @@ STOPS = {
     "concluding": ("result", 1, 9),
 }
 """What the run has told, how often since it was begun or resumed, and after how many steps it then has a checkpoint."""
+STOPS_OF_PROCESSES = {
+    "in RLVR, one branch perhaps two steps ahead": ("updated", 3, {2, 3}),
+    "about to measure": ("updated", {2: 8, 3: 6}, {6}),
+    "in OPD": ("updated", 1, {7}),
+    "concluding": ("result", 1, {9}),
+}
+"""The same where branches are processes: a set of steps, as one may be ahead; how often, by where the run stands."""
+SIGNALLED = """
+import os, sys
+import copd.run
+from copd.cli import main
+from test_stopping import Signalling
+
+number, told, times = int(sys.argv.pop(1)), sys.argv.pop(1), int(sys.argv.pop(1))
+copd.run.Screen = lambda: Signalling(lambda: os.killpg(0, number), told, times)
+main()
+"""
+"""`copd` of which all processes get a signal at a moment of the run, however slow the machine is."""
 
 
 def test_a_run_of_one_process_stopped_everywhere_ends_as_if_undisturbed(undisturbed, tmp_path):
     folder, recipe = tmp_path / "run", load_recipe("demo", CHANGES)
-    for number, (name, (told, times, step)) in zip([signal.SIGTERM, signal.SIGINT] * 4, STOPS.items(), strict=True):
-        screen = Signalling(number, told, times)
+    for number, (name, (told, times, step)) in zip([SIGTERM, SIGINT] * 4, STOPS.items(), strict=True):
+        said = io.StringIO()
+        screen = Signalling(partial(os.kill, os.getpid(), number), told, times, Console(file=said, width=300))
         with pytest.raises(Stopped) as stopped:
             train(recipe, folder, resume=True, screen=screen)
         assert stopped.value.code == 128 + number
-        assert f"stopped by {number.name}; --resume goes on from the last checkpoint" in screen.said.getvalue()
+        assert f"stopped by {number.name}; --resume goes on from the last checkpoint" in said.getvalue()
         checkpoint = latest_checkpoint(folder / "checkpoints")
         assert (checkpoint and checkpoint.step) == step, name
         assert (folder / LOCK).exists() is False
@@ -85,11 +105,12 @@ def test_a_run_of_one_process_stopped_everywhere_ends_as_if_undisturbed(undistur
     assert_is(train(recipe, folder, resume=True), undisturbed)
 
 
-def begun(folder: Path, *changes: str) -> subprocess.Popen:
+def begun(folder: Path, *changes: str, program: Sequence[str] = ("-m", "copd.cli")) -> subprocess.Popen:
     """`copd train` with a process for each branch, which goes on with the run in the folder."""
-    command = [sys.executable, "-m", "copd.cli", "train", "demo", *CHANGES, "backend=processes", *changes]
+    command = [sys.executable, *program, "train", "demo", *CHANGES, "backend=processes", *changes]
     command += ["--out", str(folder), "--resume"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
 
 
@@ -107,21 +128,15 @@ def updates(folder: Path, step: int) -> int:
 
 @pytest.mark.slow
 def test_a_run_of_several_processes_stopped_by_signals_to_all_of_them_ends_as_if_undisturbed(undisturbed, tmp_path):
-    folder = tmp_path / "run"
-    stops = {  # the moment, the signal, and after how many steps the run may then stand
-        "in RLVR": (lambda: updates(folder, 1) == 2, signal.SIGTERM, {2, 3, 4, 5}),
-        "measuring": (lambda: updates(folder, 5) == 2, signal.SIGINT, {6}),
-        "in OPD": (lambda: updates(folder, 6) == 2, signal.SIGTERM, {7, 8}),
-        "concluding": (lambda: (folder / "branches").is_dir(), signal.SIGTERM, {9}),
-    }
-    for name, (moment, number, stands) in stops.items():
-        run = begun(folder)
-        wait_for(moment, run)
-        os.killpg(run.pid, number)
+    folder, stands = tmp_path / "run", 0
+    for number, (name, (told, times, steps)) in zip([SIGTERM, SIGINT] * 2, STOPS_OF_PROCESSES.items(), strict=True):
+        times = times[stands] if isinstance(times, dict) else times
+        run = begun(folder, program=("-c", SIGNALLED, str(int(number)), told, str(times)))
         said = run.communicate()[0]
         assert run.returncode == 128 + number, (name, said)
         assert f"stopped by {number.name}; --resume goes on from the last checkpoint" in " ".join(said.split())
-        assert latest_checkpoint(folder / "checkpoints").step in stands, name
+        stands = latest_checkpoint(folder / "checkpoints").step
+        assert stands in steps, name
     assert not (folder / "report.html").exists()
     run = begun(folder)
     said = run.communicate()[0]
@@ -135,11 +150,11 @@ def test_a_folder_in_use_is_refused_and_a_second_signal_ends_its_run_at_once(tmp
     wait_for(lambda: updates(folder, 0) == 2, run)
     with pytest.raises(RecipeError, match="another process trains into it"):
         train(load_recipe("demo", CHANGES), folder, resume=True)
-    run.send_signal(signal.SIGTERM)
+    run.send_signal(SIGTERM)
     time.sleep(0.1)
     assert run.poll() is None
     before = time.monotonic()
-    run.send_signal(signal.SIGINT)
+    run.send_signal(SIGINT)
     assert run.wait() == 130
     assert time.monotonic() - before < 2
     assert latest_checkpoint(folder / "checkpoints") is None
