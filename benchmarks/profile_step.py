@@ -18,18 +18,20 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import copd.model.policy
 from benchmarks.measure import describe, environment, gemm_peak
 from benchmarks.ours import Coin, Lengthened, Size, digits, grpo_step, make_branches, without_shortcuts
 from copd.branch import Branch
+from copd.model import products
 from copd.model.encode import Encoder
 from copd.model.forward import Forward
 from copd.model.products import product
 
-ONEDNN = "mkldnn::_linear_pointwise"
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_convolution", ONEDNN)
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_convolution")
+PRODUCTS += ("mkldnn::_linear_pointwise",)
 ATTENTION = ("scaled_dot_product", "flash_attention")
 ORDER = ("render", "encode", "prefill", "decode", "grade", "forward", "backward", "optimizer", "all else")
 
@@ -100,40 +102,45 @@ def by_clock(branch: Branch, size: Size) -> dict[str, float]:
 
 def by_operator(work: Callable[[], object]) -> dict[str, float]:
     """Shares of the operators' own time in `work`, and the work and GFLOP/s of its matrix products."""
-    with operators() as profiler:
+    with Operators() as operators:
         work()
-    return summary(profiler)
+    return operators.summary()
 
 
-def operators() -> profile:
-    """A profiler of the operators of what runs in it."""
-    return profile(activities=[ProfilerActivity.CPU], with_flops=True, record_shapes=True)
+class Operators:
+    """A profiler of the operators of what runs in it, and a count of oneDNN's products, whose work it does not know."""
 
+    def __enter__(self) -> Operators:
+        self._multiplied = 0
+        self._profiler = profile(activities=[ProfilerActivity.CPU], with_flops=True)
+        self._inside = ExitStack()
+        self._inside.enter_context(patch.object(products, "product", self._counted))
+        self._inside.enter_context(self._profiler)
+        return self
 
-def summary(profiler: profile) -> dict[str, float]:
-    """What `by_operator` gives, of a profiler that has ended."""
-    averages = profiler.key_averages(group_by_input_shape=True)
-    events = [event for event in averages if event.key.startswith(("aten::", "mkldnn::"))]
-    total = sum(event.self_cpu_time_total for event in events)
-    products = [event for event in events if event.key in PRODUCTS]
-    attention = [event for event in events if any(name in event.key for name in ATTENTION)]
-    busy = sum(event.self_cpu_time_total for event in products)
-    flops = sum(_flops(event) for event in products)
-    return {
-        "operators_seconds": total / 1e6,
-        "products_share": busy / total,
-        "attention_share": sum(event.self_cpu_time_total for event in attention) / total,
-        "products_gflop": flops / 1e9,
-        "products_gflops": flops / busy / 1e3,
-    }
+    def __exit__(self, *error: object) -> None:
+        self._inside.close()
 
+    def _counted(self, matrix_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+        self._multiplied += matrix_MI.numel() * len(weight_OI)
+        return product(matrix_MI, weight_OI, bias_O)
 
-def _flops(event: Any) -> int:
-    """Of all calls of an operator on inputs of one shape; the profiler does not know oneDNN's."""
-    if event.key != ONEDNN:
-        return event.flops
-    (rows, inner), (columns, _), *_ = event.input_shapes
-    return 2 * rows * inner * columns * event.count
+    def summary(self) -> dict[str, float]:
+        """What `by_operator` gives, once the block has ended."""
+        averages = self._profiler.key_averages()
+        events = [event for event in averages if event.key.startswith(("aten::", "mkldnn::"))]
+        total = sum(event.self_cpu_time_total for event in events)
+        multiplying = [event for event in events if event.key in PRODUCTS]
+        attention = [event for event in events if any(name in event.key for name in ATTENTION)]
+        busy = sum(event.self_cpu_time_total for event in multiplying)
+        flops = 2 * self._multiplied + sum(event.flops for event in multiplying)
+        return {
+            "operators_seconds": total / 1e6,
+            "products_share": busy / total,
+            "attention_share": sum(event.self_cpu_time_total for event in attention) / total,
+            "products_gflop": flops / 1e9,
+            "products_gflops": flops / busy / 1e3,
+        }
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import grading, growth, jobs, measure, memory, ours, profile_rows, profile_step, theirs
 from benchmarks.ours import Lengthened, Size, digits, make_branches, problems_of
+from copd.model import products
 
 SMALL = Size(prompts=2, rollouts=2, max_new_tokens=24, short_tokens=4, repetitions=2)
 
@@ -188,12 +189,22 @@ def test_a_profile_names_all_parts_of_a_step(branches):
     assert measure.gemm_peak(size=64, repetitions=2) > 0
 
 
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="torch has no oneDNN here")
+def test_a_product_counts_the_same_by_either_library():
+    matrix_MI, weight_OI = torch.randn(64, 32), torch.randn(16, 32)
+    for work in (lambda: products.product(matrix_MI, weight_OI), lambda: matrix_MI @ weight_OI.t()):
+        found = profile_step.by_operator(work)
+        assert found["products_gflop"] == pytest.approx(2 * 64 * 32 * 16 / 1e9)
+        assert found["products_share"] > 0
+
+
 def test_a_row_is_explained_by_the_products_of_both_sides():
     (line,) = profile_rows.profile_rows(["long_training"], SMALL)[:1]
-    told = dict(zip(profile_rows.HEADER[:7], line, strict=False))
+    assert len(line) == len(profile_rows.HEADER)
+    told = dict(zip(profile_rows.HEADER, line, strict=True))
     assert (told["kind"], told["shortcuts"]) == ("text", "-")
     assert 1.0 < float(told["ratio"]) < SMALL.rollouts
-    assert 0 < float(line[7].rstrip("%")) < 100
+    assert 0 < float(told["their share of the time: ours"].rstrip("%")) < 100
 
 
 def test_the_clock_gives_each_part_its_own_time_without_the_parts_inside(monkeypatch):
