@@ -60,9 +60,9 @@ def test_the_tree_of_any_rows_has_each_of_their_prefixes_once(rollouts):
             (p, *tokens[mask].tolist())
             for p, tokens, mask in zip(prompt_of_N.tolist(), tokens_NT, mask_NT, strict=True)
         ]
-        prefixes = {(0,), (1,)} | {row[:t] for row in rows for t in range(2, len(row) + 1)}
-        assert sorted(path_to(tree, node) for node in range(len(tree.parent_K))) == sorted(prefixes)
         expected = [row[:t] for row in rows for t in range(2, len(row) + 1)]
+        prefixes = {(0,), (1,), *expected}
+        assert sorted(path_to(tree, node) for node in range(len(tree.parent_K))) == sorted(prefixes)
         assert [path_to(tree, node) for node in tree.node_M.tolist()] == expected
         assert tree.depth_K.tolist() == sorted(tree.depth_K.tolist())
 
