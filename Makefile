@@ -24,7 +24,7 @@ $(METHODS:%=runs/%): $(VENV)/.installed
 $(OF_EXPERTS:%=runs/%): runs/expert
 
 docs: $(VENV)/.installed  ## renew the tables of docs/recipe.md from the sections of the recipe
-	$(BIN)/python studies/recipe_reference.py
+	$(BIN)/python tools/recipe_reference.py
 
 bench: $(BENCH)/.installed  ## the table of docs/performance.md; 15 minutes, on a machine that does nothing else
 	$(BENCH)/bin/python -m benchmarks.run
@@ -36,10 +36,10 @@ test-slow: $(VENV)/.tools  ## the tests that take longer, and the mutations
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=5
 
 soak: $(VENV)/.installed  ## kill a short run 100 times, and compare what it becomes with an undisturbed one; 10 minutes
-	$(BIN)/python studies/soak.py --kills 100 --seed $(or $(SEED),0) --backend $(or $(BACKEND),local)
+	$(BIN)/python tools/soak.py --kills 100 --seed $(or $(SEED),0) --backend $(or $(BACKEND),local)
 
 coverage: $(VENV)/.tools  ## every place that raises an error, and whether a fast test reaches it; 10 minutes
-	$(BIN)/python studies/error_paths.py
+	$(BIN)/python tools/error_paths.py
 
 check: $(VENV)/.tools  ## formatting, lint, types
 	$(BIN)/ruff format --check copd tests studies benchmarks examples

@@ -18,9 +18,9 @@ import torch
 
 from benchmarks.measure import WARMUPS, Times, describe, environment, markdown, seconds, spread
 from benchmarks.ours import KINDS, Size, digits, grpo_step, make_branches, problems_of
-from copd.branch import Branch
-from copd.model.encode import Encoded
-from copd.model.family import family_of
+from copd.branches.branch import Branch
+from copd.compute.encode import Encoded
+from copd.compute.family import family_of
 from copd.types import Problem, Split
 
 HEADER = ("kind", "threads", "prepared in the step", "prepared by a thread", "ratio")

@@ -21,8 +21,8 @@ from transformers import Qwen3VLForConditionalGeneration
 from benchmarks.measure import interleave
 from benchmarks.ours import Coin, Lengthened
 from copd.algorithm import mutual_opd
-from copd.backends.local import LocalBranch, finish
-from copd.branch import Branch, ObjectiveSettings, SamplingSettings
+from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
+from copd.branches.local import LocalBranch, finish
 from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
 from copd.model.policy import Policy

@@ -26,7 +26,7 @@ from benchmarks.ours import (
     without_shortcuts,
     written,
 )
-from copd.branch import Branch, stream
+from copd.branches.branch import Branch, stream
 from copd.model.policy import Policy
 
 Side = Callable[[int], object]

@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.ours import Lengthened, Size, digits, make_branches, problems_of, without_shortcuts, written
 from copd.model.learner import Learner
-from copd.model.parts import GrpoObjective
-from copd.processes import STATUS, peak
+from copd.model.objectives import GrpoObjective
+from copd.system.processes import STATUS, peak
 from copd.types import Rollouts
 
 PATHS = ("shared", "plain", "plain_tokens")

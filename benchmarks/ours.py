@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import copd.model.batching
-import copd.model.decode
+import copd.compute.batching
+import copd.compute.decode
+import copd.compute.packing
+import copd.compute.products
 import copd.model.learner
-import copd.model.packing
 import copd.model.policy
-import copd.model.products
 from copd import assemble
-from copd.assemble import load_policy
-from copd.branch import Branch
-from copd.config import Recipe, load_recipe
-from copd.model.parts import GrpoObjective
+from copd.assemble.parts import load_policy
+from copd.branches.branch import Branch
+from copd.model.objectives import GrpoObjective
 from copd.model.policy import Policy
+from copd.recipe.reading import Recipe, load_recipe
 from copd.rewards.grading import Grader, Grades, Response
 from copd.tasks.asked import Asked
 from copd.tasks.digits import CELL, Digits
@@ -58,7 +58,7 @@ def all_rows(objective: GrpoObjective) -> Tensor:
 
 def every_row(rollouts: Rollouts, rows_M: Tensor, key_N: Tensor | None = None) -> Any:
     """In the place of `batching.distinct_rows`: each row stands for itself."""
-    return copd.model.batching.Distinct(rows_M, torch.ones_like(rows_M), torch.arange(len(rows_M)))
+    return copd.compute.batching.Distinct(rows_M, torch.ones_like(rows_M), torch.arange(len(rows_M)))
 
 
 def every_prefix(prefix_R: Tensor, token_R: Tensor, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,8 +76,8 @@ SHORTCUTS: tuple[tuple[Any, str, Any], ...] = (
     (GrpoObjective, "rows_with_gradient", all_rows),
     (copd.model.learner, "distinct_rows", every_row),
     (copd.model.policy, "distinct_rows", every_row),
-    (copd.model.decode, "distinct_prefixes", every_prefix),
-    (copd.model.packing, "tree_pays", by_row),
+    (copd.compute.decode, "distinct_prefixes", every_prefix),
+    (copd.compute.packing, "tree_pays", by_row),
 )
 """The package's shortcuts that depend on the data: where each is called from, its name, and what skips nothing."""
 
@@ -97,7 +97,7 @@ def without_shortcuts() -> Iterator[None]:
 @contextmanager
 def torchs_products() -> Iterator[None]:
     """Linear layers are torch's own."""
-    with patch.object(copd.model.products, "pays", lambda matrix, weight: False):
+    with patch.object(copd.compute.products, "pays", lambda matrix, weight: False):
         yield
 
 

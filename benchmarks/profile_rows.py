@@ -21,7 +21,7 @@ from benchmarks.jobs import JOBS
 from benchmarks.ours import Size
 from benchmarks.profile_step import Operators, by_operator
 from benchmarks.run import quiet
-from copd.model.products import product
+from copd.compute.products import product
 
 HEADER = ("job", "against", "kind", "threads", "shortcuts")
 HEADER += ("GFLOP of products: ours", "theirs", "ratio", "their share of the time: ours", "theirs")

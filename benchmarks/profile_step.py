@@ -24,11 +24,11 @@ from torch.profiler import ProfilerActivity, profile
 import copd.model.policy
 from benchmarks.measure import describe, environment, gemm_peak
 from benchmarks.ours import Coin, Lengthened, Size, digits, grpo_step, make_branches, without_shortcuts
-from copd.branch import Branch
-from copd.model import products
-from copd.model.encode import Encoder
-from copd.model.forward import Forward
-from copd.model.products import product
+from copd.branches.branch import Branch
+from copd.compute import products
+from copd.compute.encode import Encoder
+from copd.compute.forward import Forward
+from copd.compute.products import product
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_convolution")
 PRODUCTS += ("mkldnn::_linear_pointwise",)

@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from benchmarks.measure import WARMUPS, Times, seconds
 from benchmarks.ours import Size, problems_of
-from copd.branch import Branch
+from copd.branches.branch import Branch
 from copd.model.policy import Policy
 from copd.rewards.grading import Response
 from copd.types import Problem, Task

@@ -16,7 +16,7 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.memory import memory_mib
-from copd.model import statistics
+from copd.compute import logprobs as statistics
 
 WIDTH = 64
 

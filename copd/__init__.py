@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from copd.config import Recipe
+    from copd.recipe.reading import Recipe
 
 __version__ = "0.1.0"
 
@@ -23,12 +23,12 @@ def train(
     resume: bool = False,
     force: bool = False,
 ) -> Path:
-    """Run a recipe to the end and return its run folder (`copd.run.train`).
+    """Run a recipe to the end and return its run folder (`copd.commands.train.train`).
 
     `recipe` may also be a YAML file, the name of a recipe of copd, or nested mappings.
     """
-    from copd.config import Recipe, load_recipe, make_recipe
-    from copd.run import train as run
+    from copd.commands.train import train as run
+    from copd.recipe.reading import Recipe, load_recipe, make_recipe
 
     if isinstance(recipe, str | Path):
         recipe = load_recipe(recipe)

@@ -4,7 +4,7 @@
     static_opd, mopd            RLVR to the end, then frozen experts teach one student     -> `frozen_teachers`
 
 `merge_only` is the merge of the experts (`copd.algorithm.merged`). Which branches, edges and steps a method has, and
-its rollouts R, is in `copd.runs.plan`.
+its rollouts R, is in `copd.assemble.plan`.
 """
 
 from __future__ import annotations

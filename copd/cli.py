@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from copd.commands.exits import DEBUG, status_of
 from copd.errors import RecipeError
-from copd.exits import DEBUG, status_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -75,7 +75,7 @@ def train(
 
     Try `copd train demo`, then `copd train demo method=mixed` for a baseline at the same number of rollouts.
     """
-    from copd.config import load_recipe, reread
+    from copd.recipe.reading import load_recipe, reread
     from copd.runs.folder import saved_recipe
 
     source: str | Mapping[str, Any]
@@ -83,7 +83,7 @@ def train(
     if resume and out is not None and (recipe is None or _is_change(recipe)):
         source = saved_recipe(out, reread)
     settings = load_recipe(source, changes)
-    from copd.run import train as run  # torch is loaded only once the recipe is known to be sound
+    from copd.commands.train import train as run  # torch is loaded only once the recipe is known to be sound
 
     run(settings, out, resume=resume, force=force)
 
@@ -97,10 +97,10 @@ def doctor(
 
     Exit status 0: nothing failed, there may be warnings. 1: a check failed. 2: the recipe is wrong.
     """
-    from copd.config import load_recipe
+    from copd.recipe.reading import load_recipe
 
     settings = load_recipe(*_recipe_and_changes(recipe, overrides))
-    from copd.doctor import examine
+    from copd.commands.doctor import examine
 
     console, verdicts = Console(), []
     for finding in examine(settings):
@@ -120,9 +120,9 @@ def evaluate(
     change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
 ) -> None:
     """Compare models side by side on the fields of a recipe, on test problems, and each with the first of them."""
-    from copd.config import load_recipe
-    from copd.models import evaluate_models
-    from copd.runs.display import accuracy_table
+    from copd.commands.models import evaluate_models
+    from copd.recipe.reading import load_recipe
+    from copd.runs.screen import accuracy_table
 
     table, compared = evaluate_models(load_recipe(recipe, change or []), models)
     title = "greedy accuracy on test problems, %, with 95 % intervals over problems"
@@ -144,9 +144,9 @@ def behaviour(
     change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
 ) -> None:
     """How alike two models behave in each field of a recipe, and on which tokens they disagree most."""
-    from copd.config import load_recipe
-    from copd.models import compare_behaviour
-    from copd.runs.display import behaviour_table, disputes_table
+    from copd.commands.models import compare_behaviour
+    from copd.recipe.reading import load_recipe
+    from copd.runs.screen import behaviour_table, disputes_table
 
     found = compare_behaviour(load_recipe(recipe, change or []), student, teacher, problems)
     console = Console()
@@ -196,7 +196,7 @@ def merge(
 
     Try `copd merge --branch runs/demo/branches/text --branch runs/demo/branches/video --out runs/both`.
     """
-    from copd.config import load_recipe, make_merge, merge_grid
+    from copd.recipe.reading import load_recipe, make_merge, merge_grid
 
     for option, value in (("--recipe", recipe), ("--set", change), ("--grid", grid)):
         if value and not scan:
@@ -206,8 +206,8 @@ def merge(
     given = {"method": method, "weights": weight or None, "scale": scale, "density": density, "seed": seed}
     candidates = merge_grid(given, len(branch), grid or 6) if scan else [make_merge(given, len(branch))]
     settings = load_recipe(recipe or "demo", change or []) if scan else None
-    from copd.models import described_merge, merge_models
-    from copd.runs.display import accuracy_table
+    from copd.commands.models import described_merge, merge_models
+    from copd.runs.screen import accuracy_table
 
     chosen, table = merge_models(branch, base, candidates, out, settings)
     if table:
@@ -228,7 +228,7 @@ def warmup(
     ] = None,
 ) -> None:
     """Build a base of partial skill for the embedded world: a tiny Qwen3-VL, briefly supervised."""
-    from copd.models import build_base
+    from copd.commands.models import build_base
 
     build_base(out, conflict=conflict, steps=steps)
 
@@ -239,7 +239,7 @@ def show(
     overrides: Overrides = None,
 ) -> None:
     """Every field of a recipe with its value and meaning."""
-    from copd.config import described, load_recipe
+    from copd.recipe.reading import described, load_recipe
 
     table = Table()
     table.add_column("field", no_wrap=True)
@@ -271,8 +271,8 @@ def check(
 
     Exit status 0: all rows are sound. 1: some are bad. 2: a file cannot be read, or the command is wrong.
     """
-    from copd.config import load_recipe
-    from copd.data import check_branch, check_file
+    from copd.commands.check import check_branch, check_file
+    from copd.recipe.reading import load_recipe
 
     if recipe is not None and branch is not None and format_name == "auto" and root is None:
         reports = check_branch(load_recipe(recipe), branch, print, file=file, media=media, most=show)
@@ -301,8 +301,8 @@ def filter_rows(
 
     Rows are written as they are, in their order. Those that the recipe cuts off for validation and test are kept.
     """
-    from copd.config import load_recipe
-    from copd.models import filter_rows
+    from copd.commands.models import filter_rows
+    from copd.recipe.reading import load_recipe
 
     found, passed_on = filter_rows(
         load_recipe(recipe, change or []), branch, out, file=file, model=model, samples=samples or 0

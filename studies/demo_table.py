@@ -13,10 +13,10 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from copd.commands.train import result_of
 from copd.measure.compare import differences
 from copd.measure.evaluate import Answers, Estimate
 from copd.report.figures import draw_accuracy, draw_divergence, draw_overlap, plain_axes, shade_rlvr
-from copd.run import result_of
 from copd.runs.runlog import ANSWERS, read_lines
 
 FIELDS = ("text", "image", "video")

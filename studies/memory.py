@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from copd.model.forward import prompt_arguments
+from copd.compute.forward import prompt_arguments
 from copd.model.learner import Learner
 from copd.model.lora import LoraSettings
-from copd.model.parts import GrpoObjective
+from copd.model.objectives import GrpoObjective
 from copd.model.policy import Policy
 from copd.model.tiny_kinds import tiny_of_kind
 from copd.tasks.digits import Digits

@@ -8,9 +8,9 @@ from importlib.metadata import version
 
 import pytest
 
-from copd.config import described, load_recipe
-from copd.files import sha256
 from copd.model.load import CHECKSUMS, model_folder
+from copd.recipe.reading import described, load_recipe
+from copd.system.files import sha256
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BOTH = ["--branch", "builtin:digits", "--branch", "builtin:digits"]

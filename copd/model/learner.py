@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from copd.compute.batching import distinct_rows, take_rows
 from copd.errors import CheckpointError, NonFiniteError
 from copd.maths.losses import clipped_surrogate, is_clipped
-from copd.model.batching import distinct_rows, take_rows
-from copd.model.parts import Aggregate, Objective, over_sequences
+from copd.model.objectives import Aggregate, Objective, over_sequences
 from copd.model.policy import Policy
 from copd.types import Rollouts
 

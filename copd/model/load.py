@@ -12,9 +12,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from copd.compute.family import TextOnly, family_of
 from copd.errors import ModelFolderError, first_line
-from copd.files import sha256
-from copd.model.family import TextOnly, family_of
+from copd.system.files import sha256
 
 logger = logging.getLogger(__name__)
 BUILTIN = "builtin:"

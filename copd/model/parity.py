@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from copd.compute.batching import take_rows
+from copd.compute.encode import Responses
+from copd.compute.forward import prompt_arguments
+from copd.compute.packing import Packing
 from copd.errors import ModelFolderError
 from copd.maths.logprobs import masked_log_softmax
-from copd.model.batching import take_rows
-from copd.model.encode import Responses
-from copd.model.forward import prompt_arguments
-from copd.model.packing import Packing
 from copd.model.policy import Policy
 from copd.types import Problem, Rollouts
 

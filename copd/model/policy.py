@@ -1,7 +1,7 @@
 """A policy: a model with its processor, its vocabulary mask, and log-probs and samples of responses.
 
 A prompt is computed once for all of its rows: sampling goes on from its cache, log-probs are of prompts and responses
-in one sequence (`copd.model.packing`), or of responses after the repeated cache (`copd.model.forward`).
+in one sequence (`copd.compute.packing`), or of responses after the repeated cache (`copd.compute.forward`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from copd.compute.batching import distinct_rows, micro_batches, stack_rows, take_rows, unflatten
+from copd.compute.decode import decode
+from copd.compute.encode import Encoder
+from copd.compute.family import family_of, tokenizer_of
+from copd.compute.forward import Forward
+from copd.compute.logprobs import joined, response_stats
+from copd.compute.packing import Packing
+from copd.compute.products import quicken
+from copd.compute.windows import attention_as_now
 from copd.errors import RecipeError
 from copd.maths.logprobs import TokenStats
-from copd.model.batching import distinct_rows, micro_batches, stack_rows, take_rows, unflatten
-from copd.model.decode import decode
-from copd.model.encode import Encoder
-from copd.model.family import family_of, tokenizer_of
-from copd.model.forward import Forward
 from copd.model.load import load_model
 from copd.model.lora import (
     LoraSettings,
@@ -35,11 +39,7 @@ from copd.model.lora import (
     has_adapters,
     materialised,
 )
-from copd.model.packing import Packing
-from copd.model.products import quicken
-from copd.model.statistics import joined, response_stats
 from copd.model.vocabulary import banned_tokens, end_tokens
-from copd.model.windows import attention_as_now
 from copd.types import Problem, Rollouts, Score
 
 
@@ -48,7 +48,7 @@ class Policy:
 
     The vocabulary mask `banned_V` applies to sampling and to every log-prob alike. `shared_prefix` turns the
     prompt-once path off where `copd.model.parity` finds that a model does not bear it; `packing` says how log-probs
-    are computed without padding or cache (`copd.model.packing`). With `gradient_checkpointing` layers are recomputed in
+    are computed without padding or cache (`copd.compute.packing`). With `gradient_checkpointing` layers are recomputed in
     the backward pass; log-probs are then packed or on the plain path: layers drop the cache.
     Several policies may share a model, each through its own `adapter`; None is the model without any.
     """

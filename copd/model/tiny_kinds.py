@@ -29,7 +29,7 @@ from transformers import (
     Qwen3NextForCausalLM,
 )
 
-from copd.model.family import tokenizer_of
+from copd.compute.family import tokenizer_of
 from copd.model.tiny import CHAT_TEMPLATE, MAX_CONTEXT, PATCH_SIZE, tiny_model, tiny_processor, tiny_tokenizer
 
 Pair = tuple[Any, Any]

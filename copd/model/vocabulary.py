@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from copd.compute.family import tokenizer_of
 from copd.errors import ModelFolderError
-from copd.model.family import tokenizer_of
 
 ADDED = ("special", "normalized", "single_word", "lstrip", "rstrip")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from copd.model.learner import Learner
-from copd.model.parts import GrpoObjective
+from copd.model.objectives import GrpoObjective
 from copd.model.policy import Policy
 from copd.types import Problem, Rollouts, Split, Task
 

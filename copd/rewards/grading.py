@@ -13,12 +13,12 @@ from typing import TypeVar
 from torch import Tensor
 
 from copd.errors import RecipeError
-from copd.files import sha256
 from copd.rewards.adapters import Sample, UserVerifier
 from copd.rewards.answers import final_answer
 from copd.rewards.pool import Call, KillablePool
 from copd.rewards.verifiers import VERIFIERS, Verdict, as_number, number
 from copd.rewards.worker import describe, verify_by_user, verify_mathematically
+from copd.system.files import sha256
 from copd.types import Problem
 
 MATH = "math"

@@ -12,9 +12,9 @@ from multiprocessing.util import Finalize
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from copd.processes import Forked
 from copd.rewards.adapters import UserVerifier
 from copd.rewards.worker import OUT_OF_MEMORY, Attempt, attempt, prepare, watch
+from copd.system.processes import Forked
 
 PRELOADED = "copd.rewards.server"
 """Imported once, by the server that the processes are forked from: a replacement is there at once."""

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from copd.errors import CheckpointError
-from copd.files import sha256
+from copd.system.files import sha256
 
 MANIFEST = "manifest.json"
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from copd.errors import CheckpointError, RecipeError, WriteError
-from copd.files import replace_text
 from copd.runs.runlog import RUN_MANIFEST
+from copd.system.files import replace_text
 
 RESUMED = ("recipe", "branch_order", "base_sha256", "data_sha256", "verifier_sha256", "versions")
 """What must not change between the parts of a run."""

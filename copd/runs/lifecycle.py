@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 from filelock import FileLock, Timeout
 
 from copd.errors import RecipeError
-from copd.signals import SIGNALS, Ended, handled_by
+from copd.system.signals import SIGNALS, Ended, handled_by
 
 LOCK = ".lock"
 """The file of a run folder that is locked while a process trains into it; it is gone when that process ends well."""

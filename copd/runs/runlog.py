@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from copd.errors import CheckpointError
-from copd.files import replace_text
+from copd.system.files import replace_text
 
 RUN_MANIFEST = "manifest.json"
 """The file of a run folder that holds its recipe, versions, hashes and seed."""

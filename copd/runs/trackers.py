@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from copd.errors import RecipeError
-from copd.files import replace_text
+from copd.system.files import replace_text
 
 WANDB_ID = "wandb-id"
 """The file of a run folder that holds the id of its Weights & Biases run: names of folders are not unique there."""

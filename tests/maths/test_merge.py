@@ -21,7 +21,7 @@ from copd.maths.merge import (
     trim,
     weighted,
 )
-from copd.sections import MERGE_FIELDS, MergeSection
+from copd.recipe.sections import MERGE_FIELDS, MergeSection
 
 SETTINGS = {
     "mean": {},

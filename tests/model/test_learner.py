@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from copd.errors import CheckpointError, NonFiniteError
 from copd.maths.distill import clamped_delta
 from copd.model.learner import MAX_SKIPPED_IN_A_ROW, Learner
-from copd.model.parts import DistillObjective, GrpoObjective
+from copd.model.objectives import DistillObjective, GrpoObjective
 
 ADVANTAGES = (1.5, -0.5, 0.0, 0.7, -2.0, 0.0)
 """One for each row of `UNEVEN`: both signs, and rows without a gradient."""

@@ -7,11 +7,11 @@ from functools import partial
 import pytest
 import torch
 
+from copd.compute.batching import Distinct, take_rows
 from copd.maths.distill import clamped_delta, masked_delta, proximal_delta
 from copd.model import learner as learner_module
-from copd.model.batching import Distinct, take_rows
 from copd.model.learner import Learner
-from copd.model.parts import (
+from copd.model.objectives import (
     AnchoredGrpoObjective,
     DistillObjective,
     GrpoObjective,

@@ -9,7 +9,7 @@ import torch
 
 from copd.maths.distill import clamped_delta, masked_delta, proximal_delta, sampled_delta
 from copd.model.learner import Learner
-from copd.model.parts import DistillObjective, GrpoObjective, over_constant, over_sequences, over_tokens
+from copd.model.objectives import DistillObjective, GrpoObjective, over_constant, over_sequences, over_tokens
 
 ADVANTAGE_N = torch.tensor([1.5, -0.5, 0.0, 0.7, -2.0, 1.0])
 DELTAS = {

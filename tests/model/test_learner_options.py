@@ -10,7 +10,7 @@ import torch
 from copd.errors import NonFiniteError
 from copd.maths.distill import clamped_delta, masked_delta, proximal_delta
 from copd.model.learner import MAX_SKIPPED_IN_A_ROW, Learner
-from copd.model.parts import (
+from copd.model.objectives import (
     AnchoredGrpoObjective,
     DistillObjective,
     GrpoObjective,

@@ -7,10 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from copd.errors import ModelFolderError
-from copd.files import sha256
 from copd.model import load
 from copd.model.load import builtin_models, compute_on, loader_of, model_folder, read_config, write_checksums
 from copd.model.tiny_kinds import tiny_of_kind
+from copd.system.files import sha256
 
 
 @pytest.fixture

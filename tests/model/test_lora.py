@@ -15,7 +15,7 @@ from copd.maths.merge import mean
 from copd.model.export import save_policy
 from copd.model.learner import Learner
 from copd.model.lora import LoraSettings
-from copd.model.parts import DistillObjective, GrpoObjective
+from copd.model.objectives import DistillObjective, GrpoObjective
 from copd.model.policy import Policy
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from copd.compute.windows import Window, Windows
 from copd.model.parity import TOLERANCE_NATS, largest_difference, settle_path
-from copd.model.windows import Window, Windows
 
 
 def spoiled(policy, spoil):

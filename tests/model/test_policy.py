@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from copd.model import forward as forward_module
+from copd.compute import forward as forward_module
+from copd.compute import logprobs as statistics
+from copd.compute.batching import Distinct, take_rows
 from copd.model import policy as policy_module
-from copd.model import statistics
-from copd.model.batching import Distinct, take_rows
 from copd.model.policy import Policy
 
 SINGLE = ((1, 1), (1,), (1, 1, 1))

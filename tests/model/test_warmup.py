@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from copd.model.learner import Learner
-from copd.model.parts import GrpoObjective
+from copd.model.objectives import GrpoObjective
 from copd.model.warmup import WarmupPlan, demonstrations, warm_up
 from copd.types import Split
 

@@ -14,7 +14,7 @@ import torch
 
 from copd.measure.evaluate import Answers, tabulate
 from copd.report.page import write_comparison, write_report
-from copd.runs.media import keep_media
+from copd.runs.pictures import keep_media
 from copd.types import Problem
 
 FIELDS = ("text", "image")

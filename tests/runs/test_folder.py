@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from copd.config import load_recipe, make_recipe
 from copd.errors import CheckpointError, RecipeError, WriteError
+from copd.recipe.reading import load_recipe, make_recipe
 from copd.runs.folder import check_folder, claim, record_forced
 from copd.runs.runlog import RUN_MANIFEST
 

@@ -13,7 +13,7 @@ from copd.errors import RecipeError
 from copd.runs.folder import STARTED, occupied
 from copd.runs.lifecycle import Stop, Stopped, alone_in
 from copd.schedule import Batches, Schedule
-from copd.signals import SIGNALS
+from copd.system.signals import SIGNALS
 
 BATCHES = Batches(prompts=1, rollouts_per_prompt=2, opd_prompts=1, opd_rollouts_per_prompt=2)
 SCHEDULE = Schedule(cycles=2, rl_steps=6, opd_steps=2)

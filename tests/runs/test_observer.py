@@ -8,16 +8,16 @@ from functools import partial
 import pytest
 import torch
 
-from copd.backends.local import LocalBranch
-from copd.branch import Branch, ObjectiveSettings, SamplingSettings
+from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
+from copd.branches.local import LocalBranch
 from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
+from copd.recipe.sections import CheckpointSection, EvaluationSection
 from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.lifecycle import Stop
 from copd.runs.observer import RunObserver
 from copd.runs.runlog import read_lines
 from copd.schedule import Phase, Schedule, Stretch
-from copd.sections import CheckpointSection, EvaluationSection
 from copd.tasks.digits import Digits
 
 METRICS = {"skipped": 0.0, "grad_norm": 0.5}

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 import copd
-from copd.config import load_recipe
 from copd.errors import RecipeError
+from copd.recipe.reading import load_recipe
 from copd.runs.runlog import read_lines
 from copd.runs.trackers import TRACKERS, Log, numbers_of, open_trackers
 

@@ -1,0 +1,123 @@
+"""Where the branches of a run live: all in this process, or each in one of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
+
+from copd.assemble.parts import lone_branch, make_branches, make_sampling
+from copd.assemble.plan import Plan
+from copd.branches.branch import Actor
+from copd.branches.local import LocalActor, LocalBranch, Turns
+from copd.branches.processes import ProcessBranch, ThreadActor
+from copd.model.policy import Policy
+from copd.recipe.reading import Recipe
+from copd.rewards.grading import Grader
+from copd.system.processes import Memory, peak, summed
+from copd.tasks.asked import Asked
+from copd.types import Answering, BranchHandle, Task
+
+A = TypeVar("A", bound=Actor)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What branches are made of, and models that are only evaluated."""
+
+    recipe: Recipe
+    plan: Plan
+    base: Policy
+    tasks: Mapping[str, Task]
+    grader: Grader
+    warn: Callable[[str], None]
+
+    def actor(self, name: str, policy: Policy, asked: Asked) -> Actor:
+        return Actor(name, -1, policy, self.tasks, make_sampling(self.recipe), self.grader, asked)
+
+
+class Place(Protocol):
+    """The branches by name, as they begin, and room for models that are only evaluated."""
+
+    @property
+    def branches(self) -> Mapping[str, BranchHandle]: ...
+
+    def evaluated(self, name: str, policy: Policy) -> Answering:
+        """A model that answers problems and no more, at the device at which the base is."""
+        ...
+
+    def peak(self) -> Memory:
+        """The most memory that all processes have held until now, each at its own time."""
+        ...
+
+    def close(self) -> None:
+        """The branches are needed no more."""
+        ...
+
+
+class ThisProcess:
+    """All branches here, taking turns on their device where the recipe says so."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts, self._asked = parts, Asked(parts.tasks)
+        self._turns = Turns() if parts.recipe.model.offload else None
+        self._home = parts.base.device
+        made = make_branches(parts.recipe, parts.base, parts.tasks, parts.grader, self._asked, parts.plan.branches)
+        self.branches = {branch.name: LocalBranch(self._waiting(branch), self._turns) for branch in made}
+
+    def _waiting(self, actor: A) -> A:
+        if self._turns is not None:
+            self._turns.wait(actor)
+        return actor
+
+    def evaluated(self, name: str, policy: Policy) -> Answering:
+        actor = self._parts.actor(name, policy, self._asked)
+        actor.home = self._home
+        return LocalActor(self._waiting(actor), self._turns)
+
+    def peak(self) -> Memory:
+        return peak()
+
+    def close(self) -> None:
+        pass
+
+
+class OwnProcesses:
+    """A process for each branch; they start side by side. Models that are only evaluated are here, beside them."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts, self._asked = parts, Asked(parts.tasks)
+        self._line = ThreadPoolExecutor(1)
+        self._processes: dict[str, ProcessBranch] = {}
+        names = parts.plan.branches
+        try:
+            for name in names:
+                make = partial(lone_branch, parts.recipe, names, name)
+                self._processes[name] = ProcessBranch(name, make, partial(self._warn, name))
+            for branch in self._processes.values():
+                branch.wait()
+        except BaseException:
+            self.close()
+            raise
+        self.branches: Mapping[str, BranchHandle] = self._processes
+
+    def _warn(self, branch: str, message: str) -> None:
+        self._parts.warn(f"branch {branch}: {message}")
+
+    def evaluated(self, name: str, policy: Policy) -> Answering:
+        return ThreadActor(self._parts.actor(name, policy, self._asked), self._line)
+
+    def peak(self) -> Memory:
+        return summed([peak(), *(branch.peak for branch in self._processes.values())])
+
+    def close(self) -> None:
+        with ExitStack() as ending:
+            ending.callback(self._line.shutdown)
+            for branch in self._processes.values():
+                ending.callback(branch.close)
+
+
+PLACES: Mapping[str, Callable[[Parts], Place]] = {"local": ThisProcess, "processes": OwnProcesses}

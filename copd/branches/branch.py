@@ -1,0 +1,321 @@
+"""Policy, tasks, grading and learner, put together: what a handle drives."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from copd.compute.batching import take_rows
+from copd.errors import CheckpointError, NonFiniteError
+from copd.maths.advantages import group_advantages, has_signal
+from copd.model.export import save_policy
+from copd.model.learner import Learner
+from copd.model.objectives import AnchoredGrpoObjective, Delta, DistillObjective, GrpoObjective, Objective
+from copd.model.pieces import token_pieces
+from copd.model.policy import Policy
+from copd.rewards.grading import Grader, Response
+from copd.tasks.asked import Asked
+from copd.types import Part, Problem, Rollouts, Score, Split, Task
+
+VISIT_STRIDE = 10_000_000
+"""Visits to a peer's field read its problems from (1 + the visitor's index) times this on, apart from its own."""
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How responses are drawn: at most `max_new_tokens`, at `temperature`; everything from `seed`."""
+
+    seed: int
+    max_new_tokens: int
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What native RLVR is held near to: a frozen policy, which branches may share, and the weight of the KL to it."""
+
+    policy: Policy
+    kl_coefficient: float
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What the parts of an update are made with.
+
+    `delta` bounds the distillation signal. With `mask_truncated`, native responses that the length limit cut are left
+    out as if they had not been drawn. `reference` is None where there is no KL term.
+    """
+
+    delta: Delta
+    normalize_std: bool = True
+    mask_truncated: bool = False
+    reference: Reference | None = None
+
+
+@dataclass
+class Counts:
+    """The ledger of one branch since the start of the run: rollouts, tokens, and seconds by activity.
+
+    Tokens scored are those of peers' responses that the branch taught on, and those of its own responses that its
+    reference scored, once a batch and in the seconds of the update; tokens trained on count once for every pass.
+    """
+
+    rollouts: int = 0
+    tokens_generated: int = 0
+    tokens_scored: int = 0
+    tokens_trained: int = 0
+    collect_seconds: float = 0.0
+    score_seconds: float = 0.0
+    update_seconds: float = 0.0
+
+
+class Actor:
+    """A policy that answers the problems of several tasks, is graded, and scores responses of others."""
+
+    def __init__(
+        self,
+        name: str,
+        index: int,
+        policy: Policy,
+        tasks: Mapping[str, Task],
+        sampling: SamplingSettings,
+        grader: Grader | None = None,
+        asked: Asked | None = None,
+    ) -> None:
+        """`grader`: by default one without a user's verifiers, whose processes end with this one.
+
+        `asked` are the problems of validation, which models may share; by default the actor's own.
+        """
+        self.name = name
+        self.index = index
+        self.policy = policy
+        self.tasks = tasks
+        self.sampling = sampling
+        self.grader = grader or Grader()
+        self.asked = asked or Asked(tasks)
+        self.version = 0
+        self.home = policy.device
+        """Where it computes; while it waits for its turn it may be elsewhere."""
+
+    def move(self, device: torch.device | str) -> None:
+        """Take weights, and whatever else is needed to compute, to a device."""
+        self.policy.to(device)
+
+    def answer(
+        self, problems: Sequence[Problem], rollouts_per_prompt: int, generator: torch.Generator | None
+    ) -> Rollouts:
+        """Sample and grade; greedy without a generator."""
+        return self.grade(self.sample(problems, rollouts_per_prompt, generator))
+
+    def sample(
+        self, problems: Sequence[Problem], rollouts_per_prompt: int, generator: torch.Generator | None
+    ) -> Rollouts:
+        """Sample as the run does, without grading; greedy without a generator."""
+        return self.policy.sample(
+            problems,
+            rollouts_per_prompt=rollouts_per_prompt,
+            generator=generator,
+            max_new_tokens=self.sampling.max_new_tokens,
+            temperature=self.sampling.temperature,
+        )
+
+    def grade(self, rollouts: Rollouts) -> Rollouts:
+        """This policy's responses with their rewards, as of its present version."""
+        rows = zip(rollouts.tokens_NT, rollouts.mask_NT, strict=True)
+        spoken_N = [tokens_T[mask_T] for tokens_T, mask_T in rows]
+        texts, finished = self.policy.texts(rollouts), rollouts.finished_N.tolist()
+        responses = [Response(*each) for each in zip(texts, spoken_N, finished, strict=True)]
+        grades = self.grader.grade([rollouts.problems[p] for p in rollouts.prompt_of_N.tolist()], responses)
+        return replace(
+            rollouts,
+            reward_N=torch.tensor(grades.rewards),
+            correct_N=torch.tensor(grades.correct),
+            grader_failures=grades.failures,
+            version=self.version,
+        )
+
+    def validate(self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool) -> Rollouts:
+        """Graded answers to the first problems of a task, the same at every call; not counted in the ledger.
+
+        All models draw with the same random numbers, so that differences between them are not those of luck.
+        """
+        problems = self.asked.first(split, task, count)
+        generator = None if greedy else stream(self.sampling.seed, "validation", task, 0)
+        return self.answer(problems, rollouts_per_prompt, generator)
+
+    def inspect(self, rollouts: Rollouts, k: int = 0, ids_NTK: Tensor | None = None) -> Score:
+        """This policy's log-probs of anybody's responses, as of its present version; not counted in the ledger."""
+        return self.policy.score(rollouts, k=k, ids_NTK=ids_NTK, version=self.version)
+
+    def pieces(self, rollouts: Rollouts, row: int) -> list[str]:
+        """One response token by token, the end token included."""
+        ids = rollouts.tokens_NT[row][rollouts.mask_NT[row]].tolist()
+        return token_pieces(self.policy.encoder.family.tokenizer, ids)
+
+    def save(self, folder: Path, card: str) -> None:
+        """Write the model with processor, vocabulary mask and model card, loadable by plain transformers."""
+        save_policy(self.policy, folder, card)
+
+
+class Branch(Actor):
+    """An actor that learns: GRPO on its own field, OPD from its peers."""
+
+    def __init__(
+        self,
+        name: str,
+        index: int,
+        policy: Policy,
+        tasks: Mapping[str, Task],
+        sampling: SamplingSettings,
+        *,
+        field: str,
+        learner: Learner,
+        settings: ObjectiveSettings,
+        grader: Grader | None = None,
+        asked: Asked | None = None,
+    ) -> None:
+        super().__init__(name, index, policy, tasks, sampling, grader, asked)
+        self.field = field
+        self.learner = learner
+        self.settings = settings
+        self.counts = Counts()
+
+    def move(self, device: torch.device | str) -> None:
+        super().move(device)
+        self.learner.to(device)
+
+    def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
+        """Sample and grade training problems of a task: its own field in order, a peer's from a range of its own."""
+        started = time.perf_counter()
+        first = step * prompts + (0 if task == self.field else VISIT_STRIDE * (1 + self.index))
+        problems = [self.tasks[task].problem(Split.TRAIN, first + i) for i in range(prompts)]
+        generator = stream(self.sampling.seed, self.name, task, step)
+        rollouts = self.answer(problems, rollouts_per_prompt, generator)
+        self.counts.rollouts += len(rollouts.tokens_NT)
+        self.counts.tokens_generated += int(rollouts.mask_NT.sum())
+        self.counts.collect_seconds += time.perf_counter() - started
+        return rollouts
+
+    def score(self, rollouts: Rollouts) -> Score:
+        """Teach: log-probs of a peer's responses under the weights as they are now."""
+        started = time.perf_counter()
+        score = self.inspect(rollouts)
+        self.counts.tokens_scored += int(rollouts.mask_NT.sum())
+        self.counts.score_seconds += time.perf_counter() - started
+        return score
+
+    def update(self, parts: Sequence[Part]) -> dict[str, float]:
+        """The optimizer steps over one batch of graded rollouts and teachers' scores; their metrics.
+
+        However many passes the learner makes, the version goes up by one.
+
+        Raises ValueError for responses that an earlier version sampled, which would be trained on as if they were
+        fresh, and for a teacher's score of another version than the part demands: a stale teacher. Raises
+        NonFiniteError naming the branch after several bad steps in a row.
+        """
+        started = time.perf_counter()
+        objectives = [self._objective(part) for part in parts]
+        try:
+            report = self.learner.step(objectives)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"branch {self.name}: {error}") from error
+        self.version += 1
+        seconds = time.perf_counter() - started
+        self.counts.tokens_trained += report.tokens_trained
+        self.counts.update_seconds += seconds
+        described = [describe(part, each.rollouts) for part, each in zip(parts, objectives, strict=True)]
+        return {
+            **{name: value for metrics in described for name, value in metrics.items()},
+            **report.metrics,
+            "skipped": float(report.skipped),
+            "tokens_per_second": report.tokens_trained / seconds,
+        }
+
+    def _objective(self, part: Part) -> Objective:
+        if part.rollouts.version != self.version:
+            raise ValueError(
+                f"branch {self.name}: {part.name} was sampled at version {part.rollouts.version}, now is {self.version}"
+            )
+        if part.teacher is None:
+            return self._native(part)
+        if part.teacher.version != part.teacher_version:
+            raise ValueError(
+                f"branch {self.name}: {part.name} was scored at version {part.teacher.version}, "
+                f"due is {part.teacher_version}"
+            )
+        return DistillObjective(part.name, part.rollouts, part.weight, part.teacher.logp_NT, self.settings.delta)
+
+    def _native(self, part: Part) -> GrpoObjective:
+        rows_M = (part.rollouts.finished_N | (not self.settings.mask_truncated)).nonzero()[:, 0]
+        rollouts = take_rows(part.rollouts, rows_M)
+        assert rollouts.reward_N is not None
+        advantage_M = group_advantages(
+            rollouts.reward_N, rollouts.prompt_of_N, normalize_std=self.settings.normalize_std
+        )
+        reference = self.settings.reference
+        if reference is None:
+            return GrpoObjective(part.name, rollouts, part.weight, advantage_M)
+        logp_MT = reference.policy.score(part.rollouts).logp_NT[rows_M]
+        self.counts.tokens_scored += int(part.rollouts.mask_NT.sum())
+        return AnchoredGrpoObjective(part.name, rollouts, part.weight, advantage_M, logp_MT, reference.kl_coefficient)
+
+    def state(self) -> dict[str, Tensor]:
+        """Learner and version: with the step, everything a resumed branch needs."""
+        return {**self.learner.state(), "version": torch.tensor(self.version)}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `state` gave; raises CheckpointError naming a tensor that is missing or does not fit."""
+        if "version" not in tensors:
+            raise CheckpointError("tensor 'version' is missing")
+        self.learner.load_state(tensors)
+        self.version = int(tensors["version"])
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over parameters by name; the optimizer begins anew."""
+        self.policy.load_weights(weights)
+        self.learner.optimizer.state.clear()
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights by name on the CPU, tied ones once, an adapter's update added to those it changes."""
+        return self.policy.weights()
+
+
+def stream(seed: int, who: str, task: str, step: int) -> torch.Generator:
+    """The generator of one draw: a function of (seed, who samples, task, step), so that resuming needs no state."""
+    digest = hashlib.sha256(f"{seed}/{who}/{task}/{step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def describe(part: Part, trained: Rollouts) -> dict[str, float]:
+    """What the rollouts of a part look like: reward, response length, share cut, graders' failures, groups with signal.
+
+    The signal is that of the rows `trained` on; all else is over all rows. Where the problems are of several tasks the
+    reward is also given for each of them, as `PART/reward/TASK`.
+    """
+    rollouts = part.rollouts
+    assert rollouts.reward_N is not None
+    assert trained.reward_N is not None
+    signal_M = has_signal(trained.reward_N, trained.prompt_of_N)
+    return {
+        f"{part.name}/reward": float(rollouts.reward_N.mean()),
+        **{f"{part.name}/reward/{task}": value for task, value in reward_by_task(rollouts).items()},
+        f"{part.name}/groups_with_signal": len(trained.prompt_of_N[signal_M].unique()) / len(rollouts.problems),
+        f"{part.name}/response_length": float(rollouts.mask_NT.sum(-1).float().mean()),
+        f"{part.name}/cut_rate": 1 - float(rollouts.finished_N.float().mean()),
+        f"{part.name}/grader_failures": float(rollouts.grader_failures),
+    }
+
+
+def reward_by_task(rollouts: Rollouts) -> dict[str, float]:
+    """The mean reward of each task in the batch; empty where all problems are of one."""
+    assert rollouts.reward_N is not None
+    tasks = [rollouts.problems[p].task for p in rollouts.prompt_of_N.tolist()]
+    names = sorted(set(tasks))
+    rewards = {name: rollouts.reward_N[torch.tensor([task == name for task in tasks])] for name in names}
+    return {name: float(each.mean()) for name, each in rewards.items() if len(names) > 1}

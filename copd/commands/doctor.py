@@ -1,0 +1,334 @@
+"""`copd doctor`: what would cost a long run dearly, looked at before it starts.
+
+The recipe's own model, tasks, graders and branches are used, on training problems. The branches make a few real steps
+and are thrown away; nothing is written.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from copd.assemble.parts import (
+    check_overlap,
+    check_prompts,
+    conflict_warnings,
+    data_warnings,
+    load_policy,
+    make_branches,
+    make_grader,
+    make_sampling,
+    make_tasks,
+    settle_paths,
+)
+from copd.assemble.plan import Plan, handovers, make_plan
+from copd.branches.branch import Actor, describe, stream
+from copd.branches.local import LocalActor, LocalBranch, Turns, finish
+from copd.commands.findings import Finding, machine, one_line, short, size
+from copd.compute.batching import take_rows
+from copd.compute.family import Encoded, TextOnly
+from copd.errors import CopdError
+from copd.model.load import load_family, model_folder
+from copd.model.parity import TOLERANCE_NATS, UNABLE, largest_difference
+from copd.model.policy import Policy
+from copd.recipe.reading import Recipe
+from copd.rewards.grading import Grader
+from copd.rows.rows import Rows
+from copd.runs.screen import memory_in_words
+from copd.schedule import Batches
+from copd.system.processes import peak
+from copd.tasks.asked import Asked
+from copd.topology import Edge
+from copd.types import Part, Problem, Rollouts, Score, Split, Task
+
+PROBED = 32
+"""Training problems of a field that the base answers; kinds of input are looked for among them."""
+OF_EACH_KIND = 3
+SHOWN = 2
+"""Graded samples per field."""
+LEAST_SIGNAL, MOST_CUT, MOST_NOISE = 0.1, 0.5, 0.1
+"""Warned of: a smaller share of groups with signal, a greater one of responses cut, more noise per delta."""
+
+
+def examine(recipe: Recipe) -> Iterator[Finding]:
+    """All checks in their order, each as soon as it is made; the first that cannot be made ends them as failed.
+
+    Raises RecipeError where the recipe has no plan.
+    """
+    plan = make_plan(recipe)
+    yield from machine(recipe.model.threads_per_branch)
+    try:
+        yield from _examine_parts(recipe, plan)
+    except (CopdError, OSError) as error:
+        yield Finding("examination", "failed", f"ends here: {error}")
+    except (RuntimeError, ValueError) as error:
+        reason = f"{type(error).__name__} in the model or its processor: {one_line(error)}"
+        yield Finding("examination", "failed", f"ends here: {reason}")
+
+
+def _examine_parts(recipe: Recipe, plan: Plan) -> Iterator[Finding]:
+    torch.set_num_threads(recipe.model.threads_per_branch)
+    base = load_policy(recipe)
+    weights_bytes = sum(parameter.nbytes for parameter in base.model.parameters())
+    yield _described(recipe.model.path, base)
+    check_overlap(recipe, base)
+    tasks = make_tasks(recipe)
+    rows = {name: f"{task.size(Split.TRAIN)} training rows" for name, task in tasks.items() if isinstance(task, Rows)}
+    yield Finding("data", "ok", ", ".join(f"{name}: {rows.get(name, 'made as they are asked for')}" for name in tasks))
+    failures: list[str] = []
+    with make_grader(recipe, failures.append) as grader:
+        yield Finding("verifiers", "ok", ", ".join(recipe.verifiers.values()) or "those of copd")
+        check_prompts(base, tasks, recipe.sampling.max_new_tokens)
+        kinds = _by_kind(tasks)
+        again = load_family(model_folder(recipe.model.path, revision=recipe.model.revision))
+        for kind, problems in kinds.items():
+            yield prompts(kind, base.encoder.family, again, problems)
+        for kind, problems in kinds.items():
+            yield shared_prefix(kind, base, problems)
+        for warning in [*conflict_warnings(recipe), *data_warnings(tasks), *settle_paths(base, tasks)]:
+            yield Finding("the run will warn", "warning", warning)
+        probes = {kind: _sampled(base, problems) for kind, problems in kinds.items()}
+        bench = Bench(recipe, plan, base, tasks, grader)
+        for kind, rollouts in probes.items():
+            yield equal_teacher(kind, bench, rollouts)
+        for name in tasks:
+            yield from field(name, bench, recipe.sampling.rollouts_per_prompt, failures)
+        yield from _steps(bench, plan)
+        yield from _lesson_and_estimate(bench, plan)
+        yield disk(bench, plan, recipe.checkpoint.keep_last + len(handovers(recipe)), weights_bytes)
+
+
+class Bench:
+    """Base and branches as the run would have them, taking turns on their device where the recipe says so."""
+
+    def __init__(self, recipe: Recipe, plan: Plan, base: Policy, tasks: Mapping[str, Task], grader: Grader) -> None:
+        self.turns = turns = Turns() if recipe.model.offload else None
+        self.branches: dict[str, LocalBranch] = {}
+        self.devices: dict[str, torch.device] = {}
+        for branch in make_branches(recipe, base, tasks, grader, Asked(tasks), plan.branches):
+            self.branches[branch.name] = LocalBranch(branch, turns)
+            self.devices[branch.name] = branch.home
+            if turns is not None:
+                turns.wait(branch)
+        self.actor = Actor("base", -1, base, tasks, make_sampling(recipe), grader)
+        self.base = LocalActor(self.actor, turns)
+        if turns is not None:
+            turns.wait(self.actor)
+
+    def graded(self, task: str, rollouts_per_prompt: int) -> tuple[Rollouts, float]:
+        """The base's answers to the first problems of a task, and how many responses are graded per second.
+
+        Timed is the grading of the second half: by then the grading processes run, and none of it was graded before.
+        """
+        actor = self.actor
+        if self.turns is not None:
+            self.turns.take(actor)
+        problems = actor.asked.first(Split.TRAIN, task, PROBED)
+        rollouts = actor.sample(problems, rollouts_per_prompt, stream(actor.sampling.seed, "doctor", task, 0))
+        first, second = (take_rows(rollouts, rows) for rows in torch.arange(len(rollouts.tokens_NT)).chunk(2))
+        graded = [actor.grade(first)]
+        started = time.perf_counter()
+        graded.append(actor.grade(second))
+        speed = len(second.tokens_NT) / (time.perf_counter() - started)
+        return replace(
+            rollouts,
+            reward_N=torch.cat([half.reward_N for half in graded if half.reward_N is not None]),
+            correct_N=torch.cat([half.correct_N for half in graded if half.correct_N is not None]),
+            grader_failures=sum(half.grader_failures for half in graded),
+        ), speed
+
+
+def _described(path: str, policy: Policy) -> Finding:
+    count = sum(parameter.numel() for parameter in policy.model.parameters())
+    found = (
+        f"{path}: {type(policy.model).__name__}, {count / 1e6:.1f} M parameters, on {policy.device}, "
+        f"{policy.autocast or torch.float32}; {type(policy.processor).__name__}; context {policy.context}; "
+        f"{policy.allowed_tokens} of {len(policy.banned_V)} tokens may be emitted"
+    )
+    return Finding("model, tokenizer, processor", "ok", found)
+
+
+def _by_kind(tasks: Mapping[str, Task]) -> dict[str, list[Problem]]:
+    """The first training problems of each kind, from all tasks."""
+    kinds: dict[str, list[Problem]] = {}
+    for task in tasks.values():
+        for problem in (task.problem(Split.TRAIN, i) for i in range(PROBED)):
+            kinds.setdefault(problem.kind, []).append(problem)
+    return {kind: problems[:OF_EACH_KIND] for kind, problems in kinds.items()}
+
+
+def prompts(kind: str, student: TextOnly, teacher: TextOnly, problems: Sequence[Problem]) -> Finding:
+    """Do two models' families, loaded apart, make the same tensors of a problem, with the placeholders it asks for?
+
+    A sampler is one of the two: it never has an encoder of its own (method.md, trap 6).
+    """
+    check = f"{kind}: prompts of sampler, student and teacher"
+    pairs = zip(student.encode(problems), teacher.encode(problems), strict=True)
+    lengths = []
+    for problem, (own, other) in zip(problems, pairs, strict=True):
+        found, asked = student.placeholders(own)
+        if found != asked:
+            reason = f"{found} placeholder tokens where the model wants {asked}; its processor was made for another"
+            return Finding(check, "failed", f"problem {problem.id}: {reason}")
+        if difference := _difference(own, other):
+            return Finding(check, "failed", f"problem {problem.id}: loaded twice, two processors differ: {difference}")
+        lengths.append(len(own.ids_S))
+    return Finding(check, "ok", f"the same when loaded twice, {min(lengths)} to {max(lengths)} tokens")
+
+
+def _difference(a: Encoded, b: Encoded) -> str | None:
+    """Which of the tensors of a prompt are not the same, with their sizes; None where all are."""
+    ours, theirs = ({"tokens": e.ids_S, "positions": e.positions_AS, **e.media} for e in (a, b))
+    for name in sorted({**ours, **theirs}):
+        if name not in ours or name not in theirs or not torch.equal(ours[name], theirs[name]):
+            sizes = [tuple(each[name].shape) if name in each else "none" for each in (ours, theirs)]
+            return f"{name} {sizes[0]} and {sizes[1]}"
+    return None
+
+
+def shared_prefix(kind: str, policy: Policy, problems: Sequence[Problem]) -> Finding:
+    """The sampler's and the scorer's log-probs against a plain forward's; a model without such a cache is warned of."""
+    check, accepted = f"{kind}: shared prefix against plain forward", TOLERANCE_NATS[policy.autocast]
+    try:
+        difference = largest_difference(policy, problems)
+    except UNABLE as error:
+        reason = f"does not work with this model ({one_line(error)}); the plain path is slower"
+        return Finding(check, "warning", reason)
+    found = f"log-probs differ by at most {difference:.1e} nats (accepted: {accepted:g})"
+    return Finding(check, "ok" if difference <= accepted else "failed", found)
+
+
+def _sampled(policy: Policy, problems: Sequence[Problem]) -> Rollouts:
+    return policy.sample(problems, rollouts_per_prompt=2, generator=torch.Generator().manual_seed(0))
+
+
+def equal_teacher(kind: str, bench: Bench, rollouts: Rollouts) -> Finding:
+    """A branch that has not been trained, taught by the base: every delta is exactly 0 where both use one device."""
+    name, student = next(iter(bench.branches.items()))
+    scores = [finish(each.inspect(rollouts, 0)).logp_NT for each in (bench.base, student)]
+    delta = float((scores[0] - scores[1]).abs().max())
+    policy = bench.actor.policy
+    accepted = 0.0 if bench.devices[name] == bench.actor.home else TOLERANCE_NATS[policy.autocast]
+    found = f"greatest |delta| {delta:.2g} nats (accepted: {accepted:g})"
+    return Finding(f"{kind}: a teacher equal to its student", "ok" if delta <= accepted else "failed", found)
+
+
+def field(name: str, bench: Bench, rollouts_per_prompt: int, failures: list[str]) -> Iterator[Finding]:
+    """What the base makes of a field: pass rate, signal, a few graded samples, and how fast they are graded.
+
+    `failures` holds what the grader has warned of and is emptied.
+    """
+    rollouts, speed = bench.graded(name, rollouts_per_prompt)
+    assert rollouts.reward_N is not None
+    assert rollouts.correct_N is not None
+    seen = {key.partition("/")[2]: value for key, value in describe(Part("base", rollouts), rollouts).items()}
+    rate, signal, cut = float(rollouts.correct_N.float().mean()), seen["groups_with_signal"], seen["cut_rate"]
+    warned = [
+        (rate == 0, "nothing is right: take easier problems, or another base"),
+        (rate == 1, "everything is right: take harder problems"),
+        (signal < LEAST_SIGNAL, "hardly a group has signal: take problems nearer to half right, or larger groups"),
+        (cut > MOST_CUT, "most responses are cut: raise sampling.max_new_tokens"),
+    ]
+    advice = [text for applies, text in warned if applies]
+    found = (
+        f"pass rate {rate:.2f}, mean reward {seen['reward']:.2f}, {signal:.0%} of {PROBED} groups of "
+        f"{rollouts_per_prompt} with signal, {cut:.0%} of responses cut, {seen['response_length']:.0f} tokens each"
+    )
+    yield Finding(f"{name}: the base", "warning" if advice else "ok", "; ".join([found, *advice]))
+    texts = bench.actor.policy.texts(rollouts)
+    for n in range(0, SHOWN * rollouts_per_prompt, rollouts_per_prompt):
+        problem = rollouts.problems[int(rollouts.prompt_of_N[n])]
+        graded = f"answer {short(problem.answer)}, reward {float(rollouts.reward_N[n]):g}"
+        yield Finding(f"{name}: sample", "ok", f"{short(problem.prompt)} -> {short(texts[n])}; {graded}")
+    found = f"{speed:,.0f} responses graded per second"
+    failed = f"; {rollouts.grader_failures} of {len(texts)} failed: " if rollouts.grader_failures else ""
+    yield Finding(f"{name}: grading", "warning" if failed else "ok", found + failed + "; ".join(failures))
+    failures.clear()
+
+
+def _steps(bench: Bench, plan: Plan) -> Iterator[Finding]:
+    """One RLVR step of every learner at its real size."""
+    batches = plan.batches
+    for name in plan.learners:
+        branch = bench.branches[name]
+        rollouts = finish(branch.collect(branch.field, 0, batches.prompts, batches.rollouts_per_prompt))
+        before = finish(branch.inspect(rollouts, 0))
+        metrics = finish(branch.update([Part("native", rollouts)]))
+        after, skipped = finish(branch.inspect(rollouts, 0)), bool(metrics["skipped"])
+        yield noise(name, rollouts, before, after, "one step changes them", skipped=skipped)
+
+
+def noise(who: str, rollouts: Rollouts, own: Score, other: Score, what: str, *, skipped: bool) -> Finding:
+    """Sampler against trainer, beside `what` is to be learned: the difference of `other` to the trainer's `own`."""
+    tokens = int(rollouts.mask_NT.sum())
+    mismatch = float((own.logp_NT - rollouts.logp_NT).abs().sum()) / tokens
+    delta = float((other.logp_NT - own.logp_NT).abs().sum()) / tokens
+    found = f"log-probs differ by {mismatch:.1e} nats per token; {what} by {delta:.1e}"
+    check = f"{who}: sampler against trainer"
+    if skipped:
+        return Finding(check, "failed", f"{found}; a log-prob, loss or gradient was not finite")
+    if delta == 0:
+        return Finding(check, "warning", f"{found}: there was no signal")
+    drowned = mismatch > MOST_NOISE * delta
+    return Finding(check, "warning" if drowned else "ok", found + "; the noise is more than a tenth of that" * drowned)
+
+
+def _lesson_and_estimate(bench: Bench, plan: Plan) -> Iterator[Finding]:
+    """One part of OPD, for the first edge, if any; then by its seconds and those of the steps before the estimate."""
+    spent = [finish(bench.branches[name].counts()) for name in plan.learners]
+    native = sum(each["collect_seconds"] + each["update_seconds"] for each in spent)
+    visit = 0.0
+    if plan.edges:
+        visit, finding = lesson(bench, plan.edges[0], plan.batches)
+        yield finding
+    yield estimate(plan, native / (len(spent) * plan.batches.native), visit / plan.batches.per_edge)
+
+
+def lesson(bench: Bench, edge: Edge, batches: Batches) -> tuple[float, Finding]:
+    """Seconds of the student's responses, the teacher's score and the update; noise beside the teacher's deltas."""
+    student, teacher, started = bench.branches[edge.student], bench.branches[edge.teacher], time.perf_counter()
+    rollouts = finish(student.collect(teacher.field, 0, batches.opd_prompts, batches.opd_rollouts_per_prompt))
+    score = finish(teacher.score(rollouts))
+    seconds = time.perf_counter() - started
+    own, started = finish(student.inspect(rollouts, 0)), time.perf_counter()
+    part = Part("from_teacher", rollouts, edge.beta, score, teacher_version=score.version)
+    skipped = bool(finish(student.update([part]))["skipped"])
+    seconds += time.perf_counter() - started
+    who = f"{edge.student} taught by {edge.teacher}"
+    return seconds, noise(who, rollouts, own, score, "the teacher's, after one step of all, differ", skipped=skipped)
+
+
+def estimate(plan: Plan, per_native: float, per_visit: float) -> Finding:
+    """Time of the whole plan by the seconds of a rollout, and the memory that all checks together took."""
+    seconds = seconds_of(plan, per_native, per_visit)
+    found = (
+        f"about {seconds / 60:.1f} minutes of training here for {plan.rollouts:,} rollouts, branches one after the "
+        f"other, evaluation and reports apart; memory {memory_in_words(peak())} at most"
+    )
+    return Finding("estimate", "ok", found)
+
+
+def seconds_of(plan: Plan, per_native: float, per_visit: float) -> float:
+    """Seconds of a plan, from those of one rollout on a branch's own field and of one on a teacher's."""
+    schedule, costs = plan.schedule, plan.costs
+    visits = len(plan.edges) * plan.batches.per_edge
+    opd_step = (costs.opd_step - visits) * per_native + visits * per_visit
+    return schedule.cycles * (schedule.rl_steps * costs.rl_step * per_native + schedule.opd_steps * opd_step)
+
+
+def disk(bench: Bench, plan: Plan, kept: int, weights_bytes: int) -> Finding:
+    """Checkpoints, one more than are kept while the newest is written, and the models at the end, against free disk."""
+    state = finish(bench.branches[plan.learners[0]].state())
+    checkpoint = len(plan.branches) * sum(tensor.nbytes for tensor in state.values())
+    models = (len(plan.branches) + (plan.model == "merged")) * weights_bytes
+    needed, free = (kept + 1) * checkpoint + models, shutil.disk_usage(Path.cwd()).free
+    found = (
+        f"{size(checkpoint)} per checkpoint, {size(needed)} at most with the models at the end; "
+        f"{size(free)} free in {Path.cwd()}"
+    )
+    return Finding("checkpoints", "ok" if needed < free else "failed", found)

@@ -1,0 +1,71 @@
+"""How a command ends: its exit status, and one line for an error."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from copd.errors import CopdError, first_line, visible
+from copd.system.signals import SIGNALS, Ended, handled_by
+
+DEBUG = "--debug"
+"""Anywhere in a command: show the traceback of an error."""
+Misuse: Any = typer.BadParameter.__base__
+"""What typer raises for a command line that it cannot parse; where the class stands depends on typer's version."""
+
+
+def status_of(app: typer.Typer, words: Sequence[str]) -> int:
+    """Run a command; its exit status: that of the error's class, or 128 + N where signal N ended it.
+
+    An error is one line on stderr, or one for each of several; with --debug its traceback stands before it.
+    """
+    given = [word for word in words if word != DEBUG]
+    debug = len(given) < len(words)
+    try:
+        with _ended_by_signals():
+            return app(given, prog_name="copd", standalone_mode=False) or 0
+    except Ended as ended:
+        return _failed(128 + ended.number, f"ended by {ended.name}")
+    except Exception as error:
+        if debug:
+            traceback.print_exception(error)
+        return _failed(*_told(error, "" if debug else f"; run again with {DEBUG} to see where it comes from"))
+
+
+def _told(error: Exception, hint: str) -> tuple[int, str]:
+    """Exit status and message of an error; `hint` ends that of one that copd does not know."""
+    if isinstance(error, CopdError):
+        return error.exit_status, str(error)
+    if isinstance(error, Misuse):
+        found = error.format_message()  # nothing where typer has shown the help instead
+        where = f" (`{error.ctx.command_path} --help` tells more)" if found and error.ctx else ""
+        return error.exit_code, found + where
+    if isinstance(error, OSError) and error.filename is not None:
+        return CopdError.exit_status, f"{error.filename}: {error.strerror or error}"
+    return CopdError.exit_status, f"{type(error).__name__}: {first_line(error)}{hint}"
+
+
+def _failed(status: int, message: str) -> int:
+    """Say it on stderr, whatever characters it holds, or nothing where it is empty; the status."""
+    said = "\n".join(map(visible, message.split("\n")))
+    if said:
+        Console(stderr=True).print(Text.assemble(("error:", "red"), " ", said), soft_wrap=True)
+    return status
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM end the command, which cleans up; one that whoever called copd ignores stays ignored."""
+
+    def end(number: int, _: object) -> NoReturn:
+        raise Ended(number)
+
+    with handled_by(end, [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]):
+        yield

@@ -1,0 +1,294 @@
+"""Recipe to run folder: build the branches, train them, merge, evaluate, report."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from copd.algorithm import Merge, copd, merged
+from copd.assemble.parts import (
+    check_overlap,
+    check_problems,
+    conflict_warnings,
+    data_fingerprints,
+    data_warnings,
+    load_policy,
+    make_grader,
+    make_health,
+    make_tasks,
+)
+from copd.assemble.places import PLACES, Parts
+from copd.assemble.plan import Plan, handovers, make_plan
+from copd.baselines import frozen_teachers
+from copd.branches.local import finish
+from copd.errors import MergeError, RecipeError, RunFolderError
+from copd.maths import merge as merges
+from copd.measure.behaviour import Behaviour
+from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
+from copd.measure.health import MANY_CUT
+from copd.model.export import save_policy
+from copd.model.load import FETCHED, loader_of, model_folder, read_config
+from copd.names import BASE, MERGED
+from copd.recipe.reading import Recipe, reread
+from copd.report.page import REPORT, write_report
+from copd.rewards.grading import Grader, user_verifiers
+from copd.runs.checkpoint import Checkpoint, latest_checkpoint
+from copd.runs.experts import expert_checkpoint, trajectory
+from copd.runs.folder import check_folder, claim, record_forced
+from copd.runs.lifecycle import Stop, alone_in
+from copd.runs.observer import RunObserver
+from copd.runs.runlog import ANSWERS, read_lines, write_lines
+from copd.runs.screen import Screen
+from copd.runs.trackers import check_trackers, open_trackers
+from copd.schedule import Phase
+from copd.system.files import sha256
+from copd.types import Answering, BranchHandle, Split, Task
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    screen: Screen | None = None,
+) -> Path:
+    """Run a recipe to the end and return its run folder.
+
+    The folder is `runs/METHOD-seedSEED` unless `out` is given. It must be new or empty; with `resume` it may hold a run
+    of the same recipe, data, base and versions, which goes on from its last checkpoint, or is only shown where it is
+    complete. With `force` too, something may have changed, and is recorded in the manifest. SIGTERM and SIGINT end it
+    with a checkpoint. Raises RecipeError, DataError, ModelFolderError, CheckpointError, RunFolderError, MergeError,
+    WriteError, NonFiniteError, or after a signal Stopped, which is a SystemExit.
+    """
+    if force and not resume:
+        raise RecipeError("--force: found without --resume, which alone has a use for it; add --resume or leave it out")
+    folder = Path(out) if out else Path("runs") / f"{recipe.method}-seed{recipe.seed}"
+    plan = make_plan(recipe)
+    check_trackers(recipe.trackers)
+    screen = screen or Screen()
+    with alone_in(folder), Stop(screen.warn) as stop:
+        _train_alone(recipe, folder, plan, screen, stop, resume=resume, force=force)
+    return folder
+
+
+def _train_alone(
+    recipe: Recipe, folder: Path, plan: Plan, screen: Screen, stop: Stop, *, resume: bool, force: bool
+) -> None:
+    """`train` in a folder that no other process has."""
+    tasks = make_tasks(recipe)
+    manifest = _manifest(recipe, tasks)
+    changes = check_folder(folder, manifest, resume, reread, force=force)
+    if not changes and (table := result_of(folder)):
+        screen.result(table)
+        if not (folder / REPORT).is_file():
+            write_report(folder)
+    else:
+        screen.planned(folder, recipe.method, plan)
+        for change in changes:
+            screen.warn(f"--force: {change}")
+        with make_grader(recipe, screen.warn) as grader:
+            checkpoint = latest_checkpoint(folder / "checkpoints", screen.warn) if resume else None
+            run = _Run(folder, recipe, plan, tasks, screen, grader, checkpoint, manifest, changes, stop)
+            with closing(run.place), screen:
+                claim(folder, manifest)
+                finish(run.complete())
+        write_report(folder)
+    merged = folder / "merged"
+    screen.finished(folder, loader_of(read_config(merged)).auto_class.__name__ if merged.is_dir() else None)
+
+
+class _Run:
+    """One run: the objects that the steps of `complete` share."""
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        plan: Plan,
+        tasks: Mapping[str, Task],
+        screen: Screen,
+        grader: Grader,
+        checkpoint: Checkpoint | None,
+        manifest: Mapping[str, Any],
+        changes: Sequence[str],
+        stop: Stop,
+    ) -> None:
+        self.folder, self.recipe, self.plan, self.tasks, self.screen = folder, recipe, plan, tasks, screen
+        self.checkpoint, self.manifest, self.changes, self.stop = checkpoint, manifest, changes, stop
+        self.experts = None if checkpoint else self._existing_experts(manifest["trajectory"])
+        torch.set_num_threads(recipe.model.threads_per_branch)
+        self.base = load_policy(recipe)
+        check_overlap(recipe, self.base)
+        path_warnings = check_problems(self.base, self.tasks, recipe.sampling.max_new_tokens)
+        self.warnings = [*conflict_warnings(recipe), *data_warnings(tasks), *path_warnings]
+        for warning in self.warnings:
+            screen.warn(warning)
+        self.place = PLACES[recipe.backend](Parts(recipe, plan, self.base, tasks, grader, screen.warn))
+        self.base_actor = self.place.evaluated(BASE, self.base)
+
+    def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
+        run = self.recipe.experts.run
+        if run is None:
+            return None
+        only_rlvr = self.plan.schedule.only_rlvr
+        return expert_checkpoint(Path(run), trajectory_hash, self.plan.learners, only_rlvr, self.screen.warn)
+
+    async def complete(self) -> None:
+        handles = self.place.branches
+        first_step = self.checkpoint.step if self.checkpoint else 0
+        observer = RunObserver(
+            self.folder,
+            handles,
+            self.plan.fields,
+            self.plan.schedule,
+            self.plan.edges,
+            trained=self.plan.trained,
+            evaluation=self.recipe.evaluation,
+            checkpoint=self.recipe.checkpoint,
+            stop=self.stop,
+            handovers=handovers(self.recipe),
+            display=self.screen,
+            health=make_health(self.recipe, self.plan.edges),
+            trackers=open_trackers(self.recipe.trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
+        )
+        try:
+            await self._train(handles, observer)
+            await self._conclude(handles, observer)
+        finally:
+            observer.close()
+
+    async def _train(self, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
+        start = 0
+        if self.checkpoint:
+            start = self.checkpoint.step
+            await observer.resume(self.checkpoint)
+        else:
+            observer.restart()
+        if self.changes:
+            record_forced(self.folder, self.manifest, start, self.changes)
+        if not self.checkpoint:
+            self._warn_of_cuts(observer, await observer.measure(-1, "start"))
+            await observer.validate(-1)
+            if self.experts:
+                start = self.experts.step
+                await observer.adopt(self.experts, self.plan.learners)
+                await observer.measure(start - 1, Phase.RLVR.value)
+        self.screen.started(start, self.place.peak)
+        with self.stop.after_step(start):
+            await self._method(handles, observer, start)
+
+    def _warn_of_cuts(self, observer: RunObserver, start: Behaviour) -> None:
+        """All branches stand at the base: what the length limit does to its responses, it does to all of them."""
+        limit = self.recipe.sampling.max_new_tokens
+        for task, share in next(iter(start.cut_rate.values())).items():
+            if share > MANY_CUT:
+                said = f"sampling.max_new_tokens={limit} cuts {share:.0%} of the base's responses in {task}"
+                observer.warn(-1, "length", f"{said}, which then earn 0")
+
+    async def _method(self, handles: Mapping[str, BranchHandle], observer: RunObserver, start: int) -> None:
+        method, plan = self.recipe.method, self.plan
+        if method not in ("static_opd", "mopd"):
+            await copd(handles, plan.edges, plan.schedule, plan.batches, observer, start)
+        else:
+            experts = {name: handles[name] for name in plan.learners}
+            await frozen_teachers(
+                experts,
+                handles[plan.edges[0].student],
+                plan.edges,
+                plan.schedule,
+                plan.batches,
+                observer,
+                start,
+                origin=self._origin() if method == "mopd" else None,
+                native=method == "static_opd" and self.recipe.static_opd.native,
+            )
+
+    def _origin(self) -> Merge | None:
+        """What the student of `mopd` begins as, made from the experts; None for the base."""
+        choice = self.recipe.mopd.student
+        if choice == BASE:
+            return None
+        chosen = self.plan.learners if choice == "mean" else (choice,)
+        places = [self.plan.learners.index(name) for name in chosen]
+        return lambda experts: merges.mean([experts[place] for place in places])
+
+    async def _conclude(self, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
+        """Merge, export, evaluate on test problems; the last lines of the record."""
+        models: list[Answering] = [self.base_actor, *handles.values()]
+        for name, branch in handles.items():
+            await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
+        if self.plan.model == MERGED:
+            policy = self.base.clone()
+            try:
+                policy.load_weights(await merged(handles, self._merge()))
+            except ValueError as error:
+                raise MergeError(f"merge: {error}") from error
+            save_policy(policy, self.folder / MERGED, self._card("the merge of its branches"))
+            models.append(self.place.evaluated(MERGED, policy))
+        settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
+        answers = await answer(
+            models, self.plan.fields, Split.TEST, problems=settings.problems, pass_at=settings.pass_at
+        )
+        table = tabulate(answers, settings.pass_at)
+        write_lines(self.folder / ANSWERS, [a.as_record() for a in answers])
+        made_for = {"product": self.plan.model} if self.plan.model else {}
+        spent = {**observer.ledger.as_record(), **observer.saving.as_record()}
+        observer.note("ledger", last, **spent, planned_rollouts=self.plan.rollouts, **made_for)
+        observer.note("result", last, table=[cell.as_record() for cell in table])
+        for warning in data_warnings(self.tasks):
+            if warning not in self.warnings:
+                self.screen.warn(warning)
+        self.screen.result(table)
+
+    def _merge(self) -> Merge:
+        section = self.recipe.merge
+        base = self.base.weights() if section.method in merges.NEED_BASE else None
+        return partial(merges.merge, method=section.method, base=base, **section.settings)
+
+    def _card(self, what: str) -> str:
+        loader = loader_of(self.base.model.config)
+        return (
+            f"---\nlibrary_name: transformers\npipeline_tag: {loader.pipeline_tag}\n---\n"
+            f"# {what} of a copd run\n\nMethod `{self.recipe.method}`, seed {self.recipe.seed}, "
+            f"base `{self.recipe.model.path}`, {self.plan.rollouts} rollouts, fields {', '.join(self.plan.fields)}.\n\n"
+            f"Load with `{loader.auto_class.__name__}.from_pretrained(folder)`. The generation config's "
+            "`suppress_tokens` is the vocabulary mask the model was trained under: keep it when sampling.\n\n"
+            f"Recipe:\n\n```json\n{self.recipe.model_dump_json(indent=1)}\n```\n"
+        )
+
+
+def result_of(folder: Path) -> list[Accuracy]:
+    """The final table of a finished run; empty where there is none yet. Raises RunFolderError for a damaged record."""
+    path = folder / "metrics.jsonl"
+    records = read_lines(path) if path.is_file() else iter(())
+    try:
+        return next((accuracies(record["table"]) for record in records if record["event"] == "result"), [])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunFolderError(f"{path}: cannot be read as the record of a run: {error!r}") from error
+
+
+def _manifest(recipe: Recipe, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    base = model_folder(recipe.model.path, revision=recipe.model.revision)
+    sums = {path.name: sha256(path) for path in sorted(path for pattern in FETCHED for path in base.glob(pattern))}
+    settings, data = recipe.model_dump(mode="json"), data_fingerprints(tasks)
+    verifiers = {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)}
+    return {
+        "recipe": settings,
+        "branch_order": list(recipe.branches),
+        "seed": recipe.seed,
+        "base_sha256": sums,
+        "data_sha256": data,
+        "verifier_sha256": verifiers,
+        "trajectory": trajectory(settings, sums, data, verifiers),
+        "versions": {name: version(name) for name in ("copd", "torch", "transformers")},
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+    }

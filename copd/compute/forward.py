@@ -1,0 +1,137 @@
+"""The passes through a model: a prompt computed once for all of its rows, packed or cached, or again for each.
+
+Prefill and log-probs go through the model's root forward, positions are explicit everywhere: a response continues at
+the last position of its prompt plus one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from copd.compute.decode import Prefixes
+from copd.compute.encode import Prompts, Responses
+from copd.compute.family import TextOnly
+from copd.compute.lean import LeanStep, can_be_lean
+from copd.compute.packing import Packed
+from copd.compute.prefixes import CachedPrefixes, ModelStep, PlainPrefixes, Step, select_rows
+from copd.compute.windows import ATTENTION, attention
+
+Head = Callable[[Tensor], Tensor]
+Finish = Callable[[Tensor, Head], Any]
+"""What is made of the hidden states [N, T, D] of the T response tokens, given the output head."""
+
+
+class NarrowCache(DynamicCache):
+    """A cache that holds what attention takes: under autocast in its type, at half the bytes, with the same result."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        kind = key_states.device.type
+        if torch.is_autocast_enabled(kind):
+            narrow = torch.get_autocast_dtype(kind)
+            key_states, value_states = key_states.to(narrow), value_states.to(narrow)
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+
+def in_float32(head: Head) -> Head:
+    """The output head outside of autocast: in bfloat16 logits are steps apart that outweigh most deltas of OPD."""
+
+    def logits(hidden: Tensor) -> Tensor:
+        kind = hidden.device.type
+        if not torch.is_autocast_enabled(kind):
+            return head(hidden)
+        with torch.autocast(kind, enabled=False):
+            return head(hidden.float())
+
+    return logits
+
+
+class Forward:
+    """A model seen through its root forward, with the inputs of its family."""
+
+    def __init__(self, model: Any, family: TextOnly) -> None:
+        self.model = model
+        self.family = family
+
+    def shared(self, prompts: Prompts, rows: Responses, finish: Finish) -> Any:
+        """`finish` of the responses, their prompts prefilled once and the cache repeated."""
+        if rows.tokens_NT.shape[1] == 1:
+            return self._prefill(prompts, lambda hidden, head: finish(hidden[rows.prompt_of_N], head)).logits
+        prefill = self._prefill(prompts, lambda hidden, head: hidden)
+        first_N1D = prefill.logits[rows.prompt_of_N]
+        output = self._root(
+            lambda hidden, head: finish(torch.cat([first_N1D, hidden], dim=1), head),
+            input_ids=rows.tokens_NT[:, :-1],
+            attention_mask=torch.cat([prompts.mask_PS[rows.prompt_of_N], rows.mask_NT[:, :-1]], dim=1).long(),
+            position_ids=self.family.position_ids(rows.positions_ANT[:, :, :-1]),
+            past_key_values=select_rows(prefill.past_key_values, rows.prompt_of_N),
+            use_cache=True,
+        )
+        return output.logits
+
+    def packed(self, packed: Packed, finish: Finish) -> Any:
+        """`finish` of all hidden states of packed prompts and responses, [1, X, D]; no cache."""
+        arguments = prompt_arguments(self.family, packed.prompts)
+        with attention(self.model, ATTENTION):
+            return self._root(finish, **arguments, windows=packed.windows, use_cache=False).logits
+
+    def plain(self, prompts: Prompts, rows: Responses, finish: Finish) -> Any:
+        """`finish` of the responses, each row's prompt and response in one sequence."""
+        whole = prompts.with_responses(rows)
+        length = rows.tokens_NT.shape[1] + 1
+        output = self._prompts(whole, lambda hidden, head: finish(hidden[:, :-1], head), length, use_cache=False)
+        return output.logits
+
+    def start_shared(self, prompts: Prompts, rows: int, max_new_tokens: int) -> tuple[Prefixes, Tensor]:
+        """The prompts, prefilled, with room for as many rows, and the logits of the first tokens. [P, V]."""
+        prefill = self._prefill(prompts, lambda hidden, head: head(hidden))
+        room, columns = max(rows, len(prompts.mask_PS)), prompts.mask_PS.shape[1] + max_new_tokens
+        step: Step
+        if can_be_lean(self.model, self.family):
+            end = int(prompts.next_position_P.max()) + max_new_tokens
+            step = LeanStep(self.model.get_decoder(), self.family, prefill.past_key_values, room, columns, end)
+        else:
+            step = ModelStep(self.model, self.family, prefill.past_key_values, room, columns)
+        head = in_float32(self.model.get_output_embeddings())
+        return CachedPrefixes(step, prompts, room, max_new_tokens, head), prefill.logits[:, -1]
+
+    def start_plain(self, prompts: Prompts, rows: int, max_new_tokens: int) -> tuple[Prefixes, Tensor]:
+        """The same without a cache."""
+        return PlainPrefixes(self._next_logits, prompts), self._next_logits(prompts)
+
+    def _next_logits(self, prompts: Prompts) -> Tensor:
+        return self._prompts(prompts, lambda hidden, head: head(hidden), 1, use_cache=False).logits[:, -1]
+
+    def _prefill(self, prompts: Prompts, head_fn: Finish) -> Any:
+        return self._prompts(prompts, head_fn, 1, past_key_values=NarrowCache(), use_cache=True)
+
+    def _prompts(self, prompts: Prompts, head_fn: Finish, logits_to_keep: int, **options: Any) -> Any:
+        return self._root(head_fn, **prompt_arguments(self.family, prompts), logits_to_keep=logits_to_keep, **options)
+
+    def _root(self, head_fn: Finish, **inputs: Any) -> Any:
+        """The root forward, with `head_fn(hidden, head)` in the place of the output head; its result is `.logits`.
+
+        So [N, T, V] need not exist, and hooks on the root and on the head still act.
+        """
+        head = self.model.get_output_embeddings()
+        original = head.forward
+        head.forward = lambda hidden: head_fn(hidden, in_float32(original))
+        try:
+            return self.model(**inputs)
+        finally:
+            del head.forward
+
+
+def prompt_arguments(family: TextOnly, prompts: Prompts) -> dict[str, Tensor]:
+    """Encoded prompts, or prompts with their responses, as the arguments of a model's forward."""
+    return {
+        "input_ids": prompts.ids_PS,
+        "attention_mask": prompts.mask_PS.long(),
+        "position_ids": family.position_ids(prompts.positions_APS),
+        **family.prompt_inputs(prompts.ids_PS),
+        **prompts.media,
+    }

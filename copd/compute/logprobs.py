@@ -1,0 +1,112 @@
+"""Log-probs, entropies and likeliest tokens of responses: on which path, over how much of the vocabulary at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from copd.compute.encode import Prompts, Responses
+from copd.compute.forward import Finish, Head
+from copd.compute.packing import pack
+from copd.maths.logprobs import TokenStats, token_stats
+from copd.types import Rollouts
+
+if TYPE_CHECKING:
+    from copd.model.policy import Policy
+
+CHUNK_ELEMENTS = 1 << 25
+"""Most logits that exist at once: 128 MiB in float32."""
+
+
+def response_stats(policy: Policy, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None) -> TokenStats:
+    """Statistics of the M response tokens of one micro-batch, row by row; log-probs are differentiable.
+
+    Logits exist for `CHUNK_ELEMENTS` at a time and are recomputed in the backward pass where there are more.
+    """
+    prompts = policy.encoder.encode(rollouts.problems, policy.device)
+    if policy.shared_prefix and policy.packing != "never":
+        return _packed_stats(policy, prompts, rollouts, k, ids_NTK)
+    mask_NT = rollouts.mask_NT.to(policy.device)
+    ids_M = rollouts.tokens_NT.to(policy.device)[mask_NT]
+    at_ids_MK = None if ids_NTK is None else ids_NTK.to(policy.device)[mask_NT]
+    rows = Responses(rollouts.tokens_NT.to(policy.device), mask_NT, rollouts.prompt_of_N.to(policy.device), prompts)
+    run = partial(policy.forward.shared if policy.shares else policy.forward.plain, prompts, rows)
+    return _run(policy, run, lambda hidden_NTD: hidden_NTD[mask_NT], ids_M, rollouts.temperature, k, at_ids_MK)
+
+
+def _packed_stats(policy: Policy, prompts: Prompts, rollouts: Rollouts, k: int, ids_NTK: Tensor | None) -> TokenStats:
+    """The same without padding; what is asked about `ids_NTK` may differ from row to row."""
+    tree, packed = pack(prompts, rollouts, policy.width, policy.packing)
+    node_E = tree.responses_E if ids_NTK is None else tree.node_M
+    at_ids_EK = None if ids_NTK is None else ids_NTK[rollouts.mask_NT].to(policy.device)
+    before_E, ids_E = (each[node_E].to(policy.device) for each in (packed.before_K, tree.token_K))
+
+    def select(hidden_1XD: Tensor) -> Tensor:
+        return hidden_1XD[0, before_E]
+
+    run = partial(policy.forward.packed, packed)
+    stats = _run(policy, run, select, ids_E, rollouts.temperature, k, at_ids_EK)
+    if ids_NTK is not None:
+        return stats
+    place_M = (tree.node_M - len(rollouts.problems)).to(policy.device)
+    return TokenStats(*map(partial(_taken, place_M), stats))
+
+
+def _run(
+    policy: Policy,
+    run: Callable[[Finish], Any],
+    select: Callable[[Tensor], Tensor],
+    ids_M: Tensor,
+    temperature: float,
+    k: int,
+    at_ids_MK: Tensor | None,
+) -> TokenStats:
+    """Statistics of the tokens `ids_M` from the hidden states that `select` takes out of those of a forward."""
+    kept: list[TokenStats] = []
+
+    def finish(hidden: Tensor, head: Head) -> Tensor:
+        kept.append(_chunked(select(hidden), head, ids_M, policy.banned_V, temperature, k, at_ids_MK))
+        return kept[0].logp_M
+
+    with policy.computing():
+        logp_M = run(finish)
+    return kept[0]._replace(logp_M=logp_M)
+
+
+def _chunked(
+    hidden_MD: Tensor,
+    head: Head,
+    ids_M: Tensor,
+    banned_V: Tensor,
+    temperature: float,
+    k: int,
+    at_ids_MK: Tensor | None,
+) -> TokenStats:
+    def stats(hidden: Tensor, ids: Tensor, at_ids: Tensor | None) -> TokenStats:
+        return token_stats(head(hidden), ids, banned_V, temperature=temperature, k=k, at_ids_MK=at_ids)
+
+    size = max(1, CHUNK_ELEMENTS // len(banned_V))
+    if len(hidden_MD) <= size:
+        return stats(hidden_MD, ids_M, at_ids_MK)
+    at_ids = [None] * len(ids_M.split(size)) if at_ids_MK is None else at_ids_MK.split(size)
+    chunks = [
+        checkpoint(stats, *chunk, use_reentrant=False)
+        for chunk in zip(hidden_MD.split(size), ids_M.split(size), at_ids, strict=True)
+    ]
+    return TokenStats(*map(joined, zip(*chunks, strict=True)))
+
+
+def _taken(place_M: Tensor, values: Tensor | None) -> Any:
+    """The values at these places, or None where there are none."""
+    return None if values is None else values[place_M]
+
+
+def joined(values: Sequence[Tensor | None]) -> Any:
+    """The concatenation, or None where there is nothing to concatenate."""
+    present = [value for value in values if value is not None]
+    return torch.cat(present) if present else None

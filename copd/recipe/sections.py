@@ -1,0 +1,335 @@
+"""The sections of a recipe: every field with its meaning and default. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+
+from copd.recipe.fields import Count, Decay, Positive, Section, Share
+from copd.recipe.task_sections import TASK_TAG, DigitsTask, RowsTask, tag_of_task
+from copd.system.files import COMMIT
+
+CLAMP, TEACHER_SHARE = 5.0, 0.9
+
+
+def _function_of_file(source: str) -> str:
+    path, _, function = source.rpartition(":")
+    if not path.endswith(".py") or not function.isidentifier():
+        raise ValueError(f"write path/file.py:function, found {source[:80]!r}")
+    return source
+
+
+VerifierName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_/-]{1,64}$")]
+FunctionOfFile = Annotated[str, AfterValidator(_function_of_file)]
+"""path/file.py:function; like every path of a recipe it is relative to the current directory."""
+
+
+class BranchSection(Section):
+    """One branch: the field it trains on."""
+
+    task: Annotated[
+        Annotated[DigitsTask, Tag(f"{TASK_TAG}digits")] | Annotated[RowsTask, Tag(f"{TASK_TAG}rows")],
+        Discriminator(
+            tag_of_task, custom_error_type="unknown_kind", custom_error_message="accepted: 'digits' or 'rows'"
+        ),
+    ] = Field(description="its problems and their verifiable answers")
+    device: str | None = Field(
+        None,
+        pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$",
+        description="where this branch lives, e.g. cuda:1; null = model.device",
+    )
+
+
+class ModelSection(Section):
+    """The base model and how it computes."""
+
+    path: str = Field(
+        "builtin:digits", description="a model folder, builtin:NAME for a base that ships with copd, or a hub id"
+    )
+    revision: str | None = Field(
+        None, pattern=f"^{COMMIT}$", description="with a hub id: the commit, 40 hex digits; nothing else is fetched"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the arithmetic; weights stay float32. bfloat16 = autocast; auto = bfloat16 on cuda only"
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto = cuda, else mps, else cpu")
+    threads_per_branch: Count = Field(1, description="CPU threads; part of the recipe since it changes the rounding")
+    micro_batch_tokens: Count = Field(
+        16_384,
+        description="padded tokens per batch in sampling, scoring and training, a prompt counted once for its rows",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        strict=True,
+        description="recompute layers in the backward pass: less memory; log-probs without a cache",
+    )
+    offload: bool = Field(
+        False,
+        strict=True,
+        description="branches on one device take turns; weights and optimizer of those that wait stay on the cpu",
+    )
+
+
+class LoraSection(Section):
+    """Branches as low-rank adapters on one frozen base (`copd.model.lora`)."""
+
+    rank: Count = Field(16, description="rank of the update of each adapted layer")
+    alpha: Positive = Field(32.0, description="the update is scaled by alpha / rank")
+    targets: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
+        description="last names of the linear layers that get an adapter, wherever they stand in the model",
+    )
+
+
+class EdgeSection(Section):
+    """One direction of teaching."""
+
+    student: str = Field(description="the branch that answers")
+    teacher: str = Field(description="the branch whose prompts are answered and that scores the answers")
+    beta: float = Field(1.0, ge=0, description="weight of this part of the update")
+
+
+class TopologySection(Section):
+    """Who teaches whom."""
+
+    kind: Literal["hub", "full", "edges"] = Field(
+        "hub", description="hub: the first branch and each other; full: all pairs; edges: as listed"
+    )
+    edges: tuple[EdgeSection, ...] = Field((), description="with kind edges: the list")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _edges_imply_their_kind(cls, value: Any) -> Any:
+        return {"kind": "edges", **value} if isinstance(value, dict) and value.get("edges") else value
+
+    @model_validator(mode="after")
+    def _sound(self) -> TopologySection:
+        if self.edges and self.kind != "edges":
+            raise ValueError(f"edges are listed but kind is {self.kind!r}; use kind: edges, or leave the list out")
+        if self.kind == "edges" and not self.edges:
+            raise ValueError("kind is 'edges' but no edges are listed")
+        return self
+
+
+class ScheduleSection(Section):
+    """N cycles of RLVR and mutual OPD."""
+
+    cycles: Count = Field(4, description="how often the two phases alternate (N)")
+    rl_steps: int = Field(15, ge=0, description="RLVR steps per cycle (S_RL)")
+    opd_steps: int = Field(10, ge=0, description="mutual OPD steps per cycle (S_OPD)")
+
+
+class SamplingSection(Section):
+    """Rollouts of a branch on its own field."""
+
+    prompts_per_step: Count = Field(16, description="prompts of the branch's own field per step (P)")
+    rollouts_per_prompt: int = Field(8, ge=2, description="responses per prompt, the group of GRPO (G)")
+    max_new_tokens: Count = Field(36, description="responses are cut here, and then have reward 0")
+    temperature: Positive = Field(1.0, description="of sampling, and of every log-prob")
+
+
+class RewardSection(Section):
+    """How responses are graded: reward = (1 - format_weight) * score + format_weight * formatted."""
+
+    answer: Literal["boxed", "tag"] = Field(
+        "boxed",
+        description="where the final answer stands: \\boxed{} or <answer></answer>, after the last </think>; with none "
+        "or several a response has no answer",
+    )
+    format_weight: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="what a finished response with exactly one final answer earns for that, right or wrong; accuracy "
+        "counts the answer alone",
+    )
+    deadline_seconds: Positive = Field(
+        10.0, description="of one response under math or a function of verifiers; then its process is killed, reward 0"
+    )
+    workers: Count = Field(2, description="processes for these; none is started for other verifiers")
+    memory_gib: Positive = Field(4.0, description="private memory of such a process, where the system can limit it")
+
+
+class GrpoSection(Section):
+    """The RLVR objective; clips, aggregation and passes hold for the OPD parts too."""
+
+    clip_low: Share = Field(0.2, description="ratios are clipped at 1 - clip_low")
+    clip_high: float = Field(0.28, ge=0, description="ratios are clipped at 1 + clip_high")
+    aggregation: Literal["sequence", "token", "constant"] = Field(
+        "sequence",
+        description="sequence: mean over each response, then over responses; token: mean over all tokens; "
+        "constant: sum / (responses x sampling.max_new_tokens) (Dr. GRPO)",
+    )
+    normalize_std: bool = Field(
+        True, strict=True, description="advantages are divided by the group's standard deviation; Dr. GRPO: false"
+    )
+    kl_coefficient: float = Field(0.0, ge=0, description="weight of the KL to the base (k3 estimate); 0 = none")
+    passes: Count = Field(1, description="optimizer steps over each batch; ratios are to the first pass's log-probs")
+    mask_truncated: bool = Field(
+        False, strict=True, description="leave responses cut by max_new_tokens out, as if they had not been drawn"
+    )
+
+
+class OpdSection(Section):
+    """The mutual OPD objective."""
+
+    prompts_per_step: Count = Field(8, description="prompts per incoming edge and OPD step")
+    rollouts_per_prompt: Count = Field(8, description="responses per such prompt")
+    beta: float = Field(1.0, ge=0, description="weight of each incoming edge in hub and full topologies")
+    bound: Literal["clamp", "mask", "proximal"] = Field(
+        "clamp",
+        description="of the log-prob difference to the teacher. clamp: to [-clamp, clamp]; mask: tokens beyond that "
+        "count as 0; proximal: the difference to a mixture of teacher and student",
+    )
+    clamp: Positive = Field(CLAMP, description="with bound clamp and mask: the greatest difference")
+    teacher_share: float = Field(
+        TEACHER_SHARE, gt=0, le=1, description="with bound proximal: the teacher's share of the mixture (a)"
+    )
+
+    @model_validator(mode="after")
+    def _sound(self) -> OpdSection:
+        if self.bound == "proximal" and self.clamp != CLAMP:
+            raise ValueError(f".clamp: is {self.clamp}, but with bound 'proximal' there is none; leave it out")
+        if self.bound != "proximal" and self.teacher_share != TEACHER_SHARE:
+            raise ValueError(
+                f".teacher_share: is {self.teacher_share}, but bound is {self.bound!r}; it belongs to bound 'proximal'"
+            )
+        return self
+
+
+class OptimizerSection(Section):
+    """AdamW at a constant rate."""
+
+    learning_rate: Positive = Field(5.0e-5, description="constant")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.99), description="decay of the two moments")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled decay")
+    max_grad_norm: Positive = Field(1.0, description="the gradient of the whole step is scaled down to this norm")
+
+
+MERGE_FIELDS: dict[str, dict[str, Any]] = {
+    "mean": {},
+    "weighted": {"weights": None},
+    "task_arithmetic": {"scale": 0.4},
+    "ties": {"weights": None, "scale": 1.0, "density": 0.2},
+    "dare": {"scale": 0.4, "density": 0.8, "seed": 0},
+    "slerp": {"weights": None},
+}
+"""The fields of each merge method and their defaults; no other is accepted with it."""
+
+
+class MergeSection(Section):
+    """The merge at the end. Fields that the method has no use for are null."""
+
+    method: Literal["mean", "weighted", "task_arithmetic", "ties", "dare", "slerp"] = Field(
+        "mean", description="how the K branches become one model; task_arithmetic, ties and dare add to the base"
+    )
+    weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+        None, description="of weighted, ties, slerp: one per branch, relative to their sum; ties, slerp: null = alike"
+    )
+    scale: Positive | None = Field(
+        None, description="of task_arithmetic, dare (0.4), ties (1): factor of what is added to the base"
+    )
+    density: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="of ties (0.2), dare (0.8): share of each branch's difference to the base that is kept"
+    )
+    seed: int | None = Field(None, ge=0, description="of dare (0): which entries are kept")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_method(cls, data: Any) -> Any:
+        method = data.get("method", "mean") if isinstance(data, dict) else None
+        if not isinstance(method, str) or method not in MERGE_FIELDS:
+            return data
+        given = {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
+        return MERGE_FIELDS[method] | given
+
+    @model_validator(mode="after")
+    def _sound(self) -> MergeSection:
+        fields = MERGE_FIELDS[self.method]
+        for name in type(self).model_fields:
+            if name not in ("method", *fields) and getattr(self, name) is not None:
+                accepted = ", ".join(fields) or "no settings"
+                raise ValueError(f".{name}: method {self.method!r} takes no {name}; it takes {accepted}")
+        if self.method == "weighted" and self.weights is None:
+            raise ValueError(".weights: missing; method 'weighted' needs one per branch")
+        if self.weights is not None and sum(self.weights) <= 0:
+            raise ValueError(f".weights: found {list(self.weights)}; at least one must be greater than 0")
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of the method, by name."""
+        return {name: getattr(self, name) for name in MERGE_FIELDS[self.method]}
+
+    def check_count(self, branches: int) -> None:
+        """Raise ValueError where the method, or the weights, are not for so many branches."""
+        if self.method == "slerp" and branches != 2:
+            raise ValueError(f"merge.method: 'slerp' merges two branches, found {branches}; others take any number")
+        if self.weights is not None and len(self.weights) != branches:
+            raise ValueError(f"merge.weights: {len(self.weights)} weights for {branches} branches; give one for each")
+
+
+class MixedSection(Section):
+    """The baseline `mixed`: one model on the union of all fields."""
+
+    batch: Literal["same", "K_times"] = Field(
+        "same", description="same: K times the steps of an expert; K_times: K times the prompts per step"
+    )
+
+
+class StaticOpdSection(Section):
+    """The baseline `static_opd`: one finished expert, frozen, teaches another on the teacher's prompts."""
+
+    teacher: str | None = Field(None, description="the branch that teaches; null = of the first two, the other one")
+    student: str | None = Field(None, description="the branch that learns; null = the first that does not teach")
+    native: bool = Field(
+        False, strict=True, description="whether the student goes on with GRPO on its own field meanwhile"
+    )
+
+
+class MopdSection(Section):
+    """The baseline `mopd`: all finished experts, frozen, teach one student, each on its own field."""
+
+    student: str = Field("base", description="what the student begins as: base, mean (of the experts), or a branch")
+
+
+class BudgetSection(Section):
+    """The rollouts of a method."""
+
+    rollouts: Count | None = Field(
+        None,
+        description="R: steps are scaled to it, and it is met within 5 %; null = the schedule's own for copd, copd's R "
+        "for all others",
+    )
+
+
+class ExpertsSection(Section):
+    """Experts that exist already."""
+
+    run: str | None = Field(
+        None, description="a run folder of the same trajectory: its last fitting checkpoint is where the experts begin"
+    )
+
+
+class EvaluationSection(Section):
+    """What is measured, when, on how many problems; not counted as rollouts of the method."""
+
+    problems: Count = Field(500, description="test problems per capability in the final table")
+    validation_problems: Count = Field(100, description="validation problems per capability during training")
+    every_cycles: Count = Field(1, description="accuracy of every branch on every capability each so many cycles")
+    pass_at: tuple[Count, ...] = Field((1,), description="k of pass@k; max(k) samples are drawn per problem")
+    behaviour_problems: Count = Field(32, description="validation prompts per capability for overlap and KL")
+    overlap_k: tuple[Count, ...] = Field((5, 10), min_length=1, description="k of the top-k overlap")
+
+
+class CheckpointSection(Section):
+    """When all branches are saved at one step."""
+
+    every_steps: Count = Field(25, description="steps between checkpoints; one is also written at the end of a cycle")
+    keep_last: Count = Field(
+        2,
+        description="older ones are removed once a newer one is complete; expert and merge_only keep those beside them "
+        "from which copd, static_opd and mopd would take over",
+    )

@@ -1,0 +1,156 @@
+"""The sections of a recipe that say where a branch's problems come from. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from copd.recipe.fields import Count, Positive, Section, Share
+from copd.system.files import COMMIT, HUB
+
+HUB_FILE = re.compile(rf"{HUB}[\w.-]+/[\w.-]+(/.+)?")
+TASK_TAG = "kind="
+"""How a member of a union of sections begins in the path of an error."""
+RESERVED_VARIABLES = {
+    "add_generation_prompt",
+    "chat_template",
+    "continue_final_message",
+    "conversation",
+    "documents",
+    "load_audio_from_video",
+    "processor_kwargs",
+    "return_assistant_tokens_mask",
+    "return_dict",
+    "return_tensors",
+    "sanitize_control_tokens",
+    "tokenize",
+    "tools",
+}
+"""Arguments of transformers' `apply_chat_template` that are not variables of the template."""
+
+
+class DigitsTask(Section):
+    """The embedded world (`copd.tasks.digits`)."""
+
+    kind: Literal["digits"] = Field("digits", description="which source of problems")
+    capability: Literal["text", "image", "video"] = Field(
+        description="typed numbers, handwriting, or moving handwriting"
+    )
+    conflict: Share = Field(
+        1.0,
+        description="share of problems on which the capability's own convention holds; "
+        "builtin:digits was warmed up at 1, for other values see `copd warmup --conflict`",
+    )
+    operators: tuple[Literal["sum", "max", "min", "diff", "chain"], ...] | None = Field(
+        None, min_length=1, description="which operators occur; null = all that the capability has"
+    )
+    length: tuple[Count, Count] = Field((2, 4), description="least and greatest number of operands, 2 to 6")
+    max_number: int = Field(12, ge=1, le=999, description="greatest operand of a text problem")
+    noise: float = Field(0.1, ge=0, le=1, description="standard deviation of the pixel noise; black to white is 1")
+    jitter: int = Field(2, ge=0, le=4, description="pixels by which a digit may stand off the centre of its cell")
+
+    @model_validator(mode="after")
+    def _sound(self) -> DigitsTask:
+        if not 2 <= self.length[0] <= self.length[1] <= 6:
+            raise ValueError("length must be [least, greatest] with 2 <= least <= greatest <= 6")
+        if self.capability != "text" and self.operators and "chain" in self.operators:
+            raise ValueError("operator 'chain' exists for text only; accepted: sum, max, min, diff")
+        return self
+
+
+class MediaSection(Section):
+    """Bounds of the images and videos that rows bring; they are checked before anything is decoded."""
+
+    max_image_pixels: Count = Field(2**26, description="larger images, and videos of larger frames, are refused")
+    image_pixels: Count = Field(2**22, description="larger images are scaled down to about this many pixels")
+    frame_pixels: Count = Field(2**18, description="larger frames of a video are scaled down to about this many pixels")
+    max_frames: int = Field(64, ge=2, description="frames per video; of more, this many are taken at equal distances")
+    fps: Positive = Field(
+        2.0, description="frames taken per second of a video file; the rate of a list of frames whose row gives none"
+    )
+    max_video_seconds: Positive = Field(1800.0, description="longer video files are refused")
+
+
+FilesOrFile = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    Field(min_length=1),
+    BeforeValidator(
+        lambda value: (value,) if isinstance(value, str) else value, json_schema_input_type=str | tuple[str, ...]
+    ),
+]
+
+
+class RowsTask(Section):
+    """The user's own problems (`copd.rows.rows`)."""
+
+    kind: Literal["rows"] = Field(description="which source of problems")
+    train: FilesOrFile = Field(
+        description="a .jsonl or .parquet file, a list of them, or hub:OWNER/NAME[/FILE] for a data set of the hub"
+    )
+    validation: FilesOrFile | None = Field(
+        None, description="the same; null = a share of train, chosen by hash of a row's media, else of its text"
+    )
+    test: FilesOrFile | None = Field(
+        None, description="the same; null = a share of train, chosen by hash of a row's media, else of its text"
+    )
+    validation_share: Share = Field(0.1, description="share of train's rows where no validation file is given")
+    test_share: Share = Field(0.1, description="share of train's rows where no test file is given")
+    revision: str | None = Field(
+        None, pattern=f"^{COMMIT}$", description="the commit of a data set of the hub: 40 hexadecimal digits"
+    )
+    data_root: str | None = Field(
+        None, description="folder that paths of images and videos start from and stay in; null = that of the rows' file"
+    )
+    format: Literal["auto", "native", "verl", "trl", "easyr1"] = Field(
+        "auto", description="whose columns the rows have; auto = told by the columns, refused where they fit several"
+    )
+    verifier: str | None = Field(None, description="the verifier of rows that name none; null = every row names one")
+    system_prompt: str | None = Field(None, min_length=1, description="for rows that bring no system message")
+    prompt_template: str | None = Field(
+        None,
+        min_length=1,
+        description="Jinja template of the last user message; `prompt` is its text, columns go by name, no answers",
+    )
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
+        {}, description="variables of the model's chat template, for instance enable_thinking: false"
+    )
+    bad_rows: Literal["error", "skip"] = Field("error", description="stop at a bad row, or leave it out and count it")
+    max_bad_rows: int = Field(100, ge=0, description="with bad_rows skip: more than this many stop the run")
+    media: MediaSection = Field(MediaSection(), description="bounds of images and videos")
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables_only(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(RESERVED_VARIABLES & set(value)):
+            raise ValueError(f"{taken[0]!r} is not a variable of a chat template")
+        return value
+
+    @model_validator(mode="after")
+    def _sound(self) -> RowsTask:
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        hub = [(split, file) for split, files in splits.items() for file in files or () if file.startswith(HUB)]
+        for split, file in hub:
+            if not HUB_FILE.fullmatch(file):
+                raise ValueError(f"{split}: write hub:OWNER/NAME or hub:OWNER/NAME/FILE, found {file!r}")
+            if self.revision is None:
+                raise ValueError(f"{split} is {file}: revision must pin its commit, 40 hexadecimal digits")
+        if self.revision is not None and len({tuple(file.split("/")[:2]) for _, file in hub}) != 1:
+            raise ValueError("revision is the commit of one data set of the hub; it needs exactly one hub:OWNER/NAME")
+        cut = sum(
+            share
+            for share, files in ((self.validation_share, self.validation), (self.test_share, self.test))
+            if files is None
+        )
+        if cut >= 1:
+            raise ValueError("validation_share and test_share leave nothing of train")
+        return self
+
+
+def tag_of_task(value: Any) -> str:
+    kind = value.get("kind", "digits") if isinstance(value, dict) else getattr(value, "kind", "digits")
+    return f"{TASK_TAG}{kind}"
+
+
+TASKS: dict[str, type[Section]] = {"digits": DigitsTask, "rows": RowsTask}

@@ -1,0 +1,69 @@
+"""Data sets of the Hugging Face hub, as files of one commit.
+
+The commit is pinned by its 40 digits and nothing else is ever read: what the cache holds of another commit does not
+count, also without a network. The files are read like local ones, and no code of the data set's is run. Images and
+videos must stand in the rows as bytes, unless the task has a data root of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
+from copd.errors import DataError, first_line
+from copd.rows.media import DataRoot
+from copd.system.files import COMMIT, HUB
+
+NAMES_OF_SPLIT = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+"""How the file names of a split begin, where no file is named; all of the name, or up to one of `SEPARATORS`."""
+SEPARATORS = "[-_.0-9]"
+SUFFIXES = (".parquet", ".jsonl")
+
+
+def hub_files(given: str, split: str, revision: str | None) -> tuple[list[Path], DataRoot]:
+    """Local copies of the files that `hub:OWNER/NAME[/FILE]` names, and where paths in their rows start.
+
+    FILE may be a pattern such as data/train-*.parquet; without it, all .parquet and .jsonl files with the split's name
+    that lie in one folder. Raises DataError for a revision that is not a commit, for files that are not there or lie in
+    several folders, and where the hub cannot be reached and the cache does not hold the commit.
+    """
+    if not re.fullmatch(COMMIT, revision or ""):
+        raise DataError(f"{given}: revision must pin a commit, 40 hexadecimal digits; found {revision!r}")
+    owner, name, *rest = given.removeprefix(HUB).split("/", 2)
+    begun = [f"{start}{more}" for start in NAMES_OF_SPLIT[split] for more in ("", f"{SEPARATORS}*")]
+    names = [f"{start}{suffix}" for start in begun for suffix in SUFFIXES]
+    patterns = rest or [f"{place}{each}" for place in ("", "*/") for each in names]
+    snapshot = _snapshot(given, f"{owner}/{name}", str(revision), patterns)
+    there = sorted(path for path in snapshot.rglob("*") if _matches(path.relative_to(snapshot).as_posix(), patterns))
+    found = there if rest else [path for path in there if _matches(path.name, names)]
+    if not found:
+        raise DataError(f"{given}: commit {revision} has no file {' or '.join(patterns)}; name one: {given}/FILE")
+    folders = sorted({path.parent.relative_to(snapshot).as_posix() for path in found})
+    if len(folders) > 1 and not rest:
+        raise DataError(
+            f"{given}: {split} has files in the folders {', '.join(folders)}; name one, such as "
+            f"{given}/{found[-1].relative_to(snapshot).as_posix()}, or a pattern"
+        )
+    return found, DataRoot(snapshot, snapshot.parent.parent)
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _snapshot(given: str, repository: str, revision: str, patterns: list[str]) -> Path:
+    """The cache's folder of the commit, fetched where the hub can be reached."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns))
+    except Exception as error:  # of the network, the hub, the cache: each library beneath has its own
+        raise DataError(f"{given}: commit {revision} cannot be had: {first_line(error)}") from None
+    if folder.name != revision:
+        raise DataError(f"{given}: the hub gave commit {folder.name} for {revision}")
+    return folder

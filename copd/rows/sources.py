@@ -1,0 +1,203 @@
+"""Files of rows, read lazily: JSON lines by byte offset, parquet by row group (`copd.rows.parquet`).
+
+A scan yields every row with its line (in parquet: row) number, counted from 1, and the position at which it can be
+read again. A row that cannot be read is yielded as the BadRow that says why.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn, Protocol
+
+from copd.errors import BadRow, DataError
+from copd.rows.media import DataRoot
+
+MAX_ROW_BYTES = 2**26
+"""A longer line of JSON, or a larger row of parquet, is a bad row."""
+JSON_LINES, PARQUET = (".jsonl", ".ndjson", ".json"), (".parquet",)
+NOT_TEXT = {
+    b"PK\x03\x04": "a zip archive; unpack it first",
+    b"\x1f\x8b": "compressed with gzip; unpack it first",
+    b"BZh": "compressed with bzip2; unpack it first",
+    b"\x28\xb5\x2f\xfd": "compressed with zstandard; unpack it first",
+    b"\xfd7zXZ": "compressed with xz; unpack it first",
+    b"PAR1": "parquet; name it .parquet",
+    b"\xff\xfe": "UTF-16; save it as UTF-8",
+    b"\xfe\xff": "UTF-16; save it as UTF-8",
+}
+TAR, TAR_AT = (b"ustar\0", b"ustar  \0"), 257
+"""A tar archive is text where its members are, but for these bytes in the header of each."""
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+Scanned = tuple[int, int, dict[str, Any] | BadRow]
+"""Line, position, and the row or why there is none."""
+
+
+Writer = Callable[[Any, Sequence[int]], None]
+"""Takes a file and positions in it, ascending; raises DataError for a file whose rows do not fit."""
+
+
+class RowFile(Protocol):
+    """One file of rows. `given` is its name in messages, `root` where paths in its rows start."""
+
+    @property
+    def given(self) -> str: ...
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def root(self) -> DataRoot: ...
+
+    @property
+    def stamp(self) -> tuple[int, int]: ...
+
+    def scan(self) -> Iterator[Scanned]:
+        """All rows in order; raises DataError where the file as a whole cannot be read."""
+        ...
+
+    def read(self, position: int) -> dict[str, Any]:
+        """The row at a position that `scan` gave; raises DataError where the file has changed since."""
+        ...
+
+    def first_columns(self) -> set[str]:
+        """The columns by which the format is told; raises DataError for a file without rows."""
+        ...
+
+    def writer(self, path: Path) -> AbstractContextManager[Writer]:
+        """A new file of this kind, and what writes rows of this file and of others like it to it, unchanged."""
+        ...
+
+
+def open_rows(path: Path, given: str, root: DataRoot) -> RowFile:
+    """The rows of a .jsonl or .parquet file; raises DataError for anything else, and for what cannot be read."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{given}: not a regular file; accepted: a .jsonl or .parquet file")
+        path.open("rb").close()
+    except OSError as error:
+        raise DataError(f"{given}: cannot be read: {error.strerror}") from None
+    if not status.st_size:
+        raise DataError(f"{given}: empty, 0 bytes")
+    if path.suffix in PARQUET:
+        from copd.rows.parquet import ParquetFile
+
+        return ParquetFile(given, path, root, stamp_of(path))
+    if path.suffix in JSON_LINES:
+        return JsonLinesFile(given, path, root, stamp_of(path))
+    raise DataError(f"{given}: accepted are files named {', '.join((*JSON_LINES, *PARQUET))}")
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Size and time of the last change: while they stay, positions in the file hold."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def check_unchanged(file: RowFile) -> None:
+    """Raise DataError for a file that was written to since it was opened."""
+    if stamp_of(file.path) != file.stamp:
+        raise DataError(f"{file.given}: has changed since it was first read; start again")
+
+
+@dataclass(frozen=True)
+class JsonLinesFile:
+    """One JSON object per line, UTF-8, with or without a byte order mark; empty lines are passed over."""
+
+    given: str
+    path: Path
+    root: DataRoot
+    stamp: tuple[int, int]
+
+    def scan(self) -> Iterator[Scanned]:
+        with self.path.open("rb") as file:
+            head = file.read(512)
+            for magic, what in NOT_TEXT.items():
+                if head.startswith(magic):
+                    raise DataError(f"{self.given}: is {what}")
+            if head.startswith(TAR, TAR_AT):
+                raise DataError(f"{self.given}: is a tar archive; unpack it first")
+            offset = len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
+            file.seek(offset)
+            line = 0
+            while text := file.readline(MAX_ROW_BYTES + 1):
+                line += 1
+                size = len(text)
+                if size > MAX_ROW_BYTES:
+                    while not text.endswith(b"\n") and (text := file.readline(MAX_ROW_BYTES)):
+                        size += len(text)
+                    yield line, offset, BadRow(f"a line of {size} bytes; accepted: at most {MAX_ROW_BYTES}")
+                elif not text.isspace():
+                    yield line, offset, _parsed(text)
+                offset += size
+
+    def read(self, position: int) -> dict[str, Any]:
+        with self.path.open("rb") as file:
+            check_unchanged(self)
+            file.seek(position)
+            row = _parsed(file.readline(MAX_ROW_BYTES))
+        if isinstance(row, BadRow):
+            raise row
+        return row
+
+    @contextmanager
+    def writer(self, path: Path) -> Iterator[Writer]:
+        with path.open("wb") as target:
+            yield partial(_copy_lines, target)
+
+    def first_columns(self) -> set[str]:
+        with self.path.open("rb") as file:
+            if file.read(4096).removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
+                raise DataError(f"{self.given}: starts with a list; accepted: one JSON object per line, no list around")
+        columns = next((set(row) for _, _, row in self.scan() if isinstance(row, dict)), None)
+        if columns is None:
+            raise DataError(f"{self.given}: no row in it is a JSON object")
+        return columns
+
+
+def _copy_lines(target: BinaryIO, file: JsonLinesFile, positions: Sequence[int]) -> None:
+    with file.path.open("rb") as source:
+        check_unchanged(file)
+        for position in positions:
+            source.seek(position)
+            line = source.readline(MAX_ROW_BYTES)
+            target.write(line if line.endswith(b"\n") else line + b"\n")
+
+
+def _parsed(text: bytes) -> dict[str, Any] | BadRow:
+    try:
+        row = DECODER.decode(text.strip().decode())
+    except UnicodeDecodeError as error:
+        return BadRow(f"not UTF-8 at byte {error.start + 1}")
+    except json.JSONDecodeError as error:
+        return BadRow(f"not JSON: {error.msg} at column {error.colno}")
+    except ValueError as error:
+        return BadRow(f"not JSON: {error}"[:120])
+    except RecursionError:
+        return BadRow("not JSON: nested too deeply")
+    if isinstance(row, dict):
+        return row
+    names = {list: "a list", str: "a text", type(None): "null"}
+    return BadRow(f"{names.get(type(row), 'a number or truth value')}; accepted: a JSON object")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return found
+
+
+DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_once)

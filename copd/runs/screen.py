@@ -1,0 +1,229 @@
+"""The run on a person's screen: the plan, a live view, the result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from copd.assemble.plan import Plan
+from copd.errors import visible
+from copd.measure.behaviour import Behaviour
+from copd.measure.compare import Difference
+from copd.measure.disputes import FieldBehaviour
+from copd.measure.evaluate import AVERAGE, Accuracy, Estimate
+from copd.schedule import Phase, Position
+from copd.system.processes import Memory, peak
+
+ESTIMATE_AFTER = 3
+"""Steps after which the time of the whole run is estimated."""
+MODEL_WIDTH = 20
+"""Characters that the name of a model may claim in a narrow terminal; a longer one is folded."""
+
+
+class Screen:
+    """Shows a run through rich: live on a terminal, line by line where the output is a file."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self._live: Live | None = None
+        self._plan: Plan | None = None
+        self._rows: dict[str, dict[str, float]] = {}
+        self._overlap = ""
+        self._position: Position | None = None
+        self._first_step = self._step = 0
+        self._steps: dict[str, int] = {}
+        self._estimated = False
+        self._clock = time.perf_counter()
+        self._peak: Callable[[], Memory] = peak
+
+    def planned(self, folder: Path, method: str, plan: Plan) -> None:
+        """Print what is going to happen."""
+        self._plan = plan
+        schedule, batches = plan.schedule, plan.batches
+        table = Table(title=f"copd: {method} into {folder}", show_header=False, title_justify="left")
+        table.add_row("branches", ", ".join(plan.branches))
+        taught = [f"{edge.teacher} teaches {edge.student} (beta {edge.beta:g})" for edge in plan.edges]
+        table.add_row("edges", "\n".join(taught) or "none")
+        table.add_row("steps", f"{schedule.cycles} x ({schedule.rl_steps} steps of RLVR + {schedule.opd_steps} of OPD)")
+        table.add_row(
+            "rollouts", f"{plan.rollouts:,} in all, {batches.native} per branch and RLVR step, evaluation apart"
+        )
+        self.console.print(table)
+
+    def warn(self, message: str) -> None:
+        """Print a warning that the run goes on from."""
+        self.console.print(f"[yellow]warning:[/] {escape(message)}")
+
+    def __enter__(self) -> Screen:
+        if self.console.is_terminal:
+            self._live = Live(self._view(), console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def warmed(self, step: int, steps: int) -> None:
+        """Tell now and then how far the supervised warm-up is."""
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            self.console.print(f"warm-up step {step + 1} of {steps}")
+
+    def started(self, first_step: int, peak: Callable[[], Memory] = peak) -> None:
+        """Training starts at this step; from here on time is counted. `peak` tells the most memory held until then."""
+        self._peak = peak
+        self._first_step = self._step = first_step
+        self._clock = time.perf_counter()
+        if first_step:
+            self.console.print(f"resumed after step {first_step}")
+
+    def updated(self, branch: str, step: int, position: Position, metrics: dict[str, float]) -> None:
+        assert self._plan is not None
+        self._rows[branch], self._steps[branch] = metrics, step + 1
+        learners = self._plan.learners if position.phase is Phase.RLVR else (branch,)
+        if (slowest := min(self._steps.get(name, 0) for name in learners)) > self._step:
+            self._step, self._position = slowest, position
+        if not self._estimated and self._step >= self._first_step + ESTIMATE_AFTER:
+            self._estimated = True
+            self.console.print(self._estimate())
+        if self._live:
+            self._live.update(self._view())
+
+    def measured(self, behaviour: Behaviour) -> None:
+        k = max(behaviour.overlap)
+        pairs = [
+            f"{student}<-{teacher} {value:.2f}"
+            for student, row in behaviour.overlap[k].items()
+            for teacher, value in row.items()
+            if student != teacher
+        ]
+        self._overlap = f"overlap@{k} (chance {behaviour.chance[k]:.2f}): {', '.join(pairs)}" if pairs else ""
+        if not self._live and self._overlap:
+            self.console.print(self._overlap)
+
+    def evaluated(self, table: Sequence[Accuracy]) -> None:
+        self.console.print(accuracy_table(table, f"validation after step {self._step}", intervals=False))
+
+    def result(self, table: Sequence[Accuracy]) -> None:
+        """Print the final table."""
+        self.console.print(
+            accuracy_table(table, "greedy accuracy on test problems, %, with 95 % intervals over problems")
+        )
+
+    def finished(self, folder: Path, auto_class: str | None) -> None:
+        """Say where everything is and how to go on; `auto_class` loads the merged model, where there is one."""
+        self.console.print(f"report: {folder / 'report.html'}", markup=False)
+        if auto_class is not None:
+            model = folder / "merged"
+            self.console.print(f"merged model: {model}", markup=False)
+            self.console.print(f"use it: {auto_class}.from_pretrained({str(model)!r})", markup=False)
+
+    def _seconds_left(self) -> float:
+        assert self._plan is not None
+        done = sum(self._plan.step_cost(step) for step in range(self._first_step, self._step))
+        left = sum(self._plan.step_cost(step) for step in range(self._step, self._plan.schedule.steps))
+        return (time.perf_counter() - self._clock) * left / max(1, done)
+
+    def _estimate(self) -> str:
+        """Every phase fills its micro-batches alike, so that the memory held so far is about what is to be expected."""
+        minutes, memory = self._seconds_left() / 60, memory_in_words(self._peak())
+        return f"expected: about {minutes:.1f} minutes of training left, memory about {memory}"
+
+    def _view(self) -> RenderableType:
+        if self._plan is None or self._position is None:
+            return "measuring the base ..."
+        total = self._plan.schedule.steps
+        head = (
+            f"cycle {self._position.cycle + 1}/{self._plan.schedule.cycles} · {self._position.phase.value} · "
+            f"step {self._step}/{total} · {self._seconds_left() / 60:.1f} min left"
+        )
+        table = Table("branch", "reward", "groups with signal", "entropy", "length", "mean |delta|", "tokens/s")
+        for branch, metrics in self._rows.items():
+            deltas = [value for name, value in metrics.items() if name.endswith("/delta_abs")]
+            shown = [metrics.get(f"native/{n}") for n in ("reward", "groups_with_signal", "entropy", "response_length")]
+            shown += [sum(deltas) / len(deltas) if deltas else None, metrics["tokens_per_second"]]
+            table.add_row(branch, *("-" if value is None else f"{value:.3g}" for value in shown))
+        return Group(head, ProgressBar(total=total, completed=self._step), table, self._overlap)
+
+
+def memory_in_words(held: Memory) -> str:
+    """So many GiB of the machine's memory, and of each GPU where there are any."""
+    gpus = ", ".join(f"{gpu / 2**30:.1f}" for gpu in held.gpus)
+    return f"{held.machine / 2**30:.1f} GiB" + (f", on GPUs {gpus} GiB" if gpus else "")
+
+
+def _per_cent(estimate: Estimate, interval: bool) -> str:
+    value, low, high = (f"{100 * share:.1f}" for share in (estimate.value, estimate.low, estimate.high))
+    return f"{value}\n[dim]{low}-{high}[/]" if interval else value
+
+
+def _points(difference: Difference) -> str:
+    value, low, high = (f"{100 * share:+.1f}" for share in vars(difference.greedy).values())
+    return f"\n{f'[bold]{value}[/]' if difference.is_clear else value}\n[dim]{low} to {high}[/]"
+
+
+def accuracy_table(
+    table: Sequence[Accuracy], title: str, *, intervals: bool = True, compared: Sequence[Difference] = ()
+) -> Table:
+    """Models by fields, in per cent, the interval below the value, the difference to another model below that.
+
+    Differences are bold where their interval leaves out zero.
+    """
+    below = {(d.model, d.field): _points(d) for d in compared}
+    fields = list(dict.fromkeys(cell.field for cell in table))
+    ks = sorted({k for cell in table for k in cell.pass_at})
+    shown = Table(title=title, title_justify="left", show_lines=bool(compared))
+    longest = max((len(cell.model) for cell in table), default=0)
+    shown.add_column("model", overflow="fold", min_width=min(MODEL_WIDTH, longest))
+    for name in (*fields, *(f"{AVERAGE} pass@{k}" for k in ks)):
+        shown.add_column(name, justify="right")
+    for model in dict.fromkeys(cell.model for cell in table):
+        cells = {cell.field: cell for cell in table if cell.model == model}
+        greedy = [_per_cent(cells[name].greedy, intervals) + below.get((model, name), "") for name in fields]
+        sampled = [_per_cent(cells[AVERAGE].pass_at[k], intervals) for k in ks]
+        shown.add_row(escape(model), *greedy, *sampled)
+    return shown
+
+
+def behaviour_table(found: Sequence[FieldBehaviour], title: str) -> Table:
+    """Measures of a student and a teacher, a field a row."""
+    ks, first = list(found[0].chance), found[0]
+    shown = Table(title=title, title_justify="left")
+    kl = "symmetric\nKL, nats" + ("" if first.kl_is_exact else "\napproximate")
+    overlaps = [f"overlap@{k}\nchance {first.chance[k]:.2f}" for k in ks]
+    for name in ("field", "tokens", "student's\naccuracy", *overlaps, f"overlap@{min(ks)}\nby mass", kl):
+        shown.add_column(name, justify="left" if name == "field" else "right")
+    for field in found:
+        alike = field.likeness
+        overlap = [f"{alike.overlap[k]:.3f}" for k in ks]
+        numbers = (f"{field.tokens:,}", f"{100 * field.accuracy:.1f}", *overlap, f"{alike.mass_overlap:.3f}")
+        shown.add_row(escape(field.field), *numbers, f"{alike.symmetric_kl:.4f}")
+    return shown
+
+
+def disputes_table(field: FieldBehaviour) -> Table:
+    """The tokens on which teacher and student differ most, in their context."""
+    what = "most disputed tokens" if field.disputes else "no disputed token: the two agree to the last bit"
+    shown = Table(title=f"{escape(field.field)}: {what}", title_justify="left")
+    for name in ("delta", "student", "teacher"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for name in ("prompt", "answer", "response around the token"):
+        shown.add_column(name, overflow="fold")
+    for dispute in field.disputes:
+        numbers = (f"{dispute.delta:+.2f}", f"{dispute.student_logp:.2f}", f"{dispute.teacher_logp:.2f}")
+        prompt = visible(dispute.prompt if len(dispute.prompt) <= 80 else f"{dispute.prompt[:80]} ...")
+        before, token, after = (visible(text) for text in (dispute.before, dispute.token, dispute.after))
+        context = Text.assemble(before, (f"[{token}]", "bold reverse"), after)
+        shown.add_row(*numbers, Text(prompt), Text(visible(dispute.answer)), context)
+    return shown

@@ -1,0 +1,62 @@
+"""From a recipe's names to the functions and numbers that they stand for."""
+
+import pytest
+import torch
+
+from copd.assemble.parts import make_learner, make_objectives
+from copd.recipe.reading import load_recipe
+
+MASK_NT = torch.tensor([[True, True, True], [True, False, False]])
+VALUE_NT = torch.tensor([[1.0, 2.0, 3.0], [4.0, 50.0, 60.0]])
+
+
+def recipe(*changes: str):
+    return load_recipe("demo", [*changes])
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"), [("sequence", 6 / 6), ("token", 10 / 26), ("constant", 10 / (6 * 20))]
+)
+def test_the_aggregation_named_is_the_learners(policy, written, problems_of, aggregation, expected):
+    """Of six responses of 26 tokens in all; the constant length is that of sampling.max_new_tokens."""
+    learner = make_learner(recipe(f"grpo.aggregation={aggregation}", "sampling.max_new_tokens=20"), policy)
+    aggregate = learner.aggregate(written(policy, problems_of["text"]))
+    assert aggregate(VALUE_NT, MASK_NT).item() == pytest.approx(expected)
+
+
+def test_optimizer_clips_and_passes_are_the_recipes(policy):
+    changes = ["grpo={clip_low: 0.1, clip_high: 0.3, passes: 4}", "optimizer={learning_rate: 2e-3, max_grad_norm: 3}"]
+    learner = make_learner(recipe(*changes), policy)
+    assert (learner.clip_low, learner.clip_high, learner.passes, learner.max_grad_norm) == (0.1, 0.3, 4, 3.0)
+    assert learner.optimizer.param_groups[0]["lr"] == 2e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([], [5.0, 0.5, -5.0]),
+        (["opd.clamp=2"], [2.0, 0.5, -2.0]),
+        (["opd.bound=mask"], [0.0, 0.5, 0.0]),
+        (["opd.bound=mask", "opd.clamp=8"], [6.0, 0.5, 0.0]),
+        (["opd.bound=proximal", "opd.teacher_share=1"], [6.0, 0.5, -9.0]),
+        (["opd.bound=proximal", "opd.teacher_share=0.5"], [5.30933, 0.28093, -0.69302]),
+    ],
+)
+def test_the_bound_named_is_that_of_the_delta(policy, changes, expected):
+    delta = make_objectives(recipe(*changes), policy).delta
+    found = delta(torch.tensor([-7.0, -1.0, -1.0]), torch.tensor([-1.0, -0.5, -10.0]))
+    assert found.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_a_kl_there_is_no_reference_and_with_one_it_is_the_base(policy):
+    assert make_objectives(recipe(), policy).reference is None
+    reference = make_objectives(recipe("grpo.kl_coefficient=0.02"), policy).reference
+    assert reference.policy is policy
+    assert reference.kl_coefficient == 0.02
+
+
+def test_advantages_and_truncated_responses_are_treated_as_the_recipe_says(policy):
+    default = make_objectives(recipe(), policy)
+    assert (default.normalize_std, default.mask_truncated) == (True, False)
+    changed = make_objectives(recipe("grpo={normalize_std: false, mask_truncated: true}"), policy)
+    assert (changed.normalize_std, changed.mask_truncated) == (False, True)

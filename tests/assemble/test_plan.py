@@ -1,0 +1,209 @@
+"""A plan's branches, edges, steps and rollouts, for every method and topology."""
+
+import re
+
+import pytest
+
+from copd.assemble.plan import handovers, make_plan
+from copd.errors import RecipeError
+from copd.recipe.reading import load_recipe
+from copd.schedule import Phase
+from copd.topology import Edge
+
+SMALL = [
+    "schedule={cycles: 2, rl_steps: 3, opd_steps: 2}",
+    "sampling={prompts_per_step: 4, rollouts_per_prompt: 2}",
+    "opd={prompts_per_step: 3, rollouts_per_prompt: 5, beta: 0.5}",
+]
+
+
+def plan_of(*overrides: str):
+    return make_plan(load_recipe("demo", [*SMALL, *overrides]))
+
+
+def test_copd_has_a_branch_per_field_and_the_recipes_schedule():
+    plan = plan_of()
+    assert plan.branches == plan.fields == ("text", "image", "video")
+    assert (plan.schedule.cycles, plan.schedule.rl_steps, plan.schedule.opd_steps) == (2, 3, 2)
+    assert (plan.batches.native, plan.batches.per_edge) == (8, 15)
+
+
+@pytest.mark.parametrize(
+    ("topology", "edges"),
+    [
+        ("{kind: hub}", [("text", "image"), ("image", "text"), ("text", "video"), ("video", "text")]),
+        ("{kind: edges, edges: [{student: image, teacher: video, beta: 0.5}]}", [("image", "video")]),
+    ],
+)
+def test_edges_follow_the_topology(topology, edges):
+    assert plan_of(f"topology={topology}").edges == tuple(Edge(*edge, 0.5) for edge in edges)
+
+
+def test_listed_edges_keep_their_own_beta():
+    listed = "[{student: image, teacher: video, beta: 0.25}, {student: text, teacher: video}]"
+    assert [edge.beta for edge in plan_of("topology={kind: edges}", f"topology.edges={listed}").edges] == [0.25, 1.0]
+
+
+def test_the_full_topology_has_every_ordered_pair():
+    assert len(set(plan_of("topology={kind: full}").edges)) == 6
+
+
+# 10 steps of 3 x 8 native rollouts, 4 OPD steps of E x 15.
+@pytest.mark.parametrize(
+    ("topology", "rollouts"),
+    [
+        ("{kind: hub}", 240 + 4 * 4 * 15),
+        ("{kind: full}", 240 + 4 * 6 * 15),
+        ("{edges: [{student: text, teacher: image}]}", 240 + 4 * 15),
+    ],
+)
+def test_rollouts_of_copd_by_hand(topology, rollouts):
+    assert plan_of(f"topology={topology}").rollouts == rollouts
+
+
+@pytest.mark.parametrize("method", ["copd", "expert", "mixed"])
+@pytest.mark.parametrize("topology", ["{kind: hub}", "{kind: full}"])
+def test_costs_of_all_steps_add_up_to_the_rollouts(method, topology):
+    plan = plan_of(f"method={method}", f"topology={topology}")
+    assert sum(plan.step_cost(step) for step in range(plan.schedule.steps)) == plan.rollouts
+
+
+def test_an_opd_step_costs_the_visits_of_all_edges_more():
+    plan = plan_of()
+    assert [plan.step_cost(step) for step in range(5)] == [24, 24, 24, 84, 84]
+
+
+@pytest.mark.parametrize(
+    ("method", "branches", "steps"), [("expert", ("text", "image", "video"), 20), ("mixed", ("mixed",), 60)]
+)
+def test_baselines_are_rlvr_alone_at_copds_rollouts(method, branches, steps):
+    plan = plan_of(f"method={method}")
+    assert (plan.fields, plan.branches, plan.edges) == (("text", "image", "video"), branches, ())
+    assert (plan.schedule.steps, plan.schedule.opd_steps, plan.schedule.cycles) == (steps, 0, 2)
+    assert plan.rollouts == plan_of().rollouts == 480
+
+
+@pytest.mark.parametrize("method", ["expert", "mixed"])
+@pytest.mark.parametrize("topology", ["{kind: full}", "{edges: [{student: text, teacher: image}]}"])
+def test_baselines_pay_for_the_edges_of_the_copd_they_are_compared_with(method, topology):
+    plan, compared = plan_of(f"method={method}", f"topology={topology}"), plan_of(f"topology={topology}")
+    half_a_step_of_each_cycle = len(plan.branches) * plan.batches.native * plan.schedule.cycles / 2
+    assert abs(plan.rollouts - compared.rollouts) <= half_a_step_of_each_cycle
+
+
+def test_one_branch_alone_has_no_edges():
+    recipe = load_recipe("demo", ["branches={solo: {task: {capability: text}}}", "schedule.opd_steps=0"])
+    assert make_plan(recipe).edges == ()
+
+
+@pytest.mark.parametrize(("method", "rollouts"), [("copd", 48_640), ("mixed", 48_640), ("expert", 49_152)])
+def test_rollouts_of_every_method_by_hand(method, rollouts):
+    sizes = [
+        "schedule={cycles: 4, rl_steps: 15, opd_steps: 10}",
+        "sampling={prompts_per_step: 16, rollouts_per_prompt: 8}",
+        "opd={prompts_per_step: 8, rollouts_per_prompt: 8}",
+    ]
+    # copd: 4 (25 x 3 x 128 + 10 x 4 x 64); mixed: 4 x 95 steps of 128; expert: 4 x 32 steps of 3 x 128.
+    assert plan_of("topology={kind: hub}", f"method={method}", *sizes).rollouts == rollouts
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps", "rollouts"),
+    [
+        # S_E : S_O = 6 : 4 as in the recipe, scaled to 480 rollouts; K P G = 24, P' G' = 15
+        (["method=static_opd"], (18, 12), 18 * 16 + 12 * 15),
+        (["method=static_opd", "static_opd.native=true"], (15, 10), 15 * 16 + 10 * 23),
+        (["method=mopd"], (9, 6), 9 * 24 + 6 * 45),
+        (["method=merge_only"], (20, 0), 20 * 24),
+        (["method=mixed", "mixed.batch=K_times"], (20, 0), 20 * 24),
+    ],
+)
+def test_baselines_with_two_stages_or_other_batches_by_hand(changes, steps, rollouts):
+    plan = plan_of(*changes)
+    cycles = plan.schedule.cycles
+    assert (cycles * plan.schedule.rl_steps, cycles * plan.schedule.opd_steps) == steps
+    assert plan.rollouts == rollouts
+
+
+@pytest.mark.parametrize("method", ["copd", "expert", "mixed", "static_opd", "mopd", "merge_only"])
+@pytest.mark.parametrize("budget", [5_000, 20_000])
+def test_a_budget_scales_the_steps_of_any_method(method, budget):
+    plan = plan_of(f"method={method}", f"budget.rollouts={budget}")
+    assert abs(plan.rollouts - budget) <= 0.05 * budget
+
+
+@pytest.mark.parametrize("method", ["copd", "expert", "mixed", "static_opd", "mopd", "merge_only"])
+@pytest.mark.parametrize("budget", [1, 1_000])
+def test_a_budget_that_whole_steps_miss_is_refused_with_the_least_that_fits(method, budget):
+    said = (
+        rf"budget.rollouts: asked are {budget:,}, method {method} would make ([\d,]+): .* by 5%. "
+        r"The least that fits from there on is ([\d,]+); for less, (lower schedule.cycles or )?the prompts and"
+    )
+    with pytest.raises(RecipeError, match=said) as refused:
+        make_plan(load_recipe("demo", [f"method={method}", f"budget.rollouts={budget}"]))
+    would_make, fits, fewer_cycles = re.match(said, str(refused.value)).groups()
+    assert abs(int(would_make.replace(",", "")) - budget) > 0.05 * budget
+    assert (fewer_cycles is None) == (method in ("static_opd", "mopd"))
+    least = int(fits.replace(",", ""))
+    made = make_plan(load_recipe("demo", [f"method={method}", f"budget.rollouts={least}"])).rollouts
+    assert abs(made - least) <= 0.05 * least
+
+
+def test_a_small_budget_fits_where_cycles_and_prompts_are_lowered():
+    budget = ["budget.rollouts=1000", "schedule.cycles=1"]
+    small = ["sampling.prompts_per_step=4", "opd.prompts_per_step=2"]
+    with pytest.raises(RecipeError, match="asked are 1,000, method copd would make 1,536"):
+        make_plan(load_recipe("demo", budget))
+    assert make_plan(load_recipe("demo", [*budget, *small])).rollouts == 960
+
+
+@pytest.mark.parametrize(
+    ("pair", "expected"),
+    [
+        ({}, ("text", "image")),
+        ({"teacher": "text"}, ("image", "text")),
+        ({"teacher": "video"}, ("text", "video")),
+        ({"student": "text"}, ("text", "image")),
+        ({"student": "video"}, ("video", "text")),
+        ({"student": "video", "teacher": "image"}, ("video", "image")),
+    ],
+)
+def test_static_opd_has_either_direction(pair, expected):
+    plan = plan_of("method=static_opd", *(f"static_opd.{key}={name}" for key, name in pair.items()))
+    assert plan.branches == plan.learners == expected
+    assert plan.edges == (Edge(*expected, 0.5),)
+    assert plan.model == expected[0]
+
+
+def test_without_opd_steps_nobody_teaches():
+    assert make_plan(load_recipe("demo", ["schedule.opd_steps=0"])).edges == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        (["method=expert"], (3, 9, 18)),  # the first phase of copd, then the experts of mopd and of static_opd
+        (["method=merge_only"], (3, 9, 18)),
+        (["method=expert", "static_opd.native=true"], (3, 9, 15)),
+        (["method=expert", "schedule.opd_steps=0"], (6,)),
+        (["method=expert", "budget.rollouts=100"], ()),
+        (["method=copd"], ()),
+        (["method=mopd"], ()),
+    ],
+)
+def test_where_other_methods_would_take_over_experts_by_hand(changes, steps):
+    assert handovers(load_recipe("demo", [*SMALL, *changes])) == steps
+
+
+@pytest.mark.parametrize(
+    ("method", "rlvr", "opd"),
+    [
+        ("copd", ("text", "image", "video"), ("text", "image", "video")),
+        ("static_opd", ("text", "image"), ("text",)),
+        ("mopd", ("text", "image", "video"), ("student",)),
+        ("expert", ("text", "image", "video"), ()),
+        ("mixed", ("mixed",), ()),
+    ],
+)
+def test_frozen_teachers_are_not_trained_in_opd_phases(method, rlvr, opd):
+    assert plan_of(f"method={method}").trained == {Phase.RLVR: rlvr, Phase.OPD: opd}

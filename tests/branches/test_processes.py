@@ -1,0 +1,196 @@
+"""Branches in processes of their own: what a branch of this process gives, what is told, and how they end."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from functools import partial
+
+import pytest
+import torch
+
+from copd.assemble.parts import lone_branch
+from copd.branches.local import LocalBranch
+from copd.branches.processes import ProcessBranch
+from copd.errors import ProcessError, RecipeError
+from copd.recipe.reading import load_recipe
+from copd.types import Part, Split
+
+RECIPE = load_recipe(
+    "demo",
+    ["sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}", "optimizer.learning_rate=1e-3"],
+)
+NAMES = ("text", "image", "video")
+
+
+def started(name, warn=print, recipe=RECIPE):
+    return ProcessBranch(name, partial(lone_branch, recipe, NAMES, name), warn)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Two branches, each in its process."""
+    branches = [started(name) for name in ("text", "image")]
+    for branch in branches:
+        branch.wait()
+    yield branches
+    for branch in branches:
+        branch.close()
+
+
+def is_alive(process: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(process, 0)
+        return True
+    return False
+
+
+async def taught(student, teacher):
+    """A step of mutual OPD, from one side; with the metrics what a checkpoint would hold."""
+    own, visit = await asyncio.gather(student.collect("text", 0, 2, 4), student.collect("image", 0, 1, 4))
+    score = await teacher.score(visit)
+    metrics = await student.update([Part("native", own), Part("from_image", visit, 0.5, score)])
+    validated = await student.validate(Split.TEST, "text", 2, 2, greedy=False)
+    inspected = await teacher.inspect(validated, 3, validated.tokens_NT[..., None])
+    said = await student.texts(validated), await student.pieces(validated, 1)
+    return score, metrics, validated, inspected, said, await student.state(), await student.counts()
+
+
+def test_a_process_gives_what_a_branch_of_this_process_gives(pair, assert_same):
+    with lone_branch(RECIPE, NAMES, "text", print) as text, lone_branch(RECIPE, NAMES, "image", print) as image:
+        here = asyncio.run(taught(LocalBranch(text), LocalBranch(image)))
+    there = asyncio.run(taught(*pair))
+    assert pair[0].field == "text"
+    assert pair[0].allowed_tokens == text.policy.allowed_tokens
+    assert torch.equal(there[0].logp_NT, here[0].logp_NT)
+    clocks = {"tokens_per_second"}
+    assert {k: v for k, v in there[1].items() if k not in clocks} == {
+        k: v for k, v in here[1].items() if k not in clocks
+    }
+    assert torch.equal(there[2].tokens_NT, here[2].tokens_NT)
+    assert torch.equal(there[2].reward_N, here[2].reward_N)
+    assert torch.equal(there[3].at_ids_NTK, here[3].at_ids_NTK)
+    assert there[4] == here[4]
+    assert_same(there[5], here[5])
+    assert there[6].keys() == here[6].keys()
+    assert there[6]["rollouts"] == here[6]["rollouts"] == 12
+
+
+def test_weights_and_state_travel_both_ways(pair, assert_same):
+    text, image = pair
+
+    async def swap():
+        await image.load_weights(await text.weights())
+        state, counts = await text.state(), await text.counts()
+        await image.load_state(state, counts)
+        return await text.weights(), await image.weights(), state, await image.state(), counts, await image.counts()
+
+    theirs, ours, state, copied, counts, copied_counts = asyncio.run(swap())
+    assert_same(ours, theirs)
+    assert_same(copied, state)
+    assert copied_counts == counts
+
+
+def test_responses_stay_until_the_branch_that_sampled_them_has_been_updated(pair):
+    text, image = pair
+
+    async def too_late():
+        rollouts = await text.collect("image", 3, 1, 4)
+        with pytest.raises(ValueError, match="branch image cannot be trained on responses of another branch"):
+            await image.update([Part("native", rollouts)])
+        own = await text.collect("text", 3, 2, 4)
+        await text.update([Part("native", own)])
+        await image.score(rollouts)
+
+    with pytest.raises(RuntimeError, match="KeyError") as caught:
+        asyncio.run(too_late())
+    assert "in the branch's process:\nTraceback" in "".join(caught.value.__notes__)
+
+
+def test_a_branch_that_cannot_be_built_says_why_as_it_would_here():
+    recipe = load_recipe(
+        "demo", ["branches.text.task={capability: text, operators: [max], length: [2, 2], max_number: 3}"]
+    )
+    branch = started("text", recipe=recipe)
+    with pytest.raises(RecipeError, match=r"^branches\.text\.task: .* different validation problems found"):
+        branch.wait()
+    branch.close()
+    assert not is_alive(branch._process.pid)
+
+
+@contextmanager
+def warning_branch(warn):
+    with lone_branch(RECIPE, NAMES, "text", warn) as branch:
+        collect = branch.collect
+
+        def and_warn(*asked):
+            warn("a grader failed")
+            return collect(*asked)
+
+        branch.collect = and_warn
+        yield branch
+        warn("two rows were left out")
+
+
+def test_warnings_of_a_process_reach_the_run_with_the_next_answer_and_at_the_end():
+    told = []
+    branch = ProcessBranch("text", warning_branch, told.append)
+    branch.wait()
+    asyncio.run(branch.collect("text", 0, 1, 1))
+    assert told == ["a grader failed"]
+    branch.close()
+    assert told == ["a grader failed", "two rows were left out"]
+    assert not is_alive(branch._process.pid)
+
+
+def test_a_process_that_is_killed_in_a_call_is_named_at_once():
+    branch = started("video")
+    branch.wait()
+    assert branch.peak.machine > 2**27
+
+    async def killed():
+        call = asyncio.create_task(branch.validate(Split.TEST, "video", 2000, 4, greedy=False))
+        await asyncio.sleep(0.3)
+        os.kill(branch._process.pid, signal.SIGKILL)
+        await call
+
+    begun = time.monotonic()
+    with pytest.raises(ProcessError, match=r"branch video: its process has ended \(killed by SIGKILL\).*--resume"):
+        asyncio.run(killed())
+    with pytest.raises(ProcessError, match="branch video"):
+        asyncio.run(branch.counts())
+    branch.close()
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_is_for_the_run_lets_the_process_of_a_branch_go_on(pair, number):
+    os.kill(pair[0]._process.pid, number)
+    assert asyncio.run(pair[0].validate(Split.TEST, "text", 2, 1, greedy=True)).reward_N is not None
+    assert is_alive(pair[0]._process.pid)
+
+
+OWNER = """
+import os, sys, time
+sys.path.insert(0, {folder!r})
+from test_processes import started
+branch = started("text")
+branch.wait()
+print(branch._process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_process_ends_with_the_run_that_started_it_however_that_ends():
+    script = OWNER.format(folder=os.path.dirname(__file__))
+    run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    pid = int(run.stdout.readline())
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 20
+    while is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_alive(pid)

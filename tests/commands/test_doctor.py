@@ -1,0 +1,387 @@
+"""`copd doctor`: every check is made and can fail; what is broken is real: folders, processors, hooks, verifiers."""
+
+import gc
+import json
+import re
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from copd.assemble.parts import load_policy, make_grader, make_tasks
+from copd.assemble.plan import make_plan
+from copd.branches.local import finish
+from copd.cli import main
+from copd.commands.doctor import Bench, disk, equal_teacher, examine, lesson, noise, prompts, seconds_of, shared_prefix
+from copd.errors import RecipeError
+from copd.model.load import load_family, model_folder
+from copd.model.policy import Policy
+from copd.model.tiny_kinds import IMAGE, tiny_of_kind
+from copd.recipe.reading import load_recipe, make_recipe
+from copd.tasks.digits import Digits
+from copd.types import Part, Rollouts, Score, Split
+
+KINDS = ("text", "image", "video")
+SMALL = [
+    "backend=local",
+    "model.threads_per_branch=1",
+    "schedule={cycles: 1, rl_steps: 1, opd_steps: 1}",
+    "sampling={prompts_per_step: 4, rollouts_per_prompt: 2, max_new_tokens: 30}",
+    "opd={prompts_per_step: 1, rollouts_per_prompt: 2}",
+]
+MINE = """
+def mine(response, answer):
+    return 1.0 if answer == "any" or answer in response else 0.0
+"""
+
+
+def findings(recipe) -> dict[str, list]:
+    found = {}
+    for finding in examine(recipe):
+        found.setdefault(finding.check, []).append(finding)
+    return found
+
+
+def verdicts(found) -> set[str]:
+    return {finding.verdict for each in found.values() for finding in each}
+
+
+def with_processor(folder: Path, **changes) -> Path:
+    """The builtin base with other settings of its image processor."""
+    shutil.copytree(model_folder("builtin:digits"), folder)
+    path = folder / "processor_config.json"
+    settings = json.loads(path.read_text())
+    assert changes.keys() <= settings["image_processor"].keys()
+    settings["image_processor"] |= changes
+    path.write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return findings(load_recipe("demo", [*SMALL, "sampling.rollouts_per_prompt=4"]))
+
+
+@pytest.fixture(scope="module")
+def few_of(problems_of):
+    return {kind: problems_of[kind][:2] for kind in KINDS}
+
+
+def test_every_check_is_made_of_the_demo_and_nothing_fails(demo):
+    per_kind = ("prompts of sampler, student and teacher", "shared prefix against plain forward")
+    per_field = ("the base", "sample", "grading", "sampler against trainer")
+    expected = ["versions", "processors", "memory and disk", "model, tokenizer, processor", "data", "verifiers"]
+    expected += [f"{kind}: {check}" for check in (*per_kind, "a teacher equal to its student") for kind in KINDS]
+    expected += [f"{kind}: {check}" for check in per_field for kind in KINDS]
+    expected += ["text taught by image: sampler against trainer", "estimate", "checkpoints"]
+    assert set(demo) == set(expected)
+    assert verdicts(demo) == {"ok"}
+    assert all(len(demo[f"{kind}: sample"]) == 2 for kind in KINDS)
+
+
+def test_the_base_is_found_as_the_readme_has_it(demo):
+    """128 sampled responses of each field; 28, 44 and 39 % are right in sampled answers to test problems."""
+    for kind, rate in zip(KINDS, (0.28, 0.44, 0.39), strict=True):
+        (finding,) = demo[f"{kind}: the base"]
+        assert float(re.match(r"pass rate ([\d.]+),", finding.found)[1]) == pytest.approx(rate, abs=0.15)
+
+
+def test_a_machine_with_fewer_cores_than_threads_is_warned_of():
+    found = examine(load_recipe("demo", ["model.threads_per_branch=1000"]))
+    assert [f.verdict for f in (next(found), next(found))] == ["ok", "warning"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["method=mixed"],
+        pytest.param(["method=expert", "model.offload=true"], marks=pytest.mark.slow),
+        pytest.param(["method=static_opd"], marks=pytest.mark.slow),
+        pytest.param(["method=mopd", "mixed.batch=K_times"], marks=pytest.mark.slow),
+        ["lora={rank: 2, alpha: 4, targets: [q_proj, down_proj]}"],
+        pytest.param(["model.offload=true"], marks=pytest.mark.slow),
+    ],
+)
+def test_every_method_and_kind_of_branch_is_examined_to_the_end(changes):
+    found = findings(load_recipe("demo", [*SMALL, *changes]))
+    assert list(found)[-1] == "checkpoints"
+    assert "failed" not in verdicts(found)
+    plan = make_plan(load_recipe("demo", [*SMALL, *changes]))
+    taught = [f"{edge.student} taught by {edge.teacher}" for edge in plan.edges[:1]]
+    assert [name for name in found if name.endswith("sampler against trainer")] == [
+        f"{name}: sampler against trainer" for name in [*plan.learners, *taught]
+    ]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """A recipe of text rows graded by a user's function: answers that are often right, never right, always right."""
+    folder = tmp_path_factory.mktemp("rows")
+    (folder / "mine.py").write_text(MINE)
+    problems = [Digits("text").problem(Split.TRAIN, i) for i in range(40)]
+    answers = {"sound": "boxed{{{}}}", "hopeless": "none", "solved": "any"}
+    branches = {}
+    for name, answer in answers.items():
+        lines = [{"prompt": p.prompt, "answer": answer.format(p.answer), "verifier": "mine"} for p in problems]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        branches[name] = {"task": {"kind": "rows", "train": str(folder / f"{name}.jsonl")}}
+    return {
+        "model": {"dtype": "float32", "device": "cpu"},
+        "method": "expert",
+        "branches": branches,
+        "verifiers": {"mine": f"{folder / 'mine.py'}:mine"},
+        "schedule": {"cycles": 1, "rl_steps": 1, "opd_steps": 0},
+        "sampling": {"prompts_per_step": 2, "rollouts_per_prompt": 4, "max_new_tokens": 30},
+        "evaluation": {"problems": 1, "validation_problems": 1, "behaviour_problems": 1},
+    }
+
+
+def test_a_field_without_signal_is_warned_of_with_advice_and_one_with_signal_is_not(rows):
+    found = findings(make_recipe(rows))
+    base = {name: found[f"{name}: the base"][0] for name in rows["branches"]}
+    assert [finding.verdict for finding in base.values()] == ["ok", "warning", "warning"]
+    assert "nothing is right: take easier problems" in base["hopeless"].found
+    assert "everything is right: take harder problems" in base["solved"].found
+    assert "hardly a group has signal" in base["solved"].found
+    assert all(finding.verdict == "ok" for name in rows["branches"] for finding in found[f"{name}: grading"])
+    assert found["solved: sampler against trainer"][0].verdict == "warning"
+    assert "there was no signal" in found["solved: sampler against trainer"][0].found
+    assert re.fullmatch(r"(\w+: \d+ training rows(, )?){3}", found["data"][0].found)
+
+
+def test_responses_that_are_cut_are_warned_of(rows):
+    found = findings(make_recipe({**rows, "sampling": {**rows["sampling"], "max_new_tokens": 3}}))
+    assert "100% of responses cut" in found["sound: the base"][0].found
+    assert "raise sampling.max_new_tokens" in found["sound: the base"][0].found
+
+
+def test_the_speed_of_grading_is_that_of_responses_that_were_never_graded(rows, tmp_path):
+    """A verifier that takes 50 ms for what it has not seen, in one process: 20 a second, if all are finished."""
+    remembering = "import time\nseen = set()\n\ndef mine(response, answer):\n"
+    remembering += "    time.sleep(0.05 * (response not in seen))\n    seen.add(response)\n    return 1.0\n"
+    (tmp_path / "mine.py").write_text(remembering)
+    changes = {"verifiers": {"mine": f"{tmp_path / 'mine.py'}:mine"}, "reward": {"workers": 1}}
+    sampling = {**rows["sampling"], "rollouts_per_prompt": 2}
+    sound = {"sound": rows["branches"]["sound"]}
+    found = findings(make_recipe({**rows, **changes, "sampling": sampling, "branches": sound}))
+    assert 1 < int(found["sound: grading"][0].found.split()[0]) < 60
+
+
+def test_a_grader_that_fails_is_warned_of_with_its_reason(rows, tmp_path):
+    (tmp_path / "mine.py").write_text("def mine(response, answer):\n    return 'much'\n")
+    found = findings(make_recipe({**rows, "verifiers": {"mine": f"{tmp_path / 'mine.py'}:mine"}}))
+    for name in rows["branches"]:
+        assert found[f"{name}: grading"][0].verdict == "warning"
+    assert "returned 'much', not a number" in found["sound: grading"][0].found
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": {"path": "nowhere"}}, "model.path: no folder 'nowhere'"),
+        ({"verifiers": {"mine": "nowhere.py:mine"}}, "verifiers.mine: no file 'nowhere.py'"),
+        ({"branches": {"a": {"task": {"kind": "rows", "train": "nowhere.jsonl"}}}}, "nowhere.jsonl"),
+        ({"sampling": {"max_new_tokens": 510}}, "bad"),
+    ],
+)
+def test_what_cannot_be_loaded_ends_the_examination_as_failed(rows, changes, said):
+    *before, last = examine(make_recipe({**rows, **changes}))
+    assert (last.check, last.verdict) == ("examination", "failed")
+    assert said in last.found
+    assert all(finding.verdict == "ok" for finding in before)
+
+
+def test_weights_that_are_damaged_fail(tmp_path):
+    folder = tmp_path / "base"
+    shutil.copytree(model_folder("builtin:digits"), folder)
+    (folder / "model.safetensors").write_bytes(b"nothing")
+    *_, last = examine(load_recipe("demo", [*SMALL, f"model.path={folder}"]))
+    assert last.verdict == "failed"
+    assert "the model cannot be loaded" in last.found
+
+
+def test_a_model_with_the_processor_of_another_ends_the_examination_as_failed(tmp_path):
+    folder = with_processor(tmp_path / "base", merge_size=1)
+    *_, last = examine(load_recipe("demo", [*SMALL, f"model.path={folder}"]))
+    assert (last.check, last.verdict) == ("examination", "failed")
+    assert "in the model or its processor: " in last.found
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "qwen2_5_vl", "gemma3"])
+def test_prompts_hold_as_many_placeholders_as_their_pictures_ask_for(kind, few_of):
+    policy = Policy(*tiny_of_kind(kind))
+    few = few_of["image"]
+    family = policy.encoder.family
+    assert prompts("image", family, family, few).verdict == "ok"
+    assert all(found == asked > 0 for found, asked in map(family.placeholders, family.encode(few)))
+
+
+def test_a_processor_that_writes_other_placeholders_than_the_model_wants_fails(few_of):
+    model, processor = tiny_of_kind("gemma3")
+    processor.image_seq_length, processor.full_image_sequence = 3, processor.full_image_sequence.replace(IMAGE, "", 1)
+    family = Policy(model, processor).encoder.family
+    finding = prompts("image", family, family, few_of["image"])
+    assert finding.verdict == "failed"
+    assert "placeholder tokens where the model wants" in finding.found
+
+
+@pytest.mark.parametrize(
+    "changes", [{"image_mean": [0.5] * 3}, {"size": {"shortest_edge": 4096, "longest_edge": 8192}}]
+)
+def test_a_teacher_whose_processor_has_other_pixel_settings_fails(tmp_path, few_of, changes):
+    student = load_policy(load_recipe("demo")).encoder.family
+    teacher = load_family(with_processor(tmp_path / "other", **changes))
+    judged = {kind: prompts(kind, student, teacher, few) for kind, few in few_of.items()}
+    assert [finding.verdict for finding in judged.values()] == ["ok", "failed", "ok"]
+    assert "two processors differ: " in judged["image"].found
+
+
+def parameter_bytes() -> int:
+    """Of all parameters of this process, those without values left out."""
+    found = [part for part in gc.get_objects() if type(part) is torch.nn.Parameter and not part.is_meta]
+    return sum({part.data_ptr(): part.nbytes for part in found}.values())
+
+
+def test_processors_are_compared_with_one_model_in_memory():
+    gc.collect()
+    before, examined = parameter_bytes(), examine(load_recipe("demo", SMALL))
+    finding = next(finding for finding in examined if "prompts of sampler" in finding.check)
+    gc.collect()
+    assert finding.verdict == "ok"
+    assert parameter_bytes() - before == 4 * 1_329_792
+    examined.close()
+
+
+def test_a_shared_prefix_that_disagrees_fails_and_a_cache_that_cannot_be_shared_is_a_warning(policy, few_of):
+    displaced = policy.clone()
+
+    def shift(module, args, inputs):
+        cache = inputs["past_key_values"]
+        moved = {**inputs, "position_ids": inputs["position_ids"] + 40}
+        return (args, moved) if cache is not None and cache.get_seq_length() > 0 else None
+
+    displaced.model.get_decoder().register_forward_pre_hook(shift, with_kwargs=True)
+    recurrent = Policy(*tiny_of_kind("mamba"))
+    judged = [shared_prefix("text", each, few_of["text"]) for each in (policy, displaced, recurrent)]
+    assert [finding.verdict for finding in judged] == ["ok", "failed", "warning"]
+    assert "the plain path is slower" in judged[-1].found
+
+
+@pytest.fixture
+def bench_of():
+    """Base and branches of a recipe, the first branch after a step."""
+
+    def make(*changes: str):
+        recipe = load_recipe("demo", [*SMALL, *changes])
+        with make_grader(recipe, print) as grader:
+            bench = Bench(recipe, make_plan(recipe), load_policy(recipe), make_tasks(recipe), grader)
+        first = bench.branches["text"]
+        finish(first.update([Part("native", finish(first.collect("text", 0, 2, 4)))]))
+        return bench, make_plan(recipe)
+
+    return make
+
+
+@pytest.mark.parametrize("changes", [[], ["lora.rank=2"]])
+def test_a_teacher_that_is_no_longer_its_student_fails(bench_of, few_of, changes):
+    bench, _ = bench_of(*changes, "optimizer.learning_rate=0.001")
+    rollouts = bench.actor.policy.sample(few_of["text"])
+    assert equal_teacher("text", bench, rollouts).verdict == "failed"
+    del bench.branches["text"]
+    assert equal_teacher("text", bench, rollouts).verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained"), [([], 1_329_792), (["lora={rank: 2, targets: [q_proj]}"], 4 * 2 * 256)]
+)
+def test_a_checkpoint_holds_weights_and_both_moments_of_all_branches_or_of_their_adapters(bench_of, changes, trained):
+    """Three branches; twice three checkpoints at once; at the end the branches and their merge, full weights."""
+    bench, plan = bench_of(*changes)
+    weights = sum(p.nbytes for name, p in bench.actor.policy.model.named_parameters() if ".lora_" not in name)
+    assert weights == 4 * 1_329_792
+    found = [disk(bench, plan, kept, weights) for kept in (2, 10**9)]
+    assert [finding.verdict for finding in found] == ["ok", "failed"]
+    checkpoint, most = (float(mib) for mib in re.findall(r"([\d.]+) MiB", found[0].found))
+    assert checkpoint == pytest.approx(3 * 3 * 4 * trained / 2**20, rel=0.01, abs=0.1)
+    assert most == pytest.approx(3 * checkpoint + 4 * weights / 2**20, abs=0.2)
+
+
+def logp(*values: float) -> Score:
+    return Score(torch.tensor([[*values, 0.0]]), 0)
+
+
+@pytest.mark.parametrize(
+    ("sampled", "before", "after", "verdict"),
+    [
+        ((-1.0, -1.0), (-1.009, -1.009), (-1.109, -1.109), "ok"),
+        ((-1.0, -1.0), (-1.011, -1.011), (-1.111, -1.111), "warning"),
+        ((-1.0, -1.0), (-1.0, -1.0), (-1.0, -1.0), "warning"),
+    ],
+)
+def test_noise_of_more_than_a_tenth_of_what_a_step_changes_is_warned_of(few_of, sampled, before, after, verdict):
+    rollouts = Rollouts(
+        problems=few_of["text"][:1],
+        tokens_NT=torch.zeros(1, 3, dtype=torch.long),
+        mask_NT=torch.tensor([[True, True, False]]),
+        finished_N=torch.tensor([True]),
+        logp_NT=logp(*sampled).logp_NT,
+        prompt_of_N=torch.tensor([0]),
+        temperature=1.0,
+    )
+    measured = ("text", rollouts, logp(*before), logp(*after), "one step changes them")
+    assert noise(*measured, skipped=False).verdict == verdict
+    assert noise(*measured, skipped=True).verdict == "failed"
+
+
+def test_noise_of_a_lesson_is_held_against_the_teachers_delta(bench_of):
+    """The teacher has made a step and the student has not, whose log-probs are those that it sampled with."""
+    bench, plan = bench_of("optimizer.learning_rate=0.001")
+    edge = replace(plan.edges[0], student="image", teacher="text")
+    seconds, finding = lesson(bench, edge, plan.batches)
+    assert (finding.check, finding.verdict) == ("image taught by text: sampler against trainer", "ok")
+    assert seconds > 0
+    mismatch, delta = (float(found) for found in re.findall(r"\d\.\de-\d+", finding.found))
+    assert mismatch < 1e-6 < 1e-3 < delta
+
+
+@pytest.mark.parametrize("method", ["copd", "expert", "mixed", "merge_only", "static_opd", "mopd"])
+def test_where_every_rollout_takes_a_second_a_plan_takes_as_many_seconds_as_it_has_rollouts(method):
+    plan = make_plan(load_recipe("demo", [f"method={method}"]))
+    assert seconds_of(plan, 1.0, 1.0) == pytest.approx(plan.rollouts)
+
+
+def test_visits_and_native_rollouts_are_timed_apart():
+    """The demo: 4 cycles of 15 + 10 steps, 24 x 8 rollouts of 3 branches, in OPD 12 x 8 more for each of 4 edges."""
+    plan = make_plan(load_recipe("demo"))
+    assert seconds_of(plan, 0.0, 1.0) == 4 * 10 * 4 * 96
+    assert seconds_of(plan, 1.0, 0.0) == 4 * 25 * 3 * 192
+
+
+def test_a_recipe_that_has_no_plan_is_the_users_mistake():
+    with pytest.raises(RecipeError, match="schedule: method static_opd needs rl_steps and opd_steps above 0"):
+        next(examine(load_recipe("demo", ["method=static_opd", "schedule.opd_steps=0"])))
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "said"),
+    [
+        ([], 0, "0 failed"),
+        (["model.path=nowhere"], 1, "failed  examination: ends here: model.path: no folder 'nowhere'"),
+        (["method=mopd", "schedule.opd_steps=0"], 2, "error: schedule: method mopd needs"),
+    ],
+)
+def test_the_exit_status_tells_sound_failed_and_wrong_apart_and_nothing_is_written(
+    changes, status, said, tmp_path, monkeypatch, capsys
+):
+    alone = ["branches={text: {task: {kind: digits, capability: text}}}", "method=expert"]
+    monkeypatch.setattr(sys, "argv", ["copd", "doctor", *SMALL, *alone, *changes])
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = "".join(capsys.readouterr())
+    assert (ended.value.code, said in printed) == (status, True), printed
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,92 @@
+"""The scripts that the documentation names run, at a reduced size, and say what the pages say."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+RUN = {
+    "studies/memory.py",
+    "studies/models_matrix.py",
+    "benchmarks/grading.py",
+    "benchmarks/data_check.py",
+}
+"""What is run here; tests/report/test_demo_table.py runs another, tests/project/test_docs.py that which `make docs` runs."""
+
+
+def said_by(script: str, *arguments: str) -> str:
+    """What a script prints in a process of its own, as a reader starts it."""
+    command = [sys.executable, script, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """Run a script in this process, which has loaded torch; gives the rows of the table that it printed."""
+
+    def run(script: str, *arguments: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+        _, _, *rows = capsys.readouterr().out.splitlines()
+        return rows
+
+    return run
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_every_script_that_a_page_names_is_run_by_a_test():
+    named = {
+        script for page in PAGES.values() for script in re.findall(r"python ((?:studies|benchmarks)/\w+\.py)", page)
+    }
+    assert named == RUN
+
+
+def test_the_sizes_of_the_page_on_memory_are_those_of_the_formula(run_here):
+    rows = run_here("studies/memory.py", "--sizes")
+    assert len(rows) == 3
+    assert all(row in PAGES["memory.md"].splitlines() for row in rows)
+
+
+@pytest.mark.slow
+def test_the_formula_of_memory_is_met_by_the_bytes_counted(run_here):
+    rows = [cells(row) for row in run_here("studies/memory.py", "qwen3")]
+    told = [cells(line) for line in PAGES["memory.md"].splitlines() if line.startswith("| qwen3 |")]
+    assert [row[:3] for row in rows] == [row[:3] for row in told]
+    for _, quantity, _, _, ratio in rows:
+        adds_little = quantity == "what a step of two parts of one adds"
+        assert 0.93 < float(ratio) < (1.25 if adds_little else 1.05), quantity
+
+
+@pytest.mark.slow
+def test_the_matrix_of_models_has_the_paths_of_its_page(run_here):
+    rows = [cells(row) for row in run_here("studies/models_matrix.py", "llama", "mamba")]
+    told = [cells(line) for line in PAGES["models.md"].splitlines() if line.startswith(("| llama |", "| mamba |"))]
+    assert [row[:4] for row in rows] == [row[:4] for row in told]
+    assert all(float(row[4]) < 1e-4 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_rates_of_grading_are_printed():
+    rates = re.findall(
+        r"^ *(\d+) (?:responses graded|pairs verified) per second", said_by("benchmarks/grading.py", "1", "8"), re.M
+    )
+    assert len(rates) == 4
+    assert all(int(rate) > 0 for rate in rates)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_the_check_of_many_rows_is_timed(form):
+    said = said_by("benchmarks/data_check.py", "--rows", "2000", "--format", form)
+    assert "2000 rows, 0 bad; kinds: text 2000" in said
+    assert re.search(r"[\d.]+ s on the clock, [\d.]+ s of CPU time\npeak memory \d+ MiB before, \d+ MiB after", said)

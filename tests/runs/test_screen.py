@@ -1,0 +1,185 @@
+"""What a person sees: the plan, the estimate, the tables."""
+
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from copd.assemble.plan import make_plan
+from copd.measure.behaviour import Behaviour, Likeness
+from copd.measure.compare import Difference
+from copd.measure.disputes import Dispute, FieldBehaviour
+from copd.measure.evaluate import Accuracy, Estimate
+from copd.recipe.reading import load_recipe
+from copd.runs.screen import Screen, accuracy_table, behaviour_table, disputes_table
+from copd.system.processes import Memory
+
+
+@pytest.fixture
+def seen():
+    return StringIO()
+
+
+@pytest.fixture(params=[False, True], ids=["file", "terminal"])
+def screen(seen, request):
+    return Screen(Console(file=seen, width=160, force_terminal=request.param, color_system=None))
+
+
+def updated(screen, plan, step):
+    for branch in plan.branches:
+        metrics = {"native/reward": 0.5, "from_text/delta_abs": 0.25, "tokens_per_second": 100.0}
+        screen.updated(branch, step, plan.schedule.position(step), metrics)
+
+
+def test_the_plan_names_branches_edges_steps_and_rollouts(screen, seen):
+    sizes = ["sampling.prompts_per_step=16", "opd.prompts_per_step=8"]
+    screen.planned(Path("runs/x"), "copd", make_plan(load_recipe("demo", sizes)))
+    for expected in (
+        "text, image, video",
+        "video teaches text (beta 1)",
+        "4 x (15 steps of RLVR + 10 of OPD)",
+        "48,640",
+    ):
+        assert expected in seen.getvalue()
+
+
+def test_time_and_memory_are_estimated_after_three_steps(screen, seen):
+    plan = make_plan(load_recipe("demo"))
+    screen.planned(Path("runs/x"), "copd", plan)
+    with screen:
+        screen.started(0)
+        for step in range(2):
+            updated(screen, plan, step)
+        assert "minutes of training left" not in seen.getvalue()
+        updated(screen, plan, 2)
+    assert "minutes of training left, memory about" in seen.getvalue()
+    assert "on GPUs" not in seen.getvalue()
+
+
+def test_the_estimate_waits_for_the_slowest_branch_and_is_made_once(screen, seen):
+    """Branches in their own processes, or taking turns, are not at one step at the same time."""
+    plan = make_plan(load_recipe("demo"))
+    screen.planned(Path("runs/x"), "copd", plan)
+    with screen:
+        screen.started(0, lambda: Memory(5 * 2**29))
+        for branch, steps in (("video", range(7)), ("text", range(3)), ("image", range(2))):
+            for step in steps:
+                screen.updated(branch, step, plan.schedule.position(step), {"tokens_per_second": 1.0})
+        assert "expected" not in seen.getvalue()
+        for step in range(2, 7):
+            screen.updated("image", step, plan.schedule.position(step), {"tokens_per_second": 1.0})
+    assert seen.getvalue().count("expected: about") == 1
+    assert "memory about 2.5 GiB" in seen.getvalue()
+
+
+def test_the_memory_of_gpus_in_use_is_told(screen, seen, monkeypatch):
+    for name, value in {"is_initialized": True, "device_count": 2, "max_memory_allocated": 3 * 2**29}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    plan = make_plan(load_recipe("demo"))
+    screen.planned(Path("runs/x"), "copd", plan)
+    with screen:
+        screen.started(0)
+        for step in range(3):
+            updated(screen, plan, step)
+    assert "GiB, on GPUs 1.5, 1.5 GiB" in seen.getvalue()
+
+
+def test_the_live_view_shows_phase_step_reward_overlap_and_time_left(seen):
+    screen = Screen(Console(file=seen, width=160, force_terminal=True, color_system=None))
+    plan = make_plan(load_recipe("demo"))
+    screen.planned(Path("runs/x"), "copd", plan)
+    with screen:
+        screen.started(0)
+        matrix = {a: dict.fromkeys(plan.branches, 0.93) for a in plan.branches}
+        screen.measured(Behaviour(overlap={5: matrix, 10: matrix}, chance={5: 0.05, 10: 0.1}))
+        updated(screen, plan, 15)
+    for expected in (
+        "cycle 1/4 · opd",
+        "step 16/100",
+        "min left",
+        "0.5",
+        "overlap@10 (chance 0.10)",
+        "text<-image 0.93",
+    ):
+        assert expected in seen.getvalue()
+
+
+def test_a_table_has_a_row_per_model_in_per_cent_with_intervals(seen):
+    cells = [
+        Accuracy(model, field, 10, Estimate(0.5, 0.25, 0.75), {1: Estimate(0.125, 0.0, 0.25)})
+        for model in ("base", "merged")
+        for field in ("text", "average")
+    ]
+    Console(file=seen, width=160).print(accuracy_table(cells, "title"))
+    lines = seen.getvalue().splitlines()
+    for model in ("base", "merged"):
+        (at,) = (i for i, line in enumerate(lines) if model in line)
+        assert [cell.strip() for cell in lines[at].split("│")][2:5] == ["50.0", "50.0", "12.5"]
+        assert [cell.strip() for cell in lines[at + 1].split("│")][2:5] == ["25.0-75.0", "25.0-75.0", "0.0-25.0"]
+
+
+def test_a_compared_model_has_its_difference_and_interval_below_and_bold_where_clear(seen):
+    cells = [Accuracy(m, "text", 10, Estimate(0.5, 0.25, 0.75)) for m in ("base", "merged", "other")]
+    compared = [
+        Difference("merged", "base", "text", Estimate(0.125, 0.0625, 0.1875)),
+        Difference("other", "base", "text", Estimate(-0.125, -0.25, 0.0625)),
+    ]
+    console = Console(file=seen, width=160, force_terminal=True, color_system="standard")
+    console.print(accuracy_table(cells, "title", compared=compared))
+    lines = seen.getvalue().splitlines()
+    for model, value, interval in (("merged", "+12.5", "+6.2 to +18.8"), ("other", "-12.5", "-25.0 to +6.2")):
+        (at,) = (i for i, line in enumerate(lines) if model in line)
+        assert value in lines[at + 2]
+        assert interval in lines[at + 3]
+        assert ("\x1b[1m" in lines[at + 2]) == (model == "merged")
+    assert "+" not in lines[next(i for i, line in enumerate(lines) if "base" in line) + 2]
+
+
+@pytest.mark.parametrize("auto_class", ["AutoModelForImageTextToText", "AutoModelForCausalLM"])
+def test_a_finished_run_says_where_the_model_is_and_what_loads_it(screen, seen, auto_class):
+    screen.finished(Path("runs/x"), auto_class)
+    assert f"use it: {auto_class}.from_pretrained('runs/x/merged')" in seen.getvalue()
+
+
+def test_a_run_without_a_merge_only_says_where_its_report_is(screen, seen):
+    screen.finished(Path("runs/x"), None)
+    assert seen.getvalue().split() == ["report:", "runs/x/report.html"]
+
+
+def behaviour_of(field: str, **changes) -> FieldBehaviour:
+    alike = Likeness({5: 0.91, 10: 0.935}, 0.998, 0.0321)
+    dispute = Dispute("text/0", "usual max: 1 2", "2", "1 2;", "9", ",2", -0.25, -3.5)
+    values = {"tokens": 1330, "accuracy": 0.516, "chance": {5: 0.05, 10: 0.1}, "likeness": alike, "kl_is_exact": True}
+    return FieldBehaviour(**{"field": field, **values, "disputes": [dispute], **changes})
+
+
+def test_behaviour_has_a_row_per_field_with_chance_beside_the_overlap(seen):
+    Console(file=seen, width=160).print(behaviour_table([behaviour_of("text"), behaviour_of("image")], "title"))
+    text = seen.getvalue()
+    for expected in ("1,330", "51.6", "0.910", "0.935", "0.998", "0.0321", "chance 0.05", "chance 0.10", "image"):
+        assert expected in text
+    assert "approximate" not in text
+    Console(file=seen, width=160).print(behaviour_table([behaviour_of("text", kl_is_exact=False)], "title"))
+    assert "approximate" in seen.getvalue()
+
+
+def test_disputed_tokens_stand_in_brackets_in_their_context(seen):
+    Console(file=seen, width=160).print(disputes_table(behaviour_of("text")))
+    text = seen.getvalue()
+    for expected in ("-3.25", "-0.25", "-3.50", "usual max: 1 2", "1 2;[9],2"):
+        assert expected in text
+    Console(file=seen, width=160).print(disputes_table(behaviour_of("text", disputes=[])))
+    assert "agree to the last bit" in seen.getvalue()
+
+
+def test_what_a_model_says_cannot_command_the_terminal(seen):
+    hostile = "\x1b]0;title\x07\x1b[2J[red]\r\n"
+    dispute = Dispute("i", hostile, hostile, hostile, hostile, hostile, 0.0, -1.0)
+    console = Console(file=seen, width=400, color_system=None)
+    console.print(disputes_table(behaviour_of("text", disputes=[dispute])))
+    assert "\x1b" not in seen.getvalue()
+    assert "\x07" not in seen.getvalue()
+    assert "\\x1b]0;title" in seen.getvalue()
+    assert "[red]" in seen.getvalue()

@@ -1,0 +1,44 @@
+"""Whole files are replaced at once, and are on disk when they are."""
+
+import os
+
+import pytest
+
+from copd.system.files import replace_text
+
+
+def test_a_write_that_fails_leaves_the_old_file_alone_and_nothing_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    replace_text(path, "old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        replace_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_refuses_is_told_with_the_file(tmp_path, in_small_files):
+    """The system's own error has no name in it."""
+    script = (
+        "from copd.system.files import replace_text\n"
+        "small()\n"
+        "try: replace_text(path, 'x' * 1000)\n"
+        "except OSError as error: print(error)\n"
+    )
+    path = tmp_path / "page.html"
+    assert f"File too large: {str(path)!r}" in in_small_files(script, path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_contents_are_on_disk_before_the_old_file_is_replaced(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: order.append("fsync"))
+    replaced = os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: order.append("replace") or replaced(*paths))
+    replace_text(tmp_path / "page.html", "new")
+    assert order == ["fsync", "replace"]
+    assert (tmp_path / "page.html").read_text() == "new"

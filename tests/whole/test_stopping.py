@@ -1,0 +1,160 @@
+"""Real runs that get real signals: where they stop, with which status, and that nothing of them is lost."""
+
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from signal import SIGINT, SIGTERM
+
+import pytest
+from rich.console import Console
+from test_run import SMALL, TWO_BRANCHES, events, record
+
+from copd.commands.train import train
+from copd.errors import RecipeError
+from copd.recipe.reading import load_recipe
+from copd.runs.checkpoint import latest_checkpoint
+from copd.runs.lifecycle import LOCK, Stopped, alone_in
+from copd.runs.screen import Screen
+
+CHANGES = [
+    *SMALL,
+    TWO_BRANCHES % 1.0,
+    "schedule={cycles: 1, rl_steps: 6, opd_steps: 3}",
+    "evaluation={problems: 80, validation_problems: 4, behaviour_problems: 12, pass_at: [1]}",
+    "checkpoint={every_steps: 100, keep_last: 20}",
+]
+
+
+class Signalling(Screen):
+    """A screen that sends a signal once it has been told something for the so-manyth time."""
+
+    def __init__(self, send, told: str, times: int = 1, console: Console | None = None) -> None:
+        super().__init__(console)
+        tell = getattr(self, told)
+
+        def tell_and_send(*arguments):
+            nonlocal times
+            tell(*arguments)
+            times -= 1
+            if times == 0:
+                send()
+
+        setattr(self, told, tell_and_send)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    return train(load_recipe("demo", CHANGES), tmp_path_factory.mktemp("undisturbed") / "run")
+
+
+def assert_is(folder: Path, undisturbed: Path) -> None:
+    assert record(folder) == record(undisturbed)
+    for name in ("samples.jsonl", "answers.jsonl", "merged/model.safetensors"):
+        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+STOPS = {
+    "measuring the base": ("measured", 1, None),
+    "in RLVR": ("updated", 3, 2),
+    "in RLVR, a branch having begun the next step": ("updated", 2, 4),
+    "in the last step of RLVR": ("updated", 3, 6),
+    "in OPD": ("updated", 1, 7),
+    "at the end of training": ("evaluated", 1, 9),
+    "going on": ("started", 1, 9),
+    "concluding": ("result", 1, 9),
+}
+"""What the run has told, how often since it was begun or resumed, and after how many steps it then has a checkpoint."""
+STOPS_OF_PROCESSES = {
+    "in RLVR, one branch perhaps two steps ahead": ("updated", 3, {2, 3}),
+    "measuring": ("measured", 1, {6}),
+    "in OPD": ("updated", 1, {7}),
+    "concluding": ("result", 1, {9}),
+}
+"""The same where branches are processes: one of several numbers of steps, as a branch may be ahead."""
+SIGNALLED = """
+import os, sys
+import copd.commands.train
+from copd.cli import main
+from test_stopping import Signalling
+
+number, told, times = int(sys.argv.pop(1)), sys.argv.pop(1), int(sys.argv.pop(1))
+copd.commands.train.Screen = lambda: Signalling(lambda: os.killpg(0, number), told, times)
+main()
+"""
+"""`copd` of which all processes get a signal at a moment of the run, however slow the machine is."""
+
+
+def test_a_run_of_one_process_stopped_everywhere_ends_as_if_undisturbed(undisturbed, tmp_path):
+    folder, recipe = tmp_path / "run", load_recipe("demo", CHANGES)
+    for number, (name, (told, times, step)) in zip([SIGTERM, SIGINT] * 4, STOPS.items(), strict=True):
+        said = io.StringIO()
+        screen = Signalling(partial(os.kill, os.getpid(), number), told, times, Console(file=said, width=300))
+        with pytest.raises(Stopped) as stopped:
+            train(recipe, folder, resume=True, screen=screen)
+        assert stopped.value.code == 128 + number
+        assert f"stopped by {number.name}; --resume goes on from the last checkpoint" in said.getvalue()
+        checkpoint = latest_checkpoint(folder / "checkpoints")
+        assert (checkpoint and checkpoint.step) == step, name
+        assert (folder / LOCK).exists() is False
+    assert not (folder / "report.html").exists()
+    assert_is(train(recipe, folder, resume=True), undisturbed)
+
+
+def begun(folder: Path, *changes: str, program: Sequence[str] = ("-m", "copd.cli")) -> subprocess.Popen:
+    """`copd train` with a process for each branch, which goes on with the run in the folder."""
+    command = [sys.executable, *program, "train", "demo", *CHANGES, "backend=processes", *changes]
+    command += ["--out", str(folder), "--resume"]
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+
+
+def wait_for(moment, run: subprocess.Popen) -> None:
+    while not moment():
+        assert run.poll() is None, run.stdout.read()
+        time.sleep(0.01)
+
+
+def updates(folder: Path, step: int) -> int:
+    """How many branches have made a step."""
+    path = folder / "metrics.jsonl"
+    return sum(event["step"] == step for event in events(folder, "update")) if path.is_file() else 0
+
+
+@pytest.mark.slow
+def test_a_run_of_several_processes_stopped_by_signals_to_all_of_them_ends_as_if_undisturbed(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    for number, (name, (told, times, stands)) in zip([SIGTERM, SIGINT] * 2, STOPS_OF_PROCESSES.items(), strict=True):
+        run = begun(folder, program=("-c", SIGNALLED, str(int(number)), told, str(times)))
+        said = run.communicate()[0]
+        assert run.returncode == 128 + number, (name, said)
+        assert f"stopped by {number.name}; --resume goes on from the last checkpoint" in " ".join(said.split())
+        assert latest_checkpoint(folder / "checkpoints").step in stands, name
+    assert not (folder / "report.html").exists()
+    run = begun(folder)
+    said = run.communicate()[0]
+    assert run.returncode == 0, said
+    assert_is(folder, undisturbed)
+
+
+def test_a_folder_in_use_is_refused_and_a_second_signal_ends_its_run_at_once(tmp_path):
+    folder = tmp_path / "run"
+    run = begun(folder, "sampling.prompts_per_step=96")
+    wait_for(lambda: updates(folder, 0) == 2, run)
+    with pytest.raises(RecipeError, match="another process trains into it"):
+        train(load_recipe("demo", CHANGES), folder, resume=True)
+    run.send_signal(SIGTERM)
+    time.sleep(0.1)
+    assert run.poll() is None
+    before = time.monotonic()
+    run.send_signal(SIGINT)
+    assert run.wait() == 130
+    assert time.monotonic() - before < 2
+    assert latest_checkpoint(folder / "checkpoints") is None
+    with alone_in(folder):
+        pass

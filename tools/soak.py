@@ -1,0 +1,186 @@
+"""Kill a short run again and again, go on with it each time, and compare what it becomes with an undisturbed run.
+
+    python tools/soak.py [--kills 100] [--seed 0] [--backend local] [--out FOLDER]
+
+A run is killed by SIGKILL at a random moment of its life or, every second time, at a random moment after it has begun
+to write a checkpoint. A run that comes to its end is compared, and the next one begins in a new folder; the last one is
+not killed any more. Exit status 1: one of them is not, bit for bit, what the undisturbed run is.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from copd.assemble.plan import make_plan
+from copd.commands.train import train
+from copd.recipe.reading import Recipe, load_recipe
+from copd.runs.runlog import read_lines
+from copd.tasks.digits import handwriting
+
+CHANGES = (
+    "branches={text: {task: {capability: text, conflict: 1.0}}, image: {task: {capability: image, conflict: 1.0}}}",
+    "model.threads_per_branch=1",
+    "schedule={cycles: 2, rl_steps: 2, opd_steps: 2}",
+    "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}",
+    "opd={prompts_per_step: 2, rollouts_per_prompt: 2}",
+    "evaluation={problems: 2, validation_problems: 1, behaviour_problems: 1, pass_at: [1]}",
+    "checkpoint={every_steps: 1, keep_last: 2}",
+)
+LOADED = tuple(f"transformers.models.qwen3_vl.{part}_qwen3_vl" for part in ("modeling", "processing"))
+"""Imported before any run begins, as is the handwriting, so that more of a run's life is that of the run."""
+SAME_BYTES = ("samples.jsonl", "answers.jsonl", "**/*.safetensors")
+CLOCKS = ("seconds", "tokens_per_second", "critical_path")
+POLL_SECONDS = 0.0002
+IN_STEPS = 0.5
+"""About the share of the run's time that its steps take."""
+WRITING_SECONDS = 0.05
+"""A kill at a checkpoint comes within so long of its beginning: while files are written, flushed or removed."""
+
+
+def begin(recipe: Recipe, folder: Path) -> int:
+    """Train in a process of its own, which goes on with the run in the folder; its number."""
+    process = os.fork()
+    if process:
+        return process
+    try:
+        with (folder.parent / "said.txt").open("a") as said:
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+        train(recipe, folder, resume=True)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def ended(process: int) -> bool:
+    """Whether it has come to its end; raises SystemExit where that was an error."""
+    number, status = os.waitpid(process, os.WNOHANG)
+    if number and status:
+        sys.exit(
+            f"a run failed with exit status {os.waitstatus_to_exitcode(status)}; its folder has a said.txt beside it"
+        )
+    return bool(number)
+
+
+def kill(process: int) -> None:
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+
+
+def killed(process: int, folder: Path, delay: float, writes: int) -> bool:
+    """Kill it after so many seconds from the beginning, or of the so-manyth checkpoint; False: it has ended before."""
+    while writes:
+        while not list(folder.glob("checkpoints/.writing-*")):
+            if ended(process):
+                return False
+            time.sleep(POLL_SECONDS)
+        writes -= 1
+        while writes and list(folder.glob("checkpoints/.writing-*")):
+            time.sleep(POLL_SECONDS)
+    until = time.monotonic() + delay
+    while time.monotonic() < until:
+        if ended(process):
+            return False
+        time.sleep(POLL_SECONDS)
+    kill(process)
+    return True
+
+
+def done(folder: Path, steps: int) -> float:
+    """The share of the steps that a run would not make again."""
+    return max((int(path.name.removeprefix("step-")) for path in folder.glob("checkpoints/step-*")), default=0) / steps
+
+
+def left_behind(folder: Path) -> str:
+    """What the kill has interrupted, as the disk shows it."""
+    if list(folder.glob("checkpoints/.writing-*")):
+        return "while a checkpoint was written"
+    if not list(folder.glob("checkpoints/step-*")):
+        return "before the first checkpoint"
+    if (folder / "branches").is_dir():
+        return "while merging, exporting and evaluating"
+    return "elsewhere in training"
+
+
+def without_clocks(value: object) -> object:
+    if isinstance(value, dict):
+        return {k: without_clocks(v) for k, v in value.items() if k not in CLOCKS and not k.endswith("_seconds")}
+    return [without_clocks(v) for v in value] if isinstance(value, list) else value
+
+
+def differences(folder: Path, undisturbed: Path) -> list[str]:
+    """The files of a finished run that are not those of the other; of the metrics, clocks aside."""
+    names = {
+        path.relative_to(root) for root in (folder, undisturbed) for each in SAME_BYTES for path in root.glob(each)
+    }
+    found = [
+        str(name)
+        for name in sorted(names)
+        if not all((root / name).is_file() for root in (folder, undisturbed))
+        or (folder / name).read_bytes() != (undisturbed / name).read_bytes()
+    ]
+    ours, theirs = ([without_clocks(line) for line in read_lines(f / "metrics.jsonl")] for f in (folder, undisturbed))
+    return found if ours == theirs else [*found, "metrics.jsonl"]
+
+
+def soak(recipe: Recipe, kills: int, seed: int, out: Path) -> int:
+    """Print what was killed and what became of it; the number of runs that differ from the undisturbed one."""
+    draw = random.Random(seed)
+    for module in LOADED:
+        import_module(module)
+    handwriting()
+    undisturbed, begun = out / "undisturbed", time.monotonic()
+    process = begin(recipe, undisturbed)
+    while not ended(process):
+        time.sleep(0.01)
+    whole = time.monotonic() - begun
+    print(f"undisturbed: {whole:.1f} s", flush=True)
+    moments: Counter[str] = Counter()
+    rounds = differing = 0
+    steps = make_plan(recipe).schedule.steps
+    while moments.total() < kills or rounds == 0 or (out / f"run{rounds}").exists():
+        folder = out / f"run{rounds}"
+        process = begin(recipe, folder)
+        writes = draw.randint(1, 3) if moments.total() % 2 else 0
+        delay = draw.uniform(0, WRITING_SECONDS if writes else whole * (1 - done(folder, steps) * IN_STEPS))
+        if moments.total() < kills and killed(process, folder, delay, writes):
+            moments[left_behind(folder)] += 1
+            continue
+        while moments.total() == kills and not ended(process):
+            time.sleep(0.01)
+        found = differences(folder, undisturbed)
+        print(f"run {rounds}, after {moments.total()} kills in all: {', '.join(found) or 'the same'}", flush=True)
+        rounds, differing = rounds + 1, differing + bool(found)
+        shutil.rmtree(folder)
+    print(f"{moments.total()} kills: " + ", ".join(f"{count} {moment}" for moment, count in sorted(moments.items())))
+    print(f"{rounds} runs, {rounds - differing} of them bit for bit the undisturbed one")
+    return differing
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backend", choices=("local", "processes"), default="local")
+    parser.add_argument("--out", type=Path, help="for the runs; default a temporary folder")
+    arguments = parser.parse_args()
+    recipe = load_recipe("demo", [*CHANGES, f"backend={arguments.backend}"])
+    with TemporaryDirectory() as folder:
+        out = arguments.out or Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
+        differing = soak(recipe, arguments.kills, arguments.seed, out)
+    sys.exit(int(bool(differing)))
+
+
+if __name__ == "__main__":
+    main()
