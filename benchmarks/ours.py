@@ -23,7 +23,8 @@ from copd.assemble.parts import load_policy
 from copd.branches.branch import Branch
 from copd.model.objectives import GrpoObjective
 from copd.model.policy import Policy
-from copd.recipe.reading import Recipe, load_recipe
+from copd.recipe.model import Recipe
+from copd.recipe.reading import load_recipe
 from copd.rewards.grading import Grader, Grades, Response
 from copd.tasks.asked import Asked
 from copd.tasks.digits import CELL, Digits

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from copd.recipe.reading import Recipe
+    from copd.recipe.model import Recipe
 
 __version__ = "0.1.0"
 
@@ -28,7 +28,8 @@ def train(
     `recipe` may also be a YAML file, the name of a recipe of copd, or nested mappings.
     """
     from copd.commands.train import train as run
-    from copd.recipe.reading import Recipe, load_recipe, make_recipe
+    from copd.recipe.model import Recipe
+    from copd.recipe.reading import load_recipe, make_recipe
 
     if isinstance(recipe, str | Path):
         recipe = load_recipe(recipe)

@@ -122,7 +122,7 @@ def evaluate(
     """Compare models side by side on the fields of a recipe, on test problems, and each with the first of them."""
     from copd.commands.models import evaluate_models
     from copd.recipe.reading import load_recipe
-    from copd.runs.screen import accuracy_table
+    from copd.runs.tables import accuracy_table
 
     table, compared = evaluate_models(load_recipe(recipe, change or []), models)
     title = "greedy accuracy on test problems, %, with 95 % intervals over problems"
@@ -146,7 +146,7 @@ def behaviour(
     """How alike two models behave in each field of a recipe, and on which tokens they disagree most."""
     from copd.commands.models import compare_behaviour
     from copd.recipe.reading import load_recipe
-    from copd.runs.screen import behaviour_table, disputes_table
+    from copd.runs.tables import behaviour_table, disputes_table
 
     found = compare_behaviour(load_recipe(recipe, change or []), student, teacher, problems)
     console = Console()
@@ -196,7 +196,8 @@ def merge(
 
     Try `copd merge --branch runs/demo/branches/text --branch runs/demo/branches/video --out runs/both`.
     """
-    from copd.recipe.reading import load_recipe, make_merge, merge_grid
+    from copd.recipe.merges import make_merge, merge_grid
+    from copd.recipe.reading import load_recipe
 
     for option, value in (("--recipe", recipe), ("--set", change), ("--grid", grid)):
         if value and not scan:
@@ -207,7 +208,7 @@ def merge(
     candidates = merge_grid(given, len(branch), grid or 6) if scan else [make_merge(given, len(branch))]
     settings = load_recipe(recipe or "demo", change or []) if scan else None
     from copd.commands.models import described_merge, merge_models
-    from copd.runs.screen import accuracy_table
+    from copd.runs.tables import accuracy_table
 
     chosen, table = merge_models(branch, base, candidates, out, settings)
     if table:

@@ -239,3 +239,17 @@ class BranchHandle(Observed, Protocol):
     async def save(self, folder: Path, card: str) -> None:
         """Write the model with processor, vocabulary mask and model card, loadable by plain transformers."""
         ...
+
+
+BASE = "base"
+
+
+MERGED = "merged"
+
+
+MIXED = "mixed"
+"""The one branch of the method of that name, trained on all fields."""
+
+
+STUDENT = "student"
+"""The branch of `mopd` that only learns from the experts."""

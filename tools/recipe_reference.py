@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from copd.recipe.reading import Recipe
+from copd.recipe.model import Recipe
 from copd.recipe.sections import MERGE_FIELDS
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipe.md"

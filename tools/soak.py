@@ -22,7 +22,8 @@ from tempfile import TemporaryDirectory
 
 from copd.assemble.plan import make_plan
 from copd.commands.train import train
-from copd.recipe.reading import Recipe, load_recipe
+from copd.recipe.model import Recipe
+from copd.recipe.reading import load_recipe
 from copd.runs.runlog import read_lines
 from copd.tasks.digits import handwriting
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from copd.assemble.parts import lone_branch, make_branches, make_sampling
+from copd.assemble.branches import lone_branch, make_branches, make_sampling
 from copd.assemble.plan import Plan
 from copd.branches.branch import Actor
 from copd.branches.local import LocalActor, LocalBranch, Turns
 from copd.branches.processes import ProcessBranch, ThreadActor
 from copd.model.policy import Policy
-from copd.recipe.reading import Recipe
+from copd.recipe.model import Recipe
 from copd.rewards.grading import Grader
 from copd.system.processes import Memory, peak, summed
 from copd.tasks.asked import Asked

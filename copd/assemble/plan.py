@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from copd.errors import RecipeError
-from copd.names import MERGED, MIXED, STUDENT
-from copd.recipe.reading import Recipe
+from copd.recipe.model import Recipe
 from copd.schedule import TOLERATED, Batches, Costs, Phase, Schedule
 from copd.topology import Edge, full, hub
+from copd.types import MERGED, MIXED, STUDENT
 
 
 @dataclass(frozen=True)

@@ -2,77 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from copd.errors import RecipeError
-from copd.recipe.reading import Recipe
-from copd.recipe.task_sections import RowsTask
+from copd.assemble.rows import rows_section, settings_of
+from copd.recipe.model import Recipe
 from copd.rewards.answers import final_answer
 from copd.rewards.grading import OURS
 from copd.rewards.verifiers import misread
 from copd.rows.check import UNNAMED, Report, check_rows
 from copd.rows.formats import RowRules
-from copd.rows.media import MediaRules
-from copd.rows.rows import Rows, Settings, open_files
-from copd.rows.template import compile_template
+from copd.rows.rows import Settings, open_files
 from copd.types import Split
-
-
-def make_rows(
-    name: str, section: RowsTask, seed: int, verifiers: Collection[str], asked: Mapping[Split, int] | None = None
-) -> Rows:
-    """The task of a branch on rows: every row is read and checked, media excepted; `verifiers` are the recipe's own.
-
-    `asked`: how many problems of validation and test will be measured.
-
-    Raises DataError naming file and line, RecipeError for a prompt template that cannot be used.
-    """
-    return Rows(
-        name,
-        {Split.TRAIN: section.train, Split.VALIDATION: section.validation, Split.TEST: section.test},
-        settings_of(section, f"branches.{name}.task", verifiers),
-        seed=seed,
-        shares={Split.VALIDATION: section.validation_share, Split.TEST: section.test_share},
-        asked=asked,
-    )
-
-
-def settings_of(section: RowsTask, given_as: str, verifiers: Collection[str]) -> Settings:
-    """How a section wants its rows read. `given_as` is its path in messages, `verifiers` are the recipe's own."""
-    template, known = section.prompt_template, OURS | set(verifiers)
-    rules = RowRules(
-        verifiers=known,
-        boxed_answer=partial(final_answer, finished=True),
-        verifier=section.verifier,
-        system_prompt=section.system_prompt,
-        template=None if template is None else compile_template(template, f"{given_as}.prompt_template"),
-        misread=misread,
-    )
-    if section.verifier is not None and section.verifier not in known:
-        raise RecipeError(
-            f"{given_as}.verifier: unknown verifier {section.verifier!r}; accepted: {', '.join(sorted(known))}"
-        )
-    return Settings(
-        rules=rules,
-        format=section.format,
-        data_root=None if section.data_root is None else Path(section.data_root),
-        revision=section.revision,
-        media=MediaRules(**section.media.model_dump()),
-        chat_template_kwargs=section.chat_template_kwargs,
-        bad_rows=section.bad_rows,
-        max_bad_rows=section.max_bad_rows,
-    )
-
-
-def rows_section(recipe: Recipe, branch: str) -> RowsTask:
-    """What a recipe says of a branch's rows; raises RecipeError for a branch that is not there or has no rows."""
-    section = recipe.branches[branch].task if branch in recipe.branches else None
-    if not isinstance(section, RowsTask):
-        there = [name for name, each in recipe.branches.items() if isinstance(each.task, RowsTask)]
-        raise RecipeError(f"--branch {branch}: no branch of kind rows; there is {', '.join(there) or 'none'}")
-    return section
 
 
 def check_file(

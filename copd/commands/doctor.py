@@ -14,19 +14,11 @@ from pathlib import Path
 
 import torch
 
-from copd.assemble.parts import (
-    check_overlap,
-    check_prompts,
-    conflict_warnings,
-    data_warnings,
-    load_policy,
-    make_branches,
-    make_grader,
-    make_sampling,
-    make_tasks,
-    settle_paths,
-)
+from copd.assemble.branches import make_branches, make_sampling
+from copd.assemble.parts import load_policy, make_grader
 from copd.assemble.plan import Plan, handovers, make_plan
+from copd.assemble.preflight import check_overlap, check_prompts, settle_paths
+from copd.assemble.tasks import conflict_warnings, data_warnings, make_tasks
 from copd.branches.branch import Actor, describe, stream
 from copd.branches.local import LocalActor, LocalBranch, Turns, finish
 from copd.commands.findings import Finding, machine, one_line, short, size
@@ -36,7 +28,7 @@ from copd.errors import CopdError
 from copd.model.load import load_family, model_folder
 from copd.model.parity import TOLERANCE_NATS, UNABLE, largest_difference
 from copd.model.policy import Policy
-from copd.recipe.reading import Recipe
+from copd.recipe.model import Recipe
 from copd.rewards.grading import Grader
 from copd.rows.rows import Rows
 from copd.runs.screen import memory_in_words

@@ -12,10 +12,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from copd.assemble.parts import check_overlap, check_problems, load_policy, make_grader, make_sampling, make_tasks
+from copd.assemble.branches import make_sampling
+from copd.assemble.parts import load_policy, make_grader
+from copd.assemble.preflight import check_overlap, check_problems
+from copd.assemble.rows import make_rows, rows_section
+from copd.assemble.tasks import make_tasks
 from copd.branches.branch import Actor, stream
 from copd.branches.local import LocalActor, finish
-from copd.commands.check import make_rows, rows_section
 from copd.errors import DataError, RecipeError
 from copd.measure.compare import Difference, differences
 from copd.measure.disputes import FieldBehaviour, observe
@@ -28,7 +31,7 @@ from copd.model.policy import Policy
 from copd.model.tiny import tiny_model, tiny_processor
 from copd.model.vocabulary import check_same_vocabulary
 from copd.model.warmup import WarmupPlan, warm_up
-from copd.recipe.reading import Recipe
+from copd.recipe.model import Recipe
 from copd.recipe.sections import MergeSection
 from copd.rewards.grading import Grader
 from copd.rows.copies import check_copy, write_copy

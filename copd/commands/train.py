@@ -13,19 +13,12 @@ from typing import Any
 import torch
 
 from copd.algorithm import Merge, copd, merged
-from copd.assemble.parts import (
-    check_overlap,
-    check_problems,
-    conflict_warnings,
-    data_fingerprints,
-    data_warnings,
-    load_policy,
-    make_grader,
-    make_health,
-    make_tasks,
-)
+from copd.assemble.branches import make_health
+from copd.assemble.parts import load_policy, make_grader
 from copd.assemble.places import PLACES, Parts
 from copd.assemble.plan import Plan, handovers, make_plan
+from copd.assemble.preflight import check_overlap, check_problems
+from copd.assemble.tasks import conflict_warnings, data_fingerprints, data_warnings, make_tasks
 from copd.baselines import frozen_teachers
 from copd.branches.local import finish
 from copd.errors import MergeError, RecipeError, RunFolderError
@@ -35,8 +28,8 @@ from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
 from copd.measure.health import MANY_CUT
 from copd.model.export import save_policy
 from copd.model.load import FETCHED, loader_of, model_folder, read_config
-from copd.names import BASE, MERGED
-from copd.recipe.reading import Recipe, reread
+from copd.recipe.model import Recipe
+from copd.recipe.reading import reread
 from copd.report.page import REPORT, write_report
 from copd.rewards.grading import Grader, user_verifiers
 from copd.runs.checkpoint import Checkpoint, latest_checkpoint
@@ -49,7 +42,7 @@ from copd.runs.screen import Screen
 from copd.runs.trackers import check_trackers, open_trackers
 from copd.schedule import Phase
 from copd.system.files import sha256
-from copd.types import Answering, BranchHandle, Split, Task
+from copd.types import BASE, MERGED, Answering, BranchHandle, Split, Task
 
 
 def train(

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 
 from copd.measure.compare import Difference, differences
 from copd.measure.evaluate import AVERAGE
-from copd.names import BASE
 from copd.report import contents, words
 from copd.report.figures import SIZE, SMOOTHED, finished_figure
 from copd.report.reading import RunRecord
 from copd.report.single import single
 from copd.report.svg import as_label, series
+from copd.types import BASE
 
 SECTIONS = {
     "result": "Result",

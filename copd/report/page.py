@@ -10,12 +10,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from copd.errors import WriteError
-from copd.names import BASE
 from copd.report import contents, words
 from copd.report.comparison import comparison
 from copd.report.reading import RunRecord, read_run, read_runs
 from copd.report.single import single
 from copd.system.files import replace_text
+from copd.types import BASE
 
 REPORT, PROGRESS, COMPARISON = "report.html", "progress.html", "comparison.html"
 PHASES = {"rlvr": "RLVR", "opd": "mutual OPD"}

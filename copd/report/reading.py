@@ -12,8 +12,8 @@ from typing import Any
 from copd.errors import RunFolderError
 from copd.measure.compare import Difference, differences
 from copd.measure.evaluate import AVERAGE, Accuracy, Answers, accuracies
-from copd.names import BASE, MERGED
 from copd.runs.runlog import ANSWERS, RUN_MANIFEST, read_lines
+from copd.types import BASE, MERGED
 
 Spent = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Branch, phase, and what was spent on it: rollouts, tokens, seconds."""

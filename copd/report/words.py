@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from copd.measure.compare import Difference
 from copd.measure.evaluate import AVERAGE, Estimate
-from copd.names import BASE, MERGED, MIXED, STUDENT
 from copd.report.reading import RunRecord
+from copd.types import BASE, MERGED, MIXED, STUDENT
 
 METHODS = {
     "copd": "Co-evolving policy distillation",

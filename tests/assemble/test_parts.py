@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from copd.assemble.parts import make_learner, make_objectives
+from copd.assemble.branches import make_learner, make_objectives
 from copd.recipe.reading import load_recipe
 
 MASK_NT = torch.tensor([[True, True, True], [True, False, False]])

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 import torch
 
-from copd.assemble.parts import lone_branch
+from copd.assemble.branches import lone_branch
 from copd.branches.local import LocalBranch
 from copd.branches.processes import ProcessBranch
 from copd.errors import ProcessError, RecipeError

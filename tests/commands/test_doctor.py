@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from copd.assemble.parts import load_policy, make_grader, make_tasks
+from copd.assemble.parts import load_policy, make_grader
 from copd.assemble.plan import make_plan
+from copd.assemble.tasks import make_tasks
 from copd.branches.local import finish
 from copd.cli import main
 from copd.commands.doctor import Bench, disk, equal_teacher, examine, lesson, noise, prompts, seconds_of, shared_prefix

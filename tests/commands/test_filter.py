@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from copd.assemble.rows import make_rows
 from copd.branches.branch import Actor
-from copd.commands.check import make_rows
 from copd.commands.models import filter_rows
 from copd.errors import DataError, ModelFolderError, RecipeError
 from copd.recipe.reading import make_recipe

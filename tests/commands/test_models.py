@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from copd.assemble.parts import load_policy, make_tasks
+from copd.assemble.parts import load_policy
+from copd.assemble.tasks import make_tasks
 from copd.branches.branch import Actor, SamplingSettings
 from copd.branches.local import LocalActor, finish
 from copd.commands.models import described_merge, merge_models
@@ -17,7 +18,8 @@ from copd.model.export import save_policy
 from copd.model.load import model_folder
 from copd.model.policy import Policy
 from copd.model.tiny_kinds import tiny_of_kind
-from copd.recipe.reading import load_recipe, make_merge, merge_grid
+from copd.recipe.merges import make_merge, merge_grid
+from copd.recipe.reading import load_recipe
 from copd.types import Split
 
 DIGITS = "builtin:digits"

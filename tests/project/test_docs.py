@@ -19,7 +19,9 @@ import pytest
 import typer
 
 from copd.cli import _recipe_and_changes, app, main
-from copd.recipe.reading import Recipe, described, load_recipe, make_merge, make_recipe, merge_grid
+from copd.recipe.merges import make_merge, merge_grid
+from copd.recipe.model import Recipe
+from copd.recipe.reading import described, load_recipe, make_recipe
 from copd.recipe.strict_yaml import parse_yaml
 from copd.runs.experts import DECIDES_EXPERTS
 

@@ -9,7 +9,9 @@ import yaml
 from pydantic import ValidationError
 
 from copd.errors import RecipeError
-from copd.recipe.reading import Recipe, Section, builtin_recipes, described, load_recipe, make_recipe, merge_grid
+from copd.recipe.merges import merge_grid
+from copd.recipe.model import Recipe
+from copd.recipe.reading import Section, builtin_recipes, described, load_recipe, make_recipe
 from copd.recipe.sections import MERGE_FIELDS
 from copd.recipe.strict_yaml import _StrictLoader, parse_yaml
 

@@ -13,7 +13,8 @@ from copd.measure.compare import Difference
 from copd.measure.disputes import Dispute, FieldBehaviour
 from copd.measure.evaluate import Accuracy, Estimate
 from copd.recipe.reading import load_recipe
-from copd.runs.screen import Screen, accuracy_table, behaviour_table, disputes_table
+from copd.runs.screen import Screen
+from copd.runs.tables import accuracy_table, behaviour_table, disputes_table
 from copd.system.processes import Memory
 
 

@@ -10,8 +10,11 @@ from PIL import Image
 from transformers import AddedToken
 
 import copd
-from copd.assemble.parts import check_problems, load_policy, make_tasks
-from copd.commands.check import check_branch, check_file, make_rows, settings_of
+from copd.assemble.parts import load_policy
+from copd.assemble.preflight import check_problems
+from copd.assemble.rows import make_rows, settings_of
+from copd.assemble.tasks import make_tasks
+from copd.commands.check import check_branch, check_file
 from copd.errors import CheckpointError, DataError, RecipeError
 from copd.recipe.reading import make_recipe
 from copd.recipe.task_sections import MediaSection, RowsTask

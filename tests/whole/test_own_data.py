@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import copd
-from copd.assemble.parts import make_tasks
+from copd.assemble.tasks import make_tasks
 from copd.commands.check import check_branch, check_file
 from copd.recipe.reading import load_recipe
 from copd.runs.runlog import read_lines

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from copd.commands.check import check_file
 from copd.errors import CheckpointError, DataError, RecipeError
 from copd.maths.merge import MERGES, merge
-from copd.recipe.reading import Recipe, load_recipe
+from copd.recipe.model import Recipe
+from copd.recipe.reading import load_recipe
 from copd.recipe.strict_yaml import parse_yaml
 from copd.rewards.answers import FORMS, final_answer
 from copd.rewards.verifiers import VERIFIERS, misread

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import copd
-from copd.assemble.parts import conflict_warnings
+from copd.assemble.tasks import conflict_warnings
 from copd.commands.train import _manifest, result_of, train
 from copd.errors import CheckpointError, ModelFolderError, NonFiniteError, RecipeError
 from copd.maths import merge as merges

@@ -8,7 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 import copd
-from copd.assemble.parts import branch_policy, check_problems, load_policy, make_tasks
+from copd.assemble.branches import branch_policy
+from copd.assemble.parts import load_policy
+from copd.assemble.preflight import check_problems
+from copd.assemble.tasks import make_tasks
 from copd.errors import ModelFolderError, RecipeError
 from copd.maths.merge import mean, merge
 from copd.model.load import model_folder

@@ -1,0 +1,138 @@
+"""A recipe's branches: policy, learner and objectives of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+
+from copd.assemble.parts import load_policy, make_grader
+from copd.assemble.preflight import check_problems
+from copd.assemble.tasks import data_warnings, make_tasks
+from copd.branches.branch import Branch, ObjectiveSettings, Reference, SamplingSettings, stream
+from copd.maths.distill import clamped_delta, masked_delta, proximal_delta
+from copd.measure.health import Health
+from copd.model.learner import Learner
+from copd.model.load import compute_on
+from copd.model.lora import LoraSettings
+from copd.model.objectives import Aggregate, Delta, over_constant, over_sequences, over_tokens
+from copd.model.policy import Policy
+from copd.recipe.model import Recipe
+from copd.rewards.grading import Grader
+from copd.tasks.asked import Asked
+from copd.tasks.mixture import Mixture
+from copd.topology import Edge
+from copd.types import MIXED, Rollouts, Task
+
+
+def branch_policy(recipe: Recipe, base: Policy, name: str) -> Policy:
+    """The policy of a new branch: an adapter on the base itself, or a copy of the base on the branch's device.
+
+    Raises RecipeError for targets of the adapter that the model lacks, ModelFolderError for a device that is not there.
+    """
+    if recipe.lora is not None:
+        settings = LoraSettings(**recipe.lora.model_dump())
+        return base.with_adapter(name, settings, stream(recipe.seed, name, "lora", 0).initial_seed())
+    own = recipe.branches[name].device if name in recipe.branches else None
+    if own is None:
+        return base.clone()
+    device, autocast = compute_on(own, recipe.model.dtype, f"branches.{name}.device")
+    return base.clone(device=device, autocast=autocast)
+
+
+def make_learner(recipe: Recipe, policy: Policy) -> Learner:
+    """The optimizer of a branch, with the clips, the aggregation and the passes of the recipe."""
+    aggregations: dict[str, Callable[[Rollouts], Aggregate]] = {
+        "sequence": over_sequences,
+        "token": over_tokens,
+        "constant": partial(over_constant, max_new_tokens=recipe.sampling.max_new_tokens),
+    }
+    return Learner(
+        policy,
+        **recipe.optimizer.model_dump(),
+        clip_low=recipe.grpo.clip_low,
+        clip_high=recipe.grpo.clip_high,
+        passes=recipe.grpo.passes,
+        aggregate=aggregations[recipe.grpo.aggregation],
+    )
+
+
+def make_objectives(recipe: Recipe, base: Policy) -> ObjectiveSettings:
+    """What the parts of an update are made with; the base, which is never trained, is the reference of the KL."""
+    grpo, opd = recipe.grpo, recipe.opd
+    deltas: dict[str, Delta] = {
+        "clamp": partial(clamped_delta, bound=opd.clamp),
+        "mask": partial(masked_delta, bound=opd.clamp),
+        "proximal": partial(proximal_delta, teacher_share=opd.teacher_share),
+    }
+    return ObjectiveSettings(
+        delta=deltas[opd.bound],
+        normalize_std=grpo.normalize_std,
+        mask_truncated=grpo.mask_truncated,
+        reference=Reference(base, grpo.kl_coefficient) if grpo.kl_coefficient else None,
+    )
+
+
+def make_health(recipe: Recipe, edges: Sequence[Edge]) -> Health:
+    """The guards of a run whose branches teach one another along these edges."""
+    devices = [branch.device or recipe.model.device for branch in recipe.branches.values()]
+    in_half = any(compute_on(device, recipe.model.dtype)[1] is not None for device in devices)
+    taught = [(edge.student, edge.teacher) for edge in edges]
+    return Health(taught, clamps=recipe.opd.bound != "proximal", in_half=in_half)
+
+
+def make_sampling(recipe: Recipe) -> SamplingSettings:
+    """How all models of the recipe draw their responses."""
+    return SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
+
+
+def make_branch(
+    recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, asked: Asked, name: str, index: int
+) -> Branch:
+    """A branch that begins as the base; its field is the task of its own name, `asked` are problems of validation."""
+    policy = branch_policy(recipe, base, name)
+    return Branch(
+        name,
+        index,
+        policy,
+        tasks,
+        make_sampling(recipe),
+        field=name,
+        learner=make_learner(recipe, policy),
+        settings=make_objectives(recipe, base),
+        grader=grader,
+        asked=asked,
+    )
+
+
+def make_branches(
+    recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, asked: Asked, names: Sequence[str]
+) -> Iterator[Branch]:
+    """The branches of a method, each made when it is asked for; that of "mixed" has all tasks in turn as its field."""
+    fields = _fields(tasks)
+    for index, name in enumerate(names):
+        yield make_branch(recipe, base, fields, grader, asked, name, index)
+
+
+def _fields(tasks: Mapping[str, Task]) -> dict[str, Task]:
+    return {**tasks, MIXED: Mixture(MIXED, tuple(tasks.values()))}
+
+
+@contextmanager
+def lone_branch(recipe: Recipe, names: Sequence[str], name: str, warn: Callable[[str], None]) -> Iterator[Branch]:
+    """The branch `name` of `names` as `make_branches` makes it, with a base, tasks and grader of its own.
+
+    For a process that has no other branch. Left out are warnings that every process would give.
+    """
+    torch.set_num_threads(recipe.model.threads_per_branch)
+    tasks, base = make_tasks(recipe), load_policy(recipe)
+    check_problems(base, tasks, recipe.sampling.max_new_tokens)
+    known = data_warnings(tasks)
+    with make_grader(recipe, warn) as grader:
+        fields = _fields(tasks)
+        yield make_branch(recipe, base, fields, grader, Asked(tasks), name, list(names).index(name))
+        for warning in data_warnings(tasks):
+            if warning not in known:
+                warn(warning)

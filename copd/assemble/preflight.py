@@ -1,0 +1,108 @@
+"""What is looked at before anything is trained: can the model take the problems, and on which path?"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import partial
+
+from copd.compute.encode import Encoder
+from copd.errors import ChatRefused, RecipeError
+from copd.model.parity import settle_path
+from copd.model.policy import Policy
+from copd.model.vocabulary import control_tokens
+from copd.recipe.model import Recipe
+from copd.rows.rows import Rows
+from copd.types import Problem, Split, Task
+
+PROBED_PROBLEMS, PROBED_ROWS = 64, 8
+"""Training problems of a task."""
+
+
+SETTLED_ON = 3
+"""Training problems per task on which the path is settled."""
+
+
+CHECKPOINTING = (
+    "model.gradient_checkpointing: layers take no cache; log-probs of long sequences take the plain path, a prompt "
+    "computed again for each of its rows; sampling keeps the shared prefix where the model bears it"
+)
+
+
+def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> list[str]:
+    """Look at the first problems of every task before anything is trained; warnings about the path taken.
+
+    Raises what `check_prompts` and `settle_paths` raise.
+    """
+    check_prompts(policy, tasks, max_new_tokens)
+    return settle_paths(policy, tasks)
+
+
+def check_prompts(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> None:
+    """Can the model take the first problems of every task?
+
+    Raises RecipeError naming the branch whose prompts hold pictures that the model does not take, or are, with a
+    response, longer than the model's context. Rows are measured whenever they are drawn, those of validation and test
+    that will be asked for now, and one too long is a bad row.
+    """
+    context = policy.context
+    for task in tasks.values():
+        if isinstance(task, Rows):
+            forbidden = control_tokens(policy.tokenizer)
+            task.accept(partial(_unfit, policy.encoder, context, forbidden, max_new_tokens))
+    for name, task in tasks.items():
+        if isinstance(task, Rows):  # what is asked of its other splits was tried by `accept`
+            problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_ROWS)]
+        else:
+            problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_PROBLEMS)]
+        kinds = policy.encoder.family.kinds
+        if strangers := sorted({problem.kind for problem in problems} - set(kinds)):
+            raise RecipeError(
+                f"branches.{name}.task: its problems hold {strangers[0]}; the model of model.path takes "
+                f"{' and '.join(kinds)} only"
+            )
+        longest = max(policy.encoder.lengths(problems))
+        if context is not None and longest + max_new_tokens > context:
+            raise RecipeError(
+                f"branches.{name}.task: a prompt has {longest} tokens; with sampling.max_new_tokens={max_new_tokens} "
+                f"that is more than the model's context of {context}"
+            )
+
+
+def settle_paths(policy: Policy, tasks: Mapping[str, Task]) -> list[str]:
+    """Settle the path of the policy on the first problems of every task; warnings about it.
+
+    Raises ModelFolderError for a model that is computed wrongly.
+    """
+    warnings = [CHECKPOINTING] if policy.gradient_checkpointing else []
+    for name, task in tasks.items():
+        if warning := settle_path(policy, [task.problem(Split.TRAIN, i) for i in range(SETTLED_ON)]):
+            warnings.append(f"branches.{name}: {warning}")
+    return warnings
+
+
+def _unfit(
+    encoder: Encoder, context: int | None, forbidden: Collection[str], max_new_tokens: int, problem: Problem
+) -> str | None:
+    """Why a model of this encoder cannot take a prompt, if it cannot; the task that asks does not keep the model."""
+    for text in (part for message in problem.messages for part in message.parts if isinstance(part, str)):
+        if forged := next((token for token in forbidden if token in text), None):
+            return f"the text holds the model's control token {forged!r}"
+    try:
+        (length,) = encoder.lengths([problem])
+    except (ValueError, ChatRefused) as error:
+        return f"the model's processor refuses it: {error}"
+    if context is None or length + max_new_tokens <= context:
+        return None
+    return (
+        f"the prompt has {length} tokens; with sampling.max_new_tokens={max_new_tokens} that is more than the model's "
+        f"context of {context}"
+    )
+
+
+def check_overlap(recipe: Recipe, policy: Policy) -> None:
+    """Raises RecipeError where a k of the top-k overlap is more than the tokens that the policy may emit."""
+    if max(recipe.evaluation.overlap_k) > policy.allowed_tokens:
+        raise RecipeError(
+            f"evaluation.overlap_k: {max(recipe.evaluation.overlap_k)} is larger than the "
+            f"{policy.allowed_tokens} tokens of the masked vocabulary"
+        )

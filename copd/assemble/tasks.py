@@ -1,0 +1,88 @@
+"""A recipe's tasks, and what a person should know of their data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from copd.assemble.rows import make_rows
+from copd.errors import RecipeError
+from copd.recipe.model import Recipe
+from copd.rows.rows import Rows
+from copd.tasks.digits import Digits
+from copd.types import Split, Task
+
+WARMED_UP_AT = {"builtin:digits": 1.0}
+"""The share of conflict that a base has seen."""
+
+
+def make_tasks(recipe: Recipe) -> dict[str, Task]:
+    """The task of every branch of the recipe, by the branch's name.
+
+    Raises DataError for rows that cannot be used, RecipeError where more problems are asked for than there are rows.
+    """
+    tasks: dict[str, Task] = {}
+    for name, branch in recipe.branches.items():
+        section = branch.task
+        if section.kind == "rows":
+            tasks[name] = rows = make_rows(name, section, recipe.seed, recipe.verifiers, _asked(recipe))
+            _check_sizes(recipe, name, rows)
+        else:
+            tasks[name] = digits = Digits(**section.model_dump(exclude={"kind"}), seed=recipe.seed)
+            _check_there(recipe, name, digits)
+    return tasks
+
+
+def _asked(recipe: Recipe) -> dict[Split, int]:
+    """Problems of a task that are measured."""
+    asked = recipe.evaluation
+    return {Split.VALIDATION: max(asked.validation_problems, asked.behaviour_problems), Split.TEST: asked.problems}
+
+
+def _check_there(recipe: Recipe, name: str, digits: Digits) -> None:
+    """Are there as many different problems as will be measured?"""
+    for split, count in {Split.TRAIN: 1, **_asked(recipe)}.items():
+        try:
+            digits.problem(split, max(count, 1) - 1)
+        except RecipeError as error:
+            raise RecipeError(f"branches.{name}.task: {count} {split.value} problems are asked for: {error}") from None
+
+
+def _check_sizes(recipe: Recipe, name: str, rows: Rows) -> None:
+    """No problem may be counted twice: an interval would be narrower than the data warrant."""
+    asked = recipe.evaluation
+    for field, split in (
+        ("problems", Split.TEST),
+        ("validation_problems", Split.VALIDATION),
+        ("behaviour_problems", Split.VALIDATION),
+    ):
+        if getattr(asked, field) > rows.size(split):
+            raise RecipeError(
+                f"evaluation.{field}: is {getattr(asked, field)}, but branches.{name}.task has {rows.size(split)} "
+                f"{split.value} rows; ask for at most that many, or give more"
+            )
+
+
+def data_fingerprints(tasks: Mapping[str, Task]) -> dict[str, dict[str, dict[str, str]]]:
+    """Branch, split, file to sha256, for the tasks that have files."""
+    return {name: task.fingerprint() for name, task in tasks.items() if isinstance(task, Rows)}
+
+
+def data_warnings(tasks: Mapping[str, Task]) -> list[str]:
+    """A warning for every task that has left out bad rows."""
+    return [
+        f"branches.{name}.task: {task.skipped} bad rows were left out; `copd data check` lists them"
+        for name, task in tasks.items()
+        if isinstance(task, Rows) and task.skipped
+    ]
+
+
+def conflict_warnings(recipe: Recipe) -> list[str]:
+    """A warning for every field whose share of conflict is not the one that the base was warmed up at."""
+    seen = WARMED_UP_AT.get(recipe.model.path)
+    shares = {name: branch.task.conflict for name, branch in recipe.branches.items() if branch.task.kind == "digits"}
+    return [
+        f"branches.{name}.task.conflict: is {share}, but {recipe.model.path} was warmed up at {seen}; "
+        f"`copd warmup --conflict {share}` builds a base for it"
+        for name, share in shares.items()
+        if seen is not None and share != seen
+    ]

@@ -1,0 +1,74 @@
+"""What is wrong with a recipe, in the user's words: the path to the key, what was found, what is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from copd.recipe.fields import Section
+from copd.recipe.model import Recipe
+from copd.recipe.sections import (
+    BranchSection,
+    EdgeSection,
+)
+from copd.recipe.task_sections import TASK_TAG, TASKS
+
+NAME_MEANT = {
+    "branches": "a branch's name is a letter, then letters, digits, _ or -, at most 32 in all",
+    "verifiers": "a verifier's name is letters, digits, _, / or -, at most 64 in all",
+}
+
+
+def _explain(detail: Mapping[str, Any]) -> str:
+    tagged = [str(key) for key in detail["loc"]]
+    path = [key for key in tagged[:-1] if not key.startswith(TASK_TAG)]
+    if detail["type"] == "extra_forbidden" or not tagged[-1:] or not tagged[-1].startswith(TASK_TAG):
+        path += tagged[-1:]
+    where = ".".join(path) or "recipe"
+    if detail["type"] == "unknown_kind":
+        return f"{where}.kind: {detail['msg']}, found {_short(detail['input']['kind'])}"
+    if detail["type"] == "extra_forbidden":
+        near = get_close_matches(path[-1], _known_names(tagged[:-1]), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; accepted: {', '.join(_known_names(tagged[:-1]))}"
+        return f"{where}: unknown key{hint}"
+    if detail["type"] == "missing":
+        return f"{where}: missing; it has no default"
+    if detail["type"] == "string_pattern_mismatch" and path[-1] == "[key]":
+        where, detail = ".".join(path[:-1]), {**detail, "msg": NAME_MEANT[path[0]]}
+    if detail["type"] == "tuple_type":
+        detail = {**detail, "msg": f"a list is meant: write [{_short(detail['input'])[1:-1]}]"}
+    message = detail["msg"].removeprefix("Value error, ")
+    if message.startswith("."):
+        return f"{'.'.join(path)}{message}".removeprefix(".")
+    found = "" if detail["type"] == "value_error" else f", found {_short(detail['input'])}"
+    return f"{message}{found}" if not path else f"{where}: {message}{found}"
+
+
+def _short(value: Any) -> str:
+    """A value as it may stand in a message, however large it is."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return "a number of very many digits"
+    try:
+        return repr(str(value)[:80])
+    except ValueError:
+        return "something with a number of very many digits"
+
+
+def _known_names(parents: Sequence[str]) -> list[str]:
+    section: Any = Recipe
+    for parent in parents:
+        if section is Recipe and parent == "branches":
+            section = {"*": BranchSection}
+        elif isinstance(section, dict):
+            section = section["*"]
+        elif parent == "edges" or parent.isdigit():
+            section = EdgeSection
+        elif parent.startswith(TASK_TAG):
+            section = TASKS[parent.removeprefix(TASK_TAG)]
+        else:
+            section = section.model_fields[parent].annotation
+            section = next((a for a in get_args(section) if isinstance(a, type) and issubclass(a, Section)), section)
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

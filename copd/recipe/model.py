@@ -1,0 +1,128 @@
+"""The recipe as a whole: its sections, and what they must be together. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from copd.recipe.fields import Section
+from copd.recipe.keys import check_no_key
+from copd.recipe.sections import (
+    BranchSection,
+    BudgetSection,
+    CheckpointSection,
+    EvaluationSection,
+    ExpertsSection,
+    FunctionOfFile,
+    GrpoSection,
+    LoraSection,
+    MergeSection,
+    MixedSection,
+    ModelSection,
+    MopdSection,
+    OpdSection,
+    OptimizerSection,
+    RewardSection,
+    SamplingSection,
+    ScheduleSection,
+    StaticOpdSection,
+    TopologySection,
+    VerifierName,
+)
+from copd.types import BASE, MERGED, MIXED, STUDENT
+
+RESERVED_NAMES = {BASE, MERGED, MIXED, STUDENT, "mean", "average"}
+
+
+class Recipe(Section):
+    """A run from base model to merged model."""
+
+    seed: int = Field(0, ge=0, description="of problems and sampling; validation and test problems do not depend on it")
+    method: Literal["copd", "expert", "mixed", "static_opd", "mopd", "merge_only"] = Field(
+        "copd", description="copd, or a baseline at the same rollouts"
+    )
+    model: ModelSection = ModelSection()
+    branches: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")], BranchSection] = Field(
+        min_length=1, description="by name; with topology hub the first is the hub"
+    )
+    topology: TopologySection = TopologySection()
+    schedule: ScheduleSection = ScheduleSection()
+    sampling: SamplingSection = SamplingSection()
+    reward: RewardSection = RewardSection()
+    verifiers: dict[VerifierName, FunctionOfFile] = Field(
+        {}, description="your own reward functions by the name that problems call them: path/file.py:function"
+    )
+    grpo: GrpoSection = GrpoSection()
+    opd: OpdSection = OpdSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    merge: MergeSection = MergeSection()
+    mixed: MixedSection = MixedSection()
+    static_opd: StaticOpdSection = StaticOpdSection()
+    mopd: MopdSection = MopdSection()
+    experts: ExpertsSection = ExpertsSection()
+    budget: BudgetSection = BudgetSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    lora: LoraSection | None = Field(
+        None, description="branches as adapters on one frozen base: {rank, alpha, targets}; null = full weights"
+    )
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        (), description="where else the numbers of metrics.jsonl go; each is an extra of the package"
+    )
+    backend: Literal["local", "processes"] = Field(
+        "local",
+        description="local: all branches in this process; processes: each in its own with its own base, side by side",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_keys(cls, data: Any) -> Any:
+        check_no_key(data)
+        return data
+
+    @model_validator(mode="after")
+    def _sound(self) -> Recipe:
+        names = list(self.branches)
+        if taken := sorted(RESERVED_NAMES & set(names)):
+            raise ValueError(f"branches: {taken[0]!r} is a name that copd uses itself; give the branch another")
+        if self.schedule.rl_steps + self.schedule.opd_steps == 0:
+            raise ValueError("schedule: no steps at all: rl_steps and opd_steps are both 0")
+        for i, edge in enumerate(self.topology.edges):
+            for end in (edge.student, edge.teacher):
+                if end not in names:
+                    raise ValueError(f"topology.edges.{i}: no branch {end!r}; branches are {', '.join(names)}")
+            if edge.student == edge.teacher:
+                raise ValueError(f"topology.edges.{i}: branch {edge.student!r} cannot teach itself")
+        if len({(edge.student, edge.teacher) for edge in self.topology.edges}) < len(self.topology.edges):
+            raise ValueError("topology.edges: the same student and teacher are listed twice")
+        if self.topology.edges and not self.schedule.opd_steps and self.method == "copd":
+            raise ValueError("topology.edges: nobody teaches where schedule.opd_steps is 0; leave one of the two out")
+        if self.method == "copd" and self.schedule.opd_steps and len(names) < 2:
+            raise ValueError("branches: mutual OPD needs at least two; add one, or set schedule.opd_steps=0")
+        if self.method in ("static_opd", "merge_only") and len(names) < 2:
+            raise ValueError(f"branches: method {self.method} needs at least two")
+        pair = {"static_opd.student": self.static_opd.student, "static_opd.teacher": self.static_opd.teacher}
+        chosen = pair | {"mopd.student": self.mopd.student if self.mopd.student not in (BASE, "mean") else None}
+        for field, name in chosen.items():
+            if name is not None and name not in names:
+                raise ValueError(f"{field}: no branch {name!r}; branches are {', '.join(names)}")
+        if None not in pair.values() and len(set(pair.values())) == 1:
+            raise ValueError(f"static_opd: branch {self.static_opd.student!r} cannot teach itself")
+        if self.method in ("copd", "merge_only") and len(names) > 1:
+            self.merge.check_count(len(names))
+        if self.model.offload and self.grpo.kl_coefficient:
+            raise ValueError(
+                "model.offload: the base would score for grpo.kl_coefficient on the cpu; use one of the two"
+            )
+        if self.backend == "processes" and self.model.offload:
+            raise ValueError("model.offload: branches take turns within one process; set backend: local")
+        if self.lora is not None:
+            if self.method == "mopd" and self.mopd.student != BASE:
+                raise ValueError(f"mopd.student: is {self.mopd.student!r}, but an adapter begins as the base; set base")
+            if self.model.offload:
+                raise ValueError("model.offload: lora branches share one base, there is nothing to take turns with")
+            for name, branch in self.branches.items():
+                if branch.device is not None:
+                    raise ValueError(f"branches.{name}.device: lora branches share one base, on model.device")
+        return self
