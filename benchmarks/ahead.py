@@ -19,8 +19,7 @@ import torch
 from benchmarks.measure import WARMUPS, Times, describe, environment, markdown, seconds, spread
 from benchmarks.ours import KINDS, Size, digits, grpo_step, make_branches, problems_of
 from copd.branches.branch import Branch
-from copd.compute.encode import Encoded
-from copd.compute.family import family_of
+from copd.compute.family import Encoded, family_of
 from copd.types import Problem, Split
 
 HEADER = ("kind", "threads", "prepared in the step", "prepared by a thread", "ratio")
@@ -41,7 +40,7 @@ class Preparing:
     """Problems of the steps of a branch, rendered and encoded by a thread with a processor of its own."""
 
     def __init__(self, branch: Branch, size: Size) -> None:
-        self._task, self._size = branch.tasks[branch.field], size
+        self._task, self._size = branch.tasks[branch.capability], size
         self._family = family_of(branch.policy.model, copy.deepcopy(branch.policy.processor))
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
@@ -60,7 +59,7 @@ class Preparing:
 def measure(kind: str, size: Size) -> Times:
     """Seconds of steps that prepare their own problems, and of steps that find them ready and have the next made."""
     (branch,) = make_branches({kind: digits(kind)}, size.max_new_tokens)
-    task, weights = branch.tasks[branch.field], branch.policy.weights()
+    task, weights = branch.tasks[branch.capability], branch.policy.weights()
     preparing = Preparing(branch, size)
     times: Times = {"alone": [], "ahead": []}
     for step in range(WARMUPS + size.repetitions):

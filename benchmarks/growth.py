@@ -113,7 +113,7 @@ def make_branch(base: Policy, name: str, index: int, tasks: Mapping[str, Task], 
         policy,
         tasks,
         SamplingSettings(0, work.response, 1.0),
-        field=name,
+        capability=name,
         learner=Learner(policy, learning_rate=1e-4),
         settings=ObjectiveSettings(partial(clamped_delta, bound=5.0)),
         grader=Coin(),  # type: ignore[arg-type]
@@ -122,13 +122,13 @@ def make_branch(base: Policy, name: str, index: int, tasks: Mapping[str, Task], 
 
 def step_of(work: Work) -> Callable[[int], object]:
     """One step: GRPO for a single branch, mutual OPD with native GRPO for several, all joined to the first."""
-    names = [f"field{k}" for k in range(work.branches)]
+    names = [f"capability{k}" for k in range(work.branches)]
     tasks = {name: Lengthened(Digits("text", seed=k), work.prompt) for k, name in enumerate(names)}
     base = make_policy(work.vocabulary)
     branches = [make_branch(base, name, k, tasks, work) for k, name in enumerate(names)]
     if work.branches == 1:
         (only,) = branches
-        return lambda n: only.update([Part("native", only.collect(only.field, n, work.prompts, work.rollouts))])
+        return lambda n: only.update([Part("native", only.collect(only.capability, n, work.prompts, work.rollouts))])
     handles = {branch.name: LocalBranch(branch) for branch in branches}
     batches = Batches(work.prompts, work.rollouts, work.prompts, work.rollouts)
     edges = hub(names, 1.0)

@@ -26,7 +26,7 @@ from benchmarks.ours import (
     without_shortcuts,
     written,
 )
-from copd.branches.branch import Branch, stream
+from copd.branches.branch import Branch, generator_of
 from copd.model.policy import Policy
 
 Side = Callable[[int], object]
@@ -78,7 +78,7 @@ def restoring(*branches: Branch) -> Callable[[], None]:
 
 def told(metrics: Mapping[str, float], part: str) -> str:
     """What the last step was like."""
-    names = ("reward", "groups_with_signal", "response_length", "cut_rate")
+    names = ("reward", "groups_with_signal", "response_length", "truncated_rate")
     return ", ".join(f"{name} {metrics[f'{part}/{name}']:.2f}" for name in names)
 
 
@@ -141,7 +141,7 @@ def sampling(size: Size, kinds: tuple[str, ...] = KINDS) -> Iterator[Row]:
             policy.sample(
                 problems_of(task, number, size),
                 rollouts_per_prompt=size.rollouts,
-                generator=stream(0, "benchmark", kind, number),
+                generator=generator_of(0, "benchmark", kind, number),
                 max_new_tokens=size.max_new_tokens,
             )
 

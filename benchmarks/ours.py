@@ -159,17 +159,17 @@ def make_branches(tasks: Mapping[str, Task], max_new_tokens: int, grader: Any = 
 
 def grpo_step(branch: Branch, step: int, size: Size) -> dict[str, float]:
     """Sample, grade and train on the step's problems; the metrics."""
-    return branch.update([Part("native", branch.collect(branch.field, step, size.prompts, size.rollouts))])
+    return branch.update([Part("native", branch.collect(branch.capability, step, size.prompts, size.rollouts))])
 
 
 def opd_step(student: Branch, teacher: Branch, step: int, size: Size) -> dict[str, float]:
     """Sample on the peer's prompts, have the peer score them, train towards it; the metrics."""
-    lessons = student.collect(teacher.field, step, size.prompts, size.rollouts)
+    lessons = student.collect(teacher.capability, step, size.prompts, size.rollouts)
     return student.update([Part("opd", lessons, 1.0, teacher.score(lessons), teacher.version)])
 
 
 def problems_of(task: Task, step: int, size: Size) -> list[Problem]:
-    """The problems of one step in a branch's own field, rendered anew at every call."""
+    """The problems of one step in a branch's own capability, rendered anew at every call."""
     return [task.problem(Split.TRAIN, step * size.prompts + i) for i in range(size.prompts)]
 
 

@@ -1,6 +1,6 @@
 """Where the time of a step goes, and how near its matrix products come to the machine's peak.
 
-    python -m benchmarks.profile_step --field image [--prompt-tokens 120] [--threads 2]
+    python -m benchmarks.profile_step --capability image [--prompt-tokens 120] [--threads 2]
 
 First the clock: seconds of each part of a GRPO step, mean over several. Then torch.profiler over one more step: the
 share of matrix products, attention and all else in the time of the operators, and the GFLOP/s of the matrix products
@@ -66,7 +66,7 @@ def clocked(branch: Branch) -> Iterator[Clock]:
     """A clock on the parts of the branch's steps."""
     clock = Clock()
     parts = (
-        (type(branch.tasks[branch.field]), "problem", "render"),
+        (type(branch.tasks[branch.capability]), "problem", "render"),
         (Encoder, "_recall", "encode"),
         (Forward, "_prefill", "prefill"),
         (copd.model.policy, "decode", "decode"),
@@ -145,7 +145,7 @@ class Operators:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--field", choices=("text", "image", "video"), default="image")
+    parser.add_argument("--capability", choices=("text", "image", "video"), default="image")
     parser.add_argument("--prompt-tokens", type=int, help="lengthen the prompts to about this; rewards are a coin's")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5)
@@ -153,15 +153,19 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     size = Size(repetitions=asked.repetitions)
-    task = digits(asked.field) if asked.prompt_tokens is None else Lengthened(digits(asked.field), asked.prompt_tokens)
+    task = (
+        digits(asked.capability)
+        if asked.prompt_tokens is None
+        else Lengthened(digits(asked.capability), asked.prompt_tokens)
+    )
     tokens = size.max_new_tokens if asked.prompt_tokens is None else size.short_tokens
-    (branch,) = make_branches({asked.field: task}, tokens, None if asked.prompt_tokens is None else Coin())
+    (branch,) = make_branches({asked.capability: task}, tokens, None if asked.prompt_tokens is None else Coin())
     peak = max(gemm_peak(), gemm_peak(product))
     with without_shortcuts() if asked.without_shortcuts else nullcontext():
         parts = by_clock(branch, size)
         found = by_operator(lambda: grpo_step(branch, 1 + size.repetitions, size))
     print(describe(environment()))
-    print(f"\n| part of a GRPO step, {asked.field}, {asked.threads} threads | seconds | share |\n|---|---|---|")
+    print(f"\n| part of a GRPO step, {asked.capability}, {asked.threads} threads | seconds | share |\n|---|---|---|")
     total = sum(parts.values())
     for part, value in parts.items():
         print(f"| {part} | {value:.4f} | {value / total:.0%} |")

@@ -65,9 +65,9 @@ async def copd(
 
 
 async def rlvr(branch: BranchHandle, steps: range, batches: Batches, observer: Observer) -> None:
-    """Phase I for one branch: GRPO on its own field. The branches need not wait for one another."""
+    """Phase I for one branch: GRPO on its own capability. The branches need not wait for one another."""
     for step in takewhile(observer.may_begin, steps):
-        rollouts = await branch.collect(branch.field, step, batches.prompts, batches.rollouts_per_prompt)
+        rollouts = await branch.collect(branch.capability, step, batches.prompts, batches.rollouts_per_prompt)
         observer.updated(branch.name, step, await branch.update([Part("native", rollouts)]))
 
 
@@ -77,7 +77,7 @@ async def mutual_opd(
     """One step of phase II. All score with the weights of the step's beginning; then all update."""
     students = list(branches.values())
     natives = gather(
-        *(branch.collect(branch.field, step, batches.prompts, batches.rollouts_per_prompt) for branch in students)
+        *(branch.collect(branch.capability, step, batches.prompts, batches.rollouts_per_prompt) for branch in students)
     )
     rollouts, taught = await gather(natives, lessons(branches, edges, step, batches, version=step))
     own = dict(zip(branches, rollouts, strict=True))
@@ -90,11 +90,11 @@ async def mutual_opd(
 async def lessons(
     branches: Mapping[str, BranchHandle], edges: Sequence[Edge], step: int, batches: Batches, *, version: int
 ) -> dict[str, list[Part]]:
-    """Every student visits its teachers' fields and is scored there by teachers that stand at `version`: its parts."""
+    """Each student answers its teachers' prompts, and teachers that stand at `version` score its answers: its parts."""
     visits = await gather(
         *(
             branches[edge.student].collect(
-                branches[edge.teacher].field, step, batches.opd_prompts, batches.opd_rollouts_per_prompt
+                branches[edge.teacher].capability, step, batches.opd_prompts, batches.opd_rollouts_per_prompt
             )
             for edge in edges
         )
@@ -103,7 +103,7 @@ async def lessons(
     scores = await gather(*(branches[edge.teacher].score(rollouts) for edge, rollouts in answered))
     taught: dict[str, list[Part]] = {}
     for (edge, rollouts), score in zip(answered, scores, strict=True):
-        part = Part(f"from_{edge.teacher}", rollouts, edge.beta, score, teacher_version=version)
+        part = Part(f"from_{edge.teacher}", rollouts, edge.weight, score, teacher_version=version)
         taught.setdefault(edge.student, []).append(part)
     return taught
 

@@ -34,7 +34,7 @@ async def frozen_teachers(
 
     `origin` makes the student's first weights from those of the experts; without it the student begins as it is given:
     in `static_opd` it is itself one of the experts, in `mopd` the base. With `native` every OPD step has a GRPO part on
-    the student's own field.
+    the student's own capability.
     """
     everybody = {**experts, student.name: student}
     for stretch in schedule.stretches(start, observer.meet_every, observer.meet_after):
@@ -47,7 +47,7 @@ async def frozen_teachers(
                 taught = await lessons(everybody, edges, step, batches, version=schedule.rl_steps)
                 parts = taught[student.name]
                 if native:
-                    own = await student.collect(student.field, step, batches.prompts, batches.rollouts_per_prompt)
+                    own = await student.collect(student.capability, step, batches.prompts, batches.rollouts_per_prompt)
                     parts = [Part("native", own), *parts]
                 observer.updated(student.name, step, await student.update(parts))
         await observer.met(stretch)

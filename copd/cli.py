@@ -116,7 +116,9 @@ def evaluate(
     models: Annotated[
         list[str], typer.Argument(help="Each a folder, builtin:NAME, or a hub id with its commit, ID@COMMIT.")
     ],
-    recipe: Annotated[str, typer.Option(help="The recipe whose fields and evaluation section are used.")] = "demo",
+    recipe: Annotated[
+        str, typer.Option(help="The recipe whose capabilities and evaluation section are used.")
+    ] = "demo",
     change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
 ) -> None:
     """Compare models side by side on the fields of a recipe, on test problems, and each with the first of them."""
@@ -137,9 +139,12 @@ def behaviour(
         str, typer.Argument(help="The model that answers: a folder, builtin:NAME, or ID@COMMIT of the hub.")
     ],
     teacher: Annotated[str, typer.Argument(help="The model that scores its tokens, given likewise.")],
-    recipe: Annotated[str, typer.Option(help="The recipe whose fields and evaluation section are used.")] = "demo",
+    recipe: Annotated[
+        str, typer.Option(help="The recipe whose capabilities and evaluation section are used.")
+    ] = "demo",
     problems: Annotated[
-        int | None, typer.Option(min=1, help="Validation problems per field; default evaluation.behaviour_problems.")
+        int | None,
+        typer.Option(min=1, help="Validation problems per capability; default evaluation.behaviour_problems."),
     ] = None,
     change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
 ) -> None:
@@ -152,8 +157,8 @@ def behaviour(
     console = Console()
     title = f"{teacher} as teacher of {student}, over the tokens of the student's own answers to validation problems"
     console.print(behaviour_table(found, escape(title)))
-    for field in found:
-        console.print(disputes_table(field))
+    for each in found:
+        console.print(disputes_table(each))
     console.print("delta = teacher's log-prob less the student's, nats; at most one token of each response")
 
 

@@ -12,7 +12,7 @@ TOLERATED = 20
 
 
 class Phase(Enum):
-    """RLVR: each branch alone, on its own field. OPD: each branch also on its peers' prompts, taught by them."""
+    """RLVR: each branch alone, on its own capability. OPD: each branch also on its peers' prompts, taught by them."""
 
     RLVR = "rlvr"
     OPD = "opd"
@@ -77,7 +77,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Batches:
-    """Sizes of a step: prompts and rollouts per prompt, of a branch's own field and of one incoming edge."""
+    """Sizes of a step: prompts and rollouts per prompt, of a branch's own capability and of one incoming edge."""
 
     prompts: int
     rollouts_per_prompt: int

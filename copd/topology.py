@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Edge:
-    """`teacher` teaches `student` on the teacher's prompts; the part has weight `beta`."""
+    """`teacher` teaches `student` on the teacher's prompts; the part has weight `weight`."""
 
     student: str
     teacher: str
-    beta: float
+    weight: float
 
 
-def hub(branches: Sequence[str], beta: float) -> tuple[Edge, ...]:
+def hub(branches: Sequence[str], weight: float) -> tuple[Edge, ...]:
     """The first branch exchanges mutual OPD with each of the others."""
     centre, *spokes = branches
-    return tuple(edge for spoke in spokes for edge in (Edge(centre, spoke, beta), Edge(spoke, centre, beta)))
+    return tuple(edge for spoke in spokes for edge in (Edge(centre, spoke, weight), Edge(spoke, centre, weight)))
 
 
-def full(branches: Sequence[str], beta: float) -> tuple[Edge, ...]:
+def full(branches: Sequence[str], weight: float) -> tuple[Edge, ...]:
     """Every branch is taught by every other; with two branches this is the hub."""
-    return tuple(Edge(student, teacher, beta) for student in branches for teacher in branches if student != teacher)
+    return tuple(Edge(student, teacher, weight) for student in branches for teacher in branches if student != teacher)

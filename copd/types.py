@@ -9,16 +9,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from torch import Tensor
+if TYPE_CHECKING:  # a recipe is read without them
+    import numpy as np
+    from torch import Tensor
+
+BASE, MERGED = "base", "merged"
+MIXED = "mixed"
+"""The one branch of the method of that name, trained on all capabilities."""
+STUDENT = "student"
+"""The branch of `mopd` that only learns from the experts."""
+RESERVED_NAMES = frozenset({BASE, MERGED, MIXED, STUDENT, "mean", "average"})
+"""No branch of a recipe may be called so."""
 
 
 class Split(Enum):
     """Which problems: to learn from, to measure during training, or to measure once at the end.
 
-    What splits may share is the task's to say: in `tasks.digits` no picture and no canonical text; `tasks.rows` takes
+    What splits may share is the task's to say: in `tasks.digits` no picture and no canonical text; `rows.rows` takes
     the user's files as they are, or cuts one by hash.
     """
 
@@ -114,7 +123,7 @@ class Rollouts:
 
     tokens_NT    token ids, right padded; the end token is part of the response
     mask_NT      True on response tokens
-    finished_N   True where the response ends with an end token, False where the length limit cut it
+    finished_N   True where the response ends with an end token, False where the length limit truncated it
     logp_NT      the sampler's log-probs, at `temperature` and under the vocabulary mask; 0 on padding
     version      the number of updates the sampling policy had seen
     reward_N     what is trained on, None until graded
@@ -172,7 +181,7 @@ class Answering(Protocol):
 
     name: str
 
-    async def validate(
+    async def answer_first(
         self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
     ) -> Rollouts:
         """Graded answers to the first problems of a task, the same at every call; not counted."""
@@ -201,7 +210,7 @@ class Observed(Answering, Protocol):
 class BranchHandle(Observed, Protocol):
     """A branch, wherever it lives: every call is awaited, so that calls to different branches can run at once."""
 
-    field: str
+    capability: str
     """Name of the task the branch trains on; its peers are taught on it."""
 
     async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
@@ -239,17 +248,3 @@ class BranchHandle(Observed, Protocol):
     async def save(self, folder: Path, card: str) -> None:
         """Write the model with processor, vocabulary mask and model card, loadable by plain transformers."""
         ...
-
-
-BASE = "base"
-
-
-MERGED = "merged"
-
-
-MIXED = "mixed"
-"""The one branch of the method of that name, trained on all fields."""
-
-
-STUDENT = "student"
-"""The branch of `mopd` that only learns from the experts."""

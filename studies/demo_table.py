@@ -19,17 +19,17 @@ from copd.measure.evaluate import Answers, Estimate
 from copd.report.figures import draw_accuracy, draw_divergence, draw_overlap, plain_axes, shade_rlvr
 from copd.runs.runlog import ANSWERS, read_lines
 
-FIELDS = ("text", "image", "video")
+CAPABILITIES = ("text", "image", "video")
 MODELS: tuple[tuple[str, dict[str, str]], ...] = (
     ("demo", {"base": "base"}),
-    ("expert", {name: f"{name} expert" for name in FIELDS}),
+    ("expert", {name: f"{name} expert" for name in CAPABILITIES}),
     ("merge_only", {"merged": "experts, merged"}),
     ("static_opd", {"text": "static OPD, image expert to text expert"}),
     ("mopd", {"student": "multi-teacher OPD, from the base"}),
     ("mopd_mean", {"student": "multi-teacher OPD, from the experts' mean"}),
     ("mixed", {"mixed": "mixed RLVR, K times the steps"}),
     ("mixed_batch", {"mixed": "mixed RLVR, K times the batch"}),
-    ("demo", {name: f"CoPD, {name} branch" for name in FIELDS} | {"merged": "CoPD, merged"}),
+    ("demo", {name: f"CoPD, {name} branch" for name in CAPABILITIES} | {"merged": "CoPD, merged"}),
 )
 """Run folder, and its models with their labels, in the order of the table."""
 
@@ -46,13 +46,13 @@ def points(e: Estimate) -> str:
 
 
 def rows(runs: Path) -> list[tuple[str, dict[str, str]]]:
-    """Label and per-field "accuracy [low, high]" of every model that the runs have made."""
+    """Label and per-capability "accuracy [low, high]" of every model that the runs have made."""
     table = []
     for run, models in MODELS:
         cells = result_of(runs / run)
         for model, label in models.items():
-            own = {cell.field: cell.greedy for cell in cells if cell.model == model}
-            table.append((label, {field: percent(estimate) for field, estimate in own.items()}))
+            own = {cell.capability: cell.greedy for cell in cells if cell.model == model}
+            table.append((label, {capability: percent(estimate) for capability, estimate in own.items()}))
     return table
 
 
@@ -66,17 +66,19 @@ def markdown(runs: Path) -> str:
 
 
 def grid(table: list[tuple[str, dict[str, str]]]) -> str:
-    """Rows of one label and cells by field as Markdown."""
-    fields = list(table[0][1])
-    lines = ["| model | " + " | ".join(fields) + " |", "|---" * (len(fields) + 1) + "|"]
-    lines += [f"| {label} | " + " | ".join(cells[field] for field in fields) + " |" for label, cells in table]
+    """Rows of one label and cells by capability as Markdown."""
+    capabilities = list(table[0][1])
+    lines = ["| model | " + " | ".join(capabilities) + " |", "|---" * (len(capabilities) + 1) + "|"]
+    lines += [
+        f"| {label} | " + " | ".join(cells[capability] for capability in capabilities) + " |" for label, cells in table
+    ]
     return "\n".join(lines)
 
 
 def sampled(runs: Path) -> str:
-    """What RLVR starts from: the base's accuracy in answers that are sampled, in each field."""
+    """What RLVR starts from: the base's accuracy in answers that are sampled, in each capability."""
     cells = [cell for cell in result_of(runs / "demo") if cell.model == "base"]
-    return "Sampled answers of the base: " + ", ".join(f"{c.field} {percent(c.pass_at[1])}" for c in cells) + ".\n"
+    return "Sampled answers of the base: " + ", ".join(f"{c.capability} {percent(c.pass_at[1])}" for c in cells) + ".\n"
 
 
 def paired(runs: Path, against: str) -> str:
@@ -87,7 +89,7 @@ def paired(runs: Path, against: str) -> str:
         answers += [replace(a, model=models[a.model]) for a in told if a.model in models]
     table: dict[str, dict[str, str]] = {}
     for d in differences(answers, against):
-        table.setdefault(d.model, {})[d.field] = f"**{points(d.greedy)}**" if d.is_clear else points(d.greedy)
+        table.setdefault(d.model, {})[d.capability] = f"**{points(d.greedy)}**" if d.is_clear else points(d.greedy)
     said = f"Difference to {against}, points, paired 95 % intervals, bold where they leave out 0:"
     return f"{said}\n\n{grid(list(table.items()))}\n"
 

@@ -46,7 +46,7 @@ class Noting:
     """A branch that notes when each of its calls begins and ends, and lets others run in between."""
 
     def __init__(self, name: str, log: list[tuple[str, Call]], turns: int = 0) -> None:
-        self.name, self.field, self.turns = name, f"field of {name}", turns
+        self.name, self.capability, self.turns = name, f"capability of {name}", turns
         self.version = 0
         self._log = log
 
@@ -140,21 +140,21 @@ def test_every_score_is_as_fresh_as_the_student_it_teaches(turns):
         updates[call.branch] += 1
 
 
-def test_each_student_answers_the_teachers_field():
+def test_each_student_answers_the_teachers_capability():
     collected = {(c.subject.student, c.subject.task, c.subject.size) for c in Stage().opd().calls("collect")}
     assert collected == {
-        ("a", "field of a", (16, 8)),
-        ("b", "field of b", (16, 8)),
-        ("c", "field of c", (16, 8)),
-        ("a", "field of b", (4, 2)),
-        ("c", "field of b", (4, 2)),
-        ("a", "field of c", (4, 2)),
+        ("a", "capability of a", (16, 8)),
+        ("b", "capability of b", (16, 8)),
+        ("c", "capability of c", (16, 8)),
+        ("a", "capability of b", (4, 2)),
+        ("c", "capability of b", (4, 2)),
+        ("a", "capability of c", (4, 2)),
     }
 
 
-def test_each_teacher_scores_what_its_student_answered_on_the_teachers_field():
+def test_each_teacher_scores_what_its_student_answered_on_the_teachers_capability():
     scored = [(c.branch, c.subject.student, c.subject.task) for c in Stage().opd().calls("score")]
-    assert scored == [("b", "a", "field of b"), ("b", "c", "field of b"), ("c", "a", "field of c")]
+    assert scored == [("b", "a", "capability of b"), ("b", "c", "capability of b"), ("c", "a", "capability of c")]
 
 
 def test_edges_decide_parts_and_betas():
@@ -176,7 +176,7 @@ def test_a_part_holds_the_students_own_answers_and_the_teachers_score_of_exactly
         for part in call.subject:
             assert part.rollouts.student == call.branch
             teacher = part.name.removeprefix("from_") if part.teacher else call.branch
-            assert part.rollouts.task == f"field of {teacher}"
+            assert part.rollouts.task == f"capability of {teacher}"
             assert part.teacher is None or part.teacher.answers is part.rollouts
 
 
@@ -188,7 +188,7 @@ def test_the_native_part_is_present_in_every_opd_step(edges):
     for call in updates:
         (native,) = [part for part in call.subject if part.teacher is None]
         assert (native.name, native.weight) == ("native", 1.0)
-        assert native.rollouts.task == f"field of {call.branch}"
+        assert native.rollouts.task == f"capability of {call.branch}"
         assert native.rollouts.size == (16, 8)
 
 
@@ -203,7 +203,7 @@ def test_rlvr_makes_no_score_call_and_has_the_native_part_alone():
     stage = Stage().train(Schedule(2, 3, 0), full("abc", 1.0))
     assert stage.calls("score") == []
     assert [len(call.subject) for call in stage.calls("update")] == [1] * 18
-    assert {(c.branch, c.subject.task) for c in stage.calls("collect")} == {(n, f"field of {n}") for n in "abc"}
+    assert {(c.branch, c.subject.task) for c in stage.calls("collect")} == {(n, f"capability of {n}") for n in "abc"}
 
 
 def test_scores_are_made_in_opd_steps_only():

@@ -134,9 +134,13 @@ def test_merge_scans_from_any_folder_and_says_what_decided(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_behaviour_shows_measures_and_disputed_tokens_of_every_field(command):
+def test_behaviour_shows_measures_and_disputed_tokens_of_every_capability(command):
     assert command("warmup", "base", "--steps", "1").returncode == 0
     done = command("behaviour", "builtin:digits", "base", "--problems", "2")
     assert done.returncode == 0, done.stderr
-    for expected in ("overlap@5", "symmetric", *(f"{field}: most disputed" for field in ("text", "image", "video"))):
+    for expected in (
+        "overlap@5",
+        "symmetric",
+        *(f"{capability}: most disputed" for capability in ("text", "image", "video")),
+    ):
         assert expected in done.stdout

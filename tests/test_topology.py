@@ -44,7 +44,7 @@ def test_teaching_is_mutual_and_nobody_teaches_itself(topology, branches):
 
 @pytest.mark.parametrize("topology", [hub, full])
 def test_every_edge_has_the_given_beta(topology):
-    assert {edge.beta for edge in topology(list("abc"), 0.25)} == {0.25}
+    assert {edge.weight for edge in topology(list("abc"), 0.25)} == {0.25}
 
 
 def test_hub_and_full_are_one_for_two_branches():

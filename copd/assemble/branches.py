@@ -11,7 +11,7 @@ import torch
 from copd.assemble.parts import load_policy, make_grader
 from copd.assemble.preflight import check_problems
 from copd.assemble.tasks import data_warnings, make_tasks
-from copd.branches.branch import Branch, ObjectiveSettings, Reference, SamplingSettings, stream
+from copd.branches.branch import Branch, ObjectiveSettings, Reference, SamplingSettings, generator_of
 from copd.maths.distill import clamped_delta, masked_delta, proximal_delta
 from copd.measure.health import Health
 from copd.model.learner import Learner
@@ -34,7 +34,7 @@ def branch_policy(recipe: Recipe, base: Policy, name: str) -> Policy:
     """
     if recipe.lora is not None:
         settings = LoraSettings(**recipe.lora.model_dump())
-        return base.with_adapter(name, settings, stream(recipe.seed, name, "lora", 0).initial_seed())
+        return base.with_adapter(name, settings, generator_of(recipe.seed, name, "lora", 0).initial_seed())
     own = recipe.branches[name].device if name in recipe.branches else None
     if own is None:
         return base.clone()
@@ -54,7 +54,7 @@ def make_learner(recipe: Recipe, policy: Policy) -> Learner:
         **recipe.optimizer.model_dump(),
         clip_low=recipe.grpo.clip_low,
         clip_high=recipe.grpo.clip_high,
-        passes=recipe.grpo.passes,
+        iterations=recipe.grpo.iterations,
         aggregate=aggregations[recipe.grpo.aggregation],
     )
 
@@ -91,7 +91,7 @@ def make_sampling(recipe: Recipe) -> SamplingSettings:
 def make_branch(
     recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, asked: Asked, name: str, index: int
 ) -> Branch:
-    """A branch that begins as the base; its field is the task of its own name, `asked` are problems of validation."""
+    """A branch that begins as the base and learns the task of its own name; `asked` are problems of validation."""
     policy = branch_policy(recipe, base, name)
     return Branch(
         name,
@@ -99,7 +99,7 @@ def make_branch(
         policy,
         tasks,
         make_sampling(recipe),
-        field=name,
+        capability=name,
         learner=make_learner(recipe, policy),
         settings=make_objectives(recipe, base),
         grader=grader,
@@ -110,13 +110,13 @@ def make_branch(
 def make_branches(
     recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, asked: Asked, names: Sequence[str]
 ) -> Iterator[Branch]:
-    """The branches of a method, each made when it is asked for; that of "mixed" has all tasks in turn as its field."""
-    fields = _fields(tasks)
+    """The branches of a method, each made when it is asked for; the branch of "mixed" learns all tasks in turn."""
+    capabilities = _capabilities(tasks)
     for index, name in enumerate(names):
-        yield make_branch(recipe, base, fields, grader, asked, name, index)
+        yield make_branch(recipe, base, capabilities, grader, asked, name, index)
 
 
-def _fields(tasks: Mapping[str, Task]) -> dict[str, Task]:
+def _capabilities(tasks: Mapping[str, Task]) -> dict[str, Task]:
     return {**tasks, MIXED: Mixture(MIXED, tuple(tasks.values()))}
 
 
@@ -131,8 +131,8 @@ def lone_branch(recipe: Recipe, names: Sequence[str], name: str, warn: Callable[
     check_problems(base, tasks, recipe.sampling.max_new_tokens)
     known = data_warnings(tasks)
     with make_grader(recipe, warn) as grader:
-        fields = _fields(tasks)
-        yield make_branch(recipe, base, fields, grader, Asked(tasks), name, list(names).index(name))
+        capabilities = _capabilities(tasks)
+        yield make_branch(recipe, base, capabilities, grader, Asked(tasks), name, list(names).index(name))
         for warning in data_warnings(tasks):
             if warning not in known:
                 warn(warning)

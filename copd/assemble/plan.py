@@ -20,7 +20,7 @@ class Plan:
     that the method is after, MERGED for the merge of all, None where there is no single one.
     """
 
-    fields: tuple[str, ...]
+    capabilities: tuple[str, ...]
     branches: tuple[str, ...]
     learners: tuple[str, ...]
     edges: tuple[Edge, ...]
@@ -100,7 +100,7 @@ def _expert(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) ->
 def _merge_only(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
     """R = steps K P G: experts, then their merge."""
     plan = _expert(recipe, asked, batches, rollouts)
-    return Plan(plan.fields, plan.branches, plan.learners, (), plan.schedule, batches, plan.costs, MERGED)
+    return Plan(plan.capabilities, plan.branches, plan.learners, (), plan.schedule, batches, plan.costs, MERGED)
 
 
 def _mixed(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
@@ -123,7 +123,7 @@ def _static_opd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int
     student, teacher = static_pair(recipe)
     costs = Costs(2 * batches.native, batches.per_edge + (batches.native if recipe.static_opd.native else 0))
     schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method), rollouts)
-    pair, edges = (student, teacher), (Edge(student, teacher, recipe.opd.beta),)
+    pair, edges = (student, teacher), (Edge(student, teacher, recipe.opd.weight),)
     return Plan(tuple(recipe.branches), pair, pair, edges, schedule, batches, costs, student, students=(student,))
 
 
@@ -132,7 +132,7 @@ def _mopd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> P
     names = tuple(recipe.branches)
     costs = Costs(len(names) * batches.native, len(names) * batches.per_edge)
     schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method), rollouts)
-    edges = tuple(Edge(STUDENT, name, recipe.opd.beta) for name in names)
+    edges = tuple(Edge(STUDENT, name, recipe.opd.weight) for name in names)
     return Plan(names, (*names, STUDENT), names, edges, schedule, batches, costs, STUDENT, students=(STUDENT,))
 
 
@@ -177,5 +177,5 @@ def _two_stages(asked: Schedule, method: str) -> Schedule:
 def _edges(recipe: Recipe) -> tuple[Edge, ...]:
     names, topology = list(recipe.branches), recipe.topology
     if topology.kind == "edges":
-        return tuple(Edge(edge.student, edge.teacher, edge.beta) for edge in topology.edges)
-    return {"hub": hub, "full": full}[topology.kind](names, recipe.opd.beta)
+        return tuple(Edge(edge.student, edge.teacher, edge.weight) for edge in topology.edges)
+    return {"hub": hub, "full": full}[topology.kind](names, recipe.opd.weight)

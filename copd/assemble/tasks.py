@@ -77,7 +77,7 @@ def data_warnings(tasks: Mapping[str, Task]) -> list[str]:
 
 
 def conflict_warnings(recipe: Recipe) -> list[str]:
-    """A warning for every field whose share of conflict is not the one that the base was warmed up at."""
+    """A warning for every capability whose share of conflict is not the one that the base was warmed up at."""
     seen = WARMED_UP_AT.get(recipe.model.path)
     shares = {name: branch.task.conflict for name, branch in recipe.branches.items() if branch.task.kind == "digits"}
     return [

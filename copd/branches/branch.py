@@ -24,7 +24,7 @@ from copd.tasks.asked import Asked
 from copd.types import Part, Problem, Rollouts, Score, Split, Task
 
 VISIT_STRIDE = 10_000_000
-"""Visits to a peer's field read its problems from (1 + the visitor's index) times this on, apart from its own."""
+"""Visits to a peer's capability read its problems from (1 + the visitor's index) times this on, apart from its own."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Reference:
 class ObjectiveSettings:
     """What the parts of an update are made with.
 
-    `delta` bounds the distillation signal. With `mask_truncated`, native responses that the length limit cut are left
-    out as if they had not been drawn. `reference` is None where there is no KL term.
+    `delta` bounds the distillation signal. With `mask_truncated`, truncated native responses are left out as if they had
+    not been drawn. `reference` is None where there is no KL term.
     """
 
     delta: Delta
@@ -140,13 +140,13 @@ class Actor:
             version=self.version,
         )
 
-    def validate(self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool) -> Rollouts:
+    def answer_first(self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool) -> Rollouts:
         """Graded answers to the first problems of a task, the same at every call; not counted in the ledger.
 
         All models draw with the same random numbers, so that differences between them are not those of luck.
         """
         problems = self.asked.first(split, task, count)
-        generator = None if greedy else stream(self.sampling.seed, "validation", task, 0)
+        generator = None if greedy else generator_of(self.sampling.seed, "validation", task, 0)
         return self.answer(problems, rollouts_per_prompt, generator)
 
     def inspect(self, rollouts: Rollouts, k: int = 0, ids_NTK: Tensor | None = None) -> Score:
@@ -164,7 +164,7 @@ class Actor:
 
 
 class Branch(Actor):
-    """An actor that learns: GRPO on its own field, OPD from its peers."""
+    """An actor that learns: GRPO on its own capability, OPD from its peers."""
 
     def __init__(
         self,
@@ -174,14 +174,14 @@ class Branch(Actor):
         tasks: Mapping[str, Task],
         sampling: SamplingSettings,
         *,
-        field: str,
+        capability: str,
         learner: Learner,
         settings: ObjectiveSettings,
         grader: Grader | None = None,
         asked: Asked | None = None,
     ) -> None:
         super().__init__(name, index, policy, tasks, sampling, grader, asked)
-        self.field = field
+        self.capability = capability
         self.learner = learner
         self.settings = settings
         self.counts = Counts()
@@ -191,11 +191,11 @@ class Branch(Actor):
         self.learner.to(device)
 
     def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
-        """Sample and grade training problems of a task: its own field in order, a peer's from a range of its own."""
+        """Sample and grade training problems of a task: its own in order, a peer's from a range of its own."""
         started = time.perf_counter()
-        first = step * prompts + (0 if task == self.field else VISIT_STRIDE * (1 + self.index))
+        first = step * prompts + (0 if task == self.capability else VISIT_STRIDE * (1 + self.index))
         problems = [self.tasks[task].problem(Split.TRAIN, first + i) for i in range(prompts)]
-        generator = stream(self.sampling.seed, self.name, task, step)
+        generator = generator_of(self.sampling.seed, self.name, task, step)
         rollouts = self.answer(problems, rollouts_per_prompt, generator)
         self.counts.rollouts += len(rollouts.tokens_NT)
         self.counts.tokens_generated += int(rollouts.mask_NT.sum())
@@ -213,7 +213,7 @@ class Branch(Actor):
     def update(self, parts: Sequence[Part]) -> dict[str, float]:
         """The optimizer steps over one batch of graded rollouts and teachers' scores; their metrics.
 
-        However many passes the learner makes, the version goes up by one.
+        However many iterations the learner makes, the version goes up by one.
 
         Raises ValueError for responses that an earlier version sampled, which would be trained on as if they were
         fresh, and for a teacher's score of another version than the part demands: a stale teacher. Raises
@@ -286,14 +286,15 @@ class Branch(Actor):
         return self.policy.weights()
 
 
-def stream(seed: int, who: str, task: str, step: int) -> torch.Generator:
+def generator_of(seed: int, who: str, task: str, step: int) -> torch.Generator:
     """The generator of one draw: a function of (seed, who samples, task, step), so that resuming needs no state."""
     digest = hashlib.sha256(f"{seed}/{who}/{task}/{step}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def describe(part: Part, trained: Rollouts) -> dict[str, float]:
-    """What the rollouts of a part look like: reward, response length, share cut, graders' failures, groups with signal.
+    """What the rollouts of a part look like: reward, response length, share truncated, graders' failures, and
+    groups with signal.
 
     The signal is that of the rows `trained` on; all else is over all rows. Where the problems are of several tasks the
     reward is also given for each of them, as `PART/reward/TASK`.
@@ -307,7 +308,7 @@ def describe(part: Part, trained: Rollouts) -> dict[str, float]:
         **{f"{part.name}/reward/{task}": value for task, value in reward_by_task(rollouts).items()},
         f"{part.name}/groups_with_signal": len(trained.prompt_of_N[signal_M].unique()) / len(rollouts.problems),
         f"{part.name}/response_length": float(rollouts.mask_NT.sum(-1).float().mean()),
-        f"{part.name}/cut_rate": 1 - float(rollouts.finished_N.float().mean()),
+        f"{part.name}/truncated_rate": 1 - float(rollouts.finished_N.float().mean()),
         f"{part.name}/grader_failures": float(rollouts.grader_failures),
     }
 

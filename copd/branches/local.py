@@ -56,11 +56,11 @@ class LocalActor:
         else:
             self._turns.take(self._actor)
 
-    async def validate(
+    async def answer_first(
         self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
     ) -> Rollouts:
         await self._turn()
-        return self._actor.validate(split, task, count, rollouts_per_prompt, greedy=greedy)
+        return self._actor.answer_first(split, task, count, rollouts_per_prompt, greedy=greedy)
 
     async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
         await self._turn()
@@ -78,7 +78,7 @@ class LocalBranch(LocalActor):
 
     def __init__(self, branch: Branch, turns: Turns | None = None) -> None:
         super().__init__(branch, turns)
-        self.field = branch.field
+        self.capability = branch.capability
         self._branch = branch
 
     async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:

@@ -49,7 +49,7 @@ class ProcessBranch:
     Every call raises what it raised there, and ProcessError where the process has ended. `wait` before the first call.
     """
 
-    field: str
+    capability: str
     allowed_tokens: int
     peak: Memory
     """The most memory that the process had held when it last answered."""
@@ -68,7 +68,7 @@ class ProcessBranch:
 
     def wait(self) -> None:
         """Until the branch is there. Raises what building it raised."""
-        self.field, self.allowed_tokens = self._ready.result()
+        self.capability, self.allowed_tokens = self._ready.result()
 
     def close(self) -> None:
         """End the process, in the middle of a call too, which then fails."""
@@ -100,10 +100,10 @@ class ProcessBranch:
         numbered = [replace(part, rollouts=kept.number) for part, kept in zip(parts, references, strict=True)]
         return await self._ask("update", numbered)
 
-    async def validate(
+    async def answer_first(
         self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
     ) -> Rollouts:
-        return await self._ask("validate", split, task, count, rollouts_per_prompt, greedy=greedy)
+        return await self._ask("answer_first", split, task, count, rollouts_per_prompt, greedy=greedy)
 
     async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
         return await self._ask("inspect", rollouts, k, ids_NTK)
@@ -173,11 +173,11 @@ class ThreadActor(LocalActor):
         super().__init__(actor)
         self._line = line
 
-    async def validate(
+    async def answer_first(
         self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
     ) -> Rollouts:
         def answer() -> Rollouts:
-            return self._actor.validate(split, task, count, rollouts_per_prompt, greedy=greedy)
+            return self._actor.answer_first(split, task, count, rollouts_per_prompt, greedy=greedy)
 
         return await asyncio.get_running_loop().run_in_executor(self._line, answer)
 
@@ -199,7 +199,7 @@ def serve(pipe: Connection, make: Make) -> None:
     try:
         with make(warnings.append) as branch:
             desk = _Desk(LocalBranch(branch))
-            answer((branch.field, branch.policy.allowed_tokens))
+            answer((branch.capability, branch.policy.allowed_tokens))
             while message := pipe.recv():
                 method, arguments, options = message
                 try:

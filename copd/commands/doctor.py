@@ -19,7 +19,7 @@ from copd.assemble.parts import load_policy, make_grader
 from copd.assemble.plan import Plan, handovers, make_plan
 from copd.assemble.preflight import check_overlap, check_prompts, settle_paths
 from copd.assemble.tasks import conflict_warnings, data_warnings, make_tasks
-from copd.branches.branch import Actor, describe, stream
+from copd.branches.branch import Actor, describe, generator_of
 from copd.branches.local import LocalActor, LocalBranch, Turns, finish
 from copd.commands.findings import Finding, machine, one_line, short, size
 from copd.compute.batching import take_rows
@@ -39,12 +39,12 @@ from copd.topology import Edge
 from copd.types import Part, Problem, Rollouts, Score, Split, Task
 
 PROBED = 32
-"""Training problems of a field that the base answers; kinds of input are looked for among them."""
+"""Training problems of a capability that the base answers; kinds of input are looked for among them."""
 OF_EACH_KIND = 3
 SHOWN = 2
-"""Graded samples per field."""
-LEAST_SIGNAL, MOST_CUT, MOST_NOISE = 0.1, 0.5, 0.1
-"""Warned of: a smaller share of groups with signal, a greater one of responses cut, more noise per delta."""
+"""Graded samples per capability."""
+LEAST_SIGNAL, MOST_TRUNCATED, MOST_NOISE = 0.1, 0.5, 0.1
+"""Warned of: a smaller share of groups with signal, a greater one of truncated responses, more noise per delta."""
 
 
 def examine(recipe: Recipe) -> Iterator[Finding]:
@@ -89,7 +89,7 @@ def _examine_parts(recipe: Recipe, plan: Plan) -> Iterator[Finding]:
         for kind, rollouts in probes.items():
             yield equal_teacher(kind, bench, rollouts)
         for name in tasks:
-            yield from field(name, bench, recipe.sampling.rollouts_per_prompt, failures)
+            yield from capability(name, bench, recipe.sampling.rollouts_per_prompt, failures)
         yield from _steps(bench, plan)
         yield from _lesson_and_estimate(bench, plan)
         yield disk(bench, plan, recipe.checkpoint.keep_last + len(handovers(recipe)), weights_bytes)
@@ -121,7 +121,7 @@ class Bench:
         if self.turns is not None:
             self.turns.take(actor)
         problems = actor.asked.first(Split.TRAIN, task, PROBED)
-        rollouts = actor.sample(problems, rollouts_per_prompt, stream(actor.sampling.seed, "doctor", task, 0))
+        rollouts = actor.sample(problems, rollouts_per_prompt, generator_of(actor.sampling.seed, "doctor", task, 0))
         first, second = (take_rows(rollouts, rows) for rows in torch.arange(len(rollouts.tokens_NT)).chunk(2))
         graded = [actor.grade(first)]
         started = time.perf_counter()
@@ -210,8 +210,8 @@ def equal_teacher(kind: str, bench: Bench, rollouts: Rollouts) -> Finding:
     return Finding(f"{kind}: a teacher equal to its student", "ok" if delta <= accepted else "failed", found)
 
 
-def field(name: str, bench: Bench, rollouts_per_prompt: int, failures: list[str]) -> Iterator[Finding]:
-    """What the base makes of a field: pass rate, signal, a few graded samples, and how fast they are graded.
+def capability(name: str, bench: Bench, rollouts_per_prompt: int, failures: list[str]) -> Iterator[Finding]:
+    """What the base makes of a capability: pass rate, signal, a few graded samples, and how fast they are graded.
 
     `failures` holds what the grader has warned of and is emptied.
     """
@@ -219,17 +219,21 @@ def field(name: str, bench: Bench, rollouts_per_prompt: int, failures: list[str]
     assert rollouts.reward_N is not None
     assert rollouts.correct_N is not None
     seen = {key.partition("/")[2]: value for key, value in describe(Part("base", rollouts), rollouts).items()}
-    rate, signal, cut = float(rollouts.correct_N.float().mean()), seen["groups_with_signal"], seen["cut_rate"]
+    rate, signal, truncated = (
+        float(rollouts.correct_N.float().mean()),
+        seen["groups_with_signal"],
+        seen["truncated_rate"],
+    )
     warned = [
         (rate == 0, "nothing is right: take easier problems, or another base"),
         (rate == 1, "everything is right: take harder problems"),
         (signal < LEAST_SIGNAL, "hardly a group has signal: take problems nearer to half right, or larger groups"),
-        (cut > MOST_CUT, "most responses are cut: raise sampling.max_new_tokens"),
+        (truncated > MOST_TRUNCATED, "most responses are truncated: raise sampling.max_new_tokens"),
     ]
     advice = [text for applies, text in warned if applies]
     found = (
         f"pass rate {rate:.2f}, mean reward {seen['reward']:.2f}, {signal:.0%} of {PROBED} groups of "
-        f"{rollouts_per_prompt} with signal, {cut:.0%} of responses cut, {seen['response_length']:.0f} tokens each"
+        f"{rollouts_per_prompt} with signal, {truncated:.0%} truncated, {seen['response_length']:.0f} tokens each"
     )
     yield Finding(f"{name}: the base", "warning" if advice else "ok", "; ".join([found, *advice]))
     texts = bench.actor.policy.texts(rollouts)
@@ -248,7 +252,7 @@ def _steps(bench: Bench, plan: Plan) -> Iterator[Finding]:
     batches = plan.batches
     for name in plan.learners:
         branch = bench.branches[name]
-        rollouts = finish(branch.collect(branch.field, 0, batches.prompts, batches.rollouts_per_prompt))
+        rollouts = finish(branch.collect(branch.capability, 0, batches.prompts, batches.rollouts_per_prompt))
         before = finish(branch.inspect(rollouts, 0))
         metrics = finish(branch.update([Part("native", rollouts)]))
         after, skipped = finish(branch.inspect(rollouts, 0)), bool(metrics["skipped"])
@@ -284,11 +288,11 @@ def _lesson_and_estimate(bench: Bench, plan: Plan) -> Iterator[Finding]:
 def lesson(bench: Bench, edge: Edge, batches: Batches) -> tuple[float, Finding]:
     """Seconds of the student's responses, the teacher's score and the update; noise beside the teacher's deltas."""
     student, teacher, started = bench.branches[edge.student], bench.branches[edge.teacher], time.perf_counter()
-    rollouts = finish(student.collect(teacher.field, 0, batches.opd_prompts, batches.opd_rollouts_per_prompt))
+    rollouts = finish(student.collect(teacher.capability, 0, batches.opd_prompts, batches.opd_rollouts_per_prompt))
     score = finish(teacher.score(rollouts))
     seconds = time.perf_counter() - started
     own, started = finish(student.inspect(rollouts, 0)), time.perf_counter()
-    part = Part("from_teacher", rollouts, edge.beta, score, teacher_version=score.version)
+    part = Part("from_teacher", rollouts, edge.weight, score, teacher_version=score.version)
     skipped = bool(finish(student.update([part]))["skipped"])
     seconds += time.perf_counter() - started
     who = f"{edge.student} taught by {edge.teacher}"
@@ -306,7 +310,7 @@ def estimate(plan: Plan, per_native: float, per_visit: float) -> Finding:
 
 
 def seconds_of(plan: Plan, per_native: float, per_visit: float) -> float:
-    """Seconds of a plan, from those of one rollout on a branch's own field and of one on a teacher's."""
+    """Seconds of a plan, from those of one rollout on a branch's own capability and of one on a teacher's."""
     schedule, costs = plan.schedule, plan.costs
     visits = len(plan.edges) * plan.batches.per_edge
     opd_step = (costs.opd_step - visits) * per_native + visits * per_visit

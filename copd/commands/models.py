@@ -17,11 +17,11 @@ from copd.assemble.parts import load_policy, make_grader
 from copd.assemble.preflight import check_overlap, check_problems
 from copd.assemble.rows import make_rows, rows_section
 from copd.assemble.tasks import make_tasks
-from copd.branches.branch import Actor, stream
+from copd.branches.branch import Actor, generator_of
 from copd.branches.local import LocalActor, finish
 from copd.errors import DataError, RecipeError
 from copd.measure.compare import Difference, differences
-from copd.measure.disputes import FieldBehaviour, observe
+from copd.measure.disputes import CapabilityBehaviour, observe
 from copd.measure.evaluate import AVERAGE, Accuracy, answer, evaluate, right_answers, tabulate
 from copd.measure.passrates import PassRates
 from copd.model.export import save_policy
@@ -69,8 +69,9 @@ there are any, are the vocabulary mask that the branches were trained under: kee
 
 
 def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> tuple[list[Accuracy], list[Difference]]:
-    """Greedy accuracy and pass@k of models on the recipe's fields, on test problems, and how much each differs from the
-    first; one model in memory at a time.
+    """Greedy accuracy and pass@k of models on the test problems of a recipe, and how much each differs from the first.
+
+    One model is in memory at a time.
 
     `paths` are as `model_folder` takes them. Raises ModelFolderError for one that is not there before any is loaded.
     """
@@ -88,10 +89,12 @@ def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> tuple[list[Accuracy
     return tabulate(answers, settings.pass_at), differences(answers, paths[0])
 
 
-def compare_behaviour(recipe: Recipe, student: str, teacher: str, problems: int | None = None) -> list[FieldBehaviour]:
+def compare_behaviour(
+    recipe: Recipe, student: str, teacher: str, problems: int | None = None
+) -> list[CapabilityBehaviour]:
     """How a teacher's model sees a student's: measures and most disputed tokens in each field of a recipe.
 
-    Both are given as `model_folder` takes them; the student answers `problems` validation problems of each field
+    Both are given as `model_folder` takes them; the student answers `problems` validation problems of each capability
     (default as in the recipe), twice each. Raises ModelFolderError for one that is not there or for models whose tokens
     are not the same.
     """
@@ -149,7 +152,7 @@ def _pass_rates(actor: Actor, rows: Rows, at_once: int, samples: int) -> PassRat
     in_order = rows.in_file_order(Split.TRAIN)
     asked = iter(track(in_order, "rows", total=rows.size(Split.TRAIN), transient=True, disable=quiet))
     for number, chunk in enumerate(iter(lambda: list(islice(asked, at_once)), [])):
-        generator = stream(actor.sampling.seed, actor.name, rows.name, number)
+        generator = generator_of(actor.sampling.seed, actor.name, rows.name, number)
         answers = actor.answer([problem for _, problem in chunk], samples, generator)
         found.failures += answers.grader_failures
         for (place, _), right in zip(chunk, right_answers(answers).tolist(), strict=True):
@@ -186,7 +189,7 @@ def merge_models(
     merge = MergedFolders(folders, start, candidates[0].method, candidates[0].settings)
     merges = [merge.with_settings(section.settings) for section in candidates]
     table = [] if recipe is None else _scan(recipe, merges, [described_merge(each) for each in candidates], out)
-    averages = [cell.greedy.value for cell in table if cell.field == AVERAGE] or [0.0]
+    averages = [cell.greedy.value for cell in table if cell.capability == AVERAGE] or [0.0]
     best = averages.index(max(averages))
     chosen = candidates[best]
     choice = f" Chosen among {len(candidates)} on validation problems, average accuracy {max(averages):.1%}."

@@ -25,7 +25,7 @@ from copd.errors import MergeError, RecipeError, RunFolderError
 from copd.maths import merge as merges
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
-from copd.measure.health import MANY_CUT
+from copd.measure.health import MANY_TRUNCATED
 from copd.model.export import save_policy
 from copd.model.load import FETCHED, loader_of, model_folder, read_config
 from copd.recipe.model import Recipe
@@ -140,7 +140,7 @@ class _Run:
         observer = RunObserver(
             self.folder,
             handles,
-            self.plan.fields,
+            self.plan.capabilities,
             self.plan.schedule,
             self.plan.edges,
             trained=self.plan.trained,
@@ -168,7 +168,7 @@ class _Run:
         if self.changes:
             record_forced(self.folder, self.manifest, start, self.changes)
         if not self.checkpoint:
-            self._warn_of_cuts(observer, await observer.measure(-1, "start"))
+            self._warn_of_truncation(observer, await observer.measure(-1, "start"))
             await observer.validate(-1)
             if self.experts:
                 start = self.experts.step
@@ -178,12 +178,12 @@ class _Run:
         with self.stop.after_step(start):
             await self._method(handles, observer, start)
 
-    def _warn_of_cuts(self, observer: RunObserver, start: Behaviour) -> None:
+    def _warn_of_truncation(self, observer: RunObserver, start: Behaviour) -> None:
         """All branches stand at the base: what the length limit does to its responses, it does to all of them."""
         limit = self.recipe.sampling.max_new_tokens
-        for task, share in next(iter(start.cut_rate.values())).items():
-            if share > MANY_CUT:
-                said = f"sampling.max_new_tokens={limit} cuts {share:.0%} of the base's responses in {task}"
+        for task, share in next(iter(start.truncated_rate.values())).items():
+            if share > MANY_TRUNCATED:
+                said = f"sampling.max_new_tokens={limit} truncates {share:.0%} of the base's responses in {task}"
                 observer.warn(-1, "length", f"{said}, which then earn 0")
 
     async def _method(self, handles: Mapping[str, BranchHandle], observer: RunObserver, start: int) -> None:
@@ -228,7 +228,7 @@ class _Run:
             models.append(self.place.evaluated(MERGED, policy))
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
         answers = await answer(
-            models, self.plan.fields, Split.TEST, problems=settings.problems, pass_at=settings.pass_at
+            models, self.plan.capabilities, Split.TEST, problems=settings.problems, pass_at=settings.pass_at
         )
         table = tabulate(answers, settings.pass_at)
         write_lines(self.folder / ANSWERS, [a.as_record() for a in answers])
@@ -251,7 +251,8 @@ class _Run:
         return (
             f"---\nlibrary_name: transformers\npipeline_tag: {loader.pipeline_tag}\n---\n"
             f"# {what} of a copd run\n\nMethod `{self.recipe.method}`, seed {self.recipe.seed}, "
-            f"base `{self.recipe.model.path}`, {self.plan.rollouts} rollouts, fields {', '.join(self.plan.fields)}.\n\n"
+            f"base `{self.recipe.model.path}`, {self.plan.rollouts} rollouts, "
+            f"capabilities {', '.join(self.plan.capabilities)}.\n\n"
             f"Load with `{loader.auto_class.__name__}.from_pretrained(folder)`. The generation config's "
             "`suppress_tokens` is the vocabulary mask the model was trained under: keep it when sampling.\n\n"
             f"Recipe:\n\n```json\n{self.recipe.model_dump_json(indent=1)}\n```\n"

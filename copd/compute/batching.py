@@ -13,7 +13,7 @@ from copd.types import Rollouts
 
 
 def take_rows(rollouts: Rollouts, rows_M: Tensor) -> Rollouts:
-    """The given rows, if any, with only the problems they answer, cut to their longest response."""
+    """The given rows, if any, with only the problems they answer, no wider than their longest response."""
     prompts, prompt_of_M = torch.unique(rollouts.prompt_of_N[rows_M], return_inverse=True)
     mask_MT = rollouts.mask_NT[rows_M]
     longest = max([1, *mask_MT.sum(-1).tolist()])

@@ -40,7 +40,7 @@ class Scored:
         return float(self.rollouts.correct_N.float().mean())
 
     @property
-    def cut_rate(self) -> float:
+    def truncated_rate(self) -> float:
         return 1 - float(self.rollouts.finished_N.float().mean())
 
     def delta_NT(self, teacher: str) -> Tensor:
@@ -59,11 +59,11 @@ class Likeness:
 
 @dataclass
 class Behaviour:
-    """K x K measures by student and teacher, and the accuracy of each branch on each field, from sampled answers.
+    """K x K measures by student and teacher, and the accuracy of each branch on each capability, from sampled answers.
 
-    `cut_rate` is the share of these that the length limit cut, by branch and field.
+    `truncated_rate` is the share of these that the length limit truncated, by branch and capability.
 
-    `samples` holds one answer per branch and field, token by token, to the `shown` problems by field and id.
+    `samples` holds one answer per branch and capability, token by token, to the `shown` problems by capability and id.
     """
 
     overlap: dict[int, Matrix] = field(default_factory=dict)
@@ -72,22 +72,22 @@ class Behaviour:
     symmetric_kl: Matrix = field(default_factory=dict)
     kl_is_exact: bool = True
     accuracy: Matrix = field(default_factory=dict)
-    cut_rate: Matrix = field(default_factory=dict)
+    truncated_rate: Matrix = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
     shown: dict[tuple[str, str], Problem] = field(default_factory=dict, compare=False)
 
 
 async def measure_behaviour(
-    branches: Mapping[str, Observed], fields: Sequence[str], *, problems: int, ks: Sequence[int]
+    branches: Mapping[str, Observed], capabilities: Sequence[str], *, problems: int, ks: Sequence[int]
 ) -> Behaviour:
-    """Each branch answers the same validation problems of every field; every other branch scores its tokens.
+    """Each branch answers the same validation problems of every capability; every other branch scores its tokens.
 
     Nothing here is counted in the ledger. The mass-weighted overlap is that of the smallest k.
     """
     tokens = next(iter(branches.values())).allowed_tokens
     found = Behaviour(kl_is_exact=is_exact(tokens), chance={k: k / tokens for k in ks})
-    for one in await gather(*(_observed(name, branches, fields, problems=problems, ks=ks) for name in branches)):
-        for matrix in ("accuracy", "cut_rate", "mass_overlap", "symmetric_kl"):
+    for one in await gather(*(_observed(name, branches, capabilities, problems=problems, ks=ks) for name in branches)):
+        for matrix in ("accuracy", "truncated_rate", "mass_overlap", "symmetric_kl"):
             getattr(found, matrix).update(getattr(one, matrix))
         for k, rows in one.overlap.items():
             found.overlap.setdefault(k, {}).update(rows)
@@ -97,16 +97,16 @@ async def measure_behaviour(
 
 
 async def _observed(
-    name: str, branches: Mapping[str, Observed], fields: Sequence[str], *, problems: int, ks: Sequence[int]
+    name: str, branches: Mapping[str, Observed], capabilities: Sequence[str], *, problems: int, ks: Sequence[int]
 ) -> Behaviour:
-    """One student, field by field: only what is made of the scores is kept, for they may be large."""
+    """One student, capability by capability: only what is made of the scores is kept, for they may be large."""
     found, exact = Behaviour(), is_exact(branches[name].allowed_tokens)
-    accuracy, cut_rate = found.accuracy.setdefault(name, {}), found.cut_rate.setdefault(name, {})
+    accuracy, truncated_rate = found.accuracy.setdefault(name, {}), found.truncated_rate.setdefault(name, {})
     measures: dict[str, list[TokenMeasures]] = {other: [] for other in branches}
-    for task in fields:
+    for task in capabilities:
         one = await answer_and_score(name, branches, task, problems=problems, ks=ks)
         problem = one.rollouts.problems[0]
-        accuracy[task], cut_rate[task], found.shown[task, problem.id] = one.accuracy, one.cut_rate, problem
+        accuracy[task], truncated_rate[task], found.shown[task, problem.id] = one.accuracy, one.truncated_rate, problem
         found.samples.append(await _sample(branches[name], one))
         for other, measured in measures.items():
             measured.append(token_measures(one, other, ks, exact=exact))
@@ -127,7 +127,7 @@ async def answer_and_score(
 ) -> Scored:
     """The model `name` answers validation problems, twice each; all models, itself among them, score its tokens."""
     student = models[name]
-    rollouts = await student.validate(Split.VALIDATION, task, problems, 2, greedy=False)
+    rollouts = await student.answer_first(Split.VALIDATION, task, problems, 2, greedy=False)
     tokens = student.allowed_tokens
     own = await student.inspect(rollouts, tokens if is_exact(tokens) else max(LIKELIEST, *ks))
     theirs = {
@@ -181,7 +181,7 @@ async def _sample(student: Observed, scored: Scored) -> dict[str, Any]:
 
     return {
         "branch": student.name,
-        "field": scored.task,
+        "capability": scored.task,
         "problem": problem.id,
         "prompt": problem.prompt,
         "answer": problem.answer,

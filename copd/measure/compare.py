@@ -11,11 +11,11 @@ from copd.measure.evaluate import AVERAGE, Answers, Estimate
 
 @dataclass(frozen=True)
 class Difference:
-    """Greedy accuracy of `model` minus that of `against` on the problems of `field`, with its paired 95 % interval."""
+    """Greedy accuracy of `model` minus that of `against` on one capability, with its paired 95 % interval."""
 
     model: str
     against: str
-    field: str
+    capability: str
     greedy: Estimate
 
     @property
@@ -25,16 +25,16 @@ class Difference:
 
 
 def differences(answers: Sequence[Answers], against: str) -> list[Difference]:
-    """Every model but `against` compared with it, in every field that both were asked the same problems of.
+    """Every model but `against` compared with it, in every capability that both were asked the same problems of.
 
-    "average" counts each field alike, and is there only where all fields of both models are the same problems.
+    "average" counts each capability alike. It is there only where both models were asked the same problems of all.
     """
-    reference = {a.field: a for a in answers if a.model == against}
+    reference = {a.capability: a for a in answers if a.model == against}
     found = []
     for model in dict.fromkeys(a.model for a in answers):
         if model == against:
             continue
-        own = {a.field: a for a in answers if a.model == model}
+        own = {a.capability: a for a in answers if a.model == model}
         shared = [f for f, a in own.items() if f in reference and a.problems == reference[f].problems]
         pairs = {f: (reference[f].greedy_P, own[f].greedy_P) for f in shared}
         found += [Difference(model, against, f, Estimate(*paired_difference([pair]))) for f, pair in pairs.items()]

@@ -11,7 +11,7 @@ from copd.types import Observed
 CONTEXT = 24
 """Tokens shown before a disputed one, and after it."""
 MOST_DISPUTES = 5
-"""Shown per field."""
+"""Shown per capability."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Dispute:
 
 
 @dataclass(frozen=True)
-class FieldBehaviour:
-    """A student's answers to a field's validation problems as a teacher sees them; `accuracy` is the student's."""
+class CapabilityBehaviour:
+    """A student's answers to a capability's validation problems as a teacher sees them; `accuracy` is the student's."""
 
-    field: str
+    capability: str
     tokens: int
     accuracy: float
     chance: dict[int, float]
@@ -48,12 +48,12 @@ class FieldBehaviour:
 
 async def observe(
     student: Observed, teacher: Observed, task: str, *, problems: int, ks: Sequence[int]
-) -> FieldBehaviour:
+) -> CapabilityBehaviour:
     """The student answers validation problems of a task, the teacher scores its tokens: all measures of both."""
     scored = await answer_and_score(
         student.name, {m.name: m for m in (student, teacher)}, task, problems=problems, ks=ks
     )
-    return FieldBehaviour(
+    return CapabilityBehaviour(
         task,
         int(scored.rollouts.mask_NT.sum()),
         scored.accuracy,

@@ -1,4 +1,4 @@
-"""Accuracy of models on fields, with intervals over the problems."""
+"""Accuracy of models on capabilities, with intervals over the problems."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """One cell of a result table. `field` is a task's name or "average", each task counting alike."""
+    """One cell of a result table. `capability` is a task's name or "average", each task counting alike."""
 
     model: str
-    field: str
+    capability: str
     problems: int
     greedy: Estimate
     pass_at: dict[int, Estimate] = dataclasses.field(default_factory=dict)
@@ -46,7 +46,7 @@ def accuracies(records: Sequence[dict[str, Any]]) -> list[Accuracy]:
     return [
         Accuracy(
             r["model"],
-            r["field"],
+            r["capability"],
             r["problems"],
             Estimate(**r["greedy"]),
             {int(k): Estimate(**estimate) for k, estimate in r["pass_at"].items()},
@@ -63,7 +63,7 @@ class Answers:
     """
 
     model: str
-    field: str
+    capability: str
     problems: str
     greedy_P: Tensor
     samples: int
@@ -98,10 +98,10 @@ async def answer(
     async def of(model: Answering) -> list[Answers]:
         found = []
         for task in tasks:
-            greedy = await model.validate(split, task, problems, 1, greedy=True)
+            greedy = await model.answer_first(split, task, problems, 1, greedy=True)
             greedy_P, sampled_P = right_answers(greedy), torch.zeros(0)
             if samples:
-                sampled_P = right_answers(await model.validate(split, task, problems, samples, greedy=False))
+                sampled_P = right_answers(await model.answer_first(split, task, problems, samples, greedy=False))
             found.append(Answers(model.name, task, digest(greedy.problems), greedy_P, samples, sampled_P))
         return found
 
@@ -118,7 +118,7 @@ def tabulate(answers: Sequence[Answers], pass_at: Sequence[int]) -> list[Accurac
             count = len(a.greedy_P)
             share = Estimate(float(a.greedy_P.mean()), *wilson(float(a.greedy_P.sum()), count))
             of_k = {k: Estimate(*stratified_mean([scores[i]])) for k, scores in chances.items()}
-            table.append(Accuracy(model, a.field, count, share, of_k))
+            table.append(Accuracy(model, a.capability, count, share, of_k))
         average = Estimate(*stratified_mean([a.greedy_P for a in own]))
         of_k = {k: Estimate(*stratified_mean(scores)) for k, scores in chances.items()}
         table.append(Accuracy(model, AVERAGE, sum(len(a.greedy_P) for a in own), average, of_k))

@@ -19,8 +19,8 @@ COLLAPSED = 0.05
 """Share of its first value below which a branch's entropy has collapsed, where its reward does not rise."""
 SOLVED = 0.9
 """Reward from which little entropy is what learning leads to."""
-MANY_CUT = 0.5
-"""Share of a part's responses, or of the base's in a field, that the length limit may cut."""
+MANY_TRUNCATED = 0.5
+"""Share of a part's responses, or of the base's in a capability, that the length limit may truncate."""
 MANY_CLAMPED = 0.1
 """Share of a teacher's deltas that the bound may change."""
 MISMATCH, MISMATCH_IN_HALF = 1e-3, 0.05
@@ -114,7 +114,11 @@ class Health:
         """Values of a part that only have to stay below a limit."""
         part, _, metric = name.partition("/")
         limit, guard, said = {
-            "cut_rate": (MANY_CUT, "length", "{:.0%} of the last responses were cut; raise sampling.max_new_tokens"),
+            "truncated_rate": (
+                MANY_TRUNCATED,
+                "length",
+                "{:.0%} of the last responses were truncated; raise sampling.max_new_tokens",
+            ),
             "clamp_rate": (
                 MANY_CLAMPED if self._clamps else 1.0,
                 "clamp",
@@ -173,7 +177,7 @@ class Health:
     def _teaching(self, event: Mapping[str, Any]) -> Iterator[_Look]:
         student, teacher = event["student"], event["teacher"]
         theirs, own = event["teacher_accuracy"], event["student_accuracy"]
-        said = f"{teacher} teaches {student} but is no better on its own field: {theirs:.2f} against {own:.2f} in "
+        said = f"{teacher} teaches {student} but is no better on its own capability: {theirs:.2f} against {own:.2f} in "
         said += "sampled answers to validation problems"
         yield _Look("teacher", student, teacher, theirs <= own, said, forgotten_after=1)
 

@@ -64,8 +64,8 @@ class Learner:
     """AdamW on a policy's float32 weights; state lives on across phases.
 
     Every trainable parameter is stepped every time: a missing gradient counts as zero, so that text-only batches do not
-    treat the vision tower differently (method.md, trap 4). `passes` is the number of optimizer steps over each batch;
-    clips and `aggregate`, which binds a part's denominator once for all of its micro-batches, hold for every part.
+    treat the vision tower differently (method.md, trap 4). `iterations` is the number of optimizer steps over each
+    batch. Clips and `aggregate` hold for every part; `aggregate` binds a part's denominator once for all micro-batches.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class Learner:
         max_grad_norm: float = 1.0,
         clip_low: float = 0.2,
         clip_high: float = 0.28,
-        passes: int = 1,
+        iterations: int = 1,
         aggregate: Callable[[Rollouts], Aggregate] = over_sequences,
     ) -> None:
         self.policy = policy
-        self.passes = passes
+        self.iterations = iterations
         self.aggregate = aggregate
         self.max_grad_norm = max_grad_norm
         self.clip_low, self.clip_high = clip_low, clip_high
@@ -93,7 +93,7 @@ class Learner:
         self.skipped_in_a_row = 0
 
     def step(self, parts: Sequence[Objective]) -> StepReport:
-        """`passes` updates from the weighted sum of the parts; ratios are to the log-probs of the first pass.
+        """`iterations` updates from the weighted sum of the parts; ratios are to the log-probs of the first pass.
 
         The advantages, a teacher's deltas among them, are those of the first pass too. A pass in which a sampled
         log-prob, a loss or a gradient is not finite changes nothing and ends the step, which is then counted as skipped
@@ -101,7 +101,7 @@ class Learner:
         """
         frozen: list[list[_Frozen]] = [[] for _ in parts]
         done = [self._pass(parts, frozen)]
-        while len(done) < self.passes and not done[-1].skipped:
+        while len(done) < self.iterations and not done[-1].skipped:
             done.append(self._pass(parts, frozen))
         skipped = done[-1].skipped
         self._count(skipped=skipped)

@@ -48,8 +48,8 @@ class Policy:
 
     The vocabulary mask `banned_V` applies to sampling and to every log-prob alike. `shared_prefix` turns the
     prompt-once path off where `copd.model.parity` finds that a model does not bear it; `packing` says how log-probs
-    are computed without padding or cache (`copd.compute.packing`). With `gradient_checkpointing` layers are recomputed in
-    the backward pass; log-probs are then packed or on the plain path: layers drop the cache.
+    are computed without padding or cache (`copd.compute.packing`). With `gradient_checkpointing` layers are recomputed
+    in the backward pass; log-probs are then packed or on the plain path: layers drop the cache.
     Several policies may share a model, each through its own `adapter`; None is the model without any.
     """
 

@@ -22,7 +22,16 @@ NAME_MEANT = {
 }
 
 
-def _explain(detail: Mapping[str, Any]) -> str:
+RENAMED = {
+    ("edges", "beta"): "weight",
+    ("grpo", "passes"): "iterations",
+    ("opd", "beta"): "weight",
+    ("reward", "answer"): "answer_form",
+}
+"""Section and former name of a key -> its present name."""
+
+
+def explained(detail: Mapping[str, Any]) -> str:
     tagged = [str(key) for key in detail["loc"]]
     path = [key for key in tagged[:-1] if not key.startswith(TASK_TAG)]
     if detail["type"] == "extra_forbidden" or not tagged[-1:] or not tagged[-1].startswith(TASK_TAG):
@@ -31,6 +40,8 @@ def _explain(detail: Mapping[str, Any]) -> str:
     if detail["type"] == "unknown_kind":
         return f"{where}.kind: {detail['msg']}, found {_short(detail['input']['kind'])}"
     if detail["type"] == "extra_forbidden":
+        if new := RENAMED.get((next((key for key in reversed(path[:-1]) if not key.isdigit()), ""), path[-1])):
+            return f"{where}: is called {'.'.join([*path[:-1], new])} now"
         near = get_close_matches(path[-1], _known_names(tagged[:-1]), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; accepted: {', '.join(_known_names(tagged[:-1]))}"
         return f"{where}: unknown key{hint}"

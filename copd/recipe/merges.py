@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from copd.errors import RecipeError
-from copd.recipe.explain import _explain
+from copd.recipe.explain import explained
 from copd.recipe.sections import (
     MERGE_FIELDS,
     MergeSection,
@@ -22,7 +22,7 @@ def make_merge(data: Mapping[str, Any], branches: int) -> MergeSection:
         section.check_count(branches)
     except ValidationError as error:
         details = [{**detail, "loc": ("merge", *detail["loc"])} for detail in error.errors()]
-        raise RecipeError("\n".join(map(_explain, details))) from None
+        raise RecipeError("\n".join(map(explained, details))) from None
     except ValueError as error:
         raise RecipeError(str(error)) from None
     return section

@@ -30,9 +30,7 @@ from copd.recipe.sections import (
     TopologySection,
     VerifierName,
 )
-from copd.types import BASE, MERGED, MIXED, STUDENT
-
-RESERVED_NAMES = {BASE, MERGED, MIXED, STUDENT, "mean", "average"}
+from copd.types import BASE, RESERVED_NAMES
 
 
 class Recipe(Section):

@@ -26,7 +26,7 @@ FunctionOfFile = Annotated[str, AfterValidator(_function_of_file)]
 
 
 class BranchSection(Section):
-    """One branch: the field it trains on."""
+    """One branch: the capability it trains on."""
 
     task: Annotated[
         Annotated[DigitsTask, Tag(f"{TASK_TAG}digits")] | Annotated[RowsTask, Tag(f"{TASK_TAG}rows")],
@@ -88,7 +88,7 @@ class EdgeSection(Section):
 
     student: str = Field(description="the branch that answers")
     teacher: str = Field(description="the branch whose prompts are answered and that scores the answers")
-    beta: float = Field(1.0, ge=0, description="weight of this part of the update")
+    weight: float = Field(1.0, ge=0, description="weight of this part of the update")
 
 
 class TopologySection(Section):
@@ -122,18 +122,18 @@ class ScheduleSection(Section):
 
 
 class SamplingSection(Section):
-    """Rollouts of a branch on its own field."""
+    """Rollouts of a branch on its own capability."""
 
-    prompts_per_step: Count = Field(16, description="prompts of the branch's own field per step (P)")
+    prompts_per_step: Count = Field(16, description="prompts of the branch's own capability per step (P)")
     rollouts_per_prompt: int = Field(8, ge=2, description="responses per prompt, the group of GRPO (G)")
-    max_new_tokens: Count = Field(36, description="responses are cut here, and then have reward 0")
+    max_new_tokens: Count = Field(36, description="longer responses are truncated here, and then have reward 0")
     temperature: Positive = Field(1.0, description="of sampling, and of every log-prob")
 
 
 class RewardSection(Section):
     """How responses are graded: reward = (1 - format_weight) * score + format_weight * formatted."""
 
-    answer: Literal["boxed", "tag"] = Field(
+    answer_form: Literal["boxed", "tag"] = Field(
         "boxed",
         description="where the final answer stands: \\boxed{} or <answer></answer>, after the last </think>; with none "
         "or several a response has no answer",
@@ -153,7 +153,7 @@ class RewardSection(Section):
 
 
 class GrpoSection(Section):
-    """The RLVR objective; clips, aggregation and passes hold for the OPD parts too."""
+    """The RLVR objective; clips, aggregation and iterations hold for the OPD parts too."""
 
     clip_low: Share = Field(0.2, description="ratios are clipped at 1 - clip_low")
     clip_high: float = Field(0.28, ge=0, description="ratios are clipped at 1 + clip_high")
@@ -166,9 +166,11 @@ class GrpoSection(Section):
         True, strict=True, description="advantages are divided by the group's standard deviation; Dr. GRPO: false"
     )
     kl_coefficient: float = Field(0.0, ge=0, description="weight of the KL to the base (k3 estimate); 0 = none")
-    passes: Count = Field(1, description="optimizer steps over each batch; ratios are to the first pass's log-probs")
+    iterations: Count = Field(
+        1, description="optimizer steps over each batch; ratios are to the log-probs of the first"
+    )
     mask_truncated: bool = Field(
-        False, strict=True, description="leave responses cut by max_new_tokens out, as if they had not been drawn"
+        False, strict=True, description="leave truncated responses out, as if they had not been drawn"
     )
 
 
@@ -177,7 +179,7 @@ class OpdSection(Section):
 
     prompts_per_step: Count = Field(8, description="prompts per incoming edge and OPD step")
     rollouts_per_prompt: Count = Field(8, description="responses per such prompt")
-    beta: float = Field(1.0, ge=0, description="weight of each incoming edge in hub and full topologies")
+    weight: float = Field(1.0, ge=0, description="weight of each incoming edge in hub and full topologies")
     bound: Literal["clamp", "mask", "proximal"] = Field(
         "clamp",
         description="of the log-prob difference to the teacher. clamp: to [-clamp, clamp]; mask: tokens beyond that "
@@ -272,7 +274,7 @@ class MergeSection(Section):
 
 
 class MixedSection(Section):
-    """The baseline `mixed`: one model on the union of all fields."""
+    """The baseline `mixed`: one model on the union of all capabilities."""
 
     batch: Literal["same", "K_times"] = Field(
         "same", description="same: K times the steps of an expert; K_times: K times the prompts per step"
@@ -285,12 +287,12 @@ class StaticOpdSection(Section):
     teacher: str | None = Field(None, description="the branch that teaches; null = of the first two, the other one")
     student: str | None = Field(None, description="the branch that learns; null = the first that does not teach")
     native: bool = Field(
-        False, strict=True, description="whether the student goes on with GRPO on its own field meanwhile"
+        False, strict=True, description="whether the student goes on with GRPO on its own capability meanwhile"
     )
 
 
 class MopdSection(Section):
-    """The baseline `mopd`: all finished experts, frozen, teach one student, each on its own field."""
+    """The baseline `mopd`: all finished experts, frozen, teach one student, each on its own capability."""
 
     student: str = Field("base", description="what the student begins as: base, mean (of the experts), or a branch")
 

@@ -35,8 +35,8 @@ Curve = Callable[[RunRecord], list[tuple[int, float]]]
 
 def comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """The contents of the page."""
-    fields = [*dict.fromkeys(field for run in runs for field in run.fields), AVERAGE]
-    groups, all_finished = _groups(runs, fields), all(run.finished for run in runs)
+    capabilities = [*dict.fromkeys(capability for run in runs for capability in run.capabilities), AVERAGE]
+    groups, all_finished = _groups(runs, capabilities), all(run.finished for run in runs)
     shown = {model for _, rows in groups for model, *_ in rows}
     answers = [replace(a, model=words.label_of(run, a.model)) for run in runs if all_finished for a in run.answers]
     against = [
@@ -49,7 +49,7 @@ def comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "times": [(run, contents.time_spent(run)) for run in runs],
         "sections": list(SECTIONS.items()),
         "verdict": words.compared_runs(runs, reference, rivals),
-        "fields": fields,
+        "capabilities": capabilities,
         "groups": groups,
         "products": products,
         "against": [(label, found, _compared(groups, found)) for label, found in against if found],
@@ -68,20 +68,20 @@ def _references(runs: Sequence[RunRecord]) -> list[str]:
     return list(dict.fromkeys([words.label_of(runs[0], BASE), words.label_of(alone, alone.products[0])]))
 
 
-def _groups(runs: Sequence[RunRecord], fields: Sequence[str]) -> list[tuple[str, list[contents.Row]]]:
+def _groups(runs: Sequence[RunRecord], capabilities: Sequence[str]) -> list[tuple[str, list[contents.Row]]]:
     """The models of each run; a base that answered every problem as one before it is not repeated."""
     groups, bases = [], []
     for run in runs:
-        base = [(a.field, a.problems, a.greedy_P.tolist()) for a in run.answers if a.model == BASE]
+        base = [(a.capability, a.problems, a.greedy_P.tolist()) for a in run.answers if a.model == BASE]
         rows = []
         for model in run.models:
             if model != BASE or not base or base not in bases:
-                cells = {cell.field: cell.greedy for cell in run.table if cell.model == model}
+                cells = {cell.capability: cell.greedy for cell in run.table if cell.model == model}
                 rows.append(
                     (
                         words.label_of(run, model),
                         words.model_label(model),
-                        [cells.get(field) for field in fields],
+                        [cells.get(capability) for capability in capabilities],
                     )
                 )
         bases.append(base)
@@ -99,17 +99,21 @@ def _compared(
 
 
 def _by_place(found: Sequence[Difference]) -> dict[tuple[str, str], Difference]:
-    return {(d.model, d.field): d for d in found}
+    return {(d.model, d.capability): d for d in found}
 
 
 def _figures(runs: Sequence[RunRecord]) -> list[tuple[str, Markup, str]]:
     drawings: Sequence[tuple[str, Curve, str]] = (
         (
-            "Own field",
-            _own_field,
-            "Greedy validation accuracy of each branch in its own field, mean over the branches.",
+            "Own capability",
+            _own_capability,
+            "Greedy validation accuracy of each branch in its own capability, mean over the branches.",
         ),
-        ("All fields", _all_fields, "Greedy validation accuracy on average over all fields, mean over the branches."),
+        (
+            "All capabilities",
+            _all_capabilities,
+            "Greedy validation accuracy on average over all capabilities, mean over the branches.",
+        ),
         ("Reward", _reward, "Of the branches' own rollouts, a mean over five steps and the branches."),
         ("Overlap", _overlap, "Top-k overlap at the largest k, mean over all pairs of branches."),
         ("Symmetric KL", _divergence, "Nats per token, mean over all pairs of branches."),
@@ -143,19 +147,19 @@ def _by_rollouts(runs: Sequence[RunRecord]) -> bool:
     return all(run.ledger is not None for run in runs)
 
 
-def _own_field(run: RunRecord) -> list[tuple[int, float]]:
-    """A branch without a field of its own, trained on all, counts with its average."""
+def _own_capability(run: RunRecord) -> list[tuple[int, float]]:
+    """A branch without a capability of its own, trained on all, counts with its average."""
     found = []
     for point in run.events("accuracy"):
-        cells = {(cell["model"], cell["field"]): cell["greedy"]["value"] for cell in point["table"]}
+        cells = {(cell["model"], cell["capability"]): cell["greedy"]["value"] for cell in point["table"]}
         branches = dict.fromkeys(model for model, _ in cells)
         found.append((point["step"] + 1, fmean(cells.get((b, b), cells[b, AVERAGE]) for b in branches)))
     return found
 
 
-def _all_fields(run: RunRecord) -> list[tuple[int, float]]:
+def _all_capabilities(run: RunRecord) -> list[tuple[int, float]]:
     return [
-        (point["step"] + 1, fmean(c["greedy"]["value"] for c in point["table"] if c["field"] == AVERAGE))
+        (point["step"] + 1, fmean(c["greedy"]["value"] for c in point["table"] if c["capability"] == AVERAGE))
         for point in run.events("accuracy")
     ]
 

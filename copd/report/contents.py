@@ -30,7 +30,7 @@ SHOWN_CHARACTERS = 1_200
 """Of a prompt, and of an answer in the history."""
 COUNTS = ("rollouts", "tokens_generated", "tokens_scored", "tokens_trained")
 Row = tuple[str, str, list[Estimate | None]]
-"""A model, its name on the page, and its estimate in each field."""
+"""A model, its name on the page, and its estimate in each capability."""
 SPECIAL = re.compile(r"<\|.*\|>")
 
 
@@ -78,14 +78,17 @@ def accuracy_tables(run: RunRecord) -> list[tuple[str, list[str], list[Row]]]:
     """Title, columns and rows of greedy accuracy and of each pass@k."""
     if not run.table:
         return []
-    fields = [*run.fields, AVERAGE]
+    capabilities = [*run.capabilities, AVERAGE]
     ks = sorted({k for cell in run.table for k in cell.pass_at})
 
     def rows(estimate: Callable[[Accuracy], Estimate]) -> list[Row]:
-        return [(m, words.model_label(m), [estimate(run.cell(m, field)) for field in fields]) for m in run.models]
+        return [
+            (m, words.model_label(m), [estimate(run.cell(m, capability)) for capability in capabilities])
+            for m in run.models
+        ]
 
-    sampled = [(f"pass@{k}", fields, rows(lambda cell: cell.pass_at[k])) for k in ks]  # noqa: B023
-    return [("Greedy accuracy", fields, rows(lambda cell: cell.greedy)), *sampled]
+    sampled = [(f"pass@{k}", capabilities, rows(lambda cell: cell.pass_at[k])) for k in ks]  # noqa: B023
+    return [("Greedy accuracy", capabilities, rows(lambda cell: cell.greedy)), *sampled]
 
 
 def matrices(run: RunRecord) -> list[tuple[str, str, list[Matrix]]]:
@@ -122,7 +125,7 @@ def matrices(run: RunRecord) -> list[tuple[str, str, list[Matrix]]]:
     low, high = min(values), max(values)
     found.append(
         (
-            "Accuracy of each branch in each field",
+            "Accuracy of each branch in each capability",
             "Share of sampled answers to validation problems that are right; the stronger the colour, the more.",
             [_matrix(p, p["accuracy"], lambda v: (v - low) / max(1e-9, high - low), diagonal=True) for p in behaviour],
         )
@@ -158,7 +161,7 @@ def _spread(items: Sequence[Any]) -> list[Any]:
 
 
 def poor_teachers(run: RunRecord) -> tuple[int, int]:
-    """How often a teacher was no better than its student on its own field, of how many times it was looked at."""
+    """How often a teacher was no better than its student on its own capability, of how many times it was looked at."""
     looks = [look for look in run.events("teaching") if look["step"] >= 0]
     return sum(look["teacher_accuracy"] <= look["student_accuracy"] for look in looks), len(looks)
 
@@ -224,12 +227,12 @@ def sampled_problems(run: RunRecord, most_media_bytes: int = MOST_MEDIA_BYTES) -
     """
     last = [sample for sample in run.samples if sample["step"] == run.samples[-1]["step"]]
     media, found = _Media(run.folder, most_media_bytes), []
-    for problem, field in dict.fromkeys((sample["problem"], sample["field"]) for sample in last):
-        own = [sample for sample in last if (sample["problem"], sample["field"]) == (problem, field)]
-        earlier = [s for s in run.samples if (s["problem"], s["field"]) == (problem, field)]
+    for problem, capability in dict.fromkeys((sample["problem"], sample["capability"]) for sample in last):
+        own = [sample for sample in last if (sample["problem"], sample["capability"]) == (problem, capability)]
+        earlier = [s for s in run.samples if (s["problem"], s["capability"]) == (problem, capability)]
         found.append(
             {
-                "field": field,
+                "capability": capability,
                 "prompt": _cut(own[0]["prompt"]),
                 "answer": own[0]["answer"],
                 "images": [media.uri(path) for path in own[0].get("images", ())],
@@ -237,7 +240,7 @@ def sampled_problems(run: RunRecord, most_media_bytes: int = MOST_MEDIA_BYTES) -
                     {**video, "frames": [media.uri(path) for path in video["frames"]]}
                     for video in own[0].get("videos", ())
                 ],
-                "answers": [_answer(sample, field) for sample in own],
+                "answers": [_answer(sample, capability) for sample in own],
                 "branches": list(dict.fromkeys(sample["branch"] for sample in own)),
                 "history": _history(earlier),
             }
@@ -253,10 +256,10 @@ def _history(samples: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, 
     return list(steps.items())
 
 
-def _answer(sample: Mapping[str, Any], field: str) -> dict[str, Any]:
-    """One response as tokens, coloured by the branch that owns the field, or else by the first other branch."""
+def _answer(sample: Mapping[str, Any], capability: str) -> dict[str, Any]:
+    """One response as tokens, coloured by the branch that owns the capability, or else by the first other branch."""
     pieces, delta = sample.get("tokens"), sample.get("delta", {})
-    teacher = field if field in delta else next(iter(delta), None)
+    teacher = capability if capability in delta else next(iter(delta), None)
     named = {"branch": sample["branch"], "label": words.model_label(sample["branch"])}
     common = {**named, "response": sample["response"], "reward": sample["reward"]}
     if not pieces:

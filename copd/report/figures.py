@@ -50,20 +50,20 @@ def _draw_pairs(axes: Any, points: Sequence[tuple[int, Mapping[str, Any]]], labe
 
 
 def draw_accuracy(axes: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
-    """Draw greedy validation accuracy: own field as given, average over the fields dotted; False without records.
+    """Draw greedy validation accuracy: own capability as given, average over all dotted; False without records.
 
-    A branch without a field of its own has a line for every field.
+    A branch without a capability of its own has a line for every capability.
     """
     points, number = events(records, "accuracy"), 0
     for branch in dict.fromkeys(cell["model"] for cell in points[0]["table"]) if points else []:
         steps, cells = [p["step"] + 1 for p in points], [_cells(p, branch) for p in points]
-        fields = {branch: "own field"} if branch in cells[0] else {f: f for f in cells[0] if f != AVERAGE}
-        for field, name in fields.items():
-            own = [cell[field] for cell in cells]
+        capabilities = {branch: "own capability"} if branch in cells[0] else {f: f for f in cells[0] if f != AVERAGE}
+        for capability, name in capabilities.items():
+            own = [cell[capability] for cell in cells]
             axes.plot(steps, own, ls=style, ms=4, label=f"{label}{branch}, {name}", **series(number))
             number += 1
         average = [cell[AVERAGE] for cell in cells]
-        colours = series(number - 1 if branch in fields else number)
+        colours = series(number - 1 if branch in capabilities else number)
         axes.plot(steps, average, ls=":", ms=3, label=f"{label}{branch}, average", **colours)
     axes.set_title("greedy accuracy, validation", fontsize="medium", loc="left")
     return bool(points)
@@ -169,4 +169,4 @@ def events(records: Sequence[Record], name: str) -> list[Record]:
 
 
 def _cells(record: Record, branch: str) -> dict[str, float]:
-    return {cell["field"]: cell["greedy"]["value"] for cell in record["table"] if cell["model"] == branch}
+    return {cell["capability"]: cell["greedy"]["value"] for cell in record["table"] if cell["model"] == branch}

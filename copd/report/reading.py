@@ -61,9 +61,11 @@ class RunRecord:
         return list(dict.fromkeys(cell.model for cell in self.table))
 
     @cached_property
-    def fields(self) -> list[str]:
-        """The fields of the table, their average not among them."""
-        return [field for field in dict.fromkeys(cell.field for cell in self.table) if field != AVERAGE]
+    def capabilities(self) -> list[str]:
+        """The capabilities of the table, their average not among them."""
+        return [
+            capability for capability in dict.fromkeys(cell.capability for cell in self.table) if capability != AVERAGE
+        ]
 
     @property
     def branches(self) -> list[str]:
@@ -75,12 +77,12 @@ class RunRecord:
         product = (self.ledger or {}).get("product", MERGED)
         return [product] if product in self.models else self.branches
 
-    def cell(self, model: str, field: str = AVERAGE) -> Accuracy:
-        return next(cell for cell in self.table if (cell.model, cell.field) == (model, field))
+    def cell(self, model: str, capability: str = AVERAGE) -> Accuracy:
+        return next(cell for cell in self.table if (cell.model, cell.capability) == (model, capability))
 
     def compared_with(self, model: str) -> dict[tuple[str, str], Difference]:
-        """Differences of all other models to this one by (model, field); empty where no answers were recorded."""
-        return {(d.model, d.field): d for d in differences(self.answers, model)} if self.finished else {}
+        """Differences of all other models to this one by (model, capability); empty where no answers were recorded."""
+        return {(d.model, d.capability): d for d in differences(self.answers, model)} if self.finished else {}
 
     @property
     def ledger(self) -> Mapping[str, Any] | None:

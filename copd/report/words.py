@@ -68,8 +68,11 @@ def duration(seconds: float) -> str:
 
 
 def counted(number: int, thing: str) -> str:
-    """`1 branch`, `3 branches`, `2 steps`."""
-    plural = f"{thing}es" if thing.endswith(("s", "x", "ch", "sh")) else f"{thing}s"
+    """`1 branch`, `3 branches`, `2 steps`, `2 capabilities`."""
+    if thing.endswith("ty"):
+        plural = f"{thing[:-1]}ies"
+    else:
+        plural = f"{thing}es" if thing.endswith(("s", "x", "ch", "sh")) else f"{thing}s"
     return f"{number:,} {thing if number == 1 else plural}"
 
 
@@ -105,15 +108,17 @@ def verdict(run: RunRecord) -> list[str]:
 def _one_product(run: RunRecord, product: str) -> list[str]:
     own, base = run.cell(product).greedy, run.cell(BASE).greedy
     compared = run.compared_with(BASE)
-    where = f" on average over {counted(len(run.fields), 'field')}" if len(run.fields) > 1 else ""
+    where = f" on average over {counted(len(run.capabilities), 'capability')}" if len(run.capabilities) > 1 else ""
     first = f"{model_name(product).capitalize()} answers {_share(own)} of the test problems right{where}, "
     first += f"{model_name(BASE)} {_share(base)}."
     if (product, AVERAGE) not in compared:
         return [f"{first} Which problems were answered was not recorded, so the two are not compared one by one."]
     average = compared[product, AVERAGE]
     said = [f"{first} On the same problems that is {_difference(average)}: {_judged(average)}."]
-    if len(run.fields) > 1:
-        said.append(_by_field("Against the base it", [compared[product, field] for field in run.fields]))
+    if len(run.capabilities) > 1:
+        said.append(
+            _by_capability("Against the base it", [compared[product, capability] for capability in run.capabilities])
+        )
     if product == MERGED:
         said += _against_its_branches(run)
     return said
@@ -121,7 +126,7 @@ def _one_product(run: RunRecord, product: str) -> list[str]:
 
 def _several_products(run: RunRecord) -> list[str]:
     compared, said = run.compared_with(BASE), []
-    own = [model for model in run.products if model in run.fields]
+    own = [model for model in run.products if model in run.capabilities]
     for model in own:
         text = f"in {model} {per_cent(run.cell(model, model).greedy.value)} %"
         text += f" against {per_cent(run.cell(BASE, model).greedy.value)} % for the base"
@@ -129,30 +134,30 @@ def _several_products(run: RunRecord) -> list[str]:
             text += f" ({_difference(compared[model, model])}: {_judged(compared[model, model])})"
         said.append(text)
     averages = [f"{model} {per_cent(run.cell(model).greedy.value)} %" for model in run.products]
-    first = [f"Each branch in its own field: {'; '.join(said)}."] if said else []
+    first = [f"Each branch in its own capability: {'; '.join(said)}."] if said else []
     base = per_cent(run.cell(BASE).greedy.value)
-    return [*first, f"On average over all fields: {listed(averages)}; the base {base} %."]
+    return [*first, f"On average over all capabilities: {listed(averages)}; the base {base} %."]
 
 
 def _against_its_branches(run: RunRecord) -> list[str]:
     compared = run.compared_with(MERGED)
-    own = [compared[field, field] for field in run.fields if (field, field) in compared]
-    ahead = [f"{d.field} ({points(d.greedy.value)} points)" for d in own if d.greedy.low > 0]
-    behind = [f"{d.field} ({points(d.greedy.value)} points)" for d in own if d.greedy.high < 0]
+    own = [compared[capability, capability] for capability in run.capabilities if (capability, capability) in compared]
+    ahead = [f"{d.capability} ({points(d.greedy.value)} points)" for d in own if d.greedy.low > 0]
+    behind = [f"{d.capability} ({points(d.greedy.value)} points)" for d in own if d.greedy.high < 0]
     said = []
     if ahead:
-        said.append(f"In its own field a single branch is ahead of the merged model in {listed(ahead)}.")
+        said.append(f"In its own capability a single branch is ahead of the merged model in {listed(ahead)}.")
     if behind:
-        said.append(f"The merged model is ahead of the branch that was trained on the field in {listed(behind)}.")
+        said.append(f"The merged model is ahead of the branch that was trained on the capability in {listed(behind)}.")
     if own and not said:
-        said.append("No branch is clearly apart from the merged model in its own field.")
+        said.append("No branch is clearly apart from the merged model in its own capability.")
     return said
 
 
-def _by_field(start: str, compared: Sequence[Difference]) -> str:
-    gains = [f"{d.field} ({points(d.greedy.value)})" for d in compared if d.greedy.low > 0]
-    losses = [f"{d.field} ({points(d.greedy.value)})" for d in compared if d.greedy.high < 0]
-    unclear = [f"{d.field} ({points(d.greedy.value)})" for d in compared if not d.is_clear]
+def _by_capability(start: str, compared: Sequence[Difference]) -> str:
+    gains = [f"{d.capability} ({points(d.greedy.value)})" for d in compared if d.greedy.low > 0]
+    losses = [f"{d.capability} ({points(d.greedy.value)})" for d in compared if d.greedy.high < 0]
+    unclear = [f"{d.capability} ({points(d.greedy.value)})" for d in compared if not d.is_clear]
     parts = [f"gains in {listed(gains)}"] if gains else []
     parts += [f"loses in {listed(losses)}"] if losses else []
     parts += [f"shows no clear difference in {listed(unclear)}"] if unclear else []
@@ -173,10 +178,12 @@ def compared_runs(runs: Sequence[RunRecord], reference: str, differences: Sequen
         ]
     averages = [(label_of(run, m), run.cell(m).greedy) for run in runs for m in run.products]
     found = "; ".join(f"{label} {_share(estimate)}" for label, estimate in averages)
-    said = [f"On average over the fields: {found}."]
-    fields = {label_of(run, m): m for run in runs if len(run.products) > 1 for m in run.products}
-    said += _placed("on average", reference, [d for d in differences if d.field == AVERAGE])
-    said += _placed("each in its own field", reference, [d for d in differences if d.field == fields.get(d.model)])
+    said = [f"On average over the capabilities: {found}."]
+    capabilities = {label_of(run, m): m for run in runs if len(run.products) > 1 for m in run.products}
+    said += _placed("on average", reference, [d for d in differences if d.capability == AVERAGE])
+    said += _placed(
+        "each in its own capability", reference, [d for d in differences if d.capability == capabilities.get(d.model)]
+    )
     seeds = listed(sorted({str(run.recipe["seed"]) for run in runs}))
     said.append(_budgets(runs))
     said.append(f"The intervals are 95 % over the test problems; they say nothing about seeds other than {seeds}.")

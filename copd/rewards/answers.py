@@ -12,8 +12,8 @@ TAG, CLOSING_TAG = "<answer>", "</answer>"
 def final_answer(response: str, *, finished: bool, form: str = "boxed", prompt: str = "") -> str | None:
     """The response's only final answer in one of the `FORMS`, or None.
 
-    None for a response that the length limit cut, for one with no answer or with several, and for an answer that is
-    never closed: a response that lists all options answers nothing. What is thought up to the last `</think>` does not
+    None for a truncated response, for one with no answer or with several, and for an answer that is never closed: a
+    response that lists all options answers nothing. What is thought up to the last `</think>` does not
     count, and thoughts that are never closed leave no answer. Neither does an answer count that stands in the `prompt`,
     where the response repeats that.
     """

@@ -57,11 +57,11 @@ class Grader:
 
     reward = (1 - format_weight) * score + format_weight * formatted
 
-    `formatted` is 1 where a finished response has exactly one final answer, not empty, in the form `answer` names (one
-    of `answers.FORMS`), else 0. A verifier of ours sees that answer and scores 1 or 0. A user's function sees the
+    `formatted` is 1 where a finished response has exactly one final answer, not empty, in the form `answer_form` names
+    (one of `answers.FORMS`), else 0. A verifier of ours sees that answer and scores 1 or 0. A user's function sees the
     whole response, thoughts and all, since functions of other libraries do their own extraction, and the problem's
-    columns; its score may be any number up to a million in size, and 1 or more counts as correct. A response that
-    the length limit cut, or whose grader fails, earns 0.
+    columns; its score may be any number up to a million in size, and 1 or more counts as correct. A truncated
+    response, and one whose grader fails, earns 0.
 
     Processes start with the first response that needs one, and end with `close` or the `with` block.
     """
@@ -70,7 +70,7 @@ class Grader:
         self,
         verifiers: Mapping[str, str] | None = None,
         *,
-        answer: str = "boxed",
+        answer_form: str = "boxed",
         format_weight: float = 0.0,
         deadline_seconds: float = 10.0,
         workers: int = 2,
@@ -84,7 +84,7 @@ class Grader:
         users = recognised(user_verifiers(verifiers or {}), memory_gib)
         self._conventions = {user.name: user.convention for user in users}
         self._pool = KillablePool(workers, deadline_seconds, memory_gib, users)
-        self._form = answer
+        self._form = answer_form
         self._format_weight = format_weight
         self._warn = warn
         self._warned: set[str] = set()

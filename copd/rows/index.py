@@ -15,7 +15,7 @@ from copd.types import Split
 
 
 @dataclass(frozen=True)
-class Part:
+class RowSet:
     """Some rows of some files: number of the file, line, and position in the file of each. [n]"""
 
     file_n: np.ndarray
@@ -26,13 +26,13 @@ class Part:
     def __len__(self) -> int:
         return len(self.file_n)
 
-    def chosen(self, which_n: np.ndarray) -> Part:
+    def chosen(self, which_n: np.ndarray) -> RowSet:
         """The rows where `which_n` is true."""
-        return Part(self.file_n[which_n], self.line_n[which_n], self.position_n[which_n], self.key_n[which_n])
+        return RowSet(self.file_n[which_n], self.line_n[which_n], self.position_n[which_n], self.key_n[which_n])
 
 
 class RowIndex:
-    """Collects sound rows: 40 bytes for each while it does, 32 in the part it gives."""
+    """Collects sound rows: 40 bytes for each while it does, 32 in the set it gives."""
 
     def __init__(self) -> None:
         self._file, self._line, self._position = array("q"), array("q"), array("q")
@@ -62,10 +62,10 @@ class RowIndex:
         """File number and line of the n-th row."""
         return self._file[n], self._line[n]
 
-    def part(self, without: Sequence[int] = ()) -> Part:
+    def rows(self, without: Sequence[int] = ()) -> RowSet:
         """All rows but those at the given places."""
         columns = [np.array(c) for c in (self._file, self._line, self._position, self._key)]
-        return Part(*(np.delete(column, without) if len(without) else column for column in columns))
+        return RowSet(*(np.delete(column, without) if len(without) else column for column in columns))
 
 
 def key_of(row: Row) -> int:
@@ -80,16 +80,16 @@ def key_of(row: Row) -> int:
     return _hash(b"\0".join(contents))
 
 
-def cut(part: Part, shares: Mapping[Split, float]) -> dict[Split, Part]:
+def cut(rows: RowSet, shares: Mapping[Split, float]) -> dict[Split, RowSet]:
     """The training rows cut into train and the splits of `shares`, by hash, each in its order."""
-    at_n = part.key_n / 2.0**64
-    parts, start, rest_n = {}, 0.0, np.ones(len(part), bool)
+    at_n = rows.key_n / 2.0**64
+    sets, start, rest_n = {}, 0.0, np.ones(len(rows), bool)
     for split, share in shares.items():
         inside_n = (at_n >= start) & (at_n < start + share)
-        parts[split] = part.chosen(inside_n)
+        sets[split] = rows.chosen(inside_n)
         rest_n &= ~inside_n
         start += share
-    return {Split.TRAIN: part.chosen(rest_n), **parts}
+    return {Split.TRAIN: rows.chosen(rest_n), **sets}
 
 
 def _hash(content: bytes) -> int:

@@ -25,7 +25,7 @@ from copd.errors import BadRow, DataError
 from copd.rows.columns import columns_of
 from copd.rows.formats import Raw, Row, RowRules, detect, read_row
 from copd.rows.hub import hub_files
-from copd.rows.index import Part, RowIndex, cut
+from copd.rows.index import RowIndex, RowSet, cut
 from copd.rows.media import DataRoot, MediaRules, load_frames, load_image, named
 from copd.rows.sources import RowFile, open_rows
 from copd.rows.video import load_video
@@ -119,16 +119,16 @@ class Rows:
         self._fits: Callable[[Problem], str | None] = lambda problem: None
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
         self._opened = {split: open_files(names, split.value, settings) for split, names in files.items() if names}
-        self._parts = {split: self._indexed(opened) for split, opened in self._opened.items()}
-        missing = {split: (shares or {}).get(split, 0.0) for split in Split if split not in self._parts}
-        self._parts |= cut(self._parts[Split.TRAIN], missing)
-        for split, part in self._parts.items():
-            if not len(part):
+        self._sets = {split: self._indexed(opened) for split, opened in self._opened.items()}
+        missing = {split: (shares or {}).get(split, 0.0) for split in Split if split not in self._sets}
+        self._sets |= cut(self._sets[Split.TRAIN], missing)
+        for split, rows in self._sets.items():
+            if not len(rows):
                 raise DataError(f"task {name}: no row is left for {split.value}; give more rows, files or a share")
 
     def size(self, split: Split) -> int:
         """Different problems of a split."""
-        return len(self._parts[split])
+        return len(self._sets[split])
 
     @property
     def skipped(self) -> int:
@@ -138,7 +138,7 @@ class Rows:
     def fingerprint(self) -> dict[str, dict[str, str]]:
         """Split, then file, to its sha256. Media that rows name by path are not part of it."""
         return {
-            split.value: {part.file.given: sha256(part.file.path) for part in opened}
+            split.value: {source.file.given: sha256(source.file.path) for source in opened}
             for split, opened in self._opened.items()
         }
 
@@ -166,7 +166,7 @@ class Rows:
                 sound_n[at] = False
         if found < count:
             raise DataError(f"task {self.name}: {found} sound rows are left for {split.value}, {count} are asked for")
-        self._parts[split] = self._parts[split].chosen(sound_n)
+        self._sets[split] = self._sets[split].chosen(sound_n)
 
     def problem(self, split: Split, index: int) -> Problem:
         """The problem with this index. Raises DataError naming file and line for a row found bad only now.
@@ -207,22 +207,22 @@ class Rows:
 
         As training files these rows would be cut into the same validation and test rows.
         """
-        cut_off = [part for split, part in self._parts.items() if split not in self._opened]
-        train, chosen_n = self._parts[Split.TRAIN], np.zeros(self.size(Split.TRAIN), bool)
+        cut_off = [rows for split, rows in self._sets.items() if split not in self._opened]
+        train, chosen_n = self._sets[Split.TRAIN], np.zeros(self.size(Split.TRAIN), bool)
         chosen_n[places] = True
-        parts = [train.chosen(chosen_n), *cut_off]
+        sets = [train.chosen(chosen_n), *cut_off]
         return [
-            (source.file, sorted(at for part in parts for at in part.position_n[part.file_n == number].tolist()))
+            (source.file, sorted(at for rows in sets for at in rows.position_n[rows.file_n == number].tolist()))
             for number, source in enumerate(self._opened[Split.TRAIN])
         ]
 
     def where(self, split: Split, at: int) -> str:
         """File and line of a row."""
-        return f"{self._source(split, at).file.given}:{self._parts[split].line_n[at]}"
+        return f"{self._source(split, at).file.given}:{self._sets[split].line_n[at]}"
 
     def _problem(self, split: Split, at: int) -> Problem:
         source = self._source(split, at)
-        raw = source.file.read(int(self._parts[split].position_n[at]))
+        raw = source.file.read(int(self._sets[split].position_n[at]))
         row = source.row(raw, self.settings.rules)
         images, videos, rates = load_media(row, source.file.root, self.settings.media)
         problem = Problem(
@@ -243,7 +243,7 @@ class Rows:
         return problem
 
     def _source(self, split: Split, at: int) -> Source:
-        return self.sources(split)[self._parts[split].file_n[at]]
+        return self.sources(split)[self._sets[split].file_n[at]]
 
     def _order(self, epoch: int) -> np.ndarray:
         """The order of the training rows in an epoch."""
@@ -253,7 +253,7 @@ class Rows:
             self._orders[epoch] = np.random.default_rng((self._seed, epoch)).permutation(self.size(Split.TRAIN))
         return self._orders[epoch]
 
-    def _indexed(self, sources: Sequence[Source]) -> Part:
+    def _indexed(self, sources: Sequence[Source]) -> RowSet:
         """The sound rows of some files, those with the id of an earlier one left out."""
         index = RowIndex()
         for number, source in enumerate(sources):
@@ -270,7 +270,7 @@ class Rows:
             where = [f"{sources[number].file.given}:{line}" for number, line in map(index.place, (again, first))]
             self._bad.meet(where[0], BadRow(f"has the id of {where[1]}"))
             repeated.append(again)
-        return index.part(repeated)
+        return index.rows(repeated)
 
 
 def find_media(row: Row, root: DataRoot) -> None:

@@ -48,7 +48,7 @@ class RunObserver:
         self,
         folder: Path,
         branches: Mapping[str, BranchHandle],
-        fields: Sequence[str],
+        capabilities: Sequence[str],
         schedule: Schedule,
         edges: Sequence[Edge],
         *,
@@ -67,7 +67,7 @@ class RunObserver:
         self._health = health or Health()
         self._folder = folder
         self._branches = branches
-        self._fields = list(fields)
+        self._capabilities = list(capabilities)
         self._schedule = schedule
         self._edges = edges
         self._trained = trained
@@ -121,10 +121,10 @@ class RunObserver:
         """Behaviour of the branches among one another, teacher against student accuracy, and a few samples."""
         settings = self._evaluation
         behaviour = await measure_behaviour(
-            self._branches, self._fields, problems=settings.behaviour_problems, ks=settings.overlap_k
+            self._branches, self._capabilities, problems=settings.behaviour_problems, ks=settings.overlap_k
         )
         for sample in behaviour.samples:
-            media = keep_media(self._folder, behaviour.shown[sample["field"], sample["problem"]])
+            media = keep_media(self._folder, behaviour.shown[sample["capability"], sample["problem"]])
             self._samples.write({"step": step, "phase": phase, **sample, **media})
         self._compare_teachers(step, behaviour)
         measures = {name: value for name, value in vars(behaviour).items() if name not in ("samples", "shown")}
@@ -133,16 +133,16 @@ class RunObserver:
         return behaviour
 
     def _compare_teachers(self, step: int, behaviour: Behaviour) -> None:
-        """Note teacher and student accuracy on the teacher's field."""
+        """Note teacher and student accuracy on the teacher's capability."""
         for edge in self._edges:
             teacher, student = (behaviour.accuracy[name][edge.teacher] for name in (edge.teacher, edge.student))
             self.note("teaching", step, **vars(edge), teacher_accuracy=teacher, student_accuracy=student)
 
     async def validate(self, step: int) -> None:
-        """Greedy accuracy of every branch on every field, on validation problems."""
+        """Greedy accuracy of every branch on every capability, on validation problems."""
         table = await evaluate(
             list(self._branches.values()),
-            self._fields,
+            self._capabilities,
             Split.VALIDATION,
             problems=self._evaluation.validation_problems,
             pass_at=(),

@@ -16,7 +16,7 @@ from copd.system.files import replace_text
 RUN_MANIFEST = "manifest.json"
 """The file of a run folder that holds its recipe, versions, hashes and seed."""
 ANSWERS = "answers.jsonl"
-"""The file that holds, per model and field, which test problems were answered right."""
+"""The file that holds, per model and capability, which test problems were answered right."""
 
 
 class JsonLines:

@@ -46,7 +46,7 @@ class Screen:
         schedule, batches = plan.schedule, plan.batches
         table = Table(title=f"copd: {method} into {folder}", show_header=False, title_justify="left")
         table.add_row("branches", ", ".join(plan.branches))
-        taught = [f"{edge.teacher} teaches {edge.student} (beta {edge.beta:g})" for edge in plan.edges]
+        taught = [f"{edge.teacher} teaches {edge.student} (weight {edge.weight:g})" for edge in plan.edges]
         table.add_row("edges", "\n".join(taught) or "none")
         table.add_row("steps", f"{schedule.cycles} x ({schedule.rl_steps} steps of RLVR + {schedule.opd_steps} of OPD)")
         table.add_row(

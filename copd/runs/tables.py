@@ -10,7 +10,7 @@ from rich.text import Text
 
 from copd.errors import visible
 from copd.measure.compare import Difference
-from copd.measure.disputes import FieldBehaviour
+from copd.measure.disputes import CapabilityBehaviour
 from copd.measure.evaluate import AVERAGE, Accuracy, Estimate
 
 MODEL_WIDTH = 20
@@ -30,51 +30,51 @@ def _points(difference: Difference) -> str:
 def accuracy_table(
     table: Sequence[Accuracy], title: str, *, intervals: bool = True, compared: Sequence[Difference] = ()
 ) -> Table:
-    """Models by fields, in per cent, the interval below the value, the difference to another model below that.
+    """Models by capabilities, in per cent, the interval below the value, the difference to another model below that.
 
     Differences are bold where their interval leaves out zero.
     """
-    below = {(d.model, d.field): _points(d) for d in compared}
-    fields = list(dict.fromkeys(cell.field for cell in table))
+    below = {(d.model, d.capability): _points(d) for d in compared}
+    capabilities = list(dict.fromkeys(cell.capability for cell in table))
     ks = sorted({k for cell in table for k in cell.pass_at})
     shown = Table(title=title, title_justify="left", show_lines=bool(compared))
     longest = max((len(cell.model) for cell in table), default=0)
     shown.add_column("model", overflow="fold", min_width=min(MODEL_WIDTH, longest))
-    for name in (*fields, *(f"{AVERAGE} pass@{k}" for k in ks)):
+    for name in (*capabilities, *(f"{AVERAGE} pass@{k}" for k in ks)):
         shown.add_column(name, justify="right")
     for model in dict.fromkeys(cell.model for cell in table):
-        cells = {cell.field: cell for cell in table if cell.model == model}
-        greedy = [_per_cent(cells[name].greedy, intervals) + below.get((model, name), "") for name in fields]
+        cells = {cell.capability: cell for cell in table if cell.model == model}
+        greedy = [_per_cent(cells[name].greedy, intervals) + below.get((model, name), "") for name in capabilities]
         sampled = [_per_cent(cells[AVERAGE].pass_at[k], intervals) for k in ks]
         shown.add_row(escape(model), *greedy, *sampled)
     return shown
 
 
-def behaviour_table(found: Sequence[FieldBehaviour], title: str) -> Table:
-    """Measures of a student and a teacher, a field a row."""
+def behaviour_table(found: Sequence[CapabilityBehaviour], title: str) -> Table:
+    """Measures of a student and a teacher, a capability a row."""
     ks, first = list(found[0].chance), found[0]
     shown = Table(title=title, title_justify="left")
     kl = "symmetric\nKL, nats" + ("" if first.kl_is_exact else "\napproximate")
     overlaps = [f"overlap@{k}\nchance {first.chance[k]:.2f}" for k in ks]
-    for name in ("field", "tokens", "student's\naccuracy", *overlaps, f"overlap@{min(ks)}\nby mass", kl):
-        shown.add_column(name, justify="left" if name == "field" else "right")
-    for field in found:
-        alike = field.likeness
+    for name in ("capability", "tokens", "student's\naccuracy", *overlaps, f"overlap@{min(ks)}\nby mass", kl):
+        shown.add_column(name, justify="left" if name == "capability" else "right")
+    for behaviour in found:
+        alike = behaviour.likeness
         overlap = [f"{alike.overlap[k]:.3f}" for k in ks]
-        numbers = (f"{field.tokens:,}", f"{100 * field.accuracy:.1f}", *overlap, f"{alike.mass_overlap:.3f}")
-        shown.add_row(escape(field.field), *numbers, f"{alike.symmetric_kl:.4f}")
+        numbers = (f"{behaviour.tokens:,}", f"{100 * behaviour.accuracy:.1f}", *overlap, f"{alike.mass_overlap:.3f}")
+        shown.add_row(escape(behaviour.capability), *numbers, f"{alike.symmetric_kl:.4f}")
     return shown
 
 
-def disputes_table(field: FieldBehaviour) -> Table:
+def disputes_table(behaviour: CapabilityBehaviour) -> Table:
     """The tokens on which teacher and student differ most, in their context."""
-    what = "most disputed tokens" if field.disputes else "no disputed token: the two agree to the last bit"
-    shown = Table(title=f"{escape(field.field)}: {what}", title_justify="left")
+    what = "most disputed tokens" if behaviour.disputes else "no disputed token: the two agree to the last bit"
+    shown = Table(title=f"{escape(behaviour.capability)}: {what}", title_justify="left")
     for name in ("delta", "student", "teacher"):
         shown.add_column(name, justify="right", no_wrap=True)
     for name in ("prompt", "answer", "response around the token"):
         shown.add_column(name, overflow="fold")
-    for dispute in field.disputes:
+    for dispute in behaviour.disputes:
         numbers = (f"{dispute.delta:+.2f}", f"{dispute.student_logp:.2f}", f"{dispute.teacher_logp:.2f}")
         prompt = visible(dispute.prompt if len(dispute.prompt) <= 80 else f"{dispute.prompt[:80]} ...")
         before, token, after = (visible(text) for text in (dispute.before, dispute.token, dispute.after))

@@ -98,6 +98,6 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, float]]:
     elif isinstance(value, list):
         for item in value:
             if isinstance(item, Mapping) and "model" in item:
-                yield from _flat(f"{prefix}/{item['model']}/{item['field']}", item.get("greedy", {}).get("value"))
+                yield from _flat(f"{prefix}/{item['model']}/{item['capability']}", item.get("greedy", {}).get("value"))
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield prefix, float(value)

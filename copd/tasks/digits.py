@@ -3,7 +3,7 @@
 Three capabilities share one language. A problem asks for the sum, maximum, minimum or first-minus-last of a few
 numbers (text also asks for chains such as 7+8-3); the worked solution repeats the numbers, lists the partial results
 and ends in `\\boxed{}`. On a share `conflict` of the problems the question says "usual", and then each capability
-follows its own convention for the shared words (`CONVENTION_OF`), so that learning one field unlearns another's.
+follows its own convention for the shared words (`CONVENTION_OF`), so that learning one capability unlearns another's.
 
 A problem is a pure function of (seed, capability, split, index). Handwriting is split by picture, text by a hash of
 the canonical problem, in which the order of the numbers counts only where it matters. Validation and test ignore the

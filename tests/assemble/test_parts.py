@@ -25,9 +25,12 @@ def test_the_aggregation_named_is_the_learners(policy, written, problems_of, agg
 
 
 def test_optimizer_clips_and_passes_are_the_recipes(policy):
-    changes = ["grpo={clip_low: 0.1, clip_high: 0.3, passes: 4}", "optimizer={learning_rate: 2e-3, max_grad_norm: 3}"]
+    changes = [
+        "grpo={clip_low: 0.1, clip_high: 0.3, iterations: 4}",
+        "optimizer={learning_rate: 2e-3, max_grad_norm: 3}",
+    ]
     learner = make_learner(recipe(*changes), policy)
-    assert (learner.clip_low, learner.clip_high, learner.passes, learner.max_grad_norm) == (0.1, 0.3, 4, 3.0)
+    assert (learner.clip_low, learner.clip_high, learner.iterations, learner.max_grad_norm) == (0.1, 0.3, 4, 3.0)
     assert learner.optimizer.param_groups[0]["lr"] == 2e-3
 
 

@@ -13,7 +13,7 @@ from copd.topology import Edge
 SMALL = [
     "schedule={cycles: 2, rl_steps: 3, opd_steps: 2}",
     "sampling={prompts_per_step: 4, rollouts_per_prompt: 2}",
-    "opd={prompts_per_step: 3, rollouts_per_prompt: 5, beta: 0.5}",
+    "opd={prompts_per_step: 3, rollouts_per_prompt: 5, weight: 0.5}",
 ]
 
 
@@ -21,9 +21,9 @@ def plan_of(*overrides: str):
     return make_plan(load_recipe("demo", [*SMALL, *overrides]))
 
 
-def test_copd_has_a_branch_per_field_and_the_recipes_schedule():
+def test_copd_has_a_branch_per_capability_and_the_recipes_schedule():
     plan = plan_of()
-    assert plan.branches == plan.fields == ("text", "image", "video")
+    assert plan.branches == plan.capabilities == ("text", "image", "video")
     assert (plan.schedule.cycles, plan.schedule.rl_steps, plan.schedule.opd_steps) == (2, 3, 2)
     assert (plan.batches.native, plan.batches.per_edge) == (8, 15)
 
@@ -32,7 +32,7 @@ def test_copd_has_a_branch_per_field_and_the_recipes_schedule():
     ("topology", "edges"),
     [
         ("{kind: hub}", [("text", "image"), ("image", "text"), ("text", "video"), ("video", "text")]),
-        ("{kind: edges, edges: [{student: image, teacher: video, beta: 0.5}]}", [("image", "video")]),
+        ("{kind: edges, edges: [{student: image, teacher: video, weight: 0.5}]}", [("image", "video")]),
     ],
 )
 def test_edges_follow_the_topology(topology, edges):
@@ -40,8 +40,8 @@ def test_edges_follow_the_topology(topology, edges):
 
 
 def test_listed_edges_keep_their_own_beta():
-    listed = "[{student: image, teacher: video, beta: 0.25}, {student: text, teacher: video}]"
-    assert [edge.beta for edge in plan_of("topology={kind: edges}", f"topology.edges={listed}").edges] == [0.25, 1.0]
+    listed = "[{student: image, teacher: video, weight: 0.25}, {student: text, teacher: video}]"
+    assert [edge.weight for edge in plan_of("topology={kind: edges}", f"topology.edges={listed}").edges] == [0.25, 1.0]
 
 
 def test_the_full_topology_has_every_ordered_pair():
@@ -78,7 +78,7 @@ def test_an_opd_step_costs_the_visits_of_all_edges_more():
 )
 def test_baselines_are_rlvr_alone_at_copds_rollouts(method, branches, steps):
     plan = plan_of(f"method={method}")
-    assert (plan.fields, plan.branches, plan.edges) == (("text", "image", "video"), branches, ())
+    assert (plan.capabilities, plan.branches, plan.edges) == (("text", "image", "video"), branches, ())
     assert (plan.schedule.steps, plan.schedule.opd_steps, plan.schedule.cycles) == (steps, 0, 2)
     assert plan.rollouts == plan_of().rollouts == 480
 

@@ -7,7 +7,15 @@ from functools import partial
 import pytest
 import torch
 
-from copd.branches.branch import VISIT_STRIDE, Actor, Branch, ObjectiveSettings, Reference, SamplingSettings, stream
+from copd.branches.branch import (
+    VISIT_STRIDE,
+    Actor,
+    Branch,
+    ObjectiveSettings,
+    Reference,
+    SamplingSettings,
+    generator_of,
+)
 from copd.compute.batching import take_rows
 from copd.errors import NonFiniteError
 from copd.maths.distill import clamped_delta
@@ -30,7 +38,7 @@ def make_branch(policy):
         twin = policy.clone()
         learner = Learner(twin, **{"learning_rate": 1e-3} | options)
         tasks = tasks or {kind: Digits(kind, seed=3) for kind in ("text", "image")}
-        return Branch(name, index, twin, tasks, SAMPLING, field=name, learner=learner, settings=settings)
+        return Branch(name, index, twin, tasks, SAMPLING, capability=name, learner=learner, settings=settings)
 
     return make
 
@@ -59,15 +67,15 @@ def test_collecting_depends_on_no_call_before_it(make_branch):
     branch = make_branch()
     for task, step in (("text", 0), ("image", 3)):
         branch.collect(task, step, 2, 2)
-    branch.validate(Split.TEST, "text", 2, 2, greedy=False)
+    branch.answer_first(Split.TEST, "text", 2, 2, greedy=False)
     assert torch.equal(branch.collect("text", 4, 2, 3).tokens_NT, make_branch().collect("text", 4, 2, 3).tokens_NT)
 
 
 def test_seed_branch_task_and_step_each_give_other_random_numbers():
     keys = [(3, "text", "text", 4), (5, "text", "text", 4), (3, "image", "text", 4), (3, "text", "image", 4)]
-    drawn = [torch.rand(3, generator=stream(*key)).tolist() for key in [*keys, (3, "text", "text", 5)]]
+    drawn = [torch.rand(3, generator=generator_of(*key)).tolist() for key in [*keys, (3, "text", "text", 5)]]
     assert len({tuple(numbers) for numbers in drawn}) == 5
-    assert torch.rand(3, generator=stream(*keys[0])).tolist() == drawn[0]
+    assert torch.rand(3, generator=generator_of(*keys[0])).tolist() == drawn[0]
 
 
 def test_branch_task_and_step_each_draw_other_responses_to_one_problem(make_branch, few, problems_of):
@@ -77,14 +85,14 @@ def test_branch_task_and_step_each_draw_other_responses_to_one_problem(make_bran
     assert len({str(tokens_NT.tolist()) for tokens_NT in drawn}) == len(calls)
 
 
-def test_the_steps_go_through_the_own_fields_problems_in_order(make_branch):
+def test_the_steps_go_through_the_own_capabilities_problems_in_order(make_branch):
     branch = make_branch()
     assert [ids(branch.collect("text", step, 2, 1)) for step in (0, 1, 2)] == [
         [f"text/train/3/{i}" for i in pair] for pair in ((0, 1), (2, 3), (4, 5))
     ]
 
 
-def test_visits_to_a_field_use_other_problems_than_its_own_branch_and_than_each_other(make_branch):
+def test_visits_to_a_capability_use_other_problems_than_its_own_branch_and_than_each_other(make_branch):
     own = ids(make_branch("image", 1).collect("image", 2, 2, 1))
     first = ids(make_branch("text", 0).collect("image", 2, 2, 1))
     second = ids(make_branch("video", 2).collect("image", 2, 2, 1))
@@ -106,18 +114,18 @@ def test_a_right_and_finished_answer_is_rewarded(solver, problems_of, few):
     """The solver knows the first two of three problems by heart."""
     tasks = {"known": few("known", problems_of["image"])}
     actor = Actor("solver", 0, solver, tasks, replace(SAMPLING, max_new_tokens=30))
-    rollouts = actor.validate(Split.TEST, "known", 3, 2, greedy=True)
+    rollouts = actor.answer_first(Split.TEST, "known", 3, 2, greedy=True)
     assert rollouts.reward_N.tolist()[:4] == [1.0] * 4
     cut = Actor("solver", 0, solver, tasks, replace(SAMPLING, max_new_tokens=19))
     length_P = [len(problem.solution) + 1 for problem in problems_of["image"]]
-    assert cut.validate(Split.TEST, "known", 2, 1, greedy=True).reward_N.tolist() == [
+    assert cut.answer_first(Split.TEST, "known", 2, 1, greedy=True).reward_N.tolist() == [
         float(length <= 19) for length in length_P[:2]
     ]
 
 
 def test_responses_graded_again_keep_their_grades(solver, problems_of, few):
     actor = Actor("solver", 0, solver, {"text": few("text", problems_of["text"])}, SamplingSettings(0, 36, 1.0))
-    rollouts = actor.validate(Split.TRAIN, "text", 3, 2, greedy=False)
+    rollouts = actor.answer_first(Split.TRAIN, "text", 3, 2, greedy=False)
     again = actor.grade(replace(rollouts, reward_N=None, correct_N=None))
     assert len(rollouts.reward_N.unique()) == 2
     assert torch.equal(again.reward_N, rollouts.reward_N)
@@ -128,14 +136,14 @@ def test_a_right_answer_to_another_problem_is_not_rewarded(solver, problems_of, 
     first, second = problems_of["text"][:2]
     swapped = (replace(first, answer=second.answer), replace(second, answer=first.answer))
     actor = Actor("solver", 0, solver, {"t": few("t", swapped)}, replace(SAMPLING, max_new_tokens=30))
-    assert actor.validate(Split.TEST, "t", 2, 1, greedy=True).reward_N.tolist() == [0.0, 0.0]
+    assert actor.answer_first(Split.TEST, "t", 2, 1, greedy=True).reward_N.tolist() == [0.0, 0.0]
 
 
 def test_validation_is_the_same_at_every_call_and_for_every_actor(make_branch, policy):
     branch = make_branch()
-    first = branch.validate(Split.VALIDATION, "text", 2, 2, greedy=False)
+    first = branch.answer_first(Split.VALIDATION, "text", 2, 2, greedy=False)
     branch.collect("text", 0, 1, 1)
-    again = branch.validate(Split.VALIDATION, "text", 2, 2, greedy=False)
+    again = branch.answer_first(Split.VALIDATION, "text", 2, 2, greedy=False)
     other = Actor("other", 5, policy, {"text": Digits("text")}, SAMPLING).validate(
         Split.VALIDATION, "text", 2, 2, greedy=False
     )
@@ -145,7 +153,7 @@ def test_validation_is_the_same_at_every_call_and_for_every_actor(make_branch, p
 
 def test_greedy_validation_gives_the_most_likely_answer_to_every_copy(make_branch):
     branch = make_branch()
-    rollouts = branch.validate(Split.TEST, "text", 2, 2, greedy=True)
+    rollouts = branch.answer_first(Split.TEST, "text", 2, 2, greedy=True)
     assert torch.equal(rollouts.tokens_NT[0::2], rollouts.tokens_NT[1::2])
     assert torch.equal(rollouts.tokens_NT[0::2], branch.policy.sample(rollouts.problems, max_new_tokens=6).tokens_NT)
 
@@ -207,7 +215,7 @@ def test_the_metrics_of_an_update_describe_its_rollouts(make_branch, graded):
     assert metrics["native/reward"] == pytest.approx(4 / 6)
     assert metrics["native/groups_with_signal"] == pytest.approx(1 / 3)
     assert metrics["native/response_length"] == pytest.approx(26 / 6)
-    assert metrics["native/cut_rate"] == pytest.approx(0.5)
+    assert metrics["native/truncated_rate"] == pytest.approx(0.5)
     assert metrics["skipped"] == 0.0
 
 
@@ -266,7 +274,7 @@ def test_the_ledger_counts_rollouts_and_tokens_of_training_and_of_teaching(make_
 
 def test_validation_and_inspection_are_not_counted(make_branch, graded):
     branch = make_branch()
-    branch.validate(Split.TEST, "text", 2, 2, greedy=False)
+    branch.answer_first(Split.TEST, "text", 2, 2, greedy=False)
     branch.inspect(graded, k=3)
     assert set(asdict(branch.counts).values()) == {0}
 
@@ -331,7 +339,7 @@ def test_masked_responses_that_were_cut_are_as_if_they_had_not_been_drawn(make_b
     difference = [float((moments(masked)[name] - moments(trained)[name]).abs().max()) for name in moments(masked)]
     assert max(difference) > 1e-3
     assert metrics["native/reward"] == pytest.approx(2 / 6)
-    assert metrics["native/cut_rate"] == pytest.approx(1 / 6)
+    assert metrics["native/truncated_rate"] == pytest.approx(1 / 6)
 
 
 def test_a_signal_that_only_a_cut_response_makes_is_none_when_cut_responses_are_masked(make_branch, graded):
@@ -349,7 +357,7 @@ def test_where_every_response_is_cut_and_masked_nothing_is_trained_and_nothing_f
     metrics = branch.update([Part("native", replace(graded, finished_N=torch.zeros(6, dtype=torch.bool)))])
     assert metrics["skipped"] == metrics["native/grad_norm"] == metrics["native/groups_with_signal"] == 0.0
     assert branch.counts.tokens_trained == 0
-    assert metrics["native/cut_rate"] == 1.0
+    assert metrics["native/truncated_rate"] == 1.0
 
 
 def test_cut_responses_are_taught_on_even_where_the_native_part_masks_them(make_branch, graded, ending, assert_same):
@@ -390,7 +398,7 @@ def test_the_kl_holds_a_branch_near_its_reference(make_branch, graded, policy):
 
 
 def test_the_reference_scores_a_batch_once_whatever_the_passes_and_its_tokens_are_counted(make_branch, graded, policy):
-    branch = make_branch(settings=replace(SETTINGS, reference=Reference(policy, 0.1)), passes=3)
+    branch = make_branch(settings=replace(SETTINGS, reference=Reference(policy, 0.1)), iterations=3)
     branch.update([Part("native", graded)])
     assert branch.counts.tokens_scored == 26
     assert branch.counts.tokens_trained == 3 * 26

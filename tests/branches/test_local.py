@@ -24,7 +24,7 @@ def make(policy):
         learner = Learner(twin, learning_rate=1e-3)
         sampling = SamplingSettings(seed=1, max_new_tokens=4, temperature=1.0)
         settings = ObjectiveSettings(delta=sampled_delta)
-        branch = Branch(name, index, twin, tasks, sampling, field=name, learner=learner, settings=settings)
+        branch = Branch(name, index, twin, tasks, sampling, capability=name, learner=learner, settings=settings)
         return branch, LocalBranch(branch)
 
     return both
@@ -45,7 +45,7 @@ def test_a_handle_gives_what_its_branch_gives(make, graded):
             await handle.inspect(graded, 3, torch.zeros(6, 7, 1, dtype=torch.long)),
             await handle.texts(graded),
             await handle.pieces(graded, 2),
-            await handle.validate(Split.TEST, "text", 2, 1, greedy=True),
+            await handle.answer_first(Split.TEST, "text", 2, 1, greedy=True),
             await handle.weights(),
         )
 
@@ -59,9 +59,9 @@ def test_a_handle_gives_what_its_branch_gives(make, graded):
     assert texts == branch.policy.texts(graded)
     assert pieces == branch.pieces(graded, 2)
     assert "".join(pieces) == texts[2]
-    assert torch.equal(validated.tokens_NT, branch.validate(Split.TEST, "text", 2, 1, greedy=True).tokens_NT)
+    assert torch.equal(validated.tokens_NT, branch.answer_first(Split.TEST, "text", 2, 1, greedy=True).tokens_NT)
     assert weights.keys() == branch.weights().keys()
-    assert (handle.name, handle.field, handle.allowed_tokens) == ("text", "text", branch.policy.allowed_tokens)
+    assert (handle.name, handle.capability, handle.allowed_tokens) == ("text", "text", branch.policy.allowed_tokens)
 
 
 def test_branches_teach_each_other_at_once_and_both_update(make, graded, assert_same):
@@ -92,7 +92,7 @@ def test_a_call_lets_the_others_take_their_turn_first(make, graded, call):
         "score": lambda: handle.score(graded),
         "update": lambda: handle.update([Part("native", graded)]),
         "inspect": lambda: handle.inspect(graded, 2),
-        "validate": lambda: handle.validate(Split.TEST, "text", 1, 1, greedy=True),
+        "answer_first": lambda: handle.answer_first(Split.TEST, "text", 1, 1, greedy=True),
     }
     order = []
 
@@ -138,6 +138,6 @@ def test_an_error_of_the_branch_reaches_the_caller(make, graded):
 def test_a_model_that_is_only_evaluated_needs_no_learner(policy, make):
     branch, _ = make()
     actor = LocalActor(Actor("base", -1, policy, {"text": Digits("text")}, branch.sampling))
-    found = asyncio.run(actor.validate(Split.TEST, "text", 2, 1, greedy=True))
+    found = asyncio.run(actor.answer_first(Split.TEST, "text", 2, 1, greedy=True))
     assert actor.name == "base"
-    assert torch.equal(found.tokens_NT, branch.validate(Split.TEST, "text", 2, 1, greedy=True).tokens_NT)
+    assert torch.equal(found.tokens_NT, branch.answer_first(Split.TEST, "text", 2, 1, greedy=True).tokens_NT)

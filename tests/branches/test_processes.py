@@ -53,7 +53,7 @@ async def taught(student, teacher):
     own, visit = await asyncio.gather(student.collect("text", 0, 2, 4), student.collect("image", 0, 1, 4))
     score = await teacher.score(visit)
     metrics = await student.update([Part("native", own), Part("from_image", visit, 0.5, score)])
-    validated = await student.validate(Split.TEST, "text", 2, 2, greedy=False)
+    validated = await student.answer_first(Split.TEST, "text", 2, 2, greedy=False)
     inspected = await teacher.inspect(validated, 3, validated.tokens_NT[..., None])
     said = await student.texts(validated), await student.pieces(validated, 1)
     return score, metrics, validated, inspected, said, await student.state(), await student.counts()
@@ -63,7 +63,7 @@ def test_a_process_gives_what_a_branch_of_this_process_gives(pair, assert_same):
     with lone_branch(RECIPE, NAMES, "text", print) as text, lone_branch(RECIPE, NAMES, "image", print) as image:
         here = asyncio.run(taught(LocalBranch(text), LocalBranch(image)))
     there = asyncio.run(taught(*pair))
-    assert pair[0].field == "text"
+    assert pair[0].capability == "text"
     assert pair[0].allowed_tokens == text.policy.allowed_tokens
     assert torch.equal(there[0].logp_NT, here[0].logp_NT)
     clocks = {"tokens_per_second"}
@@ -152,7 +152,7 @@ def test_a_process_that_is_killed_in_a_call_is_named_at_once():
     assert branch.peak.machine > 2**27
 
     async def killed():
-        call = asyncio.create_task(branch.validate(Split.TEST, "video", 2000, 4, greedy=False))
+        call = asyncio.create_task(branch.answer_first(Split.TEST, "video", 2000, 4, greedy=False))
         await asyncio.sleep(0.3)
         os.kill(branch._process.pid, signal.SIGKILL)
         await call
@@ -169,7 +169,7 @@ def test_a_process_that_is_killed_in_a_call_is_named_at_once():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_is_for_the_run_lets_the_process_of_a_branch_go_on(pair, number):
     os.kill(pair[0]._process.pid, number)
-    assert asyncio.run(pair[0].validate(Split.TEST, "text", 2, 1, greedy=True)).reward_N is not None
+    assert asyncio.run(pair[0].answer_first(Split.TEST, "text", 2, 1, greedy=True)).reward_N is not None
     assert is_alive(pair[0]._process.pid)
 
 

@@ -32,7 +32,7 @@ def branch_of(policy, few, problems_of, name, index):
     task = few("text", problems_of["text"])
     learner = Learner(policy, learning_rate=1e-3)
     sampling = SamplingSettings(0, 6, 1.0)
-    return Branch(name, index, policy, {"text": task}, sampling, field="text", learner=learner, settings=SETTINGS)
+    return Branch(name, index, policy, {"text": task}, sampling, capability="text", learner=learner, settings=SETTINGS)
 
 
 def test_one_is_there_and_the_one_before_leaves_first():
@@ -87,7 +87,7 @@ def test_every_call_that_computes_takes_a_turn(policy, few, problems_of, monkeyp
         await handle.score(rollouts)
         await handle.inspect(rollouts, 2)
         await handle.update([Part("native", rollouts)])
-        await handle.validate(Split.VALIDATION, "text", 1, 1, greedy=True)
+        await handle.answer_first(Split.VALIDATION, "text", 1, 1, greedy=True)
 
     finish(calls())
     assert takers == [branch] * 5

@@ -38,15 +38,15 @@ def recipe():
 
 def test_models_are_evaluated_side_by_side_and_each_with_the_first(folders, recipe):
     table, compared = evaluate_models(recipe, [*folders, folders[0]])
-    assert [(cell.model, cell.field) for cell in table] == [
-        (folder, field) for folder in folders for field in ("text", "image", AVERAGE)
+    assert [(cell.model, cell.capability) for cell in table] == [
+        (folder, capability) for folder in folders for capability in ("text", "image", AVERAGE)
     ]
-    value = {(cell.model, cell.field): cell.greedy.value for cell in table}
-    assert [(d.model, d.against, d.field) for d in compared] == [
-        (folders[1], folders[0], field) for field in ("text", "image", AVERAGE)
+    value = {(cell.model, cell.capability): cell.greedy.value for cell in table}
+    assert [(d.model, d.against, d.capability) for d in compared] == [
+        (folders[1], folders[0], capability) for capability in ("text", "image", AVERAGE)
     ]
     for d in compared:
-        assert d.greedy.value == pytest.approx(value[folders[1], d.field] - value[folders[0], d.field])
+        assert d.greedy.value == pytest.approx(value[folders[1], d.capability] - value[folders[0], d.capability])
         assert d.greedy.low <= d.greedy.value <= d.greedy.high
 
 
@@ -75,25 +75,25 @@ def test_a_model_alone_is_compared_with_nobody(folders, recipe):
     assert evaluate_models(recipe, folders[:1])[1] == []
 
 
-def test_a_teacher_is_compared_with_a_student_in_every_field_on_the_students_tokens(folders, recipe):
+def test_a_teacher_is_compared_with_a_student_in_every_capability_on_the_students_tokens(folders, recipe):
     text, image = compare_behaviour(recipe, *folders)
-    assert (text.field, image.field) == ("text", "image")
-    for field in (text, image):
-        assert 0 < field.tokens <= 2 * 2 * 6
-        assert set(field.likeness.overlap) == {5, 10}
-        assert field.likeness.overlap[5] < 1
-        assert field.likeness.symmetric_kl > 0
-        sizes = [abs(dispute.delta) for dispute in field.disputes]
+    assert (text.capability, image.capability) == ("text", "image")
+    for capability in (text, image):
+        assert 0 < capability.tokens <= 2 * 2 * 6
+        assert set(capability.likeness.overlap) == {5, 10}
+        assert capability.likeness.overlap[5] < 1
+        assert capability.likeness.symmetric_kl > 0
+        sizes = [abs(dispute.delta) for dispute in capability.disputes]
         assert sizes == sorted(sizes, reverse=True)
         assert sizes
     assert compare_behaviour(recipe, *folders, problems=1)[0].tokens < text.tokens
 
 
 def test_a_model_agrees_with_itself_to_the_last_bit(folders, recipe):
-    for field in compare_behaviour(recipe, folders[0], folders[0]):
-        assert field.likeness.overlap == {5: 1.0, 10: 1.0}
-        assert field.likeness.symmetric_kl == 0
-        assert field.disputes == []
+    for capability in compare_behaviour(recipe, folders[0], folders[0]):
+        assert capability.likeness.overlap == {5: 1.0, 10: 1.0}
+        assert capability.likeness.symmetric_kl == 0
+        assert capability.disputes == []
 
 
 def test_a_teacher_of_other_tokens_is_refused(folders, recipe, tmp_path):

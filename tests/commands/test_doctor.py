@@ -73,10 +73,10 @@ def few_of(problems_of):
 
 def test_every_check_is_made_of_the_demo_and_nothing_fails(demo):
     per_kind = ("prompts of sampler, student and teacher", "shared prefix against plain forward")
-    per_field = ("the base", "sample", "grading", "sampler against trainer")
+    per_capability = ("the base", "sample", "grading", "sampler against trainer")
     expected = ["versions", "processors", "memory and disk", "model, tokenizer, processor", "data", "verifiers"]
     expected += [f"{kind}: {check}" for check in (*per_kind, "a teacher equal to its student") for kind in KINDS]
-    expected += [f"{kind}: {check}" for check in per_field for kind in KINDS]
+    expected += [f"{kind}: {check}" for check in per_capability for kind in KINDS]
     expected += ["text taught by image: sampler against trainer", "estimate", "checkpoints"]
     assert set(demo) == set(expected)
     assert verdicts(demo) == {"ok"}
@@ -84,7 +84,7 @@ def test_every_check_is_made_of_the_demo_and_nothing_fails(demo):
 
 
 def test_the_base_is_found_as_the_readme_has_it(demo):
-    """128 sampled responses of each field; 28, 44 and 39 % are right in sampled answers to test problems."""
+    """128 sampled responses of each capability; 28, 44 and 39 % are right in sampled answers to test problems."""
     for kind, rate in zip(KINDS, (0.28, 0.44, 0.39), strict=True):
         (finding,) = demo[f"{kind}: the base"]
         assert float(re.match(r"pass rate ([\d.]+),", finding.found)[1]) == pytest.approx(rate, abs=0.15)
@@ -140,7 +140,7 @@ def rows(tmp_path_factory):
     }
 
 
-def test_a_field_without_signal_is_warned_of_with_advice_and_one_with_signal_is_not(rows):
+def test_a_capability_without_signal_is_warned_of_with_advice_and_one_with_signal_is_not(rows):
     found = findings(make_recipe(rows))
     base = {name: found[f"{name}: the base"][0] for name in rows["branches"]}
     assert [finding.verdict for finding in base.values()] == ["ok", "warning", "warning"]
@@ -153,9 +153,9 @@ def test_a_field_without_signal_is_warned_of_with_advice_and_one_with_signal_is_
     assert re.fullmatch(r"(\w+: \d+ training rows(, )?){3}", found["data"][0].found)
 
 
-def test_responses_that_are_cut_are_warned_of(rows):
+def test_truncated_responses_are_warned_of(rows):
     found = findings(make_recipe({**rows, "sampling": {**rows["sampling"], "max_new_tokens": 3}}))
-    assert "100% of responses cut" in found["sound: the base"][0].found
+    assert "100% truncated" in found["sound: the base"][0].found
     assert "raise sampling.max_new_tokens" in found["sound: the base"][0].found
 
 

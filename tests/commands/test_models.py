@@ -150,7 +150,7 @@ def test_a_scan_that_fails_leaves_nothing(spoiled, tmp_path, monkeypatch):
 def test_of_equally_good_candidates_the_first_is_kept(spoiled, tmp_path):
     candidates = merge_grid({"method": "task_arithmetic"}, 1, 1)
     chosen, table = merge_models([spoiled], spoiled, candidates, tmp_path / "out", load_recipe("demo", RECIPE))
-    assert len({cell.greedy.value for cell in table if cell.field == "average"}) == 1
+    assert len({cell.greedy.value for cell in table if cell.capability == "average"}) == 1
     assert chosen.scale == 1.0
 
 

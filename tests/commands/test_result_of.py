@@ -8,7 +8,7 @@ from copd.commands.train import result_of
 from copd.errors import RunFolderError
 
 ESTIMATE = {"value": 0.5, "low": 0.4, "high": 0.6}
-CELL = {"model": "base", "field": "text", "problems": 3, "greedy": ESTIMATE, "pass_at": {"1": ESTIMATE}}
+CELL = {"model": "base", "capability": "text", "problems": 3, "greedy": ESTIMATE, "pass_at": {"1": ESTIMATE}}
 RESULT = {"event": "result", "step": 9, "seconds": 1.0, "table": [CELL]}
 DAMAGES = {
     "half a line within": '{"event": "upd\n',
@@ -34,7 +34,7 @@ def test_a_run_without_a_result_has_an_empty_table(tmp_path):
 def test_the_table_is_that_of_the_result(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"event": "update"}\n' + json.dumps(RESULT) + "\n")
     (cell,) = result_of(tmp_path)
-    assert (cell.model, cell.field, cell.greedy.value, cell.pass_at[1].high) == ("base", "text", 0.5, 0.6)
+    assert (cell.model, cell.capability, cell.greedy.value, cell.pass_at[1].high) == ("base", "text", 0.5, 0.6)
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)

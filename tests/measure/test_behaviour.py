@@ -28,11 +28,11 @@ class Table:
         self.mask_NT = torch.tensor(mask_NT)
         self.reward_N = torch.tensor(reward_N)
         self.allowed_tokens = self.logp_TV.shape[-1]
-        self.validated: list[tuple[object, ...]] = []
+        self.asked: list[tuple[object, ...]] = []
         self.inspected: list[int] = []
 
-    async def validate(self, split, task, count, rollouts_per_prompt, *, greedy) -> Rollouts:
-        self.validated.append((split, task, count, rollouts_per_prompt, greedy))
+    async def answer_first(self, split, task, count, rollouts_per_prompt, *, greedy) -> Rollouts:
+        self.asked.append((split, task, count, rollouts_per_prompt, greedy))
         rows = len(self.mask_NT)
         return Rollouts(
             problems=(Problem("0", task, "sum: 3 8", "11", "integer"),),
@@ -72,8 +72,8 @@ def two_branches() -> dict[str, Table]:
     }
 
 
-def measure(branches, ks=(2, 1), fields=("text",)):
-    return asyncio.run(measure_behaviour(branches, fields, problems=5, ks=ks))
+def measure(branches, ks=(2, 1), capabilities=("text",)):
+    return asyncio.run(measure_behaviour(branches, capabilities, problems=5, ks=ks))
 
 
 def both_ways(p, q) -> float:
@@ -138,35 +138,35 @@ def test_what_stands_in_the_padding_does_not_matter():
     assert wide.symmetric_kl["a"]["b"] == pytest.approx(found.symmetric_kl["a"]["b"])
 
 
-def test_several_fields_are_pooled_by_token():
-    assert measure(two_branches(), fields=("text", "image")).overlap == measure(two_branches()).overlap
+def test_several_capabilities_are_pooled_by_token():
+    assert measure(two_branches(), capabilities=("text", "image")).overlap == measure(two_branches()).overlap
 
 
 def test_chance_is_k_of_the_allowed_tokens():
     assert measure(two_branches()).chance == {2: 0.5, 1: 0.25}
 
 
-def test_accuracy_is_the_share_of_right_answers_of_each_branch_on_each_field_whatever_they_earn():
+def test_accuracy_is_the_share_of_right_answers_of_each_branch_on_each_capability_whatever_they_earn():
     branches = two_branches()
     branches["b"].reward_N += 0.25
-    found = measure(branches, fields=("text", "image"))
+    found = measure(branches, capabilities=("text", "image"))
     assert found.accuracy == {"a": {"text": 0.5, "image": 0.5}, "b": {"text": 0.0, "image": 0.0}}
 
 
-def test_every_branch_answers_the_validation_problems_of_every_field():
+def test_every_branch_answers_the_validation_problems_of_every_capability():
     branches = two_branches()
-    measure(branches, fields=("text", "image"))
+    measure(branches, capabilities=("text", "image"))
     for branch in branches.values():
-        assert [asked[:3] for asked in branch.validated] == [
+        assert [asked[:3] for asked in branch.asked] == [
             (Split.VALIDATION, "text", 5),
             (Split.VALIDATION, "image", 5),
         ]
-        assert not any(greedy for *_, greedy in branch.validated)
+        assert not any(greedy for *_, greedy in branch.asked)
 
 
-def test_a_sample_of_every_branch_and_field_is_kept():
-    samples = measure(two_branches(), fields=("text", "image")).samples
-    assert [(s["branch"], s["field"]) for s in samples] == [
+def test_a_sample_of_every_branch_and_capability_is_kept():
+    samples = measure(two_branches(), capabilities=("text", "image")).samples
+    assert [(s["branch"], s["capability"]) for s in samples] == [
         ("a", "text"),
         ("a", "image"),
         ("b", "text"),
@@ -174,7 +174,7 @@ def test_a_sample_of_every_branch_and_field_is_kept():
     ]
     assert samples[0] == {
         "branch": "a",
-        "field": "text",
+        "capability": "text",
         "problem": "0",
         "prompt": "sum: 3 8",
         "answer": "11",
@@ -188,8 +188,8 @@ def test_a_sample_of_every_branch_and_field_is_kept():
 
 
 def test_the_problems_of_the_samples_are_handed_on():
-    found = measure(two_branches(), fields=("text", "image"))
-    assert {(s["field"], s["problem"]) for s in found.samples} == set(found.shown)
+    found = measure(two_branches(), capabilities=("text", "image"))
+    assert {(s["capability"], s["problem"]) for s in found.samples} == set(found.shown)
     assert set(found.shown) == {("text", "0"), ("image", "0")}
     assert found.shown["image", "0"].prompt == "sum: 3 8"
 
@@ -244,7 +244,7 @@ def test_a_handle_needs_no_more_than_to_answer_and_to_look():
         name: SimpleNamespace(
             name=name,
             allowed_tokens=branch.allowed_tokens,
-            validate=branch.validate,
+            answer_first=branch.answer_first,
             inspect=branch.inspect,
             texts=branch.texts,
             pieces=branch.pieces,

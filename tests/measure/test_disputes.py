@@ -1,4 +1,4 @@
-"""The most disputed tokens, and a student seen by a teacher field by field, on given distributions."""
+"""The most disputed tokens, and a student seen by a teacher capability by capability, on given distributions."""
 
 import asyncio
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Model:
     table_V: torch.Tensor
     allowed_tokens: int = 4
 
-    async def validate(self, split, task, count, rollouts_per_prompt, *, greedy) -> Rollouts:
+    async def answer_first(self, split, task, count, rollouts_per_prompt, *, greedy) -> Rollouts:
         assert (split, count, greedy) == (Split.VALIDATION, 7, False)
         return rollouts(task)
 
@@ -111,7 +111,7 @@ def test_where_the_two_agree_nothing_is_disputed():
     assert found({}) == []
 
 
-def test_a_field_is_measured_as_in_the_loop():
+def test_a_capability_is_measured_as_in_the_loop():
     student, teacher = pair({(2, 7): 1.0})
     seen = asyncio.run(observe(student, teacher, "image", problems=7, ks=(1, 2)))
     models = {"student": student, "teacher": teacher}
@@ -120,6 +120,6 @@ def test_a_field_is_measured_as_in_the_loop():
     assert seen.likeness.mass_overlap == looped.mass_overlap["student"]["teacher"]
     assert seen.likeness.symmetric_kl == looped.symmetric_kl["student"]["teacher"] > 0
     assert seen.chance == looped.chance == {1: 0.25, 2: 0.5}
-    assert (seen.field, seen.tokens, seen.kl_is_exact) == ("image", 36, True)
+    assert (seen.capability, seen.tokens, seen.kl_is_exact) == ("image", 36, True)
     assert seen.accuracy == looped.accuracy["student"]["image"] == pytest.approx(2 / 3)
     assert [d.token for d in seen.disputes] == ["<2.7>"]

@@ -29,7 +29,7 @@ class Graded:
         self.order = order
         self.asked: list[tuple[object, ...]] = []
 
-    async def validate(self, split, task, count, rollouts_per_prompt, *, greedy):
+    async def answer_first(self, split, task, count, rollouts_per_prompt, *, greedy):
         self.asked.append((split, task, count, rollouts_per_prompt, greedy))
         rewards = [[r] for r in GREEDY[task]] if greedy else SAMPLED[task]
         reward_N = torch.tensor([r for row in rewards for r in row], dtype=torch.float32)
@@ -52,7 +52,7 @@ class Graded:
 def table(models=None, tasks=("text", "image"), pass_at=(1, 2, 3), split=Split.TEST):
     models = models or [Graded()]
     cells = asyncio.run(evaluate(models, tasks, split, problems=4, pass_at=pass_at))
-    return {(cell.model, cell.field): cell for cell in cells}
+    return {(cell.model, cell.capability): cell for cell in cells}
 
 
 def any_of(task: str, k: int) -> float:
@@ -134,7 +134,7 @@ def test_the_table_has_a_row_per_model_and_task_and_their_average():
 
 def test_a_cell_can_be_written_as_json():
     record = json.loads(json.dumps(table()["model", "text"].as_record()))
-    assert (record["model"], record["field"], record["problems"]) == ("model", "text", 4)
+    assert (record["model"], record["capability"], record["problems"]) == ("model", "text", 4)
     assert record["greedy"]["value"] == 0.75
     assert set(record["pass_at"]) == {"1", "2", "3"}
 
@@ -145,7 +145,7 @@ def answered(models=None, pass_at=(1, 2)):
 
 def test_answers_say_which_problems_were_right():
     text, image = answered()
-    assert (text.model, text.field, text.samples) == ("model", "text", 2)
+    assert (text.model, text.capability, text.samples) == ("model", "text", 2)
     assert text.greedy_P.tolist() == GREEDY["text"]
     assert image.greedy_P.tolist() == GREEDY["image"]
     assert text.sampled_P.tolist() == [sum(row) for row in SAMPLED["text"]]

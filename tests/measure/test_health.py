@@ -11,13 +11,13 @@ HEALTHY = {
     "native/reward": 0.5,
     "native/groups_with_signal": 0.6,
     "native/response_length": 20.0,
-    "native/cut_rate": 0.0,
+    "native/truncated_rate": 0.0,
     "native/entropy": 0.1,
     "native/logp_mismatch": 1e-7,
     "grad_norm": 0.2,
     "skipped": 0.0,
 }
-TAUGHT = {"from_b/cut_rate": 0.0, "from_b/clamp_rate": 0.01, "from_b/logp_mismatch": 1e-7, "from_b/reward": 0.2}
+TAUGHT = {"from_b/truncated_rate": 0.0, "from_b/clamp_rate": 0.01, "from_b/logp_mismatch": 1e-7, "from_b/reward": 0.2}
 
 
 def update(step, branch="a", **changes):
@@ -37,7 +37,7 @@ def behaviour(overlap, step=9, chance=0.1):
 
 
 def teaching(theirs, own, step=9):
-    return {"event": "teaching", "step": step, "student": "a", "teacher": "b", "beta": 1.0} | {
+    return {"event": "teaching", "step": step, "student": "a", "teacher": "b", "weight": 1.0} | {
         "teacher_accuracy": theirs,
         "student_accuracy": own,
     }
@@ -55,8 +55,8 @@ def test_a_healthy_run_is_not_warned_of():
 
 
 SICK = [
-    ("length", {"native__cut_rate": 0.51}, {"native__cut_rate": 0.5}),
-    ("length", {"from_b/cut_rate": 0.51}, {"from_b/cut_rate": 0.5}),
+    ("length", {"native__truncated_rate": 0.51}, {"native__truncated_rate": 0.5}),
+    ("length", {"from_b/truncated_rate": 0.51}, {"from_b/truncated_rate": 0.5}),
     ("clamp", {"from_b/clamp_rate": 0.11}, {"from_b/clamp_rate": 0.1}),
     ("mismatch", {"native__logp_mismatch": 1.1e-3}, {"native__logp_mismatch": 0.9e-3}),
     ("reward", {"native__groups_with_signal": 0.0}, {"native__groups_with_signal": 0.1}),
@@ -70,13 +70,13 @@ def test_a_guard_fires_once_beyond_its_limit_over_the_last_ten_updates(guard, si
 
 
 def test_one_bad_update_among_good_ones_is_no_failure():
-    assert fired(Health(), [*updates(20), update(20, native__cut_rate=1.0), *updates(20)]) == []
+    assert fired(Health(), [*updates(20), update(20, native__truncated_rate=1.0), *updates(20)]) == []
 
 
 @pytest.mark.parametrize(("good", "again"), [(8, []), (9, ["length"])], ids=["nine good looks", "ten"])
 def test_a_guard_fires_again_only_after_ten_good_looks_in_a_row(good, again):
     """Between ten bad updates and ten more the mean is good from the fifth good one to the fifth bad one."""
-    health, sick = Health(), updates(10, native__cut_rate=1.0)
+    health, sick = Health(), updates(10, native__truncated_rate=1.0)
     assert [guard for _, guard, _ in fired(health, sick)] == ["length"]
     assert fired(health, updates(good)) == []
     assert [guard for _, guard, _ in fired(health, sick)] == again
@@ -175,7 +175,7 @@ def eventful():
     for step in range(120):
         bad = 10 <= step < 40 or 70 <= step < 100
         changes = {
-            "native__cut_rate": 0.9 if bad else 0.1,
+            "native__truncated_rate": 0.9 if bad else 0.1,
             "native__groups_with_signal": 0.0 if 40 <= step < 60 else 0.5,
             "native__entropy": nan if step % 7 == 3 else 1e-4 if bad else 0.1,
             "native__logp_mismatch": 1.0 if bad else 0.0,

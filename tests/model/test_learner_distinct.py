@@ -139,7 +139,7 @@ def test_every_later_pass_is_that_of_every_row_computed(policy64, rollouts, othe
         "held": [held(rollouts, other_NT)],
         "distilled": distilled(rollouts, other_NT),
     }[part]
-    assert_merging_changes_nothing(monkeypatch, assert_same, policy64, parts, passes=3)
+    assert_merging_changes_nothing(monkeypatch, assert_same, policy64, parts, iterations=3)
 
 
 @pytest.mark.parametrize("budget", [1, 80])

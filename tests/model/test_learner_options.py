@@ -146,13 +146,13 @@ def reordered(rollouts, order_N):
     return replace(rollouts, **{name: getattr(rollouts, name)[order_N] for name in names})
 
 
-@pytest.mark.parametrize("passes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("iterations", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("held", [False, True], ids=["without a KL", "with a KL"])
 @pytest.mark.parametrize("name", AGGREGATIONS)
 def test_neither_the_token_budget_nor_the_order_of_the_rows_matters(
-    policy64, rollouts, reference_NT, teacher_NT, assert_same, name, held, passes
+    policy64, rollouts, reference_NT, teacher_NT, assert_same, name, held, iterations
 ):
-    options = {"aggregate": AGGREGATIONS[name][0], "passes": passes}
+    options = {"aggregate": AGGREGATIONS[name][0], "iterations": iterations}
     whole = make_learner(policy64, **options)
     expected = whole.step(all_parts(rollouts, reference_NT, teacher_NT, held=held))
     small = policy64.clone()
@@ -169,7 +169,7 @@ def test_neither_the_token_budget_nor_the_order_of_the_rows_matters(
 
 def test_the_first_of_several_passes_is_exactly_a_step_of_one_pass(policy64, rollouts, teacher_NT, assert_same):
     parts = [native(rollouts), DistillObjective("opd", rollouts, 1.0, teacher_NT, DELTAS["clamp"])]
-    twice, once = make_learner(policy64, passes=2), make_learner(policy64)
+    twice, once = make_learner(policy64, iterations=2), make_learner(policy64)
     weights = weights_after_each_pass(twice)
     twice.step(parts)
     once.step(parts)
@@ -180,7 +180,7 @@ def test_the_first_of_several_passes_is_exactly_a_step_of_one_pass(policy64, rol
 
 def test_later_passes_clip_ratios_to_the_log_probs_of_the_first(policy64, rollouts, gradients, assert_same):
     """The gradient of the third pass against equation 2 at the weights after the second."""
-    learner = make_learner(policy64, passes=3, learning_rate=LARGE_RATE)
+    learner = make_learner(policy64, iterations=3, learning_rate=LARGE_RATE)
     weights = weights_after_each_pass(learner)
     report = learner.step([native(rollouts)])
     old_NT = policy64.score(rollouts).logp_NT
@@ -205,7 +205,7 @@ def test_with_one_pass_nothing_is_clipped_however_large_the_rate(policy64, rollo
 
 
 def test_later_passes_keep_the_deltas_of_the_first(policy64, rollouts, teacher_NT, gradients, assert_same):
-    learner = make_learner(policy64, passes=2, learning_rate=LARGE_RATE)
+    learner = make_learner(policy64, iterations=2, learning_rate=LARGE_RATE)
     weights = weights_after_each_pass(learner)
     report = learner.step([DistillObjective("opd", rollouts, 1.0, teacher_NT, DELTAS["clamp"])])
     old_NT = policy64.score(rollouts).logp_NT
@@ -219,7 +219,7 @@ def test_later_passes_keep_the_deltas_of_the_first(policy64, rollouts, teacher_N
 
 
 def test_the_kl_of_a_later_pass_is_that_of_the_weights_then(policy64, rollouts, reference_NT):
-    learner = make_learner(policy64, passes=2)
+    learner = make_learner(policy64, iterations=2)
     weights = weights_after_each_pass(learner)
     report = learner.step([anchored(rollouts, reference_NT)])
     kls = []
@@ -230,14 +230,14 @@ def test_the_kl_of_a_later_pass_is_that_of_the_weights_then(policy64, rollouts, 
     assert report.metrics["native/kl"] == pytest.approx(sum(kls) / 2)
 
 
-@pytest.mark.parametrize("passes", [1, 3])
-def test_tokens_are_counted_for_every_pass(policy64, rollouts, passes):
-    assert make_learner(policy64, passes=passes).step([native(rollouts)]).tokens_trained == passes * 13
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_tokens_are_counted_for_every_pass(policy64, rollouts, iterations):
+    assert make_learner(policy64, iterations=iterations).step([native(rollouts)]).tokens_trained == iterations * 13
 
 
 def diverging(policy):
     """A learner whose first pass is sound and leads to weights at which nothing is finite any more."""
-    return make_learner(policy, passes=3, learning_rate=1e30)
+    return make_learner(policy, iterations=3, learning_rate=1e30)
 
 
 def test_a_later_pass_that_is_not_finite_changes_nothing_and_ends_the_step(policy, rollouts, assert_same):
@@ -265,7 +265,7 @@ def test_steps_whose_first_pass_is_sound_and_whose_second_is_not_are_an_error_in
 
 
 def test_a_state_taken_between_steps_of_several_passes_goes_on_bit_identically(policy, rollouts, assert_same):
-    learner, twin = (make_learner(policy, passes=2) for _ in range(2))
+    learner, twin = (make_learner(policy, iterations=2) for _ in range(2))
     learner.step([native(rollouts)])
     twin.load_state({name: tensor.clone() for name, tensor in learner.state().items()})
     assert learner.step([native(rollouts)]) == twin.step([native(rollouts)])

@@ -34,7 +34,7 @@ NOT_RUN = {
     "pip install ": "needs a network",
     "python studies/": "only from the root of the checkout; tests/project/test_studies.py runs them at a reduced size",
     "python benchmarks/": "the same",
-    "python -m benchmarks.": "only from the root of the checkout; tests/project/test_benchmarks.py runs them at a reduced size",
+    "python -m benchmarks.": "likewise; tests/project/test_benchmarks.py runs them at a reduced size",
     ".venv-bench/": "another environment, which `make bench` makes",
     "vllm ": "needs a GPU, and a package that copd does not depend on",
 }
@@ -269,14 +269,14 @@ def test_commands_options_and_targets_that_the_prose_names_exist(page):
             assert (ROOT / code.split()[1]).is_file(), code
 
 
-FIELDS = set(re.findall(r"^(?:\| |## )`([^`]+)`", PAGES["recipe.md"], re.MULTILINE))
+CAPABILITIES = set(re.findall(r"^(?:\| |## )`([^`]+)`", PAGES["recipe.md"], re.MULTILINE))
 DOTTED = re.compile(r"([a-z_]+(?:\.\w+(?:\[\])?)+)(?:=.*|\(.*\))?")
 
 
 def is_there(name: str) -> bool:
     """Whether a dotted name is a field of the recipe or something in the package; files of a run are not looked for."""
     parts = name.removeprefix("copd.").split(".")
-    if name in FIELDS or parts[-1] in ("html", "jsonl"):
+    if name in CAPABILITIES or parts[-1] in ("html", "jsonl"):
         return True
     if parts[-1] == "py":
         return any((ROOT / "copd").rglob(name))

@@ -16,7 +16,7 @@ RUN = {
     "benchmarks/grading.py",
     "benchmarks/data_check.py",
 }
-"""What is run here; tests/report/test_demo_table.py runs another, tests/project/test_docs.py that which `make docs` runs."""
+"""What is run here; tests/report/test_demo_table.py and tests/project/test_docs.py run the others."""
 
 
 def said_by(script: str, *arguments: str) -> str:

@@ -9,9 +9,10 @@ import yaml
 from pydantic import ValidationError
 
 from copd.errors import RecipeError
+from copd.recipe.fields import Section
 from copd.recipe.merges import merge_grid
 from copd.recipe.model import Recipe
-from copd.recipe.reading import Section, builtin_recipes, described, load_recipe, make_recipe
+from copd.recipe.reading import builtin_recipes, described, load_recipe, make_recipe
 from copd.recipe.sections import MERGE_FIELDS
 from copd.recipe.strict_yaml import _StrictLoader, parse_yaml
 
@@ -29,8 +30,8 @@ REFUSED = [
         id="in a branch",
     ),
     pytest.param(
-        TWO + "topology: {edges: [{student: a, teacher: b, bta: 1}]}",
-        ["topology.edges.0.bta: unknown key", "'beta'"],
+        TWO + "topology: {edges: [{student: a, teacher: b, wight: 1}]}",
+        ["topology.edges.0.wight: unknown key", "'weight'"],
         id="a typo in an edge",
     ),
     pytest.param(
@@ -101,7 +102,7 @@ REFUSED = [
         id="a self edge",
     ),
     pytest.param(
-        TWO + "topology: {edges: [{student: a, teacher: b}, {student: a, teacher: b, beta: 2}]}",
+        TWO + "topology: {edges: [{student: a, teacher: b}, {student: a, teacher: b, weight: 2}]}",
         ["topology.edges", "listed twice"],
         id="an edge given twice",
     ),
@@ -171,7 +172,7 @@ REFUSED = [
         TWO + "verifiers: a.py:f", ["verifiers", "dictionary", "found 'a.py:f'"], id="no mapping of verifiers"
     ),
     pytest.param(
-        TWO + "reward: {answer: box}", ["reward.answer", "'boxed' or 'tag'"], id="an unknown place of answers"
+        TWO + "reward: {answer_form: box}", ["reward.answer_form", "'boxed' or 'tag'"], id="an unknown place of answers"
     ),
     pytest.param(TWO + "reward: {format_weight: 1}", ["reward.format_weight", "less than 1"], id="format is all"),
     pytest.param(
@@ -185,8 +186,10 @@ REFUSED = [
         id="an unknown aggregation",
     ),
     pytest.param(TWO + "grpo: {kl_coefficient: -0.1}", ["grpo.kl_coefficient", "'-0.1'"], id="a KL that repels"),
-    pytest.param(TWO + "grpo: {passes: 0}", ["grpo.passes", "greater than or equal to 1"], id="no pass"),
-    pytest.param(TWO + "grpo: {passes: on}", ["grpo.passes: holds yes, no, on, off"], id="a truth value for a number"),
+    pytest.param(TWO + "grpo: {iterations: 0}", ["grpo.iterations", "greater than or equal to 1"], id="no pass"),
+    pytest.param(
+        TWO + "grpo: {iterations: on}", ["grpo.iterations: holds yes, no, on, off"], id="a truth value for a number"
+    ),
     pytest.param(
         TWO + "grpo: {mask_truncated: 1}", ["grpo.mask_truncated", "boolean", "'1'"], id="a number for a truth"
     ),
@@ -422,10 +425,10 @@ def test_an_ampersand_within_a_text_is_no_anchor(recipe_file):
 
 
 def test_listed_edges_need_no_kind():
-    edges = [{"student": "a", "teacher": "b", "beta": 0.5}]
+    edges = [{"student": "a", "teacher": "b", "weight": 0.5}]
     recipe = make_recipe({**yaml.safe_load(TWO), "topology": {"edges": edges}})
     assert recipe.topology.kind == "edges"
-    assert recipe.topology.edges[0].beta == 0.5
+    assert recipe.topology.edges[0].weight == 0.5
 
 
 @pytest.mark.parametrize("change", ["schedule: {opd_steps: 0}", "method: expert", "method: mixed"])
@@ -510,7 +513,7 @@ def test_described_values_are_overrides_that_give_the_recipe_back(recipe_file):
         "grpo.mask_truncated=true",
         "opd={bound: proximal, teacher_share: 0.5}",
         "verifiers.mine=some where/my.py:f",
-        "topology.edges=[{student: a, teacher: b, beta: 0.25}]",
+        "topology.edges=[{student: a, teacher: b, weight: 0.25}]",
         "evaluation.pass_at=[1, 4]",
     ]
     recipe = load_recipe(recipe_file(TWO), [*overrides, "branches.a.task.operators=[sum, max]"])

@@ -17,7 +17,7 @@ from copd.report.page import write_comparison, write_report
 from copd.runs.pictures import keep_media
 from copd.types import Problem
 
-FIELDS = ("text", "image")
+CAPABILITIES = ("text", "image")
 PROBLEMS = 100
 RIGHT = {
     ("base", "text"): range(40),
@@ -45,10 +45,10 @@ MODELS = {
 PRODUCTS = {"copd": "merged", "mixed": "mixed", "merge_only": "merged", "static_opd": "image", "mopd": "student"}
 
 
-def answered(model: str, field: str) -> Answers:
+def answered(model: str, capability: str) -> Answers:
     greedy_P = torch.zeros(PROBLEMS, dtype=torch.float64)
-    greedy_P[list(RIGHT[model, field])] = 1
-    return Answers(model, field, f"digest of {field}", greedy_P, 1, greedy_P.flip(0))
+    greedy_P[list(RIGHT[model, capability])] = 1
+    return Answers(model, capability, f"digest of {capability}", greedy_P, 1, greedy_P.flip(0))
 
 
 def matrix(names: tuple[str, ...], apart: float, same: float) -> dict[str, dict[str, float]]:
@@ -56,7 +56,7 @@ def matrix(names: tuple[str, ...], apart: float, same: float) -> dict[str, dict[
 
 
 def behaviour(step: int, phase: str, names: tuple[str, ...], overlap: float) -> dict[str, Any]:
-    accuracy = {name: dict.fromkeys(FIELDS, 0.5 + 0.01 * step) for name in names}
+    accuracy = {name: dict.fromkeys(CAPABILITIES, 0.5 + 0.01 * step) for name in names}
     return {"event": "behaviour", "step": step, "seconds": 2.0 * step + 3, "phase": phase, "kl_is_exact": True} | {
         "overlap": {"5": matrix(names, overlap, 1.0), "10": matrix(names, overlap + 0.01, 1.0)},
         "chance": {"5": 0.05, "10": 0.1},
@@ -68,7 +68,7 @@ def behaviour(step: int, phase: str, names: tuple[str, ...], overlap: float) -> 
 
 def accuracy(step: int, names: tuple[str, ...]) -> dict[str, Any]:
     known = {name: "merged" if name == "mixed" else name for name in names}
-    answers = [answered(known[name], field) for name in names for field in FIELDS]
+    answers = [answered(known[name], capability) for name in names for capability in CAPABILITIES]
     table = [cell.as_record() for cell in tabulate(answers, ())]
     back = {model: name for name, model in known.items()}
     table = [{**cell, "model": back[cell["model"]]} for cell in table]
@@ -114,13 +114,15 @@ def adopted(names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def sample(step: int, branch: str, field: str, folder: Path, names: tuple[str, ...], **changes: Any) -> dict[str, Any]:
+def sample(
+    step: int, branch: str, capability: str, folder: Path, names: tuple[str, ...], **changes: Any
+) -> dict[str, Any]:
     grey = np.arange(16 * 32 * 3, dtype=np.uint8).reshape(16, 32, 3)
     video = np.stack([np.roll(grey, 4 * i, axis=1) for i in range(4)])
-    media = {"images": (grey,), "videos": (video,)} if field == "image" else {}
-    problem = Problem(f"{field}/validation/0/0", field, "usual sum: 3 8", "1", "integer", **media)
+    media = {"images": (grey,), "videos": (video,)} if capability == "image" else {}
+    problem = Problem(f"{capability}/validation/0/0", capability, "usual sum: 3 8", "1", "integer", **media)
     peers = [name for name in names if name != branch]
-    return {"step": step, "phase": "opd", "branch": branch, "field": field, "problem": problem.id} | {
+    return {"step": step, "phase": "opd", "branch": branch, "capability": capability, "problem": problem.id} | {
         "prompt": problem.prompt,
         "answer": problem.answer,
         "response": "3 8;11",
@@ -162,12 +164,12 @@ def make(
         *([adopted(learners)] if experts else updates(range(2), "rlvr", learners)),
         behaviour(1, "rlvr", names, 0.8),
         *(lessons(range(2, 4), PRODUCTS[method]) if frozen else updates(range(2, 4), second, names)),
-        {"event": "teaching", "step": 3, "seconds": 9.0, "student": "image", "teacher": "text", "beta": 1.0}
+        {"event": "teaching", "step": 3, "seconds": 9.0, "student": "image", "teacher": "text", "weight": 1.0}
         | {"teacher_accuracy": 0.5, "student_accuracy": 0.5},
         behaviour(3, second, names, 0.9),
         accuracy(3, names),
     ]
-    told = [answered(model, field) for model in MODELS[method] for field in FIELDS]
+    told = [answered(model, capability) for model in MODELS[method] for capability in CAPABILITIES]
     if finished:
         table = [cell.as_record() for cell in tabulate(told, (1,))]
         product = {"product": PRODUCTS[method]} if method in PRODUCTS else {}
@@ -176,7 +178,7 @@ def make(
             {"event": "result", "step": 3, "seconds": 21.0, "table": table},
         ]
     recipe = {"method": method, "seed": seed, "model": {"path": "builtin:digits", "device": "cpu"}} | {
-        "branches": {field: {"task": {"length": [2, 4], "operators": None}} for field in FIELDS}
+        "branches": {capability: {"task": {"length": [2, 4], "operators": None}} for capability in CAPABILITIES}
     }
     manifest = {"recipe": recipe, "base_sha256": {"model.safetensors": "ab" * 32}, "python": "3.11.0"} | {
         "versions": {"copd": "0.1.0", "torch": "2.10.0", "transformers": "5.17.0"},
@@ -185,7 +187,7 @@ def make(
     (folder / "manifest.json").write_text(json.dumps(manifest))
     write(folder / "metrics.jsonl", records)
     steps = [1, 3]
-    samples = [sample(s, b, f, folder, names, **changes) for s in steps for b in names for f in FIELDS]
+    samples = [sample(s, b, f, folder, names, **changes) for s in steps for b in names for f in CAPABILITIES]
     write(folder / "samples.jsonl", samples)
     if finished and answers:
         write(folder / "answers.jsonl", [a.as_record() for a in told])

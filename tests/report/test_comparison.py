@@ -90,7 +90,7 @@ def test_curves_of_all_runs_lie_over_rollouts(runs):
     page = compared(runs)
     assert page["by_rollouts"]
     figures = {title: str(drawing) for title, drawing, _ in page["figures"]}
-    assert list(figures) == ["Own field", "All fields", "Reward", "Overlap", "Symmetric KL"]
+    assert list(figures) == ["Own capability", "All capabilities", "Reward", "Overlap", "Symmetric KL"]
     for title, drawing in figures.items():
         assert "thousand rollouts" in drawing
         drawn = [name for name in ("mine", "experts", "mixed") if f">{name}</text>" in drawing]
@@ -133,7 +133,7 @@ def test_each_run_has_its_own_figures_with_phases_shaded_its_matrices_and_its_sa
 def test_the_room_for_pictures_is_shared_out_among_the_runs(runs, monkeypatch):
     def pictures():
         for own in compared(runs)["each"]:
-            (shown,) = [p for p in own["problems"] if p["field"] == "image"]
+            (shown,) = [p for p in own["problems"] if p["capability"] == "image"]
             yield [*shown["images"], *shown["videos"][0]["frames"]]
 
     one, *_ = pictures()

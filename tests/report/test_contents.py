@@ -6,8 +6,9 @@ import pytest
 
 from copd.measure.evaluate import Estimate
 from copd.report import contents
-from copd.report.reading import BASE, read_run
+from copd.report.reading import read_run
 from copd.runs.runlog import read_lines, write_lines
+from copd.types import BASE
 
 
 def test_bars_stand_where_the_interval_stands_on_the_tables_scale():
@@ -57,7 +58,7 @@ def test_matrices_over_time_are_strong_where_branches_are_unlike(make_run):
 
 def test_a_single_branch_has_no_matrices_of_likeness(make_run):
     assert [name for name, *_ in contents.matrices(read_run(make_run(method="mixed")))] == [
-        "Accuracy of each branch in each field"
+        "Accuracy of each branch in each capability"
     ]
 
 
@@ -128,7 +129,7 @@ def answer(make_run, **changes) -> dict:
 
 def test_samples_are_those_of_the_last_measurement_with_their_history(make_run):
     problems = contents.sampled_problems(read_run(make_run()))
-    assert [(p["field"], p["prompt"], p["answer"]) for p in problems] == [
+    assert [(p["capability"], p["prompt"], p["answer"]) for p in problems] == [
         ("text", "usual sum: 3 8", "1"),
         ("image", "usual sum: 3 8", "1"),
     ]
@@ -172,12 +173,12 @@ def test_a_long_prompt_is_cut_and_says_so(make_run):
 
 def test_pictures_are_embedded_up_to_a_bound_in_all(make_run):
     run = read_run(make_run())
-    (problem,) = [p for p in contents.sampled_problems(run) if p["field"] == "image"]
+    (problem,) = [p for p in contents.sampled_problems(run) if p["capability"] == "image"]
     (image,), (video,) = problem["images"], problem["videos"]
     assert base64.b64decode(image.removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
     assert len(video["frames"]) == video["frames_in_all"] == 4
     largest = max(path.stat().st_size for path in (run.folder / "media").iterdir())
-    (problem,) = [p for p in contents.sampled_problems(run, largest) if p["field"] == "image"]
+    (problem,) = [p for p in contents.sampled_problems(run, largest) if p["capability"] == "image"]
     shown = [uri for uri in [*problem["images"], *problem["videos"][0]["frames"]] if uri]
     assert len(shown) < 5
 

@@ -14,13 +14,13 @@ STUDY = str(Path(__file__).parents[2] / "studies" / "demo_table.py")
 METHODS = {"demo": "copd", "mopd_mean": "mopd", "mixed_batch": "mixed"}
 PROBLEMS = 200
 RIGHT = {"CoPD, merged": range(100), "experts, merged": range(96, 200), "mixed RLVR, K times the steps": range(130)}
-"""Which problems of every field a model answers right; of the others, all models answer the first 80."""
+"""Which problems of every capability a model answers right; of the others, all models answer the first 80."""
 
 
-def answered(model: str, label: str, field: str) -> Answers:
+def answered(model: str, label: str, capability: str) -> Answers:
     greedy_P = torch.zeros(PROBLEMS, dtype=torch.float64)
     greedy_P[list(RIGHT.get(label, range(80)))] = 1
-    return Answers(model, field, f"digest of {field}", greedy_P, 1, greedy_P.roll(1))
+    return Answers(model, capability, f"digest of {capability}", greedy_P, 1, greedy_P.roll(1))
 
 
 @pytest.fixture
@@ -32,7 +32,11 @@ def study(make_run, tmp_path, monkeypatch, capsys):
         models.setdefault(run, {}).update(labels)
     for run, labels in models.items():
         folder = make_run(run, METHODS.get(run, run))
-        told = [answered(model, label, field) for model, label in labels.items() for field in defined["FIELDS"]]
+        told = [
+            answered(model, label, capability)
+            for model, label in labels.items()
+            for capability in defined["CAPABILITIES"]
+        ]
         table = [cell.as_record() for cell in tabulate(told, (1,))]
         lines = [{**r, "table": table} if r["event"] == "result" else r for r in read_lines(folder / "metrics.jsonl")]
         write_lines(folder / "metrics.jsonl", lines)

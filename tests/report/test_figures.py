@@ -41,14 +41,14 @@ def test_a_pair_that_was_not_finite_leaves_a_gap(records):
     assert [y == y for y in line.get_ydata()] == [True, False, True]
 
 
-def test_accuracy_has_a_line_for_the_own_field_and_one_for_the_average(records):
+def test_accuracy_has_a_line_for_the_own_capability_and_one_for_the_average(records):
     found = lines(figures.draw_accuracy, records)
-    assert list(found) == ["text, own field", "text, average", "image, own field", "image, average"]
-    assert list(found["text, own field"].get_ydata()) == [0.7, 0.7]
+    assert list(found) == ["text, own capability", "text, average", "image, own capability", "image, average"]
+    assert list(found["text, own capability"].get_ydata()) == [0.7, 0.7]
     assert list(found["image, average"].get_ydata()) == pytest.approx([0.6, 0.6])
 
 
-def test_a_branch_of_all_fields_has_a_line_for_each(make_run):
+def test_a_branch_of_all_capabilities_has_a_line_for_each(make_run):
     found = lines(figures.draw_accuracy, read_run(make_run(method="mixed")).records)
     assert list(found) == ["mixed, text", "mixed, image", "mixed, average"]
     assert len({line.get_color() for line in found.values()}) == 3

@@ -202,7 +202,7 @@ def test_numbers_that_were_not_finite_have_a_dash(make_run, method):
 
 def test_a_run_made_before_tokens_and_answers_were_recorded_has_a_report(make_run):
     run = make_run(answers=False)
-    old = ("step", "branch", "field", "problem", "prompt", "answer", "response", "reward")
+    old = ("step", "branch", "capability", "problem", "prompt", "answer", "response", "reward")
     samples = [{key: s[key] for key in old} for s in read_lines(run / "samples.jsonl")]
     write_lines(run / "samples.jsonl", samples)
     page = write_report(run).read_text()

@@ -9,11 +9,11 @@ from copd.errors import RunFolderError
 from copd.report.reading import read_run, read_runs
 
 
-def test_a_run_knows_its_models_fields_and_what_it_was_made_for(make_run):
+def test_a_run_knows_its_models_capabilities_and_what_it_was_made_for(make_run):
     run = read_run(make_run())
     assert (run.method, run.finished, run.steps) == ("copd", True, 4)
     assert run.models == ["base", "text", "image", "merged"]
-    assert run.fields == ["text", "image"]
+    assert run.capabilities == ["text", "image"]
     assert run.branches == ["text", "image"]
     assert run.products == ["merged"]
     assert read_run(make_run("b", "expert")).products == ["text", "image"]

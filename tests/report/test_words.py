@@ -13,24 +13,25 @@ def told(run) -> str:
     return "\n".join(words.verdict(read_run(run))).replace("\u00a0", " ").replace("\u2212", "-")
 
 
-def set_answers(run, model, field, right):
+def set_answers(run, model, capability, right):
     """Change which problems a model has answered, as the file holds it."""
     records = list(read_lines(run / "answers.jsonl"))
     for record in records:
-        if (record["model"], record["field"]) == (model, field):
+        if (record["model"], record["capability"]) == (model, capability):
             record["greedy_P"] = [float(i in right) for i in range(len(record["greedy_P"]))]
     write_lines(run / "answers.jsonl", records)
 
 
-def test_a_merged_model_is_compared_with_the_base_and_with_the_branches_in_their_fields(make_run):
-    first, by_field, branches, seed = told(make_run()).split("\n")
+def test_a_merged_model_is_compared_with_the_base_and_with_the_branches_in_their_capabilities(make_run):
+    first, by_capability, branches, seed = told(make_run()).split("\n")
     assert first.startswith("The merged model answers 61.0 % [")
-    assert "of the test problems right on average over 2 fields, the base 50.0 % [" in first
+    assert "of the test problems right on average over 2 capabilities, the base 50.0 % [" in first
     assert "On the same problems that is +11.0 points [+" in first
     assert first.endswith(": a gain.")
-    assert by_field == "Against the base it gains in text (+20.0) and shows no clear difference in image (+2.0)."
+    assert by_capability == "Against the base it gains in text (+20.0) and shows no clear difference in image (+2.0)."
     assert branches == (
-        "In its own field a single branch is ahead of the merged model in text (+10.0 points) and image (+18.0 points)."
+        "In its own capability a single branch is ahead of the merged model in text (+10.0 points) and image "
+        "(+18.0 points)."
     )
     assert seed.startswith("One run with one seed (3): the intervals are 95 % over the test problems")
 
@@ -39,10 +40,10 @@ def test_a_loss_is_called_a_loss(make_run):
     run = make_run()
     set_answers(run, "merged", "text", range(10))
     set_answers(run, "merged", "image", range(10))
-    first, by_field, *_ = told(run).split("\n")
+    first, by_capability, *_ = told(run).split("\n")
     assert "-40.0 points [-" in first
     assert first.endswith(": a loss.")
-    assert by_field == "Against the base it loses in text (-30.0) and image (-50.0)."
+    assert by_capability == "Against the base it loses in text (-30.0) and image (-50.0)."
 
 
 def test_what_the_problems_cannot_show_is_not_claimed(make_run):
@@ -60,15 +61,17 @@ def test_a_merged_model_ahead_of_its_branches_is_said_so(make_run):
     set_answers(run, "merged", "text", range(100))
     set_answers(run, "image", "image", range(62))
     said = told(run)
-    assert "The merged model is ahead of the branch that was trained on the field in text (-30.0 points)." in said
+    assert "The merged model is ahead of the branch that was trained on the capability in text (-30.0 points)." in said
     assert "a single branch is ahead" not in said
 
 
-def test_experts_are_told_in_their_own_fields_and_on_average(make_run):
+def test_experts_are_told_in_their_own_capabilities_and_on_average(make_run):
     own, average, _ = told(make_run(method="expert")).split("\n")
-    assert own.startswith("Each branch in its own field: in text 70.0 % against 40.0 % for the base (+30.0 points [")
+    assert own.startswith(
+        "Each branch in its own capability: in text 70.0 % against 40.0 % for the base (+30.0 points ["
+    )
     assert "in image 80.0 % against 60.0 % for the base" in own
-    assert average == "On average over all fields: text 60.0 % and image 60.0 %; the base 50.0 %."
+    assert average == "On average over all capabilities: text 60.0 % and image 60.0 %; the base 50.0 %."
 
 
 def test_without_answers_nothing_is_compared_one_by_one(make_run):
@@ -84,16 +87,16 @@ def compared(runs) -> list[str]:
     return [s.replace("\u00a0", " ").replace("\u2212", "-") for s in comparison(read_runs(runs))["verdict"]]
 
 
-def test_runs_are_placed_beside_the_first_one_on_average_and_in_their_own_fields(make_run):
+def test_runs_are_placed_beside_the_first_one_on_average_and_in_their_own_capabilities(make_run):
     runs = [make_run("mine"), make_run("experts", "expert"), make_run("mixed", "mixed", seed=4)]
     found, ahead, unclear, own, budget, seeds = compared(runs)
-    assert found.startswith("On average over the fields: mine (merged) 61.0 % [")
+    assert found.startswith("On average over the capabilities: mine (merged) 61.0 % [")
     assert "experts (branch image) 60.0 % [" in found
     assert "mixed 75.0 % [" in found
     assert ahead.startswith("Ahead of mine (merged) on the same problems, on average: mixed +14.0 points [+")
     assert unclear.startswith("Not clearly apart from mine (merged) on the same problems, on average: experts (branch")
     assert own.startswith(
-        "Ahead of mine (merged) on the same problems, each in its own field: experts (branch text) +10.0"
+        "Ahead of mine (merged) on the same problems, each in its own capability: experts (branch text) +10.0"
     )
     assert budget == "The runs were not made with equally many rollouts: mine 64, experts 64 and mixed 32."
     assert seeds.endswith("they say nothing about seeds other than 3 and 4.")

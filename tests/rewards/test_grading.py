@@ -174,7 +174,7 @@ def test_an_answer_that_stands_in_the_prompt_earns_nothing_unsaid_or_echoed(form
     shown = replace(problem(verifier=verifier), prompt=SHOWN)
     own = {"boxed": r"\boxed{16}", "tag": "<answer>16</answer>"}[form]
     texts = ["", "as above", SHOWN, SHOWN.strip(), f"<think>8 8</think>{SHOWN}", f"{SHOWN}Yes.", SHOWN + own]
-    with Grader(answer=form, format_weight=0.5) as grader:
+    with Grader(answer_form=form, format_weight=0.5) as grader:
         grades = grader.grade([shown] * (len(texts) + 2), [response(text) for text in (*texts, own, f"16: {own}")])
     assert grades == Grades([*[0.0] * len(texts), 1.0, 1.0], [*[False] * len(texts), True, True], 0)
 
@@ -260,7 +260,7 @@ def test_the_weight_of_the_format_is_earned_by_exactly_one_answer_right_or_wrong
 
 
 def test_answers_may_stand_in_tags():
-    assert grade(Grader(answer="tag"), "integer", "<answer>16</answer>", r"\boxed{16}").rewards == [1.0, 0.0]
+    assert grade(Grader(answer_form="tag"), "integer", "<answer>16</answer>", r"\boxed{16}").rewards == [1.0, 0.0]
 
 
 def test_an_empty_batch_has_empty_grades():

@@ -24,18 +24,18 @@ def index_of(rows):
     return index
 
 
-def test_a_part_knows_file_line_and_position_of_its_rows():
-    part = index_of([row(), row(), row()]).part()
-    assert (part.file_n.tolist(), part.line_n.tolist(), part.position_n.tolist()) == ([0] * 3, [1, 2, 3], [10, 20, 30])
-    assert len(part) == 3
-    assert len(RowIndex().part()) == 0
+def test_a_row_set_knows_file_line_and_position_of_its_rows():
+    rows = index_of([row(), row(), row()]).rows()
+    assert (rows.file_n.tolist(), rows.line_n.tolist(), rows.position_n.tolist()) == ([0] * 3, [1, 2, 3], [10, 20, 30])
+    assert len(rows) == 3
+    assert len(RowIndex().rows()) == 0
 
 
 def test_ids_given_twice_are_found_with_the_row_that_had_them_first():
     index = index_of([row(id=name) for name in ("a", "b", "a", "c", "b", "a")] + [row(), row()])
     assert list(index.repeated()) == [(2, 0), (4, 1), (5, 0)]
     assert index.place(4) == (0, 5)
-    assert index.part(without=[2, 4, 5]).line_n.tolist() == [1, 2, 4, 7, 8]
+    assert index.rows(without=[2, 4, 5]).line_n.tolist() == [1, 2, 4, 7, 8]
 
 
 def test_a_number_and_a_text_are_the_same_id():
@@ -61,15 +61,15 @@ def test_rows_with_media_are_assigned_by_what_they_show(media):
 
 
 def test_the_cut_has_about_the_asked_shares_loses_no_row_and_keeps_the_order():
-    part = index_of([row(f"question {i}") for i in range(5000)]).part()
-    parts = cut(part, {Split.VALIDATION: 0.1, Split.TEST: 0.25})
-    assert {split: len(p) / 5000 for split, p in parts.items()} == {
+    rows = index_of([row(f"question {i}") for i in range(5000)]).rows()
+    sets = cut(rows, {Split.VALIDATION: 0.1, Split.TEST: 0.25})
+    assert {split: len(p) / 5000 for split, p in sets.items()} == {
         Split.TRAIN: pytest.approx(0.65, abs=0.03),
         Split.VALIDATION: pytest.approx(0.1, abs=0.02),
         Split.TEST: pytest.approx(0.25, abs=0.03),
     }
-    assert sorted(np.concatenate([p.line_n for p in parts.values()]).tolist()) == list(range(1, 5001))
-    assert all((np.diff(p.line_n) > 0).all() for p in parts.values())
+    assert sorted(np.concatenate([p.line_n for p in sets.values()]).tolist()) == list(range(1, 5001))
+    assert all((np.diff(p.line_n) > 0).all() for p in sets.values())
 
 
 def test_a_row_stays_in_its_split_when_others_come_or_go():
@@ -77,12 +77,12 @@ def test_a_row_stays_in_its_split_when_others_come_or_go():
     shares = {Split.VALIDATION: 0.2, Split.TEST: 0.2}
 
     def splits_of(asked):
-        parts = cut(index_of([row(question) for question in asked]).part(), shares)
-        return {asked[line - 1]: split for split, part in parts.items() for line in part.line_n}
+        sets = cut(index_of([row(question) for question in asked]).rows(), shares)
+        return {asked[line - 1]: split for split, rows in sets.items() for line in rows.line_n}
 
     whole, few = splits_of(questions), splits_of(questions[::-1][:150])
     assert all(whole[question] is split for question, split in few.items())
 
 
 def test_without_shares_all_rows_train():
-    assert len(cut(index_of([row("a"), row("b")]).part(), {})[Split.TRAIN]) == 2
+    assert len(cut(index_of([row("a"), row("b")]).rows(), {})[Split.TRAIN]) == 2

@@ -13,7 +13,7 @@ pyarrow = pytest.importorskip("pyarrow")
 
 from pyarrow import parquet as writer  # noqa: E402
 
-from copd.tasks import parquet  # noqa: E402
+from copd.rows import parquet  # noqa: E402
 
 ROWS = [
     {

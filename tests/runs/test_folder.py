@@ -44,15 +44,15 @@ def test_a_run_of_the_same_recipe_goes_on(tmp_path):
 
 
 def test_a_recipe_from_before_a_field_goes_on_where_the_field_has_its_default(tmp_path):
-    fields = ("reward", "lora", "grpo.passes", "branches.text.device", "branches.image.task.noise")
+    fields = ("reward", "lora", "grpo.iterations", "branches.text.device", "branches.image.task.noise")
     claim(tmp_path / "run", older(manifest_of(), *fields))
     check(tmp_path / "run", manifest_of())
 
 
 def test_a_recipe_from_before_a_field_does_not_go_on_with_another_value(tmp_path):
-    claim(tmp_path / "run", older(manifest_of(), "grpo.passes"))
+    claim(tmp_path / "run", older(manifest_of(), "grpo.iterations"))
     with pytest.raises(CheckpointError, match=r"cannot resume: recipe\.grpo\.passes was 1 and is now 2"):
-        check(tmp_path / "run", manifest_of("grpo.passes=2"))
+        check(tmp_path / "run", manifest_of("grpo.iterations=2"))
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class Pacing:
     """A branch that takes so many turns of the loop for each call, and counts its updates."""
 
     def __init__(self, name: str, turns: int) -> None:
-        self.name, self.field, self.turns = name, name, turns
+        self.name, self.capability, self.turns = name, name, turns
         self.updates = 0
 
     async def collect(self, *asked):

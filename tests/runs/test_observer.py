@@ -48,7 +48,9 @@ def branches(policy):
         settings = ObjectiveSettings(delta=partial(clamped_delta, bound=5.0))
         sampling = SamplingSettings(seed=0, max_new_tokens=4, temperature=1.0)
         learner = Learner(twin, learning_rate=1e-3)
-        return Branch(name, index, twin, {name: Digits(name)}, sampling, field=name, learner=learner, settings=settings)
+        return Branch(
+            name, index, twin, {name: Digits(name)}, sampling, capability=name, learner=learner, settings=settings
+        )
 
     return {name: make(name, index) for index, name in enumerate(("text", "image"))}
 

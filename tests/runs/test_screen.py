@@ -10,7 +10,7 @@ from rich.console import Console
 from copd.assemble.plan import make_plan
 from copd.measure.behaviour import Behaviour, Likeness
 from copd.measure.compare import Difference
-from copd.measure.disputes import Dispute, FieldBehaviour
+from copd.measure.disputes import CapabilityBehaviour, Dispute
 from copd.measure.evaluate import Accuracy, Estimate
 from copd.recipe.reading import load_recipe
 from copd.runs.screen import Screen
@@ -39,7 +39,7 @@ def test_the_plan_names_branches_edges_steps_and_rollouts(screen, seen):
     screen.planned(Path("runs/x"), "copd", make_plan(load_recipe("demo", sizes)))
     for expected in (
         "text, image, video",
-        "video teaches text (beta 1)",
+        "video teaches text (weight 1)",
         "4 x (15 steps of RLVR + 10 of OPD)",
         "48,640",
     ):
@@ -109,9 +109,9 @@ def test_the_live_view_shows_phase_step_reward_overlap_and_time_left(seen):
 
 def test_a_table_has_a_row_per_model_in_per_cent_with_intervals(seen):
     cells = [
-        Accuracy(model, field, 10, Estimate(0.5, 0.25, 0.75), {1: Estimate(0.125, 0.0, 0.25)})
+        Accuracy(model, capability, 10, Estimate(0.5, 0.25, 0.75), {1: Estimate(0.125, 0.0, 0.25)})
         for model in ("base", "merged")
-        for field in ("text", "average")
+        for capability in ("text", "average")
     ]
     Console(file=seen, width=160).print(accuracy_table(cells, "title"))
     lines = seen.getvalue().splitlines()
@@ -149,14 +149,14 @@ def test_a_run_without_a_merge_only_says_where_its_report_is(screen, seen):
     assert seen.getvalue().split() == ["report:", "runs/x/report.html"]
 
 
-def behaviour_of(field: str, **changes) -> FieldBehaviour:
+def behaviour_of(capability: str, **changes) -> CapabilityBehaviour:
     alike = Likeness({5: 0.91, 10: 0.935}, 0.998, 0.0321)
     dispute = Dispute("text/0", "usual max: 1 2", "2", "1 2;", "9", ",2", -0.25, -3.5)
     values = {"tokens": 1330, "accuracy": 0.516, "chance": {5: 0.05, 10: 0.1}, "likeness": alike, "kl_is_exact": True}
-    return FieldBehaviour(**{"field": field, **values, "disputes": [dispute], **changes})
+    return CapabilityBehaviour(**{"capability": capability, **values, "disputes": [dispute], **changes})
 
 
-def test_behaviour_has_a_row_per_field_with_chance_beside_the_overlap(seen):
+def test_behaviour_has_a_row_per_capability_with_chance_beside_the_overlap(seen):
     Console(file=seen, width=160).print(behaviour_table([behaviour_of("text"), behaviour_of("image")], "title"))
     text = seen.getvalue()
     for expected in ("1,330", "51.6", "0.910", "0.935", "0.998", "0.0321", "chance 0.05", "chance 0.10", "image"):

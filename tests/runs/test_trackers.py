@@ -25,7 +25,7 @@ BEHAVIOUR = {"event": "behaviour", "step": 3, "seconds": 2.0, "phase": "opd", "o
 ACCURACY = {
     "event": "accuracy",
     "step": 3,
-    "table": [{"model": "a", "field": "text", "problems": 4, "greedy": {"value": 0.75, "low": 0.3, "high": 0.9}}],
+    "table": [{"model": "a", "capability": "text", "problems": 4, "greedy": {"value": 0.75, "low": 0.3, "high": 0.9}}],
 }
 
 

@@ -370,12 +370,12 @@ def test_only_the_operators_asked_for_occur(capability, operators, words):
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_a_problem_carries_its_fields_name_and_kind(capability):
+def test_a_problem_carries_its_capabilities_name_and_kind(capability):
     problem = Digits(capability).problem(Split.TEST, 3)
     assert (problem.task, problem.kind, problem.verifier) == (capability, capability, "integer")
 
 
-def test_ids_are_unique_over_fields_splits_seeds_and_indices():
+def test_ids_are_unique_over_capabilities_splits_seeds_and_indices():
     ids = [
         Digits(capability, seed=seed).problem(split, i).id
         for capability in CAPABILITIES

@@ -6,8 +6,8 @@ from copd.tasks.digits import Digits
 from copd.tasks.mixture import Mixture
 from copd.types import Split
 
-FIELDS = (Digits("text"), Digits("image"), Digits("video"))
-MIXED = Mixture("mixed", FIELDS)
+CAPABILITIES = (Digits("text"), Digits("image"), Digits("video"))
+MIXED = Mixture("mixed", CAPABILITIES)
 
 
 def test_any_k_consecutive_problems_hold_one_of_each_task():
@@ -19,13 +19,13 @@ def test_any_k_consecutive_problems_hold_one_of_each_task():
 @pytest.mark.parametrize("split", Split)
 def test_every_tasks_problems_come_in_order_and_none_is_left_out(split):
     ids = [MIXED.problem(split, i).id for i in range(15)]
-    assert ids == [task.problem(split, i).id for i in range(5) for task in FIELDS]
+    assert ids == [task.problem(split, i).id for i in range(5) for task in CAPABILITIES]
 
 
 def test_a_mixture_of_one_is_that_task():
-    alone = Mixture("alone", (FIELDS[0],))
+    alone = Mixture("alone", (CAPABILITIES[0],))
     assert [alone.problem(Split.TEST, i).prompt for i in range(5)] == [
-        FIELDS[0].problem(Split.TEST, i).prompt for i in range(5)
+        CAPABILITIES[0].problem(Split.TEST, i).prompt for i in range(5)
     ]
 
 

@@ -85,7 +85,7 @@ def test_the_ledger_counts_the_planned_rollouts(runs, name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_grpo_goes_on_in_the_students_field_only_where_asked(runs, name):
+def test_grpo_goes_on_in_the_students_capability_only_where_asked(runs, name):
     taught = [event for event in events(runs[name], "update") if event["phase"] == "opd"]
     assert all(("native/reward" in event) == (name == "static_opd with GRPO") for event in taught)
     teachers = {"image"} if name.startswith("static") else NAMES

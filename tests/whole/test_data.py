@@ -143,7 +143,7 @@ def test_more_problems_than_rows_are_not_measured_as_if_they_were_different(fold
         ({"prompt_template": "{{ prompt.__class__.x }}"}, "branches.text.task.prompt_template: reaches beyond"),
     ],
 )
-def test_what_a_recipe_says_of_rows_is_refused_by_its_field(folder, task, said):
+def test_what_a_recipe_says_of_rows_is_refused_by_its_capability(folder, task, said):
     with pytest.raises(RecipeError, match=said):
         make_tasks(recipe_of(folder, task=task))
 

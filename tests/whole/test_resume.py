@@ -79,10 +79,10 @@ def test_other_versions_another_tokenizer_or_verifier_are_refused_by_name(tmp_pa
 
 def test_every_difference_is_told_not_the_first_alone(tmp_path):
     claim(tmp_path, manifest_of())
-    changed = manifest_of("seed=3", "opd.beta=0.5", "lora={rank: 2}", data_sha256={"text": "x", "image": "y"})
+    changed = manifest_of("seed=3", "opd.weight=0.5", "lora={rank: 2}", data_sha256={"text": "x", "image": "y"})
     assert [line.split(" was ")[0] for line in differences(tmp_path, changed)] == [
         "recipe.seed",
-        "recipe.opd.beta",
+        "recipe.opd.weight",
         "recipe.lora",
         "data_sha256.text",
         "data_sha256.image",
@@ -131,10 +131,10 @@ def test_the_recipe_of_a_run_is_read_from_its_manifest_and_what_prevents_it_is_n
         saved_recipe(tmp_path, reread)
     claim(tmp_path, manifest_of("seed=3", "optimizer.learning_rate=1e-5"))
     recipe = saved_recipe(tmp_path, reread)
-    assert load_recipe(recipe, ["opd.beta=0.5"]) == load_recipe(
-        "demo", ["seed=3", "optimizer.learning_rate=1e-5", "opd.beta=0.5"]
+    assert load_recipe(recipe, ["opd.weight=0.5"]) == load_recipe(
+        "demo", ["seed=3", "optimizer.learning_rate=1e-5", "opd.weight=0.5"]
     )
-    assert make_recipe(recipe).opd.beta == load_recipe("demo").opd.beta
+    assert make_recipe(recipe).opd.weight == load_recipe("demo").opd.weight
     (tmp_path / RUN_MANIFEST).unlink()
     claim(tmp_path, manifest_of(recipe={"sede": 1}))
     with pytest.raises(CheckpointError, match=r"manifest\.json: .*cannot read the run's recipe: .*sede: unknown key"):
@@ -199,7 +199,7 @@ def test_a_state_of_a_branch_that_holds_nothing_is_refused_and_changes_nothing(p
     learner = Learner(twin, learning_rate=1e-3)
     settings = ObjectiveSettings(delta=partial(clamped_delta, bound=5.0))
     sampling = SamplingSettings(seed=0, max_new_tokens=4, temperature=1.0)
-    branch = Branch("text", 0, twin, {}, sampling, field="text", learner=learner, settings=settings)
+    branch = Branch("text", 0, twin, {}, sampling, capability="text", learner=learner, settings=settings)
     before = changed(learner, lambda _: None)
     with pytest.raises(CheckpointError, match=r"^tensor 'version' is missing$"):
         branch.load_state({})
@@ -246,9 +246,9 @@ def test_resume_without_a_recipe_finishes_what_was_stopped(again, command, stopp
 
 def test_a_change_beside_resume_is_a_change_of_the_run_s_own_recipe(again, command):
     folder, _ = again
-    done = command("train", "opd.beta=0.5", "--resume", "--out", str(folder))
+    done = command("train", "opd.weight=0.5", "--resume", "--out", str(folder))
     assert done.returncode == 1
-    said = "cannot resume: recipe.opd.beta was 1.0 and is now 0.5"
+    said = "cannot resume: recipe.opd.weight was 1.0 and is now 0.5"
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 2
 
@@ -270,8 +270,8 @@ def test_a_finished_run_is_made_longer_by_force_which_is_recorded_each_time(agai
     copd.train(load_recipe("demo", [*changes, LONGER]), folder, resume=True)
     copd.train(load_recipe("demo", [*changes, LONGER]), folder, resume=True, force=True)
     assert contents(folder) == after, "nothing has changed since"
-    copd.train(load_recipe("demo", [*changes, LONGER, "opd.beta=0.5"]), folder, resume=True, force=True)
-    second = {"after_step": 4, "changes": ["recipe.opd.beta was 1.0 and is now 0.5"]}
+    copd.train(load_recipe("demo", [*changes, LONGER, "opd.weight=0.5"]), folder, resume=True, force=True)
+    second = {"after_step": 4, "changes": ["recipe.opd.weight was 1.0 and is now 0.5"]}
     assert manifest_in(folder)["forced"] == [first, second]
 
 

@@ -158,7 +158,7 @@ def test_every_step_logs_what_is_needed_to_judge_it(finished):
     updates = events(finished, "update")
     assert len(updates) == 8 * 3
     for update in updates:
-        names = {"reward", "groups_with_signal", "response_length", "cut_rate", "grad_norm"}
+        names = {"reward", "groups_with_signal", "response_length", "truncated_rate", "grad_norm"}
         assert names <= {name.removeprefix("native/") for name in update}
         assert {"grad_norm", "tokens_per_second", "skipped"} <= set(update)
         if update["native/groups_with_signal"]:
@@ -187,7 +187,7 @@ def test_behaviour_and_teachers_are_measured_at_the_end_of_every_phase(finished)
     assert set(last["accuracy"]["text"]) == {"text", "image", "video"}
 
 
-def test_each_teacher_is_compared_with_its_student_on_the_teachers_field(finished):
+def test_each_teacher_is_compared_with_its_student_on_the_teachers_capability(finished):
     points = events(finished, "teaching")
     assert len(points) == 5 * 4
     for point in points:
@@ -224,18 +224,18 @@ def test_the_ledger_counts_exactly_the_planned_rollouts(finished):
 def test_the_result_covers_base_branches_and_merge_with_intervals(finished):
     (result,) = events(finished, "result")
     assert {cell["model"] for cell in result["table"]} == {"base", "text", "image", "video", "merged"}
-    assert {cell["field"] for cell in result["table"]} == {"text", "image", "video", "average"}
+    assert {cell["capability"] for cell in result["table"]} == {"text", "image", "video", "average"}
     for cell in result["table"]:
         for estimate in (cell["greedy"], cell["pass_at"]["1"], cell["pass_at"]["2"]):
             assert 0 <= estimate["low"] <= estimate["value"] <= estimate["high"] <= 1
             assert estimate["low"] < estimate["high"]
 
 
-def test_samples_hold_an_answer_of_every_branch_and_field_token_by_token(finished):
+def test_samples_hold_an_answer_of_every_branch_and_capability_token_by_token(finished):
     samples = list(read_lines(finished / "samples.jsonl"))
     names = ("text", "image", "video")
-    assert [(s["step"], s["branch"], s["field"]) for s in samples] == [
-        (step, branch, field) for step in (-1, 1, 3, 5, 7) for branch in names for field in names
+    assert [(s["step"], s["branch"], s["capability"]) for s in samples] == [
+        (step, branch, capability) for step in (-1, 1, 3, 5, 7) for branch in names for capability in names
     ]
     for sample in samples:
         assert "".join(sample["tokens"]).removesuffix("<|im_end|>") == sample["response"]
@@ -251,9 +251,9 @@ def test_the_pictures_of_the_samples_are_kept_once(finished):
     image = Digits("image", conflict=1.0).problem(Split.VALIDATION, 0).images[0]
     kept = {path for s in samples for path in [*s["images"], *(p for v in s["videos"] for p in v["frames"])]}
     assert kept == {f"media/{path.name}" for path in (finished / "media").iterdir()}
-    (path,) = {path for s in samples if s["field"] == "image" for path in s["images"]}
+    (path,) = {path for s in samples if s["capability"] == "image" for path in s["images"]}
     assert (np.asarray(Image.open(finished / path)) == image).all()
-    assert all(s["images"] == s["videos"] == [] for s in samples if s["field"] == "text")
+    assert all(s["images"] == s["videos"] == [] for s in samples if s["capability"] == "text")
 
 
 def test_the_answers_of_the_final_evaluation_make_the_final_table(finished):
@@ -290,7 +290,7 @@ def test_resuming_is_bit_identical(finished, tmp_path, stop, stopped, assert_sam
 def test_resuming_is_bit_identical_with_every_option_of_the_objectives(tmp_path, stopped):
     """From between the phases and from within OPD."""
     options = [
-        "grpo={aggregation: token, normalize_std: false, kl_coefficient: 0.1, passes: 2, mask_truncated: true}",
+        "grpo={aggregation: token, normalize_std: false, kl_coefficient: 0.1, iterations: 2, mask_truncated: true}",
         "opd={prompts_per_step: 2, rollouts_per_prompt: 2, bound: proximal}",
         "schedule={cycles: 1, rl_steps: 2, opd_steps: 2}",
         HARDLY_MEASURED,
@@ -354,14 +354,15 @@ def test_a_base_that_changed_beside_its_weights_is_not_resumed(tmp_path):
     )
 
 
-def test_a_base_whose_responses_are_cut_is_warned_of_field_by_field(tmp_path):
+def test_a_base_whose_responses_are_truncated_is_warned_of_capability_by_capability(tmp_path):
     said = io.StringIO()
     changes = [*SMALL, "method=mixed", "budget.rollouts=8", "sampling={prompts_per_step: 1, rollouts_per_prompt: 2, "]
     changes[-1] += "max_new_tokens: 3}"
     train(load_recipe("demo", changes), tmp_path / "run", screen=Screen(Console(file=said, width=300)))
-    for field in ("text", "image", "video"):
-        assert f"sampling.max_new_tokens=3 cuts 100% of the base's responses in {field}, which then earn 0" in (
-            said.getvalue()
+    for capability in ("text", "image", "video"):
+        assert (
+            f"sampling.max_new_tokens=3 truncates 100% of the base's responses in {capability}, which then earn 0"
+            in (said.getvalue())
         )
 
 

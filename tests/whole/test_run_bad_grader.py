@@ -102,7 +102,7 @@ def test_each_fault_costs_the_responses_to_its_own_problem_and_is_counted(folder
     updates = events(folder, "update")
     assert len(updates) == 2
     for update in updates:
-        assert update["native/cut_rate"] == 0.0
+        assert update["native/truncated_rate"] == 0.0
         assert update["native/grader_failures"] == ROLLOUTS * len(BAD)
         assert update["native/reward"] == pytest.approx(len(GOOD) / (len(GOOD) + len(BAD)))
         assert update["skipped"] == 0.0

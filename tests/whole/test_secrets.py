@@ -16,7 +16,7 @@ SECRETS = {
     "WANDB_API_KEY": "c0ffee" * 6 + "c0de",
     "AWS_SECRET_ACCESS_KEY": "sentinel/of+another/service",
 }
-TASKS = "text: {task: {capability: text, conflict: 1.0}}, image: {task: {capability: image, conflict: 1.0}}"
+TASKS = "text: {task: {field: text, conflict: 1.0}}, image: {task: {field: image, conflict: 1.0}}"
 SMALL = [
     f"branches={{{TASKS}}}",
     "schedule={cycles: 1, rl_steps: 1, opd_steps: 1}",

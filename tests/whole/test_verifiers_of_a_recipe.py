@@ -43,7 +43,7 @@ def mine(tmp_path):
 
 @pytest.fixture
 def branch_with(policy, few, problems_of, tmp_path):
-    """A branch whose only field's problems call the verifier "mine", a file that returns the given expression."""
+    """A branch whose only capability's problems call the verifier "mine", a file that returns the given expression."""
     graders = []
 
     def make(returned: str, **settings):
@@ -60,7 +60,7 @@ def branch_with(policy, few, problems_of, tmp_path):
             twin,
             {"text": task},
             sampling,
-            field="text",
+            capability="text",
             learner=learner,
             settings=SETTINGS,
             grader=graders[-1],
@@ -123,6 +123,6 @@ def test_the_first_failure_is_shown_with_verifier_problem_and_reason(branch_with
 
 def test_accuracy_does_not_count_the_weight_of_the_format(branch_with, problems_of, few):
     branch = branch_with("0.5", format_weight=0.5)
-    rollouts = branch.validate(Split.TEST, "text", 3, 4, greedy=False)
+    rollouts = branch.answer_first(Split.TEST, "text", 3, 4, greedy=False)
     assert rollouts.reward_N.max() > 0
     assert not rollouts.correct_N.any()
