@@ -48,8 +48,8 @@ class Reference:
 class ObjectiveSettings:
     """What the parts of an update are made with.
 
-    `delta` bounds the distillation signal. With `mask_truncated`, truncated native responses are left out as if they had
-    not been drawn. `reference` is None where there is no KL term.
+    `delta` bounds the distillation signal. With `mask_truncated`, truncated native responses are left out as if they
+    had not been drawn. `reference` is None where there is no KL term.
     """
 
     delta: Delta

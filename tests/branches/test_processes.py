@@ -27,7 +27,7 @@ NAMES = ("text", "image", "video")
 
 
 def started(name, warn=print, recipe=RECIPE):
-    return ProcessBranch(name, partial(lone_branch, recipe, NAMES, name), warn)
+    return ProcessBranch(name, partial(lone_branch, recipe, name, NAMES.index(name), None), warn)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ async def taught(student, teacher):
 
 
 def test_a_process_gives_what_a_branch_of_this_process_gives(pair, assert_same):
-    with lone_branch(RECIPE, NAMES, "text", print) as text, lone_branch(RECIPE, NAMES, "image", print) as image:
+    with lone_branch(RECIPE, "text", 0, None, print) as text, lone_branch(RECIPE, "image", 1, None, print) as image:
         here = asyncio.run(taught(LocalBranch(text), LocalBranch(image)))
     there = asyncio.run(taught(*pair))
     assert pair[0].capability == "text"
@@ -123,7 +123,7 @@ def test_a_branch_that_cannot_be_built_says_why_as_it_would_here():
 
 @contextmanager
 def warning_branch(warn):
-    with lone_branch(RECIPE, NAMES, "text", warn) as branch:
+    with lone_branch(RECIPE, "text", 0, None, warn) as branch:
         collect = branch.collect
 
         def and_warn(*asked):
