@@ -11,8 +11,8 @@ from typing import Protocol, TypeVar
 from copd.assemble.assembled import Assembled
 from copd.assemble.branches import lone_branch, make_branch
 from copd.branches.branch import Actor
-from copd.branches.local import LocalActor, LocalBranch, Turns
-from copd.branches.processes import ProcessBranch, ThreadActor
+from copd.branches.local import Turns, local_handle, threaded_handle
+from copd.branches.processes import BranchProcess
 from copd.model.policy import Policy
 from copd.system.processes import Memory, peak, summed
 from copd.types import Answering, BranchHandle
@@ -47,7 +47,7 @@ class ThisProcess:
         self._turns = Turns() if made.recipe.model.offload else None
         self._home = made.base.device
         branches = (make_branch(made, name, index) for index, name in enumerate(names))
-        self.branches = {branch.name: LocalBranch(self._waiting(branch), self._turns) for branch in branches}
+        self.branches = {branch.name: local_handle(self._waiting(branch), self._turns) for branch in branches}
 
     def _waiting(self, actor: A) -> A:
         if self._turns is not None:
@@ -57,7 +57,7 @@ class ThisProcess:
     def evaluated(self, name: str, policy: Policy) -> Answering:
         actor = self._made.actor(name, policy)
         actor.home = self._home
-        return LocalActor(self._waiting(actor), self._turns)
+        return local_handle(self._waiting(actor), self._turns)
 
     def peak(self) -> Memory:
         return peak()
@@ -72,33 +72,31 @@ class OwnProcesses:
     def __init__(self, made: Assembled, names: Sequence[str]) -> None:
         self._made = made
         self._line = ThreadPoolExecutor(1)
-        self._processes: dict[str, ProcessBranch] = {}
+        self._processes: dict[str, BranchProcess] = {}
         inherited = made.inheritance
         try:
             for index, name in enumerate(names):
                 make = partial(lone_branch, made.recipe, name, index, inherited)
-                self._processes[name] = ProcessBranch(name, make, partial(self._warn, name))
-            for branch in self._processes.values():
-                branch.wait()
+                self._processes[name] = BranchProcess(name, make, partial(self._warn, name))
+            self.branches = {name: process.handle() for name, process in self._processes.items()}
         except BaseException:
             self.close()
             raise
-        self.branches: Mapping[str, BranchHandle] = self._processes
 
     def _warn(self, branch: str, message: str) -> None:
         self._made.warn(f"branch {branch}: {message}")
 
     def evaluated(self, name: str, policy: Policy) -> Answering:
-        return ThreadActor(self._made.actor(name, policy), self._line)
+        return threaded_handle(self._made.actor(name, policy), self._line)
 
     def peak(self) -> Memory:
-        return summed([peak(), *(branch.peak for branch in self._processes.values())])
+        return summed([peak(), *(process.peak for process in self._processes.values())])
 
     def close(self) -> None:
         with ExitStack() as ending:
             ending.callback(self._line.shutdown)
-            for branch in self._processes.values():
-                ending.callback(branch.close)
+            for process in self._processes.values():
+                ending.callback(process.close)
 
 
 PLACES: Mapping[str, Callable[[Assembled, Sequence[str]], Place]] = {"local": ThisProcess, "processes": OwnProcesses}

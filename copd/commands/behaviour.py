@@ -6,7 +6,7 @@ import logging
 
 from copd.assemble.assembled import assembled
 from copd.assemble.preflight import check_overlap
-from copd.branches.local import LocalActor, finish
+from copd.branches.local import finish, local_handle
 from copd.measure.disputes import CapabilityBehaviour, observe
 from copd.model.load import model_folder
 from copd.model.vocabulary import check_same_vocabulary
@@ -33,5 +33,5 @@ def compare_behaviour(
         policies = [made.model(path) for path in (student, teacher)]
         check_overlap(recipe, policies[0])
         check_same_vocabulary(policies[0], policies[1], (f"STUDENT {student}", f"TEACHER {teacher}"))
-        learns, teaches = (LocalActor(made.actor(name, policy)) for name, policy in zip(ROLES, policies, strict=True))
+        learns, teaches = (local_handle(made.actor(name, policy)) for name, policy in zip(ROLES, policies, strict=True))
         return [finish(observe(learns, teaches, task, problems=count, ks=settings.overlap_k)) for task in made.tasks]

@@ -18,7 +18,8 @@ from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_branch
 from copd.assemble.plan import Plan, handovers, make_plan
 from copd.branches.branch import describe, generator_of
-from copd.branches.local import LocalActor, LocalBranch, Turns, finish
+from copd.branches.handle import Handle
+from copd.branches.local import Turns, finish, local_handle
 from copd.commands.findings import Finding, machine, one_line, short, size
 from copd.compute.batching import take_rows
 from copd.compute.family import Encoded, TextOnly
@@ -106,15 +107,15 @@ class Bench:
 
     def __init__(self, made: Assembled, plan: Plan) -> None:
         self.turns = turns = Turns() if made.recipe.model.offload else None
-        self.branches: dict[str, LocalBranch] = {}
+        self.branches: dict[str, Handle] = {}
         self.devices: dict[str, torch.device] = {}
         for branch in (make_branch(made, name, index) for index, name in enumerate(plan.branches)):
-            self.branches[branch.name] = LocalBranch(branch, turns)
+            self.branches[branch.name] = local_handle(branch, turns)
             self.devices[branch.name] = branch.home
             if turns is not None:
                 turns.wait(branch)
         self.actor = made.actor("base", made.base)
-        self.base = LocalActor(self.actor, turns)
+        self.base = local_handle(self.actor, turns)
         if turns is not None:
             turns.wait(self.actor)
 

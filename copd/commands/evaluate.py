@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from copd.assemble.assembled import assembled
-from copd.branches.local import LocalActor, finish
+from copd.branches.local import finish, local_handle
 from copd.measure.compare import Difference, differences
 from copd.measure.evaluate import Accuracy, answer, tabulate
 from copd.model.load import model_folder
@@ -28,7 +28,7 @@ def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> tuple[list[Accuracy
     settings, answers = recipe.evaluation, []
     with assembled(recipe, logger.warning) as made:
         for path in dict.fromkeys(paths):
-            model = LocalActor(made.actor(path, made.model(path)))
+            model = local_handle(made.actor(path, made.model(path)))
             asked = answer([model], list(made.tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at)
             answers += finish(asked)
             del model  # the next one takes its place in memory

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from copd.assemble.assembled import assembled
-from copd.branches.local import LocalActor, finish
+from copd.branches.local import finish, local_handle
 from copd.errors import RecipeError
 from copd.measure.evaluate import AVERAGE, Accuracy, evaluate
 from copd.model.load import model_folder
@@ -78,7 +78,7 @@ def _scan(recipe: Recipe, merges: Sequence[MergedFolders], labels: Sequence[str]
             shutil.rmtree(trial, ignore_errors=True)
             try:
                 write_merged(merged, trial, "")
-                model = LocalActor(made.actor(label, made.model(str(trial), label)))
+                model = local_handle(made.actor(label, made.model(str(trial), label)))
                 table += finish(evaluate([model], list(made.tasks), Split.VALIDATION, problems=count, pass_at=()))
                 del model  # the next one takes its place in memory
             finally:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from copd.assemble.assembled import load_policy
 from copd.assemble.tasks import make_tasks
 from copd.branches.branch import Actor, SamplingSettings
-from copd.branches.local import LocalActor, finish
+from copd.branches.local import finish, local_handle
 from copd.commands.merge import described_merge, merge_models
 from copd.errors import MergeError, ModelFolderError, RecipeError
 from copd.maths.merge import merge
@@ -48,7 +48,7 @@ def shares(model: str, split: Split) -> list[float]:
     recipe = load_recipe("demo", RECIPE)
     tasks = make_tasks(recipe)
     actor = Actor("m", -1, load_policy(recipe, model), tasks, SamplingSettings(0, recipe.sampling.max_new_tokens, 1.0))
-    table = finish(evaluate([LocalActor(actor)], list(tasks), split, problems=16, pass_at=()))
+    table = finish(evaluate([local_handle(actor)], list(tasks), split, problems=16, pass_at=()))
     return [cell.greedy.value for cell in table]
 
 
