@@ -13,7 +13,7 @@ from copd.assemble.preflight import check_overlap, check_prompts, reject_unfit, 
 from copd.assemble.tasks import conflict_warnings, data_fingerprints, data_warnings, make_tasks
 from copd.branches.branch import Actor, SamplingSettings
 from copd.compute.packing import Packing
-from copd.model.load import compute_on, model_folder
+from copd.model.folders import compute_on, model_folder
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe
 from copd.rewards.grading import Grader

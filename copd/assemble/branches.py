@@ -10,8 +10,8 @@ from copd.assemble.assembled import Assembled, Inheritance, assembled
 from copd.branches.branch import Branch, ObjectiveSettings, Reference, generator_of
 from copd.maths.distill import clamped_delta, masked_delta, proximal_delta
 from copd.measure.health import Health
+from copd.model.folders import compute_on
 from copd.model.learner import Learner
-from copd.model.load import compute_on
 from copd.model.lora import LoraSettings
 from copd.model.objectives import Aggregate, Delta, over_constant, over_sequences, over_tokens
 from copd.model.policy import Policy

@@ -14,7 +14,6 @@ from torch import Tensor
 from copd.compute.batching import take_rows
 from copd.errors import CheckpointError, NonFiniteError
 from copd.maths.advantages import group_advantages, has_signal
-from copd.model.export import save_policy
 from copd.model.learner import Learner
 from copd.model.objectives import AnchoredGrpoObjective, Delta, DistillObjective, GrpoObjective, Objective
 from copd.model.pieces import token_pieces
@@ -164,7 +163,7 @@ class Actor:
 
     def save(self, folder: Path, card: str) -> None:
         """Write the model with processor, vocabulary mask and model card, loadable by plain transformers."""
-        save_policy(self.policy, folder, card)
+        self.policy.save(folder, card)
 
 
 class Branch(Actor):

@@ -8,7 +8,7 @@ from copd.assemble.assembled import assembled
 from copd.assemble.preflight import check_overlap
 from copd.branches.local import finish, local_handle
 from copd.measure.disputes import CapabilityBehaviour, observe
-from copd.model.load import model_folder
+from copd.model.folders import model_folder
 from copd.model.vocabulary import check_same_vocabulary
 from copd.recipe.model import Recipe
 

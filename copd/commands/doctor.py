@@ -24,7 +24,7 @@ from copd.commands.findings import Finding, machine, one_line, short, size
 from copd.compute.batching import take_rows
 from copd.compute.family import Encoded, TextOnly
 from copd.errors import CopdError
-from copd.model.load import load_family, model_folder
+from copd.model.folders import load_family, model_folder
 from copd.model.parity import TOLERANCE_NATS, UNABLE, largest_difference
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe

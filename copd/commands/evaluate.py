@@ -9,7 +9,7 @@ from copd.assemble.assembled import assembled
 from copd.branches.local import finish, local_handle
 from copd.measure.compare import Difference, differences
 from copd.measure.evaluate import Accuracy, answer, tabulate
-from copd.model.load import model_folder
+from copd.model.folders import model_folder
 from copd.recipe.model import Recipe
 from copd.types import Split
 

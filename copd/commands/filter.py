@@ -15,7 +15,7 @@ from copd.branches.branch import Actor, generator_of
 from copd.errors import DataError
 from copd.measure.evaluate import right_answers
 from copd.measure.passrates import PassRates
-from copd.model.load import model_folder
+from copd.model.folders import model_folder
 from copd.recipe.model import Recipe
 from copd.rows.copies import check_copy, write_copy
 from copd.rows.rows import Rows

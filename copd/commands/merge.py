@@ -14,7 +14,7 @@ from copd.assemble.assembled import assembled
 from copd.branches.local import finish, local_handle
 from copd.errors import RecipeError
 from copd.measure.evaluate import AVERAGE, Accuracy, evaluate
-from copd.model.load import model_folder
+from copd.model.folders import model_folder
 from copd.model.merging import MergedFolders, ModelFolder, write_merged
 from copd.recipe.model import Recipe
 from copd.recipe.sections import MergeSection

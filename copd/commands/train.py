@@ -22,8 +22,7 @@ from copd.maths import merge as merges
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
 from copd.measure.health import MANY_TRUNCATED
-from copd.model.export import save_policy
-from copd.model.load import FETCHED, loader_of, model_folder, read_config
+from copd.model.folders import FETCHED, loader_of, model_folder, read_config
 from copd.recipe.model import Recipe
 from copd.recipe.reading import reread
 from copd.report.page import REPORT, write_report
@@ -212,7 +211,7 @@ class _Run:
                 policy.load_weights(await merged(handles, self._merge()))
             except ValueError as error:
                 raise MergeError(f"merge: {error}") from error
-            save_policy(policy, self.folder / MERGED, self._card("the merge of its branches"))
+            policy.save(self.folder / MERGED, self._card("the merge of its branches"))
             models.append(self.place.evaluated(MERGED, policy))
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
         answers = await answer(

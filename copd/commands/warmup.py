@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from copd.errors import RecipeError
-from copd.model.export import save_policy
-from copd.model.load import write_checksums
+from copd.model.folders import write_checksums
 from copd.model.policy import Policy
 from copd.model.tiny import tiny_model, tiny_processor
 from copd.model.warmup import WarmupPlan, warm_up
@@ -28,5 +27,5 @@ def build_base(folder: Path, *, conflict: float, steps: int | None = None) -> No
     plan = WarmupPlan() if steps is None else WarmupPlan(steps=steps)
     tasks = [Digits(c, seed=plan.seed, conflict=conflict, conventions=UNDECIDED) for c in CAPABILITIES]
     warm_up(policy, tasks, plan, Screen().warmed)
-    save_policy(policy, folder, BASE_CARD.format(conflict=conflict, plan=plan))
+    policy.save(folder, BASE_CARD.format(conflict=conflict, plan=plan))
     write_checksums(folder)

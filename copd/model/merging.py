@@ -22,7 +22,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from copd.errors import MergeError, ModelFolderError, WriteError, first_line
 from copd.maths.merge import NEED_BASE, check_alike, check_finite, check_one_type, merge_tensor
-from copd.model.load import load_processor, loader_of, read_config
+from copd.model.folders import load_processor, loader_of, read_config
 from copd.model.vocabulary import PROMPTS, TOKENIZER, first_difference
 
 SHARD_BYTES = 2_000_000_000

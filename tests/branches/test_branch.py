@@ -144,7 +144,7 @@ def test_validation_is_the_same_at_every_call_and_for_every_actor(make_branch, p
     first = branch.answer_first(Split.VALIDATION, "text", 2, 2, greedy=False)
     branch.collect("text", 0, 1, 1)
     again = branch.answer_first(Split.VALIDATION, "text", 2, 2, greedy=False)
-    other = Actor("other", 5, policy, {"text": Digits("text")}, SAMPLING).validate(
+    other = Actor("other", 5, policy, {"text": Digits("text")}, SAMPLING).answer_first(
         Split.VALIDATION, "text", 2, 2, greedy=False
     )
     assert ids(first) == ids(other) == ["text/validation/0/0", "text/validation/0/1"]

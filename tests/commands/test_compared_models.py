@@ -12,7 +12,6 @@ from copd.commands.behaviour import compare_behaviour
 from copd.commands.evaluate import evaluate_models
 from copd.errors import ModelFolderError, RecipeError
 from copd.measure.evaluate import AVERAGE
-from copd.model.export import save_policy
 from copd.recipe.reading import load_recipe
 
 SMALL = [
@@ -27,8 +26,8 @@ SMALL = [
 def folders(policy, ending, tmp_path_factory) -> tuple[str, str]:
     """Two models of different random weights."""
     root = tmp_path_factory.mktemp("models")
-    save_policy(policy, root / "random", "")
-    save_policy(ending, root / "other", "")
+    policy.save(root / "random", "")
+    ending.save(root / "other", "")
     return str(root / "random"), str(root / "other")
 
 

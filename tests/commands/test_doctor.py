@@ -17,7 +17,7 @@ from copd.branches.local import finish
 from copd.cli import main
 from copd.commands.doctor import Bench, disk, equal_teacher, examine, lesson, noise, prompts, seconds_of, shared_prefix
 from copd.errors import RecipeError
-from copd.model.load import load_family, model_folder
+from copd.model.folders import load_family, model_folder
 from copd.model.policy import Policy
 from copd.model.tiny_kinds import IMAGE, tiny_of_kind
 from copd.recipe.reading import load_recipe, make_recipe

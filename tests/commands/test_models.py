@@ -14,8 +14,7 @@ from copd.commands.merge import described_merge, merge_models
 from copd.errors import MergeError, ModelFolderError, RecipeError
 from copd.maths.merge import merge
 from copd.measure.evaluate import evaluate
-from copd.model.export import save_policy
-from copd.model.load import model_folder
+from copd.model.folders import model_folder
 from copd.model.policy import Policy
 from copd.model.tiny_kinds import tiny_of_kind
 from copd.recipe.merges import make_merge, merge_grid
@@ -35,7 +34,7 @@ def spoiled(tmp_path_factory) -> str:
         for parameter in policy.model.parameters():
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
     folder = tmp_path_factory.mktemp("models") / "spoiled"
-    save_policy(policy, folder, "")
+    policy.save(folder, "")
     return str(folder)
 
 
@@ -94,7 +93,7 @@ def renamed(request, tmp_path_factory) -> list[str]:
     root = tmp_path_factory.mktemp(request.param)
     for seed, name in enumerate("ab"):
         policy = Policy(*tiny_of_kind(request.param, seed))
-        save_policy(policy, root / name, "")
+        policy.save(root / name, "")
         assert not set(policy.weights()) <= set(weights(root / name))
     return [str(root / name) for name in "ab"]
 

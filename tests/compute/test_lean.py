@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from copd.compute.decode import CachedPrefixes, ModelStep
 from copd.compute.family import family_of
 from copd.compute.forward import NarrowCache
 from copd.compute.lean import LeanStep, can_be_lean
-from copd.compute.prefixes import CachedPrefixes, ModelStep
 from copd.model.lora import LoraSettings, add_adapter
 from copd.model.tiny_kinds import tiny_of_kind
 

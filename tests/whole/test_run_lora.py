@@ -14,7 +14,7 @@ from copd.assemble.preflight import check_prompts
 from copd.assemble.tasks import make_tasks
 from copd.errors import ModelFolderError, RecipeError
 from copd.maths.merge import mean, merge
-from copd.model.load import model_folder
+from copd.model.folders import model_folder
 from copd.model.policy import Policy
 from copd.model.tiny_kinds import tiny_of_kind
 from copd.recipe.reading import load_recipe

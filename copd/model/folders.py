@@ -1,4 +1,4 @@
-"""Where a model comes from and what it computes on."""
+"""Model folders: where a model comes from, how it is loaded and saved, and what it computes on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from copd.compute.family import TextOnly, family_of
-from copd.errors import ModelFolderError, first_line
+from copd.errors import ModelFolderError, WriteError, first_line
 from copd.system.files import sha256
 
 logger = logging.getLogger(__name__)
@@ -125,6 +126,29 @@ def load_family(folder: Path) -> TextOnly:
         return family_of(model, load_processor(folder, loader))
     except Exception as error:
         raise ModelFolderError(f"{folder}: the processor cannot be loaded: {first_line(error)}") from error
+
+
+def save_model(
+    model: Any, processor: Any, folder: Path, card: str, *, suppressed: list[int], end_ids: list[int], pad_id: int
+) -> None:
+    """Save weights (safetensors), processor, generation config and model card into `folder`.
+
+    The generation config suppresses the tokens of the vocabulary mask and decodes greedily, so that `generate` answers
+    as `Policy.sample` does. Raises WriteError where the disk refuses.
+    """
+    config = model.generation_config
+    config.suppress_tokens = suppressed
+    config.eos_token_id = end_ids
+    config.pad_token_id = pad_id
+    config.do_sample = False
+    config.temperature = config.top_p = config.top_k = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise WriteError(f"{folder}: the model cannot be written: {error}") from error
 
 
 def loader_of(config: Any) -> Loader:
