@@ -27,7 +27,7 @@ from copd.rows.formats import Raw, Row, RowRules, detect, read_row
 from copd.rows.hub import hub_files
 from copd.rows.index import RowIndex, RowSet, cut
 from copd.rows.media import DataRoot, MediaRules, load_frames, load_image, named
-from copd.rows.sources import RowFile, open_rows
+from copd.rows.sources import RowFile, check_stamp, open_rows
 from copd.rows.video import load_video
 from copd.system.files import HUB, sha256
 from copd.types import Problem, Split
@@ -82,6 +82,15 @@ def open_files(given: Sequence[str], split: str, settings: Settings) -> list[Sou
     return files
 
 
+@dataclass(frozen=True)
+class Index:
+    """What reading all rows of a task has told, for another process: its rows, its files' stamps, its bad rows."""
+
+    sets: Mapping[Split, RowSet]
+    stamps: Mapping[Split, Sequence[tuple[int, int]]]
+    left_out: frozenset[str]
+
+
 class BadRows:
     """The policy for bad rows: the first is an error, or they are left out, up to a limit."""
 
@@ -111,14 +120,21 @@ class Rows:
         seed: int = 0,
         shares: Mapping[Split, float] | None = None,
         asked: Mapping[Split, int] | None = None,
+        index: Index | None = None,
     ) -> None:
-        """`shares` of train stand in for splits without files; `asked`: problems of the others that `accept` tries."""
+        """`shares` of train stand in for splits without files; `asked`: problems of the others that `try_asked` tries.
+
+        With the `index` of the same task in another process no row is read now.
+        """
         self.name, self.settings = name, settings
         self._seed, self._asked = seed, asked or {}
         self._bad = BadRows(settings)
-        self._fits: Callable[[Problem], str | None] = lambda problem: None
+        self._unfit: Callable[[Problem], str | None] = lambda problem: None
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
         self._opened = {split: open_files(names, split.value, settings) for split, names in files.items() if names}
+        if index is not None:
+            self._take(index)
+            return
         self._sets = {split: self._indexed(opened) for split, opened in self._opened.items()}
         missing = {split: (shares or {}).get(split, 0.0) for split in Split if split not in self._sets}
         self._sets |= cut(self._sets[Split.TRAIN], missing)
@@ -135,6 +151,19 @@ class Rows:
         """Bad rows left out so far."""
         return len(self._bad.left_out)
 
+    @property
+    def index(self) -> Index:
+        """For the same task in another process, which then reads no row at its start."""
+        stamps = {split: [source.file.stamp for source in opened] for split, opened in self._opened.items()}
+        return Index(self._sets, stamps, frozenset(self._bad.left_out))
+
+    def _take(self, index: Index) -> None:
+        for split, opened in self._opened.items():
+            for source, stamp in zip(opened, index.stamps[split], strict=True):
+                check_stamp(source.file.given, source.file.stamp, stamp)
+        self._sets = dict(index.sets)
+        self._bad.left_out |= index.left_out
+
     def fingerprint(self) -> dict[str, dict[str, str]]:
         """Split, then file, to its sha256. Media that rows name by path are not part of it."""
         return {
@@ -142,13 +171,15 @@ class Rows:
             for split, opened in self._opened.items()
         }
 
-    def accept(self, fits: Callable[[Problem], str | None]) -> None:
-        """From now on treat as bad the rows for whose problem `fits` gives a reason, such as a prompt too long.
+    def reject(self, unfit: Callable[[Problem], str | None]) -> None:
+        """From now on treat as bad the rows for whose problem `unfit` gives a reason, such as a prompt too long."""
+        self._unfit = unfit
 
-        The problems of validation and test that will be asked for are tried at once, media and all, and bad rows among
-        them leave the split. Raises DataError where too few are left.
+    def try_asked(self) -> None:
+        """Try the problems of validation and test that will be asked for, media and all; bad rows leave their split.
+
+        Raises DataError where too few are left.
         """
-        self._fits = fits
         for split, count in self._asked.items():
             self._leave_out_bad(split, count)
 
@@ -238,7 +269,7 @@ class Rows:
             chat_template_kwargs=self.settings.chat_template_kwargs,
             columns=columns_of(raw),
         )
-        if reason := self._fits(problem):
+        if reason := self._unfit(problem):
             raise BadRow(reason)
         return problem
 

@@ -103,8 +103,13 @@ def stamp_of(path: Path) -> tuple[int, int]:
 
 def check_unchanged(file: RowFile) -> None:
     """Raise DataError for a file that was written to since it was opened."""
-    if stamp_of(file.path) != file.stamp:
-        raise DataError(f"{file.given}: has changed since it was first read; start again")
+    check_stamp(file.given, stamp_of(file.path), file.stamp)
+
+
+def check_stamp(given: str, now: tuple[int, int], first: tuple[int, int]) -> None:
+    """Raise DataError, naming the file, where its stamp is no longer the first one."""
+    if now != first:
+        raise DataError(f"{given}: has changed since it was first read; start again")
 
 
 @dataclass(frozen=True)

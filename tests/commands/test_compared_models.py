@@ -7,8 +7,9 @@ import weakref
 
 import pytest
 
-from copd.assemble.parts import load_policy
-from copd.commands.models import compare_behaviour, evaluate_models
+from copd.assemble.assembled import load_policy
+from copd.commands.behaviour import compare_behaviour
+from copd.commands.evaluate import evaluate_models
 from copd.errors import ModelFolderError, RecipeError
 from copd.measure.evaluate import AVERAGE
 from copd.model.export import save_policy
@@ -66,7 +67,7 @@ def test_models_are_in_memory_one_at_a_time_although_rows_ask_each_whether_they_
         loaded.append(weakref.ref(policy.model.get_input_embeddings()))
         return policy
 
-    monkeypatch.setattr("copd.commands.models.load_policy", load)
+    monkeypatch.setattr("copd.assemble.assembled.load_policy", load)
     evaluate_models(recipe, folders)
     assert alive == [0, 0]
 

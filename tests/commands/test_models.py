@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from copd.assemble.parts import load_policy
+from copd.assemble.assembled import load_policy
 from copd.assemble.tasks import make_tasks
 from copd.branches.branch import Actor, SamplingSettings
-from copd.branches.local import LocalActor, finish
-from copd.commands.models import described_merge, merge_models
+from copd.branches.local import finish, local_handle
+from copd.commands.merge import described_merge, merge_models
 from copd.errors import MergeError, ModelFolderError, RecipeError
 from copd.maths.merge import merge
 from copd.measure.evaluate import evaluate
@@ -48,7 +48,7 @@ def shares(model: str, split: Split) -> list[float]:
     recipe = load_recipe("demo", RECIPE)
     tasks = make_tasks(recipe)
     actor = Actor("m", -1, load_policy(recipe, model), tasks, SamplingSettings(0, recipe.sampling.max_new_tokens, 1.0))
-    table = finish(evaluate([LocalActor(actor)], list(tasks), split, problems=16, pass_at=()))
+    table = finish(evaluate([local_handle(actor)], list(tasks), split, problems=16, pass_at=()))
     return [cell.greedy.value for cell in table]
 
 
@@ -122,7 +122,7 @@ def test_a_scan_loads_what_each_candidate_would_be_one_at_a_time(spoiled, tmp_pa
         loaded.append((policy.weights(), weakref.ref(policy.model.get_input_embeddings())))
         return policy
 
-    monkeypatch.setattr("copd.commands.models.load_policy", load)
+    monkeypatch.setattr("copd.assemble.assembled.load_policy", load)
     candidates = merge_grid({"method": "weighted"}, 2, 1)
     merge_models([spoiled, DIGITS], None, candidates, tmp_path / "out", load_recipe("demo", [*RECIPE, *FEW]))
     branches = [weights(spoiled), weights(DIGITS)]
@@ -139,7 +139,7 @@ def test_a_scan_that_fails_leaves_nothing(spoiled, tmp_path, monkeypatch):
         seen.extend(file.name for file in tmp_path.iterdir())
         raise RecipeError("stopped")
 
-    monkeypatch.setattr("copd.commands.models.load_policy", refuse)
+    monkeypatch.setattr("copd.assemble.assembled.load_policy", refuse)
     candidates = merge_grid({"method": "weighted"}, 2, 1)
     with pytest.raises(RecipeError, match="stopped"):
         merge_models([spoiled, DIGITS], None, candidates, tmp_path / "out", load_recipe("demo", [*RECIPE, *FEW]))

@@ -202,7 +202,7 @@ def test_a_state_of_a_branch_that_holds_nothing_is_refused_and_changes_nothing(p
     branch = Branch("text", 0, twin, {}, sampling, capability="text", learner=learner, settings=settings)
     before = changed(learner, lambda _: None)
     with pytest.raises(CheckpointError, match=r"^tensor 'version' is missing$"):
-        branch.load_state({})
+        branch.load_state({}, {})
     assert_same(learner.state(), before)
 
 
