@@ -23,10 +23,12 @@ $(METHODS:%=runs/%): $(VENV)/.installed
 
 $(OF_EXPERTS:%=runs/%): runs/expert
 
-docs: $(VENV)/.installed  ## renew the tables of docs/recipe.md from the sections of the recipe
+docs: $(VENV)/.installed  ## renew the tables of the pages: fields of the recipe, tests of faults, speed
 	$(BIN)/python tools/recipe_reference.py
+	$(BIN)/python tools/reliability_reference.py
+	$(BIN)/python tools/speed_reference.py
 
-bench: $(BENCH)/.installed  ## the table of docs/performance.md; 15 minutes, on a machine that does nothing else
+bench: $(BENCH)/.installed  ## the tables of benchmarks/README.md; 15 minutes, on a machine that does nothing else
 	$(BENCH)/bin/python -m benchmarks.run
 
 test: $(VENV)/.tools  ## the fast tests
