@@ -25,7 +25,7 @@ from copd.model.learner import Learner
 from copd.model.lora import LoraSettings
 from copd.model.objectives import GrpoObjective
 from copd.model.policy import Policy
-from copd.model.tiny_kinds import tiny_of_kind
+from tiny_kinds import tiny_of_kind
 from copd.tasks.digits import Digits
 from copd.types import Rollouts, Split
 

@@ -19,7 +19,7 @@ import torch
 
 from copd.model.parity import logp_alone, settle_path
 from copd.model.policy import Policy
-from copd.model.tiny_kinds import TINY_KINDS, tiny_of_kind
+from tiny_kinds import TINY_KINDS, tiny_of_kind
 from copd.tasks.digits import Digits
 from copd.types import Rollouts, Split
 

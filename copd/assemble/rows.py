@@ -14,7 +14,8 @@ from copd.rewards.grading import OURS
 from copd.rewards.verifiers import misread
 from copd.rows.formats import RowRules
 from copd.rows.media import MediaRules
-from copd.rows.rows import Index, Rows, Settings
+from copd.rows.opening import Settings
+from copd.rows.rows import Index, Rows
 from copd.rows.template import compile_template
 from copd.types import Split
 

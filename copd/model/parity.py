@@ -36,9 +36,9 @@ def largest_difference(policy: Policy, problems: Sequence[Problem], *, rollouts_
 def settle_path(policy: Policy, problems: Sequence[Problem]) -> str | None:
     """Leave shared prefixes on where they agree with the plain path on `problems`, else turn them off for good.
 
-    First the packing of log-probs, then sharing in sampling too. Returns a warning where one was turned off, None otherwise. Raises
-    ModelFolderError for a model whose plain path differs from its own forward on each text alone: one that does not
-    bear padding, or changes its logits after the output head.
+    First the packing of log-probs, then sharing in sampling too. Returns a warning where one was turned off, else None.
+    Raises ModelFolderError for a model whose plain path differs from its own forward on each text alone: one that does
+    not bear padding, or changes its logits after the output head.
     """
     accepted = TOLERANCE_NATS[policy.autocast]
     warning = None

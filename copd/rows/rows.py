@@ -15,71 +15,24 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
 from copd.errors import BadRow, DataError
 from copd.rows.columns import columns_of
-from copd.rows.formats import Raw, Row, RowRules, detect, read_row
-from copd.rows.hub import hub_files
+from copd.rows.formats import Row
 from copd.rows.index import RowIndex, RowSet, cut
 from copd.rows.media import DataRoot, MediaRules, load_frames, load_image, named
-from copd.rows.sources import RowFile, check_stamp, open_rows
+from copd.rows.opening import Settings, Source, open_files
+from copd.rows.sources import RowFile, check_stamp
 from copd.rows.video import load_video
-from copd.system.files import HUB, sha256
+from copd.system.files import sha256
 from copd.types import Problem, Split
 
 KEPT_ORDERS = 16
 """Epochs whose order is remembered: the branch's own and those of its visitors."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How rows are read; fields as in `copd.recipe.task_sections.RowsTask`."""
-
-    rules: RowRules
-    format: str = "auto"
-    data_root: Path | None = None
-    revision: str | None = None
-    media: MediaRules = field(default_factory=MediaRules)
-    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
-    bad_rows: str = "error"
-    max_bad_rows: int = 100
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file whose format is known."""
-
-    file: RowFile
-    format: str
-
-    def row(self, raw: Raw | BadRow, rules: RowRules) -> Row:
-        """A row that the file's `scan` gave, checked; raises BadRow."""
-        if isinstance(raw, BadRow):
-            raise raw
-        return read_row(raw, self.format, rules)
-
-
-def open_files(given: Sequence[str], split: str, settings: Settings) -> list[Source]:
-    """The files behind the names of one split, opened, their formats told; raises DataError."""
-    files: list[Source] = []
-    for name in given:
-        if name.startswith(HUB):
-            paths, root = hub_files(name, split, settings.revision)
-            named = [(path, f"{name}: {path.relative_to(root.folder)}") for path in paths]
-        else:
-            named, root = [(Path(name), name)], DataRoot.at(Path(name).parent)
-        if settings.data_root is not None:
-            root = DataRoot.at(settings.data_root)
-        for path, shown in named:
-            file = open_rows(path, shown, root)
-            format_name = detect(file.first_columns(), shown) if settings.format == "auto" else settings.format
-            files.append(Source(file, format_name))
-    return files
 
 
 @dataclass(frozen=True)

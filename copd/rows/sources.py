@@ -7,7 +7,6 @@ read again. A row that cannot be read is yielded as the BadRow that says why.
 from __future__ import annotations
 
 import json
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from copd.rows.media import DataRoot
 
 MAX_ROW_BYTES = 2**26
 """A longer line of JSON, or a larger row of parquet, is a bad row."""
-JSON_LINES, PARQUET = (".jsonl", ".ndjson", ".json"), (".parquet",)
 NOT_TEXT = {
     b"PK\x03\x04": "a zip archive; unpack it first",
     b"\x1f\x8b": "compressed with gzip; unpack it first",
@@ -73,26 +71,6 @@ class RowFile(Protocol):
     def writer(self, path: Path) -> AbstractContextManager[Writer]:
         """A new file of this kind, and what writes rows of this file and of others like it to it, unchanged."""
         ...
-
-
-def open_rows(path: Path, given: str, root: DataRoot) -> RowFile:
-    """The rows of a .jsonl or .parquet file; raises DataError for anything else, and for what cannot be read."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{given}: not a regular file; accepted: a .jsonl or .parquet file")
-        path.open("rb").close()
-    except OSError as error:
-        raise DataError(f"{given}: cannot be read: {error.strerror}") from None
-    if not status.st_size:
-        raise DataError(f"{given}: empty, 0 bytes")
-    if path.suffix in PARQUET:
-        from copd.rows.parquet import ParquetFile
-
-        return ParquetFile(given, path, root, stamp_of(path))
-    if path.suffix in JSON_LINES:
-        return JsonLinesFile(given, path, root, stamp_of(path))
-    raise DataError(f"{given}: accepted are files named {', '.join((*JSON_LINES, *PARQUET))}")
 
 
 def stamp_of(path: Path) -> tuple[int, int]:

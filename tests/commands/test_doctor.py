@@ -19,7 +19,7 @@ from copd.commands.doctor import Bench, disk, equal_teacher, examine, lesson, no
 from copd.errors import RecipeError
 from copd.model.folders import load_family, model_folder
 from copd.model.policy import Policy
-from copd.model.tiny_kinds import IMAGE, tiny_of_kind
+from tiny_kinds import IMAGE, tiny_of_kind
 from copd.recipe.reading import load_recipe, make_recipe
 from copd.tasks.digits import Digits
 from copd.types import Part, Rollouts, Score, Split

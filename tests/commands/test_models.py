@@ -16,7 +16,7 @@ from copd.maths.merge import merge
 from copd.measure.evaluate import evaluate
 from copd.model.folders import model_folder
 from copd.model.policy import Policy
-from copd.model.tiny_kinds import tiny_of_kind
+from tiny_kinds import tiny_of_kind
 from copd.recipe.merges import make_merge, merge_grid
 from copd.recipe.reading import load_recipe
 from copd.types import Split

@@ -13,7 +13,7 @@ from copd.model.learner import Learner
 from copd.model.objectives import GrpoObjective
 from copd.model.parity import logp_alone, settle_path
 from copd.model.policy import Policy
-from copd.model.tiny_kinds import TINY_KINDS, tiny_of_kind
+from tiny_kinds import TINY_KINDS, tiny_of_kind
 from copd.model.vocabulary import check_same_vocabulary
 
 WITHOUT_SHARED_PREFIX = {"mamba", "qwen3_next"}

@@ -11,7 +11,7 @@ from copd.compute.family import family_of
 from copd.compute.forward import NarrowCache
 from copd.compute.lean import LeanStep, can_be_lean
 from copd.model.lora import LoraSettings, add_adapter
-from copd.model.tiny_kinds import tiny_of_kind
+from tiny_kinds import tiny_of_kind
 
 STEPS = (([0, 0, 0, 1, 2, 2], 5), ([0, 1, 1, 1, 3, 4, 5, 5], 7), ([2, 6], 9), ([0, 0, 1, 1, 1], 6))
 """The parents of the prefixes of each step, and the token after the first; the others have the next ones."""

@@ -21,7 +21,7 @@ from copd.recipe.task_sections import MediaSection, RowsTask
 from copd.rewards import answers
 from copd.rows import formats
 from copd.rows.media import MediaRules
-from copd.rows.rows import Settings
+from copd.rows.opening import Settings
 from copd.runs.runlog import read_lines
 from copd.tasks.digits import Digits
 from copd.types import Split

@@ -26,7 +26,7 @@ from copd.maths import merge as merges
 from copd.measure.evaluate import Answers, tabulate
 from copd.model.folders import model_folder
 from copd.model.policy import Policy
-from copd.model.tiny_kinds import tiny_of_kind
+from tiny_kinds import tiny_of_kind
 from copd.recipe.reading import load_recipe
 from copd.report.page import write_pages
 from copd.runs.checkpoint import latest_checkpoint

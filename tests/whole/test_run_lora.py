@@ -16,7 +16,7 @@ from copd.errors import ModelFolderError, RecipeError
 from copd.maths.merge import mean, merge
 from copd.model.folders import model_folder
 from copd.model.policy import Policy
-from copd.model.tiny_kinds import tiny_of_kind
+from tiny_kinds import tiny_of_kind
 from copd.recipe.reading import load_recipe
 from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.runlog import read_lines
