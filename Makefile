@@ -9,7 +9,7 @@ CHANGES_mopd_mean := method=mopd mopd.student=mean
 CHANGES_mixed_batch := method=mixed mixed.batch=K_times
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: demo table $(METHODS:%=runs/%) docs bench test test-slow soak coverage check format lock clean
+.PHONY: demo table $(METHODS:%=runs/%) docs bench test test-slow mutations soak coverage check format lock clean
 
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
 	$(BIN)/copd train demo --out runs/demo --resume
@@ -32,8 +32,14 @@ bench: $(BENCH)/.installed  ## the table of docs/performance.md; 15 minutes, on 
 test: $(VENV)/.tools  ## the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-slow: $(VENV)/.tools  ## the tests that take longer, and the mutations
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=5
+PICK = $(or $(MUTATIONS),$(shell git rev-parse HEAD 2>/dev/null),no-commit)
+
+test-slow: $(VENV)/.tools  ## the tests that take longer, and 60 mutations that the commit picks, or MUTATIONS=WORD
+	@echo "copd: the mutations that $(PICK) picks; those once more: make mutations MUTATIONS=$(PICK)"
+	MUTATIONS=$(PICK) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=5
+
+mutations: $(VENV)/.tools  ## every mutation, a second or more each, or those that MUTATIONS=WORD picks
+	MUTATIONS=$(or $(MUTATIONS),all) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow tests/project/test_mutations.py
 
 soak: $(VENV)/.installed  ## kill a short run 100 times, and compare what it becomes with an undisturbed one; 10 minutes
 	$(BIN)/python tools/soak.py --kills 100 --seed $(or $(SEED),0) --backend $(or $(BACKEND),local)

@@ -1,5 +1,6 @@
-"""The runs of `make table`, as make would start them; nothing is started."""
+"""What make would do, as it says itself; nothing is started but what pretends to be Python, and `make clean-runs`."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -23,10 +24,14 @@ RUNS = {
 }
 
 
-def commands(goal: str) -> list[str]:
-    """What make would run for a goal."""
-    command = ["make", "--no-print-directory", "-n", goal]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+def commands(*goal: str, folder: Path = ROOT, path: Path | None = None) -> list[str]:
+    """What make would run for a goal, with a folder before the others of PATH."""
+    command = ["make", "--no-print-directory", "-n", *goal]
+    environment = {name: value for name, value in os.environ.items() if name not in ("MUTATIONS", "TORCH_INDEX")}
+    if path:
+        environment["PATH"] = f"{path}:{environment['PATH']}"
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
 
 
 def trained(lines: list[str]) -> dict[str, list[str]]:
@@ -48,3 +53,48 @@ def test_the_table_is_of_all_runs_and_ends_with_one_report_of_them():
     program, report, *runs = lines[-1].split()
     assert (Path(program).name, report) == ("copd", "report")
     assert sorted(runs) == sorted(f"runs/{run}" for run in ("demo", *RUNS))
+
+
+def program(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A bare checkout that make can look at."""
+    for name in ("Makefile", "requirements.lock", "requirements-dev.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def test_every_goal_that_is_no_file_is_phony():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    phony = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split())
+    goals = set(re.findall(r"^([a-z][\w-]*):(?!=)", text, re.MULTILINE))
+    assert goals == phony - {"$(METHODS:%=runs/%)"}
+
+
+def test_every_goal_says_what_it_is_for():
+    for line in re.findall(r"^[a-z][\w-]*:(?!=).*$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE):
+        assert re.search("  ## .", line), line
+
+
+def test_the_slow_tests_take_the_mutations_that_the_commit_picks_and_say_how_to_repeat_them():
+    said, run = commands("test-slow")[-2:]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    pick = commit or "no-commit"
+    assert run.startswith(f"MUTATIONS={pick} .venv/bin/python -m pytest")
+    assert f"make mutations MUTATIONS={pick}" in said
+
+
+def test_without_a_repository_the_slow_tests_take_always_the_same_mutations(checkout):
+    assert commands("test-slow", folder=checkout)[-1].startswith("MUTATIONS=no-commit ")
+
+
+def test_all_mutations_are_run_or_those_that_a_word_picks():
+    assert commands("mutations")[-1].startswith("MUTATIONS=all ")
+    assert commands("mutations", "MUTATIONS=73bcf83")[-1].startswith("MUTATIONS=73bcf83 ")
+    assert commands("test-slow", "MUTATIONS=all")[-1].startswith("MUTATIONS=all ")

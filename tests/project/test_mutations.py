@@ -1,7 +1,7 @@
 """Each important invariant is proven to be tested: the named test fails once the code is broken in the named way.
 
-mutations/ROOM.toml holds what breaks copd/ROOM/, method.toml what breaks the files at the top of copd/.
-The fast tests see that each can be run, the slow ones run it.
+mutations/ROOM.toml holds what breaks copd/ROOM/, method.toml what breaks the files at the top of copd/. The fast
+tests see that each can be run. The slow ones run all, or the sample that the word in the variable MUTATIONS picks.
 """
 
 import compileall
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
@@ -41,6 +42,7 @@ LIBRARIES = [
     *(f"transformers.models.qwen3_vl.{part}_qwen3_vl" for part in ("modeling", "processing")),
 ]
 """What nearly every test imports, so that it is imported once."""
+SAMPLE = 60
 
 
 def named(rooms: Mapping[str, Path]) -> dict[str, tuple[str, dict[str, str]]]:
@@ -54,7 +56,22 @@ def named(rooms: Mapping[str, Path]) -> dict[str, tuple[str, dict[str, str]]]:
     return found
 
 
+def sample(rooms: Mapping[str, str], size: int, pick: str) -> set[str]:
+    """The names that a word picks, given the room of each: all are as likely, and each room has its share."""
+
+    def drawn(name: str) -> float:
+        return int.from_bytes(sha256(f"{pick} {name}".encode()).digest()[:6]) / 2**48
+
+    names = sorted(rooms, key=lambda name: (rooms[name], drawn(name)))
+    return {names[int((drawn("") + i) * len(names) / size)] for i in range(size)}
+
+
 MUTATIONS = named(ROOMS)
+PICK = os.environ.get("MUTATIONS") or "all"
+RUN = list(MUTATIONS)
+if PICK != "all":
+    PICKED = sample({name: room for name, (room, _) in MUTATIONS.items()}, SAMPLE, PICK)
+    RUN = [name for name in MUTATIONS if name in PICKED]
 
 
 @cache
@@ -119,6 +136,27 @@ def test_a_mutation_that_could_not_be_run_is_told(room, change, told, tmp_path):
         (tmp_path / name).write_text(text)
     mutation = {"file": "copd/a/b.py", "old": "x + x", "new": "x", "test": "tests/test_b.py::test_b[1]"}
     assert list(faults(room, {**mutation, **change}, tmp_path)) == told
+
+
+HUNDRED = {f"test_{i}": "big" if i < 70 else "small" if i < 95 else "tiny" for i in range(100)}
+
+
+def test_a_sample_is_a_function_of_the_word_that_picks_it():
+    assert sample(HUNDRED, 20, "73bcf83") == sample(dict(reversed(HUNDRED.items())), 20, "73bcf83")
+    assert sample(HUNDRED, 20, "73bcf83") != sample(HUNDRED, 20, "79dde58")
+
+
+def test_a_sample_holds_of_each_room_its_share():
+    for pick in range(50):
+        counts = Counter(HUNDRED[name] for name in sample(HUNDRED, 20, str(pick)))
+        assert counts.total() == 20
+        assert (counts["big"], counts["small"], counts["tiny"]) in {(14, 5, 1)}
+
+
+def test_every_mutation_is_in_as_many_samples_as_any_other():
+    counts = Counter(name for pick in range(500) for name in sample(HUNDRED, 20, str(pick)))
+    assert set(counts) == set(HUNDRED)
+    assert all(60 <= count <= 140 for count in counts.values()), counts
 
 
 class Mutants:
@@ -227,7 +265,7 @@ def mutants(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.parametrize("name", RUN)
 def test_a_mutation_is_caught(mutants, name):
     status, said = mutants.outcome(MUTATIONS[name][1])
     alone = f"alone: python -m pytest -m slow {Path(__file__).relative_to(ROOT)} -k '{name}'"
