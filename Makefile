@@ -9,7 +9,8 @@ CHANGES_mopd_mean := method=mopd mopd.student=mean
 CHANGES_mixed_batch := method=mixed mixed.batch=K_times
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: demo table $(METHODS:%=runs/%) docs bench test test-slow mutations soak coverage check format lock clean
+.PHONY: demo table $(METHODS:%=runs/%) docs bench test test-slow test-processors mutations soak coverage check format lock \
+  clean
 
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
 	$(BIN)/copd train demo --out runs/demo --resume
@@ -41,6 +42,9 @@ test-slow: $(VENV)/.tools  ## the tests that take longer, and 60 mutations that 
 mutations: $(VENV)/.tools  ## every mutation, a second or more each, or those that MUTATIONS=WORD picks
 	MUTATIONS=$(or $(MUTATIONS),all) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow tests/project/test_mutations.py
 
+test-processors: $(VENV)/.tools  ## the fast tests of what computes, on other kinds of processors as torch can pretend them
+	.ci/processors $(BIN)/python
+
 soak: $(VENV)/.installed  ## kill a short run 100 times, and compare what it becomes with an undisturbed one; 10 minutes
 	$(BIN)/python tools/soak.py --kills 100 --seed $(or $(SEED),0) --backend $(or $(BACKEND),local)
 
@@ -48,13 +52,13 @@ coverage: $(VENV)/.tools  ## every place that raises an error, and whether a fas
 	$(BIN)/python tools/error_paths.py
 
 check: $(VENV)/.tools  ## formatting, lint, types
-	$(BIN)/ruff format --check copd tests studies benchmarks examples
-	$(BIN)/ruff check copd tests studies benchmarks examples
+	$(BIN)/ruff format --check copd tests tools studies benchmarks examples
+	$(BIN)/ruff check copd tests tools studies benchmarks examples
 	$(BIN)/mypy
 
 format: $(VENV)/.tools  ## format the code
-	$(BIN)/ruff format copd tests studies benchmarks examples
-	$(BIN)/ruff check --fix copd tests studies benchmarks examples
+	$(BIN)/ruff format copd tests tools studies benchmarks examples
+	$(BIN)/ruff check --fix copd tests tools studies benchmarks examples
 
 lock: $(VENV)/.tools  ## renew the locked versions from pyproject.toml, keeping those that still fit
 	$(LOCK) pyproject.toml -o requirements.lock

@@ -98,3 +98,33 @@ def test_all_mutations_are_run_or_those_that_a_word_picks():
     assert commands("mutations")[-1].startswith("MUTATIONS=all ")
     assert commands("mutations", "MUTATIONS=73bcf83")[-1].startswith("MUTATIONS=73bcf83 ")
     assert commands("test-slow", "MUTATIONS=all")[-1].startswith("MUTATIONS=all ")
+
+
+ROOMS = "tests/maths tests/model tests/compute"
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [
+        ("AVX512", [f"avx2 AVX2 {ROOMS}", "default - tests/maths"]),
+        ("AVX2", [f"default SSE41 {ROOMS}"]),
+        ("DEFAULT", []),
+    ],
+)
+@pytest.mark.parametrize("status", [0, 1])
+def test_what_computes_is_tested_on_the_processors_that_this_one_can_pretend_to_be(
+    capability, expected, status, tmp_path
+):
+    log = tmp_path / "log"
+    log.touch()
+    python = program(
+        tmp_path / "python",
+        f"""[ "$1" = -c ] && echo {capability} && exit
+echo "$ATEN_CPU_CAPABILITY ${{ONEDNN_MAX_CPU_ISA:--}} $*" >> {log}
+exit {status}""",
+    )
+    done = subprocess.run([ROOT / ".ci" / "processors", python], capture_output=True, text=True)
+    runs = [re.sub(r" +-m pytest .* slow ", " ", line) for line in log.read_text().splitlines()]
+    assert runs == expected
+    assert done.returncode == (status if expected else 0)
+    assert ("no AVX-512" in done.stdout) == (capability == "AVX2")
