@@ -2,6 +2,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
+# uv installs where it is on PATH. Not meant is the one among the tools of $(VENV), which is on PATH while that is activated.
+UV := $(filter-out $(abspath $(BIN))/%,$(shell command -v uv 2>/dev/null))
+INSTALLER := $(if $(UV),uv,pip)
+INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
+# Where torch and torchvision are taken from; said when the environment is made, and remembered there.
+TORCH_INDEX ?= $(shell cat $(VENV)/torch-index 2>/dev/null)
 METHODS := expert merge_only static_opd mopd mopd_mean mixed mixed_batch
 OF_EXPERTS := merge_only static_opd mopd mopd_mean
 CHANGES = $(or $(CHANGES_$(@F)),method=$(@F)) $(if $(filter $(@F),$(OF_EXPERTS)),experts.run=runs/expert)
@@ -66,25 +72,42 @@ lock: $(VENV)/.tools  ## renew the locked versions from pyproject.toml, keeping 
 	$(LOCK) benchmarks/requirements.in -c requirements-dev.lock -o benchmarks/requirements.txt
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit("copd needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit("copd needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
+	$(if $(UV),$(UV) venv --quiet --allow-existing --seed --python $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV))
+
+TORCH = $(if $(TORCH_INDEX),torch comes from $(TORCH_INDEX),torch with its CUDA libraries is about 5 GB on Linux; $(NO_CUDA))
+NO_CUDA := to leave them out: make clean, then make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COUNT = grep -Evc "^ *\#|== '(win32|emscripten)'" $(LOCKS)
+# The locked versions of a file, less the libraries that only some builds of torch need: torch of another index brings its own.
+LOCKED = $(if $(TORCH_INDEX),grep -Ev '^(cuda|nvidia|triton)' $(1) > $(VENV)/$(notdir $(1)))
+LOCKS = $(if $(TORCH_INDEX),$(VENV)/$(notdir $(1)),$(1))
 
 $(VENV)/.installed: $(VENV)/bin/python requirements.lock pyproject.toml
-	$(BIN)/python -m pip install --quiet -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
-	touch $@
+	$(call LOCKED,requirements.lock)
+	@echo "copd: installing $$($(call COUNT,requirements.lock)) packages into $(VENV) with $(INSTALLER); $(TORCH)"
+	$(if $(TORCH_INDEX),$(INSTALL) --no-deps $(if $(UV),--index,--index-url) $(TORCH_INDEX) $(shell grep -E '^(torch|torchvision)==' requirements.lock))
+	$(INSTALL) -r $(call LOCKS,requirements.lock)
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	$(if $(TORCH_INDEX),@echo $(TORCH_INDEX) > $(VENV)/torch-index)
+	@touch $@
 
 $(VENV)/.tools: $(VENV)/.installed requirements-dev.lock
-	$(BIN)/python -m pip install --quiet -r requirements-dev.lock
-	touch $@
+	$(call LOCKED,requirements-dev.lock)
+	@echo "copd: installing the tools of developers into $(VENV) with $(INSTALLER):" \
+	  "$$($(call COUNT,requirements-dev.lock)) packages, copd's own among them"
+	$(INSTALL) -r $(call LOCKS,requirements-dev.lock)
+	@touch $@
 
 # TRL and what it needs beside the packages of $(VENV), which this environment sees: the same torch, the same transformers.
+# With pip, as uv does not look for packages in another environment and would install all of them once more.
 $(BENCH)/.installed: $(VENV)/.installed benchmarks/requirements.txt
 	$(BIN)/python -m venv $(BENCH)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 	  > `$(BENCH)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'`/packages_of_copd.pth
-	$(BENCH)/bin/python -m pip install --quiet -r benchmarks/requirements.txt
-	touch $@
+	$(call LOCKED,benchmarks/requirements.txt)
+	@echo "copd: installing TRL, and what it needs beside the packages of $(VENV), into $(BENCH) with pip"
+	$(BENCH)/bin/python -m pip install --quiet -r $(call LOCKS,benchmarks/requirements.txt)
+	@touch $@
 
 clean:  ## remove the environment and all runs
 	rm -rf $(VENV) $(BENCH) runs

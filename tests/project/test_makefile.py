@@ -82,6 +82,75 @@ def test_every_goal_says_what_it_is_for():
         assert re.search("  ## .", line), line
 
 
+CPU = "TORCH_INDEX=https://download.pytorch.org/whl/cpu"
+
+
+def installs(lines: list[str]) -> list[str]:
+    return [line.split(" install --quiet ", 1)[1] for line in lines if " install --quiet " in line]
+
+
+def test_the_environment_is_installed_with_pip_where_uv_is_not_on_the_path(checkout):
+    lines = commands("demo", "UV=", folder=checkout)
+    assert "python3 -m venv .venv" in lines
+    assert installs(lines) == ["-r requirements.lock", "--no-deps --no-build-isolation -e ."]
+    assert all(".venv/bin/python -m pip install" in line for line in lines if " install " in line)
+
+
+def test_the_environment_is_installed_with_uv_where_that_is_on_the_path_and_has_pip_all_the_same(checkout, tmp_path):
+    uv = program(tmp_path / "programs" / "uv", "exit 1")
+    lines = commands("demo", folder=checkout, path=uv.parent)
+    assert f"{uv} venv --quiet --allow-existing --seed --python python3 .venv" in lines
+    of_the_environment = "--python .venv/bin/python"
+    assert installs(lines) == [
+        f"{of_the_environment} -r requirements.lock",
+        f"{of_the_environment} --no-deps --no-build-isolation -e .",
+    ]
+    assert all(f"{uv} pip install" in line for line in lines if " install " in line)
+
+
+def test_the_uv_of_the_environment_itself_is_not_taken_while_that_is_activated(checkout):
+    uv = program(checkout / ".venv" / "bin" / "uv", "exit 1")
+    assert not [line for line in commands("demo", folder=checkout, path=uv.parent) if f"{uv} " in line]
+
+
+def test_one_line_says_how_many_packages_are_installed_with_what_and_how_to_do_without_cuda(checkout):
+    said = [line for line in commands("demo", "UV=", folder=checkout) if line.startswith("echo ")]
+    (text,) = (subprocess.run(["sh", "-c", line], cwd=checkout, capture_output=True, text=True).stdout for line in said)
+    packages = int(re.match(r"copd: installing (\d+) packages into \.venv with pip; torch .* 5 GB", text)[1])
+    lock = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line]
+    assert len(lock) - 5 < packages < len(lock)
+    assert CPU in text
+
+
+@pytest.mark.parametrize("installer", ["UV=", "UV=/usr/bin/uv"])
+def test_another_index_gives_torch_alone_and_no_cuda_library_of_the_lock(checkout, installer):
+    lines = commands("test", CPU, installer, folder=checkout)
+    torch, *others = [re.sub("^--python .venv/bin/python ", "", line) for line in installs(lines)]
+    assert re.fullmatch(
+        r"--no-deps --index(-url)? https://download.pytorch.org/whl/cpu torch==\S+ torchvision==\S+", torch
+    )
+    assert others == [
+        "-r .venv/requirements.lock",
+        "--no-deps --no-build-isolation -e .",
+        "-r .venv/requirements-dev.lock",
+    ]
+    (checkout / ".venv").mkdir()
+    for lock in ("requirements.lock", "requirements-dev.lock"):
+        (filtered,) = (line for line in lines if line.endswith(f"> .venv/{lock}"))
+        subprocess.run(["sh", "-c", filtered], cwd=checkout, check=True)
+        kept, whole = ((checkout / folder / lock).read_text().splitlines() for folder in (".venv", "."))
+        left_out = {line.partition("==")[0] for line in set(whole) - set(kept)}
+        assert {"nvidia-cublas", "cuda-toolkit", "triton"} <= left_out
+        assert all(name == "triton" or name.startswith(("nvidia-", "cuda-")) for name in left_out)
+
+
+def test_the_index_is_remembered_for_what_the_environment_gets_later(checkout):
+    assert "echo https://download.pytorch.org/whl/cpu > .venv/torch-index" in commands("demo", CPU, folder=checkout)
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / "torch-index").write_text("https://download.pytorch.org/whl/cpu\n")
+    assert "-r .venv/requirements-dev.lock" in commands("test", folder=checkout)[-3]
+
+
 def test_the_slow_tests_take_the_mutations_that_the_commit_picks_and_say_how_to_repeat_them():
     said, run = commands("test-slow")[-2:]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
