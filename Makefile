@@ -16,7 +16,7 @@ CHANGES_mixed_batch := method=mixed mixed.batch=K_times
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
 .PHONY: demo table $(METHODS:%=runs/%) docs bench test test-slow test-processors mutations soak coverage check format lock \
-  clean
+  clean clean-runs
 
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
 	$(BIN)/copd train demo --out runs/demo --resume
@@ -109,5 +109,10 @@ $(BENCH)/.installed: $(VENV)/.installed benchmarks/requirements.txt
 	$(BENCH)/bin/python -m pip install --quiet -r $(call LOCKS,benchmarks/requirements.txt)
 	@touch $@
 
-clean:  ## remove the environment and all runs
-	rm -rf $(VENV) $(BENCH) runs
+clean:  ## remove the environments and the caches; runs are kept
+	rm -rf $(VENV) $(BENCH) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-runs:  ## remove runs/, trained models and all, and say which folders those are
+	@for folder in runs/*/; do if [ -d "$$folder" ]; then echo "removing $$folder"; fi; done
+	rm -rf runs

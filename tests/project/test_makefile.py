@@ -151,6 +151,21 @@ def test_the_index_is_remembered_for_what_the_environment_gets_later(checkout):
     assert "-r .venv/requirements-dev.lock" in commands("test", folder=checkout)[-3]
 
 
+def test_clean_removes_environments_and_caches_and_keeps_runs():
+    removed = " ".join(commands("clean"))
+    assert {".venv", ".venv-bench", ".pytest_cache", ".mypy_cache", ".ruff_cache"} <= set(removed.split())
+    assert "runs" not in removed
+
+
+def test_clean_runs_removes_runs_alone_and_names_them(checkout):
+    for folder in ("runs/demo", "runs/my run", ".venv"):
+        (checkout / folder).mkdir(parents=True)
+    make = ["make", "--no-print-directory", "-s", "clean-runs"]
+    said = [subprocess.run(make, cwd=checkout, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert said == ["removing runs/demo/\nremoving runs/my run/\n", ""]
+    assert sorted(path.name for path in checkout.iterdir() if path.is_dir()) == [".venv"]
+
+
 def test_the_slow_tests_take_the_mutations_that_the_commit_picks_and_say_how_to_repeat_them():
     said, run = commands("test-slow")[-2:]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
