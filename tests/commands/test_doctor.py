@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_kinds import IMAGE, tiny_of_kind
 
 from copd.assemble.assembled import assembled, load_policy
 from copd.assemble.plan import make_plan
@@ -19,7 +20,6 @@ from copd.commands.doctor import Bench, disk, equal_teacher, examine, lesson, no
 from copd.errors import RecipeError
 from copd.model.folders import load_family, model_folder
 from copd.model.policy import Policy
-from tiny_kinds import IMAGE, tiny_of_kind
 from copd.recipe.reading import load_recipe, make_recipe
 from copd.tasks.digits import Digits
 from copd.types import Part, Rollouts, Score, Split

@@ -5,6 +5,7 @@ import weakref
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_kinds import tiny_of_kind
 
 from copd.assemble.assembled import load_policy
 from copd.assemble.tasks import make_tasks
@@ -16,7 +17,6 @@ from copd.maths.merge import merge
 from copd.measure.evaluate import evaluate
 from copd.model.folders import model_folder
 from copd.model.policy import Policy
-from tiny_kinds import tiny_of_kind
 from copd.recipe.merges import make_merge, merge_grid
 from copd.recipe.reading import load_recipe
 from copd.types import Split

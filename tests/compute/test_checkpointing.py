@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_kinds import tiny_of_kind
 
 from copd.compute.packing import FULL
 from copd.errors import RecipeError
@@ -9,7 +10,6 @@ from copd.model.learner import Learner
 from copd.model.lora import LoraSettings
 from copd.model.objectives import GrpoObjective
 from copd.model.policy import Policy
-from tiny_kinds import tiny_of_kind
 
 
 def checkpointed(policy):

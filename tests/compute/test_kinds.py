@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_kinds import TINY_KINDS, tiny_of_kind
 from transformers import AutoProcessor, AutoTokenizer, LlavaConfig
 
 from copd.compute.family import TextOnly, family_of
@@ -13,7 +14,6 @@ from copd.model.learner import Learner
 from copd.model.objectives import GrpoObjective
 from copd.model.parity import logp_alone, settle_path
 from copd.model.policy import Policy
-from tiny_kinds import TINY_KINDS, tiny_of_kind
 from copd.model.vocabulary import check_same_vocabulary
 
 WITHOUT_SHARED_PREFIX = {"mamba", "qwen3_next"}

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
+from tiny_kinds import tiny_of_kind
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import copd
@@ -26,7 +27,6 @@ from copd.maths import merge as merges
 from copd.measure.evaluate import Answers, tabulate
 from copd.model.folders import model_folder
 from copd.model.policy import Policy
-from tiny_kinds import tiny_of_kind
 from copd.recipe.reading import load_recipe
 from copd.report.page import write_pages
 from copd.runs.checkpoint import latest_checkpoint

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_kinds import tiny_of_kind
 
 import copd
 from copd.assemble.assembled import Assembled, load_policy
@@ -16,7 +17,6 @@ from copd.errors import ModelFolderError, RecipeError
 from copd.maths.merge import mean, merge
 from copd.model.folders import model_folder
 from copd.model.policy import Policy
-from tiny_kinds import tiny_of_kind
 from copd.recipe.reading import load_recipe
 from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.runlog import read_lines
