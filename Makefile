@@ -2,6 +2,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
+# uv installs where it is on PATH. Not meant is the one among the tools of $(VENV), which is on PATH while that is activated.
+UV := $(filter-out $(abspath $(BIN))/%,$(shell command -v uv 2>/dev/null))
+INSTALLER := $(if $(UV),uv,pip)
+INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
+# Where torch and torchvision are taken from; said when the environment is made, and remembered there.
+TORCH_INDEX ?= $(shell cat $(VENV)/torch-index 2>/dev/null)
 METHODS := expert merge_only static_opd mopd mopd_mean mixed mixed_batch
 OF_EXPERTS := merge_only static_opd mopd mopd_mean
 CHANGES = $(or $(CHANGES_$(@F)),method=$(@F)) $(if $(filter $(@F),$(OF_EXPERTS)),experts.run=runs/expert)
@@ -9,7 +15,8 @@ CHANGES_mopd_mean := method=mopd mopd.student=mean
 CHANGES_mixed_batch := method=mixed mixed.batch=K_times
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: demo table $(METHODS:%=runs/%) docs bench test test-slow soak coverage check format lock clean
+.PHONY: demo table $(METHODS:%=runs/%) docs bench test test-slow test-processors mutations soak coverage check format lock \
+  clean clean-runs
 
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
 	$(BIN)/copd train demo --out runs/demo --resume
@@ -23,17 +30,28 @@ $(METHODS:%=runs/%): $(VENV)/.installed
 
 $(OF_EXPERTS:%=runs/%): runs/expert
 
-docs: $(VENV)/.installed  ## renew the tables of docs/recipe.md from the sections of the recipe
+docs: $(VENV)/.installed  ## renew the tables of the pages: fields of the recipe, tests of faults, speed
 	$(BIN)/python tools/recipe_reference.py
+	$(BIN)/python tools/reliability_reference.py
+	$(BIN)/python tools/speed_reference.py
 
-bench: $(BENCH)/.installed  ## the table of docs/performance.md; 15 minutes, on a machine that does nothing else
+bench: $(BENCH)/.installed  ## the tables of benchmarks/README.md; 15 minutes, on a machine that does nothing else
 	$(BENCH)/bin/python -m benchmarks.run
 
 test: $(VENV)/.tools  ## the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-slow: $(VENV)/.tools  ## the tests that take longer, and the mutations
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=5
+PICK = $(or $(MUTATIONS),$(shell git rev-parse HEAD 2>/dev/null),no-commit)
+
+test-slow: $(VENV)/.tools  ## the tests that take longer, and 60 mutations that the commit picks, or MUTATIONS=WORD
+	@echo "copd: the mutations that $(PICK) picks; those once more: make mutations MUTATIONS=$(PICK)"
+	MUTATIONS=$(PICK) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow --durations=5
+
+mutations: $(VENV)/.tools  ## every mutation, a second or more each, or those that MUTATIONS=WORD picks
+	MUTATIONS=$(or $(MUTATIONS),all) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow tests/project/test_mutations.py
+
+test-processors: $(VENV)/.tools  ## the fast tests of what computes, on other kinds of processors as torch can pretend them
+	.ci/processors $(BIN)/python
 
 soak: $(VENV)/.installed  ## kill a short run 100 times, and compare what it becomes with an undisturbed one; 10 minutes
 	$(BIN)/python tools/soak.py --kills 100 --seed $(or $(SEED),0) --backend $(or $(BACKEND),local)
@@ -42,13 +60,13 @@ coverage: $(VENV)/.tools  ## every place that raises an error, and whether a fas
 	$(BIN)/python tools/error_paths.py
 
 check: $(VENV)/.tools  ## formatting, lint, types
-	$(BIN)/ruff format --check copd tests studies benchmarks examples
-	$(BIN)/ruff check copd tests studies benchmarks examples
+	$(BIN)/ruff format --check copd tests tools studies benchmarks examples
+	$(BIN)/ruff check copd tests tools studies benchmarks examples
 	$(BIN)/mypy
 
 format: $(VENV)/.tools  ## format the code
-	$(BIN)/ruff format copd tests studies benchmarks examples
-	$(BIN)/ruff check --fix copd tests studies benchmarks examples
+	$(BIN)/ruff format copd tests tools studies benchmarks examples
+	$(BIN)/ruff check --fix copd tests tools studies benchmarks examples
 
 lock: $(VENV)/.tools  ## renew the locked versions from pyproject.toml, keeping those that still fit
 	$(LOCK) pyproject.toml -o requirements.lock
@@ -56,25 +74,47 @@ lock: $(VENV)/.tools  ## renew the locked versions from pyproject.toml, keeping 
 	$(LOCK) benchmarks/requirements.in -c requirements-dev.lock -o benchmarks/requirements.txt
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit("copd needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit("copd needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
+	$(if $(UV),$(UV) venv --quiet --allow-existing --seed --python $(PYTHON) $(VENV),$(PYTHON) -m venv $(VENV))
+
+TORCH = $(if $(TORCH_INDEX),torch comes from $(TORCH_INDEX),torch with its CUDA libraries is about 5 GB on Linux; $(NO_CUDA))
+NO_CUDA := to leave them out: make clean, then make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COUNT = grep -Evc "^ *\#|== '(win32|emscripten)'" $(LOCKS)
+# The locked versions of a file, less the libraries that only some builds of torch need: torch of another index brings its own.
+LOCKED = $(if $(TORCH_INDEX),grep -Ev '^(cuda|nvidia|triton)' $(1) > $(VENV)/$(notdir $(1)))
+LOCKS = $(if $(TORCH_INDEX),$(VENV)/$(notdir $(1)),$(1))
 
 $(VENV)/.installed: $(VENV)/bin/python requirements.lock pyproject.toml
-	$(BIN)/python -m pip install --quiet -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
-	touch $@
+	$(call LOCKED,requirements.lock)
+	@echo "copd: installing $$($(call COUNT,requirements.lock)) packages into $(VENV) with $(INSTALLER); $(TORCH)"
+	$(if $(TORCH_INDEX),$(INSTALL) --no-deps $(if $(UV),--index,--index-url) $(TORCH_INDEX) $(shell grep -E '^(torch|torchvision)==' requirements.lock))
+	$(INSTALL) -r $(call LOCKS,requirements.lock)
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	$(if $(TORCH_INDEX),@echo $(TORCH_INDEX) > $(VENV)/torch-index)
+	@touch $@
 
 $(VENV)/.tools: $(VENV)/.installed requirements-dev.lock
-	$(BIN)/python -m pip install --quiet -r requirements-dev.lock
-	touch $@
+	$(call LOCKED,requirements-dev.lock)
+	@echo "copd: installing the tools of developers into $(VENV) with $(INSTALLER):" \
+	  "$$($(call COUNT,requirements-dev.lock)) packages, copd's own among them"
+	$(INSTALL) -r $(call LOCKS,requirements-dev.lock)
+	@touch $@
 
 # TRL and what it needs beside the packages of $(VENV), which this environment sees: the same torch, the same transformers.
+# With pip, as uv does not look for packages in another environment and would install all of them once more.
 $(BENCH)/.installed: $(VENV)/.installed benchmarks/requirements.txt
 	$(BIN)/python -m venv $(BENCH)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 	  > `$(BENCH)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'`/packages_of_copd.pth
-	$(BENCH)/bin/python -m pip install --quiet -r benchmarks/requirements.txt
-	touch $@
+	$(call LOCKED,benchmarks/requirements.txt)
+	@echo "copd: installing TRL, and what it needs beside the packages of $(VENV), into $(BENCH) with pip"
+	$(BENCH)/bin/python -m pip install --quiet -r $(call LOCKS,benchmarks/requirements.txt)
+	@touch $@
 
-clean:  ## remove the environment and all runs
-	rm -rf $(VENV) $(BENCH) runs
+clean:  ## remove the environments and the caches; runs are kept
+	rm -rf $(VENV) $(BENCH) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-runs:  ## remove runs/, trained models and all, and say which folders those are
+	@for folder in runs/*/; do if [ -d "$$folder" ]; then echo "removing $$folder"; fi; done
+	rm -rf runs

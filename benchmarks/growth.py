@@ -22,7 +22,7 @@ from benchmarks.measure import interleave
 from benchmarks.ours import Coin, Lengthened
 from copd.algorithm import mutual_opd
 from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
-from copd.branches.local import LocalBranch, finish
+from copd.branches.local import finish, local_handle
 from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
 from copd.model.policy import Policy
@@ -129,7 +129,7 @@ def step_of(work: Work) -> Callable[[int], object]:
     if work.branches == 1:
         (only,) = branches
         return lambda n: only.update([Part("native", only.collect(only.capability, n, work.prompts, work.rollouts))])
-    handles = {branch.name: LocalBranch(branch) for branch in branches}
+    handles = {branch.name: local_handle(branch) for branch in branches}
     batches = Batches(work.prompts, work.rollouts, work.prompts, work.rollouts)
     edges = hub(names, 1.0)
 

@@ -18,15 +18,14 @@ import copd.compute.packing
 import copd.compute.products
 import copd.model.learner
 import copd.model.policy
-from copd import assemble
-from copd.assemble.parts import load_policy
+from copd.assemble.assembled import Assembled
+from copd.assemble.branches import make_branch
 from copd.branches.branch import Branch
 from copd.model.objectives import GrpoObjective
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe
 from copd.rewards.grading import Grader, Grades, Response
-from copd.tasks.asked import Asked
 from copd.tasks.digits import CELL, Digits
 from copd.types import Part, Problem, Rollouts, Split, Task
 
@@ -152,9 +151,9 @@ def demo(max_new_tokens: int) -> Recipe:
 
 def make_branches(tasks: Mapping[str, Task], max_new_tokens: int, grader: Any = None) -> list[Branch]:
     """A branch of the demo for each task, all of them beginning as the demo's base."""
-    recipe = demo(max_new_tokens)
-    base = load_policy(recipe)
-    return list(assemble.make_branches(recipe, base, tasks, grader or Grader(), Asked(tasks), list(tasks)))
+    made = Assembled(demo(max_new_tokens), print, tasks=tasks)
+    made.base, made.grader = made.loaded, grader or Grader()
+    return [make_branch(made, name, index) for index, name in enumerate(tasks)]
 
 
 def grpo_step(branch: Branch, step: int, size: Size) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The table of docs/performance.md: `make bench`, or `python -m benchmarks.run --help` in the environment it makes."""
+"""The tables of benchmarks/README.md: `make bench`, or `python -m benchmarks.run --help` in its environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.jobs import JOBS, ONCE
 from benchmarks.ours import Size, torchs_products
 
 HERE = Path(__file__).parent
-RESULTS, PAGE = HERE / "results", HERE.parent / "docs" / "performance.md"
+RESULTS, PAGE = HERE / "results", HERE / "README.md"
 
 
 def main() -> None:
@@ -25,7 +25,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repetitions", type=int, default=Size().repetitions)
     parser.add_argument("--jobs", nargs="*", default=[*JOBS, "growth"], choices=[*JOBS, "growth"])
-    parser.add_argument("--no-page", action="store_true", help="leave docs/performance.md as it is")
+    parser.add_argument("--no-page", action="store_true", help="leave benchmarks/README.md as it is")
+    parser.add_argument("--results", default="table", help="name of the file in benchmarks/results/")
     parser.add_argument("--torchs-products", action="store_true", help="as where oneDNN is not the faster; no page")
     asked = parser.parse_args()
     quiet()
@@ -36,7 +37,7 @@ def main() -> None:
 def run(asked: argparse.Namespace) -> None:
     """Measure what is asked for, print it, and write it down."""
     started, facts = time.perf_counter(), measure.environment()
-    size, results = Size(repetitions=asked.repetitions), "torchs_products" if asked.torchs_products else "table"
+    size, results = Size(repetitions=asked.repetitions), "torchs_products" if asked.torchs_products else asked.results
     rows: list[measure.Row] = []
     for threads in asked.threads:
         torch.set_num_threads(threads)

@@ -122,7 +122,7 @@ def evaluate(
     change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
 ) -> None:
     """Compare models side by side on the fields of a recipe, on test problems, and each with the first of them."""
-    from copd.commands.models import evaluate_models
+    from copd.commands.evaluate import evaluate_models
     from copd.recipe.reading import load_recipe
     from copd.runs.tables import accuracy_table
 
@@ -149,7 +149,7 @@ def behaviour(
     change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
 ) -> None:
     """How alike two models behave in each field of a recipe, and on which tokens they disagree most."""
-    from copd.commands.models import compare_behaviour
+    from copd.commands.behaviour import compare_behaviour
     from copd.recipe.reading import load_recipe
     from copd.runs.tables import behaviour_table, disputes_table
 
@@ -212,7 +212,7 @@ def merge(
     given = {"method": method, "weights": weight or None, "scale": scale, "density": density, "seed": seed}
     candidates = merge_grid(given, len(branch), grid or 6) if scan else [make_merge(given, len(branch))]
     settings = load_recipe(recipe or "demo", change or []) if scan else None
-    from copd.commands.models import described_merge, merge_models
+    from copd.commands.merge import described_merge, merge_models
     from copd.runs.tables import accuracy_table
 
     chosen, table = merge_models(branch, base, candidates, out, settings)
@@ -234,7 +234,7 @@ def warmup(
     ] = None,
 ) -> None:
     """Build a base of partial skill for the embedded world: a tiny Qwen3-VL, briefly supervised."""
-    from copd.commands.models import build_base
+    from copd.commands.warmup import build_base
 
     build_base(out, conflict=conflict, steps=steps)
 
@@ -307,7 +307,7 @@ def filter_rows(
 
     Rows are written as they are, in their order. Those that the recipe cuts off for validation and test are kept.
     """
-    from copd.commands.models import filter_rows
+    from copd.commands.filter import filter_rows
     from copd.recipe.reading import load_recipe
 
     found, passed_on = filter_rows(

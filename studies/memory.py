@@ -1,6 +1,6 @@
 """The formula of docs/memory.md against bytes counted on tiny models, on the CPU.
 
-    python studies/memory.py [KIND ...]    the table of the document; kinds of copd.model.tiny_kinds
+    python studies/memory.py [KIND ...]    the table of the document; kinds of tests/tiny_kinds.py
     python studies/memory.py --sizes       what the formula says of common sizes
 
 Counted are storages of tensors, each once: those alive at the fullest moment of a real optimizer step and between
@@ -15,6 +15,7 @@ import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,9 +26,11 @@ from copd.model.learner import Learner
 from copd.model.lora import LoraSettings
 from copd.model.objectives import GrpoObjective
 from copd.model.policy import Policy
-from copd.model.tiny_kinds import tiny_of_kind
 from copd.tasks.digits import Digits
 from copd.types import Rollouts, Split
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from tiny_kinds import tiny_of_kind
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PROMPTS, ROWS, LENGTH, RANK, BRANCHES = 2, 8, 100, 4, 3

@@ -14,14 +14,17 @@ import statistics
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import torch
 
 from copd.model.parity import logp_alone, settle_path
 from copd.model.policy import Policy
-from copd.model.tiny_kinds import TINY_KINDS, tiny_of_kind
 from copd.tasks.digits import Digits
 from copd.types import Rollouts, Split
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from tiny_kinds import TINY_KINDS, tiny_of_kind
 
 PROMPTS, ROWS, TOKENS, REPEATS = 4, 8, 24, 5
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import pytest
 
-from copd.model.load import CHECKSUMS, model_folder
+from copd.model.folders import CHECKSUMS, model_folder
 from copd.recipe.reading import described, load_recipe
 from copd.system.files import sha256
 

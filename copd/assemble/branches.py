@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-import torch
-
-from copd.assemble.parts import load_policy, make_grader
-from copd.assemble.preflight import check_problems
-from copd.assemble.tasks import data_warnings, make_tasks
-from copd.branches.branch import Branch, ObjectiveSettings, Reference, SamplingSettings, generator_of
+from copd.assemble.assembled import Assembled, Inheritance, assembled
+from copd.branches.branch import Branch, ObjectiveSettings, Reference, generator_of
 from copd.maths.distill import clamped_delta, masked_delta, proximal_delta
 from copd.measure.health import Health
+from copd.model.folders import compute_on
 from copd.model.learner import Learner
-from copd.model.load import compute_on
 from copd.model.lora import LoraSettings
 from copd.model.objectives import Aggregate, Delta, over_constant, over_sequences, over_tokens
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe
-from copd.rewards.grading import Grader
-from copd.tasks.asked import Asked
 from copd.tasks.mixture import Mixture
 from copd.topology import Edge
-from copd.types import MIXED, Rollouts, Task
+from copd.types import MIXED, Rollouts
 
 
 def branch_policy(recipe: Recipe, base: Policy, name: str) -> Policy:
@@ -43,7 +37,7 @@ def branch_policy(recipe: Recipe, base: Policy, name: str) -> Policy:
 
 
 def make_learner(recipe: Recipe, policy: Policy) -> Learner:
-    """The optimizer of a branch, with the clips, the aggregation and the passes of the recipe."""
+    """The optimizer of a branch, with the clips, the aggregation and the iterations of the recipe."""
     aggregations: dict[str, Callable[[Rollouts], Aggregate]] = {
         "sequence": over_sequences,
         "token": over_tokens,
@@ -83,56 +77,33 @@ def make_health(recipe: Recipe, edges: Sequence[Edge]) -> Health:
     return Health(taught, clamps=recipe.opd.bound != "proximal", in_half=in_half)
 
 
-def make_sampling(recipe: Recipe) -> SamplingSettings:
-    """How all models of the recipe draw their responses."""
-    return SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
+def make_branch(made: Assembled, name: str, index: int) -> Branch:
+    """The branch `name`, the `index`-th of its method, as it begins: it is the base and learns the task of its name.
 
-
-def make_branch(
-    recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, asked: Asked, name: str, index: int
-) -> Branch:
-    """A branch that begins as the base and learns the task of its own name; `asked` are problems of validation."""
-    policy = branch_policy(recipe, base, name)
+    The branch of "mixed" learns all tasks in turn.
+    """
+    recipe, policy = made.recipe, branch_policy(made.recipe, made.base, name)
     return Branch(
         name,
         index,
         policy,
-        tasks,
-        make_sampling(recipe),
+        {**made.tasks, MIXED: Mixture(MIXED, tuple(made.tasks.values()))},
+        made.sampling,
         capability=name,
         learner=make_learner(recipe, policy),
-        settings=make_objectives(recipe, base),
-        grader=grader,
-        asked=asked,
+        settings=make_objectives(recipe, made.base),
+        grader=made.grader,
+        asked=made.asked,
     )
 
 
-def make_branches(
-    recipe: Recipe, base: Policy, tasks: Mapping[str, Task], grader: Grader, asked: Asked, names: Sequence[str]
-) -> Iterator[Branch]:
-    """The branches of a method, each made when it is asked for; the branch of "mixed" learns all tasks in turn."""
-    capabilities = _capabilities(tasks)
-    for index, name in enumerate(names):
-        yield make_branch(recipe, base, capabilities, grader, asked, name, index)
-
-
-def _capabilities(tasks: Mapping[str, Task]) -> dict[str, Task]:
-    return {**tasks, MIXED: Mixture(MIXED, tuple(tasks.values()))}
-
-
 @contextmanager
-def lone_branch(recipe: Recipe, names: Sequence[str], name: str, warn: Callable[[str], None]) -> Iterator[Branch]:
-    """The branch `name` of `names` as `make_branches` makes it, with a base, tasks and grader of its own.
+def lone_branch(
+    recipe: Recipe, name: str, index: int, inherited: Inheritance | None, warn: Callable[[str], None]
+) -> Iterator[Branch]:
+    """A branch for a process that has no other, with a base, tasks and grader of its own.
 
-    For a process that has no other branch. Left out are warnings that every process would give.
+    Without anything `inherited` it looks at model and data itself, and warns.
     """
-    torch.set_num_threads(recipe.model.threads_per_branch)
-    tasks, base = make_tasks(recipe), load_policy(recipe)
-    check_problems(base, tasks, recipe.sampling.max_new_tokens)
-    known = data_warnings(tasks)
-    with make_grader(recipe, warn) as grader:
-        capabilities = _capabilities(tasks)
-        yield make_branch(recipe, base, capabilities, grader, Asked(tasks), name, list(names).index(name))
-        for warning in data_warnings(tasks):
-            if warning not in known:
-                warn(warning)
+    with assembled(recipe, warn, inherited=inherited) as made:
+        yield make_branch(made, name, index)

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from copd.assemble.branches import lone_branch, make_branches, make_sampling
-from copd.assemble.plan import Plan
+from copd.assemble.assembled import Assembled
+from copd.assemble.branches import lone_branch, make_branch
 from copd.branches.branch import Actor
-from copd.branches.local import LocalActor, LocalBranch, Turns
-from copd.branches.processes import ProcessBranch, ThreadActor
+from copd.branches.local import Turns, local_handle, threaded_handle
+from copd.branches.processes import BranchProcess
 from copd.model.policy import Policy
-from copd.recipe.model import Recipe
-from copd.rewards.grading import Grader
 from copd.system.processes import Memory, peak, summed
-from copd.tasks.asked import Asked
-from copd.types import Answering, BranchHandle, Task
+from copd.types import Answering, BranchHandle
 
 A = TypeVar("A", bound=Actor)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What branches are made of, and models that are only evaluated."""
-
-    recipe: Recipe
-    plan: Plan
-    base: Policy
-    tasks: Mapping[str, Task]
-    grader: Grader
-    warn: Callable[[str], None]
-
-    def actor(self, name: str, policy: Policy, asked: Asked) -> Actor:
-        return Actor(name, -1, policy, self.tasks, make_sampling(self.recipe), self.grader, asked)
 
 
 class Place(Protocol):
@@ -61,12 +42,12 @@ class Place(Protocol):
 class ThisProcess:
     """All branches here, taking turns on their device where the recipe says so."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts, self._asked = parts, Asked(parts.tasks)
-        self._turns = Turns() if parts.recipe.model.offload else None
-        self._home = parts.base.device
-        made = make_branches(parts.recipe, parts.base, parts.tasks, parts.grader, self._asked, parts.plan.branches)
-        self.branches = {branch.name: LocalBranch(self._waiting(branch), self._turns) for branch in made}
+    def __init__(self, made: Assembled, names: Sequence[str]) -> None:
+        self._made = made
+        self._turns = Turns() if made.recipe.model.offload else None
+        self._home = made.base.device
+        branches = (make_branch(made, name, index) for index, name in enumerate(names))
+        self.branches = {branch.name: local_handle(self._waiting(branch), self._turns) for branch in branches}
 
     def _waiting(self, actor: A) -> A:
         if self._turns is not None:
@@ -74,9 +55,9 @@ class ThisProcess:
         return actor
 
     def evaluated(self, name: str, policy: Policy) -> Answering:
-        actor = self._parts.actor(name, policy, self._asked)
+        actor = self._made.actor(name, policy)
         actor.home = self._home
-        return LocalActor(self._waiting(actor), self._turns)
+        return local_handle(self._waiting(actor), self._turns)
 
     def peak(self) -> Memory:
         return peak()
@@ -88,36 +69,34 @@ class ThisProcess:
 class OwnProcesses:
     """A process for each branch; they start side by side. Models that are only evaluated are here, beside them."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts, self._asked = parts, Asked(parts.tasks)
+    def __init__(self, made: Assembled, names: Sequence[str]) -> None:
+        self._made = made
         self._line = ThreadPoolExecutor(1)
-        self._processes: dict[str, ProcessBranch] = {}
-        names = parts.plan.branches
+        self._processes: dict[str, BranchProcess] = {}
+        inherited = made.inheritance
         try:
-            for name in names:
-                make = partial(lone_branch, parts.recipe, names, name)
-                self._processes[name] = ProcessBranch(name, make, partial(self._warn, name))
-            for branch in self._processes.values():
-                branch.wait()
+            for index, name in enumerate(names):
+                make = partial(lone_branch, made.recipe, name, index, inherited)
+                self._processes[name] = BranchProcess(name, make, partial(self._warn, name))
+            self.branches = {name: process.handle() for name, process in self._processes.items()}
         except BaseException:
             self.close()
             raise
-        self.branches: Mapping[str, BranchHandle] = self._processes
 
     def _warn(self, branch: str, message: str) -> None:
-        self._parts.warn(f"branch {branch}: {message}")
+        self._made.warn(f"branch {branch}: {message}")
 
     def evaluated(self, name: str, policy: Policy) -> Answering:
-        return ThreadActor(self._parts.actor(name, policy, self._asked), self._line)
+        return threaded_handle(self._made.actor(name, policy), self._line)
 
     def peak(self) -> Memory:
-        return summed([peak(), *(branch.peak for branch in self._processes.values())])
+        return summed([peak(), *(process.peak for process in self._processes.values())])
 
     def close(self) -> None:
         with ExitStack() as ending:
             ending.callback(self._line.shutdown)
-            for branch in self._processes.values():
-                ending.callback(branch.close)
+            for process in self._processes.values():
+                ending.callback(process.close)
 
 
-PLACES: Mapping[str, Callable[[Parts], Place]] = {"local": ThisProcess, "processes": OwnProcesses}
+PLACES: Mapping[str, Callable[[Assembled, Sequence[str]], Place]] = {"local": ThisProcess, "processes": OwnProcesses}

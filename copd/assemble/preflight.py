@@ -28,15 +28,6 @@ CHECKPOINTING = (
 )
 
 
-def check_problems(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> list[str]:
-    """Look at the first problems of every task before anything is trained; warnings about the path taken.
-
-    Raises what `check_prompts` and `settle_paths` raise.
-    """
-    check_prompts(policy, tasks, max_new_tokens)
-    return settle_paths(policy, tasks)
-
-
 def check_prompts(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> None:
     """Can the model take the first problems of every task?
 
@@ -45,12 +36,12 @@ def check_prompts(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int
     that will be asked for now, and one too long is a bad row.
     """
     context = policy.context
+    reject_unfit(policy, tasks, max_new_tokens)
     for task in tasks.values():
         if isinstance(task, Rows):
-            forbidden = control_tokens(policy.tokenizer)
-            task.accept(partial(_unfit, policy.encoder, context, forbidden, max_new_tokens))
+            task.try_asked()
     for name, task in tasks.items():
-        if isinstance(task, Rows):  # what is asked of its other splits was tried by `accept`
+        if isinstance(task, Rows):  # what is asked of its other splits was tried before
             problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_ROWS)]
         else:
             problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_PROBLEMS)]
@@ -66,6 +57,14 @@ def check_prompts(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int
                 f"branches.{name}.task: a prompt has {longest} tokens; with sampling.max_new_tokens={max_new_tokens} "
                 f"that is more than the model's context of {context}"
             )
+
+
+def reject_unfit(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> None:
+    """From now on rows whose prompts the model does not take are bad rows."""
+    for task in tasks.values():
+        if isinstance(task, Rows):
+            forbidden = control_tokens(policy.tokenizer)
+            task.reject(partial(_unfit, policy.encoder, policy.context, forbidden, max_new_tokens))
 
 
 def settle_paths(policy: Policy, tasks: Mapping[str, Task]) -> list[str]:

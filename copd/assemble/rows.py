@@ -14,17 +14,23 @@ from copd.rewards.grading import OURS
 from copd.rewards.verifiers import misread
 from copd.rows.formats import RowRules
 from copd.rows.media import MediaRules
-from copd.rows.rows import Rows, Settings
+from copd.rows.opening import Settings
+from copd.rows.rows import Index, Rows
 from copd.rows.template import compile_template
 from copd.types import Split
 
 
 def make_rows(
-    name: str, section: RowsTask, seed: int, verifiers: Collection[str], asked: Mapping[Split, int] | None = None
+    name: str,
+    section: RowsTask,
+    seed: int,
+    verifiers: Collection[str],
+    asked: Mapping[Split, int] | None = None,
+    index: Index | None = None,
 ) -> Rows:
     """The task of a branch on rows: every row is read and checked, media excepted; `verifiers` are the recipe's own.
 
-    `asked`: how many problems of validation and test will be measured.
+    `asked`: how many problems of validation and test will be measured. `index`: from a process that has read the rows.
 
     Raises DataError naming file and line, RecipeError for a prompt template that cannot be used.
     """
@@ -35,6 +41,7 @@ def make_rows(
         seed=seed,
         shares={Split.VALIDATION: section.validation_share, Split.TEST: section.test_share},
         asked=asked,
+        index=index,
     )
 
 

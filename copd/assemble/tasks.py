@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from copd.assemble.rows import make_rows
 from copd.errors import RecipeError
 from copd.recipe.model import Recipe
-from copd.rows.rows import Rows
+from copd.rows.rows import Index, Rows
 from copd.tasks.digits import Digits
 from copd.types import Split, Task
 
@@ -15,8 +15,8 @@ WARMED_UP_AT = {"builtin:digits": 1.0}
 """The share of conflict that a base has seen."""
 
 
-def make_tasks(recipe: Recipe) -> dict[str, Task]:
-    """The task of every branch of the recipe, by the branch's name.
+def make_tasks(recipe: Recipe, indexes: Mapping[str, Index] | None = None) -> dict[str, Task]:
+    """The task of every branch of the recipe, by the branch's name; rows of a branch in `indexes` are not read again.
 
     Raises DataError for rows that cannot be used, RecipeError where more problems are asked for than there are rows.
     """
@@ -24,7 +24,8 @@ def make_tasks(recipe: Recipe) -> dict[str, Task]:
     for name, branch in recipe.branches.items():
         section = branch.task
         if section.kind == "rows":
-            tasks[name] = rows = make_rows(name, section, recipe.seed, recipe.verifiers, _asked(recipe))
+            index = (indexes or {}).get(name)
+            tasks[name] = rows = make_rows(name, section, recipe.seed, recipe.verifiers, _asked(recipe), index)
             _check_sizes(recipe, name, rows)
         else:
             tasks[name] = digits = Digits(**section.model_dump(exclude={"kind"}), seed=recipe.seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 from copd.compute.batching import take_rows
 from copd.errors import CheckpointError, NonFiniteError
 from copd.maths.advantages import group_advantages, has_signal
-from copd.model.export import save_policy
 from copd.model.learner import Learner
 from copd.model.objectives import AnchoredGrpoObjective, Delta, DistillObjective, GrpoObjective, Objective
 from copd.model.pieces import token_pieces
@@ -48,8 +47,8 @@ class Reference:
 class ObjectiveSettings:
     """What the parts of an update are made with.
 
-    `delta` bounds the distillation signal. With `mask_truncated`, truncated native responses are left out as if they had
-    not been drawn. `reference` is None where there is no KL term.
+    `delta` bounds the distillation signal. With `mask_truncated`, truncated native responses are left out as if they
+    had not been drawn. `reference` is None where there is no KL term.
     """
 
     delta: Delta
@@ -129,7 +128,7 @@ class Actor:
         """This policy's responses with their rewards, as of its present version."""
         rows = zip(rollouts.tokens_NT, rollouts.mask_NT, strict=True)
         spoken_N = [tokens_T[mask_T] for tokens_T, mask_T in rows]
-        texts, finished = self.policy.texts(rollouts), rollouts.finished_N.tolist()
+        texts, finished = self.texts(rollouts), rollouts.finished_N.tolist()
         responses = [Response(*each) for each in zip(texts, spoken_N, finished, strict=True)]
         grades = self.grader.grade([rollouts.problems[p] for p in rollouts.prompt_of_N.tolist()], responses)
         return replace(
@@ -153,6 +152,10 @@ class Actor:
         """This policy's log-probs of anybody's responses, as of its present version; not counted in the ledger."""
         return self.policy.score(rollouts, k=k, ids_NTK=ids_NTK, version=self.version)
 
+    def texts(self, rollouts: Rollouts) -> list[str]:
+        """The responses as text, end tokens left out. [N]."""
+        return self.policy.texts(rollouts)
+
     def pieces(self, rollouts: Rollouts, row: int) -> list[str]:
         """One response token by token, the end token included."""
         ids = rollouts.tokens_NT[row][rollouts.mask_NT[row]].tolist()
@@ -160,7 +163,7 @@ class Actor:
 
     def save(self, folder: Path, card: str) -> None:
         """Write the model with processor, vocabulary mask and model card, loadable by plain transformers."""
-        save_policy(self.policy, folder, card)
+        self.policy.save(folder, card)
 
 
 class Branch(Actor):
@@ -184,7 +187,7 @@ class Branch(Actor):
         self.capability = capability
         self.learner = learner
         self.settings = settings
-        self.counts = Counts()
+        self.ledger = Counts()
 
     def move(self, device: torch.device | str) -> None:
         super().move(device)
@@ -197,17 +200,17 @@ class Branch(Actor):
         problems = [self.tasks[task].problem(Split.TRAIN, first + i) for i in range(prompts)]
         generator = generator_of(self.sampling.seed, self.name, task, step)
         rollouts = self.answer(problems, rollouts_per_prompt, generator)
-        self.counts.rollouts += len(rollouts.tokens_NT)
-        self.counts.tokens_generated += int(rollouts.mask_NT.sum())
-        self.counts.collect_seconds += time.perf_counter() - started
+        self.ledger.rollouts += len(rollouts.tokens_NT)
+        self.ledger.tokens_generated += int(rollouts.mask_NT.sum())
+        self.ledger.collect_seconds += time.perf_counter() - started
         return rollouts
 
     def score(self, rollouts: Rollouts) -> Score:
         """Teach: log-probs of a peer's responses under the weights as they are now."""
         started = time.perf_counter()
         score = self.inspect(rollouts)
-        self.counts.tokens_scored += int(rollouts.mask_NT.sum())
-        self.counts.score_seconds += time.perf_counter() - started
+        self.ledger.tokens_scored += int(rollouts.mask_NT.sum())
+        self.ledger.score_seconds += time.perf_counter() - started
         return score
 
     def update(self, parts: Sequence[Part]) -> dict[str, float]:
@@ -227,8 +230,8 @@ class Branch(Actor):
             raise NonFiniteError(f"branch {self.name}: {error}") from error
         self.version += 1
         seconds = time.perf_counter() - started
-        self.counts.tokens_trained += report.tokens_trained
-        self.counts.update_seconds += seconds
+        self.ledger.tokens_trained += report.tokens_trained
+        self.ledger.update_seconds += seconds
         described = [describe(part, each.rollouts) for part, each in zip(parts, objectives, strict=True)]
         return {
             **{name: value for metrics in described for name, value in metrics.items()},
@@ -262,19 +265,24 @@ class Branch(Actor):
         if reference is None:
             return GrpoObjective(part.name, rollouts, part.weight, advantage_M)
         logp_MT = reference.policy.score(part.rollouts).logp_NT[rows_M]
-        self.counts.tokens_scored += int(part.rollouts.mask_NT.sum())
+        self.ledger.tokens_scored += int(part.rollouts.mask_NT.sum())
         return AnchoredGrpoObjective(part.name, rollouts, part.weight, advantage_M, logp_MT, reference.kl_coefficient)
 
     def state(self) -> dict[str, Tensor]:
         """Learner and version: with the step, everything a resumed branch needs."""
         return {**self.learner.state(), "version": torch.tensor(self.version)}
 
-    def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `state` gave; raises CheckpointError naming a tensor that is missing or does not fit."""
+    def counts(self) -> dict[str, float]:
+        """The branch's ledger since the start of the run."""
+        return asdict(self.ledger)
+
+    def load_state(self, tensors: dict[str, Tensor], counts: Mapping[str, float]) -> None:
+        """Restore what `state` and `counts` gave; raises CheckpointError naming a tensor that is missing or unfit."""
         if "version" not in tensors:
             raise CheckpointError("tensor 'version' is missing")
         self.learner.load_state(tensors)
         self.version = int(tensors["version"])
+        self.ledger = Counts(**counts)  # type: ignore[arg-type]
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take over parameters by name; the optimizer begins anew."""

@@ -1,20 +1,19 @@
-"""Branches in this process, one call after the other, behind the awaitable handle."""
+"""Branches and models of this process, one call after the other, behind the awaitable handle."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from pathlib import Path
+from functools import partial
 from typing import Any, TypeVar
 
-from torch import Tensor
-
-from copd.branches.branch import Actor, Branch, Counts
-from copd.types import Part, Rollouts, Score, Split
+from copd.branches.branch import Actor, Branch
+from copd.branches.handle import Handle
 
 T = TypeVar("T")
+COMPUTING = frozenset({"answer_first", "collect", "inspect", "score", "update"})
+"""Calls that need the model's device."""
 
 
 class Turns:
@@ -38,79 +37,37 @@ class Turns:
         self._there[str(actor.home)] = actor
 
 
-class LocalActor:
-    """A model of this process that answers and looks at answers.
+def local_handle(actor: Actor, turns: Turns | None = None) -> Handle:
+    """A handle on an actor or branch of this process.
 
-    Each call lets the others go first; with `turns` it takes the device instead, and keeps it until another needs it.
+    A call that computes lets the others go first. With `turns` it takes the device instead, and keeps it until another
+    needs it.
     """
+    return _handle(actor, partial(_in_turn, actor, turns))
 
-    def __init__(self, actor: Actor, turns: Turns | None = None) -> None:
-        self.name = actor.name
-        self.allowed_tokens = actor.policy.allowed_tokens
-        self._actor = actor
-        self._turns = turns
 
-    async def _turn(self) -> None:
-        if self._turns is None:
+def threaded_handle(actor: Actor, line: ThreadPoolExecutor) -> Handle:
+    """A handle on an actor that computes beside the calls to other processes, in the threads of `line`."""
+    return _handle(actor, partial(_on_thread, actor, line))
+
+
+def _handle(actor: Actor, carry: Any) -> Handle:
+    capability = actor.capability if isinstance(actor, Branch) else ""
+    return Handle(actor.name, actor.policy.allowed_tokens, carry, capability)
+
+
+async def _in_turn(actor: Actor, turns: Turns | None, method: str, *arguments: Any, **options: Any) -> Any:
+    if method in COMPUTING:
+        if turns is None:
             await asyncio.sleep(0)
         else:
-            self._turns.take(self._actor)
-
-    async def answer_first(
-        self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
-    ) -> Rollouts:
-        await self._turn()
-        return self._actor.answer_first(split, task, count, rollouts_per_prompt, greedy=greedy)
-
-    async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
-        await self._turn()
-        return self._actor.inspect(rollouts, k, ids_NTK)
-
-    async def texts(self, rollouts: Rollouts) -> list[str]:
-        return self._actor.policy.texts(rollouts)
-
-    async def pieces(self, rollouts: Rollouts, row: int) -> list[str]:
-        return self._actor.pieces(rollouts, row)
+            turns.take(actor)
+    return getattr(actor, method)(*arguments, **options)
 
 
-class LocalBranch(LocalActor):
-    """A `BranchHandle` on a branch of this process."""
-
-    def __init__(self, branch: Branch, turns: Turns | None = None) -> None:
-        super().__init__(branch, turns)
-        self.capability = branch.capability
-        self._branch = branch
-
-    async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
-        await self._turn()
-        return self._branch.collect(task, step, prompts, rollouts_per_prompt)
-
-    async def score(self, rollouts: Rollouts) -> Score:
-        await self._turn()
-        return self._branch.score(rollouts)
-
-    async def update(self, parts: Sequence[Part]) -> dict[str, float]:
-        await self._turn()
-        return self._branch.update(parts)
-
-    async def counts(self) -> dict[str, float]:
-        return asdict(self._branch.counts)
-
-    async def weights(self) -> Mapping[str, Tensor]:
-        return self._branch.weights()
-
-    async def state(self) -> dict[str, Tensor]:
-        return self._branch.state()
-
-    async def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        self._branch.load_weights(weights)
-
-    async def save(self, folder: Path, card: str) -> None:
-        self._branch.save(folder, card)
-
-    async def load_state(self, tensors: dict[str, Tensor], counts: Mapping[str, float]) -> None:
-        self._branch.load_state(tensors)
-        self._branch.counts = Counts(**counts)  # type: ignore[arg-type]
+async def _on_thread(actor: Actor, line: ThreadPoolExecutor, method: str, *arguments: Any, **options: Any) -> Any:
+    call = partial(getattr(actor, method), *arguments, **options)
+    return await asyncio.get_running_loop().run_in_executor(line, call)
 
 
 def finish(work: Coroutine[Any, Any, T]) -> T:

@@ -2,7 +2,7 @@
 
 Each process builds its branch for itself and answers the calls that come over its pipe, one after the other. Responses
 stay where they were sampled until that branch's next update: what the algorithm passes on is a reference, and a teacher
-is sent a copy. A process ends with its handle, and with the process of the run, however that ends.
+is sent a copy. A process ends with the run that started it, however that ends.
 """
 
 from __future__ import annotations
@@ -10,24 +10,23 @@ from __future__ import annotations
 import asyncio
 import signal
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from copd.branches.branch import Actor, Branch
-from copd.branches.local import LocalActor, LocalBranch
+from copd.branches.branch import Branch
+from copd.branches.handle import Handle
 from copd.errors import CopdError, ProcessError
 from copd.system.processes import Memory, Spawned, peak
-from copd.types import Part, Rollouts, Score, Split
+from copd.types import Part, Rollouts
 
 Make = Callable[[Callable[[str], None]], AbstractContextManager[Branch]]
 """Builds the branch, told whom to warn; called in the branch's process, and left when that process ends."""
@@ -39,18 +38,16 @@ ENDING_SECONDS = 5
 class Kept:
     """Responses that stayed in the process of the branch that sampled them."""
 
-    owner: ProcessBranch
+    owner: BranchProcess
     number: int
 
 
-class ProcessBranch:
-    """A `BranchHandle` on a branch in a process of its own; its calls are made in the order in which they are asked.
+class BranchProcess:
+    """The process of a branch, which carries the calls of its handle in the order in which they are made.
 
-    Every call raises what it raised there, and ProcessError where the process has ended. `wait` before the first call.
+    Every call raises what it raised there, and ProcessError where the process has ended.
     """
 
-    capability: str
-    allowed_tokens: int
     peak: Memory
     """The most memory that the process had held when it last answered."""
 
@@ -66,9 +63,10 @@ class ProcessBranch:
         self._busy = True
         self._ready: Future[Any] = self._line.submit(self._receive)
 
-    def wait(self) -> None:
-        """Until the branch is there. Raises what building it raised."""
-        self.capability, self.allowed_tokens = self._ready.result()
+    def handle(self) -> Handle:
+        """The handle on the branch, once it is there. Raises what building it raised."""
+        capability, allowed_tokens = self._ready.result()
+        return Handle(self.name, allowed_tokens, self._carry, capability)
 
     def close(self) -> None:
         """End the process, in the middle of a call too, which then fails."""
@@ -85,52 +83,21 @@ class ProcessBranch:
             self._line.shutdown()
             self._pipe.close()
 
-    async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Any:
-        """A reference to the responses."""
-        return Kept(self, await self._ask("collect", task, step, prompts, rollouts_per_prompt))
+    async def _carry(self, method: str, *arguments: Any, **options: Any) -> Any:
+        if method == "score":
+            (kept,) = arguments
+            arguments = (await kept.owner._ask("content", kept.number),)
+        elif method == "update":
+            arguments = (self._numbered(*arguments),)
+        value = await self._ask(method, *arguments, **options)
+        return Kept(self, value) if method == "collect" else value
 
-    async def score(self, rollouts: Any) -> Score:
-        content = await rollouts.owner._ask("content", rollouts.number)
-        return await self._ask("score", content)
-
-    async def update(self, parts: Sequence[Part]) -> dict[str, float]:
+    def _numbered(self, parts: Sequence[Part]) -> list[Any]:
+        """The parts, their rollouts by number; raises ValueError for responses of another branch."""
         references: list[Any] = [part.rollouts for part in parts]
         if any(kept.owner is not self for kept in references):
             raise ValueError(f"branch {self.name} cannot be trained on responses of another branch")
-        numbered = [replace(part, rollouts=kept.number) for part, kept in zip(parts, references, strict=True)]
-        return await self._ask("update", numbered)
-
-    async def answer_first(
-        self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
-    ) -> Rollouts:
-        return await self._ask("answer_first", split, task, count, rollouts_per_prompt, greedy=greedy)
-
-    async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
-        return await self._ask("inspect", rollouts, k, ids_NTK)
-
-    async def texts(self, rollouts: Rollouts) -> list[str]:
-        return await self._ask("texts", rollouts)
-
-    async def pieces(self, rollouts: Rollouts, row: int) -> list[str]:
-        return await self._ask("pieces", rollouts, row)
-
-    async def counts(self) -> dict[str, float]:
-        return await self._ask("counts")
-
-    async def weights(self) -> Mapping[str, Tensor]:
-        return await self._ask("weights")
-
-    async def state(self) -> dict[str, Tensor]:
-        return await self._ask("state")
-
-    async def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        await self._ask("load_weights", weights)
-
-    async def load_state(self, tensors: dict[str, Tensor], counts: Mapping[str, float]) -> None:
-        await self._ask("load_state", tensors, counts)
-
-    async def save(self, folder: Path, card: str) -> None:
-        await self._ask("save", folder, card)
+        return [replace(part, rollouts=kept.number) for part, kept in zip(parts, references, strict=True)]
 
     async def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
         message = (method, arguments, options)
@@ -166,22 +133,6 @@ class ProcessBranch:
         )
 
 
-class ThreadActor(LocalActor):
-    """An actor of this process that computes beside the calls to other processes, in the one thread of `line`."""
-
-    def __init__(self, actor: Actor, line: ThreadPoolExecutor) -> None:
-        super().__init__(actor)
-        self._line = line
-
-    async def answer_first(
-        self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
-    ) -> Rollouts:
-        def answer() -> Rollouts:
-            return self._actor.answer_first(split, task, count, rollouts_per_prompt, greedy=greedy)
-
-        return await asyncio.get_running_loop().run_in_executor(self._line, answer)
-
-
 def serve(pipe: Connection, make: Make) -> None:
     """The life of a branch's process: build the branch, answer calls until there is None, or nobody to call.
 
@@ -198,12 +149,12 @@ def serve(pipe: Connection, make: Make) -> None:
 
     try:
         with make(warnings.append) as branch:
-            desk = _Desk(LocalBranch(branch))
+            desk = _Desk(branch)
             answer((branch.capability, branch.policy.allowed_tokens))
             while message := pipe.recv():
                 method, arguments, options = message
                 try:
-                    value = asyncio.run(desk.call(method)(*arguments, **options))
+                    value = desk.call(method)(*arguments, **options)
                 except Exception as error:
                     answer(None, _told(error))
                 else:
@@ -218,7 +169,7 @@ def serve(pipe: Connection, make: Make) -> None:
 class _Desk:
     """A branch as its process serves it: responses that it sampled stay here, under numbers, until its next update."""
 
-    def __init__(self, branch: LocalBranch) -> None:
+    def __init__(self, branch: Branch) -> None:
         self._branch = branch
         self._kept: dict[int, Rollouts] = {}
         self._numbers = count()
@@ -226,20 +177,18 @@ class _Desk:
     def call(self, method: str) -> Callable[..., Any]:
         return getattr(self if hasattr(self, method) else self._branch, method)
 
-    async def collect(self, *asked: Any) -> int:
-        rollouts = await self._branch.collect(*asked)
-        self._kept[number := next(self._numbers)] = rollouts
+    def collect(self, *asked: Any) -> int:
+        self._kept[number := next(self._numbers)] = self._branch.collect(*asked)
         return number
 
-    async def content(self, number: int) -> bytes:
+    def content(self, number: int) -> bytes:
         return bytes(_ByValue.dumps(self._kept[number]))
 
-    async def score(self, content: bytes) -> Score:
-        return await self._branch.score(_ByValue.loads(content))
+    def score(self, content: bytes) -> Any:
+        return self._branch.score(_ByValue.loads(content))
 
-    async def update(self, parts: Sequence[Any]) -> dict[str, float]:
-        own = [replace(part, rollouts=self._kept[part.rollouts]) for part in parts]
-        metrics = await self._branch.update(own)
+    def update(self, parts: Sequence[Any]) -> dict[str, float]:
+        metrics = self._branch.update([replace(part, rollouts=self._kept[part.rollouts]) for part in parts])
         self._kept.clear()
         return metrics
 

@@ -13,7 +13,7 @@ from copd.rewards.grading import OURS
 from copd.rewards.verifiers import misread
 from copd.rows.check import UNNAMED, Report, check_rows
 from copd.rows.formats import RowRules
-from copd.rows.rows import Settings, open_files
+from copd.rows.opening import Settings, open_files
 from copd.types import Split
 
 

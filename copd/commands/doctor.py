@@ -14,27 +14,24 @@ from pathlib import Path
 
 import torch
 
-from copd.assemble.branches import make_branches, make_sampling
-from copd.assemble.parts import load_policy, make_grader
+from copd.assemble.assembled import Assembled, assembled
+from copd.assemble.branches import make_branch
 from copd.assemble.plan import Plan, handovers, make_plan
-from copd.assemble.preflight import check_overlap, check_prompts, settle_paths
-from copd.assemble.tasks import conflict_warnings, data_warnings, make_tasks
-from copd.branches.branch import Actor, describe, generator_of
-from copd.branches.local import LocalActor, LocalBranch, Turns, finish
+from copd.branches.branch import describe, generator_of
+from copd.branches.handle import Handle
+from copd.branches.local import Turns, finish, local_handle
 from copd.commands.findings import Finding, machine, one_line, short, size
 from copd.compute.batching import take_rows
 from copd.compute.family import Encoded, TextOnly
 from copd.errors import CopdError
-from copd.model.load import load_family, model_folder
+from copd.model.folders import load_family, model_folder
 from copd.model.parity import TOLERANCE_NATS, UNABLE, largest_difference
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe
-from copd.rewards.grading import Grader
 from copd.rows.rows import Rows
 from copd.runs.screen import memory_in_words
 from copd.schedule import Batches
 from copd.system.processes import peak
-from copd.tasks.asked import Asked
 from copd.topology import Edge
 from copd.types import Part, Problem, Rollouts, Score, Split, Task
 
@@ -64,51 +61,61 @@ def examine(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _examine_parts(recipe: Recipe, plan: Plan) -> Iterator[Finding]:
-    torch.set_num_threads(recipe.model.threads_per_branch)
-    base = load_policy(recipe)
-    weights_bytes = sum(parameter.nbytes for parameter in base.model.parameters())
-    yield _described(recipe.model.path, base)
-    check_overlap(recipe, base)
-    tasks = make_tasks(recipe)
+    told: list[str] = []
+    with assembled(recipe, told.append) as made:
+        yield from _examine_assembled(made, plan, told)
+
+
+def _examine_assembled(made: Assembled, plan: Plan, told: list[str]) -> Iterator[Finding]:
+    """`told` holds what the parts and the grader have warned of."""
+    recipe, loaded = made.recipe, made.loaded
+    weights_bytes = sum(parameter.nbytes for parameter in loaded.model.parameters())
+    yield _described(recipe.model.path, loaded)
+    tasks = made.tasks
     rows = {name: f"{task.size(Split.TRAIN)} training rows" for name, task in tasks.items() if isinstance(task, Rows)}
     yield Finding("data", "ok", ", ".join(f"{name}: {rows.get(name, 'made as they are asked for')}" for name in tasks))
-    failures: list[str] = []
-    with make_grader(recipe, failures.append) as grader:
-        yield Finding("verifiers", "ok", ", ".join(recipe.verifiers.values()) or "those of copd")
-        check_prompts(base, tasks, recipe.sampling.max_new_tokens)
-        kinds = _by_kind(tasks)
-        again = load_family(model_folder(recipe.model.path, revision=recipe.model.revision))
-        for kind, problems in kinds.items():
-            yield prompts(kind, base.encoder.family, again, problems)
-        for kind, problems in kinds.items():
-            yield shared_prefix(kind, base, problems)
-        for warning in [*conflict_warnings(recipe), *data_warnings(tasks), *settle_paths(base, tasks)]:
-            yield Finding("the run will warn", "warning", warning)
-        probes = {kind: _sampled(base, problems) for kind, problems in kinds.items()}
-        bench = Bench(recipe, plan, base, tasks, grader)
-        for kind, rollouts in probes.items():
-            yield equal_teacher(kind, bench, rollouts)
-        for name in tasks:
-            yield from capability(name, bench, recipe.sampling.rollouts_per_prompt, failures)
-        yield from _steps(bench, plan)
-        yield from _lesson_and_estimate(bench, plan)
-        yield disk(bench, plan, recipe.checkpoint.keep_last + len(handovers(recipe)), weights_bytes)
+    yield Finding("verifiers", "ok", ", ".join(made.grader.functions) or "those of copd")
+    fitting, kinds = made.fitting, _by_kind(tasks)
+    again = load_family(model_folder(recipe.model.path, revision=recipe.model.revision))
+    for kind, problems in kinds.items():
+        yield prompts(kind, fitting.encoder.family, again, problems)
+    for kind, problems in kinds.items():
+        yield shared_prefix(kind, fitting, problems)
+    base = made.base
+    for warning in _taken(told):
+        yield Finding("the run will warn", "warning", warning)
+    probes = {kind: _sampled(base, problems) for kind, problems in kinds.items()}
+    bench = Bench(made, plan)
+    for kind, rollouts in probes.items():
+        yield equal_teacher(kind, bench, rollouts)
+    for name in tasks:
+        yield from capability(name, bench, recipe.sampling.rollouts_per_prompt, told)
+    yield from _steps(bench, plan)
+    yield from _lesson_and_estimate(bench, plan)
+    yield disk(bench, plan, recipe.checkpoint.keep_last + len(handovers(recipe)), weights_bytes)
+
+
+def _taken(told: list[str]) -> list[str]:
+    """What was told, which is then forgotten."""
+    taken = list(told)
+    told.clear()
+    return taken
 
 
 class Bench:
     """Base and branches as the run would have them, taking turns on their device where the recipe says so."""
 
-    def __init__(self, recipe: Recipe, plan: Plan, base: Policy, tasks: Mapping[str, Task], grader: Grader) -> None:
-        self.turns = turns = Turns() if recipe.model.offload else None
-        self.branches: dict[str, LocalBranch] = {}
+    def __init__(self, made: Assembled, plan: Plan) -> None:
+        self.turns = turns = Turns() if made.recipe.model.offload else None
+        self.branches: dict[str, Handle] = {}
         self.devices: dict[str, torch.device] = {}
-        for branch in make_branches(recipe, base, tasks, grader, Asked(tasks), plan.branches):
-            self.branches[branch.name] = LocalBranch(branch, turns)
+        for branch in (make_branch(made, name, index) for index, name in enumerate(plan.branches)):
+            self.branches[branch.name] = local_handle(branch, turns)
             self.devices[branch.name] = branch.home
             if turns is not None:
                 turns.wait(branch)
-        self.actor = Actor("base", -1, base, tasks, make_sampling(recipe), grader)
-        self.base = LocalActor(self.actor, turns)
+        self.actor = made.actor("base", made.base)
+        self.base = local_handle(self.actor, turns)
         if turns is not None:
             turns.wait(self.actor)
 
@@ -213,7 +220,7 @@ def equal_teacher(kind: str, bench: Bench, rollouts: Rollouts) -> Finding:
 def capability(name: str, bench: Bench, rollouts_per_prompt: int, failures: list[str]) -> Iterator[Finding]:
     """What the base makes of a capability: pass rate, signal, a few graded samples, and how fast they are graded.
 
-    `failures` holds what the grader has warned of and is emptied.
+    `failures` are what the grader has warned of, and are taken out.
     """
     rollouts, speed = bench.graded(name, rollouts_per_prompt)
     assert rollouts.reward_N is not None
@@ -243,8 +250,7 @@ def capability(name: str, bench: Bench, rollouts_per_prompt: int, failures: list
         yield Finding(f"{name}: sample", "ok", f"{short(problem.prompt)} -> {short(texts[n])}; {graded}")
     found = f"{speed:,.0f} responses graded per second"
     failed = f"; {rollouts.grader_failures} of {len(texts)} failed: " if rollouts.grader_failures else ""
-    yield Finding(f"{name}: grading", "warning" if failed else "ok", found + failed + "; ".join(failures))
-    failures.clear()
+    yield Finding(f"{name}: grading", "warning" if failed else "ok", found + failed + "; ".join(_taken(failures)))
 
 
 def _steps(bench: Bench, plan: Plan) -> Iterator[Finding]:

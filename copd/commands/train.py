@@ -10,15 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from copd.algorithm import Merge, copd, merged
+from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_health
-from copd.assemble.parts import load_policy, make_grader
-from copd.assemble.places import PLACES, Parts
+from copd.assemble.places import PLACES
 from copd.assemble.plan import Plan, handovers, make_plan
-from copd.assemble.preflight import check_overlap, check_problems
-from copd.assemble.tasks import conflict_warnings, data_fingerprints, data_warnings, make_tasks
 from copd.baselines import frozen_teachers
 from copd.branches.local import finish
 from copd.errors import MergeError, RecipeError, RunFolderError
@@ -26,12 +22,12 @@ from copd.maths import merge as merges
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
 from copd.measure.health import MANY_TRUNCATED
-from copd.model.export import save_policy
-from copd.model.load import FETCHED, loader_of, model_folder, read_config
+from copd.model.folders import FETCHED, loader_of, model_folder, read_config
 from copd.recipe.model import Recipe
 from copd.recipe.reading import reread
 from copd.report.page import REPORT, write_report
-from copd.rewards.grading import Grader, user_verifiers
+from copd.rewards.grading import user_verifiers
+from copd.runs.cards import RUN_CARD
 from copd.runs.checkpoint import Checkpoint, latest_checkpoint
 from copd.runs.experts import expert_checkpoint, trajectory
 from copd.runs.folder import check_folder, claim, record_forced
@@ -42,7 +38,7 @@ from copd.runs.screen import Screen
 from copd.runs.trackers import check_trackers, open_trackers
 from copd.schedule import Phase
 from copd.system.files import sha256
-from copd.types import BASE, MERGED, Answering, BranchHandle, Split, Task
+from copd.types import BASE, MERGED, Answering, BranchHandle, Split
 
 
 def train(
@@ -76,23 +72,22 @@ def _train_alone(
     recipe: Recipe, folder: Path, plan: Plan, screen: Screen, stop: Stop, *, resume: bool, force: bool
 ) -> None:
     """`train` in a folder that no other process has."""
-    tasks = make_tasks(recipe)
-    manifest = _manifest(recipe, tasks)
-    changes = check_folder(folder, manifest, resume, reread, force=force)
-    if not changes and (table := result_of(folder)):
-        screen.result(table)
-        if not (folder / REPORT).is_file():
-            write_report(folder)
-    else:
-        screen.planned(folder, recipe.method, plan)
-        for change in changes:
-            screen.warn(f"--force: {change}")
-        with make_grader(recipe, screen.warn) as grader:
+    with assembled(recipe, screen.warn) as made:
+        manifest = _manifest(made)
+        changes = check_folder(folder, manifest, resume, reread, force=force)
+        table = [] if changes else result_of(folder)
+        if table:
+            screen.result(table)
+        else:
+            screen.planned(folder, recipe.method, plan)
+            for change in changes:
+                screen.warn(f"--force: {change}")
             checkpoint = latest_checkpoint(folder / "checkpoints", screen.warn) if resume else None
-            run = _Run(folder, recipe, plan, tasks, screen, grader, checkpoint, manifest, changes, stop)
+            run = _Run(folder, made, plan, screen, checkpoint, manifest, changes, stop)
             with closing(run.place), screen:
                 claim(folder, manifest)
                 finish(run.complete())
+    if not table or not (folder / REPORT).is_file():
         write_report(folder)
     merged = folder / "merged"
     screen.finished(folder, loader_of(read_config(merged)).auto_class.__name__ if merged.is_dir() else None)
@@ -104,27 +99,19 @@ class _Run:
     def __init__(
         self,
         folder: Path,
-        recipe: Recipe,
+        made: Assembled,
         plan: Plan,
-        tasks: Mapping[str, Task],
         screen: Screen,
-        grader: Grader,
         checkpoint: Checkpoint | None,
         manifest: Mapping[str, Any],
         changes: Sequence[str],
         stop: Stop,
     ) -> None:
-        self.folder, self.recipe, self.plan, self.tasks, self.screen = folder, recipe, plan, tasks, screen
+        self.folder, self.recipe, self.plan, self.screen = folder, made.recipe, plan, screen
         self.checkpoint, self.manifest, self.changes, self.stop = checkpoint, manifest, changes, stop
         self.experts = None if checkpoint else self._existing_experts(manifest["trajectory"])
-        torch.set_num_threads(recipe.model.threads_per_branch)
-        self.base = load_policy(recipe)
-        check_overlap(recipe, self.base)
-        path_warnings = check_problems(self.base, self.tasks, recipe.sampling.max_new_tokens)
-        self.warnings = [*conflict_warnings(recipe), *data_warnings(tasks), *path_warnings]
-        for warning in self.warnings:
-            screen.warn(warning)
-        self.place = PLACES[recipe.backend](Parts(recipe, plan, self.base, tasks, grader, screen.warn))
+        self.base = made.base
+        self.place = PLACES[made.recipe.backend](made, plan.branches)
         self.base_actor = self.place.evaluated(BASE, self.base)
 
     def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
@@ -224,7 +211,7 @@ class _Run:
                 policy.load_weights(await merged(handles, self._merge()))
             except ValueError as error:
                 raise MergeError(f"merge: {error}") from error
-            save_policy(policy, self.folder / MERGED, self._card("the merge of its branches"))
+            policy.save(self.folder / MERGED, self._card("the merge of its branches"))
             models.append(self.place.evaluated(MERGED, policy))
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
         answers = await answer(
@@ -236,9 +223,6 @@ class _Run:
         spent = {**observer.ledger.as_record(), **observer.saving.as_record()}
         observer.note("ledger", last, **spent, planned_rollouts=self.plan.rollouts, **made_for)
         observer.note("result", last, table=[cell.as_record() for cell in table])
-        for warning in data_warnings(self.tasks):
-            if warning not in self.warnings:
-                self.screen.warn(warning)
         self.screen.result(table)
 
     def _merge(self) -> Merge:
@@ -247,15 +231,13 @@ class _Run:
         return partial(merges.merge, method=section.method, base=base, **section.settings)
 
     def _card(self, what: str) -> str:
-        loader = loader_of(self.base.model.config)
-        return (
-            f"---\nlibrary_name: transformers\npipeline_tag: {loader.pipeline_tag}\n---\n"
-            f"# {what} of a copd run\n\nMethod `{self.recipe.method}`, seed {self.recipe.seed}, "
-            f"base `{self.recipe.model.path}`, {self.plan.rollouts} rollouts, "
-            f"capabilities {', '.join(self.plan.capabilities)}.\n\n"
-            f"Load with `{loader.auto_class.__name__}.from_pretrained(folder)`. The generation config's "
-            "`suppress_tokens` is the vocabulary mask the model was trained under: keep it when sampling.\n\n"
-            f"Recipe:\n\n```json\n{self.recipe.model_dump_json(indent=1)}\n```\n"
+        return RUN_CARD.format(
+            what=what,
+            recipe=self.recipe,
+            plan=self.plan,
+            loader=loader_of(self.base.model.config),
+            named=", ".join(self.plan.capabilities),
+            settings=self.recipe.model_dump_json(indent=1),
         )
 
 
@@ -269,10 +251,11 @@ def result_of(folder: Path) -> list[Accuracy]:
         raise RunFolderError(f"{path}: cannot be read as the record of a run: {error!r}") from error
 
 
-def _manifest(recipe: Recipe, tasks: Mapping[str, Task]) -> dict[str, Any]:
+def _manifest(made: Assembled) -> dict[str, Any]:
+    recipe = made.recipe
     base = model_folder(recipe.model.path, revision=recipe.model.revision)
     sums = {path.name: sha256(path) for path in sorted(path for pattern in FETCHED for path in base.glob(pattern))}
-    settings, data = recipe.model_dump(mode="json"), data_fingerprints(tasks)
+    settings, data = recipe.model_dump(mode="json"), made.fingerprints
     verifiers = {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)}
     return {
         "recipe": settings,

@@ -1,4 +1,4 @@
-"""The passes through a model: a prompt computed once for all of its rows, packed or cached, or again for each.
+"""The passes through a model: packed, so that a prompt is computed once for all of its rows, or plain; and prefills.
 
 Prefill and log-probs go through the model's root forward, positions are explicit everywhere: a response continues at
 the last position of its prompt plus one.
@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from copd.compute.decode import Prefixes
+from copd.compute.decode import CachedPrefixes, ModelStep, PlainPrefixes, Prefixes, Step
 from copd.compute.encode import Prompts, Responses
 from copd.compute.family import TextOnly
 from copd.compute.lean import LeanStep, can_be_lean
 from copd.compute.packing import Packed
-from copd.compute.prefixes import CachedPrefixes, ModelStep, PlainPrefixes, Step, select_rows
 from copd.compute.windows import ATTENTION, attention
 
 Head = Callable[[Tensor], Tensor]
@@ -56,22 +55,6 @@ class Forward:
     def __init__(self, model: Any, family: TextOnly) -> None:
         self.model = model
         self.family = family
-
-    def shared(self, prompts: Prompts, rows: Responses, finish: Finish) -> Any:
-        """`finish` of the responses, their prompts prefilled once and the cache repeated."""
-        if rows.tokens_NT.shape[1] == 1:
-            return self._prefill(prompts, lambda hidden, head: finish(hidden[rows.prompt_of_N], head)).logits
-        prefill = self._prefill(prompts, lambda hidden, head: hidden)
-        first_N1D = prefill.logits[rows.prompt_of_N]
-        output = self._root(
-            lambda hidden, head: finish(torch.cat([first_N1D, hidden], dim=1), head),
-            input_ids=rows.tokens_NT[:, :-1],
-            attention_mask=torch.cat([prompts.mask_PS[rows.prompt_of_N], rows.mask_NT[:, :-1]], dim=1).long(),
-            position_ids=self.family.position_ids(rows.positions_ANT[:, :, :-1]),
-            past_key_values=select_rows(prefill.past_key_values, rows.prompt_of_N),
-            use_cache=True,
-        )
-        return output.logits
 
     def packed(self, packed: Packed, finish: Finish) -> Any:
         """`finish` of all hidden states of packed prompts and responses, [1, X, D]; no cache."""

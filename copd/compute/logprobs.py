@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from copd.compute.encode import Prompts, Responses
-from copd.compute.forward import Finish, Head
-from copd.compute.packing import pack
+from copd.compute.encode import Encoder, Prompts, Responses
+from copd.compute.forward import Finish, Forward, Head
+from copd.compute.packing import Packing, pack
 from copd.maths.logprobs import TokenStats, token_stats
 from copd.types import Rollouts
-
-if TYPE_CHECKING:
-    from copd.model.policy import Policy
 
 CHUNK_ELEMENTS = 1 << 25
 """Most logits that exist at once: 128 MiB in float32."""
 
 
-def response_stats(policy: Policy, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None) -> TokenStats:
+class Computes(Protocol):
+    """What log-probs need of a policy: model, encoder and vocabulary mask, on which device and on which path."""
+
+    device: torch.device
+    encoder: Encoder
+    forward: Forward
+    banned_V: Tensor
+    width: int
+    shared_prefix: bool
+    packing: Packing
+
+    def computing(self) -> AbstractContextManager[None]:
+        """What holds during every forward."""
+        ...
+
+
+def response_stats(policy: Computes, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None) -> TokenStats:
     """Statistics of the M response tokens of one micro-batch, row by row; log-probs are differentiable.
 
     Logits exist for `CHUNK_ELEMENTS` at a time and are recomputed in the backward pass where there are more.
@@ -35,11 +49,11 @@ def response_stats(policy: Policy, rollouts: Rollouts, *, k: int = 0, ids_NTK: T
     ids_M = rollouts.tokens_NT.to(policy.device)[mask_NT]
     at_ids_MK = None if ids_NTK is None else ids_NTK.to(policy.device)[mask_NT]
     rows = Responses(rollouts.tokens_NT.to(policy.device), mask_NT, rollouts.prompt_of_N.to(policy.device), prompts)
-    run = partial(policy.forward.shared if policy.shares else policy.forward.plain, prompts, rows)
+    run = partial(policy.forward.plain, prompts, rows)
     return _run(policy, run, lambda hidden_NTD: hidden_NTD[mask_NT], ids_M, rollouts.temperature, k, at_ids_MK)
 
 
-def _packed_stats(policy: Policy, prompts: Prompts, rollouts: Rollouts, k: int, ids_NTK: Tensor | None) -> TokenStats:
+def _packed_stats(policy: Computes, prompts: Prompts, rollouts: Rollouts, k: int, ids_NTK: Tensor | None) -> TokenStats:
     """The same without padding; what is asked about `ids_NTK` may differ from row to row."""
     tree, packed = pack(prompts, rollouts, policy.width, policy.packing)
     node_E = tree.responses_E if ids_NTK is None else tree.node_M
@@ -58,7 +72,7 @@ def _packed_stats(policy: Policy, prompts: Prompts, rollouts: Rollouts, k: int, 
 
 
 def _run(
-    policy: Policy,
+    policy: Computes,
     run: Callable[[Finish], Any],
     select: Callable[[Tensor], Tensor],
     ids_M: Tensor,

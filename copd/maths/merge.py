@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 Weights = Mapping[str, Tensor]
+Named = tuple[str, Weights]
+"""What messages call a model, and its weights."""
 
 COLLINEAR = 1e-4
 """Two tensors whose angle has a smaller sine lie on one line: the arc between them is not determined."""
@@ -134,21 +136,53 @@ MERGES: dict[str, Callable[..., Tensor]] = {
 NEED_BASE = frozenset({"task_arithmetic", "ties", "dare"})
 
 
+class Merged(Mapping[str, Tensor]):
+    """K models merged by a method of `MERGES`, by name: a tensor is read and merged when it is asked for.
+
+    `branches` and `base` are models, each with what messages call it. Raises ValueError, naming tensor and model, where
+    names or shapes differ, or types but for the base's; and where the method needs a base and has none. A value that is
+    not finite raises ValueError when it is read.
+    """
+
+    def __init__(self, branches: Sequence[Named], base: Named | None, method: str, settings: Mapping[str, Any]) -> None:
+        if not branches:
+            raise ValueError("nothing to merge: no branches given")
+        if method in NEED_BASE and base is None:
+            raise ValueError(f"method {method!r} needs the base that the branches started from")
+        layouts = [(label, _layout(model)) for label, model in (*branches, *([] if base is None else [base]))]
+        check_alike(layouts)
+        check_one_type(layouts[: len(branches)])
+        self.layout: Weights = layouts[0][1]
+        """Shape and type of each tensor; the values do not count."""
+        self.method, self.settings = method, dict(settings)
+        self._branches, self._base = branches, [base] if base is not None and method in NEED_BASE else []
+
+    def __getitem__(self, name: str) -> Tensor:
+        read = [(label, model[name]) for label, model in (*self._branches, *self._base)]
+        for label, tensor in read:
+            check_finite(name, tensor, label)
+        tensors = [tensor for _, tensor in read]
+        base = tensors.pop() if self._base else None
+        return merge_tensor(self.method, name, tensors, base, **self.settings)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layout)
+
+    def __len__(self) -> int:
+        return len(self.layout)
+
+
+def _layout(model: Weights) -> Weights:
+    """The tensors of a model for their shapes and types; a model that is read from files has those without values."""
+    return getattr(model, "layout", model)
+
+
 def merge(
     branches: Sequence[Weights], *, method: str, base: Weights | None = None, **settings: Any
 ) -> dict[str, Tensor]:
-    """K branches merged by a method of `MERGES` under its settings. {name: tensor}, tied weights once, under one name.
-
-    Raises ValueError, naming the tensor, as `check_mergeable` and `merge_tensor` do, and where the method needs a base
-    and has none.
-    """
-    check_mergeable(branches, base)
-    if method in NEED_BASE and base is None:
-        raise ValueError(f"method {method!r} needs the base that the branches started from")
-    return {
-        name: merge_tensor(method, name, [b[name] for b in branches], None if base is None else base[name], **settings)
-        for name in branches[0]
-    }
+    """`Merged` at once, of models in memory. {name: tensor}, tied weights once, under one name."""
+    named = [(f"branch {k}", branch) for k, branch in enumerate(branches)]
+    return dict(Merged(named, None if base is None else ("base", base), method, settings))
 
 
 def merge_tensor(method: str, name: str, branches: Sequence[Tensor], base: Tensor | None, **settings: Any) -> Tensor:
@@ -175,25 +209,9 @@ def mean(branches: Sequence[Weights]) -> dict[str, Tensor]:
     return merge(branches, method="mean")
 
 
-def check_mergeable(branches: Sequence[Weights], base: Weights | None = None) -> None:
-    """Raise ValueError, naming the tensor and the branch, unless branches and base hold the same finite tensors.
-
-    Only the base may hold them in other types.
-    """
-    if not branches:
-        raise ValueError("nothing to merge: no branches given")
-    trained = {f"branch {k}": branch for k, branch in enumerate(branches)}
-    models = trained | ({} if base is None else {"base": base})
-    check_alike(models)
-    check_one_type(trained)
-    for label, model in models.items():
-        for name, tensor in model.items():
-            check_finite(name, tensor, label)
-
-
-def check_alike(models: Mapping[str, Weights]) -> None:
+def check_alike(models: Sequence[Named]) -> None:
     """Raise ValueError, naming the tensor and two models, where names or shapes differ; values are not read."""
-    (reference, first), *others = models.items()
+    (reference, first), *others = models
     for label, model in others:
         for name in sorted(set(first) ^ set(model)):
             owner = label if name in model else reference
@@ -205,9 +223,9 @@ def check_alike(models: Mapping[str, Weights]) -> None:
                 )
 
 
-def check_one_type(models: Mapping[str, Weights]) -> None:
+def check_one_type(models: Sequence[Named]) -> None:
     """Raise ValueError, naming the tensor and two models that are alike but for its type, where there is one."""
-    (reference, first), *others = models.items()
+    (reference, first), *others = models
     for label, model in others:
         for name, tensor in model.items():
             if tensor.dtype != first[name].dtype:

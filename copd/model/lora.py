@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from copd.errors import RecipeError
+from copd.errors import RecipeError, WriteError
 
 
 @dataclass(frozen=True)
@@ -100,16 +100,23 @@ def materialised(model: Any, name: str | None) -> Any:
 
 
 def save_adapter(model: Any, name: str, folder: Path) -> None:
-    """Write one adapter in peft's format: `PeftModel.from_pretrained(base, folder)` loads it."""
+    """Write one adapter in peft's format: `PeftModel.from_pretrained(base, folder)` loads it.
+
+    Raises WriteError where the disk refuses.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {
         f"base_model.model.{where.replace(f'.{name}.weight', '.weight')}": parameter.detach().cpu().contiguous()
         for where, parameter in adapter_parameters(model, name).items()
     }
-    folder.mkdir(parents=True, exist_ok=True)  # where a file stands in its place, peft raises an AssertionError
-    model.peft_config[name].save_pretrained(folder)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # where a file stands in its place, peft raises an AssertionError
+        model.peft_config[name].save_pretrained(folder)
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise WriteError(f"{folder.parent}: the adapter cannot be written: {error}") from error
 
 
 def has_adapters(model: Any) -> bool:

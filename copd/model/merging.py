@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from copd.errors import MergeError, ModelFolderError, WriteError, first_line
-from copd.maths.merge import NEED_BASE, check_alike, check_finite, check_one_type, merge_tensor
-from copd.model.load import load_processor, loader_of, read_config
+from copd.maths.merge import NEED_BASE, Merged
+from copd.model.folders import load_processor, loader_of, read_config
 from copd.model.vocabulary import PROMPTS, TOKENIZER, first_difference
 
 SHARD_BYTES = 2_000_000_000
@@ -122,13 +122,11 @@ class ModelFolder(Mapping[str, Tensor]):
             raise ModelFolderError(f"{self.label}: {path.name} cannot be read: {error}") from error
 
 
-class MergedFolders(Mapping[str, Tensor]):
-    """The merge of model folders by name: each tensor is read and merged when it is asked for.
+class MergedFolders(Merged):
+    """The merge of model folders by name: `Merged`, one tensor of each folder in memory at a time.
 
-    Takes a method of `MERGES` and its settings. Raises MergeError, naming the folders and the first difference, where
-    folders differ in names, shapes, types (only the base's may be others), tied weights or tokenizer, branches in chat
-    template or picture processor; naming the tensor where a value is not finite (when it is read); and where the method
-    needs a base and has none.
+    Raises MergeError for what `Merged` does not take, and naming the folders and the first difference where folders
+    differ in tied weights or tokenizer, branches in chat template or picture processor.
     """
 
     def __init__(
@@ -136,11 +134,13 @@ class MergedFolders(Mapping[str, Tensor]):
     ) -> None:
         if method in NEED_BASE and base is None:
             raise MergeError(f"--base: missing; method {method!r} needs the base that the branches started from")
-        _check_alike([*branches, *([] if base is None else [base])])
-        _check_one_type(branches)
+        start = None if base is None else (base.label, base)
+        _check_ties([*branches, *([] if base is None else [base])])
+        with _as_merge_error():
+            super().__init__([(folder.label, folder) for folder in branches], start, method, settings)
         _check_one_vocabulary(branches, base)
-        self.branches, self.base = tuple(branches), base if method in NEED_BASE else None
-        self.method, self.settings = method, dict(settings)
+        self.first = branches[0]
+        """The folder whose configuration, tokenizer and processor the merge gets."""
 
     def with_settings(self, settings: Mapping[str, Any]) -> MergedFolders:
         """The same folders merged by the same method with other settings."""
@@ -148,28 +148,17 @@ class MergedFolders(Mapping[str, Tensor]):
         twin.settings = dict(settings)
         return twin
 
-    @property
-    def layout(self) -> dict[str, Tensor]:
-        """Shape and type of each tensor, without values."""
-        return self.branches[0].layout
-
     def __getitem__(self, name: str) -> Tensor:
-        branches, base = [folder[name] for folder in self.branches], None if self.base is None else self.base[name]
-        read = [(folder.label, tensor) for folder, tensor in zip(self.branches, branches, strict=True)]
-        if self.base is not None and base is not None:
-            read.append((self.base.label, base))
-        try:
-            for label, tensor in read:
-                check_finite(name, tensor, label)
-            return merge_tensor(self.method, name, branches, base, **self.settings)
-        except ValueError as error:
-            raise MergeError(str(error)) from error
+        with _as_merge_error():
+            return super().__getitem__(name)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.layout)
 
-    def __len__(self) -> int:
-        return len(self.layout)
+@contextmanager
+def _as_merge_error() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise MergeError(str(error)) from error
 
 
 def write_merged(merged: MergedFolders, out: Path, card: str, *, shard_bytes: int = SHARD_BYTES) -> None:
@@ -185,7 +174,7 @@ def write_merged(merged: MergedFolders, out: Path, card: str, *, shard_bytes: in
     try:
         temporary.mkdir(parents=True)
         _write_weights(merged, temporary, shard_bytes)
-        for path in merged.branches[0].path.iterdir():
+        for path in merged.first.path.iterdir():
             if path.is_file() and _is_copied(path.name):
                 shutil.copyfile(path, temporary / path.name)
         (temporary / "README.md").write_text(card, encoding="utf-8")
@@ -198,7 +187,7 @@ def write_merged(merged: MergedFolders, out: Path, card: str, *, shard_bytes: in
 
 def _write_weights(merged: MergedFolders, folder: Path, shard_bytes: int) -> None:
     plan = split_state_dict_into_shards_factory(
-        merged.layout,
+        dict(merged.layout),
         get_storage_size=lambda tensor: tensor.numel() * tensor.element_size(),
         filename_pattern=SAFE_WEIGHTS_NAME.replace(".", "{suffix}."),
         max_shard_size=shard_bytes,
@@ -215,16 +204,12 @@ def _is_copied(name: str) -> bool:
     return settings or name.startswith(("LICENSE", "NOTICE"))
 
 
-def _check_alike(folders: Sequence[ModelFolder]) -> None:
+def _check_ties(folders: Sequence[ModelFolder]) -> None:
     first, *others = folders
     for other in others:
         if other.tied != first.tied:
             tied, apart = (other, first) if other.tied else (first, other)
             raise MergeError(f"{HEAD!r} is tied to the embeddings in {tied.label} and not in {apart.label}")
-    try:
-        check_alike({folder.label: folder.layout for folder in folders})
-    except ValueError as error:
-        raise MergeError(str(error)) from error
 
 
 def _check_one_vocabulary(branches: Sequence[ModelFolder], base: ModelFolder | None) -> None:
@@ -234,10 +219,3 @@ def _check_one_vocabulary(branches: Sequence[ModelFolder], base: ModelFolder | N
         views = TOKENIZER if other is base else TOKENIZER | PROMPTS
         if difference := first_difference(own, other.processor(), views, (first.label, other.label)):
             raise MergeError(difference)
-
-
-def _check_one_type(branches: Sequence[ModelFolder]) -> None:
-    try:
-        check_one_type({folder.label: folder.layout for folder in branches})
-    except ValueError as error:
-        raise MergeError(str(error)) from error

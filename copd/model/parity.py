@@ -25,10 +25,10 @@ UNABLE = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def largest_difference(policy: Policy, problems: Sequence[Problem], *, rollouts_per_prompt: int = 2) -> float:
-    """Greatest difference in nats from plain log-probs: of the sampler's, and of each way to share a prefix."""
+    """Greatest difference in nats from plain log-probs: of the sampler's, and of each way to pack."""
     rollouts = _probe(policy, problems, rollouts_per_prompt)
     plain = plain_logp(policy, rollouts)
-    ways: tuple[Packing, ...] = ("never",) if policy.packing == "never" else ("never", "trees", "rows")
+    ways: tuple[Packing, ...] = () if policy.packing == "never" else ("trees", "rows")
     others = [_logp(policy, rollouts, shared_prefix=policy.shared_prefix, packing=way) for way in ways]
     return float((torch.stack([rollouts.logp_NT, *others]) - plain).abs().max())
 
@@ -36,19 +36,19 @@ def largest_difference(policy: Policy, problems: Sequence[Problem], *, rollouts_
 def settle_path(policy: Policy, problems: Sequence[Problem]) -> str | None:
     """Leave shared prefixes on where they agree with the plain path on `problems`, else turn them off for good.
 
-    First the packing of log-probs, then all sharing. Returns a warning where one was turned off, None otherwise. Raises
-    ModelFolderError for a model whose plain path differs from its own forward on each text alone: one that does not
-    bear padding, or changes its logits after the output head.
+    First the packing of log-probs, then sharing in sampling too. Returns a warning where one was turned off, else None.
+    Raises ModelFolderError for a model whose plain path differs from its own forward on each text alone: one that does
+    not bear padding, or changes its logits after the output head.
     """
     accepted = TOLERANCE_NATS[policy.autocast]
     warning = None
     if policy.shared_prefix and (doubt := _doubt(policy, problems, accepted)):
-        instead, remains = "computing each response alone after its prompt's cache", doubt
+        instead, remains = "computing log-probs on the plain path", doubt
         if policy.packing != "never":
             policy.packing = "never"
             remains = _doubt(policy, problems, accepted)
         if remains:
-            policy.shared_prefix, instead = False, "using the plain path"
+            policy.shared_prefix, instead = False, "sampling and computing log-probs on the plain path"
         warning = f"{doubt}; {instead}, which is slower"
     rollouts = _probe(policy, problems, rollouts_per_prompt=1)
     wrong = float((plain_logp(policy, rollouts) - logp_alone(policy, rollouts)).abs().max())

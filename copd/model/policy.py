@@ -29,7 +29,7 @@ from copd.compute.products import quicken
 from copd.compute.windows import attention_as_now
 from copd.errors import RecipeError
 from copd.maths.logprobs import TokenStats
-from copd.model.load import load_model
+from copd.model.folders import load_model, save_model
 from copd.model.lora import (
     LoraSettings,
     activate,
@@ -38,6 +38,7 @@ from copd.model.lora import (
     full_weights,
     has_adapters,
     materialised,
+    save_adapter,
 )
 from copd.model.vocabulary import banned_tokens, end_tokens
 from copd.types import Problem, Rollouts, Score
@@ -91,6 +92,26 @@ class Policy:
         Weights are never unpickled and code in the folder is never run.
         """
         return cls(*load_model(Path(folder), dtype), **options)
+
+    def save(self, folder: Path, card: str) -> None:
+        """Write a folder with model card that plain transformers loads, vocabulary mask included.
+
+        With an adapter this is the full model that it amounts to, and the adapter beside it in `adapter/`. Raises
+        WriteError where the disk refuses.
+        """
+        if self.adapter is not None:
+            self.clone().save(folder, card)
+            save_adapter(self.model, self.adapter, folder / "adapter")
+            return
+        save_model(
+            self.model,
+            self.processor,
+            folder,
+            card,
+            suppressed=self.banned_V.nonzero()[:, 0].tolist(),
+            end_ids=self.end_ids.tolist(),
+            pad_id=self.encoder.family.pad_id,
+        )
 
     def clone(self, **changes: Any) -> Policy:
         """An independent policy with the same weights; the encoder, which has no weights, is shared.
@@ -148,11 +169,6 @@ class Policy:
             raise ValueError("full weights cannot be loaded into a model with adapters")
         for name, parameter in self.model.named_parameters():
             parameter.copy_(weights[name])
-
-    @property
-    def shares(self) -> bool:
-        """Whether log-probs that are not packed take a prompt's cache for its rows."""
-        return self.shared_prefix and not self.gradient_checkpointing
 
     @property
     def context(self) -> int | None:

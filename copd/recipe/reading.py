@@ -53,7 +53,7 @@ def reread(saved: Any) -> dict[str, Any]:
 def builtin_recipes() -> list[str]:
     """Names of the recipes that ship with copd."""
     return sorted(
-        p.name.removesuffix(".yaml") for p in files("copd.recipe.builtin").iterdir() if p.name.endswith(".yaml")
+        p.name.removesuffix(".yaml") for p in (files("copd.recipe") / "builtin").iterdir() if p.name.endswith(".yaml")
     )
 
 
@@ -89,7 +89,7 @@ def _quoted_where_needed(text: str) -> str:
 
 def _recipe_text(source: str | Path) -> str:
     path = Path(source)
-    builtin = files("copd.recipe.builtin") / f"{source}.yaml"
+    builtin = files("copd.recipe") / "builtin" / f"{source}.yaml"
     try:
         return path.read_text(encoding="utf-8-sig") if path.is_file() else builtin.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

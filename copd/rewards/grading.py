@@ -82,6 +82,8 @@ class Grader:
         Each is loaded once to see that it can be, in a process of its own.
         """
         users = recognised(user_verifiers(verifiers or {}), memory_gib)
+        self.functions = tuple((verifiers or {}).values())
+        """The user's functions, as they were given."""
         self._conventions = {user.name: user.convention for user in users}
         self._pool = KillablePool(workers, deadline_seconds, memory_gib, users)
         self._form = answer_form

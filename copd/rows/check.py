@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from copd.errors import BadRow
 from copd.rows.index import RowIndex
-from copd.rows.rows import Settings, Source, find_media, load_media
+from copd.rows.opening import Settings, Source
+from copd.rows.rows import find_media, load_media
 
 UNNAMED = "(none named)"
 """Counted as the verifier of rows that name none, where no recipe gives a default."""

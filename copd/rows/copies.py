@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from copd.errors import BadRow, DataError
-from copd.rows.rows import Settings, Source
-from copd.rows.sources import JSON_LINES, PARQUET, RowFile
+from copd.rows.opening import JSON_LINES, PARQUET, Settings, Source
+from copd.rows.sources import RowFile
 
 
 def check_copy(sources: Sequence[Source], settings: Settings, out: Path) -> None:

@@ -15,21 +15,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 
 from copd.errors import BadRow, DataError
 from copd.rows.columns import columns_of
-from copd.rows.formats import Raw, Row, RowRules, detect, read_row
-from copd.rows.hub import hub_files
+from copd.rows.formats import Row
 from copd.rows.index import RowIndex, RowSet, cut
 from copd.rows.media import DataRoot, MediaRules, load_frames, load_image, named
-from copd.rows.sources import RowFile, open_rows
+from copd.rows.opening import Settings, Source, open_files
+from copd.rows.sources import RowFile, check_stamp
 from copd.rows.video import load_video
-from copd.system.files import HUB, sha256
+from copd.system.files import sha256
 from copd.types import Problem, Split
 
 KEPT_ORDERS = 16
@@ -37,49 +36,12 @@ KEPT_ORDERS = 16
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How rows are read; fields as in `copd.recipe.task_sections.RowsTask`."""
+class Index:
+    """What reading all rows of a task has told, for another process: its rows, its files' stamps, its bad rows."""
 
-    rules: RowRules
-    format: str = "auto"
-    data_root: Path | None = None
-    revision: str | None = None
-    media: MediaRules = field(default_factory=MediaRules)
-    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
-    bad_rows: str = "error"
-    max_bad_rows: int = 100
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file whose format is known."""
-
-    file: RowFile
-    format: str
-
-    def row(self, raw: Raw | BadRow, rules: RowRules) -> Row:
-        """A row that the file's `scan` gave, checked; raises BadRow."""
-        if isinstance(raw, BadRow):
-            raise raw
-        return read_row(raw, self.format, rules)
-
-
-def open_files(given: Sequence[str], split: str, settings: Settings) -> list[Source]:
-    """The files behind the names of one split, opened, their formats told; raises DataError."""
-    files: list[Source] = []
-    for name in given:
-        if name.startswith(HUB):
-            paths, root = hub_files(name, split, settings.revision)
-            named = [(path, f"{name}: {path.relative_to(root.folder)}") for path in paths]
-        else:
-            named, root = [(Path(name), name)], DataRoot.at(Path(name).parent)
-        if settings.data_root is not None:
-            root = DataRoot.at(settings.data_root)
-        for path, shown in named:
-            file = open_rows(path, shown, root)
-            format_name = detect(file.first_columns(), shown) if settings.format == "auto" else settings.format
-            files.append(Source(file, format_name))
-    return files
+    sets: Mapping[Split, RowSet]
+    stamps: Mapping[Split, Sequence[tuple[int, int]]]
+    left_out: frozenset[str]
 
 
 class BadRows:
@@ -111,14 +73,21 @@ class Rows:
         seed: int = 0,
         shares: Mapping[Split, float] | None = None,
         asked: Mapping[Split, int] | None = None,
+        index: Index | None = None,
     ) -> None:
-        """`shares` of train stand in for splits without files; `asked`: problems of the others that `accept` tries."""
+        """`shares` of train stand in for splits without files; `asked`: problems of the others that `try_asked` tries.
+
+        With the `index` of the same task in another process no row is read now.
+        """
         self.name, self.settings = name, settings
         self._seed, self._asked = seed, asked or {}
         self._bad = BadRows(settings)
-        self._fits: Callable[[Problem], str | None] = lambda problem: None
+        self._unfit: Callable[[Problem], str | None] = lambda problem: None
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
         self._opened = {split: open_files(names, split.value, settings) for split, names in files.items() if names}
+        if index is not None:
+            self._take(index)
+            return
         self._sets = {split: self._indexed(opened) for split, opened in self._opened.items()}
         missing = {split: (shares or {}).get(split, 0.0) for split in Split if split not in self._sets}
         self._sets |= cut(self._sets[Split.TRAIN], missing)
@@ -135,6 +104,19 @@ class Rows:
         """Bad rows left out so far."""
         return len(self._bad.left_out)
 
+    @property
+    def index(self) -> Index:
+        """For the same task in another process, which then reads no row at its start."""
+        stamps = {split: [source.file.stamp for source in opened] for split, opened in self._opened.items()}
+        return Index(self._sets, stamps, frozenset(self._bad.left_out))
+
+    def _take(self, index: Index) -> None:
+        for split, opened in self._opened.items():
+            for source, stamp in zip(opened, index.stamps[split], strict=True):
+                check_stamp(source.file.given, source.file.stamp, stamp)
+        self._sets = dict(index.sets)
+        self._bad.left_out |= index.left_out
+
     def fingerprint(self) -> dict[str, dict[str, str]]:
         """Split, then file, to its sha256. Media that rows name by path are not part of it."""
         return {
@@ -142,13 +124,15 @@ class Rows:
             for split, opened in self._opened.items()
         }
 
-    def accept(self, fits: Callable[[Problem], str | None]) -> None:
-        """From now on treat as bad the rows for whose problem `fits` gives a reason, such as a prompt too long.
+    def reject(self, unfit: Callable[[Problem], str | None]) -> None:
+        """From now on treat as bad the rows for whose problem `unfit` gives a reason, such as a prompt too long."""
+        self._unfit = unfit
 
-        The problems of validation and test that will be asked for are tried at once, media and all, and bad rows among
-        them leave the split. Raises DataError where too few are left.
+    def try_asked(self) -> None:
+        """Try the problems of validation and test that will be asked for, media and all; bad rows leave their split.
+
+        Raises DataError where too few are left.
         """
-        self._fits = fits
         for split, count in self._asked.items():
             self._leave_out_bad(split, count)
 
@@ -238,7 +222,7 @@ class Rows:
             chat_template_kwargs=self.settings.chat_template_kwargs,
             columns=columns_of(raw),
         )
-        if reason := self._fits(problem):
+        if reason := self._unfit(problem):
             raise BadRow(reason)
         return problem
 

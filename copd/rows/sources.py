@@ -7,7 +7,6 @@ read again. A row that cannot be read is yielded as the BadRow that says why.
 from __future__ import annotations
 
 import json
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from copd.rows.media import DataRoot
 
 MAX_ROW_BYTES = 2**26
 """A longer line of JSON, or a larger row of parquet, is a bad row."""
-JSON_LINES, PARQUET = (".jsonl", ".ndjson", ".json"), (".parquet",)
 NOT_TEXT = {
     b"PK\x03\x04": "a zip archive; unpack it first",
     b"\x1f\x8b": "compressed with gzip; unpack it first",
@@ -75,26 +73,6 @@ class RowFile(Protocol):
         ...
 
 
-def open_rows(path: Path, given: str, root: DataRoot) -> RowFile:
-    """The rows of a .jsonl or .parquet file; raises DataError for anything else, and for what cannot be read."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{given}: not a regular file; accepted: a .jsonl or .parquet file")
-        path.open("rb").close()
-    except OSError as error:
-        raise DataError(f"{given}: cannot be read: {error.strerror}") from None
-    if not status.st_size:
-        raise DataError(f"{given}: empty, 0 bytes")
-    if path.suffix in PARQUET:
-        from copd.rows.parquet import ParquetFile
-
-        return ParquetFile(given, path, root, stamp_of(path))
-    if path.suffix in JSON_LINES:
-        return JsonLinesFile(given, path, root, stamp_of(path))
-    raise DataError(f"{given}: accepted are files named {', '.join((*JSON_LINES, *PARQUET))}")
-
-
 def stamp_of(path: Path) -> tuple[int, int]:
     """Size and time of the last change: while they stay, positions in the file hold."""
     status = path.stat()
@@ -103,8 +81,13 @@ def stamp_of(path: Path) -> tuple[int, int]:
 
 def check_unchanged(file: RowFile) -> None:
     """Raise DataError for a file that was written to since it was opened."""
-    if stamp_of(file.path) != file.stamp:
-        raise DataError(f"{file.given}: has changed since it was first read; start again")
+    check_stamp(file.given, stamp_of(file.path), file.stamp)
+
+
+def check_stamp(given: str, now: tuple[int, int], first: tuple[int, int]) -> None:
+    """Raise DataError, naming the file, where its stamp is no longer the first one."""
+    if now != first:
+        raise DataError(f"{given}: has changed since it was first read; start again")
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,10 @@ from copd.measure.evaluate import Accuracy, evaluate
 from copd.measure.health import Health
 from copd.measure.ledger import Ledger
 from copd.recipe.sections import CheckpointSection, EvaluationSection
-from copd.runs.checkpoint import Checkpoint, remove_superseded, save_checkpoint
+from copd.runs.checkpoint import SAVES, Checkpoint, Saving, remove_superseded, save_checkpoint
 from copd.runs.lifecycle import Stop
 from copd.runs.pictures import keep_media
 from copd.runs.runlog import JsonLines, read_lines
-from copd.runs.saving import SAVES, Saving
 from copd.runs.trackers import Log, numbers_of
 from copd.schedule import Phase, Position, Schedule, Stretch
 from copd.topology import Edge

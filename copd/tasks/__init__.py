@@ -1,0 +1,6 @@
+"""Where problems come from.
+
+- `digits`: the embedded world: typed, handwritten and moving digits
+- `mixture`: several tasks in turn, for mixed RLVR
+- `asked`: the problems that are measured, made once for all models
+"""

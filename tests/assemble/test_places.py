@@ -5,8 +5,8 @@ from multiprocessing import resource_tracker
 import psutil
 import pytest
 
-from copd.assemble.places import OwnProcesses, Parts
-from copd.assemble.plan import make_plan
+from copd.assemble.assembled import assembled
+from copd.assemble.places import OwnProcesses
 from copd.recipe.reading import load_recipe
 
 
@@ -20,6 +20,6 @@ def test_where_one_branch_cannot_be_built_the_processes_of_all_end():
     branches = "branches={text: {task: {capability: text}}, image: {task: {capability: image}, device: 'cuda:99'}}"
     recipe = load_recipe("demo", ["backend=processes", "model.threads_per_branch=1", branches])
     before = running()
-    with pytest.raises(Exception, match=r"CUDA|cuda"):
-        OwnProcesses(Parts(recipe, make_plan(recipe), None, {}, None, print))
+    with assembled(recipe, print) as made, pytest.raises(Exception, match=r"CUDA|cuda"):
+        OwnProcesses(made, ("text", "image"))
     assert running() <= before

@@ -1,7 +1,7 @@
 """A branch: which problems it reads, what it counts, how rewards become advantages, which teachers it refuses."""
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -144,7 +144,7 @@ def test_validation_is_the_same_at_every_call_and_for_every_actor(make_branch, p
     first = branch.answer_first(Split.VALIDATION, "text", 2, 2, greedy=False)
     branch.collect("text", 0, 1, 1)
     again = branch.answer_first(Split.VALIDATION, "text", 2, 2, greedy=False)
-    other = Actor("other", 5, policy, {"text": Digits("text")}, SAMPLING).validate(
+    other = Actor("other", 5, policy, {"text": Digits("text")}, SAMPLING).answer_first(
         Split.VALIDATION, "text", 2, 2, greedy=False
     )
     assert ids(first) == ids(other) == ["text/validation/0/0", "text/validation/0/1"]
@@ -188,12 +188,12 @@ def test_an_update_adds_grpo_and_distillation_in_one_step(make_branch, graded, p
 def test_a_teachers_score_of_another_version_is_refused_and_nothing_changes(make_branch, graded, assert_same):
     branch, teacher = make_branch(), make_branch("image", 1)
     branch.update([Part("native", graded)])
-    before, counts = weights_of(branch), asdict(branch.counts)
+    before, counts = weights_of(branch), branch.counts()
     fresh = replace(graded, version=1)
     with pytest.raises(ValueError, match="opd was scored at version 0, due is 1"):
         branch.update([Part("native", fresh), Part("opd", fresh, 1.0, teacher.score(fresh), 1)])
     assert_same(weights_of(branch), before)
-    assert (branch.version, asdict(branch.counts)) == (1, counts)
+    assert (branch.version, branch.counts()) == (1, counts)
     teacher.update([Part("native", graded)])
     branch.update([Part("opd", fresh, 1.0, teacher.score(fresh), 1)])
     assert branch.version == 2
@@ -257,7 +257,7 @@ def test_a_batch_of_nothing_but_padding_is_a_step_of_nothing(make_branch, graded
     metrics = branch.update([Part("native", nothing), Part("opd", nothing, 1.0, branch.score(nothing))])
     assert metrics["skipped"] == metrics["grad_norm"] == metrics["native/response_length"] == 0.0
     assert all(math.isfinite(value) for value in metrics.values())
-    assert branch.counts.tokens_trained == 0
+    assert branch.ledger.tokens_trained == 0
 
 
 def test_the_ledger_counts_rollouts_and_tokens_of_training_and_of_teaching(make_branch, graded):
@@ -265,18 +265,18 @@ def test_the_ledger_counts_rollouts_and_tokens_of_training_and_of_teaching(make_
     rollouts = [branch.collect("text", 0, 2, 3), branch.collect("image", 0, 1, 2)]
     branch.score(graded)
     branch.update([Part("native", graded), Part("opd", graded, 1.0, branch.inspect(graded))])
-    assert branch.counts.rollouts == 8
-    assert branch.counts.tokens_generated == sum(int(each.mask_NT.sum()) for each in rollouts)
-    assert branch.counts.tokens_scored == 26
-    assert branch.counts.tokens_trained == (5 + 3 + 7) + 26
-    assert min(branch.counts.collect_seconds, branch.counts.score_seconds, branch.counts.update_seconds) > 0
+    assert branch.ledger.rollouts == 8
+    assert branch.ledger.tokens_generated == sum(int(each.mask_NT.sum()) for each in rollouts)
+    assert branch.ledger.tokens_scored == 26
+    assert branch.ledger.tokens_trained == (5 + 3 + 7) + 26
+    assert min(branch.ledger.collect_seconds, branch.ledger.score_seconds, branch.ledger.update_seconds) > 0
 
 
 def test_validation_and_inspection_are_not_counted(make_branch, graded):
     branch = make_branch()
     branch.answer_first(Split.TEST, "text", 2, 2, greedy=False)
     branch.inspect(graded, k=3)
-    assert set(asdict(branch.counts).values()) == {0}
+    assert set(branch.counts().values()) == {0}
 
 
 def test_weights_are_copies_of_the_trained_parameters_tied_ones_once(make_branch, graded, policy, assert_same):
@@ -291,7 +291,7 @@ def test_weights_are_copies_of_the_trained_parameters_tied_ones_once(make_branch
 def test_a_branch_goes_on_from_a_state_as_if_it_had_never_stopped(make_branch, graded, assert_same):
     branch, resumed = make_branch(), make_branch()
     branch.update([Part("native", graded)])
-    resumed.load_state({name: tensor.clone() for name, tensor in branch.state().items()})
+    resumed.load_state({name: tensor.clone() for name, tensor in branch.state().items()}, branch.counts())
     for each in (branch, resumed):
         visit = replace(graded, version=1)
         each.update([Part("native", each.collect("text", 1, 2, 2)), Part("opd", visit, 1.0, each.inspect(visit), 1)])
@@ -356,7 +356,7 @@ def test_where_every_response_is_cut_and_masked_nothing_is_trained_and_nothing_f
     branch = make_branch(settings=replace(SETTINGS, mask_truncated=True, reference=reference))
     metrics = branch.update([Part("native", replace(graded, finished_N=torch.zeros(6, dtype=torch.bool)))])
     assert metrics["skipped"] == metrics["native/grad_norm"] == metrics["native/groups_with_signal"] == 0.0
-    assert branch.counts.tokens_trained == 0
+    assert branch.ledger.tokens_trained == 0
     assert metrics["native/truncated_rate"] == 1.0
 
 
@@ -365,7 +365,7 @@ def test_cut_responses_are_taught_on_even_where_the_native_part_masks_them(make_
     taught = [make_branch(settings=replace(SETTINGS, mask_truncated=masked)) for masked in (True, False)]
     for branch in taught:
         branch.update([Part("opd", graded, 1.0, teacher.score(graded))])
-        assert branch.counts.tokens_trained == 26
+        assert branch.ledger.tokens_trained == 26
     assert_same(moments(taught[0]), moments(taught[1]))
 
 
@@ -400,8 +400,8 @@ def test_the_kl_holds_a_branch_near_its_reference(make_branch, graded, policy):
 def test_the_reference_scores_a_batch_once_whatever_the_passes_and_its_tokens_are_counted(make_branch, graded, policy):
     branch = make_branch(settings=replace(SETTINGS, reference=Reference(policy, 0.1)), iterations=3)
     branch.update([Part("native", graded)])
-    assert branch.counts.tokens_scored == 26
-    assert branch.counts.tokens_trained == 3 * 26
+    assert branch.ledger.tokens_scored == 26
+    assert branch.ledger.tokens_trained == 3 * 26
     assert branch.version == 1
 
 

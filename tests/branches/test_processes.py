@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from copd.assemble.branches import lone_branch
-from copd.branches.local import LocalBranch
-from copd.branches.processes import ProcessBranch
+from copd.branches.local import local_handle
+from copd.branches.processes import BranchProcess
 from copd.errors import ProcessError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.types import Part, Split
@@ -27,18 +27,21 @@ NAMES = ("text", "image", "video")
 
 
 def started(name, warn=print, recipe=RECIPE):
-    return ProcessBranch(name, partial(lone_branch, recipe, NAMES, name), warn)
+    return BranchProcess(name, partial(lone_branch, recipe, name, NAMES.index(name), None), warn)
 
 
 @pytest.fixture(scope="module")
 def pair():
     """Two branches, each in its process."""
-    branches = [started(name) for name in ("text", "image")]
-    for branch in branches:
-        branch.wait()
-    yield branches
-    for branch in branches:
-        branch.close()
+    processes = [started(name) for name in ("text", "image")]
+    yield [process.handle() for process in processes]
+    for process in processes:
+        process.close()
+
+
+def pid_of(branch) -> int:
+    """The process that carries the calls of a handle."""
+    return branch._carry.__self__._process.pid
 
 
 def is_alive(process: int) -> bool:
@@ -60,8 +63,8 @@ async def taught(student, teacher):
 
 
 def test_a_process_gives_what_a_branch_of_this_process_gives(pair, assert_same):
-    with lone_branch(RECIPE, NAMES, "text", print) as text, lone_branch(RECIPE, NAMES, "image", print) as image:
-        here = asyncio.run(taught(LocalBranch(text), LocalBranch(image)))
+    with lone_branch(RECIPE, "text", 0, None, print) as text, lone_branch(RECIPE, "image", 1, None, print) as image:
+        here = asyncio.run(taught(local_handle(text), local_handle(image)))
     there = asyncio.run(taught(*pair))
     assert pair[0].capability == "text"
     assert pair[0].allowed_tokens == text.policy.allowed_tokens
@@ -114,16 +117,16 @@ def test_a_branch_that_cannot_be_built_says_why_as_it_would_here():
     recipe = load_recipe(
         "demo", ["branches.text.task={capability: text, operators: [max], length: [2, 2], max_number: 3}"]
     )
-    branch = started("text", recipe=recipe)
+    process = started("text", recipe=recipe)
     with pytest.raises(RecipeError, match=r"^branches\.text\.task: .* different validation problems found"):
-        branch.wait()
-    branch.close()
-    assert not is_alive(branch._process.pid)
+        process.handle()
+    process.close()
+    assert not is_alive(process._process.pid)
 
 
 @contextmanager
 def warning_branch(warn):
-    with lone_branch(RECIPE, NAMES, "text", warn) as branch:
+    with lone_branch(RECIPE, "text", 0, None, warn) as branch:
         collect = branch.collect
 
         def and_warn(*asked):
@@ -137,24 +140,23 @@ def warning_branch(warn):
 
 def test_warnings_of_a_process_reach_the_run_with_the_next_answer_and_at_the_end():
     told = []
-    branch = ProcessBranch("text", warning_branch, told.append)
-    branch.wait()
-    asyncio.run(branch.collect("text", 0, 1, 1))
+    process = BranchProcess("text", warning_branch, told.append)
+    asyncio.run(process.handle().collect("text", 0, 1, 1))
     assert told == ["a grader failed"]
-    branch.close()
+    process.close()
     assert told == ["a grader failed", "two rows were left out"]
-    assert not is_alive(branch._process.pid)
+    assert not is_alive(process._process.pid)
 
 
 def test_a_process_that_is_killed_in_a_call_is_named_at_once():
-    branch = started("video")
-    branch.wait()
-    assert branch.peak.machine > 2**27
+    process = started("video")
+    branch = process.handle()
+    assert process.peak.machine > 2**27
 
     async def killed():
         call = asyncio.create_task(branch.answer_first(Split.TEST, "video", 2000, 4, greedy=False))
         await asyncio.sleep(0.3)
-        os.kill(branch._process.pid, signal.SIGKILL)
+        os.kill(process._process.pid, signal.SIGKILL)
         await call
 
     begun = time.monotonic()
@@ -162,24 +164,25 @@ def test_a_process_that_is_killed_in_a_call_is_named_at_once():
         asyncio.run(killed())
     with pytest.raises(ProcessError, match="branch video"):
         asyncio.run(branch.counts())
-    branch.close()
+    process.close()
     assert time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_is_for_the_run_lets_the_process_of_a_branch_go_on(pair, number):
-    os.kill(pair[0]._process.pid, number)
+    process = pid_of(pair[0])
+    os.kill(process, number)
     assert asyncio.run(pair[0].answer_first(Split.TEST, "text", 2, 1, greedy=True)).reward_N is not None
-    assert is_alive(pair[0]._process.pid)
+    assert is_alive(process)
 
 
 OWNER = """
 import os, sys, time
 sys.path.insert(0, {folder!r})
 from test_processes import started
-branch = started("text")
-branch.wait()
-print(branch._process.pid, flush=True)
+process = started("text")
+process.handle()
+print(process._process.pid, flush=True)
 time.sleep(600)
 """
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
-from copd.branches.local import LocalBranch, Turns, finish
+from copd.branches.local import Turns, finish, local_handle
 from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
 from copd.types import Part, Split
@@ -63,7 +63,7 @@ def test_a_branch_keeps_its_turn_through_a_phase_of_its_own(policy, few, problem
     for i, name in enumerate("ab"):
         branch = branch_of(policy.clone(), few, problems_of, name, i)
         monkeypatch.setattr(branch, "move", lambda device, name=name: moves.append(name))
-        handles.append(LocalBranch(branch, turns))
+        handles.append(local_handle(branch, turns))
 
     async def phase(handle):
         for step in range(3):
@@ -80,7 +80,7 @@ def test_every_call_that_computes_takes_a_turn(policy, few, problems_of, monkeyp
     turns, takers = Turns(), []
     branch = branch_of(policy.clone(), few, problems_of, "a", 0)
     monkeypatch.setattr(turns, "take", lambda actor: takers.append(actor))
-    handle = LocalBranch(branch, turns)
+    handle = local_handle(branch, turns)
 
     async def calls():
         rollouts = await handle.collect("text", 0, 2, 2)
@@ -96,7 +96,7 @@ def test_every_call_that_computes_takes_a_turn(policy, few, problems_of, monkeyp
 def test_taking_turns_changes_no_number(policy, few, problems_of, assert_same):
     def trained(turns):
         handles = [
-            LocalBranch(branch_of(policy.clone(), few, problems_of, name, i), turns) for i, name in enumerate("ab")
+            local_handle(branch_of(policy.clone(), few, problems_of, name, i), turns) for i, name in enumerate("ab")
         ]
 
         async def steps():
@@ -126,7 +126,7 @@ def test_weights_optimizer_and_masks_move_together(policy, few, problems_of):
 def test_on_a_card_only_the_branch_whose_turn_it_is_takes_its_memory(policy, few, problems_of):
     turns = Turns()
     branches = [branch_of(policy.clone(device="cuda:0"), few, problems_of, name, i) for i, name in enumerate("ab")]
-    handles = [LocalBranch(branch, turns) for branch in branches]
+    handles = [local_handle(branch, turns) for branch in branches]
     for branch in branches:
         turns.wait(branch)
 

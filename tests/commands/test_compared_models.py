@@ -7,11 +7,11 @@ import weakref
 
 import pytest
 
-from copd.assemble.parts import load_policy
-from copd.commands.models import compare_behaviour, evaluate_models
+from copd.assemble.assembled import load_policy
+from copd.commands.behaviour import compare_behaviour
+from copd.commands.evaluate import evaluate_models
 from copd.errors import ModelFolderError, RecipeError
 from copd.measure.evaluate import AVERAGE
-from copd.model.export import save_policy
 from copd.recipe.reading import load_recipe
 
 SMALL = [
@@ -26,8 +26,8 @@ SMALL = [
 def folders(policy, ending, tmp_path_factory) -> tuple[str, str]:
     """Two models of different random weights."""
     root = tmp_path_factory.mktemp("models")
-    save_policy(policy, root / "random", "")
-    save_policy(ending, root / "other", "")
+    policy.save(root / "random", "")
+    ending.save(root / "other", "")
     return str(root / "random"), str(root / "other")
 
 
@@ -66,7 +66,7 @@ def test_models_are_in_memory_one_at_a_time_although_rows_ask_each_whether_they_
         loaded.append(weakref.ref(policy.model.get_input_embeddings()))
         return policy
 
-    monkeypatch.setattr("copd.commands.models.load_policy", load)
+    monkeypatch.setattr("copd.assemble.assembled.load_policy", load)
     evaluate_models(recipe, folders)
     assert alive == [0, 0]
 

@@ -10,17 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_kinds import IMAGE, tiny_of_kind
 
-from copd.assemble.parts import load_policy, make_grader
+from copd.assemble.assembled import assembled, load_policy
 from copd.assemble.plan import make_plan
-from copd.assemble.tasks import make_tasks
 from copd.branches.local import finish
 from copd.cli import main
 from copd.commands.doctor import Bench, disk, equal_teacher, examine, lesson, noise, prompts, seconds_of, shared_prefix
 from copd.errors import RecipeError
-from copd.model.load import load_family, model_folder
+from copd.model.folders import load_family, model_folder
 from copd.model.policy import Policy
-from copd.model.tiny_kinds import IMAGE, tiny_of_kind
 from copd.recipe.reading import load_recipe, make_recipe
 from copd.tasks.digits import Digits
 from copd.types import Part, Rollouts, Score, Split
@@ -277,8 +276,8 @@ def bench_of():
 
     def make(*changes: str):
         recipe = load_recipe("demo", [*SMALL, *changes])
-        with make_grader(recipe, print) as grader:
-            bench = Bench(recipe, make_plan(recipe), load_policy(recipe), make_tasks(recipe), grader)
+        with assembled(recipe, print) as made:
+            bench = Bench(made, make_plan(recipe))
         first = bench.branches["text"]
         finish(first.update([Part("native", finish(first.collect("text", 0, 2, 4)))]))
         return bench, make_plan(recipe)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from copd.assemble.rows import make_rows
 from copd.branches.branch import Actor
-from copd.commands.models import filter_rows
+from copd.commands.filter import filter_rows
 from copd.errors import DataError, ModelFolderError, RecipeError
 from copd.recipe.reading import make_recipe
 from copd.types import Split

@@ -5,19 +5,18 @@ import weakref
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_kinds import tiny_of_kind
 
-from copd.assemble.parts import load_policy
+from copd.assemble.assembled import load_policy
 from copd.assemble.tasks import make_tasks
 from copd.branches.branch import Actor, SamplingSettings
-from copd.branches.local import LocalActor, finish
-from copd.commands.models import described_merge, merge_models
+from copd.branches.local import finish, local_handle
+from copd.commands.merge import described_merge, merge_models
 from copd.errors import MergeError, ModelFolderError, RecipeError
 from copd.maths.merge import merge
 from copd.measure.evaluate import evaluate
-from copd.model.export import save_policy
-from copd.model.load import model_folder
+from copd.model.folders import model_folder
 from copd.model.policy import Policy
-from copd.model.tiny_kinds import tiny_of_kind
 from copd.recipe.merges import make_merge, merge_grid
 from copd.recipe.reading import load_recipe
 from copd.types import Split
@@ -35,7 +34,7 @@ def spoiled(tmp_path_factory) -> str:
         for parameter in policy.model.parameters():
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator))
     folder = tmp_path_factory.mktemp("models") / "spoiled"
-    save_policy(policy, folder, "")
+    policy.save(folder, "")
     return str(folder)
 
 
@@ -48,7 +47,7 @@ def shares(model: str, split: Split) -> list[float]:
     recipe = load_recipe("demo", RECIPE)
     tasks = make_tasks(recipe)
     actor = Actor("m", -1, load_policy(recipe, model), tasks, SamplingSettings(0, recipe.sampling.max_new_tokens, 1.0))
-    table = finish(evaluate([LocalActor(actor)], list(tasks), split, problems=16, pass_at=()))
+    table = finish(evaluate([local_handle(actor)], list(tasks), split, problems=16, pass_at=()))
     return [cell.greedy.value for cell in table]
 
 
@@ -94,7 +93,7 @@ def renamed(request, tmp_path_factory) -> list[str]:
     root = tmp_path_factory.mktemp(request.param)
     for seed, name in enumerate("ab"):
         policy = Policy(*tiny_of_kind(request.param, seed))
-        save_policy(policy, root / name, "")
+        policy.save(root / name, "")
         assert not set(policy.weights()) <= set(weights(root / name))
     return [str(root / name) for name in "ab"]
 
@@ -122,7 +121,7 @@ def test_a_scan_loads_what_each_candidate_would_be_one_at_a_time(spoiled, tmp_pa
         loaded.append((policy.weights(), weakref.ref(policy.model.get_input_embeddings())))
         return policy
 
-    monkeypatch.setattr("copd.commands.models.load_policy", load)
+    monkeypatch.setattr("copd.assemble.assembled.load_policy", load)
     candidates = merge_grid({"method": "weighted"}, 2, 1)
     merge_models([spoiled, DIGITS], None, candidates, tmp_path / "out", load_recipe("demo", [*RECIPE, *FEW]))
     branches = [weights(spoiled), weights(DIGITS)]
@@ -139,7 +138,7 @@ def test_a_scan_that_fails_leaves_nothing(spoiled, tmp_path, monkeypatch):
         seen.extend(file.name for file in tmp_path.iterdir())
         raise RecipeError("stopped")
 
-    monkeypatch.setattr("copd.commands.models.load_policy", refuse)
+    monkeypatch.setattr("copd.assemble.assembled.load_policy", refuse)
     candidates = merge_grid({"method": "weighted"}, 2, 1)
     with pytest.raises(RecipeError, match="stopped"):
         merge_models([spoiled, DIGITS], None, candidates, tmp_path / "out", load_recipe("demo", [*RECIPE, *FEW]))

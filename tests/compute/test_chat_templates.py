@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from copd.model.load import model_folder
+from copd.model.folders import model_folder
 
 CHANGES = [
     "branches={a: {task: {capability: text, conflict: 1.0}}}",

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny_kinds import tiny_of_kind
 
 from copd.compute.packing import FULL
 from copd.errors import RecipeError
@@ -9,7 +10,6 @@ from copd.model.learner import Learner
 from copd.model.lora import LoraSettings
 from copd.model.objectives import GrpoObjective
 from copd.model.policy import Policy
-from copd.model.tiny_kinds import tiny_of_kind
 
 
 def checkpointed(policy):
@@ -55,8 +55,8 @@ def test_gradients_of_other_kinds_are_those_without_checkpointing(name, written,
     assert_same(gradients(twin, twin.logp(rollouts).mean()), gradients(policy, policy.logp(rollouts).mean()), atol=1e-6)
 
 
-def test_where_nothing_is_packed_layers_that_are_recomputed_take_no_cache(policy, written, problems_of):
-    """The plain path then; packed log-probs need no cache."""
+def test_layers_that_are_recomputed_take_the_same_path_as_others(policy, written, problems_of):
+    """Neither the plain path nor packed log-probs need a cache."""
     rollouts, lengths = written(policy, problems_of["text"][:1], [(20,) * 8]), []
     for packing in ("never", "rows"):
         for on in (False, True):
@@ -68,7 +68,7 @@ def test_where_nothing_is_packed_layers_that_are_recomputed_take_no_cache(policy
             twin.score(rollouts)
     (prompt,) = policy.encoder.lengths(rollouts.problems)
     packed = -(-(prompt + 8 * 19) // FULL) * FULL
-    assert lengths == [(1, prompt), (8, 19), (8, prompt + 20), (1, packed), (1, packed)]
+    assert lengths == [(8, prompt + 20), (8, prompt + 20), (1, packed), (1, packed)]
 
 
 def test_fewer_bytes_wait_for_the_backward_pass(policy, written, problems_of):

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from copd.compute.batching import take_rows
-from copd.compute.decode import decode, distinct_prefixes, pick
-from copd.compute.prefixes import CachedPrefixes
+from copd.compute.decode import CachedPrefixes, decode, distinct_prefixes, pick, settle
 
 NEW_TOKENS = 12
 
@@ -266,3 +265,20 @@ def test_rows_are_one_prefix_where_prompt_and_token_agree():
     assert parent_M.tolist() == [0, 2, 2]
     assert token_M.tolist() == [5, 3, 5]
     assert place_R.tolist() == [2, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("parents", "places", "moved"),
+    [
+        ([0, 1, 2], [0, 1, 2], []),
+        ([0, 0, 1], [0, 2, 1], [1]),
+        ([2, 2, 5], [2, 0, 1], [1, 2]),
+        ([3], [0], [0]),
+        ([0, 4, 4, 4], [0, 1, 2, 3], [1, 2, 3]),
+    ],
+)
+def test_prefixes_stay_at_their_parents_place_and_fill_the_gaps(parents, places, moved):
+    place_M, moved_M = settle(torch.tensor(parents))
+    assert place_M.tolist() == places
+    assert moved_M.nonzero()[:, 0].tolist() == moved
+    assert sorted(places) == list(range(len(parents)))

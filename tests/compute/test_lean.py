@@ -4,14 +4,14 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from tiny_kinds import tiny_of_kind
 from torch import nn
 
+from copd.compute.decode import CachedPrefixes, ModelStep
 from copd.compute.family import family_of
 from copd.compute.forward import NarrowCache
 from copd.compute.lean import LeanStep, can_be_lean
-from copd.compute.prefixes import CachedPrefixes, ModelStep
 from copd.model.lora import LoraSettings, add_adapter
-from copd.model.tiny_kinds import tiny_of_kind
 
 STEPS = (([0, 0, 0, 1, 2, 2], 5), ([0, 1, 1, 1, 3, 4, 5, 5], 7), ([2, 6], 9), ([0, 0, 1, 1, 1], 6))
 """The parents of the prefixes of each step, and the token after the first; the others have the next ones."""

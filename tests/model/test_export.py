@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from copd.errors import ModelFolderError, WriteError
-from copd.model.export import save_policy
 from copd.model.lora import LoraSettings
 from copd.model.policy import Policy
 
@@ -18,7 +17,7 @@ from copd.model.policy import Policy
 def folder(solver, tmp_path_factory):
     """A saved policy; not to be changed."""
     folder = tmp_path_factory.mktemp("saved") / "deep" / "model"
-    save_policy(solver.clone(), folder, "# A card\n")
+    solver.clone().save(folder, "# A card\n")
     return folder
 
 
@@ -93,7 +92,7 @@ def test_the_suppressed_tokens_are_needed_and_act(folder, processed, problems_of
 def test_a_saved_model_decodes_greedily_even_if_its_base_sampled_by_default(solver, tmp_path):
     policy = solver.clone()
     policy.model.generation_config.update(do_sample=True, temperature=0.7, top_p=0.8, top_k=20)
-    save_policy(policy, tmp_path / "model", "card")
+    policy.save(tmp_path / "model", "card")
     assert not GenerationConfig.from_pretrained(tmp_path / "model").do_sample
 
 
@@ -106,14 +105,14 @@ def test_the_folder_holds_the_card_and_no_pickle(folder):
 def test_a_file_that_cannot_be_written_is_an_error_that_names_the_folder(policy, tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(WriteError, match="cannot be written") as caught:
-        save_policy(policy.clone(), tmp_path, "card")
+        policy.clone().save(tmp_path, "card")
     assert str(tmp_path) in str(caught.value)
 
 
 def test_a_folder_that_cannot_be_made_is_one_too(policy, tmp_path):
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
     with pytest.raises(WriteError, match="cannot be written"):
-        save_policy(policy.clone(), tmp_path / "file" / "model", "card")
+        policy.clone().save(tmp_path / "file" / "model", "card")
 
 
 def test_a_missing_folder_and_one_without_a_model_are_refused(tmp_path):
@@ -187,4 +186,4 @@ def test_an_adapter_that_cannot_be_written_is_named(policy, tmp_path, file, fold
         (tmp_path / folder).mkdir(parents=True)
     branch = policy.clone().with_adapter("text", LoraSettings(1, 1.0, ("q_proj",)), 0)
     with pytest.raises(WriteError, match=f"^{tmp_path}: the adapter cannot be written: .*{said.format(tmp_path)}"):
-        save_policy(branch, tmp_path, "# card\n")
+        branch.save(tmp_path, "# card\n")

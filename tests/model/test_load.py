@@ -4,12 +4,12 @@ from fnmatch import fnmatch
 
 import pytest
 import torch
+from tiny_kinds import tiny_of_kind
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from copd.errors import ModelFolderError
-from copd.model import load
-from copd.model.load import builtin_models, compute_on, loader_of, model_folder, read_config, write_checksums
-from copd.model.tiny_kinds import tiny_of_kind
+from copd.model import folders as load
+from copd.model.folders import builtin_models, compute_on, loader_of, model_folder, read_config, write_checksums
 from copd.system.files import sha256
 
 

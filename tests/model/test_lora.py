@@ -12,7 +12,6 @@ from safetensors.torch import load, save
 from copd.errors import RecipeError
 from copd.maths.distill import clamped_delta
 from copd.maths.merge import mean
-from copd.model.export import save_policy
 from copd.model.learner import Learner
 from copd.model.lora import LoraSettings
 from copd.model.objectives import DistillObjective, GrpoObjective
@@ -157,7 +156,7 @@ def test_the_merge_of_adapters_is_the_merge_of_the_full_weights_exported_per_bra
     merged = mean([branch.weights() for branch in branches.values()])
     exported = []
     for name, branch in branches.items():
-        save_policy(branch, tmp_path / name, "card")
+        branch.save(tmp_path / name, "card")
         again = Policy.from_pretrained(tmp_path / name)
         exported.append(again.weights())
     assert_same(merged, mean(exported))
@@ -195,7 +194,7 @@ def test_the_mean_of_the_factors_is_not_the_mean_of_the_updates(base, policy):
 
 def test_the_saved_adapter_is_loaded_by_peft_onto_the_base(base, policy, rollouts, tmp_path):
     branch = grown(base)["video"]
-    save_policy(branch, tmp_path / "video", "card")
+    branch.save(tmp_path / "video", "card")
     loaded = PeftModel.from_pretrained(copy.deepcopy(policy.model), tmp_path / "video" / "adapter").merge_and_unload()
     found = Policy(loaded, policy.processor).score(rollouts).logp_NT
     torch.testing.assert_close(found, branch.score(rollouts).logp_NT, atol=2e-5, rtol=0)

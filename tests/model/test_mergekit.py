@@ -5,7 +5,6 @@ import torch
 from safetensors.torch import load_file
 
 from copd.maths.merge import slerp
-from copd.model.export import save_policy
 from copd.model.merging import MergedFolders, ModelFolder, write_merged
 
 pytest.importorskip("mergekit", reason="mergekit is not installed: pip install 'copd[mergekit]'")
@@ -21,7 +20,7 @@ def folders(policy, tmp_path_factory):
         with torch.no_grad():
             for parameter in twin.model.parameters():
                 parameter.add_(0.02 * bool(k) * torch.randn(parameter.shape, generator=generator))
-        save_policy(twin, root / name, "")
+        twin.save(root / name, "")
     return {name: root / name for name in ("base", "a", "b", "c")}
 
 

@@ -15,7 +15,6 @@ from transformers import AutoModelForImageTextToText
 
 from copd.errors import MergeError, ModelFolderError, WriteError
 from copd.maths.merge import merge
-from copd.model.export import save_policy
 from copd.model.merging import MergedFolders, ModelFolder, write_merged
 from copd.model.policy import Policy
 
@@ -59,7 +58,7 @@ def folders(policy, tmp_path_factory) -> dict[str, Path]:
         with torch.no_grad():
             for parameter in twin.model.parameters():
                 parameter.add_(0.02 * bool(k) * torch.randn(parameter.shape, generator=generator))
-        save_policy(twin, root / name, f"# {name}\n")
+        twin.save(root / name, f"# {name}\n")
     return {name: root / name for name in ("base", "a", "b")}
 
 

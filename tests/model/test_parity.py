@@ -69,7 +69,7 @@ def test_a_model_whose_log_probs_are_not_a_number_takes_the_plain_path(policy, p
     assert not broken.shared_prefix
 
 
-def test_a_model_that_bears_no_packing_shares_prompts_without_it(policy, problems_of, written):
+def test_a_model_that_bears_no_packing_shares_prompts_in_sampling_alone(policy, problems_of, written):
     """One that sees every earlier token of a sequence, whatever the windows say."""
     deaf = policy.clone()
 
@@ -86,7 +86,7 @@ def test_a_model_that_bears_no_packing_shares_prompts_without_it(policy, problem
     warning = settle_path(deaf, problems_of["text"])
     assert deaf.packing == "never"
     assert deaf.shared_prefix
-    assert "computing each response alone after its prompt's cache" in warning
+    assert "computing log-probs on the plain path" in warning
     assert settle_path(deaf, problems_of["text"]) is None
     rollouts = written(policy, problems_of["text"])
     torch.testing.assert_close(deaf.score(rollouts).logp_NT, policy.score(rollouts).logp_NT, atol=1e-5, rtol=0)

@@ -15,15 +15,14 @@ from copd.model.policy import Policy
 SINGLE = ((1, 1), (1,), (1, 1, 1))
 UNEVEN = ((5, 3, 7), (1,), (4, 6))
 CASES = [("policy", UNEVEN, 2e-5, 5e-6), ("policy64", UNEVEN, 1e-10, 1e-10), ("policy64", SINGLE, 1e-10, 1e-10)]
-SHARING = ("trees", "rows", "repeated")
+SHARING = ("trees", "rows")
 PATHS = (*SHARING, "plain")
 
 
 def on(path, policy):
-    """The same weights: packed in one of two ways, the prompt's cache repeated, or all computed again for each row."""
+    """The same weights: packed in one of two ways, or all computed again for each row."""
     twin = policy.clone()
-    twin.packing = path if path in ("trees", "rows") else "never"
-    twin.shared_prefix = path != "plain"
+    twin.packing = "never" if path == "plain" else path
     return twin
 
 
@@ -64,7 +63,7 @@ def test_the_shared_prefix_gives_log_probs_and_gradients_of_the_plain_forward(
     assert (max(vision) > 1e-4) == (kind != "text"), "the gradient reaches the vision tower through the shared prefix"
 
 
-@pytest.mark.parametrize(("path", "temperature"), [("trees", 1.0), ("rows", 2.0), ("repeated", 0.5), ("plain", 1.0)])
+@pytest.mark.parametrize(("path", "temperature"), [("trees", 1.0), ("rows", 2.0), ("plain", 0.5)])
 def test_log_probs_are_those_of_each_text_run_alone_through_transformers(
     policy64, written, problems_of, processed, kind, path, temperature
 ):

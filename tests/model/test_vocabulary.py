@@ -5,12 +5,12 @@ import json
 
 import pytest
 import torch
+from tiny_kinds import tiny_of_kind
 from tokenizers import AddedToken, Tokenizer, normalizers
 
 from copd.errors import ModelFolderError
 from copd.model.policy import Policy
 from copd.model.tiny import SPECIAL_TOKENS, tiny_model, tiny_processor, tiny_tokenizer
-from copd.model.tiny_kinds import tiny_of_kind
 from copd.model.vocabulary import banned_tokens, check_same_vocabulary, control_tokens, end_tokens
 
 

@@ -1,8 +1,8 @@
 """Runs tests of a project in forks of a process that has imported the libraries and nothing of the project.
 
-`python -P mutation_server.py SECONDS MODULE ...`, started in the project's folder, imports the modules; then it answers
-each line of its standard input, the id of a test, with a line of JSON: pytest's exit status, null for a test that was
-killed after SECONDS, and the end of what it said.
+`python -P mutation_server.py MODULE ...`, started in the project's folder, imports the modules. It reads lines of
+seconds and the id of a test, and answers each with a line of JSON: pytest's exit status, null for a test that was
+killed after so many seconds, and the end of what it said.
 """
 
 import contextlib
@@ -24,7 +24,9 @@ def run_test(test: str, output: TextIO) -> None:
         os.dup2(output.fileno(), descriptor)
     import pytest
 
-    sys.exit(pytest.main(["-x", "-p", "no:cacheprovider", test]))
+    # Of the plugins only the one that pyproject.toml has options for: that of hypothesis takes seconds to import.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    sys.exit(pytest.main(["-x", "-p", "no:cacheprovider", "-p", "pytest_timeout", test]))
 
 
 def outcome(test: str, seconds: float) -> tuple[int | None, str]:
@@ -40,12 +42,13 @@ def outcome(test: str, seconds: float) -> tuple[int | None, str]:
         return status, output.read()[-4000:]
 
 
-def main(seconds: str, *modules: str) -> None:
+def main(*modules: str) -> None:
     for module in modules:
         importlib.import_module(module)
     gc.freeze()
     for line in sys.stdin:
-        print(json.dumps(outcome(line.strip(), float(seconds))), flush=True)
+        seconds, test = line.strip().split(" ", 1)
+        print(json.dumps(outcome(test, float(seconds))), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ A block of code is run, in its page's order, in a folder with the examples; one 
 but a path (`# my.yaml`) is that file. A block of YAML that is no file is a part of a recipe.
 """
 
-import importlib
+import importlib.util
 import json
 import re
 import runpy
@@ -26,12 +26,26 @@ from copd.recipe.strict_yaml import parse_yaml
 from copd.runs.experts import DECIDES_EXPERTS
 
 ROOT = Path(__file__).parents[2]
-PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+
+
+def read(*paths: Path) -> dict[str, str]:
+    """The text of each page by its path in the repository."""
+    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(paths)}
+
+
+PAGES = read(ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+"""The pages whose blocks are run."""
+PROSE = PAGES | read(ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md")
+"""The pages whose names, commands and links are looked up."""
 BLOCK = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 FILE = re.compile(r"# (\S+\.\w+)\n")
+SETTINGS = re.compile(r"^(\w+=\S+ +)+")
+"""Variables of the environment before a command."""
 NOT_RUN = {
     "make ": "makes an environment; what `make demo` leaves is made by the test, in fewer steps",
     "pip install ": "needs a network",
+    "python3 -m venv ": "makes an environment",
+    "python -m pip ": "needs a network",
     "python studies/": "only from the root of the checkout; tests/project/test_studies.py runs them at a reduced size",
     "python benchmarks/": "the same",
     "python -m benchmarks.": "likewise; tests/project/test_benchmarks.py runs them at a reduced size",
@@ -39,7 +53,7 @@ NOT_RUN = {
     "vllm ": "needs a GPU, and a package that copd does not depend on",
 }
 """How commands begin that the tests leave out, and why."""
-GIVEN = {"my.yaml": (ROOT / "copd" / "recipes" / "demo.yaml").read_text(encoding="utf-8")}
+GIVEN = {"my.yaml": (ROOT / "copd" / "recipe" / "builtin" / "demo.yaml").read_text(encoding="utf-8")}
 """Files that a page takes for the reader's own."""
 SHORT = [
     "schedule={cycles: 1, rl_steps: 1, opd_steps: 1}",
@@ -62,7 +76,7 @@ def steps(page: str) -> Iterator[tuple[str, str]]:
             continue
         for command in commands(text):
             plain = command.removeprefix(".venv/bin/")
-            if not plain.startswith(tuple(NOT_RUN)):
+            if not SETTINGS.sub("", plain).startswith(tuple(NOT_RUN)):
                 yield ("copd" if plain.startswith("copd ") else "sh"), plain
 
 
@@ -230,7 +244,7 @@ def commands_with(options: str) -> set[str]:
 
 
 def test_the_recipes_page_names_every_command_that_takes_overrides_and_how():
-    page = " ".join(PAGES["recipe.md"].split())
+    page = " ".join(PAGES["docs/recipe.md"].split())
     told = re.search(r"Later overrides win\. (.*?) take them as arguments, (.*?) after `--set`", page).groups()
     as_arguments, after_set = ({name.partition(" --")[0] for name in re.findall("`(.*?)`", part)} for part in told)
     assert as_arguments == commands_with("overrides")
@@ -238,21 +252,21 @@ def test_the_recipes_page_names_every_command_that_takes_overrides_and_how():
 
 
 def test_the_methods_page_names_everything_that_experts_depend_on():
-    page = " ".join(PAGES["method.md"].split())
+    page = " ".join(PAGES["docs/method.md"].split())
     told = re.search("One trajectory is one (.*?), and the same files of base, rows and verifiers;", page)[1]
     assert tuple(re.findall("`(.*?)`", told)) == DECIDES_EXPERTS
 
 
 def prose_code(page: str) -> list[str]:
-    return re.findall(r"`([^`\n]+)`", BLOCK.sub("", PAGES[page]))
+    return re.findall(r"`([^`\n]+)`", BLOCK.sub("", PROSE[page]))
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PROSE)
 def test_commands_options_and_targets_that_the_prose_names_exist(page):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for code in [
         *prose_code(page),
-        *(command for _, block in BLOCK.findall(PAGES[page]) for command in commands(block)),
+        *(command for _, block in BLOCK.findall(PROSE[page]) for command in commands(block)),
     ]:
         if code.startswith("make "):
             assert f"\n{code.split()[1]}: " in makefile, code
@@ -265,18 +279,27 @@ def test_commands_options_and_targets_that_the_prose_names_exist(page):
                     command = command.commands[word]
                 elif word.startswith("--"):
                     assert any(word in parameter.opts for parameter in command.params), code
+        elif code.startswith("python -m "):
+            assert importlib.util.find_spec(code.split()[2]), code
         elif code.startswith("python "):
             assert (ROOT / code.split()[1]).is_file(), code
 
 
-CAPABILITIES = set(re.findall(r"^(?:\| |## )`([^`]+)`", PAGES["recipe.md"], re.MULTILINE))
+@pytest.mark.parametrize("page", PROSE)
+def test_paths_that_the_prose_names_exist(page):
+    for code in prose_code(page):
+        if re.fullmatch(r"(copd|docs|tests|tools|studies|benchmarks|examples)/[\w./-]*", code):
+            assert (ROOT / code).exists(), f"{page}: {code}"
+
+
+FIELDS = set(re.findall(r"^(?:\| |## )`([^`]+)`", PAGES["docs/recipe.md"], re.MULTILINE))
 DOTTED = re.compile(r"([a-z_]+(?:\.\w+(?:\[\])?)+)(?:=.*|\(.*\))?")
 
 
 def is_there(name: str) -> bool:
     """Whether a dotted name is a field of the recipe or something in the package; files of a run are not looked for."""
     parts = name.removeprefix("copd.").split(".")
-    if name in CAPABILITIES or parts[-1] in ("html", "jsonl"):
+    if name in FIELDS or parts[-1] in ("html", "jsonl"):
         return True
     if parts[-1] == "py":
         return any((ROOT / "copd").rglob(name))
@@ -291,7 +314,7 @@ def is_there(name: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PROSE)
 def test_dotted_names_are_fields_of_the_recipe_or_things_of_the_package(page):
     rooms = {path.stem for path in (ROOT / "copd").iterdir()} | {"copd"}
     for code in prose_code(page):
@@ -300,16 +323,41 @@ def test_dotted_names_are_fields_of_the_recipe_or_things_of_the_package(page):
             assert is_there(name[1]), f"{page}: `{code}`"
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_to_files(page):
-    folder = ROOT if page == "README.md" else ROOT / "docs"
-    for link in re.findall(r"\]\(([^)#]+)", PAGES[page]):
-        assert link.startswith("https://") or (folder / link).is_file(), link
+def anchor_of(heading: str) -> str:
+    """How a page names a heading in links."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def anchors(text: str) -> set[str]:
+    return {anchor_of(heading) for heading in re.findall(r"^#+ (.*)$", BLOCK.sub("", text), re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", PROSE)
+def test_links_lead_to_files_and_headings_that_exist(page):
+    text = BLOCK.sub("", PROSE[page])
+    for link in re.findall(r"""\]\(([^)\s]+)|(?:src|href)="([^"]+)\"""", text):
+        path, _, anchor = "".join(link).partition("#")
+        if path.startswith("https://"):
+            continue
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), f"{page}: {path}"
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), f"{page}: {path}#{anchor}"
+
+
+def test_the_readme_has_one_line_for_every_room():
+    listed = re.findall(r"^\| \[`(\w+)/`\]\(copd/\w+\) \|", PAGES["README.md"], re.MULTILINE)
+    rooms = {path.name for path in (ROOT / "copd").iterdir() if path.is_dir() and not path.name.startswith("__")}
+    assert sorted(listed) == sorted(rooms)
+
+
+def test_every_page_stands_in_the_list_of_pages():
+    listed = set(re.findall(r"\]\(([\w-]+\.md)\)", PAGES["docs/README.md"]))
+    assert listed == {page.removeprefix("docs/") for page in PAGES if page.startswith("docs/")} - {"README.md"}
 
 
 def test_the_tables_of_the_recipe_are_those_of_its_sections():
-    renewed = runpy.run_path(str(ROOT / "studies" / "recipe_reference.py"))["renewed"]
-    page = PAGES["recipe.md"]
+    renewed = runpy.run_path(str(ROOT / "tools" / "recipe_reference.py"))["renewed"]
+    page = PAGES["docs/recipe.md"]
     assert page == renewed(page), "docs/recipe.md is not what the sections say; `make docs` renews it"
 
 
@@ -321,7 +369,7 @@ def test_the_recipes_page_has_every_field_once_with_both_kinds_of_tasks():
         for recipe in recipes
         for path, _, _ in described(recipe)
     }
-    lines = PAGES["recipe.md"].splitlines()
+    lines = PAGES["docs/recipe.md"].splitlines()
     for field in fields - {"branches.NAME.task.kind"}:
         assert len([line for line in lines if line.startswith(f"| `{field}` |")]) == 1, field
     assert len([line for line in lines if line.startswith("| `branches.NAME.task.kind` |")]) == 2

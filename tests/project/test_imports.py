@@ -1,6 +1,7 @@
 """Who may import whom: the rooms of the package, read from the source."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -8,58 +9,49 @@ import pytest
 import copd
 
 PACKAGE = Path(copd.__file__).parent
-EVERYBODY = {"copd.types", "copd.errors", "copd.system.files", "copd.names", "copd.system.processes"}
+EVERYBODY = {"copd.types", "copd.errors", "copd.system"}
 ROOMS = {
+    "algorithm.py": {"copd.types", "copd.schedule", "copd.topology"},
+    "baselines.py": {"copd.types", "copd.schedule", "copd.topology", "copd.algorithm"},
+    "schedule.py": set(),
+    "topology.py": set(),
+    "types.py": set(),
+    "errors.py": set(),
+    "system": {"copd.errors"},
     "maths": set(),
-    "model": EVERYBODY | {"copd.maths", "copd.model"},
-    "tasks": EVERYBODY | {"copd.maths", "copd.tasks"},
-    "rewards": EVERYBODY | {"copd.maths", "copd.rewards"},
+    "recipe": {"copd.types", "copd.errors", "copd.system"},
+    "compute": EVERYBODY | {"copd.maths"},
+    "model": EVERYBODY | {"copd.maths", "copd.compute"},
+    "tasks": EVERYBODY,
+    "rows": EVERYBODY,
+    "rewards": EVERYBODY,
     "rewards/answers.py": set(),
     "rewards/verifiers.py": set(),
     "rewards/adapters.py": {"copd.rewards.verifiers"},
     "rewards/mathematics.py": set(),
     "rewards/worker.py": {"copd.rewards.adapters", "copd.rewards.mathematics", "copd.rewards.verifiers"},
     "rewards/pool.py": {"copd.system.processes", "copd.rewards.adapters", "copd.rewards.worker"},
-    "measure": EVERYBODY | {"copd.maths", "copd.measure"},
-    "backends": EVERYBODY | {"copd.branches.branch"},
+    "measure": EVERYBODY | {"copd.maths"},
+    "branches": EVERYBODY
+    | {"copd.maths.advantages", "copd.compute.batching", "copd.model", "copd.rewards.grading", "copd.tasks.asked"},
+    "branches/handle.py": {"copd.types"},
     "report": EVERYBODY
-    | {"copd.report", "copd.runs.runlog"}
+    | {"copd.runs.runlog"}
     | {f"copd.measure.{module}" for module in ("compare", "evaluate", "ledger")},
-    "algorithm.py": EVERYBODY | {"copd.schedule", "copd.topology"},
-    "baselines.py": EVERYBODY | {"copd.schedule", "copd.topology", "copd.algorithm"},
-    "schedule.py": set(),
-    "topology.py": set(),
-    "types.py": set(),
-    "names.py": set(),
-    "errors.py": set(),
-    "files.py": set(),
-    "keys.py": set(),
-    "processes.py": set(),
-    "signals.py": set(),
-    "config.py": {
-        "copd.errors",
-        "copd.recipe.fields",
-        "copd.recipe.keys",
-        "copd.names",
-        "copd.recipe.sections",
-        "copd.recipe.task_sections",
-        "copd.recipe.strict_yaml",
-    },
-    "fields.py": set(),
-    "task_sections.py": {"copd.recipe.fields", "copd.system.files"},
-    "sections.py": {"copd.recipe.fields", "copd.system.files", "copd.recipe.task_sections"},
-    "strict_yaml.py": {"copd.errors"},
+    "runs": EVERYBODY
+    | {"copd.schedule", "copd.topology", "copd.measure", "copd.recipe.sections", "copd.assemble.plan"},
+    "assemble": EVERYBODY
+    | {"copd.schedule", "copd.topology", "copd.recipe", "copd.model", "copd.compute", "copd.maths", "copd.tasks"}
+    | {"copd.rows", "copd.rewards", "copd.measure.health", "copd.branches"},
 }
+"""What each room, or one file of it, may import of the package beside itself. What is not listed may import all."""
 OUTSIDE = {
     "maths": {"torch"},
     "schedule.py": set(),
     "topology.py": set(),
-    "config.py": {"pydantic"},
-    "sections.py": {"pydantic"},
-    "task_sections.py": {"pydantic"},
-    "fields.py": {"pydantic"},
-    "names.py": set(),
-    "strict_yaml.py": {"yaml"},
+    "types.py": {"numpy", "torch"},
+    "recipe": {"pydantic", "yaml"},
+    "system": set(),
     "rewards/answers.py": set(),
     "rewards/verifiers.py": set(),
     "rewards/adapters.py": set(),
@@ -100,26 +92,64 @@ def test_the_pure_rooms_import_no_other_library(room):
         assert roots <= OUTSIDE[room], f"{path.name} imports {roots - OUTSIDE[room]}"
 
 
-def test_only_the_front_of_the_package_and_the_plan_see_a_whole_recipe():
-    whole, sections = (
-        {
-            path.relative_to(PACKAGE).as_posix()
-            for path in PACKAGE.rglob("*.py")
-            if any(name.startswith(f"{module}.") or name == module for name in imports(path))
+def importers(*modules: str) -> set[str]:
+    """Files of the package that import any of these modules, or something of them."""
+    return {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if any(name == module or name.startswith(f"{module}.") for name in imports(path) for module in modules)
+    }
+
+
+def test_only_the_command_line_commands_and_assembly_see_a_whole_recipe():
+    doors = {"__init__.py", "cli.py"}
+    whole = importers("copd.recipe.model", "copd.recipe.reading", "copd.recipe.merges") - doors
+    assert {Path(name).parts[0] for name in whole} <= {"recipe", "assemble", "commands"}
+    rooms = {Path(name).parts[0] for name in importers("copd.recipe.sections", "copd.recipe.task_sections")}
+    assert rooms - {"recipe", "assemble", "commands"} == {"runs"}
+
+
+def modules() -> dict[str, Path]:
+    return {
+        ".".join(["copd", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+    }
+
+
+def test_no_two_modules_import_each_other_however_far_around():
+    found = modules()
+    arrows = {
+        module: {
+            other
+            for name in imports(path)
+            for other in (name, name.rpartition(".")[0])
+            if other in found and other not in (module, "copd")
         }
-        for module in ("copd.recipe.reading", "copd.recipe.sections")
-    )
-    front = {"__init__.py", "cli.py", "run.py", "assemble.py", "places.py", "data.py", "models.py", "doctor.py"}
-    assert whole <= {*front, "runs/plan.py"}
-    assert sections <= {"config.py", "models.py", "data.py", "runs/observer.py"}
+        for module, path in found.items()
+    }
+    for room in {module for module, path in found.items() if path.name == "__init__.py"}:
+        arrows.pop(room, None)
+    left = dict(arrows)
+    while free := [module for module, others in left.items() if not others & left.keys()]:
+        for module in free:
+            del left[module]
+    assert not left, f"a circle runs through {sorted(left)}"
+
+
+@pytest.mark.parametrize("room", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
+def test_a_room_tells_what_lives_there_file_by_file(room):
+    told = set(re.findall(r"^- `([^`]+)`: ", (PACKAGE / room / "__init__.py").read_text(), re.MULTILINE))
+    files = {path.stem for path in (PACKAGE / room).glob("*.py")} - {"__init__"}
+    folders = {f"{path.name}/" for path in (PACKAGE / room).iterdir() if path.is_dir() and path.name == "builtin"}
+    assert told == files | folders
 
 
 @pytest.mark.parametrize(
     ("library", "modules"),
     [
-        ("pyarrow", {"tasks/parquet.py"}),
-        ("av", {"tasks/video.py"}),
-        ("PIL", {"tasks/media.py", "runs/media.py"}),  # the second writes pictures that it was given, and opens none
+        ("pyarrow", {"rows/parquet.py"}),
+        ("av", {"rows/video.py"}),
+        ("PIL", {"rows/media.py", "runs/pictures.py"}),  # the second writes pictures that it was given, and opens none
     ],
 )
 def test_files_of_users_are_opened_by_one_module_for_each_library(library, modules):
@@ -137,16 +167,16 @@ def test_only_the_report_makes_pages_and_draws_and_only_a_prompt_template_is_ren
         for path in PACKAGE.rglob("*.py")
         if {name.split(".")[0] for name in imports(path)} & {"jinja2", "markupsafe", "matplotlib"}
     }
-    assert {name for name in users if not name.startswith("report/")} == {"tasks/template.py"}
+    assert {name for name in users if not name.startswith("report/")} == {"rows/template.py"}
 
 
-def test_only_the_model_room_calls_models_and_tokenizers():
+def test_only_the_rooms_of_the_model_call_models_and_tokenizers():
     users = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
         if {name.split(".")[0] for name in imports(path)} & {"transformers", "tokenizers", "peft"}
     }
-    assert {name for name in users if not name.startswith("model/")} == set()
+    assert {name for name in users if not name.startswith(("model/", "compute/"))} == set()
 
 
 def test_only_the_learner_calls_backward():

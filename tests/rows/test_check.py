@@ -9,7 +9,7 @@ from PIL import Image
 from copd.rewards.answers import final_answer
 from copd.rows.check import UNNAMED, check_rows
 from copd.rows.formats import RowRules
-from copd.rows.rows import Settings, open_files
+from copd.rows.opening import Settings, open_files
 
 SETTINGS = Settings(RowRules(frozenset({"exact", "integer"}), partial(final_answer, finished=True), verifier=UNNAMED))
 

@@ -7,7 +7,8 @@ import torch
 
 from copd.rewards.grading import Grader, Response
 from copd.rows.formats import RowRules
-from copd.rows.rows import Rows, Settings
+from copd.rows.opening import Settings
+from copd.rows.rows import Rows
 from copd.types import Split
 
 FUNCTIONS = """

@@ -13,7 +13,7 @@ from copd.errors import DataError
 from copd.rewards.answers import final_answer
 from copd.rows.copies import check_copy, write_copy
 from copd.rows.formats import RowRules
-from copd.rows.rows import Settings, open_files
+from copd.rows.opening import Settings, open_files
 
 RULES = RowRules(frozenset({"exact"}), partial(final_answer, finished=True), verifier="exact")
 SETTINGS = Settings(RULES)

@@ -7,7 +7,7 @@ import pytest
 
 from copd.errors import BadRow, DataError
 from copd.rows.media import DataRoot
-from copd.rows.sources import open_rows
+from copd.rows.opening import open_rows
 
 pyarrow = pytest.importorskip("pyarrow")
 

@@ -14,7 +14,8 @@ from copd.errors import DataError
 from copd.rewards.answers import final_answer
 from copd.rows.formats import RowRules
 from copd.rows.media import MediaRules
-from copd.rows.rows import Rows, Settings, open_files
+from copd.rows.opening import Settings, open_files
+from copd.rows.rows import Rows
 from copd.tasks.mixture import Mixture
 from copd.types import Medium, Message, Split
 

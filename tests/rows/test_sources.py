@@ -9,7 +9,7 @@ import pytest
 from copd.errors import BadRow, DataError
 from copd.rows import sources
 from copd.rows.media import DataRoot
-from copd.rows.sources import open_rows
+from copd.rows.opening import open_rows
 
 
 @pytest.fixture

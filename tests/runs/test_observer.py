@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
-from copd.branches.local import LocalBranch
+from copd.branches.local import local_handle
 from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
 from copd.recipe.sections import CheckpointSection, EvaluationSection
@@ -60,7 +60,7 @@ def observe(tmp_path, branches, listener):
     """An observer of a run of nine steps of RLVR that saves after each."""
     return lambda: RunObserver(
         tmp_path,
-        {name: LocalBranch(branch) for name, branch in branches.items()},
+        {name: local_handle(branch) for name, branch in branches.items()},
         list(branches),
         Schedule(cycles=1, rl_steps=9, opd_steps=0),
         [],
@@ -167,7 +167,7 @@ def test_records_of_their_checkpoints_length_or_longer_go_on_without_a_warning(o
 def test_updates_are_written_once_every_branch_that_the_step_trains_has_made_it(branches, listener, tmp_path):
     observer = RunObserver(
         tmp_path,
-        {name: LocalBranch(branch) for name, branch in branches.items()},
+        {name: local_handle(branch) for name, branch in branches.items()},
         list(branches),
         Schedule(cycles=1, rl_steps=2, opd_steps=1),
         [],

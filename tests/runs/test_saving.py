@@ -2,8 +2,8 @@
 
 import pytest
 
+from copd.runs.checkpoint import ACCEPTED, NOTICED_SECONDS, Saving
 from copd.runs.runlog import read_lines
-from copd.runs.saving import ACCEPTED, NOTICED_SECONDS, Saving
 
 
 class Clock:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from copd.commands.models import build_base, evaluate_models
+from copd.commands.evaluate import evaluate_models
+from copd.commands.warmup import build_base
 from copd.errors import RecipeError
 from copd.recipe.reading import load_recipe
 

@@ -10,8 +10,8 @@ from PIL import Image
 from transformers import AddedToken
 
 import copd
-from copd.assemble.parts import load_policy
-from copd.assemble.preflight import check_problems
+from copd.assemble.assembled import load_policy
+from copd.assemble.preflight import check_prompts
 from copd.assemble.rows import make_rows, settings_of
 from copd.assemble.tasks import make_tasks
 from copd.commands.check import check_branch, check_file
@@ -21,7 +21,7 @@ from copd.recipe.task_sections import MediaSection, RowsTask
 from copd.rewards import answers
 from copd.rows import formats
 from copd.rows.media import MediaRules
-from copd.rows.rows import Settings
+from copd.rows.opening import Settings
 from copd.runs.runlog import read_lines
 from copd.tasks.digits import Digits
 from copd.types import Split
@@ -185,11 +185,11 @@ def test_a_damaged_picture_that_evaluation_will_ask_for_is_found_before_anything
     tasks = make_tasks(recipe)
     (tmp_path / "image-11-0.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"test.jsonl:3: image 'image-11-0.png': empty"):
-        check_problems(load_policy(recipe), tasks, 16)
+        check_prompts(load_policy(recipe), tasks, 16)
 
 
 def draw_all(policy, tasks):
-    check_problems(policy, tasks, 16)
+    check_prompts(policy, tasks, 16)
     for split in Split:
         for i in range(tasks["text"].size(split)):
             tasks["text"].problem(split, i)

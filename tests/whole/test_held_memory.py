@@ -1,10 +1,12 @@
 """What a run says of memory is that of all its processes, of each GPU apart."""
 
+from contextlib import closing
+
 import pytest
 import torch
 
-from copd.assemble.places import OwnProcesses, Parts
-from copd.assemble.plan import make_plan
+from copd.assemble.assembled import assembled
+from copd.assemble.places import OwnProcesses
 from copd.recipe.reading import load_recipe
 from copd.runs.screen import memory_in_words
 from copd.system.processes import Memory, peak, summed
@@ -38,11 +40,8 @@ def test_a_process_tells_what_torch_has_held_of_every_gpu_once_it_has_used_one(m
 def test_the_processes_of_branches_are_counted_beside_that_of_the_run():
     two = "branches={text: {task: {capability: text}}, image: {task: {capability: image}}}"
     recipe = load_recipe("demo", ["backend=processes", "model.threads_per_branch=1", two])
-    place = OwnProcesses(Parts(recipe, make_plan(recipe), None, {}, None, print))
-    try:
-        branches = [branch.peak.machine for branch in place.branches.values()]
+    with assembled(recipe, print) as made, closing(OwnProcesses(made, tuple(recipe.branches))) as place:
+        branches = [process.peak.machine for process in place._processes.values()]
         assert len(branches) == 2
         assert min(branches) > 2**27
         assert peak().machine <= place.peak().machine - sum(branches) < 1.1 * peak().machine
-    finally:
-        place.close()

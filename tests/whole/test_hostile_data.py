@@ -15,7 +15,7 @@ import pytest
 from media_files import encoded, film, matroska
 from PIL import Image
 
-from copd.assemble.parts import load_policy
+from copd.assemble.assembled import load_policy
 from copd.assemble.preflight import check_prompts
 from copd.assemble.tasks import make_tasks
 from copd.recipe.reading import make_recipe

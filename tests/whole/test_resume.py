@@ -13,8 +13,8 @@ from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
 from copd.commands.train import result_of
 from copd.errors import CheckpointError, RecipeError, WriteError
 from copd.maths.distill import clamped_delta
+from copd.model.folders import model_folder
 from copd.model.learner import Learner
-from copd.model.load import model_folder
 from copd.recipe.reading import load_recipe, make_recipe, reread
 from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.folder import check_folder, claim, record_forced, saved_recipe
@@ -204,7 +204,7 @@ def test_a_state_of_a_branch_that_holds_nothing_is_refused_and_changes_nothing(p
     branch = Branch("text", 0, twin, {}, sampling, capability="text", learner=learner, settings=settings)
     before = changed(learner, lambda _: None)
     with pytest.raises(CheckpointError, match=r"^tensor 'version' is missing$"):
-        branch.load_state({})
+        branch.load_state({}, {})
     assert_same(learner.state(), before)
 
 

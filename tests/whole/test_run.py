@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
+from tiny_kinds import tiny_of_kind
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import copd
@@ -19,10 +20,8 @@ from copd.commands.train import _manifest, result_of, train
 from copd.errors import CheckpointError, ModelFolderError, NonFiniteError, RecipeError
 from copd.maths import merge as merges
 from copd.measure.evaluate import Answers, tabulate
-from copd.model.export import save_policy
-from copd.model.load import model_folder
+from copd.model.folders import model_folder
 from copd.model.policy import Policy
-from copd.model.tiny_kinds import tiny_of_kind
 from copd.recipe.reading import load_recipe
 from copd.report.page import write_pages
 from copd.runs.checkpoint import latest_checkpoint
@@ -87,7 +86,7 @@ def test_a_base_warmed_up_at_another_share_of_conflict_is_warned_of(warned):
 
 
 def test_a_run_of_a_text_only_model_says_what_loads_it_on_the_screen_and_in_its_cards(tmp_path):
-    save_policy(Policy(*tiny_of_kind("qwen3")), tmp_path / "base", "")
+    Policy(*tiny_of_kind("qwen3")).save(tmp_path / "base", "")
     task = "{task: {kind: digits, capability: text}}"
     changes = [f"branches={{one: {task}, two: {task}}}", f"model.path={tmp_path / 'base'}"]
     said = io.StringIO()
@@ -205,7 +204,7 @@ def test_each_teacher_is_compared_with_its_student_on_the_teachers_capability(fi
 def test_a_base_with_nan_is_refused_before_anything_runs(tmp_path):
     policy = Policy.from_pretrained(model_folder("builtin:digits"))
     policy.model.get_input_embeddings().weight.data.fill_(torch.nan)
-    save_policy(policy, tmp_path / "base", "")
+    policy.save(tmp_path / "base", "")
     with pytest.raises(ModelFolderError, match="not numbers: its weights are damaged"):
         copd.train(load_recipe("demo", [*SMALL, f"model.path={tmp_path / 'base'}"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()

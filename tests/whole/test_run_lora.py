@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_kinds import tiny_of_kind
 
 import copd
+from copd.assemble.assembled import Assembled, load_policy
 from copd.assemble.branches import branch_policy
-from copd.assemble.parts import load_policy
-from copd.assemble.preflight import check_problems
+from copd.assemble.preflight import check_prompts
 from copd.assemble.tasks import make_tasks
 from copd.errors import ModelFolderError, RecipeError
 from copd.maths.merge import mean, merge
-from copd.model.load import model_folder
+from copd.model.folders import model_folder
 from copd.model.policy import Policy
-from copd.model.tiny_kinds import tiny_of_kind
 from copd.recipe.reading import load_recipe
 from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.runlog import read_lines
@@ -120,8 +120,8 @@ def test_full_weights_are_not_loaded_into_the_base_that_adapters_share():
 
 def test_checkpointing_is_told_and_samples_on_the_cache():
     recipe = load_recipe("demo", ["model.gradient_checkpointing=true"])
-    policy = load_policy(recipe)
-    warnings = check_problems(policy, make_tasks(recipe), 8)
+    warnings = []
+    policy = Assembled(recipe, warnings.append).base
     assert len(warnings) == 1
     assert "model.gradient_checkpointing: layers take no cache" in warnings[0]
     assert policy.shared_prefix
@@ -178,4 +178,4 @@ def test_pictures_for_a_text_only_model_are_refused_before_anything_is_trained()
     recipe = load_recipe("demo")
     policy = Policy(*tiny_of_kind("qwen3"))
     with pytest.raises(RecipeError, match=r"^branches\.image\.task: its problems hold image; .* takes text only"):
-        check_problems(policy, make_tasks(recipe), 8)
+        check_prompts(policy, make_tasks(recipe), 8)

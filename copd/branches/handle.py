@@ -1,0 +1,72 @@
+"""The one class of handles on branches and models: what can be asked of them, wherever they live.
+
+What differs is how a call is carried: to an object of this process (`copd.branches.local`), or to a process of the
+branch's own (`copd.branches.processes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from copd.types import Part, Rollouts, Score, Split
+
+Carry = Callable[..., Awaitable[Any]]
+"""Carries a call to a branch: the name of the method, then its arguments. Returns or raises what the method does."""
+
+
+class Handle:
+    """A `copd.types.BranchHandle`; of a model that is only evaluated, an `Observed`.
+
+    Rollouts that `collect` returns are whatever the carrier makes of them. It takes them back in `score` and `update`.
+    """
+
+    def __init__(self, name: str, allowed_tokens: int, carry: Carry, capability: str = "") -> None:
+        self.name = name
+        self.allowed_tokens = allowed_tokens
+        self.capability = capability
+        self._carry = carry
+
+    async def answer_first(
+        self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
+    ) -> Rollouts:
+        return await self._carry("answer_first", split, task, count, rollouts_per_prompt, greedy=greedy)
+
+    async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
+        return await self._carry("inspect", rollouts, k, ids_NTK)
+
+    async def texts(self, rollouts: Rollouts) -> list[str]:
+        return await self._carry("texts", rollouts)
+
+    async def pieces(self, rollouts: Rollouts, row: int) -> list[str]:
+        return await self._carry("pieces", rollouts, row)
+
+    async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Any:
+        return await self._carry("collect", task, step, prompts, rollouts_per_prompt)
+
+    async def score(self, rollouts: Any) -> Score:
+        return await self._carry("score", rollouts)
+
+    async def update(self, parts: Sequence[Part]) -> dict[str, float]:
+        return await self._carry("update", parts)
+
+    async def counts(self) -> dict[str, float]:
+        return await self._carry("counts")
+
+    async def weights(self) -> Mapping[str, Tensor]:
+        return await self._carry("weights")
+
+    async def state(self) -> dict[str, Tensor]:
+        return await self._carry("state")
+
+    async def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        await self._carry("load_weights", weights)
+
+    async def load_state(self, tensors: dict[str, Tensor], counts: Mapping[str, float]) -> None:
+        await self._carry("load_state", tensors, counts)
+
+    async def save(self, folder: Path, card: str) -> None:
+        await self._carry("save", folder, card)

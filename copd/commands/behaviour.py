@@ -1,0 +1,37 @@
+"""`copd behaviour`: one model as the teacher of another, without a run."""
+
+from __future__ import annotations
+
+import logging
+
+from copd.assemble.assembled import assembled
+from copd.assemble.preflight import check_overlap
+from copd.branches.local import finish, local_handle
+from copd.measure.disputes import CapabilityBehaviour, observe
+from copd.model.folders import model_folder
+from copd.model.vocabulary import check_same_vocabulary
+from copd.recipe.model import Recipe
+
+logger = logging.getLogger(__name__)
+ROLES = ("student", "teacher")
+
+
+def compare_behaviour(
+    recipe: Recipe, student: str, teacher: str, problems: int | None = None
+) -> list[CapabilityBehaviour]:
+    """How a teacher's model sees a student's: measures and most disputed tokens in each field of a recipe.
+
+    Both are given as `model_folder` takes them; the student answers `problems` validation problems of each capability
+    (default as in the recipe), twice each. Raises ModelFolderError for one that is not there or for models whose tokens
+    are not the same.
+    """
+    for path, given_as in ((student, "STUDENT"), (teacher, "TEACHER")):
+        model_folder(path, given_as)
+    settings = recipe.evaluation
+    count = problems or settings.behaviour_problems
+    with assembled(recipe, logger.warning) as made:
+        policies = [made.model(path) for path in (student, teacher)]
+        check_overlap(recipe, policies[0])
+        check_same_vocabulary(policies[0], policies[1], (f"STUDENT {student}", f"TEACHER {teacher}"))
+        learns, teaches = (local_handle(made.actor(name, policy)) for name, policy in zip(ROLES, policies, strict=True))
+        return [finish(observe(learns, teaches, task, problems=count, ks=settings.overlap_k)) for task in made.tasks]

@@ -1,0 +1,35 @@
+"""`copd eval`: models side by side on the test problems of a recipe."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from copd.assemble.assembled import assembled
+from copd.branches.local import finish, local_handle
+from copd.measure.compare import Difference, differences
+from copd.measure.evaluate import Accuracy, answer, tabulate
+from copd.model.folders import model_folder
+from copd.recipe.model import Recipe
+from copd.types import Split
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> tuple[list[Accuracy], list[Difference]]:
+    """Greedy accuracy and pass@k of models on the test problems of a recipe, and how much each differs from the first.
+
+    One model is in memory at a time.
+
+    `paths` are as `model_folder` takes them. Raises ModelFolderError for one that is not there before any is loaded.
+    """
+    for path in paths:
+        model_folder(path, "MODEL")
+    settings, answers = recipe.evaluation, []
+    with assembled(recipe, logger.warning) as made:
+        for path in dict.fromkeys(paths):
+            model = local_handle(made.actor(path, made.model(path)))
+            asked = answer([model], list(made.tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at)
+            answers += finish(asked)
+            del model  # the next one takes its place in memory
+    return tabulate(answers, settings.pass_at), differences(answers, paths[0])

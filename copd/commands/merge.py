@@ -1,0 +1,86 @@
+"""`copd merge`: model folders into one, and the search for the merge that validation problems favour."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from copd.assemble.assembled import assembled
+from copd.branches.local import finish, local_handle
+from copd.errors import RecipeError
+from copd.measure.evaluate import AVERAGE, Accuracy, evaluate
+from copd.model.folders import model_folder
+from copd.model.merging import MergedFolders, ModelFolder, write_merged
+from copd.recipe.model import Recipe
+from copd.recipe.sections import MergeSection
+from copd.runs.cards import MERGE_CARD
+from copd.runs.folder import occupied
+from copd.types import Split
+
+logger = logging.getLogger(__name__)
+
+
+def merge_models(
+    branches: Sequence[str], base: str | None, candidates: Sequence[MergeSection], out: Path, recipe: Recipe | None
+) -> tuple[MergeSection, list[Accuracy]]:
+    """Merge models into `out`; of several candidates of one method by the one that validation problems favour.
+
+    Branches and base are given as `model_folder` takes them. Returns that candidate and the accuracy of all of them
+    (none without a recipe). Only one model is in memory, and without a recipe only one tensor of each; with one, the
+    disk holds a candidate at a time beside `out`. What does not match raises RecipeError, ModelFolderError or
+    MergeError before anything is written; after an error nothing is left.
+    """
+    if occupied(out):
+        raise RecipeError(f"--out {out}: is not empty; give another folder")
+    folders = [ModelFolder(model_folder(path, "--branch"), path) for path in branches]
+    start = None if base is None else ModelFolder(model_folder(base, "--base"), base)
+    merge = MergedFolders(folders, start, candidates[0].method, candidates[0].settings)
+    merges = [merge.with_settings(section.settings) for section in candidates]
+    table = [] if recipe is None else _scan(recipe, merges, [described_merge(each) for each in candidates], out)
+    averages = [cell.greedy.value for cell in table if cell.capability == AVERAGE] or [0.0]
+    best = averages.index(max(averages))
+    chosen = candidates[best]
+    choice = f" Chosen among {len(candidates)} on validation problems, average accuracy {max(averages):.1%}."
+    card = MERGE_CARD.format(
+        loader=folders[0].loader,
+        count=len(folders),
+        how=described_merge(chosen),
+        branches=", ".join(f"`{path}`" for path in branches),
+        base=f"`{base}`" if base else "not given",
+        choice=choice if table else "",
+    )
+    write_merged(merges[best], out, card)
+    return chosen, table
+
+
+def described_merge(section: MergeSection) -> str:
+    """A merge and its settings in words."""
+    parts = {name: value for name, value in section.settings.items() if value is not None}
+    shown = {n: " ".join(f"{x:.3g}" for x in v) if isinstance(v, tuple) else f"{v:.3g}" for n, v in parts.items()}
+    return ", ".join([section.method, *(f"{name} {value}" for name, value in shown.items())])
+
+
+def _scan(recipe: Recipe, merges: Sequence[MergedFolders], labels: Sequence[str], out: Path) -> list[Accuracy]:
+    """Greedy accuracy of merges on the recipe's validation problems.
+
+    Each is written to a folder beside `out`, loaded as any other model, and removed before the next is written.
+    """
+    count, table = recipe.evaluation.validation_problems, []
+    pairs, quiet = list(zip(labels, merges, strict=True)), not Console().is_terminal
+    trial = out.resolve().with_name(f".{out.name}.trial")
+    with assembled(recipe, logger.warning) as made:
+        for label, merged in track(pairs, f"{len(pairs)} merges", transient=True, disable=quiet):
+            shutil.rmtree(trial, ignore_errors=True)
+            try:
+                write_merged(merged, trial, "")
+                model = local_handle(made.actor(label, made.model(str(trial), label)))
+                table += finish(evaluate([model], list(made.tasks), Split.VALIDATION, problems=count, pass_at=()))
+                del model  # the next one takes its place in memory
+            finally:
+                shutil.rmtree(trial, ignore_errors=True)
+    return table

@@ -1,0 +1,192 @@
+"""Model folders: where a model comes from, how it is loaded and saved, and what it computes on."""
+
+from __future__ import annotations
+
+import logging
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from copd.compute.family import TextOnly, family_of
+from copd.errors import ModelFolderError, WriteError, first_line
+from copd.system.files import sha256
+
+logger = logging.getLogger(__name__)
+BUILTIN = "builtin:"
+CHECKSUMS = "SHA256SUMS"
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+AT_COMMIT = re.compile(rf"({HUB_ID.pattern})@([0-9a-f]{{40}})")
+FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+"""What is taken of a hub's model: weights, configuration, chat template, vocabulary."""
+
+
+class Loader(NamedTuple):
+    """How a model is loaded with transformers, and the hub's word for what it does."""
+
+    auto_class: Any
+    pipeline_tag: str
+
+
+WITH_PICTURES = Loader(AutoModelForImageTextToText, "image-text-to-text")
+TEXT_ONLY = Loader(AutoModelForCausalLM, "text-generation")
+
+
+def model_folder(path: str, given_as: str = "model.path", revision: str | None = None) -> Path:
+    """The folder of a model: a local one, a builtin one, or that of a hub id at the commit `revision`.
+
+    Without a `revision` the commit may stand in the path, as ORGANISATION/NAME@COMMIT. `builtin:NAME` is a base that
+    ships with copd, checked against its sha256 sums. Raises ModelFolderError, naming the field or argument `given_as`,
+    for an unknown name, a missing folder, a hub id without a commit or that cannot be fetched, or a builtin file that
+    is damaged.
+    """
+    local = path.startswith(BUILTIN) or Path(path).is_dir()
+    if local and revision is not None:
+        raise ModelFolderError(f"model.revision: {given_as} is {path!r}, which is no hub id; leave the revision out")
+    if path.startswith(BUILTIN):
+        return _builtin_folder(path, given_as)
+    if local:
+        return Path(path)
+    pinned = AT_COMMIT.fullmatch(path if revision is None else f"{path}@{revision}")
+    if pinned is None:
+        raise ModelFolderError(
+            f"{given_as}: no folder {path!r}; give a folder, one of {', '.join(builtin_models())}, or a hub id with a "
+            "commit of 40 hex digits, as ORGANISATION/NAME@COMMIT or by model.path and model.revision"
+        )
+    return _hub_folder(pinned[1], given_as, pinned[2])
+
+
+def _builtin_folder(path: str, given_as: str) -> Path:
+    folder = Path(str(files("copd"))) / "assets" / path.removeprefix(BUILTIN)
+    if path not in builtin_models():
+        raise ModelFolderError(f"{given_as}: no builtin model {path!r}; there is {', '.join(builtin_models())}")
+    for line in (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines():
+        digest, name = line.split(maxsplit=1)
+        if not (folder / name).is_file() or sha256(folder / name) != digest:
+            raise ModelFolderError(f"{folder / name}: missing or damaged; reinstall copd")
+    return folder
+
+
+def _hub_folder(path: str, given_as: str, revision: str) -> Path:
+    """The snapshot of one commit in the hub's cache, fetched where it is not there; neither pickles nor code."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
+        logger.warning("fetching %s at %s ...", path, revision)
+    try:
+        return Path(snapshot_download(path, revision=revision, allow_patterns=list(FETCHED)))
+    except Exception as error:
+        reason = first_line(error)
+        raise ModelFolderError(f"{given_as}: {path!r} at {revision} cannot be fetched: {reason}") from error
+
+
+def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model of a local folder of safetensors, and its processor, or its tokenizer where it takes text only.
+
+    Weights are never unpickled and code in the folder is never run. Raises ModelFolderError naming what is wrong.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelFolderError(f"{folder}: no model here (config.json is missing); give a folder with a saved model")
+    try:
+        loader = loader_of(read_config(folder))
+        model, loading = loader.auto_class.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
+        )
+        processor = load_processor(folder, loader)
+    except Exception as error:
+        raise ModelFolderError(f"{folder}: the model cannot be loaded: {first_line(error)}") from error
+    if absent := sorted(loading["missing_keys"]):
+        raise ModelFolderError(f"{folder}: the weights lack {len(absent)} of the model's tensors, first {absent[0]!r}")
+    if not getattr(processor, "chat_template", None):
+        raise ModelFolderError(f"{folder}: has no chat template, which turns a problem into a prompt; add one")
+    return model, processor
+
+
+def load_processor(folder: Path, loader: Loader) -> Any:
+    """The processor in a local folder, or the tokenizer where the model takes text only; code there is never run."""
+    auto_class = AutoProcessor if loader is WITH_PICTURES else AutoTokenizer
+    return auto_class.from_pretrained(folder, trust_remote_code=False)
+
+
+def load_family(folder: Path) -> TextOnly:
+    """How the prompts of the model in a local folder are made; no weights are read, and none are in memory.
+
+    Raises ModelFolderError naming what is wrong.
+    """
+    try:
+        config = read_config(folder)
+        loader = loader_of(config)
+        with torch.device("meta"):
+            model = loader.auto_class.from_config(config, trust_remote_code=False)
+        return family_of(model, load_processor(folder, loader))
+    except Exception as error:
+        raise ModelFolderError(f"{folder}: the processor cannot be loaded: {first_line(error)}") from error
+
+
+def save_model(
+    model: Any, processor: Any, folder: Path, card: str, *, suppressed: list[int], end_ids: list[int], pad_id: int
+) -> None:
+    """Save weights (safetensors), processor, generation config and model card into `folder`.
+
+    The generation config suppresses the tokens of the vocabulary mask and decodes greedily, so that `generate` answers
+    as `Policy.sample` does. Raises WriteError where the disk refuses.
+    """
+    config = model.generation_config
+    config.suppress_tokens = suppressed
+    config.eos_token_id = end_ids
+    config.pad_token_id = pad_id
+    config.do_sample = False
+    config.temperature = config.top_p = config.top_k = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise WriteError(f"{folder}: the model cannot be written: {error}") from error
+
+
+def loader_of(config: Any) -> Loader:
+    """What loads a model of this configuration, here and for whoever uses it."""
+    return WITH_PICTURES if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES else TEXT_ONLY
+
+
+def read_config(folder: Path) -> Any:
+    """The configuration of the model in a local folder; code in the folder is never run."""
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def builtin_models() -> list[str]:
+    """Paths of the models that ship with copd."""
+    assets = Path(str(files("copd"))) / "assets"
+    return sorted(BUILTIN + folder.name for folder in assets.iterdir() if (folder / CHECKSUMS).is_file())
+
+
+def write_checksums(folder: Path) -> None:
+    """Write `SHA256SUMS` over the files of a model folder."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
+    lines = [f"{sha256(folder / name)}  {name}\n" for name in names]
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def compute_on(device: str, dtype: str, given_as: str = "model.device") -> tuple[torch.device, torch.dtype | None]:
+    """The device, and the type of autocast or None for plain float32.
+
+    "auto" takes cuda, else mps, else cpu; and bfloat16 on cuda, else float32. Raises ModelFolderError, naming the field
+    `given_as`, for a device that this machine lacks.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = next(d for d, there in available.items() if there) if device == "auto" else device
+    kind, _, number = name.partition(":")
+    if not available[kind] or (number and int(number) >= torch.cuda.device_count()):
+        there = [d for d, present in available.items() if present and d != "cuda"]
+        cards = [f"cuda:{i}" for i in range(torch.cuda.device_count() if available["cuda"] else 0)]
+        raise ModelFolderError(f"{given_as}: {name!r} is not available here; there is {', '.join([*cards, *there])}")
+    half = dtype == "bfloat16" or (dtype == "auto" and kind == "cuda")
+    place = torch.device("cuda", int(number or 0)) if kind == "cuda" else torch.device(name)
+    return place, torch.bfloat16 if half else None

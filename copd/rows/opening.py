@@ -1,0 +1,84 @@
+"""Names to files of rows, opened: which reader, which format."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from copd.errors import BadRow, DataError
+from copd.rows.formats import Raw, Row, RowRules, detect, read_row
+from copd.rows.hub import hub_files
+from copd.rows.media import DataRoot, MediaRules
+from copd.rows.sources import JsonLinesFile, RowFile, stamp_of
+from copd.system.files import HUB
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How rows are read; fields as in `copd.recipe.task_sections.RowsTask`."""
+
+    rules: RowRules
+    format: str = "auto"
+    data_root: Path | None = None
+    revision: str | None = None
+    media: MediaRules = field(default_factory=MediaRules)
+    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
+    bad_rows: str = "error"
+    max_bad_rows: int = 100
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file whose format is known."""
+
+    file: RowFile
+    format: str
+
+    def row(self, raw: Raw | BadRow, rules: RowRules) -> Row:
+        """A row that the file's `scan` gave, checked; raises BadRow."""
+        if isinstance(raw, BadRow):
+            raise raw
+        return read_row(raw, self.format, rules)
+
+
+def open_files(given: Sequence[str], split: str, settings: Settings) -> list[Source]:
+    """The files behind the names of one split, opened, their formats told; raises DataError."""
+    files: list[Source] = []
+    for name in given:
+        if name.startswith(HUB):
+            paths, root = hub_files(name, split, settings.revision)
+            named = [(path, f"{name}: {path.relative_to(root.folder)}") for path in paths]
+        else:
+            named, root = [(Path(name), name)], DataRoot.at(Path(name).parent)
+        if settings.data_root is not None:
+            root = DataRoot.at(settings.data_root)
+        for path, shown in named:
+            file = open_rows(path, shown, root)
+            format_name = detect(file.first_columns(), shown) if settings.format == "auto" else settings.format
+            files.append(Source(file, format_name))
+    return files
+
+
+JSON_LINES, PARQUET = (".jsonl", ".ndjson", ".json"), (".parquet",)
+
+
+def open_rows(path: Path, given: str, root: DataRoot) -> RowFile:
+    """The rows of a .jsonl or .parquet file; raises DataError for anything else, and for what cannot be read."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{given}: not a regular file; accepted: a .jsonl or .parquet file")
+        path.open("rb").close()
+    except OSError as error:
+        raise DataError(f"{given}: cannot be read: {error.strerror}") from None
+    if not status.st_size:
+        raise DataError(f"{given}: empty, 0 bytes")
+    if path.suffix in PARQUET:
+        from copd.rows.parquet import ParquetFile
+
+        return ParquetFile(given, path, root, stamp_of(path))
+    if path.suffix in JSON_LINES:
+        return JsonLinesFile(given, path, root, stamp_of(path))
+    raise DataError(f"{given}: accepted are files named {', '.join((*JSON_LINES, *PARQUET))}")
