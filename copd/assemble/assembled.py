@@ -12,7 +12,6 @@ import torch
 from copd.assemble.preflight import check_overlap, check_prompts, reject_unfit, settle_paths
 from copd.assemble.tasks import conflict_warnings, data_fingerprints, data_warnings, make_tasks
 from copd.branches.branch import Actor, SamplingSettings
-from copd.compute.packing import Packing
 from copd.model.folders import compute_on, model_folder
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe
@@ -27,7 +26,7 @@ class Inheritance:
     """What a process that has looked at model and data leaves to others: its path, and where the rows stand."""
 
     shared_prefix: bool
-    packing: Packing
+    packing: bool
     indexes: Mapping[str, Index]
 
 

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from copd.compute.cpu import LeanStep, can_be_lean
 from copd.compute.decode import CachedPrefixes, ModelStep, PlainPrefixes, Prefixes, Step
 from copd.compute.encode import Prompts, Responses
 from copd.compute.family import TextOnly
-from copd.compute.lean import LeanStep, can_be_lean
-from copd.compute.packing import Packed
-from copd.compute.windows import ATTENTION, attention
+from copd.compute.packing import ATTENTION, Packed, attention
 
 Head = Callable[[Tensor], Tensor]
 Finish = Callable[[Tensor, Head], Any]

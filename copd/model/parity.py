@@ -11,7 +11,6 @@ from torch import Tensor
 from copd.compute.batching import take_rows
 from copd.compute.encode import Responses
 from copd.compute.forward import prompt_arguments
-from copd.compute.packing import Packing
 from copd.errors import ModelFolderError
 from copd.maths.logprobs import masked_log_softmax
 from copd.model.policy import Policy
@@ -25,12 +24,11 @@ UNABLE = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def largest_difference(policy: Policy, problems: Sequence[Problem], *, rollouts_per_prompt: int = 2) -> float:
-    """Greatest difference in nats from plain log-probs: of the sampler's, and of each way to pack."""
+    """Greatest difference in nats from plain log-probs: of the sampler's, and of packed ones."""
     rollouts = _probe(policy, problems, rollouts_per_prompt)
     plain = plain_logp(policy, rollouts)
-    ways: tuple[Packing, ...] = () if policy.packing == "never" else ("trees", "rows")
-    others = [_logp(policy, rollouts, shared_prefix=policy.shared_prefix, packing=way) for way in ways]
-    return float((torch.stack([rollouts.logp_NT, *others]) - plain).abs().max())
+    packed = [policy.score(rollouts).logp_NT] if policy.packs else []
+    return float((torch.stack([rollouts.logp_NT, *packed]) - plain).abs().max())
 
 
 def settle_path(policy: Policy, problems: Sequence[Problem]) -> str | None:
@@ -44,8 +42,8 @@ def settle_path(policy: Policy, problems: Sequence[Problem]) -> str | None:
     warning = None
     if policy.shared_prefix and (doubt := _doubt(policy, problems, accepted)):
         instead, remains = "computing log-probs on the plain path", doubt
-        if policy.packing != "never":
-            policy.packing = "never"
+        if policy.packing:
+            policy.packing = False
             remains = _doubt(policy, problems, accepted)
         if remains:
             policy.shared_prefix, instead = False, "sampling and computing log-probs on the plain path"
@@ -75,17 +73,11 @@ def _doubt(policy: Policy, problems: Sequence[Problem], accepted: float) -> str:
 
 def plain_logp(policy: Policy, rollouts: Rollouts) -> Tensor:
     """Log-probs by the plain path, whichever path the policy takes. [N, T]."""
-    return _logp(policy, rollouts, shared_prefix=False, packing="never")
-
-
-def _logp(policy: Policy, rollouts: Rollouts, *, shared_prefix: bool, packing: Packing) -> Tensor:
-    """Log-probs on this path; the policy keeps its own. [N, T]."""
-    chosen = policy.shared_prefix, policy.packing
-    policy.shared_prefix, policy.packing = shared_prefix, packing
+    chosen, policy.packing = policy.packing, False
     try:
         return policy.score(rollouts).logp_NT
     finally:
-        policy.shared_prefix, policy.packing = chosen
+        policy.packing = chosen
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """A policy: a model with its processor, its vocabulary mask, and log-probs and samples of responses.
 
 A prompt is computed once for all of its rows: sampling goes on from its cache, log-probs are of prompts and responses
-in one sequence (`copd.compute.packing`), or of responses after the repeated cache (`copd.compute.forward`).
+in one sequence (`copd.compute.packing`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from copd.compute.encode import Encoder
 from copd.compute.family import family_of, tokenizer_of
 from copd.compute.forward import Forward
 from copd.compute.logprobs import joined, response_stats
-from copd.compute.packing import Packing
-from copd.compute.products import quicken
-from copd.compute.windows import attention_as_now
+from copd.compute.packing import attention_as_now
 from copd.errors import RecipeError
 from copd.maths.logprobs import TokenStats
 from copd.model.folders import load_model, save_model
@@ -47,10 +45,9 @@ from copd.types import Problem, Rollouts, Score
 class Policy:
     """A model that samples responses and gives log-probs of responses.
 
-    The vocabulary mask `banned_V` applies to sampling and to every log-prob alike. `shared_prefix` turns the
-    prompt-once path off where `copd.model.parity` finds that a model does not bear it; `packing` says how log-probs
-    are computed without padding or cache (`copd.compute.packing`). With `gradient_checkpointing` layers are recomputed
-    in the backward pass; log-probs are then packed or on the plain path: layers drop the cache.
+    The vocabulary mask `banned_V` applies to sampling and to every log-prob alike. A model that does not bear to share
+    a prompt takes the plain path: `copd.model.parity` then turns off `packing`, for log-probs, or `shared_prefix`, for
+    sampling and log-probs. With `gradient_checkpointing` layers are recomputed in the backward pass.
     Several policies may share a model, each through its own `adapter`; None is the model without any.
     """
 
@@ -68,7 +65,6 @@ class Policy:
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
-        quicken(self.model, but=self.model.get_output_embeddings())
         self.processor = processor
         self.tokenizer = tokenizer_of(processor)
         self.encoder = encoder or Encoder(family_of(model, processor))
@@ -76,8 +72,7 @@ class Policy:
         self.autocast = autocast
         self.micro_batch_tokens = micro_batch_tokens
         self.shared_prefix = True
-        self.packing: Packing = "either" if self.encoder.family.every_layer_sees_all else "never"
-        self.width = self.model.config.get_text_config().hidden_size
+        self.packing = self.encoder.family.every_layer_sees_all
         self.adapter = adapter
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
@@ -169,6 +164,11 @@ class Policy:
             raise ValueError("full weights cannot be loaded into a model with adapters")
         for name, parameter in self.model.named_parameters():
             parameter.copy_(weights[name])
+
+    @property
+    def packs(self) -> bool:
+        """Whether log-probs are of prompts and responses packed into one sequence."""
+        return self.shared_prefix and self.packing
 
     @property
     def context(self) -> int | None:

@@ -93,14 +93,12 @@ def test_greedy_answers_are_those_of_generate_token_for_token(policies, problems
         assert tokens[mask].tolist() == output[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("packing", ["trees", "rows"])
 @pytest.mark.parametrize(("name", "kind"), PACKED_CASES)
 def test_packed_log_probs_have_the_gradients_of_the_plain_path(
-    policies, written, problems_of, gradients, assert_same, name, kind, packing
+    policies, written, problems_of, gradients, assert_same, name, kind
 ):
     policy, plain = policies[name].clone(), policies[name].clone()
     plain.shared_prefix = False
-    policy.packing = packing
     rollouts = written(policy, problems_of[kind])
     found = gradients(policy, policy.logp(rollouts).mean())
     assert max(float(g.abs().max()) for g in found.values()) > 1e-3

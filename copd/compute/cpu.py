@@ -1,8 +1,8 @@
-"""A decode step of Qwen3's language model in few operators, for a CPU.
+"""What only CPUs use: a decode step of Qwen3's language model in few operators.
 
-There a step of short rows costs what its operators cost, however small they are. This is the arithmetic of the modules
-of transformers with a third of them: one product for query, key and value, which are normalised and rotated together,
-and one tensor for the cache of all layers.
+On a CPU a step of few rows costs mostly the overhead of its operators. This step makes the arithmetic of the modules of
+transformers with a third of the operators: one product for query, key and value, which are normalised and rotated
+together, and one tensor for the cache of all layers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from copd.compute.family import TextOnly
 
 DECODERS = ("Qwen3Model", "Qwen3VLTextModel")
 BARE = (
-    "copd.compute.products.QuickLinear",
     "torch.nn.modules.container.ModuleList",
     "torch.nn.modules.linear.Linear",
     "torch.nn.modules.sparse.Embedding",
