@@ -123,7 +123,7 @@ def test_the_check_at_start_keeps_the_shared_prefix_where_the_cache_is_one_of_ke
     warning = settle_path(policy, problems_of["text"])
     assert policy.shared_prefix == (name not in WITHOUT_SHARED_PREFIX)
     assert (warning is None) == policy.shared_prefix
-    assert warning is None or "using the plain path" in warning
+    assert warning is None or "on the plain path" in warning
     assert settle_path(policy, problems_of["text"]) is None, "one warning is enough"
     assert policy.shared_prefix == (name not in WITHOUT_SHARED_PREFIX)
 
