@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,9 @@ from rich.text import Text
 
 from copd.commands.exits import DEBUG, status_of
 from copd.errors import RecipeError
+
+BEGAN = time.perf_counter()
+"""What a command spends on imports counts from here."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -83,9 +87,16 @@ def train(
     if resume and out is not None and (recipe is None or _is_change(recipe)):
         source = saved_recipe(out, reread)
     settings = load_recipe(source, changes)
-    from copd.commands.train import train as run  # torch is loaded only once the recipe is known to be sound
+    if settings.backend == "processes":
+        from copd.system.processes import begin_to_import
 
-    run(settings, out, resume=resume, force=force)
+        begin_to_import("copd.assemble.server")
+    from copd.commands.train import train as run  # torch is loaded only once the recipe is known to be sound
+    from copd.runs.screen import Screen
+
+    screen = Screen()
+    screen.spent("imports", time.perf_counter() - BEGAN)
+    run(settings, out, resume=resume, force=force, screen=screen)
 
 
 @app.command()

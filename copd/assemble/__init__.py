@@ -6,5 +6,6 @@
 - `preflight`: can the model take the problems, and on which path?
 - `branches`: policy, learner and objectives of a branch
 - `places`: where branches live: in this process, or each in its own
+- `server`: what the processes of branches have imported when they begin
 - `plan`: branches, edges, steps and rollouts of a method
 """

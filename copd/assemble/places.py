@@ -14,10 +14,12 @@ from copd.branches.branch import Actor
 from copd.branches.local import Turns, local_handle, threaded_handle
 from copd.branches.processes import BranchProcess
 from copd.model.policy import Policy
-from copd.system.processes import Memory, peak, summed
+from copd.system.processes import Memory, begin_to_import, peak, summed
 from copd.types import Answering, BranchHandle
 
 A = TypeVar("A", bound=Actor)
+SERVER = "copd.assemble.server"
+"""What the processes of branches have imported when they begin."""
 
 
 class Place(Protocol):
@@ -74,6 +76,7 @@ class OwnProcesses:
         self._line = ThreadPoolExecutor(1)
         self._processes: dict[str, BranchProcess] = {}
         inherited = made.inheritance
+        begin_to_import(SERVER)
         try:
             for index, name in enumerate(names):
                 make = partial(lone_branch, made.recipe, name, index, inherited)

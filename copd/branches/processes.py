@@ -25,7 +25,7 @@ from torch import Tensor
 from copd.branches.branch import Branch
 from copd.branches.handle import Handle
 from copd.errors import CopdError, ProcessError
-from copd.system.processes import Memory, Spawned, peak
+from copd.system.processes import Memory, Served, peak
 from copd.types import Part, Rollouts
 
 Make = Callable[[Callable[[str], None]], AbstractContextManager[Branch]]
@@ -54,7 +54,7 @@ class BranchProcess:
     def __init__(self, name: str, make: Make, warn: Callable[[str], None]) -> None:
         self.name = name
         self._warn = warn
-        context = Spawned()
+        context = Served()
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, make), name=f"copd branch {name}")
         self._process.start()

@@ -25,7 +25,6 @@ from copd.measure.health import MANY_TRUNCATED
 from copd.model.folders import FETCHED, loader_of, model_folder, read_config
 from copd.recipe.model import Recipe
 from copd.recipe.reading import reread
-from copd.report.page import REPORT, write_report
 from copd.rewards.grading import user_verifiers
 from copd.runs.cards import RUN_CARD
 from copd.runs.checkpoint import Checkpoint, latest_checkpoint
@@ -33,7 +32,7 @@ from copd.runs.experts import expert_checkpoint, trajectory
 from copd.runs.folder import check_folder, claim, record_forced
 from copd.runs.lifecycle import Stop, alone_in
 from copd.runs.observer import RunObserver
-from copd.runs.runlog import ANSWERS, read_lines, write_lines
+from copd.runs.runlog import ANSWERS, REPORT, read_lines, write_lines
 from copd.runs.screen import Screen
 from copd.runs.trackers import check_trackers, open_trackers
 from copd.schedule import Phase
@@ -73,7 +72,8 @@ def _train_alone(
 ) -> None:
     """`train` in a folder that no other process has."""
     with assembled(recipe, screen.warn) as made:
-        manifest = _manifest(made)
+        with screen.stage("data"):
+            manifest = _manifest(made)
         changes = check_folder(folder, manifest, resume, reread, force=force)
         table = [] if changes else result_of(folder)
         if table:
@@ -88,7 +88,10 @@ def _train_alone(
                 claim(folder, manifest)
                 finish(run.complete())
     if not table or not (folder / REPORT).is_file():
-        write_report(folder)
+        from copd.report.page import write_report  # draws by matplotlib, which a run has no use for until here
+
+        with screen.stage("report"):
+            write_report(folder)
     merged = folder / "merged"
     screen.finished(folder, loader_of(read_config(merged)).auto_class.__name__ if merged.is_dir() else None)
 
@@ -110,8 +113,10 @@ class _Run:
         self.folder, self.recipe, self.plan, self.screen = folder, made.recipe, plan, screen
         self.checkpoint, self.manifest, self.changes, self.stop = checkpoint, manifest, changes, stop
         self.experts = None if checkpoint else self._existing_experts(manifest["trajectory"])
-        self.base = made.base
-        self.place = PLACES[made.recipe.backend](made, plan.branches)
+        with screen.stage("model and its path"):
+            self.base = made.base
+        with screen.stage("branches"):
+            self.place = PLACES[made.recipe.backend](made, plan.branches)
         self.base_actor = self.place.evaluated(BASE, self.base)
 
     def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
@@ -155,8 +160,9 @@ class _Run:
         if self.changes:
             record_forced(self.folder, self.manifest, start, self.changes)
         if not self.checkpoint:
-            self._warn_of_truncation(observer, await observer.measure(-1, "start"))
-            await observer.validate(-1)
+            with self.screen.stage("first measures"):
+                self._warn_of_truncation(observer, await observer.measure(-1, "start"))
+                await observer.validate(-1)
             if self.experts:
                 start = self.experts.step
                 await observer.adopt(self.experts, self.plan.learners)
@@ -203,6 +209,13 @@ class _Run:
     async def _conclude(self, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems; the last lines of the record."""
         models: list[Answering] = [self.base_actor, *handles.values()]
+        with self.screen.stage("saving and merging"):
+            await self._save(handles, models)
+        with self.screen.stage("evaluation"):
+            await self._evaluate(models, observer)
+
+    async def _save(self, handles: Mapping[str, BranchHandle], models: list[Answering]) -> None:
+        """Export branches and merge; the merge joins the models that are evaluated."""
         for name, branch in handles.items():
             await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
         if self.plan.model == MERGED:
@@ -213,6 +226,9 @@ class _Run:
                 raise MergeError(f"merge: {error}") from error
             policy.save(self.folder / MERGED, self._card("the merge of its branches"))
             models.append(self.place.evaluated(MERGED, policy))
+
+    async def _evaluate(self, models: Sequence[Answering], observer: RunObserver) -> None:
+        """The final table and the ledger."""
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
         answers = await answer(
             models, self.plan.capabilities, Split.TEST, problems=settings.problems, pass_at=settings.pass_at

@@ -14,10 +14,11 @@ from copd.report import contents, words
 from copd.report.comparison import comparison
 from copd.report.reading import RunRecord, read_run, read_runs
 from copd.report.single import single
+from copd.runs.runlog import REPORT
 from copd.system.files import replace_text
 from copd.types import BASE
 
-REPORT, PROGRESS, COMPARISON = "report.html", "progress.html", "comparison.html"
+PROGRESS, COMPARISON = "progress.html", "comparison.html"
 PHASES = {"rlvr": "RLVR", "opd": "mutual OPD"}
 SECTIONS = {
     "result": "Result",

@@ -15,6 +15,8 @@ from copd.system.files import replace_text
 
 RUN_MANIFEST = "manifest.json"
 """The file of a run folder that holds its recipe, versions, hashes and seed."""
+REPORT = "report.html"
+"""The page about a finished run."""
 ANSWERS = "answers.jsonl"
 """The file that holds, per model and capability, which test problems were answered right."""
 

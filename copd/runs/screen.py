@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -31,6 +32,7 @@ class Screen:
         self.console = console or Console()
         self._live: Live | None = None
         self._plan: Plan | None = None
+        self._stages: dict[str, float] = {}
         self._rows: dict[str, dict[str, float]] = {}
         self._overlap = ""
         self._position: Position | None = None
@@ -70,6 +72,24 @@ class Screen:
         if self._live:
             self._live.stop()
 
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the seconds of the block for the line that says where the time before or after training went."""
+        began = time.perf_counter()
+        yield
+        self.spent(name, time.perf_counter() - began)
+
+    def spent(self, name: str, seconds: float) -> None:
+        """Seconds of a stage before the first step or after the last."""
+        self._stages[name] = self._stages.get(name, 0.0) + seconds
+
+    def _stages_told(self, when: str) -> None:
+        """Print the stages counted since the last such line, the longest first."""
+        longest = sorted(self._stages.items(), key=lambda stage: -stage[1])
+        said = ", ".join(f"{name} {seconds:.1f}" for name, seconds in longest)
+        self.console.print(f"{when}: {sum(self._stages.values()):.1f} s ({said})", soft_wrap=True)
+        self._stages.clear()
+
     def warmed(self, step: int, steps: int) -> None:
         """Tell now and then how far the supervised warm-up is."""
         if (step + 1) % 100 == 0 or step + 1 == steps:
@@ -80,6 +100,7 @@ class Screen:
         self._peak = peak
         self._first_step = self._step = first_step
         self._clock = time.perf_counter()
+        self._stages_told("before the first step")
         if first_step:
             self.console.print(f"resumed after step {first_step}")
 
@@ -118,6 +139,8 @@ class Screen:
 
     def finished(self, folder: Path, auto_class: str | None) -> None:
         """Say where everything is and how to go on; `auto_class` loads the merged model, where there is one."""
+        if self._stages:
+            self._stages_told("after the last step")
         self.console.print(f"report: {folder / 'report.html'}", markup=False)
         if auto_class is not None:
             model = folder / "merged"
