@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # two tests at once: thread
 import numpy as np
 import pytest
 import torch
+from markupsafe import Markup, escape
 from torch import Tensor, nn
 
 from copd.tasks.digits import Digits
@@ -152,6 +153,26 @@ def stopped() -> Callable[[Path], None]:
         (folder / "report.html").unlink(missing_ok=True)
 
     return stop
+
+
+def _numbers(figure: Any, title: str) -> Markup:
+    """Labels and numbers of a figure in the place of its drawing."""
+    shown = [(axes.get_xlabel(), *(line.get_xydata().tolist() for line in axes.lines)) for axes in figure.axes]
+    return Markup(f'<svg role="img" aria-label="{escape(title)}">{escape(shown)}</svg>')
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Figures of reports as their numbers: to draw them takes longer than a tiny run; tests/report/ draws them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("copd.report.figures.to_svg", _numbers)
+        yield
+
+
+@pytest.fixture
+def undrawn_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for one test of a module that draws."""
+    monkeypatch.setattr("copd.report.figures.to_svg", _numbers)
 
 
 @pytest.fixture(scope="session")

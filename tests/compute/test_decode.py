@@ -62,13 +62,13 @@ def test_the_samplers_log_probs_are_the_trainers(request, name, problems_of, kin
         problems_of[kind], rollouts_per_prompt=3, generator=seeded(), max_new_tokens=NEW_TOKENS, temperature=temperature
     )
     with torch.no_grad():
-        torch.testing.assert_close(rollouts.logp_NT, policy.logp(rollouts), atol=1e-5, rtol=0)
+        torch.testing.assert_close(rollouts.logp_NT, policy.logp(rollouts), atol=5e-5, rtol=0)
 
 
 def test_the_samplers_log_probs_are_the_trainers_for_greedy_answers_too(policy, problems_of, kind):
     rollouts = policy.sample(problems_of[kind], max_new_tokens=NEW_TOKENS)
     with torch.no_grad():
-        torch.testing.assert_close(rollouts.logp_NT, policy.logp(rollouts), atol=1e-5, rtol=0)
+        torch.testing.assert_close(rollouts.logp_NT, policy.logp(rollouts), atol=5e-5, rtol=0)
 
 
 def test_a_response_stops_at_its_end_token_or_at_the_limit(ending, problems_of, kind):

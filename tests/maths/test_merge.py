@@ -62,7 +62,7 @@ def test_mean_matches_a_naive_loop():
     for name in ("embed.weight", "norm.bias"):
         flat = [b[name].flatten().tolist() for b in branches]
         expected = [math.fsum(values) / 5 for values in zip(*flat, strict=True)]
-        assert merged[name].flatten().tolist() == pytest.approx(expected, rel=1e-6)
+        assert merged[name].flatten().tolist() == pytest.approx(expected, rel=0, abs=1e-6)  # sums of numbers around 1
 
 
 def test_the_mean_is_torchs_own_bit_for_bit():

@@ -98,8 +98,8 @@ def every_row(rollouts, rows_M, key_N=None):
 
 
 def assert_merging_changes_nothing(monkeypatch, assert_same, policy, objectives, **options):
-    """The gradient within 1e-10 of its greatest entry, in float32 1e-6: a quarter of float32's own rounding here."""
-    within = 1e-10 if policy.model.dtype == torch.float64 else 1e-6
+    """The gradient within 1e-10 of its greatest entry, in float32 4e-6: float32's own rounding here."""
+    within = 1e-10 if policy.model.dtype == torch.float64 else 4e-6
     gradient, report, rows = one_step(policy, objectives, **options)
     monkeypatch.setattr(learner_module, "distinct_rows", every_row)
     expected, expected_report, expected_rows = one_step(policy, objectives, **options)

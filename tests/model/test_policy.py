@@ -14,7 +14,7 @@ from copd.model.policy import Policy
 
 SINGLE = ((1, 1), (1,), (1, 1, 1))
 UNEVEN = ((5, 3, 7), (1,), (4, 6))
-CASES = [("policy", UNEVEN, 1e-5, 1e-6), ("policy64", UNEVEN, 1e-10, 1e-10), ("policy64", SINGLE, 1e-10, 1e-10)]
+CASES = [("policy", UNEVEN, 2e-5, 5e-6), ("policy64", UNEVEN, 1e-10, 1e-10), ("policy64", SINGLE, 1e-10, 1e-10)]
 PATHS = ("packed", "plain")
 
 

@@ -25,7 +25,7 @@ SMALL = [
     "schedule={cycles: 1, rl_steps: 2, opd_steps: 2}",
     "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}",
     "opd={prompts_per_step: 2, rollouts_per_prompt: 4}",
-    "evaluation={problems: 2, validation_problems: 1, behaviour_problems: 1, pass_at: [1]}",
+    "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [1]}",
     "checkpoint={every_steps: 1, keep_last: 20}",
 ]
 NAMES = ("text", "image")
@@ -37,6 +37,8 @@ METHODS = {
     "mopd from the mean": ["method=mopd", "budget.rollouts=64", "mopd.student=mean"],
     "mopd from an expert": ["method=mopd", "budget.rollouts=64", "mopd.student=image"],
 }
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def events(folder: Path, name: str) -> list[dict]:

@@ -30,6 +30,8 @@ KINDS = ("text", "image", "video")
 NUMBERS = "one number, such as 12, -1,234.5, 3/4, 1e3 or 25%"
 ASKED = ("problems", "validation_problems", "behaviour_problems")
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def row_of(problem, folder: Path, name: str) -> dict:
     def saved(array, i):

@@ -15,6 +15,8 @@ from copd.runs.runlog import read_lines
 from copd.runs.screen import Screen
 
 CUT = [
+    "backend=local",
+    "model.threads_per_branch=1",
     "branches={text: {task: {kind: digits, capability: text}}}",
     "schedule={cycles: 1, rl_steps: 12, opd_steps: 0}",
     "sampling={prompts_per_step: 1, rollouts_per_prompt: 2, max_new_tokens: 2}",
@@ -22,6 +24,8 @@ CUT = [
     "checkpoint={every_steps: 6, keep_last: 9}",
 ]
 """Every response is cut, so that none is right: two silent failures."""
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def trained(folder, **options):

@@ -28,6 +28,8 @@ TURNED = Image.Exif()
 TURNED[0x0112] = 6
 SIXTEEN_BITS = Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64)
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def asked(**columns) -> str:
     """A line that is sound but for these columns."""

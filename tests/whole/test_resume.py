@@ -32,6 +32,8 @@ TINY = [
 LONGER = "schedule.cycles=2"
 LINES = ("metrics.jsonl", "samples.jsonl")
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def manifest_of(*changes: str, **others) -> dict:
     recipe = load_recipe("demo", changes)

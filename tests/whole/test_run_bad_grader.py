@@ -11,7 +11,7 @@ from copd.runs.runlog import read_lines
 from copd.tasks.digits import Digits
 from copd.types import Split
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 
 GRADER = """
 import os, signal, sys, time

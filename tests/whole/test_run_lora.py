@@ -33,6 +33,8 @@ SMALL = [
 LORA = [*SMALL, "lora={rank: 2, alpha: 4, targets: [q_proj, down_proj]}"]
 NAMES = ("text", "image", "video")
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:

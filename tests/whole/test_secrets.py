@@ -16,9 +16,11 @@ SECRETS = {
     "WANDB_API_KEY": "c0ffee" * 6 + "c0de",
     "AWS_SECRET_ACCESS_KEY": "sentinel/of+another/service",
 }
-TASKS = "text: {task: {field: text, conflict: 1.0}}, image: {task: {field: image, conflict: 1.0}}"
+TASKS = "text: {task: {capability: text, conflict: 1.0}}, image: {task: {capability: image, conflict: 1.0}}"
 SMALL = [
     f"branches={{{TASKS}}}",
+    "backend=local",
+    "model.threads_per_branch=1",
     "schedule={cycles: 1, rl_steps: 1, opd_steps: 1}",
     "sampling={prompts_per_step: 1, rollouts_per_prompt: 2, max_new_tokens: 20}",
     "opd={prompts_per_step: 1, rollouts_per_prompt: 2}",

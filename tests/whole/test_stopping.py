@@ -8,11 +8,11 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from signal import SIGINT, SIGTERM
+from signal import SIGINT, SIGSTOP, SIGTERM
 
 import pytest
 from rich.console import Console
-from test_run import SMALL, TWO_BRANCHES, events, record
+from test_run import HARDLY_MEASURED, SMALL, TWO_BRANCHES, record
 
 from copd.commands.train import train
 from copd.errors import RecipeError
@@ -25,9 +25,11 @@ CHANGES = [
     *SMALL,
     TWO_BRANCHES % 1.0,
     "schedule={cycles: 1, rl_steps: 6, opd_steps: 3}",
-    "evaluation={problems: 80, validation_problems: 4, behaviour_problems: 12, pass_at: [1]}",
+    HARDLY_MEASURED,
     "checkpoint={every_steps: 100, keep_last: 20}",
 ]
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 class Signalling(Screen):
@@ -71,9 +73,7 @@ STOPS = {
 """What the run has told, how often since it was begun or resumed, and after how many steps it then has a checkpoint."""
 STOPS_OF_PROCESSES = {
     "in RLVR, one branch perhaps two steps ahead": ("updated", 3, {2, 3}),
-    "measuring": ("measured", 1, {6}),
-    "in OPD": ("updated", 1, {7}),
-    "concluding": ("result", 1, {9}),
+    "in OPD": ("updated", 9, {7, 8}),
 }
 """The same where branches are processes: one of several numbers of steps, as a branch may be ahead."""
 SIGNALLED = """
@@ -82,11 +82,11 @@ import copd.commands.train
 from copd.cli import main
 from test_stopping import Signalling
 
-number, told, times = int(sys.argv.pop(1)), sys.argv.pop(1), int(sys.argv.pop(1))
-copd.commands.train.Screen = lambda: Signalling(lambda: os.killpg(0, number), told, times)
+numbers, told, times = sys.argv.pop(1).split(), sys.argv.pop(1), int(sys.argv.pop(1))
+copd.commands.train.Screen = lambda: Signalling(lambda: [os.killpg(0, int(n)) for n in numbers], told, times)
 main()
 """
-"""`copd` of which all processes get a signal at a moment of the run, however slow the machine is."""
+"""`copd` of which all processes get signals at a moment of the run, however slow the machine is."""
 
 
 def test_a_run_of_one_process_stopped_everywhere_ends_as_if_undisturbed(undisturbed, tmp_path):
@@ -106,55 +106,61 @@ def test_a_run_of_one_process_stopped_everywhere_ends_as_if_undisturbed(undistur
 
 
 def begun(folder: Path, *changes: str, program: Sequence[str] = ("-m", "copd.cli")) -> subprocess.Popen:
-    """`copd train` with a process for each branch, which goes on with the run in the folder."""
-    command = [sys.executable, *program, "train", "demo", *CHANGES, "backend=processes", *changes]
-    command += ["--out", str(folder), "--resume"]
+    """`copd train` in a process of its own, which goes on with the run in the folder."""
+    command = [sys.executable, *program, "train", "demo", *CHANGES, *changes, "--out", str(folder), "--resume"]
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
 
 
-def wait_for(moment, run: subprocess.Popen) -> None:
-    while not moment():
-        assert run.poll() is None, run.stdout.read()
-        time.sleep(0.01)
-
-
-def updates(folder: Path, step: int) -> int:
-    """How many branches have made a step."""
-    path = folder / "metrics.jsonl"
-    return sum(event["step"] == step for event in events(folder, "update")) if path.is_file() else 0
+def signalled(folder: Path, numbers: Sequence[int], told: str, times: int, *changes: str) -> tuple[int, str]:
+    """The status of such a run that all its processes are told to end, and what it said."""
+    run = begun(folder, *changes, program=("-c", SIGNALLED, " ".join(map(str, map(int, numbers))), told, str(times)))
+    said = run.communicate()[0]
+    return run.returncode, " ".join(said.split())
 
 
 @pytest.mark.slow
 def test_a_run_of_several_processes_stopped_by_signals_to_all_of_them_ends_as_if_undisturbed(undisturbed, tmp_path):
     folder = tmp_path / "run"
-    for number, (name, (told, times, stands)) in zip([SIGTERM, SIGINT] * 2, STOPS_OF_PROCESSES.items(), strict=True):
-        run = begun(folder, program=("-c", SIGNALLED, str(int(number)), told, str(times)))
-        said = run.communicate()[0]
-        assert run.returncode == 128 + number, (name, said)
-        assert f"stopped by {number.name}; --resume goes on from the last checkpoint" in " ".join(said.split())
+    for number, (name, (told, times, stands)) in zip([SIGTERM, SIGINT], STOPS_OF_PROCESSES.items(), strict=True):
+        status, said = signalled(folder, [number], told, times, "backend=processes")
+        assert status == 128 + number, (name, said)
+        assert f"stopped by {number.name}; --resume goes on from the last checkpoint" in said
         assert latest_checkpoint(folder / "checkpoints").step in stands, name
     assert not (folder / "report.html").exists()
-    run = begun(folder)
-    said = run.communicate()[0]
-    assert run.returncode == 0, said
+    train(load_recipe("demo", [*CHANGES, "backend=processes"]), folder, resume=True)
     assert_is(folder, undisturbed)
 
 
-def test_a_folder_in_use_is_refused_and_a_second_signal_ends_its_run_at_once(tmp_path):
+def test_a_folder_in_use_is_refused_and_a_run_that_is_killed_goes_on_in_processes_as_if_undisturbed(
+    undisturbed, command, tmp_path
+):
     folder = tmp_path / "run"
-    run = begun(folder, "sampling.prompts_per_step=96")
-    wait_for(lambda: updates(folder, 0) == 2, run)
+    run = begun(folder, "backend=processes", "checkpoint.every_steps=1")
+    while not (folder / "checkpoints" / "step-00000001" / "manifest.json").is_file():
+        assert run.poll() is None, run.stdout.read()
+        time.sleep(0.01)
+    run.send_signal(SIGSTOP)
     with pytest.raises(RecipeError, match="another process trains into it"):
         train(load_recipe("demo", CHANGES), folder, resume=True)
-    run.send_signal(SIGTERM)
-    time.sleep(0.1)
-    assert run.poll() is None
-    before = time.monotonic()
-    run.send_signal(SIGINT)
-    assert run.wait() == 130
-    assert time.monotonic() - before < 2
+    run.kill()
+    run.communicate()
+    assert latest_checkpoint(folder / "checkpoints").step < 9
+    assert not (folder / "report.html").exists()
+    done = command("train", "--out", str(folder), "--resume")
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.replace("\n", "")
+    assert f"merged model: {folder / 'merged'}" in said
+    assert "use it: AutoModelForImageTextToText.from_pretrained(" in said
+    assert_is(folder, undisturbed)
+
+
+def test_a_second_signal_ends_a_run_at_once_without_a_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    status, said = signalled(folder, [SIGTERM, SIGINT], "updated", 1)
+    assert status == 130, said
+    assert "stopped by" not in said
     assert latest_checkpoint(folder / "checkpoints") is None
     with alone_in(folder):
         pass

@@ -22,6 +22,8 @@ from copd.runs.screen import Screen
 from copd.system.files import sha256
 from copd.types import Part, Split
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SETTINGS = ObjectiveSettings(delta=partial(clamped_delta, bound=5.0))
 
 SMALL = [
