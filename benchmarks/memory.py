@@ -19,8 +19,8 @@ from copd.system.processes import STATUS, peak
 from copd.types import Rollouts
 
 PATHS = ("packed", "plain", "plain_tokens")
-"""Packed prompts and responses; the plain path on the same micro-batches, whose budget counts a prompt once; the plain path on
-micro-batches whose budget counts the prompt of every row."""
+"""Packed prompts and responses; the plain path on the same micro-batches, whose budget counts a prompt once; the plain
+path on micro-batches whose budget counts the prompt of every row."""
 
 
 def memory_mib() -> tuple[float, float]:
