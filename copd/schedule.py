@@ -1,4 +1,4 @@
-"""Which phase a step belongs to, and how many rollouts a method costs: pure functions of the recipe's numbers."""
+"""The phase of a step and the rollouts of a method, as pure functions of the recipe's numbers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from enum import Enum
 from math import ceil
 
 TOLERATED = 20
-"""A budget may be missed by one rollout in so many, since steps are whole."""
+"""A budget may be missed by one rollout in this many, since steps are whole."""
 
 
 class Phase(Enum):
-    """RLVR: each branch alone, on its own capability. OPD: each branch also on its peers' prompts, taught by them."""
+    """RLVR: each branch trains alone on its own capability. OPD: its peers also teach it on their prompts."""
 
     RLVR = "rlvr"
     OPD = "opd"
@@ -20,7 +20,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class Position:
-    """Where a step stands: its cycle, its phase, and whether it ends them."""
+    """The place of a step: its cycle, its phase, and whether it is the last step of each."""
 
     cycle: int
     phase: Phase
@@ -50,7 +50,7 @@ class Schedule:
 
     @property
     def only_rlvr(self) -> int:
-        """Steps before the first one of OPD: so long the branches are experts that know nothing of each other."""
+        """Steps before the first OPD step. Until then the branches are experts that have not been taught."""
         return self.rl_steps if self.opd_steps else self.steps
 
     def position(self, step: int) -> Position:
@@ -62,9 +62,9 @@ class Schedule:
         return Position(cycle, Phase.OPD, ends_cycle, ends_cycle)
 
     def stretches(self, start: int, meet_every: int, meet_after: Collection[int] = ()) -> Iterator[Stretch]:
-        """The steps from `start` on, cut where the branches meet.
+        """The steps from `start` on, split where the branches meet.
 
-        They do so after every step of OPD, at the end of every phase, after every multiple of `meet_every` steps, and
+        Branches meet after every OPD step, at the end of every phase, after every multiple of `meet_every` steps, and
         after each number of steps in `meet_after`.
         """
         first = start
@@ -77,7 +77,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Batches:
-    """Sizes of a step: prompts and rollouts per prompt, of a branch's own capability and of one incoming edge."""
+    """Sizes of a step: prompts, and rollouts per prompt, for a branch's own capability and for one incoming edge."""
 
     prompts: int
     rollouts_per_prompt: int
@@ -105,9 +105,9 @@ class Costs:
         return schedule.cycles * (schedule.rl_steps * self.rl_step + schedule.opd_steps * self.opd_step)
 
     def scaled(self, schedule: Schedule, rollouts: int) -> Schedule:
-        """The schedule with as many steps of both phases, in their proportion, as `rollouts` allow: to the nearest.
+        """The schedule with the steps of both phases scaled, in their proportion, to come nearest to `rollouts`.
 
-        Each phase that has steps keeps at least one per cycle; R is off by at most half a step of each phase a cycle.
+        Each phase that has steps keeps at least one per cycle. R is off by at most half a step of each phase per cycle.
         """
         factor = rollouts / self.of(schedule)
 
@@ -117,7 +117,7 @@ class Costs:
         return Schedule(schedule.cycles, steps(schedule.rl_steps), steps(schedule.opd_steps))
 
     def meet(self, schedule: Schedule, rollouts: int) -> bool:
-        """Whether the scaled schedule makes `rollouts`, up to one in `TOLERATED`."""
+        """Whether the scaled schedule makes `rollouts`, give or take one in `TOLERATED`."""
         return TOLERATED * abs(self.of(self.scaled(schedule, rollouts)) - rollouts) <= rollouts
 
     def next_met(self, schedule: Schedule, rollouts: int) -> int:
