@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from math import ceil
 
 TOLERATED = 20
 """A budget may be missed by one rollout in this many, since steps are whole."""
@@ -119,16 +118,3 @@ class Costs:
     def meet(self, schedule: Schedule, rollouts: int) -> bool:
         """Whether the scaled schedule makes `rollouts`, give or take one in `TOLERATED`."""
         return TOLERATED * abs(self.of(self.scaled(schedule, rollouts)) - rollouts) <= rollouts
-
-    def next_met(self, schedule: Schedule, rollouts: int) -> int:
-        """The least total, from `rollouts` on, that the scaled schedule meets."""
-        whole = self.of(schedule)
-        while not self.meet(schedule, rollouts):
-            scaled = self.scaled(schedule, rollouts)
-            if self.of(scaled) > rollouts:
-                rollouts = ceil(TOLERATED * self.of(scaled) / (TOLERATED + 1))
-            else:  # on to where one more step of a phase is the nearest
-                phases = ((scaled.rl_steps, schedule.rl_steps), (scaled.opd_steps, schedule.opd_steps))
-                one_more = min((made + 0.5) / count * whole for made, count in phases if count)
-                rollouts = max(rollouts + 1, ceil(one_more))
-        return rollouts

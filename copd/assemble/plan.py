@@ -149,12 +149,12 @@ PLANS: dict[str, Callable[[Recipe, Schedule, Batches, int], Plan]] = {
 def _scaled(recipe: Recipe, costs: Costs, schedule: Schedule, rollouts: int) -> Schedule:
     """The schedule scaled to so many rollouts; RecipeError where it misses a budget that the recipe gives."""
     if recipe.budget.rollouts is not None and not costs.meet(schedule, rollouts):
-        made, fits = costs.of(costs.scaled(schedule, rollouts)), costs.next_met(schedule, rollouts)
+        made = costs.of(costs.scaled(schedule, rollouts))
         each, fewer = ("cycle", "lower schedule.cycles or ") if schedule.cycles > 1 else ("run", "")
         raise RecipeError(
             f"budget.rollouts: asked are {rollouts:,}, method {recipe.method} would make {made:,}: steps are whole, at "
-            f"least one of each phase a {each}, and a total may be missed by {1 / TOLERATED:.0%}. The least that fits "
-            f"from there on is {fits:,}; for less, {fewer}the prompts and rollouts of a step"
+            f"least one of each phase a {each}, and a total may be missed by {1 / TOLERATED:.0%}. Give "
+            f"another total, or {fewer}lower the prompts and rollouts of a step"
         )
     return costs.scaled(schedule, rollouts)
 
