@@ -173,7 +173,7 @@ def warnings(run: RunRecord) -> tuple[list[tuple[int, str, str]], int]:
 
 
 def ledger_rows(run: RunRecord) -> list[dict[str, Any]]:
-    """What each branch spent in each phase, the seconds also as shares of the longest row."""
+    """The cost of each branch in each phase. Seconds are also given as shares of the longest row."""
     if run.ledger is None:
         return []
     rows = [
@@ -189,10 +189,10 @@ def ledger_rows(run: RunRecord) -> list[dict[str, Any]]:
 def time_spent(run: RunRecord) -> dict[str, float]:
     """Seconds of this run by activity over all branches, the rest of the clock, and the critical path.
 
-    The rest is below 0 where branches trained side by side for longer, all together, than the clock went.
+    The rest is below 0 if branches trained at the same time, so that their seconds together exceed the clock's.
 
-    `adopted` are those that experts taken over from another run had been trained for there; `saving` and
-    `between_saves` are those of the process that finished the run.
+    `adopted` are the training seconds, in another run, of experts taken over from it. `saving` and `between_saves` are
+    the seconds of the process that finished the run.
     """
     before, ledger = run.adopted, run.ledger or {"spent": {}, "critical_path": {}}
     all_of, not_here = (_seconds(record["spent"]) for record in (ledger, before))
@@ -205,7 +205,7 @@ def time_spent(run: RunRecord) -> dict[str, float]:
 
 
 def _seconds(spent: Spent) -> dict[str, float]:
-    """By activity, over all branches and phases."""
+    """Seconds by activity, summed over all branches and phases."""
     rows = [row for phases in spent.values() for row in phases.values()]
     names = ("sampling", "scoring", "updating")
     return {name: sum(row[key] for row in rows) for name, key in zip(names, ACTIVITIES, strict=True)}
@@ -249,7 +249,7 @@ def sampled_problems(run: RunRecord, most_media_bytes: int = MOST_MEDIA_BYTES) -
 
 
 def _history(samples: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, tuple[str, float]]]]:
-    """Steps done, and each branch's response with its reward then."""
+    """For each number of steps done, each branch's response and its reward."""
     steps: dict[int, dict[str, tuple[str, float]]] = {}
     for sample in samples:
         steps.setdefault(sample["step"] + 1, {})[sample["branch"]] = _cut(sample["response"]), sample["reward"]
