@@ -50,11 +50,11 @@ def train(
 ) -> Path:
     """Run a recipe to the end and return its run folder.
 
-    The folder is `runs/METHOD-seedSEED` unless `out` is given. It must be new or empty; with `resume` it may hold a run
-    of the same recipe, data, base and versions, which goes on from its last checkpoint, or is only shown where it is
-    complete. With `force` too, something may have changed, and is recorded in the manifest. SIGTERM and SIGINT end it
+    The folder is `runs/METHOD-seedSEED` unless `out` is given. It must be new or empty. With `resume` it may hold a run
+    of the same recipe, data, base and versions. That run goes on from its last checkpoint; a complete run is only
+    shown. With `force` too, these may have changed; the manifest records what changed. SIGTERM and SIGINT end the run
     with a checkpoint. Raises RecipeError, DataError, ModelFolderError, CheckpointError, RunFolderError, MergeError,
-    WriteError, NonFiniteError, or after a signal Stopped, which is a SystemExit.
+    WriteError or NonFiniteError; after a signal Stopped, which is a SystemExit.
     """
     if force and not resume:
         raise RecipeError("--force: found without --resume, which alone has a use for it; add --resume or leave it out")
@@ -70,7 +70,7 @@ def train(
 def _train_alone(
     recipe: Recipe, folder: Path, plan: Plan, screen: Screen, stop: Stop, *, resume: bool, force: bool
 ) -> None:
-    """`train` in a folder that no other process has."""
+    """`train` in a folder that this process has locked."""
     with assembled(recipe, screen.warn) as made:
         with screen.stage("data"):
             manifest = _manifest(made)
@@ -97,7 +97,7 @@ def _train_alone(
 
 
 class _Run:
-    """One run: the objects that the steps of `complete` share."""
+    """One run: the objects that all steps of `complete` share."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class _Run:
             await self._method(handles, observer, start)
 
     def _warn_of_truncation(self, observer: RunObserver, start: Behaviour) -> None:
-        """All branches stand at the base: what the length limit does to its responses, it does to all of them."""
+        """Warn if the length limit truncates many responses of the base. At the start all branches equal the base."""
         limit = self.recipe.sampling.max_new_tokens
         for task, share in next(iter(start.truncated_rate.values())).items():
             if share > MANY_TRUNCATED:
@@ -198,7 +198,7 @@ class _Run:
             )
 
     def _origin(self) -> Merge | None:
-        """What the student of `mopd` begins as, made from the experts; None for the base."""
+        """Makes the first weights of the student of `mopd` from the experts; None: they are those of the base."""
         choice = self.recipe.mopd.student
         if choice == BASE:
             return None
@@ -207,7 +207,7 @@ class _Run:
         return lambda experts: merges.mean([experts[place] for place in places])
 
     async def _conclude(self, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
-        """Merge, export, evaluate on test problems; the last lines of the record."""
+        """Merge, export, evaluate on test problems, and write the last lines of the record."""
         models: list[Answering] = [self.base_actor, *handles.values()]
         with self.screen.stage("saving and merging"):
             await self._save(handles, models)
@@ -258,7 +258,7 @@ class _Run:
 
 
 def result_of(folder: Path) -> list[Accuracy]:
-    """The final table of a finished run; empty where there is none yet. Raises RunFolderError for a damaged record."""
+    """The final table of a run; empty if the run is not finished. Raises RunFolderError for a damaged record."""
     path = folder / "metrics.jsonl"
     records = read_lines(path) if path.is_file() else iter(())
     try:

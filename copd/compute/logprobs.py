@@ -1,4 +1,4 @@
-"""Log-probs, entropies and likeliest tokens of responses: on which path, over how much of the vocabulary at once."""
+"""Log-probs, entropies and likeliest tokens of responses, on the policy's path and for a bounded number of logits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHUNK_ELEMENTS = 1 << 25
 
 
 class Computes(Protocol):
-    """What log-probs need of a policy: model, encoder and vocabulary mask, on which device and on which path."""
+    """What log-probs need of a policy: model, encoder, vocabulary mask, device and path."""
 
     device: torch.device
     encoder: Encoder
@@ -35,14 +35,14 @@ class Computes(Protocol):
         ...
 
     def computing(self) -> AbstractContextManager[None]:
-        """What holds during every forward."""
+        """The context of every forward."""
         ...
 
 
 def response_stats(policy: Computes, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None) -> TokenStats:
-    """Statistics of the M response tokens of one micro-batch, row by row; log-probs are differentiable.
+    """Statistics of the M response tokens of one micro-batch, row by row. Log-probs are differentiable.
 
-    Logits exist for `CHUNK_ELEMENTS` at a time and are recomputed in the backward pass where there are more.
+    At most `CHUNK_ELEMENTS` logits exist at a time. If there are more, the backward pass recomputes them.
     """
     prompts = policy.encoder.encode(rollouts.problems, policy.device)
     mask_NT = rollouts.mask_NT.to(policy.device)
@@ -53,9 +53,9 @@ def response_stats(policy: Computes, rollouts: Rollouts, *, k: int = 0, ids_NTK:
 
 
 Run = Callable[[Finish], Any]
-"""A forward: what `Finish` makes of its hidden states."""
+"""Runs a forward and returns the result of the given `Finish`."""
 Select = Callable[[Tensor], Tensor]
-"""Takes the hidden states from which the M response tokens are predicted out of those of a forward. [M, D]."""
+"""Selects, from the hidden states of a forward, those that predict the M response tokens. [M, D]."""
 
 
 def _packed(policy: Computes, prompts: Prompts, rollouts: Rollouts) -> tuple[Run, Select]:
@@ -77,7 +77,7 @@ def _run(
     k: int,
     at_ids_MK: Tensor | None,
 ) -> TokenStats:
-    """Statistics of the tokens `ids_M` from the hidden states that `select` takes out of those of a forward."""
+    """Statistics of the tokens `ids_M` from the hidden states that `select` takes from a forward."""
     kept: list[TokenStats] = []
 
     def finish(hidden: Tensor, head: Head) -> Tensor:
@@ -113,6 +113,6 @@ def _chunked(
 
 
 def joined(values: Sequence[Tensor | None]) -> Any:
-    """The concatenation, or None where there is nothing to concatenate."""
+    """The concatenation, or None if there is nothing to concatenate."""
     present = [value for value in values if value is not None]
     return torch.cat(present) if present else None

@@ -1,8 +1,8 @@
 """Prompts and the responses to them in one sequence without padding, so that a prompt is computed once for its rows.
 
-A prompt's tokens attend to the prompt, those of a row to their prompt and the row: each group of tokens has a window.
-Only the products of attention see padding; those of the layers, which are most of the work, have none. No cache is
-needed. transformers calls `attend` by the name `ATTENTION` where a model's configuration says so (its
+A prompt's tokens attend to the prompt. The tokens of a row attend to their prompt and to the row. Each such group of
+tokens has a window. Only the products of attention have padding; the products of the layers, which are most of the
+work, have none. No cache is needed. transformers calls `attend` if a model's configuration names `ATTENTION` (its
 `AttentionInterface`).
 """
 
@@ -21,16 +21,16 @@ from copd.compute.encode import Prompts
 from copd.types import Rollouts
 
 ALIKE = 0.7
-"""Least size of what is computed with the largest of a window, as a share of it: the rest is padding of attention."""
+"""Least size of a group in a window, as a share of the window's largest. The difference is padding of attention."""
 ATTENTION = "copd_windows"
 
 
 class Packed(NamedTuple):
-    """One sequence of X tokens: prompts, each followed by its rows without their last tokens, which nothing follows.
+    """One sequence of X tokens: prompts, each followed by its rows without their last tokens, which predict nothing.
 
-    prompts    token ids, positions and media, as of one prompt
-    windows    which tokens each attends to
-    before_M   where the token stands after which each of the M response tokens comes, row by row
+    prompts    token ids, positions and media, in the form of one prompt
+    windows    which tokens each token attends to
+    before_M   place of the token before each of the M response tokens, row by row
     """
 
     prompts: Prompts
@@ -39,7 +39,7 @@ class Packed(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Where the tokens of a micro-batch stand, on the CPU: first token and number of tokens of prompts and rows."""
+    """The places of a micro-batch's tokens, on the CPU: first token and number of tokens of each prompt and row."""
 
     first_P: Tensor
     length_P: Tensor
@@ -76,7 +76,7 @@ def _layout(length_P: Tensor, response_N: Tensor, prompt_of_N: Tensor) -> _Layou
 
 
 def _sequence(prompts: Prompts, rollouts: Rollouts, layout: _Layout) -> Prompts:
-    """Ids and positions of all tokens; a response continues after the last position of its prompt."""
+    """Ids and positions of all tokens. A response continues after the last position of its prompt."""
     device, mask_PS, positions_APS = prompts.ids_PS.device, prompts.mask_PS.cpu(), prompts.positions_APS.cpu()
     ids_X = torch.empty(layout.tokens, dtype=torch.long)
     positions_AX = torch.empty(len(positions_APS), layout.tokens, dtype=torch.long)
@@ -96,7 +96,7 @@ def _sequence(prompts: Prompts, rollouts: Rollouts, layout: _Layout) -> Prompts:
 
 
 def _windows(layout: _Layout, prompt_of_N: Tensor) -> list[Window]:
-    """A prompt's tokens look through the prompt, those of a row through the prompt and the row."""
+    """The windows: a prompt's tokens attend to the prompt, the tokens of a row to the prompt and the row."""
     token_PS, real_PS = _spread(layout.first_P, layout.length_P)
     windows = [Window(token_PS, real_PS, _causal(*token_PS.shape))]
     rows_R = layout.length_N.nonzero()[:, 0]
@@ -110,7 +110,7 @@ def _windows(layout: _Layout, prompt_of_N: Tensor) -> list[Window]:
 
 
 def alike(size_N: Tensor) -> list[Tensor]:
-    """Which are about as large as one another, the largest first: none below `ALIKE` of the largest of its group."""
+    """Groups of indices of similar sizes, largest first. No size is below `ALIKE` times the largest of its group."""
     rest, groups = size_N.argsort(descending=True, stable=True), list[Tensor]()
     while len(rest):
         count = int((size_N[rest] >= ALIKE * size_N[rest[0]]).sum())
@@ -132,7 +132,7 @@ def _causal(count: int, length: int) -> Tensor:
 
 @contextmanager
 def attention(model: Any, name: str) -> Iterator[None]:
-    """In here the language model's attention is the one that transformers knows by this name."""
+    """Within this context the language model uses the attention that transformers knows by this name."""
     config = model.get_decoder().config
     before, config._attn_implementation = config._attn_implementation, name
     try:
@@ -142,17 +142,17 @@ def attention(model: Any, name: str) -> Iterator[None]:
 
 
 def attention_as_now(model: Any) -> tuple[Any, Any]:
-    """Contexts for a layer's forward pass and for its repetition in the backward pass, whose attention is the same."""
+    """Contexts for a layer's forward pass and its repetition in the backward pass. Both use the current attention."""
     return nullcontext(), attention(model, model.get_decoder().config._attn_implementation)
 
 
 class Window(NamedTuple):
-    """B groups of up to T tokens, which attend to their own group and to what stands before it.
+    """B groups of up to T tokens, which attend to their own group and to the tokens before it.
 
-    token_BT   where in the sequence each token stands; anything in the padding
-    real_BT    what is no padding
-    sees_BTS   which of its S keys a token attends to; one at least, in the padding too
-    after_B    the group of the first window whose keys stand before those of each group; None: nothing does
+    token_BT   place of each token in the sequence; any place in the padding
+    real_BT    False on padding
+    sees_BTS   True on those of its S keys that a token attends to: at least one, in the padding too
+    after_B    the group of the first window whose keys come before those of each group; None: there are none
     """
 
     token_BT: Tensor
@@ -162,7 +162,7 @@ class Window(NamedTuple):
 
 
 class Windows:
-    """Windows that have each of X tokens once."""
+    """Windows that hold each of X tokens once."""
 
     def __init__(self, windows: Sequence[Window], tokens: int, device: torch.device) -> None:
         there_Y = torch.cat([window.token_BT.flatten() for window in windows])
@@ -176,9 +176,9 @@ class Windows:
         self.after = [None if window.after_B is None else window.after_B.to(device) for window in windows]
 
     def added(self, group: int, dtype: torch.dtype) -> list[Tensor]:
-        """What is added to the scores of each window, for `group` query heads one after the other. [B, 1, group T, S].
+        """The mask added to the scores of each window, for `group` query heads one after the other. [B, 1, group T, S].
 
-        The same for all layers, and computed for the first.
+        It is the same for all layers, and is computed at the first.
         """
         if (group, dtype) not in self._added:
             self._added[group, dtype] = [
@@ -197,12 +197,12 @@ class Windows:
         return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        """The inverse, of results [B, T, H, D]. [1, X, H, D]."""
+        """The inverse of `split`, for results [B, T, H, D]. [1, X, H, D]."""
         return _Put.apply(torch.cat([part.flatten(0, 1) for part in parts]), self.slot_X)[None]
 
 
 class _Taken(torch.autograd.Function):
-    """Rows of X at the places Y, of which `slot_X` are the ones that count: each row once."""
+    """Takes rows of X at the places Y. `slot_X` are the places that are no padding: they hold each row once."""
 
     @staticmethod
     def forward(ctx: Any, values_X: Tensor, there_Y: Tensor, slot_X: Tensor) -> Tensor:
@@ -216,7 +216,7 @@ class _Taken(torch.autograd.Function):
 
 
 class _Put(torch.autograd.Function):
-    """Rows `slot_X` of Y; the others have no gradient."""
+    """Takes rows `slot_X` of Y. The other rows get no gradient."""
 
     @staticmethod
     def forward(ctx: Any, values_Y: Tensor, slot_X: Tensor) -> Tensor:
@@ -243,7 +243,7 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention of transformers' interface, within `windows`. [1, X, H, D].
 
-    Of H query heads those that share one of K key heads are further queries of one product: no key is copied for them.
+    The query heads that share a key head are further queries of one product, so that no key is copied for them.
     """
     queries, keys, values = (windows.split(states) for states in (query_1HXD, key_1KXD, value_1KXD))
     before = keys[0], values[0]

@@ -1,4 +1,4 @@
-"""Processes that do not import the script that started the training: that script needs no guard for it."""
+"""Processes that do not import the script that started the training, so that the script needs no `__main__` guard."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _ForkedProcess(_WithoutScript, ForkServerProcess):
 
 
 class Forked(ForkServerContext):
-    """Processes forked from the server that multiprocessing keeps, which has imported what it was asked to."""
+    """Processes forked from a server that has imported the preloaded modules."""
 
     Process = _ForkedProcess
 
@@ -99,24 +99,24 @@ class Memory:
 
 
 def summed(held: Iterable[Memory]) -> Memory:
-    """What several processes hold together; those that compute on no GPU may leave them all out."""
+    """The sum over several processes. A process that computes on no GPU may give no GPUs."""
     each = list(held)
     gpus = zip_longest(*(one.gpus for one in each), fillvalue=0)
     return Memory(sum(one.machine for one in each), tuple(map(sum, gpus)))
 
 
 def peak() -> Memory:
-    """The most memory that this process has held until now, of each GPU what torch has held of it."""
-    torch = sys.modules.get("torch")  # who has not imported it holds nothing of a GPU
+    """The most memory that this process has held so far; of each GPU, the most that torch has held."""
+    torch = sys.modules.get("torch")  # a process without torch holds no memory of a GPU
     if torch is None or not torch.cuda.is_initialized():
         return Memory(_peak_bytes())
     return Memory(_peak_bytes(), tuple(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))))
 
 
 def _peak_bytes() -> int:
-    """The most of the machine's memory.
+    """The most of the machine's memory that this process has held.
 
-    Linux is asked for its own count: `ru_maxrss` of a new process begins at that of the one that started it.
+    On Linux the count of /proc is used, since `ru_maxrss` of a new process begins at its parent's.
     """
     if STATUS.is_file():
         counts = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line)
