@@ -20,8 +20,6 @@ from copd.commands.exits import DEBUG, status_of
 from copd.errors import RecipeError
 
 BEGAN = time.perf_counter()
-"""What a command spends on imports counts from here."""
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -98,9 +96,7 @@ def train(
     from copd.commands.train import train as run  # torch is loaded only once the recipe is known to be sound
     from copd.runs.screen import Screen
 
-    screen = Screen()
-    screen.spent("imports", time.perf_counter() - BEGAN)
-    run(settings, out, resume=resume, force=force, screen=screen)
+    run(settings, out, resume=resume, force=force, screen=Screen(imports_began=BEGAN))
 
 
 @app.command()
@@ -352,7 +348,3 @@ def main() -> None:
     """Run a command and exit with its status."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     sys.exit(status_of(app, sys.argv[1:]))
-
-
-if __name__ == "__main__":
-    main()

@@ -18,7 +18,7 @@ BOTH = ["--branch", "builtin:digits", "--branch", "builtin:digits"]
 
 def copd(*arguments: str, cwd=None, **environment: str) -> subprocess.CompletedProcess:
     """The command as a process of its own."""
-    command = [sys.executable, "-m", "copd.cli", *arguments]
+    command = [sys.executable, "-m", "copd", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
 
 

@@ -28,11 +28,14 @@ ESTIMATE_AFTER = 3
 class Screen:
     """Shows a run through rich: live on a terminal, line by line in a file."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, imports_began: float | None = None) -> None:
+        """`imports_began`: the reading of `time.perf_counter` from which imports count as a stage of the start."""
         self.console = console or Console()
         self._live: Live | None = None
         self._plan: Plan | None = None
         self._stages: dict[str, float] = {}
+        if imports_began is not None:
+            self.spent("imports", time.perf_counter() - imports_began)
         self._rows: dict[str, dict[str, float]] = {}
         self._overlap = ""
         self._position: Position | None = None

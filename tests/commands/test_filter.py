@@ -176,7 +176,7 @@ def test_the_command_prints_the_summary(others, tmp_path):
     write(tmp_path / "rows.jsonl", [sum_row(a, b) for a, b in SUMS[:6]])
     (tmp_path / "recipe.yaml").write_text(recipe_of("rows.jsonl", **others).model_dump_json())
     arguments = ["--recipe", "recipe.yaml", "--branch", "text", "--out", "out.jsonl", "--samples", "6"]
-    command = [sys.executable, "-m", "copd.cli", "data", "filter", *arguments, "--set", "sampling.temperature=0.9"]
+    command = [sys.executable, "-m", "copd", "data", "filter", *arguments, "--set", "sampling.temperature=0.9"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("6 rows, 6 samples each\n  kept, sometimes right: ")
