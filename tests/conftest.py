@@ -138,7 +138,7 @@ def solver(processor: Any, problems_of: dict[str, tuple[Problem, ...]]) -> Any:
 
     pupil = _policy(processor)
     known = Few("known", tuple(problem for kind in KINDS for problem in problems_of[kind][:2]))
-    plan = WarmupPlan(steps=40, problems_per_step=len(known.problems), learning_rate=3e-3)
+    plan = WarmupPlan(steps=20, problems_per_step=len(known.problems), learning_rate=1e-2)
     warm_up(pupil, [known], plan, lambda step, steps: None)
     return pupil
 

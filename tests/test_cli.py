@@ -1,12 +1,12 @@
 """The commands as a user meets them: exit status, one line for a mistake, help."""
 
-import os
 import shutil
 import subprocess
 import sys
 from importlib.metadata import version
 
 import pytest
+from huggingface_hub import constants
 
 from copd.model.folders import CHECKSUMS, model_folder
 from copd.recipe.reading import described, load_recipe
@@ -14,12 +14,6 @@ from copd.system.files import sha256
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BOTH = ["--branch", "builtin:digits", "--branch", "builtin:digits"]
-
-
-def copd(*arguments: str, cwd=None, **environment: str) -> subprocess.CompletedProcess:
-    """The command as a process of its own."""
-    command = [sys.executable, "-m", "copd", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
 
 
 @pytest.mark.parametrize(
@@ -60,7 +54,8 @@ def test_a_mistake_is_one_line_and_exit_status_2(command, arguments, said, tmp_p
 
 
 def test_the_process_exits_as_the_command_does(tmp_path):
-    done = copd("train", "nothing.yaml", cwd=tmp_path)
+    words = [sys.executable, "-m", "copd.cli", "train", "nothing.yaml"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: recipe nothing.yaml: ")
 
@@ -79,10 +74,10 @@ def test_help_names_all_commands(command):
         assert name in said
 
 
-def test_eval_compares_models_side_by_side_from_any_folder(tmp_path):
+def test_eval_compares_models_side_by_side_from_any_folder(command, tmp_path):
     shutil.copytree(model_folder("builtin:digits"), tmp_path / "other")
     few = ["--set", "evaluation.problems=4", "--set", "evaluation.pass_at=[1]"]
-    done = copd("eval", "builtin:digits", "other", *few, cwd=tmp_path)
+    done = command("eval", "builtin:digits", "other", *few)
     assert done.returncode == 0, done.stderr
     for said in ("builtin:digits", "other", "average", "below: points more than builtin:digits", "+0.0"):
         assert said in done.stdout
@@ -98,12 +93,15 @@ def test_the_version_is_told(command):
 
 
 @pytest.fixture
-def hub(tmp_path) -> dict[str, str]:
-    """The environment of a home of the hub, without a network, in which the base that ships is `org/digits`.
+def hub(tmp_path, monkeypatch) -> None:
+    """The hub's cache without a network, in which the base that ships is `org/digits`.
 
     As the hub's own client lays it out: files are blobs by their hash, a snapshot of a commit links to them.
     """
-    snapshot = tmp_path / "home" / "hub" / "models--org--digits" / "snapshots" / COMMIT
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    snapshot = cache / "models--org--digits" / "snapshots" / COMMIT
     blobs = snapshot.parent.parent / "blobs"
     for folder in (snapshot, blobs):
         folder.mkdir(parents=True)
@@ -111,18 +109,18 @@ def hub(tmp_path) -> dict[str, str]:
         if file.name not in ("README.md", CHECKSUMS):
             shutil.copy(file, blobs / sha256(file))
             (snapshot / file.name).symlink_to(f"../../blobs/{sha256(file)}")
-    return {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
 
 
-def test_a_model_of_the_hub_is_evaluated_at_its_commit(tmp_path, hub):
+def test_a_model_of_the_hub_is_evaluated_at_its_commit(command, monkeypatch, hub):
     digits = f"org/digits@{COMMIT}"
-    done = copd("eval", digits, "--set", "evaluation.problems=2", cwd=tmp_path, COLUMNS="200", **hub)
+    monkeypatch.setenv("COLUMNS", "200")
+    done = command("eval", digits, "--set", "evaluation.problems=2", "--set", "evaluation.pass_at=[]")
     assert done.returncode == 0, done.stderr
     assert digits in done.stdout
 
 
-def test_a_commit_that_is_not_in_the_cache_and_cannot_be_fetched_is_told(tmp_path, hub):
-    done = copd("merge", *BOTH, "--base", f"org/digits@{COMMIT[::-1]}", "--out", "o", cwd=tmp_path, **hub)
+def test_a_commit_that_is_not_in_the_cache_and_cannot_be_fetched_is_told(command, hub):
+    done = command("merge", *BOTH, "--base", f"org/digits@{COMMIT[::-1]}", "--out", "o")
     assert done.returncode == 2
     assert f"error: --base: 'org/digits' at {COMMIT[::-1]} cannot be fetched: " in done.stderr
     assert "Traceback" not in done.stderr

@@ -30,18 +30,42 @@ def started(name, warn=print, recipe=RECIPE):
     return BranchProcess(name, partial(lone_branch, recipe, name, NAMES.index(name), None), warn)
 
 
+@contextmanager
+def warning_branch(warn):
+    """The branch `image`, which warns when it collects, and when it ends."""
+    with lone_branch(RECIPE, "image", NAMES.index("image"), None, warn) as branch:
+        collect = branch.collect
+
+        def and_warn(*asked):
+            warn("a grader failed")
+            return collect(*asked)
+
+        branch.collect = and_warn
+        yield branch
+        warn("two rows were left out")
+
+
 @pytest.fixture(scope="module")
-def pair():
-    """Two branches, each in its process."""
-    processes = [started(name) for name in ("text", "image")]
+def told():
+    return []
+
+
+@pytest.fixture(scope="module")
+def pair(told):
+    """Two branches, each in its process; the second one's warnings are kept in `told`."""
+    processes = [started("text"), BranchProcess("image", warning_branch, told.append)]
     yield [process.handle() for process in processes]
     for process in processes:
         process.close()
 
 
+def process_of(branch) -> BranchProcess:
+    """What carries the calls of a handle."""
+    return branch._carry.__self__
+
+
 def pid_of(branch) -> int:
-    """The process that carries the calls of a handle."""
-    return branch._carry.__self__._process.pid
+    return process_of(branch)._process.pid
 
 
 def is_alive(process: int) -> bool:
@@ -124,30 +148,6 @@ def test_a_branch_that_cannot_be_built_says_why_as_it_would_here():
     assert not is_alive(process._process.pid)
 
 
-@contextmanager
-def warning_branch(warn):
-    with lone_branch(RECIPE, "text", 0, None, warn) as branch:
-        collect = branch.collect
-
-        def and_warn(*asked):
-            warn("a grader failed")
-            return collect(*asked)
-
-        branch.collect = and_warn
-        yield branch
-        warn("two rows were left out")
-
-
-def test_warnings_of_a_process_reach_the_run_with_the_next_answer_and_at_the_end():
-    told = []
-    process = BranchProcess("text", warning_branch, told.append)
-    asyncio.run(process.handle().collect("text", 0, 1, 1))
-    assert told == ["a grader failed"]
-    process.close()
-    assert told == ["a grader failed", "two rows were left out"]
-    assert not is_alive(process._process.pid)
-
-
 def test_a_process_that_is_killed_in_a_call_is_named_at_once():
     process = started("video")
     branch = process.handle()
@@ -165,7 +165,7 @@ def test_a_process_that_is_killed_in_a_call_is_named_at_once():
     with pytest.raises(ProcessError, match="branch video"):
         asyncio.run(branch.counts())
     process.close()
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60, "the call would have taken minutes"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -174,6 +174,16 @@ def test_a_signal_that_is_for_the_run_lets_the_process_of_a_branch_go_on(pair, n
     os.kill(process, number)
     assert asyncio.run(pair[0].answer_first(Split.TEST, "text", 2, 1, greedy=True)).reward_N is not None
     assert is_alive(process)
+
+
+def test_warnings_of_a_process_reach_the_run_with_the_next_answer_and_at_the_end(pair, told):
+    """The last test of the two, as it ends one."""
+    process = process_of(pair[1])
+    asyncio.run(pair[1].collect("text", 0, 1, 1))
+    assert told == ["a grader failed"]
+    process.close()
+    assert told == ["a grader failed", "two rows were left out"]
+    assert not is_alive(process._process.pid)
 
 
 OWNER = """
@@ -193,7 +203,7 @@ def test_a_process_ends_with_the_run_that_started_it_however_that_ends():
     pid = int(run.stdout.readline())
     run.kill()
     run.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not is_alive(pid)

@@ -1,8 +1,6 @@
 """`copd data filter`: rows that a model answers rightly sometimes, neither always nor never, as they were written."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -172,12 +170,11 @@ def test_what_cannot_be_written_is_refused_before_any_model_is_loaded(others, tm
     assert (tmp_path / "there.jsonl").read_text() == "precious"
 
 
-def test_the_command_prints_the_summary(others, tmp_path):
+def test_the_command_prints_the_summary(command, others, tmp_path):
     write(tmp_path / "rows.jsonl", [sum_row(a, b) for a, b in SUMS[:6]])
     (tmp_path / "recipe.yaml").write_text(recipe_of("rows.jsonl", **others).model_dump_json())
     arguments = ["--recipe", "recipe.yaml", "--branch", "text", "--out", "out.jsonl", "--samples", "6"]
-    command = [sys.executable, "-m", "copd", "data", "filter", *arguments, "--set", "sampling.temperature=0.9"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = command("data", "filter", *arguments, "--set", "sampling.temperature=0.9")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("6 rows, 6 samples each\n  kept, sometimes right: ")
     kept = (tmp_path / "out.jsonl").read_text().count("\n")

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from copd.measure.evaluate import Answers, tabulate
+from copd.report.comparison import comparison
 from copd.report.page import write_comparison, write_report
+from copd.report.reading import read_runs
 from copd.runs.pictures import keep_media
 from copd.types import Problem
 
@@ -198,6 +200,13 @@ def make(
 def make_run(tmp_path) -> Callable[..., Path]:
     """Write a run folder: `make_run(name, method, finished=, answers=, seed=, experts=, ...)`, the rest for samples."""
     return partial(make, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def side_by_side(tmp_path_factory) -> dict[str, Any]:
+    """What a page says of a run of copd, one of experts and a mixed one."""
+    root = tmp_path_factory.mktemp("three runs")
+    return comparison(read_runs([make(root, "mine"), make(root, "experts", "expert"), make(root, "mixed", "mixed")]))
 
 
 @pytest.fixture(scope="session")

@@ -14,16 +14,18 @@ SHADED = "fill: var(--shade); opacity: 0.2"
 
 
 @pytest.fixture
-def runs(make_run):
+def runs(undrawn_here, make_run):
+    """The runs of `side_by_side`, to be changed."""
     return [make_run("mine"), make_run("experts", "expert"), make_run("mixed", "mixed")]
 
 
 def compared(folders):
+    """What a page of runs that are changed says."""
     return comparison(read_runs(folders))
 
 
-def test_a_base_that_answered_alike_is_shown_once(runs):
-    groups = compared(runs)["groups"]
+def test_a_base_that_answered_alike_is_shown_once(side_by_side):
+    groups = side_by_side["groups"]
     assert [(name, [label for _, label, _ in rows]) for name, rows in groups] == [
         ("mine", ["base", "branch text", "branch image", "merged"]),
         ("experts", ["branch text", "branch image"]),
@@ -38,8 +40,8 @@ def test_a_base_of_other_answers_is_shown_again(runs):
     assert [label for _, label, _ in compared(runs)["groups"][2][1]] == ["base", "mixed"]
 
 
-def test_models_are_paired_with_the_base_and_with_what_the_first_run_was_made_for(runs):
-    (base, to_base, _), (merged, to_merged, groups) = compared(runs)["against"]
+def test_models_are_paired_with_the_base_and_with_what_the_first_run_was_made_for(side_by_side):
+    (base, to_base, _), (merged, to_merged, groups) = side_by_side["against"]
     assert (base, merged) == ("mine (base)", "mine (merged)")
     assert to_base["mine (merged)", "text"].greedy.value == pytest.approx(0.2)
     assert to_merged["mixed", "average"].greedy.value == pytest.approx(0.75 - 0.61)
@@ -80,16 +82,15 @@ def test_other_problems_are_not_paired(runs):
         assert [name for name, _ in groups] == ["mine", "experts"]
 
 
-def test_runs_without_answers_stand_side_by_side_unpaired(make_run):
+def test_runs_without_answers_stand_side_by_side_unpaired(undrawn_here, make_run):
     page = compared([make_run("a", answers=False), make_run("b", answers=False)])
     assert page["against"] == []
     assert [len(rows) for _, rows in page["groups"]] == [4, 4]
 
 
-def test_curves_of_all_runs_lie_over_rollouts(runs):
-    page = compared(runs)
-    assert page["by_rollouts"]
-    figures = {title: str(drawing) for title, drawing, _ in page["figures"]}
+def test_curves_of_all_runs_lie_over_rollouts(side_by_side):
+    assert side_by_side["by_rollouts"]
+    figures = {title: str(drawing) for title, drawing, _ in side_by_side["figures"]}
     assert list(figures) == ["Own capability", "All capabilities", "Reward", "Overlap", "Symmetric KL"]
     for title, drawing in figures.items():
         assert "thousand rollouts" in drawing
@@ -106,17 +107,17 @@ def test_an_unfinished_run_is_marked_and_nothing_is_paired_with_its_validation(r
 def test_with_an_unfinished_run_curves_lie_over_steps(runs, make_run):
     page = compared([*runs, make_run("young", finished=False)])
     assert not page["by_rollouts"]
-    assert all(">step</text>" in drawing for _, drawing, _ in page["figures"])
+    assert all("('step', " in drawing.unescape() for _, drawing, _ in page["figures"])
 
 
-def test_all_ledgers_are_on_one_scale(runs):
-    ledger = compared(runs)["ledger"]
+def test_all_ledgers_are_on_one_scale(side_by_side):
+    ledger = side_by_side["ledger"]
     assert [row["run"] for row in ledger] == ["mine"] * 4 + ["experts"] * 2 + ["mixed"]
     assert [sum(row["shares"]) == pytest.approx(100) for row in ledger] == [False] * 4 + [True] * 3
 
 
-def test_each_run_has_its_own_figures_with_phases_shaded_its_matrices_and_its_samples(runs):
-    mine, experts, mixed = compared(runs)["each"]
+def test_each_run_has_its_own_figures_with_phases_shaded_its_matrices_and_its_samples(side_by_side):
+    mine, experts, mixed = side_by_side["each"]
     figures = {title: str(drawing) for title, drawing, _ in [*mine["behaviour_figures"], *mine["training_figures"]]}
     assert list(figures) == [
         "Top-10 overlap", "Symmetric KL", "Validation accuracy", "Reward", "Groups with signal", "Lessons",

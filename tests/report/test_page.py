@@ -66,7 +66,7 @@ def test_every_page_is_well_formed_with_unique_ids_and_working_links(pages):
         assert set(clips) <= set(ids), name
 
 
-def test_model_text_is_escaped_and_never_evaluated(make_run):
+def test_model_text_is_escaped_and_never_evaluated(undrawn_here, make_run):
     changes = {"prompt": HOSTILE, "answer": HOSTILE, "response": HOSTILE, "tokens": [HOSTILE] * 6}
     plain, hostile = make_run("plain"), make_run("hostile", **changes)
     for write in (write_report, lambda run: write_comparison([run, make_run(f"beside-{run.name}")])):
@@ -110,7 +110,7 @@ def test_tables_name_their_columns_and_rows_and_figures_have_names(pages):
         assert all(d.get("tabindex") == "0" and d.get("aria-label") for d in scrolling)
 
 
-def test_pictures_and_frames_stand_in_the_page(make_run):
+def test_pictures_and_frames_stand_in_the_page(undrawn_here, make_run):
     run = make_run()
     images = Tags(write_report(run).read_text()).named("img")
     assert len(images) == 1 + 4
@@ -121,7 +121,7 @@ def test_pictures_and_frames_stand_in_the_page(make_run):
     assert page.count("frame left out") == 4
 
 
-def test_a_token_says_its_numbers_and_has_the_side_and_strength_of_its_colour(make_run):
+def test_a_token_says_its_numbers_and_has_the_side_and_strength_of_its_colour(undrawn_here, make_run):
     spans = [a for a in Tags(write_report(make_run()).read_text()).named("span") if a.get("title")]
     first = spans[:5]
     assert first[2] == {"class": "less", "style": "--d:0.13", "title": "image -0.40 nats, itself -0.20"}
@@ -134,7 +134,7 @@ def test_the_same_run_gives_the_same_page(make_run):
     assert write_report(run).read_bytes() == write_report(run).read_bytes()
 
 
-def test_an_unfinished_run_has_a_progress_page_and_no_report(make_run):
+def test_an_unfinished_run_has_a_progress_page_and_no_report(undrawn_here, make_run):
     run = make_run(finished=False)
     page = write_pages([run])
     assert page == run / "progress.html"
@@ -145,14 +145,14 @@ def test_an_unfinished_run_has_a_progress_page_and_no_report(make_run):
     assert "Where the time went" not in text
 
 
-def test_the_report_of_a_finished_run_replaces_its_progress_page(make_run):
+def test_the_report_of_a_finished_run_replaces_its_progress_page(undrawn_here, make_run):
     run = make_run()
     (run / "progress.html").write_text("old")
     assert write_pages([run]) == run / "report.html"
     assert not (run / "progress.html").exists()
 
 
-def test_a_page_can_go_elsewhere(make_run, tmp_path):
+def test_a_page_can_go_elsewhere(undrawn_here, make_run, tmp_path):
     run = make_run()
     assert write_pages([run], tmp_path / "here.html") == tmp_path / "here.html"
     assert not (run / "report.html").exists()
@@ -160,11 +160,11 @@ def test_a_page_can_go_elsewhere(make_run, tmp_path):
         write_pages([run], tmp_path / "nowhere" / "here.html")
 
 
-def test_several_runs_go_beside_the_first(make_run, tmp_path):
+def test_several_runs_go_beside_the_first(undrawn_here, make_run, tmp_path):
     assert write_pages([make_run("a"), make_run("b")]) == tmp_path / "comparison.html"
 
 
-def test_a_page_of_several_shows_each_run_folded(make_run):
+def test_a_page_of_several_shows_each_run_folded(undrawn_here, make_run):
     page = write_comparison([make_run("mine"), make_run("taught", "mopd")]).read_text()
     tags = Tags(page)
     assert len([d for d in tags.named("details") if d.get("class") == "run"]) == 2
@@ -184,7 +184,7 @@ def test_headings_never_skip_a_level(pages):
 
 
 @pytest.mark.parametrize("method", ["copd", "mopd"])
-def test_numbers_that_were_not_finite_have_a_dash(make_run, method):
+def test_numbers_that_were_not_finite_have_a_dash(request, make_run, method):
     delta = [None, 0.0, -0.4, 0.0, 2.0, None]
     logp = [-0.1, 0.0, None, -0.01, None, -0.3]
     folder = make_run("run", method, logp=logp, delta={"text": delta, "image": delta})
@@ -197,10 +197,11 @@ def test_numbers_that_were_not_finite_have_a_dash(make_run, method):
             record.update({"native/reward": None, "from_text/delta_abs": None})
     write_lines(folder / "metrics.jsonl", records)
     assert "<td>\u2013</td>" in write_report(folder).read_text(encoding="utf-8")
+    request.getfixturevalue("undrawn_here")
     assert write_comparison([folder, make_run("other")]).is_file()
 
 
-def test_a_run_made_before_tokens_and_answers_were_recorded_has_a_report(make_run):
+def test_a_run_made_before_tokens_and_answers_were_recorded_has_a_report(undrawn_here, make_run):
     run = make_run(answers=False)
     old = ("step", "branch", "capability", "problem", "prompt", "answer", "response", "reward")
     samples = [{key: s[key] for key in old} for s in read_lines(run / "samples.jsonl")]

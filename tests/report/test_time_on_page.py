@@ -2,8 +2,12 @@
 
 import re
 
+import pytest
+
 from copd.report.page import write_comparison, write_report
 from copd.runs.runlog import read_lines, write_lines
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def with_changes(folder, event, **changes):

@@ -9,6 +9,8 @@ from copd.runs.runlog import read_lines, write_lines
 HOSTILE = "<img src=x onerror=alert(1)>{{ 7 * 7 }}"
 HEADING = '<h2 id="warnings">Warnings</h2>'
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def warned(make_run):

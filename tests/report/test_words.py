@@ -87,7 +87,7 @@ def compared(runs) -> list[str]:
     return [s.replace("\u00a0", " ").replace("\u2212", "-") for s in comparison(read_runs(runs))["verdict"]]
 
 
-def test_runs_are_placed_beside_the_first_one_on_average_and_in_their_own_capabilities(make_run):
+def test_runs_are_placed_beside_the_first_one_on_average_and_in_their_own_capabilities(undrawn_here, make_run):
     runs = [make_run("mine"), make_run("experts", "expert"), make_run("mixed", "mixed", seed=4)]
     found, ahead, unclear, own, budget, seeds = compared(runs)
     assert found.startswith("On average over the capabilities: mine (merged) 61.0 % [")
@@ -102,13 +102,13 @@ def test_runs_are_placed_beside_the_first_one_on_average_and_in_their_own_capabi
     assert seeds.endswith("they say nothing about seeds other than 3 and 4.")
 
 
-def test_equal_budgets_are_said_to_be_equal(make_run):
+def test_equal_budgets_are_said_to_be_equal(undrawn_here, make_run):
     assert "All runs were made with about equally many rollouts: a 64 and b 64." in compared(
         [make_run("a"), make_run("b")]
     )
 
 
-def test_unfinished_runs_are_named_and_not_compared(make_run):
+def test_unfinished_runs_are_named_and_not_compared(undrawn_here, make_run):
     (said,) = compared([make_run("a"), make_run("b", finished=False)])
     assert said.startswith("Not finished: b.")
 

@@ -25,7 +25,7 @@ SMALL = [
     "schedule={cycles: 1, rl_steps: 2, opd_steps: 2}",
     "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}",
     "opd={prompts_per_step: 2, rollouts_per_prompt: 4}",
-    "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [1]}",
+    "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [], every_cycles: 9}",
     "checkpoint={every_steps: 1, keep_last: 20}",
 ]
 NAMES = ("text", "image")
@@ -158,10 +158,25 @@ def test_merge_only_is_the_mean_of_experts_that_were_reused(experts, tmp_path, a
     assert total == ledger["planned_rollouts"] == 48, "what the experts cost is counted"
 
 
+def reusing(name: str, experts: Path, folder: Path) -> Path:
+    """A run of this method that takes the experts over."""
+    return copd.train(load_recipe("demo", [*SMALL, *METHODS[name], f"experts.run={experts}"]), folder)
+
+
+@pytest.fixture(scope="module")
+def static_of(experts, tmp_path_factory):
+    """A copy of the experts, and a run of static OPD that has taken them over."""
+    root = tmp_path_factory.mktemp("reused")
+    shutil.copytree(experts, root / "experts")
+    return root / "experts", reusing("static_opd", root / "experts", root / "run")
+
+
 @pytest.mark.parametrize("name", ["static_opd", "mopd from the mean"])
-def test_reused_experts_give_the_run_that_trains_its_own(runs, experts, tmp_path, name, assert_same):
-    changes = [*METHODS[name], f"experts.run={experts}"]
-    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run")
+def test_reused_experts_give_the_run_that_trains_its_own(request, runs, experts, tmp_path, name, assert_same):
+    if name == "static_opd":
+        experts, folder = request.getfixturevalue("static_of")
+    else:
+        folder = reusing(name, experts, tmp_path / "run")
     assert [event["step"] for event in events(folder, "update")] == [2, 3]
     own, again = ([e for e in events(f, "teaching") if e["step"] == 1] for f in (runs[name], folder))
     assert [e["teacher_accuracy"] for e in own] == [e["teacher_accuracy"] for e in again] != []
@@ -225,15 +240,17 @@ def test_the_files_of_verifiers_decide_how_experts_develop():
     assert first != second
 
 
-def test_a_run_of_taken_over_experts_goes_on_when_they_are_gone(experts, tmp_path, stopped):
-    kept = tmp_path / "experts"
-    shutil.copytree(experts, kept)
-    recipe = load_recipe("demo", [*SMALL, *METHODS["static_opd"], f"experts.run={kept}"])
-    folder = copd.train(recipe, tmp_path / "run")
-    shutil.rmtree(kept)
-    shutil.rmtree(folder / "checkpoints" / "step-00000004")
+def test_a_run_of_taken_over_experts_goes_on_when_they_are_gone(static_of, tmp_path, stopped):
+    experts, run = static_of
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("step-00000004"))
     stopped(folder)
-    copd.train(recipe, folder, resume=True)
+    experts.rename(tmp_path / "gone")
+    try:
+        recipe = load_recipe("demo", [*SMALL, *METHODS["static_opd"], f"experts.run={experts}"])
+        copd.train(recipe, folder, resume=True)
+    finally:
+        (tmp_path / "gone").rename(experts)
     assert len(events(folder, "result")) == 1
 
 

@@ -68,7 +68,7 @@ def recipe_of(folder: Path, **changes):
         "schedule": {"cycles": 1, "rl_steps": 1, "opd_steps": 1},
         "sampling": {"prompts_per_step": 2, "rollouts_per_prompt": 2, "max_new_tokens": 16},
         "opd": {"prompts_per_step": 1, "rollouts_per_prompt": 2},
-        "evaluation": {"problems": 1, "validation_problems": 1, "behaviour_problems": 1},
+        "evaluation": {"problems": 1, "validation_problems": 1, "behaviour_problems": 1, "every_cycles": 9},
     }
     return make_recipe(data | changes)
 

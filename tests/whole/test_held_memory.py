@@ -1,13 +1,8 @@
 """What a run says of memory is that of all its processes, of each GPU apart."""
 
-from contextlib import closing
-
 import pytest
 import torch
 
-from copd.assemble.assembled import assembled
-from copd.assemble.places import OwnProcesses
-from copd.recipe.reading import load_recipe
 from copd.runs.screen import memory_in_words
 from copd.system.processes import Memory, peak, summed
 
@@ -35,13 +30,3 @@ def test_a_process_tells_what_torch_has_held_of_every_gpu_once_it_has_used_one(m
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 100 + device)
     assert peak().gpus == (100, 101, 102)
-
-
-def test_the_processes_of_branches_are_counted_beside_that_of_the_run():
-    two = "branches={text: {task: {capability: text}}, image: {task: {capability: image}}}"
-    recipe = load_recipe("demo", ["backend=processes", "model.threads_per_branch=1", two])
-    with assembled(recipe, print) as made, closing(OwnProcesses(made, tuple(recipe.branches))) as place:
-        branches = [process.peak.machine for process in place._processes.values()]
-        assert len(branches) == 2
-        assert min(branches) > 2**27
-        assert peak().machine <= place.peak().machine - sum(branches) < 1.1 * peak().machine

@@ -27,7 +27,7 @@ TINY = [
     "schedule={cycles: 1, rl_steps: 1, opd_steps: 1}",
     "sampling={prompts_per_step: 1, rollouts_per_prompt: 2, max_new_tokens: 4}",
     "opd={prompts_per_step: 1, rollouts_per_prompt: 1}",
-    "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [1]}",
+    "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [], every_cycles: 9}",
 ]
 LONGER = "schedule.cycles=2"
 LINES = ("metrics.jsonl", "samples.jsonl")

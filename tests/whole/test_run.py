@@ -39,7 +39,9 @@ SMALL = [
     "evaluation={problems: 2, validation_problems: 1, behaviour_problems: 1, pass_at: [1, 2]}",
     "checkpoint={every_steps: 1, keep_last: 20}",
 ]
-HARDLY_MEASURED = "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [1]}"
+HARDLY_MEASURED = (
+    "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [], every_cycles: 9}"
+)
 TWO_BRANCHES = (
     "branches={text: {task: {capability: text, conflict: 1.0}}, image: {task: {capability: image, conflict: %s}}}"
 )

@@ -12,7 +12,7 @@ TINY = [
     "branches={text: {task: {capability: text}}, image: {task: {capability: image}}}",
     "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}",
     "sampling={prompts_per_step: 1, rollouts_per_prompt: 2, max_new_tokens: 4}",
-    "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [1]}",
+    "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [], every_cycles: 9}",
 ]
 
 

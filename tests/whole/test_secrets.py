@@ -24,8 +24,11 @@ SMALL = [
     "schedule={cycles: 1, rl_steps: 1, opd_steps: 1}",
     "sampling={prompts_per_step: 1, rollouts_per_prompt: 2, max_new_tokens: 20}",
     "opd={prompts_per_step: 1, rollouts_per_prompt: 2}",
-    "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [1]}",
+    "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [], every_cycles: 9}",
 ]
+
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def leaks(folder: Path) -> Iterator[tuple[str, str]]:
