@@ -22,7 +22,6 @@ from benchmarks.ours import (
     make_branches,
     opd_step,
     problems_of,
-    torchs_products,
     without_shortcuts,
     written,
 )
@@ -37,8 +36,8 @@ SAMPLING = {"text": 2.2, "image": 4.0, "video": 4.0}
 LONG, OPD = 5.0, 5.0
 VOCABULARY = 151_936
 """Qwen3-VL's."""
-PLAIN = {"ordinary": "every row alone, torch's products", "plain": "every row alone, our products"}
-"""The other sides of what is not compared with another library."""
+PLAIN = "every row alone"
+"""The other side of what is not compared with another library."""
 OF_BOUND = 0.8
 """Share of a ratio of token counts that must be reached."""
 
@@ -166,20 +165,19 @@ def long_training(size: Size, kinds: tuple[str, ...] = KINDS[:2]) -> Iterator[Ro
             policy.logp(rollouts).sum().backward()
             policy.model.zero_grad(set_to_none=True)
 
-        times = interleave(shared_and_plain(branch.policy, differentiate), size.repetitions)
+        times = interleave(packed_and_plain(branch.policy, differentiate), size.repetitions)
         bound = size.rollouts * (prompt + tokens) / (prompt + size.rollouts * tokens)
-        for side, against in PLAIN.items():
-            yield Row(
-                f"forward and backward, {size.rollouts} rollouts, prompt 10x longer",
-                against,
-                kind,
-                torch.get_num_threads(),
-                "-",
-                times["ours"],
-                times[side],
-                OF_BOUND * bound,
-                note=f"prompt {prompt}, response {tokens} tokens; bound {bound:.2f}",
-            )
+        yield Row(
+            f"forward and backward, {size.rollouts} rollouts, prompt 10x longer",
+            PLAIN,
+            kind,
+            torch.get_num_threads(),
+            "-",
+            times["ours"],
+            times["theirs"],
+            OF_BOUND * bound,
+            note=f"prompt {prompt}, response {tokens} tokens; bound {bound:.2f}",
+        )
 
 
 def scoring(size: Size) -> Iterator[Row]:
@@ -196,24 +194,23 @@ def scoring(size: Size) -> Iterator[Row]:
         def score(number: int, policy: Policy, rollouts=rollouts) -> None:
             policy.score(rollouts)
 
-        times = interleave(shared_and_plain(branch.policy, score), size.repetitions)
+        times = interleave(packed_and_plain(branch.policy, score), size.repetitions)
         alike = "no duplicates" if distinct == size.rollouts else "half duplicates"
-        for side, against in PLAIN.items():
-            yield Row(
-                f"scoring, prompts as long as responses, {alike}",
-                against,
-                "text",
-                torch.get_num_threads(),
-                "with",
-                times["ours"],
-                times[side],
-                required,
-                note=f"prompt {longest}, response {tokens} tokens; bound {bound:.2f}",
-            )
+        yield Row(
+            f"scoring, prompts as long as responses, {alike}",
+            PLAIN,
+            "text",
+            torch.get_num_threads(),
+            "with",
+            times["ours"],
+            times["theirs"],
+            required,
+            note=f"prompt {longest}, response {tokens} tokens; bound {bound:.2f}",
+        )
 
 
-def shared_and_plain(policy: Policy, work: Callable[[int, Policy], None]) -> dict[str, Side]:
-    """The same work on the shared prefix, and on the plain path with every row computed, as `PLAIN` says."""
+def packed_and_plain(policy: Policy, work: Callable[[int, Policy], None]) -> dict[str, Side]:
+    """The same work on packed prompts and responses, and on the plain path with every row computed."""
     plain = policy.clone()
     plain.shared_prefix = False
 
@@ -221,11 +218,7 @@ def shared_and_plain(policy: Policy, work: Callable[[int, Policy], None]) -> dic
         with without_shortcuts():
             work(number, plain)
 
-    def on_ordinary(number: int) -> None:
-        with torchs_products():
-            on_plain(number)
-
-    return {"ours": partial(work, policy=policy), "ordinary": on_ordinary, "plain": on_plain}
+    return {"ours": partial(work, policy=policy), "theirs": on_plain}
 
 
 def memory(size: Size, kinds: tuple[str, ...] = KINDS[:2]) -> Iterator[Row]:
@@ -238,7 +231,7 @@ def memory(size: Size, kinds: tuple[str, ...] = KINDS[:2]) -> Iterator[Row]:
                 values.append(peak_of(kind, path, threads, size))
         for path in PATHS[1:]:
             job = "memory a training step adds, prompts 10x longer"
-            yield Row(job, PATHS_TOLD[path], kind, threads, "without", added["shared"], added[path], 1.0, "MiB")
+            yield Row(job, PATHS_TOLD[path], kind, threads, "without", added["packed"], added[path], 1.0, "MiB")
 
 
 PATHS_TOLD = {

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -166,9 +165,9 @@ def write_between_markers(page: Path, text: str) -> None:
     page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
-def gemm_peak(product: Callable[..., Any] = torch.matmul, size: int = 1024, repetitions: int = 8) -> float:
+def gemm_peak(size: int = 1024, repetitions: int = 8) -> float:
     """The most GFLOP/s that a product of two square float32 matrices reaches on the threads in use."""
     left, right = torch.randn(size, size), torch.randn(size, size)
-    product(left, right)
-    best = min(seconds(lambda: product(left, right)) for _ in range(repetitions))
+    torch.matmul(left, right)
+    best = min(seconds(lambda: torch.matmul(left, right)) for _ in range(repetitions))
     return 2 * size**3 / best / 1e9

@@ -18,9 +18,9 @@ from copd.model.objectives import GrpoObjective
 from copd.system.processes import STATUS, peak
 from copd.types import Rollouts
 
-PATHS = ("shared", "plain", "plain_tokens")
-"""The shared prefix; the plain path on the same micro-batches, whose budget counts a prompt once; the plain path on
-micro-batches whose budget counts the prompt of every row."""
+PATHS = ("packed", "plain", "plain_tokens")
+"""Packed prompts and responses; the plain path on the same micro-batches, whose budget counts a prompt once; the plain
+path on micro-batches whose budget counts the prompt of every row."""
 
 
 def memory_mib() -> tuple[float, float]:
@@ -49,7 +49,7 @@ def added_mib(kind: str, path: str, size: Size) -> float:
     """MiB that a training step adds."""
     task = Lengthened(digits(kind), 10 * size.short_tokens)
     (branch,) = make_branches({kind: task}, size.short_tokens)
-    branch.policy.shared_prefix = path == "shared"
+    branch.policy.shared_prefix = path == "packed"
     rollouts = written(branch.policy, problems_of(task, 0, size), size.rollouts, size.short_tokens)
     branch.policy.encoder.lengths(rollouts.problems)
     train(branch.learner, written(branch.policy, rollouts.problems[:1], 2, 2))

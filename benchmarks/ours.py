@@ -14,8 +14,6 @@ from torch import Tensor
 
 import copd.compute.batching
 import copd.compute.decode
-import copd.compute.packing
-import copd.compute.products
 import copd.model.learner
 import copd.model.policy
 from copd.assemble.assembled import Assembled
@@ -67,17 +65,11 @@ def every_prefix(prefix_R: Tensor, token_R: Tensor, vocabulary: int) -> tuple[Te
     return prefix_R[order_R], token_R[order_R], order_R.argsort()
 
 
-def by_row(*layouts: Any) -> bool:
-    """In the place of `packing.tree_pays`: every token of every row is computed."""
-    return False
-
-
 SHORTCUTS: tuple[tuple[Any, str, Any], ...] = (
     (GrpoObjective, "rows_with_gradient", all_rows),
     (copd.model.learner, "distinct_rows", every_row),
     (copd.model.policy, "distinct_rows", every_row),
     (copd.compute.decode, "distinct_prefixes", every_prefix),
-    (copd.compute.packing, "tree_pays", by_row),
 )
 """The package's shortcuts that depend on the data: where each is called from, its name, and what skips nothing."""
 
@@ -91,13 +83,6 @@ def without_shortcuts() -> Iterator[None]:
     with ExitStack() as stack:
         for owner, name, function in SHORTCUTS:
             stack.enter_context(patch.object(owner, name, function))
-        yield
-
-
-@contextmanager
-def torchs_products() -> Iterator[None]:
-    """Linear layers are torch's own."""
-    with patch.object(copd.compute.products, "pays", lambda matrix, weight: False):
         yield
 
 

@@ -21,7 +21,6 @@ from benchmarks.jobs import JOBS
 from benchmarks.ours import Size
 from benchmarks.profile_step import Operators, by_operator
 from benchmarks.run import quiet
-from copd.compute.products import product
 
 HEADER = ("job", "against", "kind", "threads", "shortcuts")
 HEADER += ("GFLOP of products: ours", "theirs", "ratio", "their share of the time: ours", "theirs")
@@ -103,11 +102,11 @@ def main() -> None:
     asked = parser.parse_args()
     quiet()
     torch.set_num_threads(asked.threads)
-    peaks = measure.gemm_peak(), measure.gemm_peak(product)
+    peak = measure.gemm_peak()
     lines = profile_rows(asked.jobs, Size(repetitions=asked.repetitions))
     print(measure.describe(measure.environment()))
     print(measure.markdown(HEADER, lines))
-    print(f"\nOne large product: {peaks[0]:.0f} GFLOP/s by torch, {peaks[1]:.0f} by oneDNN.")
+    print(f"\nOne large product: {peak:.0f} GFLOP/s.")
 
 
 if __name__ == "__main__":

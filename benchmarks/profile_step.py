@@ -18,20 +18,16 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import copd.model.policy
 from benchmarks.measure import describe, environment, gemm_peak
 from benchmarks.ours import Coin, Lengthened, Size, digits, grpo_step, make_branches, without_shortcuts
 from copd.branches.branch import Branch
-from copd.compute import products
 from copd.compute.encode import Encoder
 from copd.compute.forward import Forward
-from copd.compute.products import product
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn_convolution")
-PRODUCTS += ("mkldnn::_linear_pointwise",)
 ATTENTION = ("scaled_dot_product", "flash_attention")
 ORDER = ("render", "encode", "prefill", "decode", "grade", "forward", "backward", "optimizer", "all else")
 
@@ -108,32 +104,25 @@ def by_operator(work: Callable[[], object]) -> dict[str, float]:
 
 
 class Operators:
-    """A profiler of the operators of what runs in it, and a count of oneDNN's products, whose work it does not know."""
+    """A profiler of the operators of what runs in it."""
 
     def __enter__(self) -> Operators:
-        self._multiplied = 0
         self._profiler = profile(activities=[ProfilerActivity.CPU], with_flops=True)
-        self._inside = ExitStack()
-        self._inside.enter_context(patch.object(products, "product", self._counted))
-        self._inside.enter_context(self._profiler)
+        self._profiler.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._inside.close()
-
-    def _counted(self, matrix_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-        self._multiplied += matrix_MI.numel() * len(weight_OI)
-        return product(matrix_MI, weight_OI, bias_O)
+        self._profiler.__exit__(None, None, None)
 
     def summary(self) -> dict[str, float]:
         """What `by_operator` gives, once the block has ended."""
         averages = self._profiler.key_averages()
-        events = [event for event in averages if event.key.startswith(("aten::", "mkldnn::"))]
+        events = [event for event in averages if event.key.startswith("aten::")]
         total = sum(event.self_cpu_time_total for event in events)
         multiplying = [event for event in events if event.key in PRODUCTS]
         attention = [event for event in events if any(name in event.key for name in ATTENTION)]
         busy = sum(event.self_cpu_time_total for event in multiplying)
-        flops = 2 * self._multiplied + sum(event.flops for event in multiplying)
+        flops = sum(event.flops for event in multiplying)
         return {
             "operators_seconds": total / 1e6,
             "products_share": busy / total,
@@ -160,7 +149,7 @@ def main() -> None:
     )
     tokens = size.max_new_tokens if asked.prompt_tokens is None else size.short_tokens
     (branch,) = make_branches({asked.capability: task}, tokens, None if asked.prompt_tokens is None else Coin())
-    peak = max(gemm_peak(), gemm_peak(product))
+    peak = gemm_peak()
     with without_shortcuts() if asked.without_shortcuts else nullcontext():
         parts = by_clock(branch, size)
         found = by_operator(lambda: grpo_step(branch, 1 + size.repetitions, size))

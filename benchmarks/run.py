@@ -6,7 +6,6 @@ import argparse
 import logging
 import time
 import warnings
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ import transformers
 
 from benchmarks import growth, measure
 from benchmarks.jobs import JOBS, ONCE
-from benchmarks.ours import Size, torchs_products
+from benchmarks.ours import Size
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results", HERE / "README.md"
@@ -27,17 +26,15 @@ def main() -> None:
     parser.add_argument("--jobs", nargs="*", default=[*JOBS, "growth"], choices=[*JOBS, "growth"])
     parser.add_argument("--no-page", action="store_true", help="leave benchmarks/README.md as it is")
     parser.add_argument("--results", default="table", help="name of the file in benchmarks/results/")
-    parser.add_argument("--torchs-products", action="store_true", help="as where oneDNN is not the faster; no page")
     asked = parser.parse_args()
     quiet()
-    with torchs_products() if asked.torchs_products else nullcontext():
-        run(asked)
+    run(asked)
 
 
 def run(asked: argparse.Namespace) -> None:
     """Measure what is asked for, print it, and write it down."""
     started, facts = time.perf_counter(), measure.environment()
-    size, results = Size(repetitions=asked.repetitions), "torchs_products" if asked.torchs_products else asked.results
+    size = Size(repetitions=asked.repetitions)
     rows: list[measure.Row] = []
     for threads in asked.threads:
         torch.set_num_threads(threads)
@@ -47,7 +44,7 @@ def run(asked: argparse.Namespace) -> None:
             found = list(JOBS[name](size))
             print(measure.table(found), flush=True)
             rows += found
-            measure.save(RESULTS / f"{results}.json", facts, rows=measure.as_json(rows))
+            measure.save(RESULTS / f"{asked.results}.json", facts, rows=measure.as_json(rows))
     lines = ""
     if "growth" in asked.jobs:
         curves = growth.measure_all(growth.AXES)
@@ -56,7 +53,7 @@ def run(asked: argparse.Namespace) -> None:
     minutes = (time.perf_counter() - started) / 60
     text = "\n\n".join(filter(None, [measure.describe(facts), measure.table(rows), lines]))
     print(f"\n{text}\n\n{minutes:.1f} minutes")
-    if not (asked.no_page or asked.torchs_products):
+    if not asked.no_page:
         measure.write_between_markers(PAGE, text)
 
 

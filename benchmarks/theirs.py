@@ -27,7 +27,7 @@ from copd.types import Problem, Task
 
 
 def ordinary(policy: Policy) -> Any:
-    """The policy's model as transformers makes it: its weights, and none of our layers."""
+    """The policy's model as transformers makes it: its weights in a copy."""
     model = type(policy.model)(copy.deepcopy(policy.model.config)).eval()
     model.load_state_dict(policy.model.state_dict())
     model.generation_config = policy.model.generation_config

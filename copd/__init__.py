@@ -1,7 +1,8 @@
 """Co-Evolving Policy Distillation (arXiv 2604.27083): several reasoning skills into one model.
 
-Read the package in this order: `types` (what travels), `algorithm` (Algorithm 1), `maths/` (every equation), `branch`
-(what a branch does with them), `model/` (how a model is called), `run` (recipe to run folder).
+Read the package in this order: `types` (the objects that travel), `algorithm` (Algorithm 1), `maths/` (every equation),
+`branches/branch` (a branch puts them together), `model/` (a model as a thing), `compute/` (how it is computed),
+`commands/train` (recipe to run folder).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def train(
 ) -> Path:
     """Run a recipe to the end and return its run folder (`copd.commands.train.train`).
 
-    `recipe` may also be a YAML file, the name of a recipe of copd, or nested mappings.
+    `recipe` may also be a YAML file, the name of a builtin recipe, or nested mappings.
     """
     from copd.commands.train import train as run
     from copd.recipe.model import Recipe

@@ -28,13 +28,13 @@ Merge = Callable[[Sequence[Mapping[str, Tensor]]], dict[str, Tensor]]
 
 
 class Observer(Protocol):
-    """Looks on: logs every update, and measures and saves where the branches meet. Never changes a branch."""
+    """Logs every update; measures and saves where the branches meet. An observer never changes a branch."""
 
     meet_every: int
     meet_after: Collection[int]
 
     def may_begin(self, step: int) -> bool:
-        """Whether a branch may begin this step of phase I. No means that the run ends where the branches then meet."""
+        """Whether a branch may begin this step of phase I. If not, the branches meet and the run ends there."""
         ...
 
     def updated(self, branch: str, step: int, metrics: dict[str, float]) -> None:
@@ -42,7 +42,7 @@ class Observer(Protocol):
         ...
 
     async def met(self, stretch: Stretch) -> None:
-        """All branches have finished a stretch, or the steps of it that they might begin, and stand at one step."""
+        """All branches have made the steps of a stretch that they were allowed to begin, and stand at the same step."""
         ...
 
 
@@ -74,7 +74,7 @@ async def rlvr(branch: BranchHandle, steps: range, batches: Batches, observer: O
 async def mutual_opd(
     branches: Mapping[str, BranchHandle], edges: Sequence[Edge], step: int, batches: Batches, observer: Observer
 ) -> None:
-    """One step of phase II. All score with the weights of the step's beginning; then all update."""
+    """One step of phase II. All branches score with the weights they had when the step began; then all update."""
     students = list(branches.values())
     natives = gather(
         *(branch.collect(branch.capability, step, batches.prompts, batches.rollouts_per_prompt) for branch in students)
@@ -90,7 +90,7 @@ async def mutual_opd(
 async def lessons(
     branches: Mapping[str, BranchHandle], edges: Sequence[Edge], step: int, batches: Batches, *, version: int
 ) -> dict[str, list[Part]]:
-    """Each student answers its teachers' prompts, and teachers that stand at `version` score its answers: its parts."""
+    """The OPD parts of each student: it answers its teachers' prompts; teachers at `version` score the responses."""
     visits = await gather(
         *(
             branches[edge.student].collect(
@@ -109,5 +109,5 @@ async def lessons(
 
 
 async def merged(branches: Mapping[str, BranchHandle], merge: Merge) -> dict[str, Tensor]:
-    """theta*: the merge of the K branches, the base not among them."""
+    """theta*: the merge of the K branches. The base is not one of them."""
     return merge(await gather(*(branch.weights() for branch in branches.values())))

@@ -3,8 +3,8 @@
     expert, mixed, merge_only   RLVR without any exchange: `copd` without edges and without phase II
     static_opd, mopd            RLVR to the end, then frozen experts teach one student     -> `frozen_teachers`
 
-`merge_only` is the merge of the experts (`copd.algorithm.merged`). Which branches, edges and steps a method has, and
-its rollouts R, is in `copd.assemble.plan`.
+`merge_only` is the merge of the experts (`copd.algorithm.merged`). `copd.assemble.plan` gives the branches, edges,
+steps and rollouts R of each method.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ async def frozen_teachers(
     origin: Merge | None = None,
     native: bool = False,
 ) -> None:
-    """One cycle: the experts are trained to the end, then the teachers of `edges` stay as they are and teach `student`.
+    """One cycle: the experts are trained to the end; then the teachers of `edges` are frozen and teach `student`.
 
-    `origin` makes the student's first weights from those of the experts; without it the student begins as it is given:
-    in `static_opd` it is itself one of the experts, in `mopd` the base. With `native` every OPD step has a GRPO part on
-    the student's own capability.
+    `origin` makes the student's first weights from the experts' weights. Without it the student keeps the weights it
+    has: in `static_opd` those of an expert, in `mopd` those of the base. With `native` every OPD step also has a GRPO
+    part on the student's own capability.
     """
     everybody = {**experts, student.name: student}
     for stretch in schedule.stretches(start, observer.meet_every, observer.meet_after):

@@ -1,9 +1,10 @@
-"""The commands. They parse, call and exit; nothing is decided here."""
+"""The commands. They parse the command line, call what does the work, and exit; they decide nothing."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from rich.text import Text
 from copd.commands.exits import DEBUG, status_of
 from copd.errors import RecipeError
 
+BEGAN = time.perf_counter()
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -25,7 +27,7 @@ app = typer.Typer(
 )
 recipes = typer.Typer(help="Recipes: what can be set, and what it means.", no_args_is_help=True)
 app.add_typer(recipes, name="recipe")
-data = typer.Typer(help="Your own data: is it sound, and what of it can be learned from?", no_args_is_help=True)
+data = typer.Typer(help="Your own rows: check them, and keep those that teach something.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
 
@@ -41,7 +43,7 @@ def common(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     _debug: Annotated[
-        bool, typer.Option(DEBUG, help="Show the traceback of an error; it may stand anywhere in the command.")
+        bool, typer.Option(DEBUG, help="Show the traceback of an error. The option may stand anywhere.")
     ] = False,
 ) -> None:
     """Co-Evolving Policy Distillation: several reasoning skills into one model.
@@ -58,22 +60,26 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            help="A YAML file, or a recipe of copd by name; default demo, or with --resume and --out that of the run."
+            help="A YAML file, or a builtin recipe by name; default demo. With --resume and --out: the run's own."
         ),
     ] = None,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/METHOD-seedSEED.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the folder, if there is one.")
+        bool, typer.Option("--resume", help="Go on with the run in the folder; start one if there is none.")
     ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="With --resume: though recipe, data, base or versions differ; it is recorded."),
+        typer.Option(
+            "--force",
+            help="With --resume: go on although recipe, data, base or versions changed. "
+            "The manifest records what changed.",
+        ),
     ] = False,
 ) -> None:
-    """Train by a recipe: branches, merge, evaluation, report.
+    """Train the branches of a recipe, merge them, evaluate all models, and write a report.
 
-    Try `copd train demo`, then `copd train demo method=mixed` for a baseline at the same number of rollouts.
+    Try `copd train demo`. Then try a baseline at the same number of rollouts: `copd train demo method=mixed`.
     """
     from copd.recipe.reading import load_recipe, reread
     from copd.runs.folder import saved_recipe
@@ -83,9 +89,14 @@ def train(
     if resume and out is not None and (recipe is None or _is_change(recipe)):
         source = saved_recipe(out, reread)
     settings = load_recipe(source, changes)
-    from copd.commands.train import train as run  # torch is loaded only once the recipe is known to be sound
+    if settings.backend == "processes":
+        from copd.system.processes import begin_to_import
 
-    run(settings, out, resume=resume, force=force)
+        begin_to_import("copd.assemble.server")
+    from copd.commands.train import train as run  # torch is loaded only once the recipe is known to be sound
+    from copd.runs.screen import Screen
+
+    run(settings, out, resume=resume, force=force, screen=Screen(imports_began=BEGAN))
 
 
 @app.command()
@@ -93,9 +104,9 @@ def doctor(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or a recipe of copd by name.")] = "demo",
     overrides: Overrides = None,
 ) -> None:
-    """Look at a recipe before a long run: model, data, graders, signal, agreement of log-probs, time, memory, disk.
+    """Check a recipe before a long run: model, data, graders, signal, log-probs, time, memory, disk.
 
-    Exit status 0: nothing failed, there may be warnings. 1: a check failed. 2: the recipe is wrong.
+    Exit status 0: no check failed; there may be warnings. 1: a check failed. 2: the recipe is wrong.
     """
     from copd.recipe.reading import load_recipe
 
@@ -121,7 +132,7 @@ def evaluate(
     ] = "demo",
     change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
 ) -> None:
-    """Compare models side by side on the fields of a recipe, on test problems, and each with the first of them."""
+    """Compare models on the test problems of a recipe, capability by capability, and each model with the first."""
     from copd.commands.evaluate import evaluate_models
     from copd.recipe.reading import load_recipe
     from copd.runs.tables import accuracy_table
@@ -138,7 +149,7 @@ def behaviour(
     student: Annotated[
         str, typer.Argument(help="The model that answers: a folder, builtin:NAME, or ID@COMMIT of the hub.")
     ],
-    teacher: Annotated[str, typer.Argument(help="The model that scores its tokens, given likewise.")],
+    teacher: Annotated[str, typer.Argument(help="The model that scores the student's tokens, given likewise.")],
     recipe: Annotated[
         str, typer.Option(help="The recipe whose capabilities and evaluation section are used.")
     ] = "demo",
@@ -148,7 +159,7 @@ def behaviour(
     ] = None,
     change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
 ) -> None:
-    """How alike two models behave in each field of a recipe, and on which tokens they disagree most."""
+    """Compare a student with a teacher capability by capability: overlap, KL, and the tokens they dispute most."""
     from copd.commands.behaviour import compare_behaviour
     from copd.recipe.reading import load_recipe
     from copd.runs.tables import behaviour_table, disputes_table
@@ -170,7 +181,7 @@ def report(
         typer.Option(help="The HTML file; default report.html in the run, or comparison.html beside several."),
     ] = None,
 ) -> None:
-    """Write one self-contained HTML page about a run, or about several side by side."""
+    """Write one self-contained HTML page about a run, or one that compares several runs."""
     from copd.report.page import write_pages
 
     Console().print(f"report: {write_pages(runs, out)}", markup=False, soft_wrap=True)
@@ -184,10 +195,10 @@ def merge(
     out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
     base: Annotated[str | None, typer.Option(help="The model that the branches started from, given likewise.")] = None,
     method: Annotated[str, typer.Option(help="mean, weighted, task_arithmetic, ties, dare or slerp.")] = "mean",
-    weight: Annotated[list[float] | None, typer.Option(help="Of weighted, ties, slerp: once per branch.")] = None,
+    weight: Annotated[list[float] | None, typer.Option(help="With weighted, ties, slerp: once per branch.")] = None,
     scale: Annotated[float | None, typer.Option(help="Of task_arithmetic, ties, dare.")] = None,
-    density: Annotated[float | None, typer.Option(help="Of ties and dare: the share that is kept.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of dare: which entries are kept.")] = None,
+    density: Annotated[float | None, typer.Option(help="With ties and dare: the share that is kept.")] = None,
+    seed: Annotated[int | None, typer.Option(help="With dare: decides which entries are kept.")] = None,
     scan: Annotated[bool, typer.Option("--scan", help="Try a grid of weights or scales; keep the best.")] = False,
     recipe: Annotated[
         str | None, typer.Option(help="With --scan: the recipe whose validation problems decide; default demo.")
@@ -197,7 +208,7 @@ def merge(
         int | None, typer.Option(min=1, help="With --scan: weights and scales are multiples of 1/GRID; default 6.")
     ] = None,
 ) -> None:
-    """Merge branches of one base into one model, tensor by tensor.
+    """Merge branches of one base into one model. Only one tensor of each is in memory at a time.
 
     Try `copd merge --branch runs/demo/branches/text --branch runs/demo/branches/video --out runs/both`.
     """
@@ -230,10 +241,10 @@ def warmup(
         float, typer.Option(min=0, max=1, help="Share of problems with conflicting conventions.")
     ] = 1.0,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Supervised steps; default as for the base that ships.")
+        int | None, typer.Option(min=1, help="Supervised steps; default: as many as builtin:digits had.")
     ] = None,
 ) -> None:
-    """Build a base of partial skill for the embedded world: a tiny Qwen3-VL, briefly supervised."""
+    """Build a base for the embedded world: a tiny Qwen3-VL that supervised steps have taught some skill."""
     from copd.commands.warmup import build_base
 
     build_base(out, conflict=conflict, steps=steps)
@@ -244,7 +255,7 @@ def show(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or a recipe of copd by name.")] = "demo",
     overrides: Overrides = None,
 ) -> None:
-    """Every field of a recipe with its value and meaning."""
+    """Show every field of a recipe with its value and meaning."""
     from copd.recipe.reading import described, load_recipe
 
     table = Table()
@@ -259,23 +270,24 @@ def show(
 @data.command("check")
 def check(
     file: Annotated[
-        str | None, typer.Argument(help="A .jsonl or .parquet file; all of the branch if left out.")
+        str | None, typer.Argument(help="A .jsonl or .parquet file; default: all files of the branch.")
     ] = None,
     format_name: Annotated[
         Literal["auto", "native", "verl", "trl", "easyr1"],
-        typer.Option("--format", help="Whose columns the rows have; auto = told by the columns."),
+        typer.Option("--format", help="The library whose format the rows have; auto = told by the columns."),
     ] = "auto",
     root: Annotated[str | None, typer.Option(help="Folder of images and videos; default that of the file.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Read the rows as this recipe does.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Read the rows as this recipe reads them.")] = None,
     branch: Annotated[str | None, typer.Option(help="The branch of the recipe.")] = None,
-    media: Annotated[bool, typer.Option(help="Decode images and videos; else they are only looked for.")] = True,
+    media: Annotated[bool, typer.Option(help="Decode images and videos; else only look for their files.")] = True,
     show: Annotated[
-        int | None, typer.Option(min=0, help="Bad rows told, per file or split; default all. All are counted.")
+        int | None, typer.Option(min=0, help="Bad rows to report, per file or split; default all. All are counted.")
     ] = None,
 ) -> None:
-    """Check rows without a model: every bad one by file, line and reason; counts by kind and verifier; ids given twice.
+    """Check rows without a model. Report each bad row by file, line and reason, and count rows by kind and verifier.
 
-    Exit status 0: all rows are sound. 1: some are bad. 2: a file cannot be read, or the command is wrong.
+    A row whose id an earlier row has is bad. Exit status 0: all rows are sound. 1: some are bad. 2: a file cannot be
+    read, or the command is wrong.
     """
     from copd.commands.check import check_branch, check_file
     from copd.recipe.reading import load_recipe
@@ -293,19 +305,19 @@ def check(
 
 @data.command("filter")
 def filter_rows(
-    recipe: Annotated[str, typer.Option(help="Whose rows, base, sampling and graders are used.")],
+    recipe: Annotated[str, typer.Option(help="The recipe that gives rows, base, sampling and graders.")],
     branch: Annotated[str, typer.Option(help="The branch of the recipe.")],
     out: Annotated[Path, typer.Option(help="The new file; rows of .parquet files go to a .parquet file.")],
-    file: Annotated[str | None, typer.Argument(help="One file; all training files of the branch if left out.")] = None,
+    file: Annotated[str | None, typer.Argument(help="One file; default: all training files of the branch.")] = None,
     model: Annotated[str | None, typer.Option(help="A model folder, or builtin:NAME; default the base.")] = None,
     samples: Annotated[
-        int | None, typer.Option(min=2, help="Answers to each row; default sampling.rollouts_per_prompt.")
+        int | None, typer.Option(min=2, help="Responses to each row; default sampling.rollouts_per_prompt.")
     ] = None,
     change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
 ) -> None:
-    """Keep the training rows that a model answers rightly sometimes: a pass rate of 0 or 1 teaches GRPO nothing.
+    """Keep the training rows that a model answers rightly only sometimes. A pass rate of 0 or 1 teaches GRPO nothing.
 
-    Rows are written as they are, in their order. Those that the recipe cuts off for validation and test are kept.
+    Rows are written unchanged and in their order. Rows that the recipe cuts off for validation and test are kept.
     """
     from copd.commands.filter import filter_rows
     from copd.recipe.reading import load_recipe
@@ -321,7 +333,7 @@ def filter_rows(
 
 
 def _recipe_and_changes(recipe: str | None, overrides: list[str] | None) -> tuple[str, list[str]]:
-    """Let the recipe be left out: a first argument such as schedule.cycles=2 changes the demo."""
+    """Recipe and overrides. If the first argument is an override such as schedule.cycles=2, it changes the demo."""
     changes = overrides or []
     if recipe is None:
         return "demo", changes
@@ -336,7 +348,3 @@ def main() -> None:
     """Run a command and exit with its status."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     sys.exit(status_of(app, sys.argv[1:]))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
-"""The few errors a user can meet. Each message says where, what was found and what is accepted."""
+"""The few errors that a user can meet. Each message says where it is, what was found and what is accepted."""
 
 
 class CopdError(Exception):
-    """Base of every error that is the user's to act on; the command line prints its message without a traceback."""
+    """Base of every error that the user can mend. The command line prints its message without a traceback."""
 
     exit_status = 1
 
@@ -26,7 +26,7 @@ class ModelFolderError(CopdError):
 
 
 class ChatRefused(ModelFolderError):
-    """A chat that the model's chat template does not take, by its own word; a row that holds it is a bad row."""
+    """A chat that the model's chat template refuses by raising an error itself. A row with such a chat is a bad row."""
 
 
 class CheckpointError(CopdError):
@@ -34,7 +34,7 @@ class CheckpointError(CopdError):
 
 
 class WriteError(CopdError):
-    """A file or folder that the disk, or whoever owns it, does not let be written: the message names it."""
+    """A file or folder that cannot be written, because of the disk or of its permissions: the message names it."""
 
 
 class RunFolderError(CopdError):
@@ -54,21 +54,21 @@ class NonFiniteError(CopdError):
 
 
 class ProcessError(CopdError):
-    """The process of a branch has ended before the run has."""
+    """The process of a branch ended before the run did."""
 
 
 def first_line(error: Exception) -> str:
-    """What a library said, in one line of at most 200 characters; its name where it said nothing."""
+    """A library's error message in one line of at most 200 characters; the error's name if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class BadRow(Exception):
-    """Why a row cannot be used, in one printable line; whoever knows file and line puts them in front."""
+    """Why a row cannot be used, in one printable line. The code that knows file and line puts them in front."""
 
     def __init__(self, why: str) -> None:
         super().__init__(visible(why))
 
 
 def visible(text: str) -> str:
-    """A text of data or a model for a terminal: line ends and control characters are spelled out, never obeyed."""
+    """A text from data or a model, made safe for a terminal: line ends and control characters are spelled out."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

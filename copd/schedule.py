@@ -1,18 +1,17 @@
-"""Which phase a step belongs to, and how many rollouts a method costs: pure functions of the recipe's numbers."""
+"""The phase of a step and the rollouts of a method, as pure functions of the recipe's numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from math import ceil
 
 TOLERATED = 20
-"""A budget may be missed by one rollout in so many, since steps are whole."""
+"""A budget may be missed by one rollout in this many, since steps are whole."""
 
 
 class Phase(Enum):
-    """RLVR: each branch alone, on its own capability. OPD: each branch also on its peers' prompts, taught by them."""
+    """RLVR: each branch trains alone on its own capability. OPD: its peers also teach it on their prompts."""
 
     RLVR = "rlvr"
     OPD = "opd"
@@ -20,7 +19,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class Position:
-    """Where a step stands: its cycle, its phase, and whether it ends them."""
+    """The place of a step: its cycle, its phase, and whether it is the last step of each."""
 
     cycle: int
     phase: Phase
@@ -50,7 +49,7 @@ class Schedule:
 
     @property
     def only_rlvr(self) -> int:
-        """Steps before the first one of OPD: so long the branches are experts that know nothing of each other."""
+        """Steps before the first OPD step. Until then the branches are experts that have not been taught."""
         return self.rl_steps if self.opd_steps else self.steps
 
     def position(self, step: int) -> Position:
@@ -62,9 +61,9 @@ class Schedule:
         return Position(cycle, Phase.OPD, ends_cycle, ends_cycle)
 
     def stretches(self, start: int, meet_every: int, meet_after: Collection[int] = ()) -> Iterator[Stretch]:
-        """The steps from `start` on, cut where the branches meet.
+        """The steps from `start` on, split where the branches meet.
 
-        They do so after every step of OPD, at the end of every phase, after every multiple of `meet_every` steps, and
+        Branches meet after every OPD step, at the end of every phase, after every multiple of `meet_every` steps, and
         after each number of steps in `meet_after`.
         """
         first = start
@@ -77,7 +76,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Batches:
-    """Sizes of a step: prompts and rollouts per prompt, of a branch's own capability and of one incoming edge."""
+    """Sizes of a step: prompts, and rollouts per prompt, for a branch's own capability and for one incoming edge."""
 
     prompts: int
     rollouts_per_prompt: int
@@ -105,9 +104,9 @@ class Costs:
         return schedule.cycles * (schedule.rl_steps * self.rl_step + schedule.opd_steps * self.opd_step)
 
     def scaled(self, schedule: Schedule, rollouts: int) -> Schedule:
-        """The schedule with as many steps of both phases, in their proportion, as `rollouts` allow: to the nearest.
+        """The schedule with the steps of both phases scaled, in their proportion, to come nearest to `rollouts`.
 
-        Each phase that has steps keeps at least one per cycle; R is off by at most half a step of each phase a cycle.
+        Each phase that has steps keeps at least one per cycle. R is off by at most half a step of each phase per cycle.
         """
         factor = rollouts / self.of(schedule)
 
@@ -117,18 +116,5 @@ class Costs:
         return Schedule(schedule.cycles, steps(schedule.rl_steps), steps(schedule.opd_steps))
 
     def meet(self, schedule: Schedule, rollouts: int) -> bool:
-        """Whether the scaled schedule makes `rollouts`, up to one in `TOLERATED`."""
+        """Whether the scaled schedule makes `rollouts`, give or take one in `TOLERATED`."""
         return TOLERATED * abs(self.of(self.scaled(schedule, rollouts)) - rollouts) <= rollouts
-
-    def next_met(self, schedule: Schedule, rollouts: int) -> int:
-        """The least total, from `rollouts` on, that the scaled schedule meets."""
-        whole = self.of(schedule)
-        while not self.meet(schedule, rollouts):
-            scaled = self.scaled(schedule, rollouts)
-            if self.of(scaled) > rollouts:
-                rollouts = ceil(TOLERATED * self.of(scaled) / (TOLERATED + 1))
-            else:  # on to where one more step of a phase is the nearest
-                phases = ((scaled.rl_steps, schedule.rl_steps), (scaled.opd_steps, schedule.opd_steps))
-                one_more = min((made + 0.5) / count * whole for made, count in phases if count)
-                rollouts = max(rollouts + 1, ceil(one_more))
-        return rollouts

@@ -1,4 +1,4 @@
-"""Who teaches whom, and with which weight (method.md section 5)."""
+"""Who teaches whom, and with what weight (method.md section 5)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Edge:
-    """`teacher` teaches `student` on the teacher's prompts; the part has weight `weight`."""
+    """`teacher` teaches `student` on the teacher's prompts. The part of the update has weight `weight`."""
 
     student: str
     teacher: str
@@ -16,7 +16,7 @@ class Edge:
 
 
 def hub(branches: Sequence[str], weight: float) -> tuple[Edge, ...]:
-    """The first branch exchanges mutual OPD with each of the others."""
+    """The first branch teaches each of the others and is taught by each of them."""
     centre, *spokes = branches
     return tuple(edge for spoke in spokes for edge in (Edge(centre, spoke, weight), Edge(spoke, centre, weight)))
 

@@ -1,4 +1,4 @@
-"""The only objects that travel between rooms. All are frozen; none knows how a model works or where a branch lives.
+"""The only objects that travel between rooms. All are frozen. None knows how a model works or where a branch lives.
 
 Dimensions in names: P prompts, N sequences (rows), T response tokens, K top-k entries.
 """
@@ -11,24 +11,24 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:  # a recipe is read without them
+if TYPE_CHECKING:  # reading a recipe needs none of these
     import numpy as np
     from torch import Tensor
 
 BASE, MERGED = "base", "merged"
 MIXED = "mixed"
-"""The one branch of the method of that name, trained on all capabilities."""
+"""The only branch of the method `mixed`, trained on all capabilities."""
 STUDENT = "student"
 """The branch of `mopd` that only learns from the experts."""
 RESERVED_NAMES = frozenset({BASE, MERGED, MIXED, STUDENT, "mean", "average"})
-"""No branch of a recipe may be called so."""
+"""Names that no branch of a recipe may have."""
 
 
 class Split(Enum):
-    """Which problems: to learn from, to measure during training, or to measure once at the end.
+    """The use of problems: to learn from, to measure during training, or to measure once at the end.
 
-    What splits may share is the task's to say: in `tasks.digits` no picture and no canonical text; `rows.rows` takes
-    the user's files as they are, or cuts one by hash.
+    Each task decides what its splits may share. In `tasks.digits` they share no picture and no canonical text.
+    `rows.rows` takes the user's files as they are, or cuts the training files by hash.
     """
 
     TRAIN = "train"
@@ -37,7 +37,7 @@ class Split(Enum):
 
 
 class Medium(Enum):
-    """In a message: the place of the problem's next image or video."""
+    """The place in a message of the problem's next image or video."""
 
     IMAGE = "image"
     VIDEO = "video"
@@ -45,14 +45,14 @@ class Medium(Enum):
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat: who speaks (system, user, assistant), and texts with the places of media between them."""
+    """One turn of a chat: its role (system, user, assistant), and texts with the places of media between them."""
 
     role: str
     parts: tuple[str | Medium, ...]
 
     @property
     def content(self) -> str | list[dict[str, str]]:
-        """A text alone stays a string, which every chat template takes; with media it becomes a list of parts."""
+        """The content as chat templates take it: a string without media, else a list of parts."""
         texts = [part for part in self.parts if isinstance(part, str)]
         if len(texts) == len(self.parts):
             return "".join(texts)
@@ -64,12 +64,12 @@ class Problem:
     """One prompt with a verifiable answer.
 
     `images` are [H, W, 3] uint8, `videos` are [frames, H, W, 3] uint8 at `fps`, one rate for all or one for each.
-    Without `messages` the prompt is one user message, in which all media stand before the text `prompt`. With them the
-    messages are the whole prompt: they hold as many places as there are media, taken in order, and `prompt` is only
-    shown to people. `chat_template_kwargs` are variables of the model's chat template. `verifier` names what grades a
-    response against `answer` (`rewards.grading`), it never points at code. `solution` is a worked response, used only
-    by the supervised warm-up. `columns` is a JSON object, for a user's reward function that wants more than the
-    answer.
+    Without `messages` the prompt is one user message, in which all media stand before the text `prompt`. With
+    `messages` they are the whole prompt: they hold as many places as there are media, filled in order, and `prompt` is
+    only shown to people. `chat_template_kwargs` are variables of the model's chat template. `verifier` is the name of
+    the verifier that grades a response against `answer` (`rewards.grading`); it never points at code. `solution` is a
+    worked response, used only by the supervised warm-up. `columns` is a JSON object, for a user's reward function that
+    wants more than the answer.
     """
 
     id: str
@@ -87,7 +87,7 @@ class Problem:
 
     @property
     def chat(self) -> list[dict[str, Any]]:
-        """The whole prompt as chat templates take it: role and content of every message."""
+        """The whole prompt as chat templates take it: the role and content of every message."""
         if self.messages:
             return [{"role": message.role, "content": message.content} for message in self.messages]
         media = (*(Medium.IMAGE for _ in self.images), *(Medium.VIDEO for _ in self.videos))
@@ -100,7 +100,7 @@ class Problem:
 
     @property
     def kind(self) -> str:
-        """ "text", "image" or "video": a batch for the model holds one kind of prompt."""
+        """ "text", "image" or "video". A batch for the model holds one kind of prompt."""
         return "video" if self.videos else "image" if self.images else "text"
 
 
@@ -125,10 +125,10 @@ class Rollouts:
     mask_NT      True on response tokens
     finished_N   True where the response ends with an end token, False where the length limit truncated it
     logp_NT      the sampler's log-probs, at `temperature` and under the vocabulary mask; 0 on padding
-    version      the number of updates the sampling policy had seen
-    reward_N     what is trained on, None until graded
-    correct_N    True where the answer is right, whatever else the reward counts; None until graded
-    grader_failures  rows that could not be graded and earn 0 for it
+    version      the number of updates that the sampling policy had made
+        reward_N     rewards, None until graded
+        correct_N    True where the answer is right, whatever else the reward counts; None until graded
+        grader_failures  number of rows that could not be graded and therefore earn 0
     """
 
     problems: tuple[Problem, ...]
@@ -151,7 +151,7 @@ class Score:
     logp_NT       log-prob of each response token; 0 on padding
     topk_ids_NTK  the K most likely tokens, best first (None unless asked for)
     topk_logp_NTK their log-probs
-    at_ids_NTK    log-probs at the ids the caller asked about (None unless asked for)
+    at_ids_NTK    log-probs of the ids that the caller gave (None unless asked for)
     """
 
     logp_NT: Tensor
@@ -165,8 +165,8 @@ class Score:
 class Part:
     """One summand of an optimizer step's objective, with its own denominator (method.md, trap 1).
 
-    Without a `teacher` it is native GRPO on graded rollouts; with one it is OPD towards the teacher's log-probs, which
-    must be those of its version `teacher_version`.
+    Without a `teacher` the part is native GRPO on graded rollouts. With a `teacher` it is OPD towards the teacher's
+    log-probs, which must be of the teacher's version `teacher_version`.
     """
 
     name: str
@@ -177,25 +177,28 @@ class Part:
 
 
 class Answering(Protocol):
-    """Whatever can answer a task's problems: a branch, or a model that is only evaluated."""
+    """A model that can answer a task's problems: a branch, or a model that is only evaluated."""
 
     name: str
 
     async def answer_first(
         self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
     ) -> Rollouts:
-        """Graded answers to the first problems of a task, the same at every call; not counted."""
+        """Graded responses to the first problems of a task, the same at every call. The ledger does not count them."""
         ...
 
 
 class Observed(Answering, Protocol):
-    """Whatever can also look at answers: a branch, or a model without a run."""
+    """A model that can also score responses and show them as text: a branch, or a model outside a run."""
 
     allowed_tokens: int
-    """Tokens that the vocabulary mask allows."""
+    """Number of tokens that the vocabulary mask allows."""
 
     async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
-        """Log-probs of anybody's rollouts, of the k most likely tokens and at `ids_NTK`; not counted."""
+        """Log-probs of any model's rollouts, of the k most likely tokens and of `ids_NTK`.
+
+        The ledger does not count them.
+        """
         ...
 
     async def texts(self, rollouts: Rollouts) -> list[str]:
@@ -203,30 +206,30 @@ class Observed(Answering, Protocol):
         ...
 
     async def pieces(self, rollouts: Rollouts, row: int) -> list[str]:
-        """One response token by token, the end token included; joined, the pieces are its text."""
+        """One response token by token, the end token included. Joined, the pieces are the response's text."""
         ...
 
 
 class BranchHandle(Observed, Protocol):
-    """A branch, wherever it lives: every call is awaited, so that calls to different branches can run at once."""
+    """A branch, wherever it lives. Every call is awaited, so that calls to different branches can run at once."""
 
     capability: str
-    """Name of the task the branch trains on; its peers are taught on it."""
+    """Name of the task that the branch trains on and teaches its peers on."""
 
     async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
-        """Sample and grade the task's next training problems; which ones is a function of (seed, branch, step)."""
+        """Sample and grade responses to the task's next training problems, a function of (seed, branch, step)."""
         ...
 
     async def score(self, rollouts: Rollouts) -> Score:
-        """Log-probs of anybody's rollouts under this branch's weights as they are now, counted as teaching."""
+        """Log-probs of any rollouts under this branch's current weights. The ledger counts them as teaching."""
         ...
 
     async def update(self, parts: Sequence[Part]) -> dict[str, float]:
-        """One optimizer step; the metrics of each part. Raises NonFiniteError after several bad steps in a row."""
+        """Make one update; the metrics of each part. Raises NonFiniteError after several bad steps in a row."""
         ...
 
     async def weights(self) -> Mapping[str, Tensor]:
-        """All weights by name, tied ones once, an adapter's update added to those it changes."""
+        """All weights by name, tied ones once. An adapter's update is added to the weights that it changes."""
         ...
 
     async def counts(self) -> dict[str, float]:
@@ -234,15 +237,15 @@ class BranchHandle(Observed, Protocol):
         ...
 
     async def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of the branch."""
+        """The tensors that a checkpoint holds of the branch."""
         ...
 
     async def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over parameters by name; the optimizer begins anew."""
+        """Take over parameters by name and start a new optimizer."""
         ...
 
     async def load_state(self, tensors: dict[str, Tensor], counts: Mapping[str, float]) -> None:
-        """Go on from a checkpoint: what `state` and `counts` gave."""
+        """Go on from a checkpoint that holds the results of `state` and `counts`."""
         ...
 
     async def save(self, folder: Path, card: str) -> None:

@@ -11,7 +11,6 @@ Nothing in the formula is fitted: its coefficients count the tensors that a laye
 from __future__ import annotations
 
 import gc
-import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -104,17 +103,17 @@ def activations(shape: Shape, tokens: int, responses: int) -> int:
     return tokens * per_token + responses * (shape.width + shape.vocabulary)
 
 
-def shared_prefix(shape: Shape, prompts: int, rows: int, prompt: int, response: int) -> int:
-    """Activations on the shared prefix: prompts once, their keys and values copied to every row.
+def packed(shape: Shape, prompts: int, rows: int, prompt: int, response: int) -> int:
+    """Activations of packed log-probs: prompts and rows' tokens once, the last of a row not at all.
 
-    Behind a cache the mask is explicit: a layer then keeps keys and values at the width of the queries, and the mask of
-    its rows as numbers, its last dimension rounded up to 16.
+    A layer keeps attention's output twice, by window and in the sequence's order, and each row's keys and values once
+    more, behind copies of its prompt's. Masks are numbers, the same for all layers, repeated for the query heads that
+    share a key head.
     """
-    length = prompt + response - 1
-    tokens = prompts * prompt + rows * (response - 1)
-    widened = shape.layers * 2 * (shape.query - shape.key) * rows * length
-    masks = shape.layers * rows * (response - 1) * 16 * math.ceil(length / 16)
-    return activations(shape, tokens, rows * response) + cache(shape, rows * prompt) + widened + masks
+    tokens, length = prompts * prompt + rows * (response - 1), prompt + response - 1
+    per_layer = shape.query * tokens + 2 * shape.key * rows * length
+    masks = shape.query // shape.key * (prompts * prompt**2 + rows * (response - 1) * length)
+    return activations(shape, tokens, rows * response) + shape.layers * per_layer + masks
 
 
 def checkpointed(shape: Shape, tokens: int, responses: int) -> int:
@@ -182,7 +181,6 @@ def measured(name: str) -> list[tuple[str, int, int]]:
     torch.manual_seed(0)
     before = alive()
     policy = Policy(*tiny_of_kind(name))
-    policy.packing = "never"
     shape = shape_of(policy)
     between, fullest = stepped([policy])
     rows = [
@@ -192,10 +190,8 @@ def measured(name: str) -> list[tuple[str, int, int]]:
     rollouts = written(policy)
     prompt = policy.encoder.lengths(rollouts.problems)[0]
     n, tokens = PROMPTS * ROWS, PROMPTS * ROWS * (prompt + LENGTH)
-    rows.append(
-        ("activations, shared prefix", shared_prefix(shape, PROMPTS, n, prompt, LENGTH), kept(policy, rollouts))
-    )
-    policy.shared_prefix = False
+    rows.append(("activations, packed", packed(shape, PROMPTS, n, prompt, LENGTH), kept(policy, rollouts)))
+    policy.packing = False
     rows.append(("activations, plain path", activations(shape, tokens, n * LENGTH), kept(policy, rollouts)))
     twin = policy.clone(gradient_checkpointing=True)
     rows.append(("activations, checkpointed", checkpointed(shape, tokens, n * LENGTH), kept(twin, rollouts)))

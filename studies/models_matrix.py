@@ -3,9 +3,9 @@
     python studies/models_matrix.py [KIND ...]
 
 Everything is built offline. A row is a kind of model with a kind of prompt; columns: the path that the check at start
-settles on; the greatest difference of a log-prob, in nats, between that path and each text alone through the model's
-own forward; how many times as much CPU time forward and backward take on the plain path as on the shared prefix
-(8 rows per prompt, medians of 5).
+settles on for log-probs; the greatest difference of a log-prob, in nats, between that path and each text alone through
+the model's own forward; how many times as much CPU time forward and backward take on the plain path as packed (8 rows
+per prompt, medians of 5).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PROMPTS, ROWS, TOKENS, REPEATS = 4, 8, 24, 5
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    print("| model | class | prompts | path | differs by, nats | shared prefix is faster by |")
+    print("| model | class | prompts | path | differs by, nats | packed is faster by |")
     print("|---|---|---|---|---|---|")
     for name in sys.argv[1:] or TINY_KINDS:
         for kind in Policy(*tiny_of_kind(name)).encoder.family.kinds:
@@ -46,19 +46,17 @@ def row(name: str, kind: str) -> str:
     generator = torch.Generator().manual_seed(0)
     rollouts = policy.sample(problems, rollouts_per_prompt=ROWS, generator=generator, max_new_tokens=TOKENS)
     difference = float((policy.score(rollouts).logp_NT - logp_alone(policy, rollouts)).abs().max())
-    shared = "shared prefix" if policy.packing == "never" else "shared prefix, packed"
-    path = shared if policy.shared_prefix else "plain"
-    gain = f"{speedup(policy, rollouts):.1f}x" if policy.shared_prefix else "—"
+    path, gain = ("packed", f"{speedup(policy, rollouts):.1f}x") if policy.packs else ("plain", "—")
     return f"| {name} | {type(policy.model).__name__} | {kind} | {path} | {difference:.0e} | {gain} |"
 
 
 def speedup(policy: Policy, rollouts: Rollouts) -> float:
-    """CPU seconds of forward and gradient on the plain path over those on the shared prefix."""
+    """CPU seconds of forward and gradient on the plain path over those of packed prompts and responses."""
     seconds = {}
-    for shared in (True, False):
-        policy.shared_prefix = shared
-        seconds[shared] = statistics.median(passes(policy, rollouts) for _ in range(REPEATS))
-    policy.shared_prefix = True
+    for packing in (True, False):
+        policy.packing = packing
+        seconds[packing] = statistics.median(passes(policy, rollouts) for _ in range(REPEATS))
+    policy.packing = True
     return seconds[False] / seconds[True]
 
 

@@ -83,6 +83,11 @@ def test_eval_compares_models_side_by_side_from_any_folder(command, tmp_path):
         assert said in done.stdout
 
 
+def test_the_package_itself_can_be_run():
+    done = subprocess.run([sys.executable, "-m", "copd", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"copd {version('copd')}\n"
+
+
 def test_the_version_is_told(command):
     assert command("--version").stdout == f"copd {version('copd')}\n"
 

@@ -1,6 +1,7 @@
 """The table of docs/performance.md, from the results of `make bench` (`make docs`).
 
-A column is measured with AVX2 alone (benchmarks/README.md says how) and stays empty until its file of results is there.
+What the results note of themselves stands before it. A column is measured with AVX2 alone (benchmarks/README.md says
+how) and stays empty until its file of results is there.
 """
 
 from __future__ import annotations
@@ -45,12 +46,13 @@ def table(measured: Path, on_avx2: Path) -> str:
     """What was measured where, and the rows."""
     found, again = read(measured), read(on_avx2) if on_avx2.is_file() else {}
     lines = [HEADER, ("---",) * len(HEADER), *(cells(*row, found, again) for row in ROWS)]
-    facts = json.loads(measured.read_text(encoding="utf-8"))["environment"]
+    results = json.loads(measured.read_text(encoding="utf-8"))
+    facts, note = results["environment"], [results["note"], ""] if "note" in results else []
     said = (
         f"{facts['machine']}, {facts['cores']} cores, {THREADS} threads, torch {facts['torch']}, transformers "
         f"{facts['transformers']}, TRL {facts['trl']}, {facts['date']}:"
     )
-    return "\n".join([said, "", *("| " + " | ".join(line) + " |" for line in lines)])
+    return "\n".join([*note, said, "", *("| " + " | ".join(line) + " |" for line in lines)])
 
 
 def cells(job: str, kind: str, found: Results, again: Results) -> tuple[str, ...]:

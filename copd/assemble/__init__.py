@@ -1,10 +1,11 @@
-"""Recipe to parts. Only this room, `recipe`, `commands` and the command line see a whole recipe.
+"""From a recipe to its parts. Only this room, `recipe`, `commands` and the command line see a whole recipe.
 
-- `assembled`: one object: tasks, base, grader, warnings
+- `assembled`: one object with tasks, base, grader and warnings
 - `tasks`: a recipe's tasks
-- `rows`: what a recipe says of a branch's rows
-- `preflight`: can the model take the problems, and on which path?
+- `rows`: a branch's section on rows to a task
+- `preflight`: checks that the model can take the problems, and settles its path
 - `branches`: policy, learner and objectives of a branch
-- `places`: where branches live: in this process, or each in its own
+- `places`: branches in this process, or each in its own process
+- `server`: what the processes of branches have imported when they begin
 - `plan`: branches, edges, steps and rollouts of a method
 """

@@ -1,4 +1,4 @@
-"""A recipe's parts in one object: its tasks, its base, its grader, and what a person is warned of."""
+"""A recipe's parts in one object: its tasks, its base, its grader, and its warnings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 from copd.assemble.preflight import check_overlap, check_prompts, reject_unfit, settle_paths
 from copd.assemble.tasks import conflict_warnings, data_fingerprints, data_warnings, make_tasks
 from copd.branches.branch import Actor, SamplingSettings
-from copd.compute.packing import Packing
 from copd.model.folders import compute_on, model_folder
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe
@@ -24,18 +23,18 @@ from copd.types import Task
 
 @dataclass(frozen=True)
 class Inheritance:
-    """What a process that has looked at model and data leaves to others: its path, and where the rows stand."""
+    """The results of checking model and data that other processes inherit: the model's path, the indexes of rows."""
 
     shared_prefix: bool
-    packing: Packing
+    packing: bool
     indexes: Mapping[str, Index]
 
 
 class Assembled:
-    """What every command makes of a recipe. Each part is made when it is first asked for.
+    """The parts that every command makes of a recipe. Each part is made when it is first asked for.
 
-    `warn` is told once of whatever a person should know. Parts raise RecipeError, DataError or ModelFolderError where
-    the recipe, the data or the model cannot be used.
+    `warn` gets each warning once. Parts raise RecipeError, DataError or ModelFolderError if the recipe, the data or the
+    model cannot be used.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Assembled:
         tasks: Mapping[str, Task] | None = None,
         inherited: Inheritance | None = None,
     ) -> None:
-        """`tasks` take the place of those of the recipe. What is `inherited` is not looked at or warned of again."""
+        """`tasks` replace those of the recipe. `inherited` checks are not repeated, nor are their warnings."""
         self.recipe, self.warn = recipe, warn
         self._inherited = inherited
         self._ending = ExitStack()
@@ -65,37 +64,37 @@ class Assembled:
 
     @cached_property
     def asked(self) -> Asked:
-        """The problems that are measured, shared by all models."""
+        """The problems of validation and test, shared by all models."""
         return Asked(self.tasks)
 
     @property
     def fingerprints(self) -> dict[str, dict[str, dict[str, str]]]:
-        """Branch, split, file to sha256, for the tasks that have files."""
+        """The sha256 of each file by branch, split and file name, for tasks that have files."""
         return data_fingerprints(self.tasks)
 
     @cached_property
     def grader(self) -> Grader:
-        """The recipe's grader, which lives as long as this object."""
+        """The recipe's grader. It lives as long as this object."""
         recipe = self.recipe
         return self._ending.enter_context(Grader(recipe.verifiers, **recipe.reward.model_dump(), warn=self.warn))
 
     @cached_property
     def loaded(self) -> Policy:
-        """The base as it comes from its folder, on the recipe's device."""
+        """The base, loaded from its folder to the recipe's device; nothing is checked yet."""
         policy = load_policy(self.recipe)
         check_overlap(self.recipe, policy)
         return policy
 
     @cached_property
     def fitting(self) -> Policy:
-        """The loaded base, once the first problems of every task were seen to fit it."""
+        """The loaded base, after a check that it can take the first problems of every task."""
         check = check_prompts if self._inherited is None else reject_unfit
         check(self.loaded, self.tasks, self.recipe.sampling.max_new_tokens)
         return self.loaded
 
     @cached_property
     def base(self) -> Policy:
-        """The fitting base on the path that its parity check has settled."""
+        """The fitting base, on the path that its parity check chose."""
         if self._inherited is not None:
             self.fitting.shared_prefix, self.fitting.packing = self._inherited.shared_prefix, self._inherited.packing
             return self.fitting
@@ -104,7 +103,7 @@ class Assembled:
         return self.fitting
 
     def model(self, path: str | None, name: str | None = None) -> Policy:
-        """The model at `path` (None: the base, apart from `base`), looked at likewise; `name` is for warnings."""
+        """The model at `path`, checked like the base; None: another copy of the base. Warnings call it `name`."""
         policy = load_policy(self.recipe, path)
         check_prompts(policy, self.tasks, self.recipe.sampling.max_new_tokens)
         for warning in settle_paths(policy, self.tasks):
@@ -113,22 +112,22 @@ class Assembled:
 
     @property
     def inheritance(self) -> Inheritance:
-        """What the processes of branches take over."""
+        """What the processes of branches inherit."""
         indexes = {name: task.index for name, task in self.tasks.items() if isinstance(task, Rows)}
         return Inheritance(self.base.shared_prefix, self.base.packing, indexes)
 
     def actor(self, name: str, policy: Policy) -> Actor:
-        """A model that answers problems and looks at answers, and does not learn."""
+        """A model that answers problems and scores responses, but does not learn."""
         return Actor(name, -1, policy, self.tasks, self.sampling, self.grader, self.asked)
 
     @property
     def sampling(self) -> SamplingSettings:
-        """How all models of the recipe draw their responses."""
+        """How all models of the recipe sample their responses."""
         recipe = self.recipe
         return SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
 
     def tell_of_bad_rows(self) -> None:
-        """Warn of bad rows that were left out since `base` was made; where it was not, nothing was drawn."""
+        """Warn of bad rows that were left out after `base` was made. Without a base no row was drawn."""
         if "base" in vars(self):
             self._tell(data_warnings(self.tasks))
 
@@ -153,7 +152,7 @@ def assembled(
 ) -> Iterator[Assembled]:
     """A recipe's parts while the block lives, with the recipe's number of threads for torch.
 
-    Bad rows that are found in the block are warned of at its end.
+    At the end of the block a warning reports the bad rows that were found in it.
     """
     torch.set_num_threads(recipe.model.threads_per_branch)
     made = Assembled(recipe, warn, tasks=tasks, inherited=inherited)

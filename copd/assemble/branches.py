@@ -24,7 +24,8 @@ from copd.types import MIXED, Rollouts
 def branch_policy(recipe: Recipe, base: Policy, name: str) -> Policy:
     """The policy of a new branch: an adapter on the base itself, or a copy of the base on the branch's device.
 
-    Raises RecipeError for targets of the adapter that the model lacks, ModelFolderError for a device that is not there.
+    Raises RecipeError for targets of the adapter that the model lacks, ModelFolderError for a device that the machine
+    lacks.
     """
     if recipe.lora is not None:
         settings = LoraSettings(**recipe.lora.model_dump())
@@ -54,7 +55,7 @@ def make_learner(recipe: Recipe, policy: Policy) -> Learner:
 
 
 def make_objectives(recipe: Recipe, base: Policy) -> ObjectiveSettings:
-    """What the parts of an update are made with; the base, which is never trained, is the reference of the KL."""
+    """The settings of an update's parts. The base, which is never trained, is the reference of the KL."""
     grpo, opd = recipe.grpo, recipe.opd
     deltas: dict[str, Delta] = {
         "clamp": partial(clamped_delta, bound=opd.clamp),
@@ -70,7 +71,7 @@ def make_objectives(recipe: Recipe, base: Policy) -> ObjectiveSettings:
 
 
 def make_health(recipe: Recipe, edges: Sequence[Edge]) -> Health:
-    """The guards of a run whose branches teach one another along these edges."""
+    """The guards of a run whose branches teach each other along these edges."""
     devices = [branch.device or recipe.model.device for branch in recipe.branches.values()]
     in_half = any(compute_on(device, recipe.model.dtype)[1] is not None for device in devices)
     taught = [(edge.student, edge.teacher) for edge in edges]
@@ -78,9 +79,9 @@ def make_health(recipe: Recipe, edges: Sequence[Edge]) -> Health:
 
 
 def make_branch(made: Assembled, name: str, index: int) -> Branch:
-    """The branch `name`, the `index`-th of its method, as it begins: it is the base and learns the task of its name.
+    """A new branch `name`, the `index`-th of its method. It starts from the base and learns the task of its name.
 
-    The branch of "mixed" learns all tasks in turn.
+    The branch of the method `mixed` learns all tasks in turn.
     """
     recipe, policy = made.recipe, branch_policy(made.recipe, made.base, name)
     return Branch(
@@ -101,9 +102,9 @@ def make_branch(made: Assembled, name: str, index: int) -> Branch:
 def lone_branch(
     recipe: Recipe, name: str, index: int, inherited: Inheritance | None, warn: Callable[[str], None]
 ) -> Iterator[Branch]:
-    """A branch for a process that has no other, with a base, tasks and grader of its own.
+    """The only branch of a process, with its own base, tasks and grader.
 
-    Without anything `inherited` it looks at model and data itself, and warns.
+    If nothing is `inherited`, the process checks model and data itself, and warns.
     """
     with assembled(recipe, warn, inherited=inherited) as made:
         yield make_branch(made, name, index)

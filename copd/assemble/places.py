@@ -1,4 +1,4 @@
-"""Where the branches of a run live: all in this process, or each in one of its own."""
+"""Where the branches of a run live: all in this process, or each in its own process."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ from copd.branches.branch import Actor
 from copd.branches.local import Turns, local_handle, threaded_handle
 from copd.branches.processes import BranchProcess
 from copd.model.policy import Policy
-from copd.system.processes import Memory, peak, summed
+from copd.system.processes import Memory, begin_to_import, peak, summed
 from copd.types import Answering, BranchHandle
 
 A = TypeVar("A", bound=Actor)
+SERVER = "copd.assemble.server"
+"""What the processes of branches have imported when they begin."""
 
 
 class Place(Protocol):
-    """The branches by name, as they begin, and room for models that are only evaluated."""
+    """The new branches by name, and handles for models that are only evaluated."""
 
     @property
     def branches(self) -> Mapping[str, BranchHandle]: ...
 
     def evaluated(self, name: str, policy: Policy) -> Answering:
-        """A model that answers problems and no more, at the device at which the base is."""
+        """A model that only answers problems, on the base's device."""
         ...
 
     def peak(self) -> Memory:
-        """The most memory that all processes have held until now, each at its own time."""
+        """The sum, over all processes, of the most memory that each has held so far."""
         ...
 
     def close(self) -> None:
-        """The branches are needed no more."""
+        """End the branches, which are no longer needed."""
         ...
 
 
 class ThisProcess:
-    """All branches here, taking turns on their device where the recipe says so."""
+    """All branches in this process. They take turns on their device if the recipe says so."""
 
     def __init__(self, made: Assembled, names: Sequence[str]) -> None:
         self._made = made
@@ -67,13 +69,14 @@ class ThisProcess:
 
 
 class OwnProcesses:
-    """A process for each branch; they start side by side. Models that are only evaluated are here, beside them."""
+    """A process for each branch; all start at the same time. Models that are only evaluated are in this process."""
 
     def __init__(self, made: Assembled, names: Sequence[str]) -> None:
         self._made = made
         self._line = ThreadPoolExecutor(1)
         self._processes: dict[str, BranchProcess] = {}
         inherited = made.inheritance
+        begin_to_import(SERVER)
         try:
             for index, name in enumerate(names):
                 make = partial(lone_branch, made.recipe, name, index, inherited)

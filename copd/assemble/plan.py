@@ -1,4 +1,4 @@
-"""What a recipe will do, in numbers, before it does it."""
+"""The numbers of a run before it starts: branches, edges, steps, rollouts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from copd.types import MERGED, MIXED, STUDENT
 class Plan:
     """The method's branches, edges, steps and rollouts, derived from a recipe.
 
-    `learners` are the branches that RLVR phases train, `students` those that OPD phases train. `model` is the branch
-    that the method is after, MERGED for the merge of all, None where there is no single one.
+    RLVR phases train the branches in `learners`, OPD phases those in `students`. `model` names the method's product: a
+    branch, or MERGED for the merge of all. It is None if there is no single product.
     """
 
     capabilities: tuple[str, ...]
@@ -37,16 +37,16 @@ class Plan:
 
     @property
     def rollouts(self) -> int:
-        """R(method): all rollouts needed to make the model or models; evaluation is not counted."""
+        """R(method): all rollouts that make the model or models. Evaluation is not counted."""
         return self.costs.of(self.schedule)
 
     def step_cost(self, step: int) -> int:
-        """Rollouts of one step of all branches; the unit in which the time left is estimated."""
+        """Rollouts of one step of all branches. The time left is estimated in this unit."""
         return self.costs.opd_step if self.schedule.position(step).phase is Phase.OPD else self.costs.rl_step
 
 
 def handovers(recipe: Recipe) -> tuple[int, ...]:
-    """Steps after which a run of experts stands where another method of the same recipe would take them over."""
+    """Numbers of steps after which another method of the same recipe would take over the experts of this run."""
     if recipe.method not in ("expert", "merge_only") or len(recipe.branches) < 2:
         return ()
     found = set()
@@ -62,7 +62,8 @@ def make_plan(recipe: Recipe) -> Plan:
     """The plan of a recipe: its own schedule for CoPD; for a baseline as many steps as CoPD's rollouts allow.
 
     With `budget.rollouts` every method, CoPD too, gets as many steps as that number allows (docs/method.md has each
-    method's R). Raises RecipeError where whole steps cannot meet it, or where the method needs a phase without steps.
+    method's R). Raises RecipeError if whole steps cannot meet the budget, or if a phase that the method needs has no
+    steps.
     """
     batches = Batches(
         recipe.sampling.prompts_per_step,
@@ -104,7 +105,7 @@ def _merge_only(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int
 
 
 def _mixed(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
-    """R = steps B P G with B = K where `mixed.batch` is K_times, which makes the steps few and large, else B = 1."""
+    """R = steps B P G. B = K if `mixed.batch` is K_times, which makes the steps fewer and larger; else B = 1."""
     names = tuple(recipe.branches)
     size = len(names) if recipe.mixed.batch == "K_times" else 1
     large = Batches(
@@ -147,14 +148,14 @@ PLANS: dict[str, Callable[[Recipe, Schedule, Batches, int], Plan]] = {
 
 
 def _scaled(recipe: Recipe, costs: Costs, schedule: Schedule, rollouts: int) -> Schedule:
-    """The schedule scaled to so many rollouts; RecipeError where it misses a budget that the recipe gives."""
+    """The schedule scaled to this number of rollouts. Raises RecipeError if it misses a budget that the recipe sets."""
     if recipe.budget.rollouts is not None and not costs.meet(schedule, rollouts):
-        made, fits = costs.of(costs.scaled(schedule, rollouts)), costs.next_met(schedule, rollouts)
+        made = costs.of(costs.scaled(schedule, rollouts))
         each, fewer = ("cycle", "lower schedule.cycles or ") if schedule.cycles > 1 else ("run", "")
         raise RecipeError(
             f"budget.rollouts: asked are {rollouts:,}, method {recipe.method} would make {made:,}: steps are whole, at "
-            f"least one of each phase a {each}, and a total may be missed by {1 / TOLERATED:.0%}. The least that fits "
-            f"from there on is {fits:,}; for less, {fewer}the prompts and rollouts of a step"
+            f"least one of each phase a {each}, and a total may be missed by {1 / TOLERATED:.0%}. Give "
+            f"another total, or {fewer}lower the prompts and rollouts of a step"
         )
     return costs.scaled(schedule, rollouts)
 

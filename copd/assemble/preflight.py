@@ -1,4 +1,4 @@
-"""What is looked at before anything is trained: can the model take the problems, and on which path?"""
+"""Checks before training: whether the model can take the problems, and on which path it runs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from copd.rows.rows import Rows
 from copd.types import Problem, Split, Task
 
 PROBED_PROBLEMS, PROBED_ROWS = 64, 8
-"""Training problems of a task."""
+"""Training problems that are checked of each task, and of a task on rows."""
 
 
 SETTLED_ON = 3
-"""Training problems per task on which the path is settled."""
+"""Training problems per task of the parity check that settles the path."""
 
 
 CHECKPOINTING = (
@@ -29,11 +29,11 @@ CHECKPOINTING = (
 
 
 def check_prompts(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> None:
-    """Can the model take the first problems of every task?
+    """Check that the model can take the first problems of every task.
 
-    Raises RecipeError naming the branch whose prompts hold pictures that the model does not take, or are, with a
-    response, longer than the model's context. Rows are measured whenever they are drawn, those of validation and test
-    that will be asked for now, and one too long is a bad row.
+    Raises RecipeError naming the branch if its prompts hold pictures that the model does not take, or if a prompt and
+    its response are longer than the model's context. Rows are measured when they are drawn; those of validation and
+    test that will be asked for are measured now. A row that is too long is a bad row.
     """
     context = policy.context
     reject_unfit(policy, tasks, max_new_tokens)
@@ -41,7 +41,7 @@ def check_prompts(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int
         if isinstance(task, Rows):
             task.try_asked()
     for name, task in tasks.items():
-        if isinstance(task, Rows):  # what is asked of its other splits was tried before
+        if isinstance(task, Rows):  # the problems of validation and test have been tried already
             problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_ROWS)]
         else:
             problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_PROBLEMS)]
@@ -60,7 +60,7 @@ def check_prompts(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int
 
 
 def reject_unfit(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> None:
-    """From now on rows whose prompts the model does not take are bad rows."""
+    """From now on, treat rows whose prompts the model does not take as bad rows."""
     for task in tasks.values():
         if isinstance(task, Rows):
             forbidden = control_tokens(policy.tokenizer)
@@ -68,9 +68,9 @@ def reject_unfit(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int)
 
 
 def settle_paths(policy: Policy, tasks: Mapping[str, Task]) -> list[str]:
-    """Settle the path of the policy on the first problems of every task; warnings about it.
+    """Settle the policy's path on the first problems of every task, and return warnings about it.
 
-    Raises ModelFolderError for a model that is computed wrongly.
+    Raises ModelFolderError for a model that copd computes wrongly.
     """
     warnings = [CHECKPOINTING] if policy.gradient_checkpointing else []
     for name, task in tasks.items():
@@ -82,7 +82,10 @@ def settle_paths(policy: Policy, tasks: Mapping[str, Task]) -> list[str]:
 def _unfit(
     encoder: Encoder, context: int | None, forbidden: Collection[str], max_new_tokens: int, problem: Problem
 ) -> str | None:
-    """Why a model of this encoder cannot take a prompt, if it cannot; the task that asks does not keep the model."""
+    """Why a model with this encoder cannot take a prompt, or None.
+
+    Takes no model, so that a task that calls it keeps none.
+    """
     for text in (part for message in problem.messages for part in message.parts if isinstance(part, str)):
         if forged := next((token for token in forbidden if token in text), None):
             return f"the text holds the model's control token {forged!r}"
@@ -99,7 +102,7 @@ def _unfit(
 
 
 def check_overlap(recipe: Recipe, policy: Policy) -> None:
-    """Raises RecipeError where a k of the top-k overlap is more than the tokens that the policy may emit."""
+    """Raise RecipeError if a k of the top-k overlap is larger than the number of tokens that the policy may emit."""
     if max(recipe.evaluation.overlap_k) > policy.allowed_tokens:
         raise RecipeError(
             f"evaluation.overlap_k: {max(recipe.evaluation.overlap_k)} is larger than the "

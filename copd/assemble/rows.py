@@ -1,4 +1,4 @@
-"""What a recipe says of a branch's rows, as a task on the user's files."""
+"""A branch's section on rows, made into a task on the user's files."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def make_rows(
     asked: Mapping[Split, int] | None = None,
     index: Index | None = None,
 ) -> Rows:
-    """The task of a branch on rows: every row is read and checked, media excepted; `verifiers` are the recipe's own.
+    """The task of a branch on rows. Every row is read and checked, except for its media.
 
-    `asked`: how many problems of validation and test will be measured. `index`: from a process that has read the rows.
+    `verifiers` are the recipe's own. `asked`: how many problems of validation and test will be asked. `index`: from a
+    process that has read the rows.
 
     Raises DataError naming file and line, RecipeError for a prompt template that cannot be used.
     """
@@ -46,7 +47,7 @@ def make_rows(
 
 
 def settings_of(section: RowsTask, given_as: str, verifiers: Collection[str]) -> Settings:
-    """How a section wants its rows read. `given_as` is its path in messages, `verifiers` are the recipe's own."""
+    """How to read the rows of a section. `given_as` is its path in messages; `verifiers` are the recipe's own."""
     template, known = section.prompt_template, OURS | set(verifiers)
     rules = RowRules(
         verifiers=known,
@@ -73,7 +74,7 @@ def settings_of(section: RowsTask, given_as: str, verifiers: Collection[str]) ->
 
 
 def rows_section(recipe: Recipe, branch: str) -> RowsTask:
-    """What a recipe says of a branch's rows; raises RecipeError for a branch that is not there or has no rows."""
+    """A branch's section on rows. Raises RecipeError for a branch that does not exist or has no rows."""
     section = recipe.branches[branch].task if branch in recipe.branches else None
     if not isinstance(section, RowsTask):
         there = [name for name, each in recipe.branches.items() if isinstance(each.task, RowsTask)]

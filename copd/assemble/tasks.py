@@ -1,4 +1,4 @@
-"""A recipe's tasks, and what a person should know of their data."""
+"""A recipe's tasks, and warnings about their data."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from copd.tasks.digits import Digits
 from copd.types import Split, Task
 
 WARMED_UP_AT = {"builtin:digits": 1.0}
-"""The share of conflict that a base has seen."""
+"""The share of conflict that a base was warmed up at."""
 
 
 def make_tasks(recipe: Recipe, indexes: Mapping[str, Index] | None = None) -> dict[str, Task]:
-    """The task of every branch of the recipe, by the branch's name; rows of a branch in `indexes` are not read again.
+    """The task of every branch, by the branch's name. If a branch is in `indexes`, its rows are not read again.
 
-    Raises DataError for rows that cannot be used, RecipeError where more problems are asked for than there are rows.
+    Raises DataError for rows that cannot be used, RecipeError if more problems are asked for than there are rows.
     """
     tasks: dict[str, Task] = {}
     for name, branch in recipe.branches.items():
@@ -34,13 +34,13 @@ def make_tasks(recipe: Recipe, indexes: Mapping[str, Index] | None = None) -> di
 
 
 def _asked(recipe: Recipe) -> dict[Split, int]:
-    """Problems of a task that are measured."""
+    """How many problems of a task are asked in validation and test."""
     asked = recipe.evaluation
     return {Split.VALIDATION: max(asked.validation_problems, asked.behaviour_problems), Split.TEST: asked.problems}
 
 
 def _check_there(recipe: Recipe, name: str, digits: Digits) -> None:
-    """Are there as many different problems as will be measured?"""
+    """Check that there are as many different problems as will be asked."""
     for split, count in {Split.TRAIN: 1, **_asked(recipe)}.items():
         try:
             digits.problem(split, max(count, 1) - 1)
@@ -49,7 +49,7 @@ def _check_there(recipe: Recipe, name: str, digits: Digits) -> None:
 
 
 def _check_sizes(recipe: Recipe, name: str, rows: Rows) -> None:
-    """No problem may be counted twice: an interval would be narrower than the data warrant."""
+    """Check that no problem would count twice: it would make an interval too narrow."""
     asked = recipe.evaluation
     for field, split in (
         ("problems", Split.TEST),
@@ -64,7 +64,7 @@ def _check_sizes(recipe: Recipe, name: str, rows: Rows) -> None:
 
 
 def data_fingerprints(tasks: Mapping[str, Task]) -> dict[str, dict[str, dict[str, str]]]:
-    """Branch, split, file to sha256, for the tasks that have files."""
+    """The sha256 of each file by branch, split and file name, for tasks that have files."""
     return {name: task.fingerprint() for name, task in tasks.items() if isinstance(task, Rows)}
 
 
@@ -78,7 +78,7 @@ def data_warnings(tasks: Mapping[str, Task]) -> list[str]:
 
 
 def conflict_warnings(recipe: Recipe) -> list[str]:
-    """A warning for every capability whose share of conflict is not the one that the base was warmed up at."""
+    """A warning for every capability whose share of conflict differs from the share that the base was warmed up at."""
     seen = WARMED_UP_AT.get(recipe.model.path)
     shares = {name: branch.task.conflict for name, branch in recipe.branches.items() if branch.task.kind == "digits"}
     return [

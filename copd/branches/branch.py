@@ -1,4 +1,4 @@
-"""Policy, tasks, grading and learner, put together: what a handle drives."""
+"""A branch: policy, tasks, grader and learner put together. A handle calls it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from copd.tasks.asked import Asked
 from copd.types import Part, Problem, Rollouts, Score, Split, Task
 
 VISIT_STRIDE = 10_000_000
-"""Visits to a peer's capability read its problems from (1 + the visitor's index) times this on, apart from its own."""
+"""A visitor to a peer's capability reads problems from (1 + the visitor's index) times this number on."""
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How responses are drawn: at most `max_new_tokens`, at `temperature`; everything from `seed`."""
+    """How responses are sampled: at most `max_new_tokens`, at `temperature`. All randomness comes from `seed`."""
 
     seed: int
     max_new_tokens: int
@@ -37,7 +37,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class Reference:
-    """What native RLVR is held near to: a frozen policy, which branches may share, and the weight of the KL to it."""
+    """The reference that native RLVR stays near: a frozen policy that branches may share, and its KL's weight."""
 
     policy: Policy
     kl_coefficient: float
@@ -45,10 +45,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class ObjectiveSettings:
-    """What the parts of an update are made with.
+    """The settings of the parts of an update.
 
     `delta` bounds the distillation signal. With `mask_truncated`, truncated native responses are left out as if they
-    had not been drawn. `reference` is None where there is no KL term.
+    had not been sampled. `reference` is None if there is no KL term.
     """
 
     delta: Delta
@@ -61,8 +61,9 @@ class ObjectiveSettings:
 class Counts:
     """The ledger of one branch since the start of the run: rollouts, tokens, and seconds by activity.
 
-    Tokens scored are those of peers' responses that the branch taught on, and those of its own responses that its
-    reference scored, once a batch and in the seconds of the update; tokens trained on count once for every pass.
+    `tokens_scored` counts peers' responses that the branch scored as a teacher, and its own responses that its
+    reference scored, once a batch; the seconds of the reference's scoring belong to the update. `tokens_trained` counts
+    each token once per iteration.
     """
 
     rollouts: int = 0
@@ -75,7 +76,7 @@ class Counts:
 
 
 class Actor:
-    """A policy that answers the problems of several tasks, is graded, and scores responses of others."""
+    """A policy that answers the problems of several tasks, has its responses graded, and scores those of others."""
 
     def __init__(
         self,
@@ -87,9 +88,9 @@ class Actor:
         grader: Grader | None = None,
         asked: Asked | None = None,
     ) -> None:
-        """`grader`: by default one without a user's verifiers, whose processes end with this one.
+        """`grader`: by default one without user verifiers, whose processes end with this process.
 
-        `asked` are the problems of validation, which models may share; by default the actor's own.
+        `asked` holds the validation problems, which models may share; by default the actor has its own.
         """
         self.name = name
         self.index = index
@@ -100,22 +101,22 @@ class Actor:
         self.asked = asked or Asked(tasks)
         self.version = 0
         self.home = policy.device
-        """Where it computes; while it waits for its turn it may be elsewhere."""
+        """The device on which the actor computes. While it waits for its turn, it may be on another."""
 
     def move(self, device: torch.device | str) -> None:
-        """Take weights, and whatever else is needed to compute, to a device."""
+        """Move the weights, and everything else that computing needs, to a device."""
         self.policy.to(device)
 
     def answer(
         self, problems: Sequence[Problem], rollouts_per_prompt: int, generator: torch.Generator | None
     ) -> Rollouts:
-        """Sample and grade; greedy without a generator."""
+        """Sample responses and grade them; greedy without a generator."""
         return self.grade(self.sample(problems, rollouts_per_prompt, generator))
 
     def sample(
         self, problems: Sequence[Problem], rollouts_per_prompt: int, generator: torch.Generator | None
     ) -> Rollouts:
-        """Sample as the run does, without grading; greedy without a generator."""
+        """Sample responses as the run does, without grading; greedy without a generator."""
         return self.policy.sample(
             problems,
             rollouts_per_prompt=rollouts_per_prompt,
@@ -125,7 +126,7 @@ class Actor:
         )
 
     def grade(self, rollouts: Rollouts) -> Rollouts:
-        """This policy's responses with their rewards, as of its present version."""
+        """This policy's responses with their rewards and the policy's current version."""
         rows = zip(rollouts.tokens_NT, rollouts.mask_NT, strict=True)
         spoken_N = [tokens_T[mask_T] for tokens_T, mask_T in rows]
         texts, finished = self.texts(rollouts), rollouts.finished_N.tolist()
@@ -140,16 +141,16 @@ class Actor:
         )
 
     def answer_first(self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool) -> Rollouts:
-        """Graded answers to the first problems of a task, the same at every call; not counted in the ledger.
+        """Graded responses to the first problems of a task, the same at every call; not counted in the ledger.
 
-        All models draw with the same random numbers, so that differences between them are not those of luck.
+        All models sample with the same random numbers, so that luck does not make a difference between them.
         """
         problems = self.asked.first(split, task, count)
         generator = None if greedy else generator_of(self.sampling.seed, "validation", task, 0)
         return self.answer(problems, rollouts_per_prompt, generator)
 
     def inspect(self, rollouts: Rollouts, k: int = 0, ids_NTK: Tensor | None = None) -> Score:
-        """This policy's log-probs of anybody's responses, as of its present version; not counted in the ledger."""
+        """This policy's current log-probs of any model's responses; not counted in the ledger."""
         return self.policy.score(rollouts, k=k, ids_NTK=ids_NTK, version=self.version)
 
     def texts(self, rollouts: Rollouts) -> list[str]:
@@ -194,7 +195,7 @@ class Branch(Actor):
         self.learner.to(device)
 
     def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
-        """Sample and grade training problems of a task: its own in order, a peer's from a range of its own."""
+        """Sample and grade responses to training problems. Each branch has its own range of a peer's problems."""
         started = time.perf_counter()
         first = step * prompts + (0 if task == self.capability else VISIT_STRIDE * (1 + self.index))
         problems = [self.tasks[task].problem(Split.TRAIN, first + i) for i in range(prompts)]
@@ -206,7 +207,7 @@ class Branch(Actor):
         return rollouts
 
     def score(self, rollouts: Rollouts) -> Score:
-        """Teach: log-probs of a peer's responses under the weights as they are now."""
+        """Teach: log-probs of a peer's responses under the current weights."""
         started = time.perf_counter()
         score = self.inspect(rollouts)
         self.ledger.tokens_scored += int(rollouts.mask_NT.sum())
@@ -214,13 +215,12 @@ class Branch(Actor):
         return score
 
     def update(self, parts: Sequence[Part]) -> dict[str, float]:
-        """The optimizer steps over one batch of graded rollouts and teachers' scores; their metrics.
+        """Make the optimizer steps over one batch of graded rollouts and teachers' scores; return the metrics.
 
-        However many iterations the learner makes, the version goes up by one.
+        The version goes up by one, however many iterations the learner makes.
 
-        Raises ValueError for responses that an earlier version sampled, which would be trained on as if they were
-        fresh, and for a teacher's score of another version than the part demands: a stale teacher. Raises
-        NonFiniteError naming the branch after several bad steps in a row.
+        Raises ValueError for responses of an earlier version of the weights, and for a teacher's score of another
+        version than the part demands. Raises NonFiniteError naming the branch after several bad steps in a row.
         """
         started = time.perf_counter()
         objectives = [self._objective(part) for part in parts]
@@ -269,7 +269,7 @@ class Branch(Actor):
         return AnchoredGrpoObjective(part.name, rollouts, part.weight, advantage_M, logp_MT, reference.kl_coefficient)
 
     def state(self) -> dict[str, Tensor]:
-        """Learner and version: with the step, everything a resumed branch needs."""
+        """The state of the learner, and the version. A resumed branch needs these and the step, and no more."""
         return {**self.learner.state(), "version": torch.tensor(self.version)}
 
     def counts(self) -> dict[str, float]:
@@ -277,7 +277,7 @@ class Branch(Actor):
         return asdict(self.ledger)
 
     def load_state(self, tensors: dict[str, Tensor], counts: Mapping[str, float]) -> None:
-        """Restore what `state` and `counts` gave; raises CheckpointError naming a tensor that is missing or unfit."""
+        """Restore the results of `state` and `counts`. Raises CheckpointError naming a missing or unfit tensor."""
         if "version" not in tensors:
             raise CheckpointError("tensor 'version' is missing")
         self.learner.load_state(tensors)
@@ -285,27 +285,26 @@ class Branch(Actor):
         self.ledger = Counts(**counts)  # type: ignore[arg-type]
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over parameters by name; the optimizer begins anew."""
+        """Take over parameters by name and start a new optimizer."""
         self.policy.load_weights(weights)
         self.learner.optimizer.state.clear()
 
     def weights(self) -> dict[str, Tensor]:
-        """All weights by name on the CPU, tied ones once, an adapter's update added to those it changes."""
+        """All weights by name on the CPU, tied ones once. An adapter's update is added to the weights it changes."""
         return self.policy.weights()
 
 
 def generator_of(seed: int, who: str, task: str, step: int) -> torch.Generator:
-    """The generator of one draw: a function of (seed, who samples, task, step), so that resuming needs no state."""
+    """The generator of one batch, a function of (seed, who samples, task, step), so that resuming needs no state."""
     digest = hashlib.sha256(f"{seed}/{who}/{task}/{step}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def describe(part: Part, trained: Rollouts) -> dict[str, float]:
-    """What the rollouts of a part look like: reward, response length, share truncated, graders' failures, and
-    groups with signal.
+    """Metrics of a part's rollouts: reward, response length, share truncated, graders' failures, groups with signal.
 
-    The signal is that of the rows `trained` on; all else is over all rows. Where the problems are of several tasks the
-    reward is also given for each of them, as `PART/reward/TASK`.
+    The signal is that of the rollouts `trained` on; all other metrics are over all rows. If the problems are of several
+    tasks, the reward of each task is added as `PART/reward/TASK`.
     """
     rollouts = part.rollouts
     assert rollouts.reward_N is not None
@@ -322,7 +321,7 @@ def describe(part: Part, trained: Rollouts) -> dict[str, float]:
 
 
 def reward_by_task(rollouts: Rollouts) -> dict[str, float]:
-    """The mean reward of each task in the batch; empty where all problems are of one."""
+    """The mean reward of each task in the batch; empty if all problems are of one task."""
     assert rollouts.reward_N is not None
     tasks = [rollouts.problems[p].task for p in rollouts.prompt_of_N.tolist()]
     names = sorted(set(tasks))

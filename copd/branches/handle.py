@@ -1,7 +1,7 @@
-"""The one class of handles on branches and models: what can be asked of them, wherever they live.
+"""The only class of handles: the calls to branches and models, wherever they live.
 
-What differs is how a call is carried: to an object of this process (`copd.branches.local`), or to a process of the
-branch's own (`copd.branches.processes`).
+A handle carries its calls to an object of this process (`copd.branches.local`), or to the branch's own process
+(`copd.branches.processes`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 from copd.types import Part, Rollouts, Score, Split
 
 Carry = Callable[..., Awaitable[Any]]
-"""Carries a call to a branch: the name of the method, then its arguments. Returns or raises what the method does."""
+"""Carries a call to a branch: the method's name, then its arguments. Returns or raises whatever the method does."""
 
 
 class Handle:
-    """A `copd.types.BranchHandle`; of a model that is only evaluated, an `Observed`.
+    """A `copd.types.BranchHandle`; for a model that is only evaluated, an `Observed`.
 
-    Rollouts that `collect` returns are whatever the carrier makes of them. It takes them back in `score` and `update`.
+    `collect` returns rollouts in the form that the carrier gives them. `score` and `update` take them in that form.
     """
 
     def __init__(self, name: str, allowed_tokens: int, carry: Carry, capability: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Branches and models of this process, one call after the other, behind the awaitable handle."""
+"""Handles on branches and models of this process, which run one call after the other."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ COMPUTING = frozenset({"answer_first", "collect", "inspect", "score", "update"})
 
 
 class Turns:
-    """Models that share a device take turns on it: one is there and computes, the others wait on the CPU."""
+    """Turns of models that share a device: one is on the device and computes, the others wait on the CPU."""
 
     def __init__(self) -> None:
         self._there: dict[str, Actor] = {}
 
     def wait(self, actor: Actor) -> None:
-        """Send a new model off to wait for its first turn."""
+        """Send a new model to the CPU, where it waits for its first turn."""
         actor.move("cpu")
 
     def take(self, actor: Actor) -> None:
-        """Bring a model to its device, and the one that was there to the CPU first."""
+        """Bring a model to its device, after the one that was there has gone to the CPU."""
         there = self._there.get(str(actor.home))
         if there is actor:
             return
@@ -40,14 +40,14 @@ class Turns:
 def local_handle(actor: Actor, turns: Turns | None = None) -> Handle:
     """A handle on an actor or branch of this process.
 
-    A call that computes lets the others go first. With `turns` it takes the device instead, and keeps it until another
-    needs it.
+    A call that computes first lets other waiting calls run. With `turns` it takes the device instead, and the model
+    keeps the device until another model needs it.
     """
     return _handle(actor, partial(_in_turn, actor, turns))
 
 
 def threaded_handle(actor: Actor, line: ThreadPoolExecutor) -> Handle:
-    """A handle on an actor that computes beside the calls to other processes, in the threads of `line`."""
+    """A handle on an actor that computes in the threads of `line`, while calls to other processes go on."""
     return _handle(actor, partial(_on_thread, actor, line))
 
 
@@ -71,7 +71,7 @@ async def _on_thread(actor: Actor, line: ThreadPoolExecutor, method: str, *argum
 
 
 def finish(work: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine, also where a loop runs already, as in a notebook."""
+    """The result of a coroutine, also if a loop is already running, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

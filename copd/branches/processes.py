@@ -1,8 +1,8 @@
 """Branches in processes of their own on this machine, so that calls to different branches run at once.
 
-Each process builds its branch for itself and answers the calls that come over its pipe, one after the other. Responses
-stay where they were sampled until that branch's next update: what the algorithm passes on is a reference, and a teacher
-is sent a copy. A process ends with the run that started it, however that ends.
+Each process builds its own branch and answers the calls that come over its pipe, one after the other. Responses stay in
+the process that sampled them until its branch's next update. The algorithm passes on a reference to them, and a teacher
+gets a copy. A process ends with the run that started it, however the run ends.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from torch import Tensor
 from copd.branches.branch import Branch
 from copd.branches.handle import Handle
 from copd.errors import CopdError, ProcessError
-from copd.system.processes import Memory, Spawned, peak
+from copd.system.processes import Memory, Served, peak
 from copd.types import Part, Rollouts
 
 Make = Callable[[Callable[[str], None]], AbstractContextManager[Branch]]
-"""Builds the branch, told whom to warn; called in the branch's process, and left when that process ends."""
+"""Builds the branch, given a function for warnings. The branch's process enters it, and leaves it when it ends."""
 ENDING_SECONDS = 5
-"""How long a process that is no longer needed may take to end by itself."""
+"""Seconds in which a process that is no longer needed may end by itself."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,18 @@ class Kept:
 
 
 class BranchProcess:
-    """The process of a branch, which carries the calls of its handle in the order in which they are made.
+    """The process of a branch. It carries the calls of the branch's handle in the order in which they are made.
 
-    Every call raises what it raised there, and ProcessError where the process has ended.
+    A call raises what the method raised in the process, and ProcessError if the process has ended.
     """
 
     peak: Memory
-    """The most memory that the process had held when it last answered."""
+    """The most memory that the process had held up to its last answer."""
 
     def __init__(self, name: str, make: Make, warn: Callable[[str], None]) -> None:
         self.name = name
         self._warn = warn
-        context = Spawned()
+        context = Served()
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, make), name=f"copd branch {name}")
         self._process.start()
@@ -64,12 +64,12 @@ class BranchProcess:
         self._ready: Future[Any] = self._line.submit(self._receive)
 
     def handle(self) -> Handle:
-        """The handle on the branch, once it is there. Raises what building it raised."""
+        """The handle on the branch, once the branch is built. Raises whatever building the branch raised."""
         capability, allowed_tokens = self._ready.result()
         return Handle(self.name, allowed_tokens, self._carry, capability)
 
     def close(self) -> None:
-        """End the process, in the middle of a call too, which then fails."""
+        """End the process, even in the middle of a call; that call then fails."""
         try:
             if not self._busy:
                 with suppress(ProcessError, OSError):
@@ -93,7 +93,7 @@ class BranchProcess:
         return Kept(self, value) if method == "collect" else value
 
     def _numbered(self, parts: Sequence[Part]) -> list[Any]:
-        """The parts, their rollouts by number; raises ValueError for responses of another branch."""
+        """The parts, with rollouts replaced by their numbers. Raises ValueError for responses of another branch."""
         references: list[Any] = [part.rollouts for part in parts]
         if any(kept.owner is not self for kept in references):
             raise ValueError(f"branch {self.name} cannot be trained on responses of another branch")
@@ -134,10 +134,10 @@ class BranchProcess:
 
 
 def serve(pipe: Connection, make: Make) -> None:
-    """The life of a branch's process: build the branch, answer calls until there is None, or nobody to call.
+    """The main function of a branch's process: build the branch, then answer calls until None comes or the pipe closes.
 
-    An answer is (value, exception or None, warnings since the last one, most memory held). Signals to all processes
-    of a run are for the first of them, which ends the others.
+    An answer is (value, exception or None, warnings since the last answer, most memory held). The process ignores
+    signals that go to all processes of a run: the main process ends the others.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -161,13 +161,13 @@ def serve(pipe: Connection, make: Make) -> None:
                     answer(value)
         answer(None)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the run has ended, or its process has
+        pass  # the run, or its main process, has ended
     except Exception as error:
         answer(None, _told(error))
 
 
 class _Desk:
-    """A branch as its process serves it: responses that it sampled stay here, under numbers, until its next update."""
+    """A branch as its process serves it. Responses that it sampled stay here, under numbers, until its next update."""
 
     def __init__(self, branch: Branch) -> None:
         self._branch = branch
@@ -194,7 +194,7 @@ class _Desk:
 
 
 class _ByValue(ForkingPickler):
-    """What travels between our own processes. Tensors go as their bytes, not as handles on memory that is shared."""
+    """Pickles what travels between our own processes. Tensors travel as bytes, not as handles on shared memory."""
 
     def reducer_override(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -212,7 +212,7 @@ def _send(pipe: Connection, message: object) -> None:
 
 
 def _told(error: Exception) -> Exception:
-    """An exception that can travel, with the place where it was raised."""
+    """The exception in a form that can travel, with the place where it was raised."""
     if isinstance(error, CopdError | OSError):
         return error
     told = RuntimeError(f"{type(error).__name__}: {error}")

@@ -1,13 +1,13 @@
-"""What the commands do, a file each; `copd.cli` parses and calls.
+"""The work of the commands, one file each. `copd.cli` parses the command line and calls them.
 
 - `train`: recipe to run folder
-- `doctor`: a recipe looked at before a long run
+- `doctor`: checks of a recipe before a long run
 - `findings`: a finding in words; the machine
-- `evaluate`: models side by side
-- `behaviour`: one model as the teacher of another
-- `merge`: model folders into one
-- `filter`: the rows that teach something
-- `check`: every bad row of files
-- `warmup`: a base for the embedded world
-- `exits`: every error one line, every exit its status
+- `evaluate`: compares models on test problems
+- `behaviour`: compares a student with a teacher
+- `merge`: merges model folders
+- `filter`: keeps the rows that teach something
+- `check`: reports every bad row of files
+- `warmup`: makes a base for the embedded world
+- `exits`: turns errors into one line, and exits into a status
 """

@@ -19,11 +19,11 @@ ROLES = ("student", "teacher")
 def compare_behaviour(
     recipe: Recipe, student: str, teacher: str, problems: int | None = None
 ) -> list[CapabilityBehaviour]:
-    """How a teacher's model sees a student's: measures and most disputed tokens in each field of a recipe.
+    """Compare a teacher's model with a student's: measures and most disputed tokens in each capability of a recipe.
 
-    Both are given as `model_folder` takes them; the student answers `problems` validation problems of each capability
-    (default as in the recipe), twice each. Raises ModelFolderError for one that is not there or for models whose tokens
-    are not the same.
+    Both models are given in a form that `model_folder` takes. The student answers `problems` validation problems of
+    each capability (default as in the recipe), twice each. Raises ModelFolderError for a model that does not exist, and
+    for two models whose tokens differ.
     """
     for path, given_as in ((student, "STUDENT"), (teacher, "TEACHER")):
         model_folder(path, given_as)

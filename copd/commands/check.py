@@ -1,4 +1,4 @@
-"""Users' data without a run: what a recipe says about rows, as a task or as a check of their files."""
+"""Checks of users' rows without a run, by file or by the branch of a recipe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_file(
     media: bool = True,
     most: int | None = None,
 ) -> list[Report]:
-    """Check the rows of one file without a recipe; a row need not name a verifier. See `copd.rows.check`."""
+    """Check the rows of one file without a recipe. A row need not name a verifier. See `copd.rows.check`."""
     rules = RowRules(OURS, partial(final_answer, finished=True), verifier=UNNAMED, misread=misread)
     settings = Settings(rules=rules, format=format_name, data_root=None if root is None else Path(root))
     sources = open_files([file], Split.TRAIN.value, settings)
@@ -44,7 +44,7 @@ def check_branch(
 ) -> list[Report]:
     """Check one file as a branch of a recipe reads it, or the files of each of the branch's splits.
 
-    Raises RecipeError for a branch that is not there or has no rows.
+    Raises RecipeError for a branch that does not exist or has no rows.
     """
     section = rows_section(recipe, branch)
     settings = settings_of(section, f"branches.{branch}.task", recipe.verifiers)

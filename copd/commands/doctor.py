@@ -1,7 +1,7 @@
-"""`copd doctor`: what would cost a long run dearly, looked at before it starts.
+"""`copd doctor`: checks before a long run for faults that would cost it dearly.
 
-The recipe's own model, tasks, graders and branches are used, on training problems. The branches make a few real steps
-and are thrown away; nothing is written.
+The checks use the recipe's own model, tasks, graders and branches, on training problems. The branches make a few real
+steps and are thrown away. Nothing is written.
 """
 
 from __future__ import annotations
@@ -36,18 +36,20 @@ from copd.topology import Edge
 from copd.types import Part, Problem, Rollouts, Score, Split, Task
 
 PROBED = 32
-"""Training problems of a capability that the base answers; kinds of input are looked for among them."""
+"""Training problems of a capability that the base answers. Kinds of prompts are looked for among them."""
 OF_EACH_KIND = 3
 SHOWN = 2
-"""Graded samples per capability."""
+"""Graded samples shown per capability."""
 LEAST_SIGNAL, MOST_TRUNCATED, MOST_NOISE = 0.1, 0.5, 0.1
-"""Warned of: a smaller share of groups with signal, a greater one of truncated responses, more noise per delta."""
+"""Least share of groups with signal, most of truncated responses, most noise per delta. Beyond, a warning follows."""
 
 
 def examine(recipe: Recipe) -> Iterator[Finding]:
-    """All checks in their order, each as soon as it is made; the first that cannot be made ends them as failed.
+    """All checks in order, each as soon as it is made.
 
-    Raises RecipeError where the recipe has no plan.
+    The first check that cannot be made counts as failed and is the last.
+
+    Raises RecipeError if the recipe has no plan.
     """
     plan = make_plan(recipe)
     yield from machine(recipe.model.threads_per_branch)
@@ -67,7 +69,7 @@ def _examine_parts(recipe: Recipe, plan: Plan) -> Iterator[Finding]:
 
 
 def _examine_assembled(made: Assembled, plan: Plan, told: list[str]) -> Iterator[Finding]:
-    """`told` holds what the parts and the grader have warned of."""
+    """`told` holds the warnings of the parts and the grader."""
     recipe, loaded = made.recipe, made.loaded
     weights_bytes = sum(parameter.nbytes for parameter in loaded.model.parameters())
     yield _described(recipe.model.path, loaded)
@@ -96,14 +98,14 @@ def _examine_assembled(made: Assembled, plan: Plan, told: list[str]) -> Iterator
 
 
 def _taken(told: list[str]) -> list[str]:
-    """What was told, which is then forgotten."""
+    """The warnings in `told`, which is emptied."""
     taken = list(told)
     told.clear()
     return taken
 
 
 class Bench:
-    """Base and branches as the run would have them, taking turns on their device where the recipe says so."""
+    """Base and branches as in the run. They take turns on their device if the recipe says so."""
 
     def __init__(self, made: Assembled, plan: Plan) -> None:
         self.turns = turns = Turns() if made.recipe.model.offload else None
@@ -120,9 +122,10 @@ class Bench:
             turns.wait(self.actor)
 
     def graded(self, task: str, rollouts_per_prompt: int) -> tuple[Rollouts, float]:
-        """The base's answers to the first problems of a task, and how many responses are graded per second.
+        """The base's graded responses to the first problems of a task, and how many responses are graded per second.
 
-        Timed is the grading of the second half: by then the grading processes run, and none of it was graded before.
+        Only the grading of the second half is timed. By then the grading processes run, and none of that half was
+        graded before.
         """
         actor = self.actor
         if self.turns is not None:
@@ -162,9 +165,9 @@ def _by_kind(tasks: Mapping[str, Task]) -> dict[str, list[Problem]]:
 
 
 def prompts(kind: str, student: TextOnly, teacher: TextOnly, problems: Sequence[Problem]) -> Finding:
-    """Do two models' families, loaded apart, make the same tensors of a problem, with the placeholders it asks for?
+    """Check that two families, loaded separately, encode a problem alike and with the placeholders the model wants.
 
-    A sampler is one of the two: it never has an encoder of its own (method.md, trap 6).
+    A sampler uses the student's or the teacher's family; it never has its own encoder (method.md, trap 6).
     """
     check = f"{kind}: prompts of sampler, student and teacher"
     pairs = zip(student.encode(problems), teacher.encode(problems), strict=True)
@@ -181,7 +184,7 @@ def prompts(kind: str, student: TextOnly, teacher: TextOnly, problems: Sequence[
 
 
 def _difference(a: Encoded, b: Encoded) -> str | None:
-    """Which of the tensors of a prompt are not the same, with their sizes; None where all are."""
+    """The tensors of a prompt that differ, with their sizes; None if all are equal."""
     ours, theirs = ({"tokens": e.ids_S, "positions": e.positions_AS, **e.media} for e in (a, b))
     for name in sorted({**ours, **theirs}):
         if name not in ours or name not in theirs or not torch.equal(ours[name], theirs[name]):
@@ -191,7 +194,7 @@ def _difference(a: Encoded, b: Encoded) -> str | None:
 
 
 def shared_prefix(kind: str, policy: Policy, problems: Sequence[Problem]) -> Finding:
-    """The sampler's and the scorer's log-probs against a plain forward's; a model without such a cache is warned of."""
+    """Compare log-probs of sampler and scorer with a plain forward's. A cache that cannot be shared is a warning."""
     check, accepted = f"{kind}: shared prefix against plain forward", TOLERANCE_NATS[policy.autocast]
     try:
         difference = largest_difference(policy, problems)
@@ -207,7 +210,7 @@ def _sampled(policy: Policy, problems: Sequence[Problem]) -> Rollouts:
 
 
 def equal_teacher(kind: str, bench: Bench, rollouts: Rollouts) -> Finding:
-    """A branch that has not been trained, taught by the base: every delta is exactly 0 where both use one device."""
+    """Let the base teach an untrained branch: every delta is exactly 0 if both use one device."""
     name, student = next(iter(bench.branches.items()))
     scores = [finish(each.inspect(rollouts, 0)).logp_NT for each in (bench.base, student)]
     delta = float((scores[0] - scores[1]).abs().max())
@@ -218,9 +221,9 @@ def equal_teacher(kind: str, bench: Bench, rollouts: Rollouts) -> Finding:
 
 
 def capability(name: str, bench: Bench, rollouts_per_prompt: int, failures: list[str]) -> Iterator[Finding]:
-    """What the base makes of a capability: pass rate, signal, a few graded samples, and how fast they are graded.
+    """The base on a capability: pass rate, signal, a few graded samples, and the speed of grading.
 
-    `failures` are what the grader has warned of, and are taken out.
+    `failures` holds the grader's warnings, and is emptied.
     """
     rollouts, speed = bench.graded(name, rollouts_per_prompt)
     assert rollouts.reward_N is not None
@@ -266,7 +269,7 @@ def _steps(bench: Bench, plan: Plan) -> Iterator[Finding]:
 
 
 def noise(who: str, rollouts: Rollouts, own: Score, other: Score, what: str, *, skipped: bool) -> Finding:
-    """Sampler against trainer, beside `what` is to be learned: the difference of `other` to the trainer's `own`."""
+    """Compare the difference between sampler and trainer with the signal `what`: `other` minus the trainer's `own`."""
     tokens = int(rollouts.mask_NT.sum())
     mismatch = float((own.logp_NT - rollouts.logp_NT).abs().sum()) / tokens
     delta = float((other.logp_NT - own.logp_NT).abs().sum()) / tokens
@@ -281,7 +284,7 @@ def noise(who: str, rollouts: Rollouts, own: Score, other: Score, what: str, *, 
 
 
 def _lesson_and_estimate(bench: Bench, plan: Plan) -> Iterator[Finding]:
-    """One part of OPD, for the first edge, if any; then by its seconds and those of the steps before the estimate."""
+    """One part of OPD, for the first edge, if any. The seconds of all steps then give the estimate."""
     spent = [finish(bench.branches[name].counts()) for name in plan.learners]
     native = sum(each["collect_seconds"] + each["update_seconds"] for each in spent)
     visit = 0.0
@@ -292,7 +295,7 @@ def _lesson_and_estimate(bench: Bench, plan: Plan) -> Iterator[Finding]:
 
 
 def lesson(bench: Bench, edge: Edge, batches: Batches) -> tuple[float, Finding]:
-    """Seconds of the student's responses, the teacher's score and the update; noise beside the teacher's deltas."""
+    """Seconds of sampling, scoring and update together; and the noise, compared with the teacher's deltas."""
     student, teacher, started = bench.branches[edge.student], bench.branches[edge.teacher], time.perf_counter()
     rollouts = finish(student.collect(teacher.capability, 0, batches.opd_prompts, batches.opd_rollouts_per_prompt))
     score = finish(teacher.score(rollouts))
@@ -306,7 +309,7 @@ def lesson(bench: Bench, edge: Edge, batches: Batches) -> tuple[float, Finding]:
 
 
 def estimate(plan: Plan, per_native: float, per_visit: float) -> Finding:
-    """Time of the whole plan by the seconds of a rollout, and the memory that all checks together took."""
+    """Time of the whole plan by the seconds per rollout, and the most memory that the checks held."""
     seconds = seconds_of(plan, per_native, per_visit)
     found = (
         f"about {seconds / 60:.1f} minutes of training here for {plan.rollouts:,} rollouts, branches one after the "
@@ -316,7 +319,7 @@ def estimate(plan: Plan, per_native: float, per_visit: float) -> Finding:
 
 
 def seconds_of(plan: Plan, per_native: float, per_visit: float) -> float:
-    """Seconds of a plan, from those of one rollout on a branch's own capability and of one on a teacher's."""
+    """Seconds of a plan, given those of one rollout on a branch's own capability and of one on a teacher's."""
     schedule, costs = plan.schedule, plan.costs
     visits = len(plan.edges) * plan.batches.per_edge
     opd_step = (costs.opd_step - visits) * per_native + visits * per_visit
@@ -324,7 +327,7 @@ def seconds_of(plan: Plan, per_native: float, per_visit: float) -> float:
 
 
 def disk(bench: Bench, plan: Plan, kept: int, weights_bytes: int) -> Finding:
-    """Checkpoints, one more than are kept while the newest is written, and the models at the end, against free disk."""
+    """Compare free disk with the need: final models, and one checkpoint more than `kept` while one is written."""
     state = finish(bench.branches[plan.learners[0]].state())
     checkpoint = len(plan.branches) * sum(tensor.nbytes for tensor in state.values())
     models = (len(plan.branches) + (plan.model == "merged")) * weights_bytes

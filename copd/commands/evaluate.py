@@ -1,4 +1,4 @@
-"""`copd eval`: models side by side on the test problems of a recipe."""
+"""`copd eval`: compare models on the test problems of a recipe."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> tuple[list[Accuracy], list[Difference]]:
-    """Greedy accuracy and pass@k of models on the test problems of a recipe, and how much each differs from the first.
+    """Greedy accuracy and pass@k of models on a recipe's test problems, and the difference of each to the first.
 
-    One model is in memory at a time.
-
-    `paths` are as `model_folder` takes them. Raises ModelFolderError for one that is not there before any is loaded.
+    One model is in memory at a time. `paths` are in a form that `model_folder` takes. Raises ModelFolderError for a
+    model that does not exist, before any is loaded.
     """
     for path in paths:
         model_folder(path, "MODEL")

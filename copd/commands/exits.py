@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, and one line for an error."""
+"""The end of a command: its exit status, and one line for an error."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from copd.errors import CopdError, first_line, visible
 from copd.system.signals import SIGNALS, Ended, handled_by
 
 DEBUG = "--debug"
-"""Anywhere in a command: show the traceback of an error."""
+"""The option that shows the traceback of an error. It may stand anywhere in a command."""
 Misuse: Any = typer.BadParameter.__base__
-"""What typer raises for a command line that it cannot parse; where the class stands depends on typer's version."""
+"""The error of typer for a command line that it cannot parse. The module of the class depends on typer's version."""
 
 
 def status_of(app: typer.Typer, words: Sequence[str]) -> int:
-    """Run a command; its exit status: that of the error's class, or 128 + N where signal N ended it.
+    """Run a command and return its exit status: that of the error's class, or 128 + N if signal N ended it.
 
-    An error is one line on stderr, or one for each of several; with --debug its traceback stands before it.
+    Each error is one line on stderr. With --debug a traceback stands before it.
     """
     given = [word for word in words if word != DEBUG]
     debug = len(given) < len(words)
@@ -40,11 +40,11 @@ def status_of(app: typer.Typer, words: Sequence[str]) -> int:
 
 
 def _told(error: Exception, hint: str) -> tuple[int, str]:
-    """Exit status and message of an error; `hint` ends that of one that copd does not know."""
+    """Exit status and message of an error. The message of an error that copd does not know ends with `hint`."""
     if isinstance(error, CopdError):
         return error.exit_status, str(error)
     if isinstance(error, Misuse):
-        found = error.format_message()  # nothing where typer has shown the help instead
+        found = error.format_message()  # empty if typer has shown the help instead
         where = f" (`{error.ctx.command_path} --help` tells more)" if found and error.ctx else ""
         return error.exit_code, found + where
     if isinstance(error, OSError) and error.filename is not None:
@@ -53,7 +53,7 @@ def _told(error: Exception, hint: str) -> tuple[int, str]:
 
 
 def _failed(status: int, message: str) -> int:
-    """Say it on stderr, whatever characters it holds, or nothing where it is empty; the status."""
+    """Print a message on stderr, whatever characters it holds, unless it is empty. Returns the status."""
     said = "\n".join(map(visible, message.split("\n")))
     if said:
         Console(stderr=True).print(Text.assemble(("error:", "red"), " ", said), soft_wrap=True)
@@ -62,7 +62,7 @@ def _failed(status: int, message: str) -> int:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM end the command, which cleans up; one that whoever called copd ignores stays ignored."""
+    """SIGINT and SIGTERM end the command, which cleans up. A signal that copd's caller ignores stays ignored."""
 
     def end(number: int, _: object) -> NoReturn:
         raise Ended(number)

@@ -29,11 +29,11 @@ def filter_rows(
 ) -> tuple[PassRates, int]:
     """Write the training rows of a branch that a model answers rightly sometimes, neither always nor never, to `out`.
 
-    The rows of `file`, or of the branch's training files, are answered `samples` times (default as in training) by
-    `model`, or the recipe's base, and graded as in training. Rows that are cut off for validation and test by hash are
-    not asked but copied, so that `out` takes the place of the training files; returned are the pass rates and the
-    number of these. Raises RecipeError, ModelFolderError or DataError, where the rows cannot be written to `out` before
-    any is asked.
+    `model`, by default the recipe's base, answers each row of `file`, by default of the branch's training files,
+    `samples` times (default as in training). Its responses are graded as in training. Rows that are cut off for
+    validation and test are copied without being asked, so that `out` can replace the training files. Returns the pass
+    rates and the number of copied rows. Raises RecipeError, ModelFolderError or DataError; if rows cannot be written to
+    `out`, before any is asked.
     """
     section = rows_section(recipe, branch)
     if file is not None:
@@ -55,7 +55,7 @@ def filter_rows(
 
 
 def _pass_rates(actor: Actor, rows: Rows, at_once: int, samples: int) -> PassRates:
-    """Ask all training rows in the order of their files, so many prompts at once."""
+    """Ask all training rows in the order of their files, `at_once` prompts at a time."""
     found, quiet = PassRates(samples), not Console().is_terminal
     in_order = rows.in_file_order(Split.TRAIN)
     asked = iter(track(in_order, "rows", total=rows.size(Split.TRAIN), transient=True, disable=quiet))

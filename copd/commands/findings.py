@@ -1,4 +1,4 @@
-"""A finding of `copd doctor`, in words, and what is found without a recipe's model: the machine."""
+"""Findings of `copd doctor` in words, and those about the machine, which need no model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import torch
 
 Verdict = Literal["ok", "warning", "failed"]
 LONGEST_TEXT, LONGEST_REASON = 120, 300
-"""Characters shown of a prompt or response, and of an error that is not copd's own."""
+"""Most characters shown of a prompt or response, and of an error that is not copd's own."""
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check, its verdict and what was found."""
+    """One check: its name, its verdict and its result."""
 
     check: str
     verdict: Verdict
@@ -29,7 +29,7 @@ class Finding:
 
 
 def machine(threads: int) -> Iterator[Finding]:
-    """Versions, cores, GPUs, memory and disk; a warning where a branch wants more threads than there are cores."""
+    """Versions, cores, GPUs, memory and disk; a warning if a branch wants more threads than there are cores."""
     libraries = ", ".join(f"{name} {version(name)}" for name in ("copd", "torch", "transformers"))
     yield Finding("versions", "ok", f"Python {platform.python_version()}, {libraries}")
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]

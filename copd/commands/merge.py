@@ -1,4 +1,4 @@
-"""`copd merge`: model folders into one, and the search for the merge that validation problems favour."""
+"""`copd merge`: merge model folders, and search for the merge with the best validation accuracy."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 def merge_models(
     branches: Sequence[str], base: str | None, candidates: Sequence[MergeSection], out: Path, recipe: Recipe | None
 ) -> tuple[MergeSection, list[Accuracy]]:
-    """Merge models into `out`; of several candidates of one method by the one that validation problems favour.
+    """Merge models into `out`. Of several candidates of one method, the one with the best validation accuracy is taken.
 
-    Branches and base are given as `model_folder` takes them. Returns that candidate and the accuracy of all of them
-    (none without a recipe). Only one model is in memory, and without a recipe only one tensor of each; with one, the
-    disk holds a candidate at a time beside `out`. What does not match raises RecipeError, ModelFolderError or
-    MergeError before anything is written; after an error nothing is left.
+    Branches and base are given in a form that `model_folder` takes. Returns the chosen candidate and the accuracy of
+    all candidates (none without a recipe). Only one model is in memory, and without a recipe only one tensor of each
+    model. With a recipe, the disk holds one candidate at a time beside `out`. Models or settings that do not match
+    raise RecipeError, ModelFolderError or MergeError before anything is written. After an error nothing is left.
     """
     if occupied(out):
         raise RecipeError(f"--out {out}: is not empty; give another folder")
@@ -68,7 +68,7 @@ def described_merge(section: MergeSection) -> str:
 def _scan(recipe: Recipe, merges: Sequence[MergedFolders], labels: Sequence[str], out: Path) -> list[Accuracy]:
     """Greedy accuracy of merges on the recipe's validation problems.
 
-    Each is written to a folder beside `out`, loaded as any other model, and removed before the next is written.
+    Each merge is written to a folder beside `out`, loaded like any other model, and removed before the next is written.
     """
     count, table = recipe.evaluation.validation_problems, []
     pairs, quiet = list(zip(labels, merges, strict=True)), not Console().is_terminal

@@ -25,7 +25,6 @@ from copd.measure.health import MANY_TRUNCATED
 from copd.model.folders import FETCHED, loader_of, model_folder, read_config
 from copd.recipe.model import Recipe
 from copd.recipe.reading import reread
-from copd.report.page import REPORT, write_report
 from copd.rewards.grading import user_verifiers
 from copd.runs.cards import RUN_CARD
 from copd.runs.checkpoint import Checkpoint, latest_checkpoint
@@ -33,7 +32,7 @@ from copd.runs.experts import expert_checkpoint, trajectory
 from copd.runs.folder import check_folder, claim, record_forced
 from copd.runs.lifecycle import Stop, alone_in
 from copd.runs.observer import RunObserver
-from copd.runs.runlog import ANSWERS, read_lines, write_lines
+from copd.runs.runlog import ANSWERS, REPORT, read_lines, write_lines
 from copd.runs.screen import Screen
 from copd.runs.trackers import check_trackers, open_trackers
 from copd.schedule import Phase
@@ -51,11 +50,11 @@ def train(
 ) -> Path:
     """Run a recipe to the end and return its run folder.
 
-    The folder is `runs/METHOD-seedSEED` unless `out` is given. It must be new or empty; with `resume` it may hold a run
-    of the same recipe, data, base and versions, which goes on from its last checkpoint, or is only shown where it is
-    complete. With `force` too, something may have changed, and is recorded in the manifest. SIGTERM and SIGINT end it
+    The folder is `runs/METHOD-seedSEED` unless `out` is given. It must be new or empty. With `resume` it may hold a run
+    of the same recipe, data, base and versions. That run goes on from its last checkpoint; a complete run is only
+    shown. With `force` too, these may have changed; the manifest records what changed. SIGTERM and SIGINT end the run
     with a checkpoint. Raises RecipeError, DataError, ModelFolderError, CheckpointError, RunFolderError, MergeError,
-    WriteError, NonFiniteError, or after a signal Stopped, which is a SystemExit.
+    WriteError or NonFiniteError; after a signal Stopped, which is a SystemExit.
     """
     if force and not resume:
         raise RecipeError("--force: found without --resume, which alone has a use for it; add --resume or leave it out")
@@ -71,9 +70,10 @@ def train(
 def _train_alone(
     recipe: Recipe, folder: Path, plan: Plan, screen: Screen, stop: Stop, *, resume: bool, force: bool
 ) -> None:
-    """`train` in a folder that no other process has."""
+    """`train` in a folder that this process has locked."""
     with assembled(recipe, screen.warn) as made:
-        manifest = _manifest(made)
+        with screen.stage("data"):
+            manifest = _manifest(made)
         changes = check_folder(folder, manifest, resume, reread, force=force)
         table = [] if changes else result_of(folder)
         if table:
@@ -88,13 +88,16 @@ def _train_alone(
                 claim(folder, manifest)
                 finish(run.complete())
     if not table or not (folder / REPORT).is_file():
-        write_report(folder)
+        from copd.report.page import write_report  # draws by matplotlib, which a run has no use for until here
+
+        with screen.stage("report"):
+            write_report(folder)
     merged = folder / "merged"
     screen.finished(folder, loader_of(read_config(merged)).auto_class.__name__ if merged.is_dir() else None)
 
 
 class _Run:
-    """One run: the objects that the steps of `complete` share."""
+    """One run: the objects that all steps of `complete` share."""
 
     def __init__(
         self,
@@ -110,8 +113,10 @@ class _Run:
         self.folder, self.recipe, self.plan, self.screen = folder, made.recipe, plan, screen
         self.checkpoint, self.manifest, self.changes, self.stop = checkpoint, manifest, changes, stop
         self.experts = None if checkpoint else self._existing_experts(manifest["trajectory"])
-        self.base = made.base
-        self.place = PLACES[made.recipe.backend](made, plan.branches)
+        with screen.stage("model and its path"):
+            self.base = made.base
+        with screen.stage("branches"):
+            self.place = PLACES[made.recipe.backend](made, plan.branches)
         self.base_actor = self.place.evaluated(BASE, self.base)
 
     def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
@@ -155,8 +160,9 @@ class _Run:
         if self.changes:
             record_forced(self.folder, self.manifest, start, self.changes)
         if not self.checkpoint:
-            self._warn_of_truncation(observer, await observer.measure(-1, "start"))
-            await observer.validate(-1)
+            with self.screen.stage("first measures"):
+                self._warn_of_truncation(observer, await observer.measure(-1, "start"))
+                await observer.validate(-1)
             if self.experts:
                 start = self.experts.step
                 await observer.adopt(self.experts, self.plan.learners)
@@ -166,7 +172,7 @@ class _Run:
             await self._method(handles, observer, start)
 
     def _warn_of_truncation(self, observer: RunObserver, start: Behaviour) -> None:
-        """All branches stand at the base: what the length limit does to its responses, it does to all of them."""
+        """Warn if the length limit truncates many responses of the base. At the start all branches equal the base."""
         limit = self.recipe.sampling.max_new_tokens
         for task, share in next(iter(start.truncated_rate.values())).items():
             if share > MANY_TRUNCATED:
@@ -192,7 +198,7 @@ class _Run:
             )
 
     def _origin(self) -> Merge | None:
-        """What the student of `mopd` begins as, made from the experts; None for the base."""
+        """Makes the first weights of the student of `mopd` from the experts; None: they are those of the base."""
         choice = self.recipe.mopd.student
         if choice == BASE:
             return None
@@ -201,8 +207,15 @@ class _Run:
         return lambda experts: merges.mean([experts[place] for place in places])
 
     async def _conclude(self, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
-        """Merge, export, evaluate on test problems; the last lines of the record."""
+        """Merge, export, evaluate on test problems, and write the last lines of the record."""
         models: list[Answering] = [self.base_actor, *handles.values()]
+        with self.screen.stage("saving and merging"):
+            await self._save(handles, models)
+        with self.screen.stage("evaluation"):
+            await self._evaluate(models, observer)
+
+    async def _save(self, handles: Mapping[str, BranchHandle], models: list[Answering]) -> None:
+        """Export branches and merge; the merge joins the models that are evaluated."""
         for name, branch in handles.items():
             await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
         if self.plan.model == MERGED:
@@ -213,6 +226,9 @@ class _Run:
                 raise MergeError(f"merge: {error}") from error
             policy.save(self.folder / MERGED, self._card("the merge of its branches"))
             models.append(self.place.evaluated(MERGED, policy))
+
+    async def _evaluate(self, models: Sequence[Answering], observer: RunObserver) -> None:
+        """The final table and the ledger."""
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
         answers = await answer(
             models, self.plan.capabilities, Split.TEST, problems=settings.problems, pass_at=settings.pass_at
@@ -242,7 +258,7 @@ class _Run:
 
 
 def result_of(folder: Path) -> list[Accuracy]:
-    """The final table of a finished run; empty where there is none yet. Raises RunFolderError for a damaged record."""
+    """The final table of a run; empty if the run is not finished. Raises RunFolderError for a damaged record."""
     path = folder / "metrics.jsonl"
     records = read_lines(path) if path.is_file() else iter(())
     try:

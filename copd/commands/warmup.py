@@ -16,9 +16,9 @@ from copd.tasks.digits import CAPABILITIES, UNDECIDED, Digits
 
 
 def build_base(folder: Path, *, conflict: float, steps: int | None = None) -> None:
-    """Initialise a tiny Qwen3-VL, warm it up on all three capabilities and all conventions, and save it with sums.
+    """Initialise a tiny Qwen3-VL, warm it up on all three capabilities and all conventions, and save it with checksums.
 
-    Raises RecipeError where `folder` is not empty.
+    Raises RecipeError if `folder` is not empty.
     """
     if occupied(folder):
         raise RecipeError(f"{folder}: is not empty; give another folder")

@@ -1,11 +1,11 @@
-"""How a model is computed: problems to tensors, passes through the model, log-probs and samples out of them.
+"""How a model is computed: problems to tensors, passes through the model, log-probs and samples.
 
-- `family`: what depends on the kind of a model: prompts, positions, inputs
+- `family`: prompts, positions and inputs of each kind of model
 - `encode`: problems to tensors
 - `batching`: rows, and micro-batches by a token budget
 - `forward`: the passes through a model: packed, plain, and the prefill of sampling
 - `packing`: prompts and responses in one sequence, and attention in windows of it
-- `logprobs`: log-probs, entropy and top-k of responses: which path, how much of the vocabulary at once
+- `logprobs`: log-probs, entropy and top-k of responses, in chunks of the vocabulary
 - `decode`: the decode loop and its cached prefixes
-- `cpu`: what only CPUs use
+- `cpu`: a decode step that only CPUs use
 """

@@ -1,4 +1,4 @@
-"""Rows of rollouts, and their split into micro-batches by a token budget."""
+"""Rows of rollouts: selecting them, finding equal ones, and splitting them into micro-batches by a token budget."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from copd.types import Rollouts
 
 
 def take_rows(rollouts: Rollouts, rows_M: Tensor) -> Rollouts:
-    """The given rows, if any, with only the problems they answer, no wider than their longest response."""
+    """The given rows, if any, with only the problems that they answer. T is the length of their longest response."""
     prompts, prompt_of_M = torch.unique(rollouts.prompt_of_N[rows_M], return_inverse=True)
     mask_MT = rollouts.mask_NT[rows_M]
     longest = max([1, *mask_MT.sum(-1).tolist()])
@@ -31,11 +31,11 @@ def take_rows(rollouts: Rollouts, rows_M: Tensor) -> Rollouts:
 
 
 class Distinct(NamedTuple):
-    """The D distinct ones of M given rows: one row for each, the first, and how often it was given.
+    """The D distinct rows among M given rows: the first of each set of equal rows.
 
-    rows_D    the rows kept, in the order in which they were given
-    copies_D  how many of the given rows each stands for, itself included
-    place_M   for each given row the place in `rows_D` of the one that stands for it
+    rows_D    the distinct rows, in the order in which they were given
+    copies_D  how many of the given rows equal each, itself included
+    place_M   the place in `rows_D` of the row that equals each given row
     """
 
     rows_D: Tensor
@@ -44,9 +44,9 @@ class Distinct(NamedTuple):
 
 
 def distinct_rows(rollouts: Rollouts, rows_M: Tensor, key_N: Tensor | None = None) -> Distinct:
-    """Rows that answer the same prompt with the same tokens are one, those only whose `key_N` is equal if there is one.
+    """Find the distinct rows. Rows are equal if prompt and tokens are equal, and with `key_N` their keys too.
 
-    The end token is a token of the response; what stands in the padding is not. A key that is NaN equals none.
+    The end token is a token of the response; padding is not. A key that is NaN equals no other key.
     """
     tokens_MT = torch.where(rollouts.mask_NT[rows_M], rollouts.tokens_NT[rows_M], -1)
     columns = [rollouts.prompt_of_N[rows_M, None], tokens_MT]
@@ -60,13 +60,13 @@ def distinct_rows(rollouts: Rollouts, rows_M: Tensor, key_N: Tensor | None = Non
 
 
 def stack_rows(batches: Sequence[Tensor]) -> Tensor:
-    """Concatenate [N_b, T_b] tensors along the rows, right padded with zeros to the longest T."""
+    """Concatenate [N_b, T_b] tensors along the rows, right padded with zeros to the largest T."""
     longest = max(batch.shape[1] for batch in batches)
     return torch.cat([torch.nn.functional.pad(batch, (0, longest - batch.shape[1])) for batch in batches])
 
 
 class _Load(NamedTuple):
-    """What a micro-batch holds, its rows in the order of their prompts."""
+    """The contents of a micro-batch, its rows in the order of their prompts."""
 
     prompts: int
     last_prompt: int
@@ -97,11 +97,11 @@ def micro_batches(
     prompt_length_P: Sequence[int],
     token_budget: int,
 ) -> list[Tensor]:
-    """Split rows into batches of at most `token_budget` padded tokens, a prompt counted once per batch.
+    """Split rows into batches of at most `token_budget` padded tokens. A prompt counts once per batch.
 
     `length_N` gives the response tokens of each row, `prompt_length_P` the tokens of each prompt. Rows of one group
-    stay together where they fit, and a batch holds one kind of prompt. One row alone may exceed the budget: it cannot
-    be split further.
+    stay together if they fit. A batch holds one kind of prompt. A batch of one row may exceed the budget, since a row
+    cannot be split.
     """
 
     def load(rows: Sequence[int]) -> _Load:
@@ -128,9 +128,9 @@ def micro_batches(
 
 
 def unflatten(flat_M: Tensor, mask_NT: Tensor, order_D: Tensor) -> Tensor:
-    """Values of response tokens, concatenated over micro-batches of rows `order_D`, in their place; else 0.
+    """Put values of response tokens, concatenated over micro-batches of rows `order_D`, in their places; 0 elsewhere.
 
-    [D, T, ...], the rows in ascending order: all, or some of those of the mask.
+    [D, T, ...], with rows in ascending order: all rows of the mask, or some of them.
     """
     mask_DT = mask_NT[order_D]
     full = flat_M.new_zeros(*mask_DT.shape, *flat_M.shape[1:])

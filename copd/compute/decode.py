@@ -1,7 +1,7 @@
-"""The decode loop: rows of one prompt that have drawn the same tokens are computed once; finished ones leave.
+"""The decode loop. Rows of a prompt that have sampled the same tokens are computed once; finished rows leave.
 
-A prefix is a prompt and the tokens drawn after it. There are as many as prompts at first, and never more than rows.
-Each stands at a place of a cache that has room for all, or is computed anew at every step.
+A prefix is a prompt and the tokens sampled after it. At first there is one prefix for each prompt; there are never more
+prefixes than rows. Each prefix has a place in a cache with room for all, or is computed anew at every step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from copd.maths.logprobs import draw, masked_log_softmax
 
 
 class Decoded(NamedTuple):
-    """Sampled tokens, their mask, log-probs, and which rows met an end token; on the model's device."""
+    """Sampled tokens, their mask, their log-probs, and which rows sampled an end token; on the model's device."""
 
     tokens_NT: Tensor
     mask_NT: Tensor
@@ -29,18 +29,18 @@ class Decoded(NamedTuple):
 
 
 class Prefixes(Protocol):
-    """The prefixes that some row has drawn and goes on from, each at a place of its own."""
+    """The prefixes that unfinished rows continue, each at its own place."""
 
     def extend(self, parent_M: Tensor, token_M: Tensor) -> tuple[Tensor, Tensor]:
-        """Replace the prefixes by M others: the one at place `parent_M[m]`, in ascending order, and one more token.
+        """Replace the prefixes by M new ones: the prefix at `parent_M[m]`, ascending in m, followed by `token_M[m]`.
 
-        The place of each of the M [M], and the logits of the tokens after them, by place. [M, V].
+        Returns the place of each new prefix [M], and the logits of the tokens after them, by place. [M, V].
         """
         ...
 
 
 def distinct_prefixes(prefix_R: Tensor, token_R: Tensor, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows that go on as distinct prefixes: the parent and last token of each [M], and which of them a row has. [R]."""
+    """The distinct prefixes of rows: the parent and last token of each [M], and the prefix of each row. [R]."""
     pair_M, prefix_R = torch.unique(prefix_R * vocabulary + token_R, return_inverse=True)
     return pair_M // vocabulary, pair_M % vocabulary, prefix_R
 
@@ -59,8 +59,9 @@ def decode(
 ) -> Decoded:
     """Continue each row until an end token or `max_new_tokens`.
 
-    `prefixes` are the bare prompts at first, `logits_MV` the logits after them. `uniform_NT` holds one number in [0, 1)
-    per row and position (None = greedy), so that an answer does not depend on which other rows are alive.
+    At the start `prefixes` holds the prompts alone, and `logits_MV` the logits after them. `uniform_NT` holds one
+    number in [0, 1) per row and position (None = greedy), so that a response does not depend on which other rows are
+    unfinished.
     """
     rows, device, vocabulary = len(prompt_of_N), logits_MV.device, logits_MV.shape[-1]
     steps: list[tuple[Tensor, ...]] = []
@@ -83,7 +84,7 @@ def decode(
 
 
 def _collected(steps: Sequence[tuple[Tensor, ...]], rows: int) -> Decoded:
-    """What was drawn at each step, for the rows that were still going on: which, token, log-prob, whether it ended."""
+    """Collect the steps into tensors. A step holds the unfinished rows, and their tokens, log-probs and ends."""
     row_S, token_S, logp_S, ended_S = (torch.cat(each) for each in zip(*steps, strict=True))
     counts_T = torch.tensor([len(step[0]) for step in steps], device=row_S.device)
     at = row_S, torch.arange(len(steps), device=row_S.device).repeat_interleave(counts_T)
@@ -95,21 +96,21 @@ def _collected(steps: Sequence[tuple[Tensor, ...]], rows: int) -> Decoded:
 
 
 def pick(logp_MV: Tensor, prefix_R: Tensor, uniform_R: Tensor | None) -> Tensor:
-    """The next token of each row after its prefix: drawn by its number, or the most likely one without numbers. [R]."""
+    """The next token of each row after its prefix: sampled by its number, or the likeliest if there is none. [R]."""
     return logp_MV.argmax(-1)[prefix_R] if uniform_R is None else draw(logp_MV, prefix_R, uniform_R)
 
 
 class Step(Protocol):
-    """One more token after each cached prefix, through the language model."""
+    """Runs the language model on one more token after each cached prefix."""
 
     def move(self, source: Tensor, target: Tensor) -> None:
         """Copy cached prefixes from place to place."""
         ...
 
     def __call__(self, ids_M: Tensor, position_M: Tensor, sees_MS: Tensor) -> Tensor:
-        """Hidden states after the tokens, which join the prefixes at places 0 to M - 1. [M, D].
+        """Hidden states after the tokens, which are appended to the prefixes at places 0 to M - 1. [M, D].
 
-        `sees_MS` says which of the S tokens of its prefix, itself the last, a token attends to.
+        `sees_MS` is True on those of a prefix's S tokens that its new token, the last of them, attends to.
         """
         ...
 
@@ -139,7 +140,10 @@ class CachedPrefixes:
 
 
 class PlainPrefixes:
-    """Prefixes computed anew at every step, for a model whose cache cannot be repeated: slow, and always right."""
+    """Prefixes that are computed anew at every step, for a model whose cache cannot be repeated.
+
+    Slow, but always right.
+    """
 
     def __init__(self, logits_of: Any, prompts: Prompts) -> None:
         self._logits_of = logits_of
@@ -151,9 +155,9 @@ class PlainPrefixes:
 
 
 def settle(parent_M: Tensor) -> tuple[Tensor, Tensor]:
-    """Places 0 to M - 1 for prefixes whose parents stand at `parent_M`, ascending, and which of them are moved. [M].
+    """Places 0 to M - 1 for prefixes with parents at `parent_M`, ascending, and a mask of those that move. [M].
 
-    The first child of a parent stays at its place, if that is among the first M; all others fill the gaps.
+    The first child of a parent stays at the parent's place if that is among the first M. All others fill the gaps.
     """
     first_M = torch.ones_like(parent_M, dtype=torch.bool)
     first_M[1:] = parent_M[1:] != parent_M[:-1]
@@ -166,7 +170,7 @@ def settle(parent_M: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ModelStep:
-    """A step by the bare language model as transformers has it."""
+    """A step through transformers' own language model."""
 
     def __init__(self, model: Any, family: TextOnly, prefill: Cache, room: int, columns: int) -> None:
         self._model, self._family = model, family
@@ -191,7 +195,10 @@ class ModelStep:
 
 
 class PlacedLayer(DynamicLayer):
-    """One layer of a cache with room for all rows and tokens from the start: `used` prefixes of `length` tokens."""
+    """One layer of a cache with room for all rows and tokens from the start.
+
+    It holds `used` prefixes of `length` tokens.
+    """
 
     def __init__(self, prefill: Any, room: int, length: int) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from copd.compute.family import Encoded, TextOnly
 from copd.types import Problem
 
 REMEMBERED_PROMPTS, REMEMBERED_BYTES = 1024, 2**30
-"""At most so many prompts, and of their media so much, are remembered; all of the present batch are in any case."""
+"""At most this many prompts, with this many bytes of media, are remembered. The current batch always is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +39,11 @@ class Prompts:
 
     @property
     def next_position_P(self) -> Tensor:
-        """The position at which a response starts: that of the prompt's last token, plus one."""
+        """The position at which a response starts: the position of the prompt's last token, plus one."""
         return self.positions_APS[0, :, -1] + 1
 
     def rows(self, prompt_of_N: Tensor) -> Prompts:
-        """Repeat prompts so that row n is prompt `prompt_of_N[n]`, media included; used by the plain path."""
+        """Repeat prompts, media included, so that row n is prompt `prompt_of_N[n]`. Only the plain path does this."""
         repeated = [self.media_of_P[p] for p in prompt_of_N.tolist()]
         return Prompts(
             self.ids_PS[prompt_of_N], self.mask_PS[prompt_of_N], self.positions_APS[:, prompt_of_N], repeated
@@ -60,7 +60,7 @@ class Prompts:
         )
 
     def append(self, token_P: Tensor) -> Prompts:
-        """The same prompts with one more token each; used by the plain path of sampling."""
+        """The same prompts with one more token each. Only the plain path of sampling does this."""
         position_AP1 = self.next_position_P.expand(len(self.positions_APS), -1)[..., None]
         return Prompts(
             torch.cat([self.ids_PS, token_P[:, None]], dim=1),
@@ -71,7 +71,7 @@ class Prompts:
 
 
 class Responses:
-    """The responses of a micro-batch on the model's device, and the positions [A, N, T] at which they stand."""
+    """The responses of a micro-batch on the model's device, and the positions [A, N, T] of their tokens."""
 
     def __init__(self, tokens_NT: Tensor, mask_NT: Tensor, prompt_of_N: Tensor, prompts: Prompts) -> None:
         self.tokens_NT, self.mask_NT, self.prompt_of_N = tokens_NT, mask_NT, prompt_of_N
@@ -81,7 +81,7 @@ class Responses:
 
 
 class Encoder:
-    """The prompts of one family of models as tensors. What was encoded lately is remembered by problem."""
+    """Encodes prompts for one family of models. Recently encoded prompts are remembered by problem."""
 
     def __init__(self, family: TextOnly) -> None:
         self.family = family
@@ -89,7 +89,7 @@ class Encoder:
         self._remembered_bytes = 0
 
     def lengths(self, problems: Sequence[Problem]) -> list[int]:
-        """Tokens of each prompt, placeholders expanded."""
+        """Number of tokens of each prompt, placeholders expanded."""
         return [len(encoded.ids_S) for encoded in self._recall(problems)]
 
     def encode(self, problems: Sequence[Problem], device: torch.device) -> Prompts:
@@ -131,6 +131,6 @@ class Encoder:
 
 
 def _bytes(problem: Problem, encoded: Encoded) -> int:
-    """What the media of a remembered prompt take."""
+    """Bytes that the media of a remembered prompt take."""
     arrays = sum(array.nbytes for array in (*problem.images, *problem.videos))
     return arrays + sum(tensor.nbytes for tensor in encoded.media.values())

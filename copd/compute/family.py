@@ -1,4 +1,4 @@
-"""What depends on the kind of a model: its prompts, its positions, its inputs. Settled once, when it is loaded."""
+"""What depends on the kind of a model: prompts, positions and inputs. Loading a model chooses its family."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from copd.types import Problem
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """One prompt without padding: its S ids, their positions on A axes, and its media as the model takes them."""
+    """One prompt without padding: its S ids, their positions on A axes, and its media in the model's form."""
 
     ids_S: Tensor
     positions_AS: Tensor
@@ -25,10 +25,10 @@ class Encoded:
 
 
 class TextOnly:
-    """A causal language model: text through the tokenizer's chat template; a token stands at its index.
+    """A causal language model: text through the tokenizer's chat template. A token's position is its index.
 
-    `kinds` are the kinds of prompts the model takes, `axes` is A, the number of coordinates of a position. Where
-    `every_layer_sees_all`, attention is torch's own and whatever a mask lets a token see is all that matters.
+    `kinds` are the kinds of prompts that the model takes. `axes` is A, the number of coordinates of a position. With
+    `every_layer_sees_all`, attention is torch's own, and only the mask decides what a token attends to.
     """
 
     kinds: tuple[str, ...] = ("text",)
@@ -45,15 +45,15 @@ class TextOnly:
 
     @property
     def pad_id(self) -> int:
-        """What stands in the padding; never attended to."""
+        """The id in the padding. No token attends to padding."""
         pad, end = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
         return int(end if pad is None else pad)
 
     def encode(self, problems: Sequence[Problem]) -> list[Encoded]:
         """Encode problems of one kind.
 
-        Raises ValueError naming the problem whose kind the model does not take, and ModelFolderError where the chat
-        template fails, as ChatRefused where it says so itself.
+        Raises ValueError naming a problem whose kind the model does not take. Raises ModelFolderError if the chat
+        template fails, and ChatRefused if the template itself refuses the chat.
         """
         for problem in problems:
             if problem.kind not in self.kinds:
@@ -64,21 +64,21 @@ class TextOnly:
         return self._encode(problems)
 
     def position_ids(self, positions_ANT: Tensor) -> Tensor:
-        """Positions as the model's forward takes them."""
+        """Positions in the form that the model's forward takes."""
         return positions_ANT[0]
 
     def prompt_inputs(self, ids_PS: Tensor) -> dict[str, Tensor]:
-        """Further inputs that go with the tokens of prompts wherever they are not yet in a cache."""
+        """Further inputs that go with the tokens of prompts that are not yet in a cache."""
         return {}
 
     def placeholders(self, encoded: Encoded) -> tuple[int, int]:
-        """Tokens of a prompt that stand for pictures, and how many the model will want to put there."""
+        """Number of placeholder tokens in a prompt, and number of picture tokens that the model will put there."""
         return 0, 0
 
     def step_mask(self, mask_MS: Tensor, dtype: torch.dtype) -> Tensor:
-        """The attention mask of a single new token per row, made ready where every layer sees all tokens.
+        """The attention mask of one new token per row.
 
-        Ready is what is added to the attention's scores, in their `dtype`.
+        If every layer sees all tokens, this is the tensor that is added to the attention's scores, in their `dtype`.
         """
         if not self.every_layer_sees_all:
             return mask_MS.long()
@@ -92,14 +92,14 @@ class TextOnly:
 
 
 class _WithPictures(TextOnly):
-    """Chat template and processor, once for all problems; then taken apart again without the padding."""
+    """Run chat template and processor once for all problems, then split the batch and drop the padding."""
 
     def _encode(self, problems: Sequence[Problem]) -> list[Encoded]:
         images = [problem.images for problem in problems]
         videos = [video for problem in problems for video in problem.videos]
         media: dict[str, Any] = {"images": self._arranged(images)} if any(images) else {}
         if videos:
-            media |= {"videos": videos, "do_sample_frames": False}  # they were sampled where they were read
+            media |= {"videos": videos, "do_sample_frames": False}  # frames were sampled when the video was read
             media["video_metadata"] = [
                 _metadata(len(video), fps)
                 for problem in problems
@@ -122,16 +122,16 @@ class _WithPictures(TextOnly):
         return [image for images in images_of_P for image in images]
 
     def _positions(self, batch: Any) -> Tensor:
-        """Positions [A, P, S] of the padded batch; what stands in the padding does not matter."""
+        """Positions [A, P, S] of the padded batch. Those of padding have no meaning."""
         raise NotImplementedError
 
     def _media(self, batch: Any, images_of_P: list[int], videos_of_P: list[int]) -> list[dict[str, Tensor]]:
-        """The media of each prompt, cut out of the fields of the batch."""
+        """The media of each prompt, taken from the tensors of the batch."""
         raise NotImplementedError
 
 
 class QwenVL(_WithPictures):
-    """Qwen-VL: a token stands at (time, height, width), pictures are patches with a grid."""
+    """Qwen-VL: a position is (time, height, width); pictures are patches with a grid."""
 
     kinds = ("text", "image", "video")
     axes = 3
@@ -141,7 +141,7 @@ class QwenVL(_WithPictures):
         super().__init__(model, processor)
         shell = copy.copy(model.model)
         shell._modules = {}
-        self._rope_index = shell.get_rope_index  # reads the configuration; the weights can be let go
+        self._rope_index = shell.get_rope_index  # needs the configuration only, so the weights can be freed
         self._picture_ids = torch.tensor([model.config.image_token_id, model.config.video_token_id])
         self._patches_per_token = model.config.vision_config.spatial_merge_size**2
 
@@ -173,7 +173,7 @@ class QwenVL(_WithPictures):
 
 
 class Gemma3(_WithPictures):
-    """Gemma 3: ordinary positions, images of one size; the tokens of one image see each other both ways."""
+    """Gemma 3: a position is an index; all images have one size; tokens of an image attend to each other both ways."""
 
     kinds = ("text", "image")
 
@@ -215,7 +215,10 @@ WITH_PICTURES: dict[str, type[TextOnly]] = {
 
 
 def family_of(model: Any, processor: Any) -> TextOnly:
-    """The family of a model, from its configuration; raises ModelFolderError for an image-text model not listed."""
+    """The family of a model, from its configuration.
+
+    Raises ModelFolderError for an image-text model that is not listed.
+    """
     kind = model.config.model_type
     if kind in WITH_PICTURES:
         return WITH_PICTURES[kind](model, processor)
@@ -228,19 +231,19 @@ def family_of(model: Any, processor: Any) -> TextOnly:
 
 
 def tokenizer_of(processor: Any) -> Any:
-    """The tokenizer of a processor, or the tokenizer that a text-only model has in its place."""
+    """The tokenizer of a processor; for a model of text only, the tokenizer that takes the processor's place."""
     return getattr(processor, "tokenizer", processor)
 
 
 def _chat(processor: Any, problem: Problem) -> str:
-    """The prompt as the model's chat template has it, which transformers renders in a sandbox without files."""
+    """The prompt by the model's chat template. transformers renders the template in a sandbox without files."""
     try:
         return processor.apply_chat_template(
             problem.chat, tokenize=False, add_generation_prompt=True, **problem.chat_template_kwargs
         )
-    except Exception as error:  # whatever a template's expressions run into
+    except Exception as error:  # a template's expressions can raise anything
         folder, reason = tokenizer_of(processor).name_or_path or "model.path", visible(first_line(error))
-        if type(error).__name__ == "TemplateError":  # not one of its kinds: the template itself has raised it
+        if type(error).__name__ == "TemplateError":  # exactly this class, no subclass: the template itself raised it
             raise ChatRefused(f"{folder}: its chat template refuses a chat: {reason}") from error
         raise ModelFolderError(f"{folder}: its chat template fails: {type(error).__name__}: {reason}") from error
 

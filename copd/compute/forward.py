@@ -1,7 +1,7 @@
-"""The passes through a model: packed, so that a prompt is computed once for all of its rows, or plain; and prefills.
+"""The passes through a model: packed, which compute a prompt once for all of its rows, or plain; and prefills.
 
-Prefill and log-probs go through the model's root forward, positions are explicit everywhere: a response continues at
-the last position of its prompt plus one.
+Prefill and log-probs go through the model's root forward. Positions are always explicit: a response starts at the last
+position of its prompt plus one.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from copd.compute.cpu import LeanStep, can_be_lean
 from copd.compute.decode import CachedPrefixes, ModelStep, PlainPrefixes, Prefixes, Step
 from copd.compute.encode import Prompts, Responses
 from copd.compute.family import TextOnly
-from copd.compute.lean import LeanStep, can_be_lean
-from copd.compute.packing import Packed
-from copd.compute.windows import ATTENTION, attention
+from copd.compute.packing import ATTENTION, Packed, attention
 
 Head = Callable[[Tensor], Tensor]
 Finish = Callable[[Tensor, Head], Any]
-"""What is made of the hidden states [N, T, D] of the T response tokens, given the output head."""
+"""Computes results from the hidden states [N, T, D] of the T response tokens and the output head."""
 
 
 class NarrowCache(DynamicCache):
-    """A cache that holds what attention takes: under autocast in its type, at half the bytes, with the same result."""
+    """A cache in the type that attention uses: under autocast it takes half the bytes, with the same result."""
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
         kind = key_states.device.type
@@ -37,7 +36,7 @@ class NarrowCache(DynamicCache):
 
 
 def in_float32(head: Head) -> Head:
-    """The output head outside of autocast: in bfloat16 logits are steps apart that outweigh most deltas of OPD."""
+    """The output head outside of autocast: bfloat16 would round logits by more than most deltas of OPD."""
 
     def logits(hidden: Tensor) -> Tensor:
         kind = hidden.device.type
@@ -50,27 +49,27 @@ def in_float32(head: Head) -> Head:
 
 
 class Forward:
-    """A model seen through its root forward, with the inputs of its family."""
+    """Calls a model's root forward with the inputs of its family."""
 
     def __init__(self, model: Any, family: TextOnly) -> None:
         self.model = model
         self.family = family
 
     def packed(self, packed: Packed, finish: Finish) -> Any:
-        """`finish` of all hidden states of packed prompts and responses, [1, X, D]; no cache."""
+        """`finish` applied to all hidden states of packed prompts and responses, [1, X, D]; no cache."""
         arguments = prompt_arguments(self.family, packed.prompts)
         with attention(self.model, ATTENTION):
             return self._root(finish, **arguments, windows=packed.windows, use_cache=False).logits
 
     def plain(self, prompts: Prompts, rows: Responses, finish: Finish) -> Any:
-        """`finish` of the responses, each row's prompt and response in one sequence."""
+        """`finish` applied to the hidden states of responses. Each row's prompt and response are one sequence."""
         whole = prompts.with_responses(rows)
         length = rows.tokens_NT.shape[1] + 1
         output = self._prompts(whole, lambda hidden, head: finish(hidden[:, :-1], head), length, use_cache=False)
         return output.logits
 
     def start_shared(self, prompts: Prompts, rows: int, max_new_tokens: int) -> tuple[Prefixes, Tensor]:
-        """The prompts, prefilled, with room for as many rows, and the logits of the first tokens. [P, V]."""
+        """The prefilled prompts, with room for `rows` prefixes, and the logits of the first tokens. [P, V]."""
         prefill = self._prefill(prompts, lambda hidden, head: head(hidden))
         room, columns = max(rows, len(prompts.mask_PS)), prompts.mask_PS.shape[1] + max_new_tokens
         step: Step
@@ -96,9 +95,9 @@ class Forward:
         return self._root(head_fn, **prompt_arguments(self.family, prompts), logits_to_keep=logits_to_keep, **options)
 
     def _root(self, head_fn: Finish, **inputs: Any) -> Any:
-        """The root forward, with `head_fn(hidden, head)` in the place of the output head; its result is `.logits`.
+        """The root forward with `head_fn(hidden, head)` in place of the output head; its result is `.logits`.
 
-        So [N, T, V] need not exist, and hooks on the root and on the head still act.
+        So the logits [N, T, V] need not exist, and hooks on the root and on the head still run.
         """
         head = self.model.get_output_embeddings()
         original = head.forward

@@ -1,4 +1,4 @@
-"""Log-probs, entropies and likeliest tokens of responses: on which path, over how much of the vocabulary at once."""
+"""Log-probs, entropies and likeliest tokens of responses, on the policy's path and for a bounded number of logits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from copd.compute.encode import Encoder, Prompts, Responses
 from copd.compute.forward import Finish, Forward, Head
-from copd.compute.packing import Packing, pack
+from copd.compute.packing import pack
 from copd.maths.logprobs import TokenStats, token_stats
 from copd.types import Rollouts
 
@@ -22,65 +22,62 @@ CHUNK_ELEMENTS = 1 << 25
 
 
 class Computes(Protocol):
-    """What log-probs need of a policy: model, encoder and vocabulary mask, on which device and on which path."""
+    """What log-probs need of a policy: model, encoder, vocabulary mask, device and path."""
 
     device: torch.device
     encoder: Encoder
     forward: Forward
     banned_V: Tensor
-    width: int
-    shared_prefix: bool
-    packing: Packing
+
+    @property
+    def packs(self) -> bool:
+        """Whether prompts and responses are packed into one sequence."""
+        ...
 
     def computing(self) -> AbstractContextManager[None]:
-        """What holds during every forward."""
+        """The context of every forward."""
         ...
 
 
 def response_stats(policy: Computes, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None) -> TokenStats:
-    """Statistics of the M response tokens of one micro-batch, row by row; log-probs are differentiable.
+    """Statistics of the M response tokens of one micro-batch, row by row. Log-probs are differentiable.
 
-    Logits exist for `CHUNK_ELEMENTS` at a time and are recomputed in the backward pass where there are more.
+    At most `CHUNK_ELEMENTS` logits exist at a time. If there are more, the backward pass recomputes them.
     """
     prompts = policy.encoder.encode(rollouts.problems, policy.device)
-    if policy.shared_prefix and policy.packing != "never":
-        return _packed_stats(policy, prompts, rollouts, k, ids_NTK)
     mask_NT = rollouts.mask_NT.to(policy.device)
     ids_M = rollouts.tokens_NT.to(policy.device)[mask_NT]
     at_ids_MK = None if ids_NTK is None else ids_NTK.to(policy.device)[mask_NT]
+    run, select = _packed(policy, prompts, rollouts) if policy.packs else _plain(policy, prompts, rollouts, mask_NT)
+    return _run(policy, run, select, ids_M, rollouts.temperature, k, at_ids_MK)
+
+
+Run = Callable[[Finish], Any]
+"""Runs a forward and returns the result of the given `Finish`."""
+Select = Callable[[Tensor], Tensor]
+"""Selects, from the hidden states of a forward, those that predict the M response tokens. [M, D]."""
+
+
+def _packed(policy: Computes, prompts: Prompts, rollouts: Rollouts) -> tuple[Run, Select]:
+    packed = pack(prompts, rollouts)
+    return partial(policy.forward.packed, packed), lambda hidden_1XD: hidden_1XD[0, packed.before_M]
+
+
+def _plain(policy: Computes, prompts: Prompts, rollouts: Rollouts, mask_NT: Tensor) -> tuple[Run, Select]:
     rows = Responses(rollouts.tokens_NT.to(policy.device), mask_NT, rollouts.prompt_of_N.to(policy.device), prompts)
-    run = partial(policy.forward.plain, prompts, rows)
-    return _run(policy, run, lambda hidden_NTD: hidden_NTD[mask_NT], ids_M, rollouts.temperature, k, at_ids_MK)
-
-
-def _packed_stats(policy: Computes, prompts: Prompts, rollouts: Rollouts, k: int, ids_NTK: Tensor | None) -> TokenStats:
-    """The same without padding; what is asked about `ids_NTK` may differ from row to row."""
-    tree, packed = pack(prompts, rollouts, policy.width, policy.packing)
-    node_E = tree.responses_E if ids_NTK is None else tree.node_M
-    at_ids_EK = None if ids_NTK is None else ids_NTK[rollouts.mask_NT].to(policy.device)
-    before_E, ids_E = (each[node_E].to(policy.device) for each in (packed.before_K, tree.token_K))
-
-    def select(hidden_1XD: Tensor) -> Tensor:
-        return hidden_1XD[0, before_E]
-
-    run = partial(policy.forward.packed, packed)
-    stats = _run(policy, run, select, ids_E, rollouts.temperature, k, at_ids_EK)
-    if ids_NTK is not None:
-        return stats
-    place_M = (tree.node_M - len(rollouts.problems)).to(policy.device)
-    return TokenStats(*map(partial(_taken, place_M), stats))
+    return partial(policy.forward.plain, prompts, rows), lambda hidden_NTD: hidden_NTD[mask_NT]
 
 
 def _run(
     policy: Computes,
-    run: Callable[[Finish], Any],
-    select: Callable[[Tensor], Tensor],
+    run: Run,
+    select: Select,
     ids_M: Tensor,
     temperature: float,
     k: int,
     at_ids_MK: Tensor | None,
 ) -> TokenStats:
-    """Statistics of the tokens `ids_M` from the hidden states that `select` takes out of those of a forward."""
+    """Statistics of the tokens `ids_M` from the hidden states that `select` takes from a forward."""
     kept: list[TokenStats] = []
 
     def finish(hidden: Tensor, head: Head) -> Tensor:
@@ -115,12 +112,7 @@ def _chunked(
     return TokenStats(*map(joined, zip(*chunks, strict=True)))
 
 
-def _taken(place_M: Tensor, values: Tensor | None) -> Any:
-    """The values at these places, or None where there are none."""
-    return None if values is None else values[place_M]
-
-
 def joined(values: Sequence[Tensor | None]) -> Any:
-    """The concatenation, or None where there is nothing to concatenate."""
+    """The concatenation, or None if there is nothing to concatenate."""
     present = [value for value in values if value is not None]
     return torch.cat(present) if present else None

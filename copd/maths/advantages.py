@@ -9,10 +9,10 @@ def group_advantages(
 ) -> Tensor:
     """A_i = (r_i - mean(r)) / (std(r) + eps_std) within each prompt's group. [N] (method.md eq. 1).
 
-    A group is the set of rows with one value in `prompt_of_N` [N]; groups may differ in size and rows may stand in any
-    order. The standard deviation is the unbiased one; `normalize_std=False` leaves the division out. A group whose
-    rewards are all equal, a group of one among them, has advantage exactly 0; one with a reward that is not finite has
-    no advantage that is, so that the step is skipped.
+    A group is the set of rows with the same value in `prompt_of_N` [N]. Groups may differ in size, and rows may stand
+    in any order. The standard deviation is the unbiased one; `normalize_std=False` leaves the division out. If all
+    rewards of a group are equal, or if it has one row, its advantages are exactly 0. If a reward of a group is not
+    finite, none of its advantages is finite, and the learner skips the step.
     """
     groups = int(prompt_of_N.max()) + 1 if len(prompt_of_N) else 0
     size_P = torch.bincount(prompt_of_N, minlength=groups)
@@ -28,7 +28,7 @@ def group_advantages(
 def has_signal(reward_N: Tensor, prompt_of_N: Tensor) -> Tensor:
     """True on rows whose group holds at least two different rewards, or one that is not finite. [N] bool.
 
-    Compared by max and min, not by the variance, so that rounding never invents a signal.
+    The test compares max and min, not the variance, so that rounding never invents a signal.
     """
     groups = int(prompt_of_N.max()) + 1 if len(prompt_of_N) else 0
     high_P = reward_N.new_full((groups,), -torch.inf).scatter_reduce(0, prompt_of_N, reward_N, "amax")

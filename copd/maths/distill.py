@@ -7,20 +7,24 @@ from torch import Tensor
 def sampled_delta(logp_NT: Tensor, teacher_logp_NT: Tensor) -> Tensor:
     """delta_t = log pi_teacher(y_t) - log pi_student(y_t), without a bound. [N, T] (method.md eq. 3).
 
-    Used as an advantage, its policy gradient is the sampled gradient of the reverse KL. No gradient flows through it.
+    Used as an advantage, its policy gradient is the sampled gradient of the reverse KL. No gradient flows through
+    delta.
     """
     return (teacher_logp_NT - logp_NT).detach()
 
 
 def clamped_delta(logp_NT: Tensor, teacher_logp_NT: Tensor, *, bound: float) -> Tensor:
-    """The sampled delta within [-bound, bound]: tokens beyond it pull as much as those at it. [N, T], in nats."""
+    """The sampled delta, clamped to [-bound, bound]: a token beyond the bound counts as much as one at it.
+
+    [N, T], in nats.
+    """
     return sampled_delta(logp_NT, teacher_logp_NT).clamp(-bound, bound)
 
 
 def masked_delta(logp_NT: Tensor, teacher_logp_NT: Tensor, *, bound: float) -> Tensor:
-    """The sampled delta, and 0 on tokens where it is beyond [-bound, bound]: they teach nothing. [N, T], in nats.
+    """The sampled delta, with 0 where it is beyond [-bound, bound]: these tokens teach nothing. [N, T], in nats.
 
-    They still count in the denominator, as every token of advantage 0 does.
+    They still count in the denominator, like every token of advantage 0.
     """
     delta_NT = sampled_delta(logp_NT, teacher_logp_NT)
     return torch.where(delta_NT.abs() > bound, torch.zeros_like(delta_NT), delta_NT)
@@ -29,10 +33,10 @@ def masked_delta(logp_NT: Tensor, teacher_logp_NT: Tensor, *, bound: float) -> T
 def proximal_delta(logp_NT: Tensor, teacher_logp_NT: Tensor, *, teacher_share: float) -> Tensor:
     """log(a exp(delta) + 1 - a) with a = `teacher_share` in (0, 1]. [N, T], in nats (method.md section 4).
 
-    This is the delta towards a nearer target, the mixture a pi_teacher + (1 - a) pi_student with the student as it is
-    now, held fixed: used as an advantage, its policy gradient is that of the reverse KL to that target. It is at least
-    log(1 - a), near 0 it is a delta, far above it is delta + log(a); a = 1 is the sampled delta without a bound. It
-    is exactly 0 where teacher and student agree.
+    It is the delta to the mixture a pi_teacher + (1 - a) pi_student, with the current student held fixed. Used as an
+    advantage, its policy gradient is that of the reverse KL to this mixture. The value is at least log(1 - a). For a
+    delta near 0 it is about a delta; for a large delta it is about delta + log(a). With a = 1 it is the sampled delta.
+    It is exactly 0 where teacher and student agree.
     """
     delta_NT = sampled_delta(logp_NT, teacher_logp_NT)
     share = delta_NT.new_tensor(teacher_share)
@@ -50,7 +54,7 @@ def top_k_overlap(student_ids_MK: Tensor, teacher_ids_MK: Tensor) -> Tensor:
 
 
 def mass_overlap(student_ids_MK: Tensor, student_logp_MK: Tensor, teacher_ids_MK: Tensor) -> Tensor:
-    """The student's probability on the tokens both have in their top k, over its probability on its own top k. [M]."""
+    """The student's probability of the tokens in both top k, divided by its probability of its own top k. [M]."""
     common_MK = (student_ids_MK[:, :, None] == teacher_ids_MK[:, None, :]).any(-1)
     mass_MK = student_logp_MK.exp()
     return (mass_MK * common_MK).sum(-1) / mass_MK.sum(-1)
@@ -59,8 +63,8 @@ def mass_overlap(student_ids_MK: Tensor, student_logp_MK: Tensor, teacher_ids_MK
 def symmetric_kl(logp_MV: Tensor, other_logp_MV: Tensor) -> Tensor:
     """KL(p||q) + KL(q||p) per token, in nats. [M] (method.md section 2).
 
-    Log-probs of one distribution each over the same V tokens (or buckets). Tokens at -inf add 0: there is one
-    vocabulary mask, so that a token is masked in both or in neither.
+    The arguments are log-probs over the same V tokens (or buckets). Tokens at -inf add 0: there is one vocabulary mask,
+    so a token is masked in both or in neither.
     """
     both_MV = torch.isfinite(logp_MV) & torch.isfinite(other_logp_MV)
     difference_MV = torch.where(both_MV, logp_MV - other_logp_MV, 0.0)
@@ -70,7 +74,7 @@ def symmetric_kl(logp_MV: Tensor, other_logp_MV: Tensor) -> Tensor:
 def with_tail(logp_MK: Tensor) -> Tensor:
     """Append one bucket that holds the probability outside the K tokens. [M, K + 1] log-probs.
 
-    On the buckets of a partition the symmetric KL is a lower bound of the one over the whole vocabulary.
+    The symmetric KL over such buckets is a lower bound of the symmetric KL over the whole vocabulary.
     """
     rest_M1 = (1 - logp_MK.exp().sum(-1, keepdim=True)).clamp(min=torch.finfo(logp_MK.dtype).tiny)
     return torch.cat([logp_MK, rest_M1.log()], dim=-1)

@@ -19,11 +19,11 @@ def wilson(successes: float, trials: int) -> tuple[float, float]:
 
 
 def stratified_mean(groups: list[Tensor]) -> tuple[float, float, float]:
-    """Mean of the groups' means, each group counting alike, with a normal interval: (mean, low, high) in [0, 1].
+    """Mean of the groups' means, with equal weights, and a normal interval: (mean, low, high) in [0, 1].
 
-    Each group holds one score in [0, 1] per problem; problems are independent within and between groups. The variance
-    is taken after adding two scores of 0 and two of 1 to each group (Agresti and Coull's adjustment), so that a group
-    in which all is right or all is wrong still has an interval.
+    Each group holds one score in [0, 1] per problem. Problems are independent within and between groups. Two scores of
+    0 and two of 1 are added to each group before the variance is taken (Agresti and Coull's adjustment), so that a
+    group in which all or none is right still has an interval.
     """
     means = [float(group.double().mean()) for group in groups]
     prior = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)
@@ -34,13 +34,13 @@ def stratified_mean(groups: list[Tensor]) -> tuple[float, float, float]:
 
 
 def paired_difference(groups: list[tuple[Tensor, Tensor]]) -> tuple[float, float, float]:
-    """Mean of (second - first), each group counting alike, with a normal interval: (mean, low, high) in [-1, 1].
+    """Mean of (second - first), groups with equal weights, and a normal interval: (mean, low, high) in [-1, 1].
 
-    Each group holds two models' scores in [0, 1] on the same problems, [P] and [P]; problems are independent. What both
-    get right or wrong alike cancels, so that the interval is narrower than that of two separate samples. Centre and
-    variance are taken after adding half a problem to each cell of the 2 x 2 table, that is half a difference of 1, half
-    one of -1 and one of 0 (Agresti and Min, Statistics in Medicine 24, 2005), so that two models that agree everywhere
-    still have an interval. Raises ValueError where the two were not asked the same number of problems, or none.
+    Each group holds two models' scores in [0, 1] on the same problems, [P] and [P]. Problems are independent. A problem
+    that both get right, or both get wrong, cancels; so the interval is narrower than that of two separate samples. Half
+    a problem is added to each cell of the 2 x 2 table before centre and variance are taken (Agresti and Min, Statistics
+    in Medicine 24, 2005). That adds half a difference of 1, half one of -1 and one of 0, so that two models that agree
+    everywhere still have an interval. Raises ValueError if the two have different numbers of problems, or none.
     """
     mean, centre, variance = 0.0, 0.0, 0.0
     for first_P, second_P in groups:
@@ -57,9 +57,10 @@ def paired_difference(groups: list[tuple[Tensor, Tensor]]) -> tuple[float, float
 
 
 def pass_at_k(correct_P: Tensor, samples: int, k: int) -> Tensor:
-    """Unbiased estimate, per problem, that one of k samples is right: 1 - C(n - c, k) / C(n, k). [P] float64.
+    """Unbiased estimate, per problem, of the probability that one of k samples is right. [P] float64.
 
-    `correct_P` counts right answers among `samples` >= k (Chen et al., arXiv 2107.03374, eq. 1).
+    1 - C(n - c, k) / C(n, k), where `correct_P` counts the c right answers among n = `samples` >= k (Chen et al., arXiv
+    2107.03374, eq. 1).
     """
     if not 1 <= k <= samples:
         raise ValueError(f"pass@{k} needs between 1 and {samples} samples a problem")

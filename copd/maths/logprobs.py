@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class TokenStats(NamedTuple):
-    """What one pass over M token positions yields; the last three are None unless asked for."""
+    """The results of one pass over M token positions. The last three are None unless asked for."""
 
     logp_M: Tensor
     entropy_M: Tensor
@@ -19,7 +19,7 @@ class TokenStats(NamedTuple):
 def masked_log_softmax(logits_MV: Tensor, banned_V: Tensor, *, temperature: float) -> Tensor:
     """log softmax(logits / temperature) over the tokens that are not banned; -inf on the banned ones. [M, V] float.
 
-    Half-precision logits are raised to float32 first; float64 stays float64.
+    Half-precision logits are cast to float32 first; float64 stays float64.
     """
     if logits_MV.dtype in (torch.float16, torch.bfloat16):
         logits_MV = logits_MV.float()
@@ -35,7 +35,7 @@ def token_stats(
     k: int = 0,
     at_ids_MK: Tensor | None = None,
 ) -> TokenStats:
-    """Log-prob of each token, entropy (no gradient), the k most likely tokens, and log-probs at given ids."""
+    """Log-prob of each token, entropy (no gradient), the k most likely tokens, and log-probs of given ids."""
     logp_MV = masked_log_softmax(logits_MV, banned_V, temperature=temperature)
     detached_MV = logp_MV.detach()
     entropy_M = -torch.where(banned_V, 0.0, detached_MV * detached_MV.exp()).sum(-1)
@@ -52,9 +52,9 @@ def token_stats(
 def draw(logp_MV: Tensor, row_R: Tensor, uniform_R: Tensor) -> Tensor:
     """R draws, each from row `row_R[r]`: the token at which the cumulative probability passes `uniform_R` in [0, 1).
 
-    One number per (row, position) decides, so that rows that leave the batch do not move the others (trap 9). Sums are
-    taken in the precision of the numbers. Tokens of probability 0 are never drawn, whatever the rounding; from a row
-    of NaN comes the last token.
+    One number per (row, position) decides the draw, so that a row that leaves the batch does not change the others
+    (trap 9). Sums are taken in the precision of the numbers. A token of probability 0 is never drawn, whatever the
+    rounding. A row of NaN gives the last token.
     """
     cumulative_MV = logp_MV.to(uniform_R.dtype).exp().cumsum(-1)
     total_R = cumulative_MV[row_R, -1]

@@ -30,12 +30,11 @@ def is_clipped(
 def k3_kl(logp_NT: Tensor, reference_logp_NT: Tensor) -> Tensor:
     """exp(r - l) - (r - l) - 1 with l the policy's and r the reference's log-prob of a token. [N, T], >= 0, in nats.
 
-    On tokens that the policy itself drew this is an unbiased estimate of KL(policy || reference) (Schulman,
-    "Approximating KL divergence", 2020; DeepSeekMath, arXiv 2402.03300, eq. 4). Its gradient with the tokens held
-    fixed, (1 - exp(r - l)) grad l, is another matter: it is an unbiased estimate of the gradient of
-    KL(reference || policy), not of KL(policy || reference). Where the two policies are equal both gradients are 0 and
-    both curvatures alike, so that they agree to first order in their distance, and no further. No gradient flows into
-    the reference. On tokens drawn before an earlier pass, value and gradient are biased: nothing corrects for it.
+    On tokens that the policy itself sampled this is an unbiased estimate of KL(policy || reference) (Schulman,
+    "Approximating KL divergence", 2020; DeepSeekMath, arXiv 2402.03300, eq. 4). With the tokens held fixed its gradient
+    is (1 - exp(r - l)) grad l. That estimates the gradient of KL(reference || policy) without bias, not that of
+    KL(policy || reference). The two gradients agree only near the reference, to first order in the distance. No
+    gradient flows into the reference. In later iterations value and gradient are biased; nothing corrects for it.
     """
     gap_NT = reference_logp_NT.detach() - logp_NT
     return torch.expm1(gap_NT) - gap_NT
@@ -44,9 +43,9 @@ def k3_kl(logp_NT: Tensor, reference_logp_NT: Tensor) -> Tensor:
 def sequence_mean(value_NT: Tensor, mask_NT: Tensor, *, sequences: float) -> Tensor:
     """sum_i (1/|y_i|) sum_t value_it / sequences. Scalar (the two means of method.md eq. 2).
 
-    `sequences` is the number of responses of the whole optimizer step, not of this micro-batch, and counts responses
-    that were left out because their gradient is zero: the sum over any split into micro-batches is then the same
-    (trap 3). Values on padding are ignored, whatever they are; a response without tokens adds 0.
+    `sequences` is the number of responses of the whole optimizer step, not of this micro-batch. It includes responses
+    that were left out because their gradient is zero. So the sum is the same for every split into micro-batches (trap
+    3). Values on padding are ignored, whatever they are. A response without tokens adds 0.
     """
     length_N = mask_NT.sum(-1).clamp(min=1)
     return (_row_sums(value_NT, mask_NT) / length_N).sum() / sequences
@@ -55,14 +54,14 @@ def sequence_mean(value_NT: Tensor, mask_NT: Tensor, *, sequences: float) -> Ten
 def token_mean(value_NT: Tensor, mask_NT: Tensor, *, tokens: float) -> Tensor:
     """sum_i sum_t value_it / tokens: every token counts alike (DAPO, arXiv 2503.14476, eq. 8). Scalar.
 
-    `tokens` is the number of response tokens of the whole optimizer step, those of responses that were left out
-    because their gradient is zero among them. Padding as in `sequence_mean`.
+    `tokens` is the number of response tokens of the whole optimizer step. It includes responses that were left out
+    because their gradient is zero. Padding as in `sequence_mean`.
     """
     return _row_sums(value_NT, mask_NT).sum() / tokens
 
 
 def constant_mean(value_NT: Tensor, mask_NT: Tensor, *, sequences: float, max_new_tokens: int) -> Tensor:
-    """sum_i sum_t value_it / (sequences * max_new_tokens): no length enters (Dr. GRPO, arXiv 2503.20783). Scalar.
+    """sum_i sum_t value_it / (sequences * max_new_tokens), without lengths (Dr. GRPO, arXiv 2503.20783). Scalar.
 
     `sequences` as in `sequence_mean`; `max_new_tokens` is the greatest length that a response may have, in tokens.
     """
@@ -70,5 +69,5 @@ def constant_mean(value_NT: Tensor, mask_NT: Tensor, *, sequences: float, max_ne
 
 
 def _row_sums(value_NT: Tensor, mask_NT: Tensor) -> Tensor:
-    """The sum over each response's own tokens, whatever stands on its padding. [N]."""
+    """The sum over each response's own tokens, whatever values the padding has. [N]."""
     return torch.where(mask_NT, value_NT, torch.zeros_like(value_NT)).sum(-1)

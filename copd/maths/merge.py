@@ -1,8 +1,8 @@
 """Merging K branches into one model, tensor by tensor (method.md section 5).
 
-Every method takes the branches' tensors of one name, of one shape and type, and where it needs it the base's, which may
-be of another type; it computes in float32 and casts once, to the branches' type. A task vector is a branch minus the
-base.
+Every method takes the branches' tensors of one name, all of one shape and type. If it needs the base, it also takes the
+base's tensor, which may be of another type. It computes in float32 and casts once, to the branches' type. A task vector
+is a branch minus the base.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 
 Weights = Mapping[str, Tensor]
 Named = tuple[str, Weights]
-"""What messages call a model, and its weights."""
+"""The name of a model in messages, and its weights."""
 
 COLLINEAR = 1e-4
-"""Two tensors whose angle has a smaller sine lie on one line: the arc between them is not determined."""
+"""If the angle between two tensors has a smaller sine, they count as collinear: no arc between them is determined."""
 
 
 def tensor_mean(branches: Sequence[Tensor]) -> Tensor:
@@ -29,7 +29,7 @@ def tensor_mean(branches: Sequence[Tensor]) -> Tensor:
 
 
 def weighted(branches: Sequence[Tensor], *, weights: Sequence[float]) -> Tensor:
-    """theta = sum_k w_k theta_k / sum_k w_k (model soups, arXiv 2203.05482); with equal weights it is the mean."""
+    """theta = sum_k w_k theta_k / sum_k w_k (model soups, arXiv 2203.05482). With equal weights this is the mean."""
     merged = torch.zeros_like(branches[0], dtype=torch.float32)
     for branch, weight in zip(branches, weights, strict=True):
         merged.add_(branch.float(), alpha=weight)
@@ -37,7 +37,7 @@ def weighted(branches: Sequence[Tensor], *, weights: Sequence[float]) -> Tensor:
 
 
 def task_arithmetic(base: Tensor, branches: Sequence[Tensor], *, scale: float) -> Tensor:
-    """theta = base + scale sum_k (theta_k - base) (arXiv 2212.04089); with scale 1/K it is the mean."""
+    """theta = base + scale sum_k (theta_k - base) (arXiv 2212.04089). With scale 1/K this is the mean."""
     start = base.float()
     total = torch.zeros_like(start)
     for branch in branches:
@@ -50,9 +50,9 @@ def ties(
 ) -> Tensor:
     """theta = base + scale d: trim, elect sign, disjoint mean (TIES, arXiv 2306.01708).
 
-    Of each task vector the share `density` of greatest magnitude is kept, at least one entry; in each place the sign
-    of the weighted sum wins, plus where it is 0; d is the weighted mean of the entries that have that sign, 0 where
-    there is none. Weights are 1 unless given. The paper trims a task vector as a whole; here each tensor is trimmed by
+    Each task vector keeps its share `density` of greatest magnitude, at least one entry. In each place the elected sign
+    is that of the weighted sum, plus if the sum is 0. d is the weighted mean of the entries with the elected sign, 0 if
+    there are none. Weights are 1 unless given. The paper trims a task vector as a whole; here each tensor is trimmed by
     itself, so that a model can be merged tensor by tensor.
     """
     start = base.float()
@@ -69,7 +69,7 @@ def ties(
 
 
 def trim(delta: Tensor, density: float) -> Tensor:
-    """The share `density` of greatest magnitude, at least one entry, and those equal to the least kept; 0 elsewhere."""
+    """Keep the share `density` of greatest magnitude, at least one entry, and ties with the least kept; 0 elsewhere."""
     size = delta.numel()
     if size == 0:
         return delta
@@ -81,8 +81,8 @@ def trim(delta: Tensor, density: float) -> Tensor:
 def dare(base: Tensor, branches: Sequence[Tensor], *, density: float, scale: float, seed: int, name: str) -> Tensor:
     """theta = base + scale sum_k m_k (theta_k - base) / density: drop and rescale (DARE, arXiv 2311.03099).
 
-    Each entry of a task vector is kept with probability `density`, so that its expectation is what it was. The mask is
-    `dare_mask`.
+    Each entry of a task vector is kept with probability `density` (`dare_mask`), so that its expectation does not
+    change.
     """
     start = base.float()
     total = torch.zeros_like(start)
@@ -103,8 +103,8 @@ def dare_mask(shape: Sequence[int], *, density: float, seed: int, branch: int, n
 def slerp(first: Tensor, second: Tensor, *, t: float) -> Tensor:
     """theta = (sin((1-t) a) first + sin(t a) second) / sin(a), a the angle between the two tensors as vectors.
 
-    Shoemake, "Animating rotation with quaternion curves" (1985). Between tensors on one line through the origin, or
-    where one is 0, the straight line is taken. Branches of one base are nearly parallel: there the two hardly differ.
+    Shoemake, "Animating rotation with quaternion curves" (1985). If the tensors are collinear or one is 0, the merge
+    interpolates linearly. Branches of one base are nearly parallel, so that arc and line hardly differ.
     """
     x, y = first.float(), second.float()
     x_unit, y_unit = (v / torch.linalg.vector_norm(v).clamp(min=torch.finfo(v.dtype).tiny) for v in (x, y))
@@ -137,11 +137,11 @@ NEED_BASE = frozenset({"task_arithmetic", "ties", "dare"})
 
 
 class Merged(Mapping[str, Tensor]):
-    """K models merged by a method of `MERGES`, by name: a tensor is read and merged when it is asked for.
+    """K models merged by a method of `MERGES`, by name. A tensor is read and merged when it is asked for.
 
-    `branches` and `base` are models, each with what messages call it. Raises ValueError, naming tensor and model, where
-    names or shapes differ, or types but for the base's; and where the method needs a base and has none. A value that is
-    not finite raises ValueError when it is read.
+    `branches` and `base` are models, each with its name in messages. Raises ValueError, naming tensor and model, if
+    names or shapes differ, or the branches' types. Raises ValueError if the method needs a base and has none. A value
+    that is not finite raises ValueError when it is read.
     """
 
     def __init__(self, branches: Sequence[Named], base: Named | None, method: str, settings: Mapping[str, Any]) -> None:
@@ -153,7 +153,7 @@ class Merged(Mapping[str, Tensor]):
         check_alike(layouts)
         check_one_type(layouts[: len(branches)])
         self.layout: Weights = layouts[0][1]
-        """Shape and type of each tensor; the values do not count."""
+        """Tensors with the shape and type of each merged tensor. Their values mean nothing."""
         self.method, self.settings = method, dict(settings)
         self._branches, self._base = branches, [base] if base is not None and method in NEED_BASE else []
 
@@ -173,22 +173,22 @@ class Merged(Mapping[str, Tensor]):
 
 
 def _layout(model: Weights) -> Weights:
-    """The tensors of a model for their shapes and types; a model that is read from files has those without values."""
+    """Tensors with the shapes and types of a model. A model that is read from files has tensors without values."""
     return getattr(model, "layout", model)
 
 
 def merge(
     branches: Sequence[Weights], *, method: str, base: Weights | None = None, **settings: Any
 ) -> dict[str, Tensor]:
-    """`Merged` at once, of models in memory. {name: tensor}, tied weights once, under one name."""
+    """`Merged` for models in memory, computed at once. {name: tensor}, tied weights once, under one name."""
     named = [(f"branch {k}", branch) for k, branch in enumerate(branches)]
     return dict(Merged(named, None if base is None else ("base", base), method, settings))
 
 
 def merge_tensor(method: str, name: str, branches: Sequence[Tensor], base: Tensor | None, **settings: Any) -> Tensor:
-    """One tensor of each branch merged by a method of `MERGES`, the base given where the method needs it.
+    """Merge one tensor of each branch by a method of `MERGES`. `base` is given if the method needs it.
 
-    Raises ValueError, naming the tensor, where the result is beyond the numbers of its type.
+    Raises ValueError, naming the tensor, if a result is too large for its type.
     """
     try:
         merged = MERGES[method](name, branches, base, **settings)
@@ -203,14 +203,14 @@ def merge_tensor(method: str, name: str, branches: Sequence[Tensor], base: Tenso
 def mean(branches: Sequence[Weights]) -> dict[str, Tensor]:
     """The plain mean of K branches, in float32, cast once to the branches' type. {name: tensor}.
 
-    Tied weights appear once, under one name. Raises ValueError naming the tensor where keys, shapes or types differ,
-    or where a value is not finite.
+    Tied weights appear once, under one name. Raises ValueError, naming the tensor, if keys, shapes or types differ, or
+    if a value is not finite.
     """
     return merge(branches, method="mean")
 
 
 def check_alike(models: Sequence[Named]) -> None:
-    """Raise ValueError, naming the tensor and two models, where names or shapes differ; values are not read."""
+    """Raise ValueError, naming the tensor and two models, if names or shapes differ. Values are not read."""
     (reference, first), *others = models
     for label, model in others:
         for name in sorted(set(first) ^ set(model)):
@@ -224,7 +224,7 @@ def check_alike(models: Sequence[Named]) -> None:
 
 
 def check_one_type(models: Sequence[Named]) -> None:
-    """Raise ValueError, naming the tensor and two models that are alike but for its type, where there is one."""
+    """Raise ValueError, naming the tensor and two models, if a tensor has different types in them."""
     (reference, first), *others = models
     for label, model in others:
         for name, tensor in model.items():
@@ -233,6 +233,6 @@ def check_one_type(models: Sequence[Named]) -> None:
 
 
 def check_finite(name: str, tensor: Tensor, label: str) -> None:
-    """Raise ValueError, naming the tensor and the model, where a value is NaN or infinite."""
+    """Raise ValueError, naming the tensor and the model, if a value is NaN or infinite."""
     if not torch.isfinite(tensor).all():
         raise ValueError(f"{name!r} has a value that is not finite in {label}")

@@ -1,4 +1,4 @@
-"""What is measured of models and runs. Nothing here trains.
+"""Measures of models and runs. Nothing here trains.
 
 - `evaluate`: accuracy with intervals, pass@k
 - `compare`: paired differences on the same problems

@@ -14,20 +14,20 @@ from copd.maths.distill import mass_overlap, symmetric_kl, top_k_overlap, with_t
 from copd.types import Observed, Problem, Rollouts, Score, Split
 
 WHOLE_VOCABULARY = 4096
-"""Up to here the KL is exact; above, it is taken over the student's likeliest tokens and one bucket for the rest."""
+"""Up to this many tokens the KL is exact. Above, it uses the student's likeliest tokens and a bucket for the rest."""
 LIKELIEST = 64
 SAMPLED_TOKENS = 512
-"""Tokens of a sample that are kept with their log-probs; a longer response is kept as text alone from there on."""
+"""Most tokens of a sample that are kept with their log-probs. The rest of a longer response is kept as text only."""
 DECIMALS = 4
-"""Of the log-probs of a sample, in nats."""
+"""Decimals of the log-probs of a sample, in nats."""
 
 Matrix = dict[str, dict[str, float]]
-"""Student, then teacher."""
+"""A value by student, then by teacher."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A student's sampled answers to the problems of a task, its own score of them, and every teacher's by name."""
+    """A student's sampled responses to the problems of a task, with its own score and every teacher's by name."""
 
     task: str
     rollouts: Rollouts
@@ -50,7 +50,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Likeness:
-    """A student and a teacher on the student's tokens; the mass-weighted overlap is that of the smallest k."""
+    """Likeness of a student and a teacher on the student's tokens. The mass-weighted overlap is at the smallest k."""
 
     overlap: dict[int, float]
     mass_overlap: float
@@ -59,11 +59,10 @@ class Likeness:
 
 @dataclass
 class Behaviour:
-    """K x K measures by student and teacher, and the accuracy of each branch on each capability, from sampled answers.
+    """K x K measures by student and teacher, and each branch's accuracy on each capability, from sampled responses.
 
-    `truncated_rate` is the share of these that the length limit truncated, by branch and capability.
-
-    `samples` holds one answer per branch and capability, token by token, to the `shown` problems by capability and id.
+    `truncated_rate` is the share of these responses that were truncated, by branch and capability. `samples` holds one
+    response per branch and capability, token by token. `shown` gives its problem by capability and id.
     """
 
     overlap: dict[int, Matrix] = field(default_factory=dict)
@@ -82,7 +81,7 @@ async def measure_behaviour(
 ) -> Behaviour:
     """Each branch answers the same validation problems of every capability; every other branch scores its tokens.
 
-    Nothing here is counted in the ledger. The mass-weighted overlap is that of the smallest k.
+    The ledger counts none of this. The mass-weighted overlap is at the smallest k.
     """
     tokens = next(iter(branches.values())).allowed_tokens
     found = Behaviour(kl_is_exact=is_exact(tokens), chance={k: k / tokens for k in ks})
@@ -99,7 +98,7 @@ async def measure_behaviour(
 async def _observed(
     name: str, branches: Mapping[str, Observed], capabilities: Sequence[str], *, problems: int, ks: Sequence[int]
 ) -> Behaviour:
-    """One student, capability by capability: only what is made of the scores is kept, for they may be large."""
+    """One student, capability by capability. Only the measures are kept, since scores may be large."""
     found, exact = Behaviour(), is_exact(branches[name].allowed_tokens)
     accuracy, truncated_rate = found.accuracy.setdefault(name, {}), found.truncated_rate.setdefault(name, {})
     measures: dict[str, list[TokenMeasures]] = {other: [] for other in branches}
@@ -125,7 +124,7 @@ def is_exact(allowed_tokens: int) -> bool:
 async def answer_and_score(
     name: str, models: Mapping[str, Observed], task: str, *, problems: int, ks: Sequence[int]
 ) -> Scored:
-    """The model `name` answers validation problems, twice each; all models, itself among them, score its tokens."""
+    """The model `name` answers validation problems, twice each. All models, itself included, score its tokens."""
     student = models[name]
     rollouts = await student.answer_first(Split.VALIDATION, task, problems, 2, greedy=False)
     tokens = student.allowed_tokens
@@ -146,7 +145,7 @@ class TokenMeasures(NamedTuple):
 
 
 def token_measures(scored: Scored, teacher: str, ks: Sequence[int], *, exact: bool) -> TokenMeasures:
-    """Student and teacher on each token of the student's answers."""
+    """The measures of student and teacher on each token of the student's responses."""
     own, theirs, mask_NT = scored.own, scored.theirs[teacher], scored.rollouts.mask_NT
 
     def tokens(values_NTK: Tensor | None) -> Tensor:
@@ -164,14 +163,14 @@ def token_measures(scored: Scored, teacher: str, ks: Sequence[int], *, exact: bo
 
 
 def likeness(measured: Sequence[TokenMeasures]) -> Likeness:
-    """Means over the tokens of all given answers of one student, each token counting alike."""
+    """Means over the tokens of all given responses of one student. Every token counts alike."""
     overlap = {k: float(torch.cat([one.overlap[k] for one in measured]).mean()) for k in measured[0].overlap}
     mass, kl = (torch.cat(values) for values in ([one.mass_M for one in measured], [one.kl_M for one in measured]))
     return Likeness(overlap, float(mass.mean()), float(kl.mean()))
 
 
 async def _sample(student: Observed, scored: Scored) -> dict[str, Any]:
-    """The first answer: as text, and token by token with its log-prob and every other branch's difference to it."""
+    """The first response as text, and token by token with its log-prob and every other branch's difference to it."""
     rollouts = scored.rollouts
     assert rollouts.reward_N is not None
     problem, mask_T = rollouts.problems[0], rollouts.mask_NT[0]

@@ -1,4 +1,4 @@
-"""Models against one another on the same problems."""
+"""Comparisons of models on the same problems."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Difference:
 
 
 def differences(answers: Sequence[Answers], against: str) -> list[Difference]:
-    """Every model but `against` compared with it, in every capability that both were asked the same problems of.
+    """Compare every other model with `against`, in every capability in which both were asked the same problems.
 
-    "average" counts each capability alike. It is there only where both models were asked the same problems of all.
+    "average" counts each capability alike. It is given only if both models were asked the same problems in all of them.
     """
     reference = {a.capability: a for a in answers if a.model == against}
     found = []

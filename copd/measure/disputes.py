@@ -11,7 +11,7 @@ from copd.types import Observed
 CONTEXT = 24
 """Tokens shown before a disputed one, and after it."""
 MOST_DISPUTES = 5
-"""Shown per capability."""
+"""Disputed tokens shown per capability."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Dispute:
 
     @property
     def delta(self) -> float:
-        """log pi_teacher - log pi_student: below 0, the teacher would rather not have said this."""
+        """log pi_teacher - log pi_student. Below 0, the token is less likely for the teacher than for the student."""
         return self.teacher_logp - self.student_logp
 
 
 @dataclass(frozen=True)
 class CapabilityBehaviour:
-    """A student's answers to a capability's validation problems as a teacher sees them; `accuracy` is the student's."""
+    """A teacher's view of a student's responses to validation problems. `accuracy` is the student's."""
 
     capability: str
     tokens: int
@@ -49,7 +49,7 @@ class CapabilityBehaviour:
 async def observe(
     student: Observed, teacher: Observed, task: str, *, problems: int, ks: Sequence[int]
 ) -> CapabilityBehaviour:
-    """The student answers validation problems of a task, the teacher scores its tokens: all measures of both."""
+    """All measures of two models: the student answers validation problems of a task, the teacher scores its tokens."""
     scored = await answer_and_score(
         student.name, {m.name: m for m in (student, teacher)}, task, problems=problems, ks=ks
     )
@@ -67,7 +67,7 @@ async def observe(
 async def disputes(student: Observed, scored: Scored, teacher: str, count: int) -> list[Dispute]:
     """The tokens with the largest absolute log-prob difference, largest first; at most one of each response.
 
-    Where the two agree to the last bit there is none.
+    Empty if the two agree to the last bit.
     """
     rollouts = scored.rollouts
     delta_NT = scored.delta_NT(teacher).abs().masked_fill(~rollouts.mask_NT, 0)

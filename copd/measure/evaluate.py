@@ -29,7 +29,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """One cell of a result table. `capability` is a task's name or "average", each task counting alike."""
+    """One cell of a result table. `capability` is a task's name or "average", which counts each task alike."""
 
     model: str
     capability: str
@@ -42,7 +42,7 @@ class Accuracy:
 
 
 def accuracies(records: Sequence[dict[str, Any]]) -> list[Accuracy]:
-    """The table that was written as `Accuracy.as_record`, through JSON or not."""
+    """The table from records of `Accuracy.as_record`, whether read from JSON or not."""
     return [
         Accuracy(
             r["model"],
@@ -57,9 +57,9 @@ def accuracies(records: Sequence[dict[str, Any]]) -> list[Accuracy]:
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """How one model answered the problems of one task: right answers per problem, greedy and among `samples` samples.
+    """Right answers of one model to the problems of one task: per problem, greedy and among `samples` samples.
 
-    `problems` is a digest of what was asked: where two models have the same, they answered the same problems.
+    `problems` is a digest of the problems. If two models have the same digest, they answered the same problems.
     """
 
     model: str
@@ -74,7 +74,7 @@ class Answers:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Answers:
-        """What was written as `as_record`, through JSON or not."""
+        """The answers from a record of `as_record`, whether read from JSON or not."""
         scores = {name: torch.tensor(record[name], dtype=torch.float64) for name in ("greedy_P", "sampled_P")}
         return cls(**{**record, **scores})
 
@@ -89,9 +89,9 @@ async def evaluate(
 async def answer(
     models: Sequence[Answering], tasks: Sequence[str], split: Split, *, problems: int, pass_at: Sequence[int]
 ) -> list[Answers]:
-    """The answers of every model to the first problems of every task: once greedily, and as often as pass@k needs.
+    """The answers of every model to the first problems of every task: once greedy, and as often as pass@k needs.
 
-    The models are asked at once, each one task after the other.
+    All models are asked at the same time. Each answers one task after the other.
     """
     samples = max(pass_at, default=0)
 
@@ -109,7 +109,7 @@ async def answer(
 
 
 def tabulate(answers: Sequence[Answers], pass_at: Sequence[int]) -> list[Accuracy]:
-    """The table of graded answers: models in the order given, each on its tasks and on their average."""
+    """The table of graded answers: models in the given order, each with its tasks and their average."""
     table = []
     for model in dict.fromkeys(a.model for a in answers):
         own = [a for a in answers if a.model == model]
@@ -126,7 +126,7 @@ def tabulate(answers: Sequence[Answers], pass_at: Sequence[int]) -> list[Accurac
 
 
 def digest(problems: Sequence[Problem]) -> str:
-    """Hex digest of what a model is asked: questions, pictures, frames and answers, in their order."""
+    """Hex digest of problems: questions, pictures, frames and answers, in their order."""
     found = hashlib.sha256()
     for problem in problems:
         media = [*problem.images, *problem.videos]

@@ -1,7 +1,7 @@
-"""Guards against the known silent failures of the method (docs/metrics.md), from the lines of the record alone.
+"""Guards against the known silent failures of the method (docs/metrics.md).
 
-What they find depends on nothing but the events and their order: a resumed run, which shows them its record again,
-warns of what a run that was never stopped warns of.
+Guards read only the events and their order. So a resumed run, which reads its record again, gives the same warnings as
+a run that never stopped.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 WINDOW = 10
-"""Updates over which a value is judged; a guard that has fired may fire again after as many without cause."""
+"""Number of updates over which a value is judged. A guard that has fired may fire again after as many good ones."""
 COLLAPSED = 0.05
-"""Share of its first value below which a branch's entropy has collapsed, where its reward does not rise."""
+"""If a branch's entropy falls below this share of its first value and its reward does not rise, it has collapsed."""
 SOLVED = 0.9
-"""Reward from which little entropy is what learning leads to."""
+"""From this reward on, a low entropy is what learning leads to."""
 MANY_TRUNCATED = 0.5
-"""Share of a part's responses, or of the base's in a capability, that the length limit may truncate."""
+"""Accepted share of truncated responses, in a part or of the base in a capability."""
 MANY_CLAMPED = 0.1
-"""Share of a teacher's deltas that the bound may change."""
+"""Accepted share of a teacher's deltas that the bound changes."""
 MISMATCH, MISMATCH_IN_HALF = 1e-3, 0.05
-"""Nats a token by which sampler and trainer may differ on average, in float32 and under autocast."""
+"""Accepted mean difference of sampler and trainer in nats per token, in float32 and under autocast."""
 FAR = 10.0
-"""Factor between a branch's gradient norm and the median of its peers' beyond which they are not alike."""
+"""Accepted factor between a branch's gradient norm and the median of its peers' norms."""
 
 
 class Fault(NamedTuple):
-    """What a guard has found in a branch, in one line."""
+    """A fault that a guard has found in a branch, in one line."""
 
     guard: str
     branch: str
@@ -38,7 +38,7 @@ class Fault(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """One judgement: what a guard looked at, whether it is bad, what is then said.
+    """One judgement of a guard: the value it judged, whether that is bad, and the warning.
 
     After `forgotten_after` good looks in a row the guard may fire again.
     """
@@ -52,10 +52,10 @@ class _Look(NamedTuple):
 
 
 class Health:
-    """Sees the events of a run in their order and tells what goes wrong, once until it has recovered.
+    """Sees the events of a run in order and reports each fault, once until it has recovered.
 
-    `edges` are pairs of student and teacher. `clamps` says whether the deltas' bound leaves most of them as they are,
-    `in_half` whether a branch computes under autocast.
+    `edges` are pairs of student and teacher. `clamps`: the bound leaves most deltas unchanged. `in_half`: a branch
+    computes under autocast.
     """
 
     def __init__(self, edges: Collection[tuple[str, str]] = (), *, clamps: bool = True, in_half: bool = False) -> None:
@@ -68,7 +68,7 @@ class Health:
         self._good_looks: dict[tuple[str, str, str], int] = {}
 
     def see(self, event: Mapping[str, Any]) -> list[Fault]:
-        """The faults that this event reveals. Numbers that are not finite may stand in it as such or as None."""
+        """The faults that this event reveals. In it, a number that is not finite may be None."""
         if event["event"] == "update":
             numbers = {name: value for name, value in event.items() if _is_finite(value)}
             looks = self._update(event["branch"], event["step"], numbers)
@@ -106,7 +106,7 @@ class Health:
             yield from self._norm(branch, step, numbers["grad_norm"])
 
     def _recent(self, branch: str, name: str) -> float | None:
-        """The mean over the last updates that had this value; None where they are too few."""
+        """The mean over the last updates that had this value; None if there are too few."""
         values = [*self._values[branch, name]][-WINDOW:]
         return fmean(values) if len(values) == WINDOW else None
 
@@ -152,7 +152,7 @@ class Health:
         yield _Look("entropy", branch, "", recent < COLLAPSED * first and reward <= min(before, SOLVED), said)
 
     def _norm(self, branch: str, step: int, norm: float) -> Iterator[_Look]:
-        """Against peers, over steps that both have made; steps without a gradient are left out."""
+        """Compare gradient norms with peers, over steps that both have made. Steps without a gradient are left out."""
         kept = {at: earlier for at, earlier in self._norms[branch].items() if at > step - WINDOW}
         own = self._norms[branch] = {**kept, step: norm}
         common = [[theirs[at] for at in own if at in theirs] for peer, theirs in self._norms.items() if peer != branch]
@@ -164,7 +164,7 @@ class Health:
             yield _Look("gradient", branch, "", not theirs / FAR <= usual <= FAR * theirs, said)
 
     def _overlap(self, overlap: Mapping[Any, Mapping], chance: Mapping[Any, float]) -> Iterator[_Look]:
-        """On every edge, at the largest k; the floor is the middle between chance and agreement."""
+        """The overlap of every edge at the largest k. The floor is halfway between chance and full agreement."""
         k = max(overlap, key=int)
         floor = (1 + chance[k]) / 2
         for student, teacher in sorted(self._edges):

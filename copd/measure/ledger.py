@@ -1,4 +1,4 @@
-"""The ledger: what each branch spent in each phase, and how long the run would take with the branches side by side."""
+"""The ledger: the cost of each branch in each phase, and the time of the run if all branches ran at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ACTIVITIES = ("collect_seconds", "score_seconds", "update_seconds")
 
 
 class Ledger:
-    """Sums by branch and phase, from the branches' own counts; restored from `as_record`."""
+    """Sums by branch and phase, from the branches' own counts. `as_record` gives the arguments that restore it."""
 
     def __init__(self, record: Mapping[str, Any] | None = None) -> None:
         record = record or {}
@@ -20,10 +20,10 @@ class Ledger:
         self._seen: dict[str, dict[str, float]] = {branch: dict(c) for branch, c in record.get("seen", {}).items()}
 
     def of(self, branches: Collection[str]) -> Ledger:
-        """What some of the branches have spent, as if they had been alone.
+        """The cost of some of the branches, as if they had been alone.
 
-        The critical path of all of them is the one that was booked. That of fewer was not booked: it is taken for the
-        seconds of the slowest of them in each phase, which it cannot fall below.
+        For all branches this has the critical path that was booked. The critical path of fewer branches was not booked:
+        it is replaced by its lower bound, the seconds of the slowest of them in each phase.
         """
         record = self.as_record()
         spent, seen = ({name: record[part][name] for name in branches} for part in ("spent", "seen"))
@@ -33,10 +33,11 @@ class Ledger:
         return Ledger({"spent": spent, "seen": seen, "critical_path": path})
 
     def add(self, phase: str, counts: Mapping[str, Counts], *, meet_within: bool) -> None:
-        """Book what the branches spent since the last call under `phase`.
+        """Book what the branches have spent since the last call under `phase`.
 
-        The critical path grows by the slowest branch; where branches wait for one another between the activities of
-        the one step that is booked (`meet_within`), by the slowest branch of each activity.
+        The critical path grows by the seconds of the slowest branch. If branches wait for each other between the
+        activities of the one step that is booked (`meet_within`), it grows by those of the slowest branch in each
+        activity.
         """
         fresh = {
             branch: {name: value - self._seen.get(branch, {}).get(name, 0) for name, value in spent.items()}
@@ -54,7 +55,7 @@ class Ledger:
         self._seen = {branch: dict(spent) for branch, spent in counts.items()}
 
     def as_record(self) -> dict[str, Any]:
-        """All of it as plain values, to be given to the constructor again."""
+        """The whole ledger as plain values, which the constructor takes again."""
         return copy.deepcopy({"spent": self.spent, "critical_path": self.critical_path, "seen": self._seen})
 
 

@@ -1,18 +1,18 @@
-"""Rows by how often a model answers them rightly: what a filter keeps, and what it says of the others."""
+"""Pass rates of rows: which rows a filter keeps, and what it reports of the others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 SHOWN = 3
-"""Places told of rows that were left out, of each kind."""
+"""How many places are reported for each kind of row that is left out."""
 
 
 @dataclass
 class PassRates:
-    """How many rows were right every time, never, and sometimes, in so many samples each; where some of them are.
+    """How many rows were answered rightly always, never and sometimes, in `samples` responses each, and where some are.
 
-    `kept` are those sometimes right, by their place among the rows.
+    `kept` holds the places, among the rows, of those that were right sometimes.
     """
 
     samples: int
@@ -29,7 +29,7 @@ class PassRates:
         return len(self.kept) + self.always + self.never
 
     def add(self, place: int, right: int, where: str) -> None:
-        """Count a row with so many right answers; `where` is its file and line."""
+        """Count a row with `right` right answers. `where` is its file and line."""
         if 0 < right < self.samples:
             self.kept.append(place)
         elif right:
@@ -40,7 +40,7 @@ class PassRates:
             self.never_at = [*self.never_at, where][:SHOWN]
 
     def summary(self) -> list[str]:
-        """What was found, a line for each kind of row, and what to make of it."""
+        """The result, one line for each kind of row, with advice."""
         lines = [f"{self.rows} rows, {self.samples} samples each", f"  kept, sometimes right: {len(self.kept)}"]
         if self.always:
             lines.append(f"  left out, always right: {self.always}, such as {', '.join(self.always_at)}: already known")

@@ -1,14 +1,14 @@
-"""A model as a thing: loaded, asked, trained, merged, saved.
+"""A model as a thing: loading, sampling, scoring, training, merging, saving.
 
 - `policy`: a model with its processor and vocabulary mask: samples, log-probs, weights
-- `folders`: where a model comes from, how it is loaded and saved, what it computes on
+- `folders`: finds, loads and saves models; chooses device and type of the arithmetic
 - `vocabulary`: the one vocabulary mask, and whether two models share it
 - `lora`: adapters on one frozen base
 - `learner`: parts to one optimizer step; the only backward
-- `objectives`: what a part's tokens are trained on: GRPO and OPD, each with its own denominator
+- `objectives`: GRPO and OPD: advantage and penalty of each token, each part with its own denominator
 - `merging`: model folders merged tensor by tensor
 - `pieces`: responses as text, token by token
-- `parity`: the check at start that settles a model's path
+- `parity`: the check at start that chooses a model's path
 - `tiny`: a Qwen3-VL of 1.3 M parameters
 - `warmup`: the supervised warm-up of the embedded base
 """

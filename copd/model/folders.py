@@ -1,4 +1,4 @@
-"""Model folders: where a model comes from, how it is loaded and saved, and what it computes on."""
+"""Model folders: find, load and save models, and choose the device and the type of the arithmetic."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CHECKSUMS = "SHA256SUMS"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 AT_COMMIT = re.compile(rf"({HUB_ID.pattern})@([0-9a-f]{{40}})")
 FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
-"""What is taken of a hub's model: weights, configuration, chat template, vocabulary."""
+"""The files fetched of a model of the hub: weights, configuration, chat template, vocabulary."""
 
 
 class Loader(NamedTuple):
-    """How a model is loaded with transformers, and the hub's word for what it does."""
+    """The class of transformers that loads a model, and the hub's name for the model's kind of task."""
 
     auto_class: Any
     pipeline_tag: str
@@ -40,10 +40,10 @@ TEXT_ONLY = Loader(AutoModelForCausalLM, "text-generation")
 def model_folder(path: str, given_as: str = "model.path", revision: str | None = None) -> Path:
     """The folder of a model: a local one, a builtin one, or that of a hub id at the commit `revision`.
 
-    Without a `revision` the commit may stand in the path, as ORGANISATION/NAME@COMMIT. `builtin:NAME` is a base that
-    ships with copd, checked against its sha256 sums. Raises ModelFolderError, naming the field or argument `given_as`,
-    for an unknown name, a missing folder, a hub id without a commit or that cannot be fetched, or a builtin file that
-    is damaged.
+    Without a `revision` the path may hold the commit, as ORGANISATION/NAME@COMMIT. `builtin:NAME` is a base that ships
+    with copd; it is checked against its sha256 sums. Raises ModelFolderError, naming the field or argument `given_as`,
+    for an unknown name, a missing folder, a hub id without a commit, a hub model that cannot be fetched, or a damaged
+    builtin file.
     """
     local = path.startswith(BUILTIN) or Path(path).is_dir()
     if local and revision is not None:
@@ -73,7 +73,7 @@ def _builtin_folder(path: str, given_as: str) -> Path:
 
 
 def _hub_folder(path: str, given_as: str, revision: str) -> Path:
-    """The snapshot of one commit in the hub's cache, fetched where it is not there; neither pickles nor code."""
+    """The snapshot of one commit in the hub's cache, fetched if it is not there. It holds neither pickles nor code."""
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
     if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
@@ -86,9 +86,9 @@ def _hub_folder(path: str, given_as: str, revision: str) -> Path:
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The model of a local folder of safetensors, and its processor, or its tokenizer where it takes text only.
+    """The model of a local folder of safetensors, and its processor; for a model of text only, its tokenizer.
 
-    Weights are never unpickled and code in the folder is never run. Raises ModelFolderError naming what is wrong.
+    Weights are never unpickled, and code in the folder is never run. Raises ModelFolderError naming the fault.
     """
     if not (folder / "config.json").is_file():
         raise ModelFolderError(f"{folder}: no model here (config.json is missing); give a folder with a saved model")
@@ -108,15 +108,15 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def load_processor(folder: Path, loader: Loader) -> Any:
-    """The processor in a local folder, or the tokenizer where the model takes text only; code there is never run."""
+    """The processor in a local folder; for a model of text only, its tokenizer. Code in the folder is never run."""
     auto_class = AutoProcessor if loader is WITH_PICTURES else AutoTokenizer
     return auto_class.from_pretrained(folder, trust_remote_code=False)
 
 
 def load_family(folder: Path) -> TextOnly:
-    """How the prompts of the model in a local folder are made; no weights are read, and none are in memory.
+    """The family of the model in a local folder, which makes its prompts. No weights are read or held in memory.
 
-    Raises ModelFolderError naming what is wrong.
+    Raises ModelFolderError naming the fault.
     """
     try:
         config = read_config(folder)
@@ -133,8 +133,8 @@ def save_model(
 ) -> None:
     """Save weights (safetensors), processor, generation config and model card into `folder`.
 
-    The generation config suppresses the tokens of the vocabulary mask and decodes greedily, so that `generate` answers
-    as `Policy.sample` does. Raises WriteError where the disk refuses.
+    The generation config suppresses the tokens of the vocabulary mask and decodes greedily, so that `generate` gives
+    the same responses as `Policy.sample`. Raises WriteError if the folder cannot be written.
     """
     config = model.generation_config
     config.suppress_tokens = suppressed
@@ -152,7 +152,7 @@ def save_model(
 
 
 def loader_of(config: Any) -> Loader:
-    """What loads a model of this configuration, here and for whoever uses it."""
+    """The loader of a model of this configuration, in copd and for users of the model."""
     return WITH_PICTURES if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES else TEXT_ONLY
 
 
@@ -168,17 +168,17 @@ def builtin_models() -> list[str]:
 
 
 def write_checksums(folder: Path) -> None:
-    """Write `SHA256SUMS` over the files of a model folder."""
+    """Write `SHA256SUMS` for the files of a model folder."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
     lines = [f"{sha256(folder / name)}  {name}\n" for name in names]
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def compute_on(device: str, dtype: str, given_as: str = "model.device") -> tuple[torch.device, torch.dtype | None]:
-    """The device, and the type of autocast or None for plain float32.
+    """The device, and the type of autocast, or None for plain float32.
 
-    "auto" takes cuda, else mps, else cpu; and bfloat16 on cuda, else float32. Raises ModelFolderError, naming the field
-    `given_as`, for a device that this machine lacks.
+    "auto" is cuda, else mps, else cpu; for the type it is bfloat16 on cuda, else float32. Raises ModelFolderError,
+    naming the field `given_as`, for a device that this machine lacks.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = next(d for d, there in available.items() if there) if device == "auto" else device

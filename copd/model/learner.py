@@ -1,4 +1,4 @@
-"""Parts of an objective to one optimizer step. The only place that calls `.backward()`."""
+"""Turns parts into optimizer steps. No other place calls `.backward()`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MAX_SKIPPED_IN_A_ROW = 5
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did.
+    """The result of one step.
 
-    `metrics` by name (per part: `part/name`), means over the passes; tokens trained on, summed over them: those of all
-    rows that have a gradient, equal ones too, for what a method costs is no matter of how it is computed; `skipped`
-    where a pass was not finite, so that it and those after it did nothing.
+    `metrics` by name (`part/name` for a part) are means over the iterations. `tokens_trained` counts the tokens of all
+    rows with a gradient, over all iterations, equal rows included. `skipped`: an iteration was not finite; it changed
+    nothing and ended the step.
     """
 
     metrics: dict[str, float]
@@ -36,7 +36,7 @@ class StepReport:
 
 
 class _Frozen(NamedTuple):
-    """What the first pass over a micro-batch fixes for the passes after it: pi_old, the advantages, values to log."""
+    """What the first iteration over a micro-batch fixes for the later ones: pi_old, the advantages, values to log."""
 
     old_logp_MT: Tensor
     advantage_MT: Tensor
@@ -45,7 +45,7 @@ class _Frozen(NamedTuple):
 
 @dataclass
 class _Means:
-    """Token means over the micro-batches of one part; a row counts as often as it was drawn."""
+    """Token means over the micro-batches of one part. A row counts as often as it was sampled."""
 
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     tokens: int = 0
@@ -61,11 +61,11 @@ class _Means:
 
 
 class Learner:
-    """AdamW on a policy's float32 weights; state lives on across phases.
+    """AdamW on a policy's float32 weights. The optimizer's state is kept across phases.
 
-    Every trainable parameter is stepped every time: a missing gradient counts as zero, so that text-only batches do not
-    treat the vision tower differently (method.md, trap 4). `iterations` is the number of optimizer steps over each
-    batch. Clips and `aggregate` hold for every part; `aggregate` binds a part's denominator once for all micro-batches.
+    Every trainable parameter is updated in every step: a missing gradient counts as zero, so that text-only batches do
+    not treat the vision tower differently (method.md, trap 4). `iterations` is the number of optimizer steps over each
+    batch. Clips and `aggregate` hold for every part. `aggregate` binds a part's denominator once for all micro-batches.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class Learner:
         self.skipped_in_a_row = 0
 
     def step(self, parts: Sequence[Objective]) -> StepReport:
-        """`iterations` updates from the weighted sum of the parts; ratios are to the log-probs of the first pass.
+        """Make `iterations` updates from the weighted sum of the parts.
 
-        The advantages, a teacher's deltas among them, are those of the first pass too. A pass in which a sampled
-        log-prob, a loss or a gradient is not finite changes nothing and ends the step, which is then counted as skipped
-        though the passes before it stand; raises NonFiniteError after `MAX_SKIPPED_IN_A_ROW` such steps.
+        Ratios, advantages and deltas refer to the log-probs of the first iteration. An iteration with a log-prob, loss
+        or gradient that is not finite changes nothing and ends the step. The step then counts as skipped; the
+        iterations before it stand. Raises NonFiniteError after `MAX_SKIPPED_IN_A_ROW` such steps.
         """
         frozen: list[list[_Frozen]] = [[] for _ in parts]
         done = [self._pass(parts, frozen)]
@@ -135,9 +135,9 @@ class Learner:
         return StepReport(metrics, tokens, skipped=False)
 
     def _accumulate(self, part: Objective, frozen: list[_Frozen]) -> _Means:
-        """Backward of one part over its micro-batches; its denominator is that of the part's whole rollouts.
+        """Run the backward pass of one part over its micro-batches. The denominator covers all rollouts of the part.
 
-        Of equal rows one is computed and weighs as many as there are, in the objective and in the metrics.
+        Equal rows are computed once. That row then weighs as much as all of them, in the objective and in the metrics.
         """
         means, aggregate = _Means(), self.aggregate(part.rollouts)
         clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
@@ -180,7 +180,7 @@ class Learner:
         return gradients
 
     def to(self, device: torch.device | str) -> None:
-        """Move the optimizer's state; the weights are the policy's to move."""
+        """Move the optimizer's state. The policy moves the weights."""
         for state in self.optimizer.state.values():
             state.update({key: value.to(device) for key, value in state.items()})
 
@@ -202,10 +202,10 @@ class Learner:
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `state` gave.
+        """Restore the result of `state`.
 
-        Raises CheckpointError, before anything is changed, naming a tensor that is missing, of another shape, or of no
-        parameter.
+        Raises CheckpointError, before anything is changed, naming a tensor that is missing, has another shape, or
+        belongs to no parameter.
         """
         self._check_fit(tensors)
         for name, parameter in self.named_parameters.items():

@@ -1,8 +1,8 @@
 """K low-rank adapters on one frozen base: each branch trains its own (Hu et al., arXiv 2106.09685; peft).
 
-An adapter changes a linear layer W to W + (alpha / rank) B A; A is random, B starts at zero, so that a new branch is
-the base. Which adapter acts is set before every pass. To be merged or exported the update is added to the weights: a
-mean of A and of B would not be the mean of the updates (method.md, trap 13).
+An adapter changes a linear layer W to W + (alpha / rank) B A. A is random and B starts at zero, so that a new branch
+equals the base. Every forward pass first activates its adapter. For a merge or an export the update is added to the
+weights: a mean of A and of B would not be the mean of the updates (method.md, trap 13).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from copd.errors import RecipeError, WriteError
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """`rank` of the update, its scale `alpha` / rank, and the last names of the linear layers that get one."""
+    """`rank` of the update, its scale `alpha` / rank, and the last names of the linear layers that get an adapter."""
 
     rank: int
     alpha: float
@@ -30,9 +30,9 @@ class LoraSettings:
 
 
 def add_adapter(model: Any, name: str, settings: LoraSettings, seed: int) -> None:
-    """Freeze the model and give it an adapter called `name`, whose random half is a function of `seed`.
+    """Freeze the model and add an adapter called `name`. Its random half is a function of `seed`.
 
-    Raises RecipeError for a target that is no linear layer of the model, or that is its output head.
+    Raises RecipeError for a target that is not a linear layer of the model, or that is its output head.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -50,7 +50,7 @@ def add_adapter(model: Any, name: str, settings: LoraSettings, seed: int) -> Non
 
 
 def activate(model: Any, name: str | None) -> None:
-    """Let this adapter act and no other; None: the base alone. Nothing to do for a model without adapters."""
+    """Activate this adapter only; None: the base alone. Does nothing for a model without adapters."""
     for _, layer in _layers(model):
         if name is None:
             if not layer.disable_adapters:
@@ -71,7 +71,7 @@ def adapter_parameters(model: Any, name: str) -> dict[str, nn.Parameter]:
 
 @torch.no_grad()
 def full_weights(model: Any, name: str | None) -> dict[str, Tensor]:
-    """What `named_parameters` of a model without adapters would give, the update of adapter `name` added; copies."""
+    """Copies of the weights under their names in a model without adapters, with the update of adapter `name` added."""
     layers = dict(_layers(model))
     weights = {}
     for where, parameter in model.named_parameters():
@@ -88,7 +88,7 @@ def full_weights(model: Any, name: str | None) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def materialised(model: Any, name: str | None) -> Any:
-    """An independent model without adapters, all of it trainable, the update of adapter `name` in its weights."""
+    """An independent, fully trainable model without adapters, whose weights include the update of adapter `name`."""
     twin = copy.deepcopy(model)
     for where, layer in list(_layers(twin)):
         plain = layer.get_base_layer()
@@ -102,7 +102,7 @@ def materialised(model: Any, name: str | None) -> Any:
 def save_adapter(model: Any, name: str, folder: Path) -> None:
     """Write one adapter in peft's format: `PeftModel.from_pretrained(base, folder)` loads it.
 
-    Raises WriteError where the disk refuses.
+    Raises WriteError if the folder cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -112,7 +112,7 @@ def save_adapter(model: Any, name: str, folder: Path) -> None:
         for where, parameter in adapter_parameters(model, name).items()
     }
     try:
-        folder.mkdir(parents=True, exist_ok=True)  # where a file stands in its place, peft raises an AssertionError
+        folder.mkdir(parents=True, exist_ok=True)  # if a file has the folder's name, peft raises an AssertionError
         model.peft_config[name].save_pretrained(folder)
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
@@ -125,7 +125,7 @@ def has_adapters(model: Any) -> bool:
 
 
 def _layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """The adapted layers and their names; none without adapters."""
+    """The layers that have adapters, with their names."""
     if not has_adapters(model):
         return
     from peft.tuners.lora import LoraLayer

@@ -1,6 +1,6 @@
 """Model folders merged tensor by tensor.
 
-One tensor of each model and one output file are in memory at once, however large the models are.
+Only one tensor of each model and one output file are in memory at a time, however large the models are.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ COPIED_SUFFIXES = {".json", ".jinja", ".txt", ".model"}
 
 
 class ModelFolder(Mapping[str, Tensor]):
-    """The tensors of a folder of safetensors by name, each read when it is asked for; tied ones once.
+    """The tensors of a folder of safetensors by name, tied ones once. Each is read when it is asked for.
 
     `layout` holds the same names with tensors that have a shape and a type but no values. Raises ModelFolderError,
-    naming folder, file or tensor, for what is missing, damaged, or not in a floating-point type that can be merged.
+    naming folder, file or tensor, for anything missing or damaged, and for a tensor of a type that cannot be merged.
     """
 
     def __init__(self, path: Path, label: str) -> None:
@@ -68,7 +68,7 @@ class ModelFolder(Mapping[str, Tensor]):
         return len(self.layout)
 
     def processor(self) -> Any:
-        """Its processor, or its tokenizer where the model takes text only, loaded at every call."""
+        """The folder's processor; for a model of text only, its tokenizer. It is loaded at every call."""
         try:
             return load_processor(self.path, self.loader)
         except Exception as error:
@@ -106,7 +106,7 @@ class ModelFolder(Mapping[str, Tensor]):
         return found
 
     def _drop_the_copy(self) -> None:
-        """A tied output head that was stored all the same is a copy: it is merged with the embeddings, once."""
+        """Leave out a tied output head that was stored. It is a copy of the embeddings, which are merged once."""
         twin = next((name for name in self.layout if name.endswith(EMBEDDING)), None)
         if twin is None or not torch.equal(self[HEAD], self[twin]):
             raise ModelFolderError(f"{self.label}: {HEAD!r} is tied by config.json, but is not equal to {twin!r}")
@@ -114,7 +114,7 @@ class ModelFolder(Mapping[str, Tensor]):
 
     @contextmanager
     def _opened(self, path: Path) -> Iterator[Any]:
-        """A file of tensors. It is opened anew for each of them: an open one keeps all that was read in memory."""
+        """A file of tensors, opened for one tensor only: a file that stays open keeps all it has read in memory."""
         try:
             with safe_open(path, "pt") as file:
                 yield file
@@ -125,8 +125,8 @@ class ModelFolder(Mapping[str, Tensor]):
 class MergedFolders(Merged):
     """The merge of model folders by name: `Merged`, one tensor of each folder in memory at a time.
 
-    Raises MergeError for what `Merged` does not take, and naming the folders and the first difference where folders
-    differ in tied weights or tokenizer, branches in chat template or picture processor.
+    Raises MergeError for models that `Merged` refuses. Raises MergeError, naming the folders and the first difference,
+    if folders differ in tied weights or tokenizer, or branches in chat template or picture processor.
     """
 
     def __init__(
@@ -140,10 +140,10 @@ class MergedFolders(Merged):
             super().__init__([(folder.label, folder) for folder in branches], start, method, settings)
         _check_one_vocabulary(branches, base)
         self.first = branches[0]
-        """The folder whose configuration, tokenizer and processor the merge gets."""
+        """The folder that gives the merge its configuration, tokenizer and processor."""
 
     def with_settings(self, settings: Mapping[str, Any]) -> MergedFolders:
-        """The same folders merged by the same method with other settings."""
+        """A merge of the same folders by the same method, with other settings."""
         twin = copy.copy(self)
         twin.settings = dict(settings)
         return twin
@@ -164,9 +164,9 @@ def _as_merge_error() -> Iterator[None]:
 def write_merged(merged: MergedFolders, out: Path, card: str, *, shard_bytes: int = SHARD_BYTES) -> None:
     """Write a merge as a model folder: safetensors in files of at most `shard_bytes`, and a model card.
 
-    Everything else (configuration, tokenizer, processor) is copied from the first branch, which knows the vocabulary
-    mask. The folder is written under another name and renamed once it is complete. Raises what reading raises, and
-    WriteError where the disk refuses or `out` is not empty.
+    Configuration, tokenizer and processor are copied from the first branch, whose generation config holds the
+    vocabulary mask. The folder is written under another name and renamed once it is complete. Raises whatever reading
+    raises, and WriteError if the folder cannot be written or `out` is not empty.
     """
     out = out.resolve()
     temporary = out.with_name(f".{out.name}.writing")
@@ -213,7 +213,7 @@ def _check_ties(folders: Sequence[ModelFolder]) -> None:
 
 
 def _check_one_vocabulary(branches: Sequence[ModelFolder], base: ModelFolder | None) -> None:
-    """One tokenizer for all; the branches, which are asked problems, also need one template and picture processor."""
+    """Check that all have one tokenizer. Branches also need one chat template and picture processor, for prompts."""
     first, own = branches[0], branches[0].processor()
     for other in [*branches[1:], *([] if base is None else [base])]:
         views = TOKENIZER if other is base else TOKENIZER | PROMPTS

@@ -36,7 +36,7 @@ def over_constant(rollouts: Rollouts, *, max_new_tokens: int) -> Aggregate:
 
 
 class Objective(Protocol):
-    """What the learner needs to know of a part: its rows, its weight, and the advantage and penalty of each token."""
+    """A part as the learner sees it: its rows, its weight, and the advantage and penalty of each token."""
 
     @property
     def name(self) -> str: ...
@@ -49,25 +49,25 @@ class Objective(Protocol):
 
     @property
     def key_N(self) -> Tensor | None:
-        """What equal responses must share beside their tokens to be trained on as one; None: nothing."""
+        """A value that responses must share, besides their tokens, to be trained on as one row; None: no value."""
         ...
 
     def rows_with_gradient(self) -> Tensor:
-        """Indices of the rows that need a forward and backward pass. The others count in the denominator only."""
+        """Indices of the rows that need a forward and backward pass. The other rows count only in the denominator."""
         ...
 
     def advantage(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Advantage of each token [M, T] given the detached log-probs of the first pass, and values to log."""
+        """Advantage of each token [M, T] given the detached log-probs of the first iteration, and values to log."""
         ...
 
     def penalty(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """What is taken off the surrogate of each token [M, T], differentiable in the log-probs; values to log."""
+        """The penalty subtracted from each token's surrogate [M, T], differentiable in the log-probs; values to log."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class GrpoObjective:
-    """Native RLVR: one advantage per response; rows of advantage 0 are skipped, exactly."""
+    """Native RLVR: one advantage per response. Rows whose advantage is exactly 0 are skipped."""
 
     name: str
     rollouts: Rollouts
@@ -76,7 +76,7 @@ class GrpoObjective:
 
     @property
     def key_N(self) -> Tensor:
-        """The advantage: a grader need not be deterministic."""
+        """The advantage: equal responses may differ in it, since a grader need not be deterministic."""
         return self.advantage_N
 
     def rows_with_gradient(self) -> Tensor:
@@ -91,7 +91,7 @@ class GrpoObjective:
 
 @dataclass(frozen=True, eq=False)
 class AnchoredGrpoObjective(GrpoObjective):
-    """Native RLVR held near a reference: `kl_coefficient` times the k3 estimate of the KL is taken off each token.
+    """Native RLVR near a reference: `kl_coefficient` times the k3 estimate of the KL is subtracted on each token.
 
     Rows of advantage 0 have a gradient here, so that no row is skipped.
     """
@@ -111,7 +111,7 @@ class AnchoredGrpoObjective(GrpoObjective):
 class DistillObjective:
     """OPD: the bounded delta to the teacher is the advantage of each token (method.md eq. 3, 4).
 
-    A teacher's log-prob that is not finite is no opinion, however far away, that a bound could tame: its delta is NaN.
+    If a teacher's log-prob is not finite, its delta is NaN. No bound can hide this, so the learner skips the step.
     """
 
     name: str
@@ -122,7 +122,10 @@ class DistillObjective:
 
     @property
     def key_N(self) -> None:
-        """Nothing: one scoring gives equal responses the same log-probs, up to rounding at most; the first's count."""
+        """None: a teacher gives equal responses the same log-probs, up to rounding.
+
+        The log-probs of the first are used.
+        """
         return None
 
     def rows_with_gradient(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""The check at start: are log-probs those of the model's own forward, and the same with a shared prefix as without?"""
+"""The check at start: log-probs must equal those of the model's own forward, with and without a shared prefix."""
 
 from __future__ import annotations
 
@@ -11,41 +11,39 @@ from torch import Tensor
 from copd.compute.batching import take_rows
 from copd.compute.encode import Responses
 from copd.compute.forward import prompt_arguments
-from copd.compute.packing import Packing
 from copd.errors import ModelFolderError
 from copd.maths.logprobs import masked_log_softmax
 from copd.model.policy import Policy
 from copd.types import Problem, Rollouts
 
 TOLERANCE_NATS = {None: 1e-3, torch.bfloat16: 0.25}
-"""Greatest difference of a log-prob by the type of autocast: rounding in bfloat16 is coarse, an error is not."""
+"""Accepted difference of a log-prob by the type of autocast: rounding in bfloat16 is coarse."""
 PROBE_TOKENS = 8
 UNABLE = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""How a model fails whose cache cannot be repeated."""
+"""Errors that a model raises if its cache cannot be repeated."""
 
 
 def largest_difference(policy: Policy, problems: Sequence[Problem], *, rollouts_per_prompt: int = 2) -> float:
-    """Greatest difference in nats from plain log-probs: of the sampler's, and of each way to pack."""
+    """Greatest difference, in nats, between plain log-probs and those of the sampler and of the packed path."""
     rollouts = _probe(policy, problems, rollouts_per_prompt)
     plain = plain_logp(policy, rollouts)
-    ways: tuple[Packing, ...] = () if policy.packing == "never" else ("trees", "rows")
-    others = [_logp(policy, rollouts, shared_prefix=policy.shared_prefix, packing=way) for way in ways]
-    return float((torch.stack([rollouts.logp_NT, *others]) - plain).abs().max())
+    packed = [policy.score(rollouts).logp_NT] if policy.packs else []
+    return float((torch.stack([rollouts.logp_NT, *packed]) - plain).abs().max())
 
 
 def settle_path(policy: Policy, problems: Sequence[Problem]) -> str | None:
-    """Leave shared prefixes on where they agree with the plain path on `problems`, else turn them off for good.
+    """Leave shared prefixes on if they agree with the plain path on `problems`; else turn them off for good.
 
-    First the packing of log-probs, then sharing in sampling too. Returns a warning where one was turned off, else None.
-    Raises ModelFolderError for a model whose plain path differs from its own forward on each text alone: one that does
-    not bear padding, or changes its logits after the output head.
+    The packing of log-probs is turned off first, then sharing in sampling too. Returns a warning if one was turned off,
+    else None. Raises ModelFolderError if the plain path differs from the model's own forward on each text alone. Such a
+    model does not tolerate padding, or changes its logits after the output head.
     """
     accepted = TOLERANCE_NATS[policy.autocast]
     warning = None
     if policy.shared_prefix and (doubt := _doubt(policy, problems, accepted)):
         instead, remains = "computing log-probs on the plain path", doubt
-        if policy.packing != "never":
-            policy.packing = "never"
+        if policy.packing:
+            policy.packing = False
             remains = _doubt(policy, problems, accepted)
         if remains:
             policy.shared_prefix, instead = False, "sampling and computing log-probs on the plain path"
@@ -63,7 +61,7 @@ def settle_path(policy: Policy, problems: Sequence[Problem]) -> str | None:
 
 
 def _doubt(policy: Policy, problems: Sequence[Problem], accepted: float) -> str:
-    """Why shared prefixes should not be used as they are; empty where they may."""
+    """The reason against using shared prefixes as they are; empty if there is none."""
     try:
         difference = largest_difference(policy, problems)
     except UNABLE as error:
@@ -75,17 +73,11 @@ def _doubt(policy: Policy, problems: Sequence[Problem], accepted: float) -> str:
 
 def plain_logp(policy: Policy, rollouts: Rollouts) -> Tensor:
     """Log-probs by the plain path, whichever path the policy takes. [N, T]."""
-    return _logp(policy, rollouts, shared_prefix=False, packing="never")
-
-
-def _logp(policy: Policy, rollouts: Rollouts, *, shared_prefix: bool, packing: Packing) -> Tensor:
-    """Log-probs on this path; the policy keeps its own. [N, T]."""
-    chosen = policy.shared_prefix, policy.packing
-    policy.shared_prefix, policy.packing = shared_prefix, packing
+    chosen, policy.packing = policy.packing, False
     try:
         return policy.score(rollouts).logp_NT
     finally:
-        policy.shared_prefix, policy.packing = chosen
+        policy.packing = chosen
 
 
 @torch.no_grad()

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 LONGEST_CHARACTER = 4
-"""Most tokens of a byte-level vocabulary that one character of UTF-8 can take."""
+"""Most tokens of a byte-level vocabulary in one character of UTF-8."""
 
 
 def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """The text of each token, special tokens as their names; joined, the pieces are the text of the whole.
+    """The text of each token; special tokens give their names. Joined, the pieces are the text of the whole.
 
-    Where a character is spread over several tokens its last token has all of it and those before have the empty text.
+    If a character is spread over several tokens, its last token has the whole character and the others have empty text.
     """
     pieces, pending = [], []
     for token in ids:

@@ -1,7 +1,7 @@
 """A policy: a model with its processor, its vocabulary mask, and log-probs and samples of responses.
 
-A prompt is computed once for all of its rows: sampling goes on from its cache, log-probs are of prompts and responses
-in one sequence (`copd.compute.packing`), or of responses after the repeated cache (`copd.compute.forward`).
+A prompt is computed once for all of its rows. Sampling continues from the prompt's cache; log-probs are computed on
+prompts and responses in one sequence (`copd.compute.packing`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from copd.compute.encode import Encoder
 from copd.compute.family import family_of, tokenizer_of
 from copd.compute.forward import Forward
 from copd.compute.logprobs import joined, response_stats
-from copd.compute.packing import Packing
-from copd.compute.products import quicken
-from copd.compute.windows import attention_as_now
+from copd.compute.packing import attention_as_now
 from copd.errors import RecipeError
 from copd.maths.logprobs import TokenStats
 from copd.model.folders import load_model, save_model
@@ -47,11 +45,10 @@ from copd.types import Problem, Rollouts, Score
 class Policy:
     """A model that samples responses and gives log-probs of responses.
 
-    The vocabulary mask `banned_V` applies to sampling and to every log-prob alike. `shared_prefix` turns the
-    prompt-once path off where `copd.model.parity` finds that a model does not bear it; `packing` says how log-probs
-    are computed without padding or cache (`copd.compute.packing`). With `gradient_checkpointing` layers are recomputed
-    in the backward pass; log-probs are then packed or on the plain path: layers drop the cache.
-    Several policies may share a model, each through its own `adapter`; None is the model without any.
+    The vocabulary mask `banned_V` applies to sampling and to every log-prob alike. A model that cannot share a prompt
+    between rows takes the plain path: `copd.model.parity` then turns off `packing`, for log-probs, or `shared_prefix`,
+    for sampling and log-probs. With `gradient_checkpointing`, layers are recomputed in the backward pass. Several
+    policies may share a model, each through its own `adapter`; None is the model without an adapter.
     """
 
     def __init__(
@@ -68,7 +65,6 @@ class Policy:
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
-        quicken(self.model, but=self.model.get_output_embeddings())
         self.processor = processor
         self.tokenizer = tokenizer_of(processor)
         self.encoder = encoder or Encoder(family_of(model, processor))
@@ -76,8 +72,7 @@ class Policy:
         self.autocast = autocast
         self.micro_batch_tokens = micro_batch_tokens
         self.shared_prefix = True
-        self.packing: Packing = "either" if self.encoder.family.every_layer_sees_all else "never"
-        self.width = self.model.config.get_text_config().hidden_size
+        self.packing = self.encoder.family.every_layer_sees_all
         self.adapter = adapter
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
@@ -87,17 +82,17 @@ class Policy:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> Policy:
-        """Load a policy from a local folder of safetensors; raises ModelFolderError naming what is wrong.
+        """Load a policy from a local folder of safetensors. Raises ModelFolderError naming the fault.
 
-        Weights are never unpickled and code in the folder is never run.
+        Weights are never unpickled, and code in the folder is never run.
         """
         return cls(*load_model(Path(folder), dtype), **options)
 
     def save(self, folder: Path, card: str) -> None:
-        """Write a folder with model card that plain transformers loads, vocabulary mask included.
+        """Write a folder that plain transformers loads, with model card and vocabulary mask.
 
-        With an adapter this is the full model that it amounts to, and the adapter beside it in `adapter/`. Raises
-        WriteError where the disk refuses.
+        With an adapter, the folder holds the full model with the adapter's update, and the adapter itself in
+        `adapter/`. Raises WriteError if the folder cannot be written.
         """
         if self.adapter is not None:
             self.clone().save(folder, card)
@@ -114,15 +109,17 @@ class Policy:
         )
 
     def clone(self, **changes: Any) -> Policy:
-        """An independent policy with the same weights; the encoder, which has no weights, is shared.
+        """An independent policy with the same weights. Both share the encoder, which has no weights.
 
-        An adapter becomes part of the weights. `changes` are options of the constructor, such as another device.
+        An adapter becomes part of the copy's weights. `changes` are options of the constructor, such as another device.
         """
         model = materialised(self.model, self.adapter) if has_adapters(self.model) else copy.deepcopy(self.model)
         return self._with(model, **changes)
 
     def with_adapter(self, name: str, settings: LoraSettings, seed: int) -> Policy:
-        """A policy on this same model, frozen from now on, with a new adapter that starts as no change.
+        """A policy on this same model, which is frozen from now on, with a new adapter.
+
+        At first the adapter changes nothing.
 
         Raises RecipeError for targets that the model does not have.
         """
@@ -142,13 +139,13 @@ class Policy:
         return twin
 
     def to(self, device: torch.device | str) -> None:
-        """Move weights and all else that this policy computes with."""
+        """Move the weights and everything else that this policy computes with."""
         self.device = torch.device(device)
         self.model.to(self.device)
         self.end_ids, self.banned_V = self.end_ids.to(self.device), self.banned_V.to(self.device)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """What a learner changes, by name, tied ones once: the adapter's parameters, or all of the model's."""
+        """The parameters that a learner changes, by name, tied ones once: the adapter's, or all of the model's."""
         if self.adapter is not None:
             return adapter_parameters(self.model, self.adapter)
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -161,9 +158,9 @@ class Policy:
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over parameters by name, tied ones once; raises KeyError naming one that is missing.
+        """Take over parameters by name, tied ones once. Raises KeyError naming a missing parameter.
 
-        Raises ValueError for a model with adapters, whose base others share.
+        Raises ValueError for a model with adapters, since other policies share its base.
         """
         if has_adapters(self.model):
             raise ValueError("full weights cannot be loaded into a model with adapters")
@@ -171,13 +168,18 @@ class Policy:
             parameter.copy_(weights[name])
 
     @property
+    def packs(self) -> bool:
+        """Whether log-probs are computed on prompts and responses packed into one sequence."""
+        return self.shared_prefix and self.packing
+
+    @property
     def context(self) -> int | None:
-        """Most tokens of prompt and response together; None where the model sets no limit."""
+        """Most tokens of prompt and response together; None if the model sets no limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def allowed_tokens(self) -> int:
-        """Tokens that the vocabulary mask allows."""
+        """Number of tokens that the vocabulary mask allows."""
         return int((~self.banned_V).sum())
 
     @torch.no_grad()
@@ -190,10 +192,10 @@ class Policy:
         max_new_tokens: int = 36,
         temperature: float = 1.0,
     ) -> Rollouts:
-        """Sample `rollouts_per_prompt` responses to each problem, rows of one prompt next to each other.
+        """Sample `rollouts_per_prompt` responses to each problem. Rows of one prompt are next to each other.
 
-        All random numbers come from `generator` at once, one per row and position; without a generator the most likely
-        token is taken. Problems may be of several kinds. Batches hold one kind and obey the token budget, as if every
+        `generator` gives all random numbers at once, one per row and position. Without a generator each token is the
+        most likely one. Problems may be of several kinds. A batch holds one kind and obeys the token budget as if every
         response had `max_new_tokens`.
         """
         prompt_of_N = torch.arange(len(problems)).repeat_interleave(rollouts_per_prompt)
@@ -228,7 +230,7 @@ class Policy:
         return self.tokenizer.batch_decode([tokens[spoken].tolist() for tokens, spoken in rows])
 
     def logp(self, rollouts: Rollouts) -> Tensor:
-        """Log-probs of the responses at the rollouts' temperature. [N, T], 0 on padding; differentiable."""
+        """Differentiable log-probs of the responses at the rollouts' temperature. [N, T], 0 on padding."""
         batches = self.micro_batches(rollouts, torch.arange(len(rollouts.tokens_NT)))
         flat = torch.cat([self.token_stats(take_rows(rollouts, rows)).logp_M for rows in batches])
         return unflatten(flat, rollouts.mask_NT.to(self.device), torch.cat(batches).to(self.device))
@@ -237,8 +239,8 @@ class Policy:
     def score(self, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None, version: int = 0) -> Score:
         """Log-probs of the responses, of the k most likely tokens, and of the tokens `ids_NTK`; on the CPU.
 
-        Equal responses to one prompt are computed once, if they are asked about the same `ids_NTK`.
-        Raises ValueError where k exceeds the number of tokens that the vocabulary mask allows.
+        Equal responses to one prompt are computed once if their `ids_NTK` are equal too. Raises ValueError if k exceeds
+        the number of tokens that the vocabulary mask allows.
         """
         if k > self.allowed_tokens:
             raise ValueError(f"k={k} is larger than the {self.allowed_tokens} tokens of the masked vocabulary")
@@ -265,7 +267,7 @@ class Policy:
         return self._split(rows_M.tolist(), rollouts.problems, rollouts.prompt_of_N, rollouts.mask_NT.sum(-1))
 
     def token_stats(self, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None) -> TokenStats:
-        """Statistics of the M response tokens of one micro-batch, row by row; log-probs are differentiable."""
+        """Statistics of the M response tokens of one micro-batch, row by row. Log-probs are differentiable."""
         return response_stats(self, rollouts, k=k, ids_NTK=ids_NTK)
 
     def _split(
@@ -307,9 +309,10 @@ class Policy:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """What holds during every forward: this policy's adapter acts, in its arithmetic, checkpointed for a gradient.
+        """The context of every forward: the policy's adapter, its autocast, and checkpointing if a gradient is wanted.
 
-        A layer checkpoints in training mode only. Nothing but the layers is put into it: no dropout wakes up.
+        A layer checkpoints only in training mode. Only the layers are put into training mode, so no dropout becomes
+        active.
         """
         activate(self.model, self.adapter)
         recomputed = self.gradient_checkpointing and torch.is_grad_enabled()
@@ -328,6 +331,6 @@ def _enable_checkpointing(model: Any) -> None:
     if not model.supports_gradient_checkpointing:
         raise RecipeError(f"model.gradient_checkpointing: {type(model).__name__} has none; set it to false")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # a new name from transformers 5.20 on
+        warnings.simplefilter("ignore", FutureWarning)  # transformers 5.20 renames what is called here
         again = {"use_reentrant": False, "context_fn": partial(attention_as_now, model)}
         model.gradient_checkpointing_enable(again)

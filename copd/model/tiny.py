@@ -17,7 +17,7 @@ from transformers import (
 
 CHARACTERS = "\n !\"#$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~"
 WORDS = ("user", "assistant", " seconds>")
-"""What the chat format and the timestamps of video frames repeat; one token each."""
+"""Words that the chat format and the timestamps of video frames repeat; each is one token."""
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -56,7 +56,7 @@ MAX_CONTEXT = 512
 def tiny_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
     """One token per character of printable ASCII, three words, and Qwen's special tokens.
 
-    `options` are further ones of the constructor, such as special tokens that a processor asks for by name.
+    `options` are further options of the constructor, such as special tokens that a processor asks for by name.
     """
     vocabulary = {token: i for i, token in enumerate([*CHARACTERS, *WORDS, *SPECIAL_TOKENS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
@@ -75,7 +75,7 @@ def tiny_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
 
 
 def tiny_processor() -> Qwen3VLProcessor:
-    """Qwen3-VL's processor with 8-pixel patches; pictures keep their size."""
+    """Qwen3-VL's processor with 8-pixel patches. Pictures keep their size."""
     pixels = {"shortest_edge": (2 * PATCH_SIZE) ** 2, "longest_edge": 512 * 512}
     shared = {
         "patch_size": PATCH_SIZE,
@@ -139,7 +139,7 @@ def tiny_config(processor: Qwen3VLProcessor) -> Qwen3VLConfig:
 
 
 def tiny_model(processor: Qwen3VLProcessor, seed: int = 0) -> Qwen3VLForConditionalGeneration:
-    """A freshly initialised tiny Qwen3-VL; the same seed gives the same weights."""
+    """A freshly initialised tiny Qwen3-VL. The same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(tiny_config(processor))

@@ -1,6 +1,7 @@
 """The one vocabulary mask: which tokens a policy may emit, and which of them end a response (method.md, trap 5).
 
-Policies that exchange token ids, as student and teacher or to be merged, must share it: `check_same_vocabulary`.
+Student and teacher exchange token ids, and so must share the mask; so must models that are merged
+(`check_same_vocabulary`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ ADDED = ("special", "normalized", "single_word", "lstrip", "rstrip")
 
 
 class Speaker(Protocol):
-    """What the check needs of a policy."""
+    """The attributes of a policy that the check reads."""
 
     processor: Any
     banned_V: Tensor
@@ -27,17 +28,17 @@ class Speaker(Protocol):
 
 
 def end_tokens(model: Any, tokenizer: Any) -> Tensor:
-    """Ids of the tokens that end a response, from the generation config, else from the tokenizer."""
+    """Ids of the tokens that end a response: from the generation config, else from the tokenizer."""
     ids = model.generation_config.eos_token_id
     ids = tokenizer.eos_token_id if ids is None else ids
     return torch.tensor(ids if isinstance(ids, list) else [ids])
 
 
 def banned_tokens(model: Any, tokenizer: Any, end_ids: Tensor) -> Tensor:
-    """True on tokens the policy may neither sample nor be given probability for. [V] bool.
+    """True on tokens that the policy may not sample and that have no probability. [V] bool.
 
     These are the tokenizer's special tokens except the end tokens (chat control, image and video placeholders), rows of
-    the embedding beyond the tokenizer's length, and what the generation config already suppresses.
+    the embedding beyond the tokenizer's length, and tokens that the generation config suppresses.
     """
     vocabulary = model.get_output_embeddings().weight.shape[0]
     banned_V = torch.zeros(vocabulary, dtype=torch.bool)
@@ -49,7 +50,7 @@ def banned_tokens(model: Any, tokenizer: Any, end_ids: Tensor) -> Tensor:
 
 
 def control_tokens(tokenizer: Any) -> list[str]:
-    """The texts that the tokenizer takes for a special token wherever they stand, and so for structure of the chat."""
+    """The texts that the tokenizer reads as special tokens wherever they stand, and so as structure of the chat."""
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     return sorted({*tokenizer.all_special_tokens, *(token.content for token in added if token.special)})
 
@@ -57,9 +58,9 @@ def control_tokens(tokenizer: Any) -> list[str]:
 def check_same_vocabulary(a: Speaker, b: Speaker, names: tuple[str, str] = ("base", "branch")) -> None:
     """Raise ModelFolderError unless two policies turn problems into the same ids and ids into the same text.
 
-    Compared are the tokenizers (every token and id, special tokens, how text is cut), the size of the vocabulary, the
-    tokens banned and those that end a response, chat templates and picture processors. The message names the first
-    difference, with what `names` calls the two.
+    The check compares the tokenizers (every token and id, special tokens, how text is split), the size of the
+    vocabulary, the banned tokens, the end tokens, the chat templates and the picture processors. The message names the
+    first difference, and calls the two policies by `names`.
     """
     difference = (
         first_difference(a.processor, b.processor, TOKENIZER, names)
@@ -71,9 +72,10 @@ def check_same_vocabulary(a: Speaker, b: Speaker, names: tuple[str, str] = ("bas
 
 
 def first_difference(a: Any, b: Any, views: Mapping[str, Callable[[Any], Any]], names: tuple[str, str]) -> str | None:
-    """What two models do not share, in words, with what `names` calls the two; None where all views are the same.
+    """The first difference of two models in words, which calls the two by `names`; None if all views are equal.
 
-    The views of `TOKENIZER` and `PROMPTS` are of processors, or tokenizers in their place; those of `MASK` of policies.
+    The views of `TOKENIZER` and `PROMPTS` take processors, or tokenizers in their place; the views of `MASK` take
+    policies.
     """
     for what, view in views.items():
         for where, found_a, found_b in _differences(view(a), view(b)):
@@ -85,13 +87,13 @@ def first_difference(a: Any, b: Any, views: Mapping[str, Callable[[Any], Any]], 
 
 
 def _added(processor: Any) -> dict[str, dict[str, Any]]:
-    """The tokens that are found in a text before it is cut, and how."""
+    """The tokens that are found in a text before it is split, and how they are matched."""
     added = getattr(tokenizer_of(processor), "added_tokens_decoder", {})
     return {token.content: {"id": i, **{how: getattr(token, how) for how in ADDED}} for i, token in added.items()}
 
 
 def _pipeline(processor: Any) -> Any:
-    """Normaliser, splitting, merges and template of a fast tokenizer; a slow one has only a class."""
+    """Normaliser, splitting, merges and template of a fast tokenizer; for a slow tokenizer, its class."""
     backend = getattr(tokenizer_of(processor), "backend_tokenizer", None)
     if backend is None:
         return type(tokenizer_of(processor)).__name__
@@ -112,22 +114,22 @@ TOKENIZER: dict[str, Callable[[Any], Any]] = {
     "the added token": _added,
     "the tokenizer's": _pipeline,
 }
-"""What turns a text into ids and ids into a text, the telling first."""
+"""Views of what turns texts into ids and ids into texts, the most informative first."""
 MASK: dict[str, Callable[[Speaker], Any]] = {
     "the size of the vocabulary": lambda policy: len(policy.banned_V),
     "the end token": lambda policy: dict.fromkeys(sorted(policy.end_ids.tolist()), "end"),
     "the banned id": lambda policy: dict.fromkeys(policy.banned_V.nonzero()[:, 0].tolist(), "banned"),
 }
-"""What may be emitted."""
+"""Views of which tokens may be emitted."""
 PROMPTS: dict[str, Callable[[Any], Any]] = {
     "the chat template": lambda processor: getattr(processor, "chat_template", None),
     "the picture processor's": _pictures,
 }
-"""What turns a problem into a prompt."""
+"""Views of what turns a problem into a prompt."""
 
 
 def _differences(a: Any, b: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The places, in order, at which two nested values differ, and what stands there."""
+    """The places, in order, at which two nested values differ, each with both values."""
     if _nested(a) and _nested(b):
         a, b = dict(enumerate(a)), dict(enumerate(b))
     if isinstance(a, Mapping) and isinstance(b, Mapping):
@@ -138,7 +140,7 @@ def _differences(a: Any, b: Any, where: str = "") -> Iterator[tuple[str, Any, An
 
 
 def _nested(value: Any) -> bool:
-    """A list of pairs or mappings, such as merges; numbers and words are looked at together."""
+    """Whether a value is a list of pairs or mappings, such as merges. Lists of numbers or words are compared whole."""
     return isinstance(value, list) and any(isinstance(part, list | Mapping) for part in value)
 
 

@@ -25,7 +25,7 @@ class WarmupPlan:
 
 
 def demonstrations(policy: Policy, problems: Sequence[Problem]) -> Rollouts:
-    """The worked solutions as rollouts, one row per problem, each ended by the end token."""
+    """The worked solutions as rollouts, one row per problem. Each ends with the end token."""
     tokenizer = policy.tokenizer
     rows = [[*tokenizer(p.solution, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for p in problems]
     longest = max(map(len, rows))

@@ -1,13 +1,13 @@
-"""The recipe: every field, how it is read, and what is said of a wrong one. Imports no torch.
+"""The recipe: every field, how it is read, and how a wrong one is explained. Imports no torch.
 
 - `model`: the recipe as a whole
 - `sections`: its sections
 - `task_sections`: where a branch's problems come from
-- `fields`: what sections are made of
+- `fields`: the base class and types of all sections
 - `reading`: YAML and overrides to a recipe
 - `strict_yaml`: safe YAML without surprises
-- `explain`: what is wrong, in the user's words
-- `merges`: merge sections without a recipe
-- `keys`: secrets of the environment, which no recipe may repeat
+- `explain`: errors in the user's words
+- `merges`: merge sections outside a recipe
+- `keys`: refuses a recipe that repeats a secret of the environment
 - `builtin/`: the recipes that ship
 """

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in the user's words: the path to the key, what was found, what is accepted."""
+"""Errors of a recipe in the user's words: the path to the key, the value found, the values accepted."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def explained(detail: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value as it may stand in a message, however large it is."""
+    """A value, shortened for a message."""
     if isinstance(value, int) and value.bit_length() > 256:
         return "a number of very many digits"
     try:

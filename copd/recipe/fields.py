@@ -1,4 +1,4 @@
-"""What all sections of a recipe are made of. Imports no torch."""
+"""The base class and the types of all sections of a recipe. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys are refused, values cannot change after reading."""
+    """A section of a recipe. Unknown keys are refused, and values cannot change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _no_truth_values(cls, data: Any) -> Any:
-        """YAML reads yes, no, on and off as truth values, which Python takes for numbers: only switches hold them."""
+        """Refuse truth values outside of switches: YAML reads yes, no, on and off so, Python as numbers."""
         switches = {name for name, field in cls.model_fields.items() if field.annotation is bool}
         for key, value in data.items() if isinstance(data, dict) else ():
             held = any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value]))

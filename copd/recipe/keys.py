@@ -1,4 +1,4 @@
-"""Keys of hubs and trackers stand in the environment. A recipe, which a run copies wherever it writes, holds none."""
+"""Keys of hubs and trackers belong in the environment. A recipe must hold none: a run copies it into its files."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 NAMED_A_KEY = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD)$", re.IGNORECASE)
 SHORTEST = 12
-"""Characters; what is shorter may stand in a recipe by chance."""
+"""Characters. A shorter value may stand in a recipe by chance."""
 
 
 def check_no_key(recipe: Any) -> None:
-    """Raises ValueError, naming field and variable, where a recipe repeats what the environment keeps as a key."""
+    """Raise ValueError, naming field and variable, if a recipe repeats a key that the environment holds."""
     keys = {name: value for name, value in os.environ.items() if NAMED_A_KEY.search(name) and len(value) >= SHORTEST}
     for path, text in _texts(recipe, ()):
         if name := next((name for name, key in keys.items() if key in text), None):

@@ -1,4 +1,4 @@
-"""Merge sections without a recipe: for one merge, or for a grid of them."""
+"""Merge sections outside a recipe: for one merge, or for a grid of merges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from copd.recipe.sections import (
 
 
 def make_merge(data: Mapping[str, Any], branches: int) -> MergeSection:
-    """Validate a merge section for so many branches; raises RecipeError naming every faulty key."""
+    """Validate a merge section for this number of branches; raises RecipeError naming every faulty key."""
     try:
         section = MergeSection.model_validate(data)
         section.check_count(branches)
@@ -29,10 +29,10 @@ def make_merge(data: Mapping[str, Any], branches: int) -> MergeSection:
 
 
 def merge_grid(data: Mapping[str, Any], branches: int, steps: int) -> list[MergeSection]:
-    """Every merge section to be tried: `data` with each point of the method's grid.
+    """The merge sections to try: `data` with each point of the method's grid.
 
-    Weights take the multiples of 1/steps that sum to 1, even ones first; a scale those from 1/steps to 2, small ones
-    first. Raises RecipeError where the method has neither, or where `data` fixes what is to be found.
+    Weights are multiples of 1/steps that sum to 1, even ones first. A scale is a multiple from 1/steps to 2, small ones
+    first. Raises RecipeError if the method has neither weights nor a scale, or if `data` sets the one to be found.
     """
     method = data.get("method", "mean")
     fields = MERGE_FIELDS.get(method, {})

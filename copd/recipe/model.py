@@ -1,4 +1,4 @@
-"""The recipe as a whole: its sections, and what they must be together. Imports no torch."""
+"""The recipe as a whole: its sections, and the rules between them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -36,20 +36,22 @@ from copd.types import BASE, RESERVED_NAMES
 class Recipe(Section):
     """A run from base model to merged model."""
 
-    seed: int = Field(0, ge=0, description="of problems and sampling; validation and test problems do not depend on it")
+    seed: int = Field(
+        0, ge=0, description="seed of training problems and sampling; validation and test problems do not depend on it"
+    )
     method: Literal["copd", "expert", "mixed", "static_opd", "mopd", "merge_only"] = Field(
-        "copd", description="copd, or a baseline at the same rollouts"
+        "copd", description="copd, or a baseline with the same number of rollouts"
     )
     model: ModelSection = ModelSection()
     branches: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}$")], BranchSection] = Field(
-        min_length=1, description="by name; with topology hub the first is the hub"
+        min_length=1, description="the branches by name; with topology hub the first is the hub"
     )
     topology: TopologySection = TopologySection()
     schedule: ScheduleSection = ScheduleSection()
     sampling: SamplingSection = SamplingSection()
     reward: RewardSection = RewardSection()
     verifiers: dict[VerifierName, FunctionOfFile] = Field(
-        {}, description="your own reward functions by the name that problems call them: path/file.py:function"
+        {}, description="your own reward functions, path/file.py:function, under the names that problems use"
     )
     grpo: GrpoSection = GrpoSection()
     opd: OpdSection = OpdSection()
@@ -66,11 +68,11 @@ class Recipe(Section):
         None, description="branches as adapters on one frozen base: {rank, alpha, targets}; null = full weights"
     )
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
-        (), description="where else the numbers of metrics.jsonl go; each is an extra of the package"
+        (), description="trackers that also get the numbers of metrics.jsonl; each is an extra of the package"
     )
     backend: Literal["local", "processes"] = Field(
         "local",
-        description="local: all branches in this process; processes: each in its own with its own base, side by side",
+        description="local: all branches in this process; processes: each in its own process, with its own base",
     )
 
     @model_validator(mode="before")

@@ -1,4 +1,4 @@
-"""The recipe: read from YAML and `section.key=value` overrides, checked as a whole.
+"""Read a recipe from YAML and `section.key=value` overrides, and check it as a whole.
 
 Imports no torch, so that a typo is reported at once.
 """
@@ -21,10 +21,10 @@ from copd.recipe.strict_yaml import parse_yaml
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file, or one that ships with copd by its name, and apply `section.key=value` overrides.
+    """Read a recipe file, or a builtin recipe by its name, and apply `section.key=value` overrides.
 
-    The recipe may also be given as nested mappings, which are left as they are. Raises RecipeError with the path to the
-    key, what was found and what is accepted.
+    The recipe may also be given as nested mappings; they are not changed. Raises RecipeError with the path to the key,
+    the value found and the values accepted.
     """
     data = parse_yaml(_recipe_text(source), str(source)) if isinstance(source, str | Path) else deepcopy(dict(source))
     if not isinstance(data, dict):
@@ -43,7 +43,7 @@ def make_recipe(data: Mapping[str, Any]) -> Recipe:
 
 
 def reread(saved: Any) -> dict[str, Any]:
-    """A recipe as the manifest of a run holds it, with defaults for the fields that it is older than.
+    """A recipe from the manifest of a run. Fields that are newer than the run take their defaults.
 
     Raises RecipeError naming every key that this copd does not accept.
     """
@@ -58,7 +58,7 @@ def builtin_recipes() -> list[str]:
 
 
 def described(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Path, value and meaning of every field of a recipe, sections opened."""
+    """Path, value and meaning of every field of a recipe, those of nested sections included."""
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         inner = (

@@ -22,7 +22,7 @@ def _function_of_file(source: str) -> str:
 
 VerifierName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_/-]{1,64}$")]
 FunctionOfFile = Annotated[str, AfterValidator(_function_of_file)]
-"""path/file.py:function; like every path of a recipe it is relative to the current directory."""
+"""path/file.py:function. Like every path of a recipe, it is relative to the current directory."""
 
 
 class BranchSection(Section):
@@ -33,11 +33,11 @@ class BranchSection(Section):
         Discriminator(
             tag_of_task, custom_error_type="unknown_kind", custom_error_message="accepted: 'digits' or 'rows'"
         ),
-    ] = Field(description="its problems and their verifiable answers")
+    ] = Field(description="source of the branch's problems and their verifiable answers")
     device: str | None = Field(
         None,
         pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$",
-        description="where this branch lives, e.g. cuda:1; null = model.device",
+        description="device of this branch, for instance cuda:1; null = model.device",
     )
 
 
@@ -48,26 +48,30 @@ class ModelSection(Section):
         "builtin:digits", description="a model folder, builtin:NAME for a base that ships with copd, or a hub id"
     )
     revision: str | None = Field(
-        None, pattern=f"^{COMMIT}$", description="with a hub id: the commit, 40 hex digits; nothing else is fetched"
+        None, pattern=f"^{COMMIT}$", description="with a hub id: its commit, 40 hex digits; no other is fetched"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the arithmetic; weights stay float32. bfloat16 = autocast; auto = bfloat16 on cuda only"
+        "auto",
+        description="type of the arithmetic; weights stay float32. bfloat16 uses autocast; "
+        "auto is bfloat16 on cuda, else float32",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto = cuda, else mps, else cpu")
-    threads_per_branch: Count = Field(1, description="CPU threads; part of the recipe since it changes the rounding")
+    threads_per_branch: Count = Field(
+        1, description="CPU threads; they belong to the recipe, as they change the rounding"
+    )
     micro_batch_tokens: Count = Field(
         16_384,
-        description="padded tokens per batch in sampling, scoring and training, a prompt counted once for its rows",
+        description="most padded tokens per batch in sampling, scoring and training; a prompt counts once per batch",
     )
     gradient_checkpointing: bool = Field(
         False,
         strict=True,
-        description="recompute layers in the backward pass: less memory; log-probs without a cache",
+        description="recompute layers in the backward pass; saves memory, and log-probs then use no cache",
     )
     offload: bool = Field(
         False,
         strict=True,
-        description="branches on one device take turns; weights and optimizer of those that wait stay on the cpu",
+        description="branches on one device take turns; a waiting branch keeps weights and optimizer on the cpu",
     )
 
 
@@ -79,7 +83,7 @@ class LoraSection(Section):
     targets: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         min_length=1,
-        description="last names of the linear layers that get an adapter, wherever they stand in the model",
+        description="last names of the linear layers that get an adapter, anywhere in the model",
     )
 
 
@@ -87,17 +91,17 @@ class EdgeSection(Section):
     """One direction of teaching."""
 
     student: str = Field(description="the branch that answers")
-    teacher: str = Field(description="the branch whose prompts are answered and that scores the answers")
-    weight: float = Field(1.0, ge=0, description="weight of this part of the update")
+    teacher: str = Field(description="the branch that gives the prompts and scores the student's responses")
+    weight: float = Field(1.0, ge=0, description="weight of this edge's part of the update")
 
 
 class TopologySection(Section):
     """Who teaches whom."""
 
     kind: Literal["hub", "full", "edges"] = Field(
-        "hub", description="hub: the first branch and each other; full: all pairs; edges: as listed"
+        "hub", description="hub: the first branch and each of the others, both ways; full: all pairs; edges: as listed"
     )
-    edges: tuple[EdgeSection, ...] = Field((), description="with kind edges: the list")
+    edges: tuple[EdgeSection, ...] = Field((), description="with kind edges: the edges")
 
     @model_validator(mode="before")
     @classmethod
@@ -116,7 +120,7 @@ class TopologySection(Section):
 class ScheduleSection(Section):
     """N cycles of RLVR and mutual OPD."""
 
-    cycles: Count = Field(4, description="how often the two phases alternate (N)")
+    cycles: Count = Field(4, description="number of cycles, each of both phases (N)")
     rl_steps: int = Field(15, ge=0, description="RLVR steps per cycle (S_RL)")
     opd_steps: int = Field(10, ge=0, description="mutual OPD steps per cycle (S_OPD)")
 
@@ -126,8 +130,8 @@ class SamplingSection(Section):
 
     prompts_per_step: Count = Field(16, description="prompts of the branch's own capability per step (P)")
     rollouts_per_prompt: int = Field(8, ge=2, description="responses per prompt, the group of GRPO (G)")
-    max_new_tokens: Count = Field(36, description="longer responses are truncated here, and then have reward 0")
-    temperature: Positive = Field(1.0, description="of sampling, and of every log-prob")
+    max_new_tokens: Count = Field(36, description="longer responses are truncated at this length and get reward 0")
+    temperature: Positive = Field(1.0, description="temperature of sampling and of every log-prob")
 
 
 class RewardSection(Section):
@@ -135,25 +139,30 @@ class RewardSection(Section):
 
     answer_form: Literal["boxed", "tag"] = Field(
         "boxed",
-        description="where the final answer stands: \\boxed{} or <answer></answer>, after the last </think>; with none "
-        "or several a response has no answer",
+        description="where the final answer stands, after the last </think>: in \\boxed{} or in <answer></answer>; "
+        "a response with none or with several has no answer",
     )
     format_weight: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="what a finished response with exactly one final answer earns for that, right or wrong; accuracy "
+        description="share of the reward for exactly one final answer in a finished response, right or wrong; accuracy "
         "counts the answer alone",
     )
     deadline_seconds: Positive = Field(
-        10.0, description="of one response under math or a function of verifiers; then its process is killed, reward 0"
+        10.0,
+        description="seconds to grade one response by math or your own function; then its process is killed, reward 0",
     )
-    workers: Count = Field(2, description="processes for these; none is started for other verifiers")
-    memory_gib: Positive = Field(4.0, description="private memory of such a process, where the system can limit it")
+    workers: Count = Field(
+        2, description="number of grading processes for math and your own functions; other verifiers need none"
+    )
+    memory_gib: Positive = Field(
+        4.0, description="most private memory of a grading process, if the system can limit it"
+    )
 
 
 class GrpoSection(Section):
-    """The RLVR objective; clips, aggregation and iterations hold for the OPD parts too."""
+    """The RLVR objective. Clips, aggregation and iterations also hold for the OPD parts."""
 
     clip_low: Share = Field(0.2, description="ratios are clipped at 1 - clip_low")
     clip_high: float = Field(0.28, ge=0, description="ratios are clipped at 1 + clip_high")
@@ -163,14 +172,14 @@ class GrpoSection(Section):
         "constant: sum / (responses x sampling.max_new_tokens) (Dr. GRPO)",
     )
     normalize_std: bool = Field(
-        True, strict=True, description="advantages are divided by the group's standard deviation; Dr. GRPO: false"
+        True, strict=True, description="divide advantages by the group's standard deviation; Dr. GRPO: false"
     )
     kl_coefficient: float = Field(0.0, ge=0, description="weight of the KL to the base (k3 estimate); 0 = none")
     iterations: Count = Field(
-        1, description="optimizer steps over each batch; ratios are to the log-probs of the first"
+        1, description="optimizer steps over each batch; ratios refer to the log-probs of the first"
     )
     mask_truncated: bool = Field(
-        False, strict=True, description="leave truncated responses out, as if they had not been drawn"
+        False, strict=True, description="leave truncated responses out, as if they had not been sampled"
     )
 
 
@@ -182,12 +191,12 @@ class OpdSection(Section):
     weight: float = Field(1.0, ge=0, description="weight of each incoming edge in hub and full topologies")
     bound: Literal["clamp", "mask", "proximal"] = Field(
         "clamp",
-        description="of the log-prob difference to the teacher. clamp: to [-clamp, clamp]; mask: tokens beyond that "
-        "count as 0; proximal: the difference to a mixture of teacher and student",
+        description="bound of the log-prob difference to the teacher. clamp: to [-clamp, clamp]; mask: a token beyond "
+        "that counts as 0; proximal: the difference to a mixture of teacher and student",
     )
-    clamp: Positive = Field(CLAMP, description="with bound clamp and mask: the greatest difference")
+    clamp: Positive = Field(CLAMP, description="with bound clamp or mask: the greatest difference, in nats")
     teacher_share: float = Field(
-        TEACHER_SHARE, gt=0, le=1, description="with bound proximal: the teacher's share of the mixture (a)"
+        TEACHER_SHARE, gt=0, le=1, description="with bound proximal: share of the teacher in the mixture (a)"
     )
 
     @model_validator(mode="after")
@@ -207,7 +216,7 @@ class OptimizerSection(Section):
     learning_rate: Positive = Field(5.0e-5, description="constant")
     betas: tuple[Decay, Decay] = Field((0.9, 0.99), description="decay of the two moments")
     weight_decay: float = Field(0.0, ge=0, description="decoupled decay")
-    max_grad_norm: Positive = Field(1.0, description="the gradient of the whole step is scaled down to this norm")
+    max_grad_norm: Positive = Field(1.0, description="a larger gradient of the whole step is scaled down to this norm")
 
 
 MERGE_FIELDS: dict[str, dict[str, Any]] = {
@@ -218,25 +227,25 @@ MERGE_FIELDS: dict[str, dict[str, Any]] = {
     "dare": {"scale": 0.4, "density": 0.8, "seed": 0},
     "slerp": {"weights": None},
 }
-"""The fields of each merge method and their defaults; no other is accepted with it."""
+"""The fields of each merge method and their defaults; the method accepts no others."""
 
 
 class MergeSection(Section):
-    """The merge at the end. Fields that the method has no use for are null."""
+    """The merge at the end. Fields that the method does not use are null."""
 
     method: Literal["mean", "weighted", "task_arithmetic", "ties", "dare", "slerp"] = Field(
         "mean", description="how the K branches become one model; task_arithmetic, ties and dare add to the base"
     )
     weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
-        None, description="of weighted, ties, slerp: one per branch, relative to their sum; ties, slerp: null = alike"
+        None, description="for weighted, ties, slerp: one per branch, relative to their sum; ties, slerp: null = equal"
     )
     scale: Positive | None = Field(
-        None, description="of task_arithmetic, dare (0.4), ties (1): factor of what is added to the base"
+        None, description="for task_arithmetic, dare (0.4), ties (1): factor of the change that is added to the base"
     )
     density: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="of ties (0.2), dare (0.8): share of each branch's difference to the base that is kept"
+        None, description="for ties (0.2), dare (0.8): share of each branch's difference to the base that is kept"
     )
-    seed: int | None = Field(None, ge=0, description="of dare (0): which entries are kept")
+    seed: int | None = Field(None, ge=0, description="for dare (0): decides which entries are kept")
 
     @model_validator(mode="before")
     @classmethod
@@ -266,7 +275,7 @@ class MergeSection(Section):
         return {name: getattr(self, name) for name in MERGE_FIELDS[self.method]}
 
     def check_count(self, branches: int) -> None:
-        """Raise ValueError where the method, or the weights, are not for so many branches."""
+        """Raise ValueError if the method or the weights do not fit this number of branches."""
         if self.method == "slerp" and branches != 2:
             raise ValueError(f"merge.method: 'slerp' merges two branches, found {branches}; others take any number")
         if self.weights is not None and len(self.weights) != branches:
@@ -284,17 +293,17 @@ class MixedSection(Section):
 class StaticOpdSection(Section):
     """The baseline `static_opd`: one finished expert, frozen, teaches another on the teacher's prompts."""
 
-    teacher: str | None = Field(None, description="the branch that teaches; null = of the first two, the other one")
-    student: str | None = Field(None, description="the branch that learns; null = the first that does not teach")
+    teacher: str | None = Field(None, description="the branch that teaches; null = the first that is not the student")
+    student: str | None = Field(None, description="the branch that learns; null = the first that is not the teacher")
     native: bool = Field(
-        False, strict=True, description="whether the student goes on with GRPO on its own capability meanwhile"
+        False, strict=True, description="whether the student also goes on with GRPO on its own capability"
     )
 
 
 class MopdSection(Section):
     """The baseline `mopd`: all finished experts, frozen, teach one student, each on its own capability."""
 
-    student: str = Field("base", description="what the student begins as: base, mean (of the experts), or a branch")
+    student: str = Field("base", description="first weights of the student: base, mean (of the experts), or a branch")
 
 
 class BudgetSection(Section):
@@ -302,7 +311,7 @@ class BudgetSection(Section):
 
     rollouts: Count | None = Field(
         None,
-        description="R: steps are scaled to it, and it is met within 5 %; null = the schedule's own for copd, copd's R "
+        description="R; steps are scaled to meet it within 5 %; null = the schedule's own for copd, copd's R "
         "for all others",
     )
 
@@ -311,27 +320,29 @@ class ExpertsSection(Section):
     """Experts that exist already."""
 
     run: str | None = Field(
-        None, description="a run folder of the same trajectory: its last fitting checkpoint is where the experts begin"
+        None, description="a run folder of the same trajectory; the experts begin at its last checkpoint that fits"
     )
 
 
 class EvaluationSection(Section):
-    """What is measured, when, on how many problems; not counted as rollouts of the method."""
+    """Measures, when they are taken, and on how many problems. They do not count as rollouts of the method."""
 
     problems: Count = Field(500, description="test problems per capability in the final table")
     validation_problems: Count = Field(100, description="validation problems per capability during training")
-    every_cycles: Count = Field(1, description="accuracy of every branch on every capability each so many cycles")
-    pass_at: tuple[Count, ...] = Field((1,), description="k of pass@k; max(k) samples are drawn per problem")
+    every_cycles: Count = Field(1, description="cycles between validations of every branch on every capability")
+    pass_at: tuple[Count, ...] = Field(
+        (1,), description="values of k of pass@k; max(k) responses are sampled per problem"
+    )
     behaviour_problems: Count = Field(32, description="validation prompts per capability for overlap and KL")
-    overlap_k: tuple[Count, ...] = Field((5, 10), min_length=1, description="k of the top-k overlap")
+    overlap_k: tuple[Count, ...] = Field((5, 10), min_length=1, description="values of k of the top-k overlap")
 
 
 class CheckpointSection(Section):
-    """When all branches are saved at one step."""
+    """When all branches are saved at the same step, and how many checkpoints are kept."""
 
     every_steps: Count = Field(25, description="steps between checkpoints; one is also written at the end of a cycle")
     keep_last: Count = Field(
         2,
-        description="older ones are removed once a newer one is complete; expert and merge_only keep those beside them "
-        "from which copd, static_opd and mopd would take over",
+        description="how many checkpoints are kept; older ones are removed once a newer one is complete. Runs of "
+        "expert and merge_only also keep the checkpoints that copd, static_opd and mopd start from",
     )

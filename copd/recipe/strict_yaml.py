@@ -1,4 +1,4 @@
-"""Safe YAML, stricter than the library: no key twice, no anchors, no tags, decimal numbers, and named errors only."""
+"""Safe YAML, stricter than the library: no repeated key, no anchor, no tag, decimal numbers only, and named errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from copd.errors import RecipeError, first_line
 
 INTEGER, FLOAT, TEXT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:str"
 ODD_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[^.]*:.*)")
-"""012, which YAML reads as 10, and 1:30, which it reads as 90."""
+"""Matches 012, which YAML reads as 10, and 1:30, which YAML reads as 90."""
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -43,7 +43,7 @@ def _scan(text: str, source: str) -> list[Any]:
 
 
 def _found(error: Exception) -> str:
-    """What the library complains of, in one line, with its place where the library knows one."""
+    """The library's complaint in one line, with line and column if the library knows them."""
     mark = getattr(error, "problem_mark", None)
     if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
         return first_line(error)
@@ -52,7 +52,7 @@ def _found(error: Exception) -> str:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, half of a character, and numbers that it would read in base 8 or 60."""
+    """Safe YAML that refuses a key given twice, half of a surrogate pair, and numbers in base 8 or 60."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()

@@ -40,16 +40,20 @@ class DigitsTask(Section):
     )
     conflict: Share = Field(
         1.0,
-        description="share of problems on which the capability's own convention holds; "
-        "builtin:digits was warmed up at 1, for other values see `copd warmup --conflict`",
+        description="share of problems that follow the capability's own convention; "
+        "builtin:digits was warmed up at 1; for another value see `copd warmup --conflict`",
     )
     operators: tuple[Literal["sum", "max", "min", "diff", "chain"], ...] | None = Field(
-        None, min_length=1, description="which operators occur; null = all that the capability has"
+        None, min_length=1, description="operators that occur; null = all of the capability"
     )
     length: tuple[Count, Count] = Field((2, 4), description="least and greatest number of operands, 2 to 6")
     max_number: int = Field(12, ge=1, le=999, description="greatest operand of a text problem")
-    noise: float = Field(0.1, ge=0, le=1, description="standard deviation of the pixel noise; black to white is 1")
-    jitter: int = Field(2, ge=0, le=4, description="pixels by which a digit may stand off the centre of its cell")
+    noise: float = Field(
+        0.1, ge=0, le=1, description="standard deviation of the pixel noise, where black to white is 1"
+    )
+    jitter: int = Field(
+        2, ge=0, le=4, description="greatest distance of a digit from the centre of its cell, in pixels"
+    )
 
     @model_validator(mode="after")
     def _sound(self) -> DigitsTask:
@@ -61,14 +65,16 @@ class DigitsTask(Section):
 
 
 class MediaSection(Section):
-    """Bounds of the images and videos that rows bring; they are checked before anything is decoded."""
+    """Bounds of the images and videos of rows. Sizes are checked before anything is decoded."""
 
-    max_image_pixels: Count = Field(2**26, description="larger images, and videos of larger frames, are refused")
+    max_image_pixels: Count = Field(2**26, description="larger images, and videos with larger frames, are refused")
     image_pixels: Count = Field(2**22, description="larger images are scaled down to about this many pixels")
     frame_pixels: Count = Field(2**18, description="larger frames of a video are scaled down to about this many pixels")
-    max_frames: int = Field(64, ge=2, description="frames per video; of more, this many are taken at equal distances")
+    max_frames: int = Field(
+        64, ge=2, description="most frames per video; a longer one keeps this many at equal distances"
+    )
     fps: Positive = Field(
-        2.0, description="frames taken per second of a video file; the rate of a list of frames whose row gives none"
+        2.0, description="frames taken per second of a video file; also the rate of a list of frames without a rate"
     )
     max_video_seconds: Positive = Field(1800.0, description="longer video files are refused")
 
@@ -95,30 +101,31 @@ class RowsTask(Section):
     test: FilesOrFile | None = Field(
         None, description="the same; null = a share of train, chosen by hash of a row's media, else of its text"
     )
-    validation_share: Share = Field(0.1, description="share of train's rows where no validation file is given")
-    test_share: Share = Field(0.1, description="share of train's rows where no test file is given")
+    validation_share: Share = Field(0.1, description="share of train's rows, if no validation file is given")
+    test_share: Share = Field(0.1, description="share of train's rows, if no test file is given")
     revision: str | None = Field(
         None, pattern=f"^{COMMIT}$", description="the commit of a data set of the hub: 40 hexadecimal digits"
     )
     data_root: str | None = Field(
-        None, description="folder that paths of images and videos start from and stay in; null = that of the rows' file"
+        None,
+        description="folder of images and videos; their paths start in it and stay in it; null = folder of the file",
     )
     format: Literal["auto", "native", "verl", "trl", "easyr1"] = Field(
-        "auto", description="whose columns the rows have; auto = told by the columns, refused where they fit several"
+        "auto", description="format of the rows; auto = told by the columns, refused if they fit several"
     )
     verifier: str | None = Field(None, description="the verifier of rows that name none; null = every row names one")
-    system_prompt: str | None = Field(None, min_length=1, description="for rows that bring no system message")
+    system_prompt: str | None = Field(None, min_length=1, description="system message of rows that have none")
     prompt_template: str | None = Field(
         None,
         min_length=1,
-        description="Jinja template of the last user message; `prompt` is its text, columns go by name, no answers",
+        description="Jinja template of the last user message: `prompt` is its text; columns by name, but no answers",
     )
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(
         {}, description="variables of the model's chat template, for instance enable_thinking: false"
     )
     bad_rows: Literal["error", "skip"] = Field("error", description="stop at a bad row, or leave it out and count it")
     max_bad_rows: int = Field(100, ge=0, description="with bad_rows skip: more than this many stop the run")
-    media: MediaSection = Field(MediaSection(), description="bounds of images and videos")
+    media: MediaSection = Field(MediaSection(), description="bounds of the rows' images and videos")
 
     @field_validator("chat_template_kwargs")
     @classmethod

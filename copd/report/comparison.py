@@ -1,4 +1,4 @@
-"""What a page shows of several runs side by side."""
+"""The contents of a page about several runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECTIONS = {
 LINES = ("-", "--", "-.", ":")
 
 Curve = Callable[[RunRecord], list[tuple[int, float]]]
-"""Steps done, and a value, through a run."""
+"""A run's values, each with the number of steps done."""
 
 
 def comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
@@ -63,13 +63,13 @@ def comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def _references(runs: Sequence[RunRecord]) -> list[str]:
-    """What all models are compared with: the first run's base, and the first product that stands alone in its run."""
+    """The models that all are compared with: the first run's base, and the first product that is its run's only one."""
     alone = next((run for run in runs if len(run.products) == 1), runs[0])
     return list(dict.fromkeys([words.label_of(runs[0], BASE), words.label_of(alone, alone.products[0])]))
 
 
 def _groups(runs: Sequence[RunRecord], capabilities: Sequence[str]) -> list[tuple[str, list[contents.Row]]]:
-    """The models of each run; a base that answered every problem as one before it is not repeated."""
+    """The models of each run. A base with the same answers as an earlier base is not repeated."""
     groups, bases = [], []
     for run in runs:
         base = [(a.capability, a.problems, a.greedy_P.tolist()) for a in run.answers if a.model == BASE]
@@ -123,7 +123,7 @@ def _figures(runs: Sequence[RunRecord]) -> list[tuple[str, Markup, str]]:
 
 
 def _overlaid(runs: Sequence[RunRecord], curve: Curve, title: str) -> Markup | None:
-    """One line per run, over rollouts where all runs have a ledger, else over steps."""
+    """One line per run, over rollouts if all runs have a ledger, else over steps."""
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.add_subplot()
     drawn, by_rollouts = False, _by_rollouts(runs)
@@ -148,7 +148,7 @@ def _by_rollouts(runs: Sequence[RunRecord]) -> bool:
 
 
 def _own_capability(run: RunRecord) -> list[tuple[int, float]]:
-    """A branch without a capability of its own, trained on all, counts with its average."""
+    """A branch without its own capability is trained on all, and counts with its average."""
     found = []
     for point in run.events("accuracy"):
         cells = {(cell["model"], cell["capability"]): cell["greedy"]["value"] for cell in point["table"]}
@@ -185,7 +185,7 @@ def _divergence(run: RunRecord) -> list[tuple[int, float]]:
 
 
 def _pairs(run: RunRecord, matrix: Callable[[Any], Any]) -> list[tuple[int, float]]:
-    """Mean over all pairs and both directions; nothing for a single branch."""
+    """Mean over all pairs and both directions; empty for a single branch."""
     found = []
     for point in run.events("behaviour"):
         square = matrix(point)

@@ -1,4 +1,4 @@
-"""What a page shows of a run: plain values for the templates, no markup but the figures."""
+"""The contents of a run's page: plain values for the templates, without markup except for figures."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from copd.report import words
 from copd.report.reading import RunRecord, Spent
 
 MOST_MATRICES = 12
-"""Points in time at which matrices are shown; of more, as many at equal distances."""
+"""Most points in time at which matrices are shown. Of more, this many at equal distances are shown."""
 MOST_MEDIA_BYTES = 4_000_000
-"""Pictures beyond this many bytes in all are left out of a page, which says so."""
+"""Most bytes of pictures on a page. Further pictures are left out, and the page says so."""
 STRONGEST_DELTA = 3.0
 """Nats at which a token has its full colour."""
 FAINTEST_DELTA = 0.05
-"""Nats below which a token has none."""
+"""Nats below which a token has no colour."""
 MOST_DISPUTED = 10
 MOST_WARNINGS = 100
 SHOWN_CHARACTERS = 1_200
-"""Of a prompt, and of an answer in the history."""
+"""Most characters shown of a prompt, and of a response in the history."""
 COUNTS = ("rollouts", "tokens_generated", "tokens_scored", "tokens_trained")
 Row = tuple[str, str, list[Estimate | None]]
 """A model, its name on the page, and its estimate in each capability."""
@@ -36,7 +36,7 @@ SPECIAL = re.compile(r"<\|.*\|>")
 
 @dataclass(frozen=True)
 class Bar:
-    """An interval on a scale, as places in per cent of its width."""
+    """An interval on a scale, as positions in per cent of the scale's width."""
 
     low: float
     high: float
@@ -153,7 +153,7 @@ def _matrix(
 
 
 def _spread(items: Sequence[Any]) -> list[Any]:
-    """All, or `MOST_MATRICES` at equal distances, the first and the last among them."""
+    """All items, or `MOST_MATRICES` of them at equal distances, including the first and the last."""
     if len(items) <= MOST_MATRICES:
         return list(items)
     last = MOST_MATRICES - 1
@@ -161,7 +161,7 @@ def _spread(items: Sequence[Any]) -> list[Any]:
 
 
 def poor_teachers(run: RunRecord) -> tuple[int, int]:
-    """How often a teacher was no better than its student on its own capability, of how many times it was looked at."""
+    """How often a teacher was no better than its student on its own capability, and how often both were measured."""
     looks = [look for look in run.events("teaching") if look["step"] >= 0]
     return sum(look["teacher_accuracy"] <= look["student_accuracy"] for look in looks), len(looks)
 
@@ -173,7 +173,7 @@ def warnings(run: RunRecord) -> tuple[list[tuple[int, str, str]], int]:
 
 
 def ledger_rows(run: RunRecord) -> list[dict[str, Any]]:
-    """What each branch spent in each phase, the seconds also as shares of the longest row."""
+    """The cost of each branch in each phase. Seconds are also given as shares of the longest row."""
     if run.ledger is None:
         return []
     rows = [
@@ -189,10 +189,10 @@ def ledger_rows(run: RunRecord) -> list[dict[str, Any]]:
 def time_spent(run: RunRecord) -> dict[str, float]:
     """Seconds of this run by activity over all branches, the rest of the clock, and the critical path.
 
-    The rest is below 0 where branches trained side by side for longer, all together, than the clock went.
+    The rest is below 0 if branches trained at the same time, so that their seconds together exceed the clock's.
 
-    `adopted` are those that experts taken over from another run had been trained for there; `saving` and
-    `between_saves` are those of the process that finished the run.
+    `adopted` are the training seconds, in another run, of experts taken over from it. `saving` and `between_saves` are
+    the seconds of the process that finished the run.
     """
     before, ledger = run.adopted, run.ledger or {"spent": {}, "critical_path": {}}
     all_of, not_here = (_seconds(record["spent"]) for record in (ledger, before))
@@ -205,7 +205,7 @@ def time_spent(run: RunRecord) -> dict[str, float]:
 
 
 def _seconds(spent: Spent) -> dict[str, float]:
-    """By activity, over all branches and phases."""
+    """Seconds by activity, summed over all branches and phases."""
     rows = [row for phases in spent.values() for row in phases.values()]
     names = ("sampling", "scoring", "updating")
     return {name: sum(row[key] for row in rows) for name, key in zip(names, ACTIVITIES, strict=True)}
@@ -249,7 +249,7 @@ def sampled_problems(run: RunRecord, most_media_bytes: int = MOST_MEDIA_BYTES) -
 
 
 def _history(samples: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, tuple[str, float]]]]:
-    """Steps done, and each branch's response with its reward then."""
+    """For each number of steps done, each branch's response and its reward."""
     steps: dict[int, dict[str, tuple[str, float]]] = {}
     for sample in samples:
         steps.setdefault(sample["step"] + 1, {})[sample["branch"]] = _cut(sample["response"]), sample["reward"]
@@ -280,7 +280,7 @@ def _answer(sample: Mapping[str, Any], capability: str) -> dict[str, Any]:
 
 
 def _token(piece: str, own: float | None, delta: float | None, teacher: str | None) -> dict[str, Any]:
-    """A token with what it says when pointed at, and the side and strength of its colour."""
+    """A token with the text shown when it is pointed at, and the side and strength of its colour."""
     known = own is not None and delta is not None
     strong = known and abs(delta) >= FAINTEST_DELTA  # type: ignore[arg-type]
     return {
@@ -298,13 +298,13 @@ def _cut(text: str) -> str:
 
 
 class _Media:
-    """Pictures of a run folder as data URIs, up to a bound in all."""
+    """Pictures of a run folder as data URIs, up to a bound for all together."""
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self.folder, self.left = folder, most_bytes
 
     def uri(self, path: str) -> str | None:
-        """None where the picture is not there any more or would go beyond the bound."""
+        """The picture as a data URI; None if it is missing or would exceed the bound."""
         file = self.folder / path
         if not file.resolve().is_relative_to(self.folder.resolve()) or not file.is_file():
             return None

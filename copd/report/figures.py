@@ -19,7 +19,7 @@ SIZE = (4.9, 3.3)
 """Inches. At this width the type is as large as the page's small print."""
 TYPE = 10
 SMOOTHED = 5
-"""Steps over which what is noisy from step to step is averaged."""
+"""Steps over which noisy values are averaged."""
 
 
 def draw_overlap(axes: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
@@ -123,7 +123,7 @@ def _smoothed(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[floa
 
 
 def shade_rlvr(axes: Any, records: Sequence[Record]) -> None:
-    """Shade RLVR phases, each from the end of the phase before, where there are other phases to tell them from."""
+    """Shade RLVR phases, each from the end of the phase before, if there are other phases too."""
     if {point["phase"] for point in events(records, "behaviour")} <= {"start", "rlvr"}:
         return
     for before, after in pairwise(events(records, "behaviour")):
@@ -132,7 +132,7 @@ def shade_rlvr(axes: Any, records: Sequence[Record]) -> None:
 
 
 def plain_axes(axes: Any, unit: str = "step") -> None:
-    """Only what a reader needs: what runs below, no box."""
+    """Label the axis below and remove the box."""
     axes.set_xlabel(unit)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -1,4 +1,4 @@
-"""The report of a run, or of several side by side: one HTML page without scripts or network."""
+"""The report of a run, or of several runs: one HTML page without scripts or network."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from copd.report import contents, words
 from copd.report.comparison import comparison
 from copd.report.reading import RunRecord, read_run, read_runs
 from copd.report.single import single
+from copd.runs.runlog import REPORT
 from copd.system.files import replace_text
 from copd.types import BASE
 
-REPORT, PROGRESS, COMPARISON = "report.html", "progress.html", "comparison.html"
+PROGRESS, COMPARISON = "progress.html", "comparison.html"
 PHASES = {"rlvr": "RLVR", "opd": "mutual OPD"}
 SECTIONS = {
     "result": "Result",
@@ -31,9 +32,9 @@ SECTIONS = {
 
 
 def write_pages(folders: Sequence[Path], out: Path | None = None) -> Path:
-    """Write the page of one run, or that of several side by side; returns its path.
+    """Write the page of one run, or one page about several runs; returns its path.
 
-    Raises RunFolderError for a folder that is no run, and WriteError where the page cannot be written.
+    Raises RunFolderError for a folder that is not a run, and WriteError if the page cannot be written.
     """
     try:
         return write_report(folders[0], out) if len(folders) == 1 else write_comparison(folders, out)
@@ -44,7 +45,7 @@ def write_pages(folders: Sequence[Path], out: Path | None = None) -> Path:
 def write_report(folder: Path, out: Path | None = None) -> Path:
     """Write the report of a run from its own records; returns its path.
 
-    It is `report.html` in the run folder unless `out` is given; that of a run which is not finished is `progress.html`.
+    The report is `report.html` in the run folder unless `out` is given; for an unfinished run it is `progress.html`.
     """
     run = read_run(folder)
     path = out or folder / (REPORT if run.finished else PROGRESS)

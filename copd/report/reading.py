@@ -1,4 +1,4 @@
-"""What a run folder holds, read for a page."""
+"""Reads a run folder for a page."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from copd.runs.runlog import ANSWERS, RUN_MANIFEST, read_lines
 from copd.types import BASE, MERGED
 
 Spent = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Branch, phase, and what was spent on it: rollouts, tokens, seconds."""
+"""Costs by branch and phase: rollouts, tokens, seconds."""
 
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """One run as it stands: its manifest and every line that it has written."""
+    """One run, finished or not: its manifest and every line that it has written."""
 
     folder: Path
     label: str
@@ -52,7 +52,7 @@ class RunRecord:
 
     @cached_property
     def table(self) -> list[Accuracy]:
-        """The final table; of a run that is not finished, the last validation of its branches."""
+        """The final table; for an unfinished run, the last validation of its branches."""
         tables = self.events("result") or self.events("accuracy")
         return accuracies(tables[-1]["table"]) if tables else []
 
@@ -62,7 +62,7 @@ class RunRecord:
 
     @cached_property
     def capabilities(self) -> list[str]:
-        """The capabilities of the table, their average not among them."""
+        """The capabilities of the table, without their average."""
         return [
             capability for capability in dict.fromkeys(cell.capability for cell in self.table) if capability != AVERAGE
         ]
@@ -73,7 +73,7 @@ class RunRecord:
 
     @property
     def products(self) -> list[str]:
-        """What the run was made for: the model that its record names, else the merged one or all branches."""
+        """The products of the run: the model that its record names, else the merged model or all branches."""
         product = (self.ledger or {}).get("product", MERGED)
         return [product] if product in self.models else self.branches
 
@@ -81,7 +81,7 @@ class RunRecord:
         return next(cell for cell in self.table if (cell.model, cell.capability) == (model, capability))
 
     def compared_with(self, model: str) -> dict[tuple[str, str], Difference]:
-        """Differences of all other models to this one by (model, capability); empty where no answers were recorded."""
+        """Differences of all other models to this one by (model, capability); empty if no answers were recorded."""
         return {(d.model, d.capability): d for d in differences(self.answers, model)} if self.finished else {}
 
     @property
@@ -91,13 +91,13 @@ class RunRecord:
 
     @property
     def adopted(self) -> Mapping[str, Any]:
-        """What experts taken over from another run had cost there, as in the ledger, which holds it too."""
+        """The cost of experts taken over from another run, in the form of the ledger, which includes it."""
         taken = self.events("experts")
         return {"spent": {}, "critical_path": {}, **(taken[-1] if taken else {})}
 
     @property
     def seconds(self) -> float:
-        """Time on the clock, summed over the processes that made the run; what a crash undid is not in it."""
+        """Wall time, summed over the processes that made the run. Work that a crash undid does not count."""
         total = last = 0.0
         for record in self.records:
             total += last if record["seconds"] < last else 0.0
@@ -105,7 +105,7 @@ class RunRecord:
         return total + last
 
     def rollouts_after(self) -> Callable[[int], float]:
-        """How many rollouts all branches had drawn after so many steps. Needs the ledger of a finished run."""
+        """A function from steps to the rollouts that all branches had sampled. Needs the ledger of a finished run."""
         assert self.ledger is not None
         updates = self.events("update")
         adopted: Spent = self.adopted["spent"]
@@ -126,7 +126,7 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read a run folder, finished or not; raises RunFolderError naming the file that is missing or damaged."""
+    """Read a run folder, finished or not. Raises RunFolderError naming a missing or damaged file."""
     path = folder / RUN_MANIFEST
     try:
         manifest = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -154,7 +154,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
-    """Several runs, their labels as short as tells them apart."""
+    """Several runs, with the shortest labels that tell them apart."""
     runs = [read_run(folder) for folder in folders]
     paths = [run.folder.resolve() for run in runs]
     if len(set(paths)) < len(paths):

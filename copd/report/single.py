@@ -1,4 +1,4 @@
-"""What a page shows of each run by itself: how alike its branches are, how they learn, what they answer."""
+"""The contents of a page about each run by itself: likeness of branches, learning curves, samples."""
 
 from __future__ import annotations
 

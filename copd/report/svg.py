@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's palette, told apart with every kind of colour vision; the page has a shade of each for its theme."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
-"""Beside its colour every series has a mark of its own."""
+"""Every series has its own mark, besides its colour."""
 SHADE, QUIET = "#888888", "#777777"
-"""Of what lies behind the curves, and of what frames them. Black is left to the page, as the colour of its text."""
+"""Colours of the shading behind the curves and of the frame. Black becomes the colour of the page's text."""
 VARIABLES = {
     **{colour: f"var(--s{number})" for number, colour in enumerate(SERIES)},
     SHADE: "var(--shade)",
@@ -23,12 +23,12 @@ VARIABLES = {
 
 
 def series(number: int) -> dict[str, str]:
-    """Colour and mark of one series; after six they come again in other pairs."""
+    """Colour and mark of one series. After six series they repeat in other pairs."""
     return {"color": SERIES[number % 6], "marker": MARKERS[(number + number // 6) % 6]}
 
 
 def as_label(name: str) -> str:
-    """A name for matplotlib to print as it is: a dollar is no mathematics, an underscore in front hides nothing."""
+    """A name that matplotlib prints literally: `$` does not start mathematics, a leading `_` does not hide it."""
     escaped = name.replace("$", r"\$")
     return f" {escaped}" if escaped.startswith("_") else escaped
 

@@ -1,4 +1,4 @@
-"""Numbers and sentences of a page. A sentence claims no more than the intervals bear."""
+"""Numbers and sentences of a page. A sentence claims no more than the intervals support."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METHODS = {
 MINUS = "\u2212"
 NOT_A_NUMBER = "\u2013"
 PER_CENT = "\u00a0%"
-"""Not parted from its number at the end of a line."""
+"""With a space that keeps the sign on the line of its number."""
 
 
 def method_name(method: str) -> str:
@@ -38,7 +38,7 @@ def points(share: float) -> str:
 
 
 def signed(value: float | None) -> str:
-    """Any number to two decimals, with its sign; zero has none. One that was not finite is recorded as None."""
+    """Any number to two decimals, with its sign; zero has none. None stands for a number that was not finite."""
     if value is None:
         return NOT_A_NUMBER
     return "0.00" if abs(value) < 0.005 else f"{value:+.2f}".replace("-", MINUS)
@@ -83,18 +83,18 @@ def listed(items: Iterable[str]) -> str:
 
 
 def model_name(model: str) -> str:
-    """A model of a run as it stands in a sentence."""
+    """The name of a run's model in a sentence."""
     known = {BASE: "the base", MERGED: "the merged model", MIXED: "the mixed model", STUDENT: "the student"}
     return known.get(model, f"branch {model}")
 
 
 def model_label(model: str) -> str:
-    """A model of a run as it stands in a table."""
+    """The name of a run's model in a table."""
     return model if model in (BASE, MERGED, MIXED, STUDENT) else f"branch {model}"
 
 
 def verdict(run: RunRecord) -> list[str]:
-    """What the final table says, in a few sentences."""
+    """The results of the final table in a few sentences."""
     if not run.finished:
         return [f"This run is not finished: it stands after {counted(run.steps, 'step')}. The table shows validation."]
     said = _one_product(run, run.products[0]) if len(run.products) == 1 else _several_products(run)
@@ -170,7 +170,7 @@ def label_of(run: RunRecord, model: str) -> str:
 
 
 def compared_runs(runs: Sequence[RunRecord], reference: str, differences: Sequence[Difference]) -> list[str]:
-    """What several runs say beside one another; `differences` are those of their products to `reference`."""
+    """A comparison of several runs in sentences. `differences` are those of their products to `reference`."""
     unfinished = [run.label for run in runs if not run.finished]
     if unfinished:
         return [
@@ -191,7 +191,7 @@ def compared_runs(runs: Sequence[RunRecord], reference: str, differences: Sequen
 
 
 def _placed(where: str, reference: str, compared: Sequence[Difference]) -> list[str]:
-    """Who is ahead, who behind, and of whom neither can be said."""
+    """Sentences on which models are ahead, which are behind, and which show no clear difference."""
     places = {
         "Ahead of": [d for d in compared if d.greedy.low > 0],
         "Behind": [d for d in compared if d.greedy.high < 0],

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 from copd.rewards.verifiers import Verdict
 
 LARGEST = 1e6
-"""A score beyond it, in size, is a mistake: the spread of a group would overflow."""
+"""A score of greater magnitude is a mistake: the standard deviation of its group would overflow."""
 
 
 class Sample(NamedTuple):
-    """One response as a reward function is told of it: unchanged, thoughts included, end token left out.
+    """One response as a reward function gets it: unchanged, thoughts included, without the end token.
 
     `problem` is its id; `columns` and `chat` are JSON, those of `Problem`.
     """
@@ -40,7 +40,7 @@ class Sample(NamedTuple):
 
 
 class UserVerifier(NamedTuple):
-    """A function of a user's file, the hash of that file, and the name of the convention by which it is called."""
+    """A function of a user's file, the file's hash, and the name of the convention by which the function is called."""
 
     name: str
     path: str
@@ -50,10 +50,10 @@ class UserVerifier(NamedTuple):
 
 
 class Convention(NamedTuple):
-    """How one library calls its reward functions: the parameters it is known by, what it offers, what it reads back.
+    """How one library calls its reward functions: telling parameters, arguments offered, and how results are read.
 
-    A function that has all parameters of one of the `marks` is of that library. With `columns` any other parameter is
-    a column of the problem's row.
+    A function that has all parameters of one of the `marks` follows that library. With `columns`, any other parameter
+    is a column of the problem's row.
     """
 
     marks: tuple[frozenset[str], ...]
@@ -63,7 +63,7 @@ class Convention(NamedTuple):
 
 
 def as_number(value: Any) -> float:
-    """A score; raises TypeError or ValueError for None, text, NaN, infinity and what is larger than `LARGEST`."""
+    """A score. Raises TypeError or ValueError for None, text, NaN, infinity and numbers larger than `LARGEST`."""
     if isinstance(value, str | bytes) or not hasattr(type(value), "__float__"):
         raise TypeError(f"returned {_short(value)}, not a number")
     score = float(value)
@@ -73,13 +73,13 @@ def as_number(value: Any) -> float:
 
 
 def from_score(value: Any) -> Verdict:
-    """A bare score; 1 and more counts as correct."""
+    """Reads a bare score; 1 or more counts as correct."""
     score = as_number(value)
     return Verdict(score, score >= 1)
 
 
 def from_dict(score: str, accuracy: str) -> Callable[[Any], Verdict]:
-    """Reads a mapping by two keys, or a bare score: correct is an accuracy of 1, where there is none a score of 1."""
+    """Reads a mapping by two keys, or a bare score. An accuracy of 1 is correct; without one, a score of 1."""
 
     def read(value: Any) -> Verdict:
         if not isinstance(value, Mapping):
@@ -127,7 +127,7 @@ def _trl_as_row(sample: Sample) -> dict[str, Any]:
 
 
 def _log_nothing(name: str, values: Any) -> None:
-    """In the place of TRL's `log_extra` and `log_metric`."""
+    """Takes the place of TRL's `log_extra` and `log_metric`."""
 
 
 def _verl(sample: Sample) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def _easyr1(sample: Sample) -> dict[str, Any]:
 
 
 TRL, TRL_TEXT, TRL_CHAT = "trl", "trl text", "trl chat"
-"""TRL's functions: given text or messages as the row's prompt is; always text; always messages."""
+"""Forms of TRL's functions: they get text or messages like the row's prompt; always text; always messages."""
 _MARKS_OF_TRL = tuple(frozenset({name}) for name in ("completions", "completion_ids", "prompts"))
 CONVENTIONS: Mapping[str, Convention] = {
     "copd": Convention(
@@ -180,7 +180,7 @@ ACCEPTED = (
     "extra_info); EasyR1's (reward_input) or (reward_inputs)"
 )
 ONLY_IN_TRL = frozenset({"trainer_state", "environments"})
-"""What TRL offers beside columns and is not there to be had."""
+"""Arguments that TRL offers besides columns, and copd does not have."""
 PROBE = Sample(
     "1 + 1 = ?",
     "<think>\n1 + 1 = 2\n</think>\n\\boxed{2}",
@@ -193,7 +193,7 @@ PROBE = Sample(
 
 
 def load(verifier: UserVerifier) -> Callable[..., Any]:
-    """Import the user's file and give the function; raises ValueError where file or function are not what they were."""
+    """Import the user's file and return the function. Raises ValueError if file or function have changed."""
     path = Path(verifier.path)
     source = path.read_bytes()
     if hashlib.sha256(source).hexdigest() != verifier.sha256:
@@ -202,7 +202,9 @@ def load(verifier: UserVerifier) -> Callable[..., Any]:
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
-    code = compile(source, path, "exec", dont_inherit=True)  # the loader would read the file again, or compiled code
+    code = compile(
+        source, path, "exec", dont_inherit=True
+    )  # the import system would read the file again, or cached bytecode
     exec(code, module.__dict__)
     function = getattr(module, verifier.function, None)
     if not callable(function):
@@ -211,9 +213,10 @@ def load(verifier: UserVerifier) -> Callable[..., Any]:
 
 
 def recognise(function: Callable[..., Any]) -> str:
-    """The name of the convention that a function follows, by its parameters; raises ValueError naming those accepted.
+    """The name of the convention that a function's parameters follow. Raises ValueError naming those accepted.
 
-    Whether a TRL function wants text or messages is not in its signature: it is called once or twice and watched.
+    The signature of a TRL function does not say whether it wants text or messages. So it is called once or twice, to
+    see what it reads.
     """
     parameters = inspect.signature(function).parameters
     for name, convention in CONVENTIONS.items():
@@ -233,7 +236,7 @@ def recognise(function: Callable[..., Any]) -> str:
 
 
 def verdict(function: Callable[..., Any], convention: str, sample: Sample) -> Verdict:
-    """Call a function by its convention on one response; raises whatever it raises, or says what it returned."""
+    """Call a function by its convention on one response. Raises whatever it raises, or an error with its result."""
     how = CONVENTIONS[convention]
     return how.read(_call(function, how.offer(sample)))
 
@@ -252,7 +255,7 @@ def _by_name(parameter: inspect.Parameter) -> bool:
 
 
 def _lacking(function: Callable[..., Any], offered: Mapping[str, Any]) -> list[str]:
-    """The parameters that a function needs by name and is not offered."""
+    """The parameters that a function needs and the library does not offer."""
     return [
         parameter.name
         for parameter in inspect.signature(function).parameters.values()
@@ -261,13 +264,13 @@ def _lacking(function: Callable[..., Any], offered: Mapping[str, Any]) -> list[s
 
 
 def _form_of_trl(function: Callable[..., Any]) -> str:
-    """Messages for a function that reads one, text for one that takes text, else as the row's prompt is.
+    """Messages if the function reads a message, text if it takes text, else the form of the row's prompt.
 
-    Columns that it wants are the answer here, and it may well fail on them.
+    In this trial every column that the function wants holds the answer. The function may fail on it.
     """
     texts, chat = _trl_text(PROBE), _trl_chat(PROBE)
     columns = {name: [PROBE.answer] for name in _lacking(function, texts)}
-    with contextlib.suppress(Exception):  # it may take the message for text
+    with contextlib.suppress(Exception):  # it may treat the message as text
         _call(function, {**chat, **columns})
     if chat["completions"][0][0].was_read:
         return TRL_CHAT

@@ -12,10 +12,10 @@ TAG, CLOSING_TAG = "<answer>", "</answer>"
 def final_answer(response: str, *, finished: bool, form: str = "boxed", prompt: str = "") -> str | None:
     """The response's only final answer in one of the `FORMS`, or None.
 
-    None for a truncated response, for one with no answer or with several, and for an answer that is never closed: a
-    response that lists all options answers nothing. What is thought up to the last `</think>` does not
-    count, and thoughts that are never closed leave no answer. Neither does an answer count that stands in the `prompt`,
-    where the response repeats that.
+    None for a truncated response, for one with no answer or with several, and for an answer that is never closed. So a
+    response that lists all options has no answer. Thoughts up to the last `</think>` do not count; a response whose
+    thoughts are never closed has no answer. If the response repeats the `prompt`, an answer in it does not count
+    either.
     """
     spoken = response.rpartition(THOUGHT)[2]
     if not finished or THINK in spoken:
@@ -49,4 +49,4 @@ def only_tag(text: str) -> str | None:
 
 
 FORMS: Mapping[str, Callable[[str], str | None]] = {"boxed": only_box, "tag": only_tag}
-"""How a final answer may stand in a response."""
+"""The forms of a final answer in a response, with their readers."""

@@ -1,4 +1,4 @@
-"""From responses to rewards. What is not ours, and what parses a model's text, runs in processes that can be killed."""
+"""From responses to rewards. Users' functions, and code that parses responses, run in processes that can be killed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from copd.types import Problem
 
 MATH = "math"
 OURS = frozenset({*VERIFIERS, MATH})
-"""The verifiers that need no recipe's own."""
+"""The verifiers that ship with copd."""
 LONGEST_MATH = 1000
-"""Characters of an answer that math-verify is given; a longer one is wrong unless it is the reference itself."""
+"""Most characters of an answer for math-verify. A longer answer is wrong unless it equals the reference."""
 LOADING_SECONDS = 60.0
-"""A user's file must be imported within this."""
+"""Seconds within which a user's file must be imported."""
 RIGHT, WRONG = Verdict(1.0, True), Verdict(0.0, False)
 
 Self = TypeVar("Self", bound="Grader")
@@ -45,7 +45,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Grades:
-    """Of each response the reward, and whether its answer is right; how many could not be graded and earn 0 for it."""
+    """The reward of each response, whether its answer is right, and how many could not be graded and so earn 0."""
 
     rewards: list[float]
     correct: list[bool]
@@ -53,15 +53,15 @@ class Grades:
 
 
 class Grader:
-    """Grades batches of responses; equal responses to a problem get equal grades, whenever and in whatever batch.
+    """Grades batches of responses. Equal responses to a problem get equal grades, in whatever batch they are.
 
     reward = (1 - format_weight) * score + format_weight * formatted
 
-    `formatted` is 1 where a finished response has exactly one final answer, not empty, in the form `answer_form` names
-    (one of `answers.FORMS`), else 0. A verifier of ours sees that answer and scores 1 or 0. A user's function sees the
-    whole response, thoughts and all, since functions of other libraries do their own extraction, and the problem's
-    columns; its score may be any number up to a million in size, and 1 or more counts as correct. A truncated
-    response, and one whose grader fails, earns 0.
+    `formatted` is 1 if a finished response has exactly one final answer, not empty, in the form `answer_form` (one of
+    `answers.FORMS`), else 0. A verifier of ours gets that answer and scores 1 or 0. A user's function gets the
+    problem's columns and the whole response, thoughts included, since functions of other libraries extract the answer
+    themselves. Its score may be any number up to a million in magnitude, and 1 or more counts as correct. A truncated
+    response earns 0, and so does one whose grader fails.
 
     Processes start with the first response that needs one, and end with `close` or the `with` block.
     """
@@ -77,13 +77,13 @@ class Grader:
         memory_gib: float = 4.0,
         warn: Callable[[str], None] = logger.warning,
     ) -> None:
-        """`verifiers`: a user's functions by name, as file.py:function. Raises RecipeError for one that cannot be used.
+        """`verifiers`: a user's functions by name, as file.py:function. Raises RecipeError for an unusable one.
 
-        Each is loaded once to see that it can be, in a process of its own.
+        Each function is loaded once in its own process, to check that it can be.
         """
         users = recognised(user_verifiers(verifiers or {}), memory_gib)
         self.functions = tuple((verifiers or {}).values())
-        """The user's functions, as they were given."""
+        """The user's functions, in the form file.py:function."""
         self._conventions = {user.name: user.convention for user in users}
         self._pool = KillablePool(workers, deadline_seconds, memory_gib, users)
         self._form = answer_form
@@ -92,9 +92,10 @@ class Grader:
         self._warned: set[str] = set()
 
     def grade(self, problems_N: Sequence[Problem], responses_N: Sequence[Response]) -> Grades:
-        """The grades of one batch; raises RecipeError where a problem names an unknown verifier.
+        """The grades of one batch. Raises RecipeError if a problem names an unknown verifier.
 
-        Equal calls are made once: where all responses of a group give one answer that hangs, one deadline is lost.
+        Equal calls are made once: if all responses of a group give the same answer and grading it hangs, one deadline
+        is lost.
         """
         answers = [
             final_answer(response.text, finished=response.finished, form=self._form, prompt=problem.prompt)
@@ -114,7 +115,7 @@ class Grader:
         return Grades(rewards, correct, failures)
 
     def _plan(self, problem: Problem, response: Response, answer: str | None) -> Verdict | Call:
-        """The verdict, where it costs nothing, or the call that gives it."""
+        """The verdict if no process is needed for it, else the call that gives it."""
         name, reference = problem.verifier, problem.answer
         if name in self._conventions:
             convention = self._conventions[name]
@@ -130,7 +131,7 @@ class Grader:
         return (1 - self._format_weight) * verdict.score + self._format_weight * formatted
 
     def _tell(self, problem: Problem, failure: str) -> None:
-        """Warn of the first failure of each verifier; the others are only counted."""
+        """Warn of the first failure of each verifier. Later failures are only counted."""
         if problem.verifier not in self._warned:
             self._warned.add(problem.verifier)
             self._warn(
@@ -139,7 +140,7 @@ class Grader:
             )
 
     def close(self) -> None:
-        """End all grading processes; a later batch would start new ones."""
+        """End all grading processes. A later batch would start new ones."""
         self._pool.close()
 
     def __enter__(self: Self) -> Self:
@@ -165,7 +166,7 @@ def _sample(problem: Problem, response: Response) -> Sample:
 
 
 def _plan_math(answer: str, reference: str) -> Verdict | Call:
-    """Equal texts are equal, two plain numbers are compared as `number` does; all else is for math-verify."""
+    """Equal texts are equal, and two plain numbers are compared like `number` does. math-verify gets the rest."""
     if answer == reference.strip() or number(answer, reference):
         return RIGHT
     if len(answer) > LONGEST_MATH or (as_number(answer) and as_number(reference)):
@@ -176,7 +177,7 @@ def _plan_math(answer: str, reference: str) -> Verdict | Call:
 def user_verifiers(verifiers: Mapping[str, str]) -> list[UserVerifier]:
     """The files and functions that a recipe names as file.py:function, relative to the current directory, with hashes.
 
-    Raises RecipeError for a name of ours and for a file that is not there; nothing is imported.
+    Raises RecipeError for the name of a verifier of ours and for a missing file. Nothing is imported.
     """
     found = []
     for name, source in verifiers.items():
@@ -190,7 +191,7 @@ def user_verifiers(verifiers: Mapping[str, str]) -> list[UserVerifier]:
 
 
 def recognised(users: Sequence[UserVerifier], memory_gib: float) -> list[UserVerifier]:
-    """The same with the convention that each function follows; raises RecipeError for one that follows none."""
+    """The same verifiers with the convention of each function. Raises RecipeError for a function that follows none."""
     if not users:
         return []
     loading = KillablePool(1, LOADING_SECONDS, memory_gib)

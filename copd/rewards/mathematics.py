@@ -1,4 +1,4 @@
-"""Mathematical equality by math-verify. It parses what a model wrote: only ever called where it can be killed."""
+"""Mathematical equality by math-verify. It parses a model's text, so it only runs in processes that can be killed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ for library in ("math_verify", "latex2sympy2_extended"):
 
 
 class TwoStages(latex2sympy2.PSParser):
-    """math-verify's parser of LaTeX, which predicts without the full context wherever that is enough.
+    """math-verify's parser of LaTeX, which predicts without the full context if that is enough.
 
-    ANTLR gives the same tree in both modes or, without, an error; then the text is read again with the full context.
-    Points, intervals and sets are read 20 times faster.
+    Without the full context ANTLR gives the same tree or an error. After an error the text is parsed again with the
+    full context. Points, intervals and sets are parsed 20 times faster.
     """
 
     def math(self) -> Any:
@@ -38,9 +38,9 @@ latex2sympy2.PSParser = TwoStages
 
 
 def equivalent(answer: str, reference: str) -> bool:
-    """Whether math-verify takes one piece of LaTeX for equal to another; may hang, crash or eat memory.
+    """Whether two pieces of LaTeX are equal for math-verify. It may hang, crash or use up all memory.
 
-    Its own time limits are off: they need the main thread, and stop nothing that runs in C.
+    math-verify's own time limits are off: they need the main thread, and cannot stop C code.
     """
     return bool(verify(list(_parsed(reference)), list(_parsed(answer)), timeout_seconds=None))
 

@@ -1,4 +1,4 @@
-"""Calls that may hang, crash or eat memory, in processes that are killed and replaced: at most one call is lost."""
+"""Calls that may hang, crash or use up memory, in processes that are killed and replaced. At most one call is lost."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from copd.rewards.worker import OUT_OF_MEMORY, Attempt, attempt, prepare, watch
 from copd.system.processes import Forked
 
 PRELOADED = "copd.rewards.server"
-"""Imported once, by the server that the processes are forked from: a replacement is there at once."""
+"""The module imported once by the server that the processes are forked from, so that a replacement starts at once."""
 STALL_SECONDS = 90
-"""Beyond the deadline: where no call has ended for so long, the pool itself is taken for broken."""
+"""Seconds beyond the deadline. If no call ends for so long, the pool itself counts as broken."""
 PATIENCE = 3
-"""Pools in a row that may break without a single call ending."""
+"""How many pools in a row may break without any call having ended."""
 CLOSING_SECONDS = 5
 Call = tuple[Any, ...]
-"""A function of a module, which grading processes import, and its arguments."""
+"""A function of a module that grading processes can import, and the function's arguments."""
 
 
 class KillablePool:
-    """Processes for calls with a deadline. They are started by the first call; `close` ends them and what they started.
+    """Processes for calls with a deadline. The first call starts them; `close` ends them and all that they started.
 
-    A call that exceeds the deadline is killed with its process; one that kills its process is lost with it; one that
-    raises is told of. All other calls give what they would have given alone. May be used from several threads.
+    A call that exceeds its deadline is killed with its process. A call that kills its process is lost with it. A call
+    that raises gives its error. No other call is affected. The pool may be used from several threads.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class KillablePool:
         self._running: _Running | None = None
 
     def run(self, calls: Sequence[Call]) -> list[Attempt]:
-        """How each call went, in their order; without calls no process is started."""
+        """The outcome of each call, in order. Without calls no process is started."""
         found: dict[int, Attempt] = {}
         broken = 0
         while len(found) < len(calls) and broken < PATIENCE:
@@ -77,7 +77,7 @@ class KillablePool:
             self._drop(running)
 
     def _outcome(self, future: Future[Attempt]) -> Attempt:
-        """How a call ended; raises BrokenProcessPool where it was the pool that did."""
+        """The outcome of a call. Raises BrokenProcessPool if the pool itself broke."""
         from pebble import ProcessExpired
 
         try:
@@ -102,7 +102,7 @@ class KillablePool:
         running.stop()
 
     def close(self) -> None:
-        """End all processes; a later call starts new ones."""
+        """End all processes. A later call starts new ones."""
         with self._lock:
             running, self._running = self._running, None
         if running:
@@ -112,8 +112,8 @@ class KillablePool:
 class _Running:
     """A pool of pebble, and the process that watches over its workers.
 
-    It is stopped when its process ends, too. The watch ends once its registry is closed, and Python would wait for it
-    before that where it has not begun to listen to signals.
+    The pool is also stopped when its process ends. The watch ends once its registry is closed; before that, Python
+    would wait for a watch that does not listen to signals yet.
     """
 
     def __init__(self, workers: int, memory_bytes: int, verifiers: tuple[UserVerifier, ...]) -> None:

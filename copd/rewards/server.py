@@ -1,11 +1,11 @@
-"""Imported, before anything else, by the server that grading processes are forked from, and by no other process.
+"""Imported first by the server that grading processes are forked from, and by no other process.
 
-A SIGTERM to all processes of a run is for the first of them. The server must not end by it: with it would end every
-call that is under way, and earn 0 in a step that is still to be finished.
+A SIGTERM to all processes of a run is meant for the main process. The server ignores it: if the server ended, every
+running call would end too and earn 0.
 """
 
 import signal
 
-from copd.rewards import mathematics as mathematics  # so that it is imported once, for all
+from copd.rewards import mathematics as mathematics  # imported once, for all grading processes
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

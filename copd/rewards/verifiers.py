@@ -1,4 +1,6 @@
-"""Our own verifiers by name: does a final answer equal the reference? Pure functions of two strings, always quick.
+"""Our own verifiers by name. Each says whether a final answer equals the reference.
+
+Pure and fast functions of two texts.
 
 Imports no torch: grading processes use it too.
 """
@@ -12,9 +14,9 @@ from fractions import Fraction
 from typing import NamedTuple
 
 TOLERANCE = Fraction(1, 10**6)
-"""Of `number`, relative to a reference that is not whole; whole numbers are compared exactly."""
+"""Relative tolerance of `number` for a reference that is not whole. Whole numbers are compared exactly."""
 LONGEST_NUMBER, LONGEST_TEXT = 100, 10_000
-"""Characters; what is longer is no number, and equals no text: the normal form of a text may take quadratic time."""
+"""Most characters of a number and of a text. A longer text equals none: its normal form may take quadratic time."""
 
 INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
@@ -27,18 +29,18 @@ NUMBER = re.compile(
 LETTER = re.compile(r"\(\s?([A-Ja-j])\s?\)|\[\s?([A-Ja-j])\s?\]|([A-Ja-j])\s?[.:)]?")
 WRAPPED = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit)\s?\{(.*)\}|\$(.*)\$|\*\*(.*)\*\*")
 WRAPPINGS = 4
-"""Layers of formatting that are taken off a choice."""
+"""Most layers of formatting that are removed from a choice."""
 
 
 class Verdict(NamedTuple):
-    """What a verifier says of one response: what it is worth, and whether its answer is right."""
+    """A verifier's verdict on one response: its score, and whether its answer is right."""
 
     score: float
     correct: bool
 
 
 def exact(answer: str, reference: str) -> bool:
-    """Equal but for white space and for how accents are encoded; case counts, and nothing equals nothing."""
+    """Equal except for white space and the encoding of accents. Case counts. An empty answer equals nothing."""
     if max(len(answer), len(reference)) > LONGEST_TEXT:
         return False
     found, wanted = (" ".join(unicodedata.normalize("NFC", text).split()) for text in (answer, reference))
@@ -54,8 +56,8 @@ def integer(answer: str, reference: str) -> bool:
 def number(answer: str, reference: str) -> bool:
     """Equal as numbers: decimals, fractions, thousands separated by commas, exponents of three digits, per cent.
 
-    Exact arithmetic. A whole reference must be met exactly, any other within a millionth of itself. A per cent sign
-    that only one side has may be meant or left out: 25% equals 0.25 and 25.
+    The arithmetic is exact. A whole reference must be met exactly, any other within a millionth of itself. If only one
+    side has a per cent sign, both readings count: 25% equals 0.25 and 25.
     """
     found, wanted = as_number(answer), as_number(reference)
     if found is None or wanted is None:
@@ -66,7 +68,7 @@ def number(answer: str, reference: str) -> bool:
 
 
 class Number(NamedTuple):
-    """A number as written; with a per cent sign its value is a hundredth of what is written."""
+    """A number as written. With a per cent sign its value is a hundredth of the written number."""
 
     bare: Fraction
     percent: bool
@@ -77,7 +79,7 @@ class Number(NamedTuple):
 
 
 def as_number(text: str) -> Number | None:
-    """The number that a text writes, or None."""
+    """The number that a text spells, or None."""
     if len(text) > LONGEST_NUMBER:
         return None
     plain = text.replace("{,}", ",").replace("\\!", "").replace("\\,", "").replace("\u2212", "-")
@@ -122,7 +124,7 @@ VERIFIERS: Mapping[str, Callable[[str, str], bool]] = {
     "number": number,
     "choice": choice,
 }
-"""Those that need no process of their own."""
+"""The verifiers that need no grading process."""
 
 REFERENCES: Mapping[str, tuple[Callable[[str], object], str]] = {
     "exact": (lambda text: len(text) <= LONGEST_TEXT, f"a text of at most {LONGEST_TEXT} characters"),
@@ -130,13 +132,13 @@ REFERENCES: Mapping[str, tuple[Callable[[str], object], str]] = {
     "number": (as_number, "one number, such as 12, -1,234.5, 3/4, 1e3 or 25%"),
     "choice": (letter, "one letter A to J"),
 }
-"""What each of them can read, by a test and in words."""
+"""The references that each verifier can read: a test, and a description."""
 
 
 def misread(verifier: str, reference: str) -> str | None:
-    """Why a verifier would take every answer for wrong: it cannot read the reference. None where it can.
+    """Why a verifier cannot read a reference, so that every answer would be wrong; None if it can.
 
-    Of `math` and of a user's verifiers nothing is known without running them, and nothing is said.
+    Also None for `math` and a user's verifiers, since only running them would tell.
     """
     if verifier not in REFERENCES:
         return None

@@ -1,4 +1,4 @@
-"""What runs inside grading processes. Imports no torch, so that a process is there at once and small."""
+"""The code inside grading processes. Imports no torch, so that a process starts fast and stays small."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from copd.rewards.verifiers import Verdict
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 WATCH_SECONDS = 0.1
-"""How often the watch looks whether a worker is still there."""
+"""Seconds between two looks of the watch at the workers."""
 OUT_OF_MEMORY = 97
 """Exit status of a worker that needed more memory than it may have."""
 LONGEST_REASON = 200
-"""Characters of an error message that are kept."""
+"""Most characters kept of an error message."""
 
 
 class Attempt(NamedTuple):
-    """The value that a function gave, or why it gave none."""
+    """The value that a function returned, or the reason why it returned none."""
 
     value: Any
     failure: str = ""
@@ -35,9 +35,9 @@ _loaded: dict[str, Attempt] = {}
 
 
 def attempt(function: Callable[..., Any], *arguments: Any) -> Attempt:
-    """Call a function that may raise anything, exit or fork: only this very process returns.
+    """Call a function that may raise anything, exit or fork. Only this process returns, no fork of it.
 
-    It ends instead where memory is out: what the function keeps would make every later call fail.
+    If memory runs out, the process ends: memory that the function keeps would make every later call fail.
     """
     owner = os.getpid()
     try:
@@ -52,10 +52,10 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Attempt:
 
 
 def prepare(registry: Connection, memory_bytes: int, verifiers: Sequence[UserVerifier]) -> None:
-    """Make this process one that can be killed at once and with all it started; bound its memory; load user's files.
+    """Let this process be killed with all that it started; limit its memory; load the user's files.
 
-    pebble ends a process by SIGTERM, which nothing may catch; the watch, told of this process's group, ends what it
-    leaves behind.
+    pebble ends a process by SIGTERM, so nothing here may catch it. The watch gets this process's group and kills what
+    is left of the group.
     """
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -68,15 +68,15 @@ def prepare(registry: Connection, memory_bytes: int, verifiers: Sequence[UserVer
 
 
 def limit_memory(memory_bytes: int) -> None:
-    """Let allocations of private memory beyond this fail, where the system can; mere reservations stay free."""
+    """Let allocations of private memory beyond this limit fail, if the system can. Reservations do not count."""
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def watch(registry: Connection) -> None:
-    """Kill what is left of a worker's process group once it has ended, and all groups once the pool or its owner has.
+    """Kill the rest of a worker's process group when the worker ends, and all groups when the pool or its owner ends.
 
-    A process of its own: it outlives the training process, however that was killed, by a moment.
+    The watch is its own process. It outlives the training process by a moment, however that was killed.
     """
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -102,7 +102,7 @@ def _end(groups: set[int]) -> None:
 
 
 def describe(verifier: UserVerifier) -> str:
-    """The convention that a user's function follows; raises what loading it raises, or ValueError."""
+    """The convention that a user's function follows. Raises whatever loading the function raises, or ValueError."""
     return adapters.recognise(adapters.load(verifier))
 
 
@@ -115,7 +115,7 @@ def verify_mathematically(answer: str, reference: str) -> Verdict:
 
 
 def verify_by_user(name: str, convention: str, sample: Sample) -> Verdict:
-    """A user's function, loaded by `prepare`, on one response; raises RuntimeError where it could not be loaded."""
+    """A user's function, loaded by `prepare`, on one response. Raises RuntimeError if it could not be loaded."""
     function, failure = _loaded[name]
     if failure:
         raise RuntimeError(failure)
@@ -125,7 +125,7 @@ def verify_by_user(name: str, convention: str, sample: Sample) -> Verdict:
 def _exists(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except OSError:  # it has ended, or its number is another user's by now
+    except OSError:  # the worker has ended, or its number now belongs to another user's process
         return False
     return True
 

@@ -1,17 +1,17 @@
-"""The user's files: rows of text, images and videos, read with care, as a task.
+"""The user's files: rows of text, images and videos, checked and made into a task.
 
 - `rows`: the task: problems from rows, bad rows, splits
-- `opening`: names to opened files: which reader, which format
-- `sources`: what a file of rows offers; JSON lines
+- `opening`: opens files by name, with their reader and format
+- `sources`: the interface of a file of rows; JSON lines
 - `parquet`: parquet files; the only module that calls pyarrow
 - `hub`: data sets of the Hugging Face hub, pinned to a commit
 - `formats`: rows of four libraries to one form, checked
 - `prompts`: a row's prompt to messages
 - `template`: prompt templates, in Jinja's sandbox
-- `columns`: what of a row goes with its problem
-- `index`: where rows stand, and their split by hash
+- `columns`: the columns of a row that go with its problem
+- `index`: places of rows, and their split by hash
 - `media`: images within bounds, inside the data root
 - `video`: video files to frames
-- `check`: every bad row with its reason, without a model
-- `copies`: some rows as a new file
+- `check`: reports every bad row with its reason, without a model
+- `copies`: writes some rows to a new file
 """

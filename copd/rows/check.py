@@ -1,4 +1,4 @@
-"""What is wrong with files of rows: every bad row with its reason, in bounded memory, without a model."""
+"""Checks of files of rows: every bad row with its reason, in bounded memory, without a model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from copd.rows.opening import Settings, Source
 from copd.rows.rows import find_media, load_media
 
 UNNAMED = "(none named)"
-"""Counted as the verifier of rows that name none, where no recipe gives a default."""
+"""Stands for the verifier of rows that name none, if no recipe gives a default."""
 
 
 @dataclass
 class Report:
-    """Rows in all, how many of them are bad, and the sound ones by kind of prompt and by verifier.
+    """The number of rows, of bad rows, and of sound rows by kind of prompt and by verifier.
 
-    A row that is bad only for an id given twice is counted as sound too.
+    A row that is bad only because its id occurs twice also counts as sound.
     """
 
     formats: dict[str, str] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Report:
     verifiers: Counter[str] = field(default_factory=Counter)
 
     def summary(self) -> str:
-        """One line."""
+        """The report in one line."""
         files = ", ".join(f"{file} ({name})" for file, name in self.formats.items())
         kinds, verifiers = (
             ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "none"
@@ -46,10 +46,10 @@ def check_rows(
     say: Callable[[str], None],
     most: int | None = None,
 ) -> Report:
-    """Check every row of some files; `say` gets `FILE:LINE: REASON` of each bad one, or of the first `most`.
+    """Check every row of some files. `say` gets `FILE:LINE: REASON` of each bad row, or of the first `most`.
 
-    With `media` images and videos are decoded too, else only found. Ids given twice are told last. Raises DataError
-    where a file as a whole cannot be read.
+    With `media` images and videos are decoded; without it their files are only looked for. Repeated ids are reported
+    last. Raises DataError if a file as a whole cannot be read.
     """
     report, index = Report({source.file.given: source.format for source in sources}), RowIndex()
 

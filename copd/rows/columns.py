@@ -1,4 +1,4 @@
-"""What of a row goes with its problem, for a user's reward function that wants more than the answer."""
+"""The columns of a row that go with its problem, for a user's reward function that wants more than the answer."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_COLUMNS_BYTES = 2**20
-"""Of one row, as JSON, its names included."""
+"""Most bytes of one row's columns as JSON, names included."""
 MEDIA = frozenset({"image", "images", "video", "videos"})
 
 
 def columns_of(raw: Mapping[str, Any]) -> str:
     """The columns of a row as the file has it, without media: a JSON object.
 
-    Left out are columns that JSON cannot say (bytes, dates), and those with which it would be more than
-    `MAX_COLUMNS_BYTES`.
+    Columns that JSON cannot hold (bytes, dates) are left out, and so are those that would exceed `MAX_COLUMNS_BYTES`.
     """
     found, room = {}, MAX_COLUMNS_BYTES
     for name, value in raw.items():
@@ -27,7 +26,7 @@ def columns_of(raw: Mapping[str, Any]) -> str:
 
 
 def _json_bytes(value: Any) -> int:
-    """The size of a value as JSON, 0 where there is none."""
+    """The size of a value as JSON; 0 if JSON cannot hold it."""
     try:
         return len(json.dumps(value))
     except (TypeError, ValueError, RecursionError):

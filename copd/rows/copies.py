@@ -1,4 +1,4 @@
-"""Some rows of files as a new file that can take their place: unchanged, whole or not at all, never over another."""
+"""Copies of some rows, unchanged, to a new file that can replace theirs. The file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from copd.rows.sources import RowFile
 
 
 def check_copy(sources: Sequence[Source], settings: Settings, out: Path) -> None:
-    """Raise DataError where rows of these files cannot stand together in the file `out` and be read there as before."""
+    """Raise DataError if rows of these files cannot be in one file `out` and be read there as before."""
     _refuse_existing(out)
     kinds = [kind for kind in (JSON_LINES, PARQUET) if any(source.file.path.suffix in kind for source in sources)]
     if len(kinds) > 1 or len({source.format for source in sources}) > 1:
@@ -33,7 +33,7 @@ def check_copy(sources: Sequence[Source], settings: Settings, out: Path) -> None
 
 
 def write_copy(kept: Sequence[tuple[RowFile, Sequence[int]]], out: Path) -> None:
-    """Write the rows at these positions of each file, in this order; raises DataError for a file changed since."""
+    """Write the rows at these positions of each file, in this order. Raises DataError for a file that has changed."""
     temporary = out.with_name(f".{out.name}.writing")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Rows of four libraries to one form, checked. Nothing here reads a file or decodes a picture.
+"""Converts rows of four libraries to one form and checks them. Nothing here reads a file or decodes a picture.
 
 | format | columns that tell it | where the parts are |
 |---|---|---|
@@ -7,10 +7,10 @@
 | trl | `prompt`, `solution` | answer: the only `\\boxed{}` of the solution, else all of it; `images` or `image` |
 | easyr1 | `problem`, `answer` | EasyR1 and EasyVideoR1: `images`, `videos`; `data_type` must agree with them |
 
-`verifier` and `id` (EasyVideoR1: `problem_id`) are read in every format; other columns are for prompt templates and a
-user's reward function (`copd.rows.columns`). A prompt is a text or a list of messages. Media stand where `<image>` and
-`<video>` (or parts of type image and video) mark their places, as many as there are media; without any mark, before the
-text of the first user message. In trl and easyr1 an answer wrapped in `<answer>` is unwrapped.
+`verifier` and `id` (EasyVideoR1: `problem_id`) are read in every format. Other columns are for prompt templates and a
+user's reward function (`copd.rows.columns`). A prompt is a text or a list of messages. `<image>` and `<video>`, or
+parts of type image and video, mark the places of media, one mark for each. Without marks, media stand before the text
+of the first user message. In trl and easyr1 an answer wrapped in `<answer>` is unwrapped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from copd.rows.prompts import Turn, as_text, kind_of, place_media, read_turns, s
 from copd.types import Message
 
 Raw = Mapping[str, Any]
-"""A row as the file has it."""
+"""A row in the form of its file."""
 
 REQUIRED: Mapping[str, tuple[str, ...]] = {
     "native": ("prompt", "answer"),
@@ -47,19 +47,19 @@ SPELLED: Mapping[str, tuple[str, ...]] = {
     "trl": ("videos",),
     "easyr1": ("images", "videos"),
 }
-"""Columns by format that no other may be mistaken for: a row without its picture would be another problem."""
+"""Optional columns by format. A similar name is refused: without its picture, a row would be another problem."""
 MAX_MEDIA = 128
-"""Images or videos of one row."""
+"""Most images, and most videos, of one row."""
 WRAPPED_ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
 BOXED = "\\boxed{"
 
 
 @dataclass(frozen=True)
 class RowRules:
-    """What holds for all rows of a task.
+    """The rules for all rows of a task.
 
-    verifiers      names that a row may give
-    verifier       for rows that name none; None = such a row is bad
+        verifiers      names that a row may give
+        verifier       name for rows that give none; None = such a row is bad
     boxed_answer   the content of the only `\\boxed{}` of a text, or None (`copd.rewards.answers`)
     system_prompt  for rows without a system message
     template       from (text of the last user message, the row) to the text that takes its place
@@ -76,9 +76,9 @@ class RowRules:
 
 @dataclass(frozen=True)
 class Row:
-    """A sound row; media are references still.
+    """A sound row. Its media are still references.
 
-    `question` is the text of the row's own messages, without what a recipe puts around it. `id` may be None.
+    `question` is the text of the row's own messages, without what a recipe adds to them. `id` may be None.
     """
 
     messages: tuple[Message, ...]
@@ -102,12 +102,12 @@ class Row:
 
     @property
     def prompt(self) -> str:
-        """The text of the last message, places of media marked."""
+        """The text of the last message, with marks at the places of media."""
         return as_text(self.messages[-1])
 
 
 def detect(columns: Collection[str], where: str) -> str:
-    """The only format whose columns are all there; raises DataError naming the candidates, or what each needs."""
+    """The only format whose columns are all there. Raises DataError naming the candidates, or all columns."""
     found = [name for name, required in REQUIRED.items() if set(required) <= set(columns)]
     if len(found) == 1:
         return found[0]
@@ -118,7 +118,7 @@ def detect(columns: Collection[str], where: str) -> str:
 
 
 def read_row(raw: Raw, format_name: str, rules: RowRules) -> Row:
-    """A row of the named format, checked; raises BadRow with the reason."""
+    """A checked row of the named format. Raises BadRow with the reason."""
     for column in REQUIRED[format_name]:
         if raw.get(column) is None:
             raise BadRow(f"{column} is null" if column in raw else f"{column} is missing; columns are {_named(raw)}")
@@ -143,7 +143,7 @@ def read_row(raw: Raw, format_name: str, rules: RowRules) -> Row:
 
 
 def _dressed(turns: list[Turn], raw: Raw, rules: RowRules) -> list[Turn]:
-    """The task's system prompt before, its template around the last message."""
+    """The messages after adding the task's system prompt and putting its template around the last message."""
     if rules.template is not None:
         turns = [*turns[:-1], ("user", sound_text(rules.template(turns[-1][1], raw)))]
     return [("system", rules.system_prompt), *turns] if rules.system_prompt and turns[0][0] != "system" else turns
@@ -185,12 +185,12 @@ FORMATS: Mapping[str, Callable[[Raw, RowRules], Raw]] = {
     "trl": _trl,
     "easyr1": _easyr1,
 }
-"""From a row to one with the native columns; the required ones are there."""
+"""By format, a function from a row to one with the native columns. The required columns are there."""
 
 
 @lru_cache(maxsize=64)
 def _check_spelling(columns: tuple[str, ...], format_name: str) -> None:
-    """Other columns are welcome, but none that looks like an optional one that is absent."""
+    """Refuse a column whose name looks like that of an absent optional column. Other columns are accepted."""
     for column in set(columns) - {*REQUIRED[format_name], *OPTIONAL}:
         absent = [name for name in SPELLED[format_name] if name not in columns]
         if near := get_close_matches(column, absent, n=1, cutoff=0.85):

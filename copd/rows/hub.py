@@ -1,8 +1,8 @@
 """Data sets of the Hugging Face hub, as files of one commit.
 
-The commit is pinned by its 40 digits and nothing else is ever read: what the cache holds of another commit does not
-count, also without a network. The files are read like local ones, and no code of the data set's is run. Images and
-videos must stand in the rows as bytes, unless the task has a data root of its own.
+The commit is pinned by its 40 digits, and no other commit is ever read, even from the cache and without a network. The
+files are read like local ones, and no code of the data set is run. Rows must hold images and videos as bytes, unless
+the task has its own data root.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAMES_OF_SPLIT = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
-"""How the file names of a split begin, where no file is named; all of the name, or up to one of `SEPARATORS`."""
+"""Beginnings of a split's file names, if no file is named: the whole name, or up to one of `SEPARATORS`."""
 SEPARATORS = "[-_.0-9]"
 SUFFIXES = (".parquet", ".jsonl")
 
@@ -28,9 +28,9 @@ SUFFIXES = (".parquet", ".jsonl")
 def hub_files(given: str, split: str, revision: str | None) -> tuple[list[Path], DataRoot]:
     """Local copies of the files that `hub:OWNER/NAME[/FILE]` names, and where paths in their rows start.
 
-    FILE may be a pattern such as data/train-*.parquet; without it, all .parquet and .jsonl files with the split's name
-    that lie in one folder. Raises DataError for a revision that is not a commit, for files that are not there or lie in
-    several folders, and where the hub cannot be reached and the cache does not hold the commit.
+    FILE may be a pattern such as data/train-*.parquet. Without it, all .parquet and .jsonl files with the split's name
+    are taken; they must lie in one folder. Raises DataError for a revision that is not a commit, for files that are
+    missing or lie in several folders, and for a commit that neither the hub nor the cache gives.
     """
     if not re.fullmatch(COMMIT, revision or ""):
         raise DataError(f"{given}: revision must pin a commit, 40 hexadecimal digits; found {revision!r}")
@@ -57,12 +57,12 @@ def _matches(name: str, patterns: list[str]) -> bool:
 
 
 def _snapshot(given: str, repository: str, revision: str, patterns: list[str]) -> Path:
-    """The cache's folder of the commit, fetched where the hub can be reached."""
+    """The cache's folder of the commit, fetched if the hub can be reached."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns))
-    except Exception as error:  # of the network, the hub, the cache: each library beneath has its own
+    except Exception as error:  # network, hub and cache: each library beneath has its own errors
         raise DataError(f"{given}: commit {revision} cannot be had: {first_line(error)}") from None
     if folder.name != revision:
         raise DataError(f"{given}: the hub gave commit {folder.name} for {revision}")

@@ -1,4 +1,4 @@
-"""Where rows stand: the index that is kept of them, their split by hash, and ids given twice."""
+"""The index of rows: their places in files, their split by hash, and repeated ids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from copd.types import Split
 
 @dataclass(frozen=True)
 class RowSet:
-    """Some rows of some files: number of the file, line, and position in the file of each. [n]"""
+    """Some rows of some files. For each: the number of its file, its line, and its position in the file. [n]"""
 
     file_n: np.ndarray
     line_n: np.ndarray
@@ -32,7 +32,7 @@ class RowSet:
 
 
 class RowIndex:
-    """Collects sound rows: 40 bytes for each while it does, 32 in the set it gives."""
+    """Collects sound rows: 40 bytes for each while collecting, 32 in the resulting set."""
 
     def __init__(self) -> None:
         self._file, self._line, self._position = array("q"), array("q"), array("q")
@@ -46,7 +46,7 @@ class RowIndex:
         self._id.append(0 if row.id is None else _hash(row.id.encode()) or 1)
 
     def repeated(self) -> Iterator[tuple[int, int]]:
-        """Rows whose id an earlier row has: both as places in the index, the repeated one first, in order."""
+        """Rows whose id an earlier row has, in order: places in the index of the row and of the earlier one."""
         id_n = np.array(self._id)
         order = np.argsort(id_n, kind="stable")
         order = order[id_n[order] != 0]
@@ -69,10 +69,10 @@ class RowIndex:
 
 
 def key_of(row: Row) -> int:
-    """64 bits by which a row is assigned to a split: of the list of its media where it has some, else of its text.
+    """64 bits that assign a row to a split: a hash of the list of its media if it has some, else of its text.
 
-    Media are told apart by path or bytes as the row has them, nothing is opened. Case and white space of the text do
-    not count, nor what a recipe puts around it.
+    Media are told apart by the row's own paths or bytes; nothing is opened. Case and white space of the text do not
+    count, nor does what a recipe adds to it.
     """
     if row.kind == "text":
         return _hash(" ".join(row.question.split()).casefold().encode())
@@ -81,7 +81,7 @@ def key_of(row: Row) -> int:
 
 
 def cut(rows: RowSet, shares: Mapping[Split, float]) -> dict[Split, RowSet]:
-    """The training rows cut into train and the splits of `shares`, by hash, each in its order."""
+    """The training rows, cut by hash into train and the splits of `shares`. Each split keeps the order of the rows."""
     at_n = rows.key_n / 2.0**64
     sets, start, rest_n = {}, 0.0, np.ones(len(rows), bool)
     for split, share in shares.items():

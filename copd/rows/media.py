@@ -1,8 +1,8 @@
-"""Images and videos that rows name or hold, decoded with care: nothing outside the data root, nothing beyond bounds.
+"""Decodes images and videos of rows safely: nothing outside the data root, nothing beyond bounds.
 
-Data is hostile until it is decoded: a path may lead out of the root or to a device, a picture may be a bomb. So paths
-are resolved and opened without waiting, sizes are read from headers before anything is decoded, and only PNG, JPEG and
-WEBP are looked at, whatever a file's name says. Everything becomes RGB uint8.
+Data counts as hostile until it is decoded: a path may lead out of the root or to a device, and a picture may be a
+decompression bomb. So paths are resolved and opened without waiting, and sizes are read from headers before anything is
+decoded. Only PNG, JPEG and WEBP are accepted, whatever a file's name says. Everything becomes RGB uint8.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_FILE_BYTES = 2**31
 MAX_IMAGE_BYTES = 2**26
 MIN_SIDE, MAX_ASPECT = 4, 200
-"""Below, a row of pixels can be taken for a colour channel; above, the processors of Qwen-VL refuse to work."""
+"""A shorter side can be mistaken for a colour channel. The processors of Qwen-VL refuse a greater aspect ratio."""
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 Reference = str | bytes
@@ -47,7 +47,7 @@ class MediaRules:
 
 @dataclass(frozen=True)
 class DataRoot:
-    """Where paths start, `folder`, and what they may not leave, `within`: the same but for the hub's cache of links."""
+    """Paths start in `folder` and may not leave `within`. The two differ only for the hub's cache of links."""
 
     folder: Path
     within: Path
@@ -78,7 +78,7 @@ class DataRoot:
         return path
 
     def open(self, name: str) -> BinaryIO:
-        """Open the file that a row's path leads to. Never waits, as a pipe would have one do; raises BadRow."""
+        """Open the file that a row's path leads to, without ever waiting, for instance for a pipe. Raises BadRow."""
         path = self.find(name)
         try:
             flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -93,14 +93,14 @@ class DataRoot:
 
 
 def named(reference: Reference) -> str:
-    """How a message calls a reference."""
+    """The name of a reference in messages."""
     if isinstance(reference, bytes):
         return f"<{len(reference)} bytes>"
     return repr(reference if len(reference) <= 120 else f"{reference[:117]}...")
 
 
 def reason(error: Exception) -> str:
-    """What an error says, without file names, as one short line."""
+    """An error's message without file names, as one short line."""
     said = str(getattr(error, "strerror", None) or error) or type(error).__name__
     return said.splitlines()[0][:120]
 
@@ -108,7 +108,7 @@ def reason(error: Exception) -> str:
 def load_image(reference: Reference, root: DataRoot, rules: MediaRules, pixels: int | None = None) -> np.ndarray:
     """Decode one picture to [H, W, 3] uint8, scaled down to about `pixels` (default `rules.image_pixels`).
 
-    Turned as its EXIF says; transparency stands on white; 16 bits a channel become 8. Raises BadRow.
+    The picture is turned as its EXIF says, transparency becomes white, and 16 bits a channel become 8. Raises BadRow.
     """
     try:
         with warnings.catch_warnings():
@@ -121,7 +121,7 @@ def load_image(reference: Reference, root: DataRoot, rules: MediaRules, pixels: 
 def load_frames(
     references: Sequence[Reference], root: DataRoot, rules: MediaRules, fps: float | None
 ) -> tuple[np.ndarray, float]:
-    """A video given as pictures: [frames, H, W, 3] uint8 and frames per second after thinning out; raises BadRow."""
+    """A video given as pictures: [frames, H, W, 3] uint8, and the frame rate after thinning out. Raises BadRow."""
     if not references:
         raise BadRow("a video of no frames")
     count = min(len(references), rules.max_frames)
@@ -134,7 +134,7 @@ def load_frames(
 
 
 def in_pairs(frames: Sequence[np.ndarray]) -> np.ndarray:
-    """Frames as one array; a single one stands twice, since models merge frames in pairs."""
+    """Frames as one array. A single frame is doubled, since models merge frames in pairs."""
     return np.stack(frames if len(frames) > 1 else [*frames, *frames])
 
 
@@ -149,7 +149,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def shrunk(width: int, height: int, pixels: int) -> tuple[int, int]:
-    """The size of the same shape that has at most about `pixels`."""
+    """The size with the same aspect ratio and at most about `pixels` pixels."""
     scale = min(1.0, (pixels / (width * height)) ** 0.5)
     return max(MIN_SIDE, round(width * scale)), max(MIN_SIDE, round(height * scale))
 

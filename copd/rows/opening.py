@@ -1,4 +1,4 @@
-"""Names to files of rows, opened: which reader, which format."""
+"""Opens files of rows by name, with the right reader and format."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class Source:
     format: str
 
     def row(self, raw: Raw | BadRow, rules: RowRules) -> Row:
-        """A row that the file's `scan` gave, checked; raises BadRow."""
+        """Check a row that the file's `scan` gave. Raises BadRow."""
         if isinstance(raw, BadRow):
             raise raw
         return read_row(raw, self.format, rules)
 
 
 def open_files(given: Sequence[str], split: str, settings: Settings) -> list[Source]:
-    """The files behind the names of one split, opened, their formats told; raises DataError."""
+    """Open the files behind the names of one split and detect their formats. Raises DataError."""
     files: list[Source] = []
     for name in given:
         if name.startswith(HUB):
@@ -65,7 +65,7 @@ JSON_LINES, PARQUET = (".jsonl", ".ndjson", ".json"), (".parquet",)
 
 
 def open_rows(path: Path, given: str, root: DataRoot) -> RowFile:
-    """The rows of a .jsonl or .parquet file; raises DataError for anything else, and for what cannot be read."""
+    """The rows of a .jsonl or .parquet file. Raises DataError for any other file, and for one that cannot be read."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):

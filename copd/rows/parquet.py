@@ -1,9 +1,9 @@
 """Parquet files within bounds; the only module that calls pyarrow.
 
-A small file can unpack to any size: pages declare it, and a dictionary lets one long value stand in every row. So
-sizes that the file declares at its end are checked before a page is read, dictionaries stay dictionaries in Arrow, and
-rows become Python objects only when their full size is known. A file that declares too little is refused once a batch
-of it, or a row group drawn at random, has been read: until then it takes what its pages hold.
+A small file can unpack to any size: pages declare their size, and a dictionary lets one long value stand in every row.
+So the sizes declared at the file's end are checked before a page is read. Dictionaries stay dictionaries in Arrow. Rows
+become Python objects only when their full size is known. A file that declares too little is refused once a batch, or a
+row group for random access, has been read; until then it takes as much memory as its pages hold.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ except ImportError:
     raise DataError("parquet files need pyarrow: pip install 'copd[data]'") from None
 
 MAX_UNPACKED_BYTES = 2**31
-"""Of one column of one row group, as the file declares."""
+"""Most bytes of one column of one row group, as the file declares them."""
 MAX_VALUES = 2**26
-"""Of one column of one row group, elements of lists counted, as the file declares."""
+"""Most values of one column of one row group, elements of lists included, as the file declares them."""
 BATCH_ROWS, BATCH_BYTES = 4096, 2**24
-"""Rows read at once: at most so many, and of declared sizes about so much together."""
+"""Most rows read at once, and about the most bytes, as declared, that they take together."""
 WHOLE_BATCH_BYTES = 2**26
-"""A batch of at most this full size is turned into Python objects at once, a larger one row by row."""
+"""A batch of at most this full size is turned into Python objects at once; a larger one row by row."""
 KEPT_BYTES = 2**28
-"""Row groups kept for random access; a group that is larger itself is read from its start to the row each time."""
+"""Most bytes of row groups kept for random access. A larger group is read from its start to the row each time."""
 GROWTH = 16
-"""Bytes in memory for each byte and each value declared, at most: equal values may be stored in next to none."""
+"""Most bytes in memory per declared byte and value. Equal values may be stored in almost no bytes."""
 
 T = TypeVar("T")
 
@@ -84,11 +84,11 @@ class ParquetFile:
             yield partial(_copy_rows, target)
 
     def _schema(self) -> Any:
-        """The columns as the file has them, without dictionaries."""
+        """The file's own columns, without dictionaries."""
         return pyarrow.parquet.ParquetFile(self.path, metadata=self._open().metadata).schema_arrow
 
     def _unpacked(self, batch: Any) -> list[dict[str, Any] | BadRow]:
-        """All rows of a batch; without dictionaries that is several times faster."""
+        """All rows of a batch. Conversion without dictionaries is several times faster."""
         with suppress(pyarrow.ArrowNotImplementedError):
             batch = batch.cast(self._schema())
         with suppress(UnicodeDecodeError):
@@ -111,7 +111,7 @@ class ParquetFile:
         return self._honest(group, table)
 
     def _check_rows(self, group: int, found: int) -> None:
-        """Raise DataError where a row group has not the rows that it declares: later rows would be misplaced."""
+        """Raise DataError if a row group does not have as many rows as it declares: later rows would be misplaced."""
         declared = self._open().metadata.row_group(group).num_rows
         if found != declared:
             raise DataError(
@@ -119,7 +119,7 @@ class ParquetFile:
             )
 
     def _honest(self, group: int, read: Any) -> Any:
-        """What was read of a row group; raises DataError where it is much more than the group can hold as declared."""
+        """The data read of a row group. Raises DataError if it is much larger than the group declares."""
         declared = self._open().metadata.row_group(group)
         values = sum(declared.column(i).num_values for i in range(declared.num_columns))
         if read.nbytes > max(WHOLE_BATCH_BYTES, GROWTH * (declared.total_byte_size + values)):
@@ -146,7 +146,7 @@ class ParquetFile:
 
 
 class _Kept:
-    """Row groups read lately, of at most KEPT_BYTES declared bytes together."""
+    """Recently read row groups, of at most KEPT_BYTES declared bytes together."""
 
     def __init__(self) -> None:
         self._groups: OrderedDict[tuple[ParquetFile, int], tuple[int, Any]] = OrderedDict()
@@ -165,7 +165,7 @@ _kept = _Kept()
 
 @lru_cache(maxsize=64)
 def _opened(file: ParquetFile) -> Any:
-    """The file, its dictionaries kept; raises DataError for what it declares beyond bounds."""
+    """The open file, with dictionaries kept. Raises DataError if it declares sizes beyond bounds."""
     metadata = _named(file.given, lambda: pyarrow.parquet.read_metadata(file.path))
     texts = set()
     for group in range(metadata.num_row_groups):
@@ -193,7 +193,7 @@ def _opened(file: ParquetFile) -> Any:
 
 
 def _copy_rows(target: Any, file: ParquetFile, positions: Sequence[int]) -> None:
-    """Write rows in batches of bounded full size; one batch becomes one row group."""
+    """Write rows in batches of bounded full size. Each batch becomes one row group."""
     check_unchanged(file)
     if not file._schema().equals(target.schema):
         raise DataError(f"{file.given}: its columns differ from those of the file before; treat them one by one")
@@ -220,7 +220,7 @@ def _row(single: Any) -> dict[str, Any] | BadRow:
 
 
 def _full_size(arrays: Any) -> int:
-    """Bytes of arrays once every value stands for itself, those of dictionaries included."""
+    """Bytes of arrays without dictionaries, when every value stands for itself."""
     total = 0
     for array in arrays:
         chunks = array.chunks if isinstance(array, pyarrow.ChunkedArray) else [array]
@@ -251,7 +251,7 @@ def _full_size_of_texts(chunk: Any) -> int:
 
 
 def _named(given: str, call: Callable[[], T]) -> T:
-    """What `call` returns; its error names the file."""
+    """The result of `call`. An error of `call` is raised with the file's name."""
     try:
         return call()
     except (pyarrow.ArrowException, OSError, MemoryError) as error:

@@ -17,11 +17,11 @@ MARK = re.compile("(<image>|<video>)")
 CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 
 Turn = tuple[str, str]
-"""Role, and text with marks in it."""
+"""A role, and a text with marks for media."""
 
 
 def read_turns(prompt: Any) -> list[Turn]:
-    """The turns of a prompt, which is a text or a list of messages; raises BadRow.
+    """The turns of a prompt, which is a text or a list of messages. Raises BadRow.
 
     A message's content is a text, or a list of parts of type text, image and video.
     """
@@ -39,14 +39,14 @@ def read_turns(prompt: Any) -> list[Turn]:
 
 
 def sound_text(text: str) -> str:
-    """The text; raises BadRow for what would forge the structure of the chat, or cannot be encoded."""
+    """The text. Raises BadRow if it would forge the structure of the chat or cannot be encoded."""
     if "<|" in text and (token := CONTROL_TOKEN.search(text)):
         raise BadRow(f"the text holds the control token {token[0]!r}")
     return sound_unicode(text)
 
 
 def sound_unicode(text: str, what: str = "the text") -> str:
-    """The text; raises BadRow for what cannot be encoded, which JSON can write nevertheless."""
+    """The text. Raises BadRow if it cannot be encoded; JSON can spell such texts."""
     if not text.isascii():
         try:
             text.encode()
@@ -56,9 +56,9 @@ def sound_unicode(text: str, what: str = "the text") -> str:
 
 
 def place_media(turns: Sequence[Turn], images: int, videos: int) -> tuple[Message, ...]:
-    """Texts cut at their marks; without any mark all media stand before the text of the first user message.
+    """Split texts at their marks. Without any mark, all media stand before the text of the first user message.
 
-    Raises BadRow where marks and media differ in number, and where the last message has no text.
+    Raises BadRow if marks and media differ in number, or if the last message has no text.
     """
     if not MARK.sub("", turns[-1][1]).strip():
         raise BadRow("the prompt is empty")
@@ -83,12 +83,12 @@ def place_media(turns: Sequence[Turn], images: int, videos: int) -> tuple[Messag
 
 
 def as_text(message: Message) -> str:
-    """A message as one text, the places of media marked."""
+    """A message as one text, with marks at the places of media."""
     return "".join(part if isinstance(part, str) else MARKS[part] for part in message.parts)
 
 
 def kind_of(value: Any) -> str:
-    """How a message calls a value of the wrong type."""
+    """The name of a value's type in error messages."""
     names = {
         dict: "a mapping",
         list: "a list",

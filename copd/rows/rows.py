@@ -1,14 +1,14 @@
 """The user's own problems: rows of local files or of the hub, as a task.
 
-Every row is read and checked once at the start, media excepted, and remembered by its place in its file: some twenty
-bytes. A problem is a pure function of (seed, split, index): training problems come in a new order every epoch, drawn
-from (seed, epoch); validation and test problems in the order of the files, whatever the seed. An index beyond the rows
-starts again.
+Every row is read and checked once at the start, except for its media. Only its place in its file is remembered, in some
+twenty bytes. A problem is a pure function of (seed, split, index). Training problems come in a new order every epoch,
+drawn from (seed, epoch). Validation and test problems come in the order of the files, whatever the seed. An index
+beyond the last row starts again at the first.
 
-A split without files of its own is cut from the training files by hash: rows with media by the whole list of what they
-show, by path or as bytes, others by their text. So rows that name exactly the same media, or ask the same text, are in
-one split. A picture that stands in several rows, each time with others or under another name, may be in two: such data
-need files of their own for every split.
+A split without its own files is cut from the training files by hash. The hash of a row with media is over the list of
+all its media, by path or bytes; that of another row is over its text. So rows with exactly the same media, or the same
+text, are in the same split. A picture in several rows, together with other pictures or under other names, may be in two
+splits. Such data need separate files for every split.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from copd.system.files import sha256
 from copd.types import Problem, Split
 
 KEPT_ORDERS = 16
-"""Epochs whose order is remembered: the branch's own and those of its visitors."""
+"""Most epochs whose order is remembered: the branch's own and those of its visitors."""
 
 
 @dataclass(frozen=True)
 class Index:
-    """What reading all rows of a task has told, for another process: its rows, its files' stamps, its bad rows."""
+    """The result of reading all rows of a task, for another process: rows, stamps of files, bad rows."""
 
     sets: Mapping[Split, RowSet]
     stamps: Mapping[Split, Sequence[tuple[int, int]]]
@@ -45,7 +45,7 @@ class Index:
 
 
 class BadRows:
-    """The policy for bad rows: the first is an error, or they are left out, up to a limit."""
+    """The policy for bad rows: the first is an error, or bad rows are left out up to a limit."""
 
     def __init__(self, settings: Settings) -> None:
         self._limit = settings.max_bad_rows if settings.bad_rows == "skip" else 0
@@ -53,7 +53,7 @@ class BadRows:
         self.left_out: set[str] = set()
 
     def meet(self, where: str, why: BadRow) -> None:
-        """Count a bad row; raises DataError where the policy has no room for it."""
+        """Count a bad row. Raises DataError if the policy does not allow it."""
         if not self._skip:
             raise DataError(f"{where}: {why}; `copd data check` lists all bad rows, bad_rows: skip leaves them out")
         self.left_out.add(where)
@@ -62,7 +62,7 @@ class BadRows:
 
 
 class Rows:
-    """A `copd.types.Task` over files of rows. Raises DataError where they cannot be used."""
+    """A `copd.types.Task` over files of rows. Raises DataError if they cannot be used."""
 
     def __init__(
         self,
@@ -75,9 +75,9 @@ class Rows:
         asked: Mapping[Split, int] | None = None,
         index: Index | None = None,
     ) -> None:
-        """`shares` of train stand in for splits without files; `asked`: problems of the others that `try_asked` tries.
+        """`shares` of train serve splits without files. `asked`: how many problems of other splits `try_asked` tries.
 
-        With the `index` of the same task in another process no row is read now.
+        With the `index` of the same task in another process, no row is read now.
         """
         self.name, self.settings = name, settings
         self._seed, self._asked = seed, asked or {}
@@ -96,17 +96,17 @@ class Rows:
                 raise DataError(f"task {name}: no row is left for {split.value}; give more rows, files or a share")
 
     def size(self, split: Split) -> int:
-        """Different problems of a split."""
+        """Number of different problems of a split."""
         return len(self._sets[split])
 
     @property
     def skipped(self) -> int:
-        """Bad rows left out so far."""
+        """Number of bad rows left out so far."""
         return len(self._bad.left_out)
 
     @property
     def index(self) -> Index:
-        """For the same task in another process, which then reads no row at its start."""
+        """The index for the same task in another process, which then reads no row at its start."""
         stamps = {split: [source.file.stamp for source in opened] for split, opened in self._opened.items()}
         return Index(self._sets, stamps, frozenset(self._bad.left_out))
 
@@ -118,26 +118,26 @@ class Rows:
         self._bad.left_out |= index.left_out
 
     def fingerprint(self) -> dict[str, dict[str, str]]:
-        """Split, then file, to its sha256. Media that rows name by path are not part of it."""
+        """The sha256 of each file, by split and file name. Media that rows name by path do not count."""
         return {
             split.value: {source.file.given: sha256(source.file.path) for source in opened}
             for split, opened in self._opened.items()
         }
 
     def reject(self, unfit: Callable[[Problem], str | None]) -> None:
-        """From now on treat as bad the rows for whose problem `unfit` gives a reason, such as a prompt too long."""
+        """From now on, treat rows as bad if `unfit` gives a reason against their problem, such as a prompt too long."""
         self._unfit = unfit
 
     def try_asked(self) -> None:
-        """Try the problems of validation and test that will be asked for, media and all; bad rows leave their split.
+        """Try the problems of validation and test that will be asked, media included. Bad rows leave their split.
 
-        Raises DataError where too few are left.
+        Raises DataError if too few are left.
         """
         for split, count in self._asked.items():
             self._leave_out_bad(split, count)
 
     def _leave_out_bad(self, split: Split, count: int) -> None:
-        """Try the rows of a split until so many are sound, and leave out those that are not."""
+        """Try the rows of a split until `count` are sound, and leave out those that are not."""
         sound_n, found = np.ones(self.size(split), bool), 0
         for at in range(len(sound_n)):
             if found == count:
@@ -155,8 +155,8 @@ class Rows:
     def problem(self, split: Split, index: int) -> Problem:
         """The problem with this index. Raises DataError naming file and line for a row found bad only now.
 
-        Where bad rows are skipped, the next in file order takes the place of a training row; in validation and test
-        it would be counted twice.
+        If bad rows are skipped, the next row in file order replaces a bad training row. In validation and test it would
+        be counted twice, so there the bad row is an error.
         """
         count = self.size(split)
         first = int(self._order(index // count)[index % count]) if split is Split.TRAIN else index % count
@@ -183,13 +183,13 @@ class Rows:
                 yield at, problem
 
     def sources(self, split: Split) -> list[Source]:
-        """The files of a split; one that was cut from the training files has none of its own."""
+        """The files of a split. A split that was cut from the training files has none."""
         return self._opened.get(split, self._opened[Split.TRAIN])
 
     def with_cut_rows(self, places: Sequence[int]) -> list[tuple[RowFile, list[int]]]:
-        """Each training file with the positions of its training rows at these places, and of all that were cut off.
+        """Each training file with the positions of its training rows at these places, and of all rows cut off.
 
-        As training files these rows would be cut into the same validation and test rows.
+        If these rows were the training files, the same validation and test rows would be cut from them.
         """
         cut_off = [rows for split, rows in self._sets.items() if split not in self._opened]
         train, chosen_n = self._sets[Split.TRAIN], np.zeros(self.size(Split.TRAIN), bool)
@@ -238,7 +238,7 @@ class Rows:
         return self._orders[epoch]
 
     def _indexed(self, sources: Sequence[Source]) -> RowSet:
-        """The sound rows of some files, those with the id of an earlier one left out."""
+        """The sound rows of some files. A row with the id of an earlier row is left out."""
         index = RowIndex()
         for number, source in enumerate(sources):
             for line, position, raw in source.file.scan():
@@ -258,7 +258,7 @@ class Rows:
 
 
 def find_media(row: Row, root: DataRoot) -> None:
-    """Raise BadRow for a path that may not be used or leads to no file; nothing is decoded."""
+    """Raise BadRow for a path that may not be used or leads to no file. Nothing is decoded."""
     for what, references in (("image", row.images), ("video", row.videos)):
         for reference in references:
             for one in reference if isinstance(reference, tuple) else (reference,):
@@ -272,7 +272,7 @@ def find_media(row: Row, root: DataRoot) -> None:
 def load_media(
     row: Row, root: DataRoot, rules: MediaRules
 ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], tuple[float, ...]]:
-    """A row's images, its videos, and the videos' frames per second; raises BadRow."""
+    """A row's images, its videos, and the videos' frames per second. Raises BadRow."""
     images = tuple(load_image(reference, root, rules) for reference in row.images)
     videos = [
         load_frames(video, root, rules, row.fps) if isinstance(video, tuple) else load_video(video, root, rules)

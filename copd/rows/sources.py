@@ -1,7 +1,7 @@
 """Files of rows, read lazily: JSON lines by byte offset, parquet by row group (`copd.rows.parquet`).
 
-A scan yields every row with its line (in parquet: row) number, counted from 1, and the position at which it can be
-read again. A row that cannot be read is yielded as the BadRow that says why.
+A scan yields every row with its line number (in parquet: row number), counted from 1, and the position at which the row
+can be read again. For a row that cannot be read it yields the BadRow that says why.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ NOT_TEXT = {
     b"\xfe\xff": "UTF-16; save it as UTF-8",
 }
 TAR, TAR_AT = (b"ustar\0", b"ustar  \0"), 257
-"""A tar archive is text where its members are, but for these bytes in the header of each."""
+"""A tar archive of text files looks like text, except for these bytes in the header of each member."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 Scanned = tuple[int, int, dict[str, Any] | BadRow]
-"""Line, position, and the row or why there is none."""
+"""Line, position, and the row, or the BadRow in its place."""
 
 
 Writer = Callable[[Any, Sequence[int]], None]
-"""Takes a file and positions in it, ascending; raises DataError for a file whose rows do not fit."""
+"""Takes a file and ascending positions in it. Raises DataError for a file whose rows do not fit."""
 
 
 class RowFile(Protocol):
@@ -57,42 +57,42 @@ class RowFile(Protocol):
     def stamp(self) -> tuple[int, int]: ...
 
     def scan(self) -> Iterator[Scanned]:
-        """All rows in order; raises DataError where the file as a whole cannot be read."""
+        """All rows in order. Raises DataError if the file as a whole cannot be read."""
         ...
 
     def read(self, position: int) -> dict[str, Any]:
-        """The row at a position that `scan` gave; raises DataError where the file has changed since."""
+        """The row at a position that `scan` gave. Raises DataError if the file has changed since."""
         ...
 
     def first_columns(self) -> set[str]:
-        """The columns by which the format is told; raises DataError for a file without rows."""
+        """The columns that tell the format. Raises DataError for a file without rows."""
         ...
 
     def writer(self, path: Path) -> AbstractContextManager[Writer]:
-        """A new file of this kind, and what writes rows of this file and of others like it to it, unchanged."""
+        """A writer to a new file of this kind. It copies rows of this file and of others like it, unchanged."""
         ...
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
-    """Size and time of the last change: while they stay, positions in the file hold."""
+    """Size and time of the last change. While they stay the same, positions in the file are valid."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 def check_unchanged(file: RowFile) -> None:
-    """Raise DataError for a file that was written to since it was opened."""
+    """Raise DataError for a file that has changed since it was opened."""
     check_stamp(file.given, stamp_of(file.path), file.stamp)
 
 
 def check_stamp(given: str, now: tuple[int, int], first: tuple[int, int]) -> None:
-    """Raise DataError, naming the file, where its stamp is no longer the first one."""
+    """Raise DataError, naming the file, if its stamp has changed."""
     if now != first:
         raise DataError(f"{given}: has changed since it was first read; start again")
 
 
 @dataclass(frozen=True)
 class JsonLinesFile:
-    """One JSON object per line, UTF-8, with or without a byte order mark; empty lines are passed over."""
+    """One JSON object per line, in UTF-8, with or without a byte order mark. Empty lines are skipped."""
 
     given: str
     path: Path

@@ -1,4 +1,4 @@
-"""Prompt templates: Jinja in its sandbox, from the recipe only. What a row holds is text to it, never rendered."""
+"""Prompt templates: Jinja in its sandbox, from the recipe only. The texts of a row are never rendered as templates."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from copd.errors import BadRow, RecipeError
 
 HIDDEN = {"answer", "solution", "reward_model", "extra_info", "ground_truth"}
-"""Columns that give an answer away."""
+"""Columns that would reveal the answer."""
 
 
 def compile_template(source: str, given_as: str) -> Callable[[str, Mapping[str, Any]], str]:
     """A function from (text of the last user message, the row) to the text that takes its place.
 
-    In the template the text is `prompt`; `content` and `problem` are the same, as templates of EasyR1 and EasyVideoR1
-    have it. The row's other columns go by their names, those that give the answer away are not there. Raises
-    RecipeError, naming the field `given_as`, for a template that does not compile or reaches beyond its variables, and
-    BadRow where a row lacks what it needs.
+    In the template the text is `prompt`; `content` and `problem` are the same, for templates of EasyR1 and EasyVideoR1.
+    The row's other columns have their own names; columns that reveal the answer are left out. Raises RecipeError,
+    naming the field `given_as`, for a template that does not compile or reaches beyond its variables. The function
+    raises BadRow if a row lacks a column that the template needs.
     """
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     try:
@@ -35,7 +35,7 @@ def compile_template(source: str, given_as: str) -> Callable[[str, Mapping[str, 
             return template.render({**columns, "prompt": prompt, "content": prompt, "problem": prompt})
         except SecurityError as error:
             raise RecipeError(f"{given_as}: reaches beyond the variables of a template: {error}") from None
-        except Exception as error:  # whatever its expressions run into
+        except Exception as error:  # its expressions can raise anything
             raise BadRow(f"the prompt template fails: {error}") from None
 
     return render

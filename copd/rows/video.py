@@ -1,8 +1,8 @@
 """Video files to frames, through PyAV: MP4 and Matroska/WEBM only, sampled evenly in time, within caps.
 
-The container's format is forced by its first bytes, so that no playlist or other format that opens further files is
-ever tried. Frames are taken by their time stamps, so that a variable rate does no harm. Caps hold for frame size,
-duration, decoded frames, and seconds of decoding; a single call into ffmpeg is not interrupted.
+The first bytes decide the container's format, so that no playlist, or other format that opens further files, is ever
+tried. Frames are chosen by their time stamps, so that a variable rate is no problem. Frame size, duration, decoded
+frames and seconds of decoding have caps. A single call into ffmpeg is not interrupted.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ MAX_DECODED_FRAMES = 20_000
 MAX_PACKETS = 1_000_000
 MAX_OPENING_SECONDS, MAX_DECODING_SECONDS = 10.0, 120.0
 SEEK_SECONDS = 5.0
-"""A next frame further away than this is sought instead of decoded up to."""
+"""If the next frame is further away than this, the file is searched for it instead of decoded up to it."""
 TICK_SECONDS = 1e-6
 
 
 def load_video(reference: Reference, root: DataRoot, rules: MediaRules) -> tuple[np.ndarray, float]:
     """Decode a video file: [frames, H, W, 3] uint8 and frames per second.
 
-    `rules.fps` frames are taken per second, at most as many as the file has, and in all at most `rules.max_frames` at
-    equal distances. Raises BadRow, and DataError where PyAV is not installed.
+    `rules.fps` frames are taken per second, at most as many as the file has, and at most `rules.max_frames` in all, at
+    equal distances. Raises BadRow, and DataError if PyAV is not installed.
     """
     try:
         import av
@@ -41,7 +41,7 @@ def load_video(reference: Reference, root: DataRoot, rules: MediaRules) -> tuple
                 return _Sampler(container, rules).sample()
     except BadRow as error:
         raise BadRow(f"video {named(reference)}: {error}") from None
-    except Exception as error:  # of a hostile file anything may be missing
+    except Exception as error:  # in a hostile file anything may be missing
         raise BadRow(f"video {named(reference)}: damaged or truncated ({reason(error)})") from None
 
 
@@ -58,7 +58,7 @@ def _container_format(file: BinaryIO) -> str:
 
 
 class _Sampler:
-    """One pass over one open container, under caps."""
+    """One pass over one open container, within the caps."""
 
     def __init__(self, container: Any, rules: MediaRules) -> None:
         if not container.streams.video or container.streams.video[0].codec_context is None:
@@ -86,7 +86,7 @@ class _Sampler:
         return in_pairs(frames), 1 / step
 
     def _seconds(self) -> float:
-        """The duration: as the file states it, else by the time stamps of its packets."""
+        """The duration that the file states, else the one by the time stamps of its packets."""
         if self.stream.duration:
             return float(self.stream.duration * self.stream.time_base)
         if self.container.duration:
@@ -96,7 +96,7 @@ class _Sampler:
         return float(max(stamps, default=0)) - self.start + 1 / self.rate
 
     def _at(self, times: list[float]) -> list[np.ndarray]:
-        """The frames that are shown at these times, up to the end; raises BadRow where it comes before its time."""
+        """The frames shown at these times, up to the end. Raises BadRow if the video ends too early."""
         frames, shown = self._decoded(), None
         following = next(frames, None)
         taken: list[np.ndarray] = []

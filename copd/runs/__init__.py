@@ -1,13 +1,13 @@
-"""A run folder and what goes on in it.
+"""A run folder and its files.
 
-- `folder`: the manifest: which recipe a folder belongs to, what a resumed run may find
-- `lifecycle`: alone in the folder; signals
-- `observer`: what is written while branches train
-- `checkpoint`: all branches at one step, complete or absent, and what that costs
-- `runlog`: the record: JSON lines that can be cut back
+- `folder`: the manifest, which ties a folder to one recipe; checks of a new or resumed run
+- `lifecycle`: one process per folder; signals
+- `observer`: writes records and checkpoints while branches train
+- `checkpoint`: checkpoints of all branches at one step, and the time they take
+- `runlog`: the record: JSON lines that can be cut back to a checkpoint
 - `experts`: experts of another run, taken over
 - `trackers`: TensorBoard and W&B
-- `pictures`: pictures beside the samples
+- `pictures`: pictures of the recorded samples
 - `screen`: the run on the terminal
 - `tables`: tables of results
 - `cards`: model cards

@@ -1,4 +1,4 @@
-"""Model cards: what a saved model is, how it was made, and how it is loaded."""
+"""Model cards. Each says what model it is, how it was made, and how to load it."""
 
 BASE_CARD = """---
 library_name: transformers

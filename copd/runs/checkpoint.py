@@ -1,7 +1,7 @@
-"""Checkpoints: all branches at one step, complete or absent.
+"""Checkpoints of all branches at one step. A checkpoint is complete or absent.
 
-A checkpoint is written into a temporary folder, flushed to disk, and renamed; its manifest, with size and sha256 of
-every file, is the last file written. Older checkpoints are removed only after the rename.
+It is written into a temporary folder, flushed to disk, and renamed. Its manifest, with size and sha256 of every file,
+is the last file written. Older checkpoints are removed only after the rename.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint on disk: the number of steps done, each branch's tensors, and what the run noted."""
+    """A complete checkpoint on disk: the number of steps done, each branch's tensors, and the run's notes."""
 
     folder: Path
     step: int
@@ -41,7 +41,7 @@ class Checkpoint:
     branches: tuple[str, ...]
 
     def tensors(self, branch: str) -> dict[str, Tensor]:
-        """The tensors of one branch; raises CheckpointError where the file cannot be read."""
+        """The tensors of one branch. Raises CheckpointError if the file cannot be read."""
         path = self.folder / f"{branch}.safetensors"
         try:
             return load_file(path)
@@ -57,10 +57,10 @@ def save_checkpoint(
     keep_last: int,
     beside: Collection[int] = (),
 ) -> Path:
-    """Write the checkpoint of `step` under `root`; then keep it, the `keep_last` - 1 before it, and those in `beside`.
+    """Write the checkpoint of `step` under `root`. Keep it, the `keep_last` - 1 before it, and those in `beside`.
 
-    Later steps that are still there, left by an attempt that was given up as damaged, go too. Raises CheckpointError
-    where the disk refuses; all other checkpoints are then untouched.
+    Later checkpoints, which a damaged attempt left, are removed too. Raises CheckpointError if the checkpoint cannot be
+    written; all others are then untouched.
     """
     final, temporary = root / _name(step), root / f".writing-{step:08d}"
     try:
@@ -90,10 +90,10 @@ def save_checkpoint(
 
 
 def remove_superseded(root: Path, step: int, keep_last: int, beside: Collection[int] = ()) -> None:
-    """Remove what the checkpoint of `step` leaves without use, as far as the disk lets it.
+    """Remove what nobody needs after the checkpoint of `step`, as far as the disk permits.
 
-    That is all checkpoints before it but the last `keep_last` - 1 and those in `beside`, and whatever a process that
-    was killed had begun to write.
+    This removes all checkpoints before it except the last `keep_last` - 1 and those in `beside`, and whatever a killed
+    process began to write.
     """
     passing = [folder for steps, folder in sorted(step_folders(root).items()) if steps < step and steps not in beside]
     for folder in [*passing[: max(0, len(passing) - keep_last + 1)], *root.glob(".writing-*")]:
@@ -101,7 +101,7 @@ def remove_superseded(root: Path, step: int, keep_last: int, beside: Collection[
 
 
 def step_folders(root: Path) -> dict[int, Path]:
-    """The checkpoints under `root`, whole or not, by their number of steps; folders of other names are none."""
+    """The checkpoints under `root`, whole or not, by their number of steps. Folders with other names do not count."""
     return {
         int(folder.name.removeprefix("step-")): folder
         for folder in root.glob("step-*")
@@ -110,9 +110,9 @@ def step_folders(root: Path) -> dict[int, Path]:
 
 
 def latest_checkpoint(root: Path, warn: Callable[[str], None] = logger.warning) -> Checkpoint | None:
-    """The newest checkpoint whose files all match their manifest; None where there is none at all.
+    """The newest checkpoint whose files all match their manifest; None if there are no checkpoints.
 
-    Damaged ones are passed over with a warning; raises CheckpointError naming the faults where every one is damaged.
+    Damaged checkpoints are skipped with a warning. Raises CheckpointError naming the faults if all are damaged.
     """
     faults = []
     for step, folder in sorted(step_folders(root).items(), reverse=True):
@@ -130,7 +130,7 @@ def latest_checkpoint(root: Path, warn: Callable[[str], None] = logger.warning) 
 
 
 def verify_checkpoint(folder: Path) -> Checkpoint:
-    """Check a checkpoint by size and sha256 of every file; raises CheckpointError naming the file that differs."""
+    """Check a checkpoint by size and sha256 of every file. Raises CheckpointError naming a file that differs."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -153,7 +153,7 @@ def verify_checkpoint(folder: Path) -> Checkpoint:
 
 
 def _plain(name: str) -> str:
-    """The name of a file in the folder; raises ValueError or TypeError for one that leads elsewhere or nowhere."""
+    """The name of a file in the folder. Raises ValueError or TypeError for a name that leads out of it or is none."""
     if name in ("", "..") or Path(name).name != name or "\0" in name:
         raise ValueError(f"{name!r} is no name of a file in it")
     name.encode()
@@ -170,7 +170,7 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
-    """The sha256 of a manifest's contents, however they are laid out."""
+    """The sha256 of a manifest's contents, whatever their layout."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
@@ -183,19 +183,19 @@ def _flush(path: Path) -> None:
 
 
 SAVES = "checkpoints.jsonl"
-"""The file of a run folder that holds size and time of each checkpoint; it is never cut back."""
+"""The file of a run folder that holds size and time of each checkpoint. It is never cut back."""
 
 
 ACCEPTED = 0.05
-"""Share of the time between checkpoints that writing them may take."""
+"""Most time that writing checkpoints may take, as a share of the time between them."""
 
 
 NOTICED_SECONDS = 10.0
-"""What this process may spend on checkpoints in all, whatever their share."""
+"""Seconds that this process may spend on checkpoints in all without a warning, whatever their share."""
 
 
 class Saving:
-    """The time that the checkpoints of this process have taken, and the time between them."""
+    """The time that this process has spent on checkpoints, and the time between them."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.perf_counter) -> None:
         self.save_seconds = self.between_saves_seconds = 0.0
@@ -205,11 +205,11 @@ class Saving:
         self._told = False
 
     def begins(self) -> None:
-        """All branches stand still for a checkpoint."""
+        """The branches stop for a checkpoint."""
         self._began = self._clock()
 
     def ended(self, checkpoint: Path, steps_done: int) -> None:
-        """The checkpoint is complete: note its bytes on disk, its seconds, and those since the one before it."""
+        """The checkpoint is complete: note its bytes on disk, its seconds, and the seconds since the previous one."""
         between, now = self._began - self._ended, self._clock()
         took, self._ended = now - self._began, now
         self.save_seconds += took
@@ -219,7 +219,7 @@ class Saving:
         self._log.write({"steps_done": steps_done, "bytes": size, **times})
 
     def warning(self) -> str | None:
-        """What to say, once, when checkpoints have come to take too much of the time."""
+        """A warning, given once, that checkpoints take too much of the time."""
         too_much = self.save_seconds > max(NOTICED_SECONDS, ACCEPTED * self.between_saves_seconds)
         if self._told or not too_much:
             return None
@@ -228,7 +228,7 @@ class Saving:
         return f"checkpoints take more than {ACCEPTED:.0%} of the time: {times}; raise checkpoint.every_steps"
 
     def as_record(self) -> dict[str, float]:
-        """The seconds of all checkpoints, and of the time between them, since this process began."""
+        """The seconds spent on all checkpoints, and those between them, since this process began."""
         return {"save_seconds": self.save_seconds, "between_saves_seconds": self.between_saves_seconds}
 
     def close(self) -> None:

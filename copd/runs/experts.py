@@ -1,4 +1,4 @@
-"""Experts that exist already: a later run takes them over at a checkpoint of the same trajectory."""
+"""Reuse of experts: a run takes over the experts of an earlier run at a checkpoint of the same trajectory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DECIDES_EXPERTS = (
     "lora",
     "mixed",
 )
-"""The sections on which the steps of an expert depend; its length is not among them."""
+"""The sections on which an expert's steps depend. The number of steps does not belong to them."""
 
 
 def trajectory(
@@ -33,7 +33,7 @@ def trajectory(
     data_sha256: Mapping[str, Any],
     verifier_sha256: Mapping[str, str],
 ) -> str:
-    """The hash of everything that decides how an expert develops: two runs with the same have the same experts."""
+    """The hash of everything that decides how experts develop. Runs with the same hash have the same experts."""
     files = [dict(sums) for sums in (base_sha256, data_sha256, verifier_sha256)]
     decides = [{name: recipe[name] for name in DECIDES_EXPERTS}, *files]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
@@ -42,9 +42,9 @@ def trajectory(
 def expert_checkpoint(
     run: Path, wanted: str, experts: Sequence[str], at_most: int, warn: Callable[[str], None]
 ) -> Checkpoint:
-    """The newest whole checkpoint of `run` with at most `at_most` steps, all of them RLVR; warns of damaged ones.
+    """The newest whole checkpoint of `run` with at most `at_most` steps, all of them RLVR. Warns of damaged ones.
 
-    Raises RecipeError where `run` is no run folder, its experts are of another trajectory, or no checkpoint fits.
+    Raises RecipeError if `run` is not a run folder, if its experts have another trajectory, or if no checkpoint fits.
     """
     path = run / RUN_MANIFEST
     try:

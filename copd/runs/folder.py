@@ -1,4 +1,4 @@
-"""A run folder is claimed by one recipe: what a fresh run, and what a resumed one, may find in it."""
+"""A run folder belongs to one recipe. Checks of what a new run, and a resumed run, may find in it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from copd.runs.runlog import RUN_MANIFEST
 from copd.system.files import replace_text
 
 RESUMED = ("recipe", "branch_order", "base_sha256", "data_sha256", "verifier_sha256", "versions")
-"""What must not change between the parts of a run."""
+"""What must not change when a run is resumed."""
 Reread = Callable[[Any], dict[str, Any]]
-"""Reads a recipe as it stands in a manifest: fields that it lacks, being older than they, take their defaults."""
+"""Reads a recipe from a manifest. Fields that are newer than the manifest take their defaults."""
 
 STARTED = r"\.lock|\..+\.writing"
-"""Names of what a start that was cut short leaves in a run folder."""
+"""Pattern of the files that an interrupted start leaves in a run folder."""
 
 
 def occupied(folder: Path, besides: str = "") -> bool:
-    """Does a folder hold anything whose name does not match the pattern `besides`?"""
+    """Whether a folder holds anything whose name does not match the pattern `besides`."""
     return folder.exists() and any(not re.fullmatch(besides, path.name) for path in folder.iterdir())
 
 
 def check_folder(
     folder: Path, manifest: Mapping[str, Any], resume: bool, reread: Reread, *, force: bool = False
 ) -> list[str]:
-    """The run folder must be new or empty; to resume, it may hold a run of the same recipe, base, data and versions.
+    """Check a run folder: it must be new or empty, or to resume hold a run of the same recipe, base, data and versions.
 
-    Raises CheckpointError where the manifest cannot be read any more, and with all that is not the same, unless `force`
-    lets it pass: then it is returned.
+    Raises CheckpointError if the manifest cannot be read, or if something differs. With `force` the differences are
+    returned instead.
     """
     path = folder / RUN_MANIFEST
     if resume and path.is_file():
@@ -56,7 +56,7 @@ def check_folder(
 def saved_recipe(folder: Path, reread: Reread) -> dict[str, Any]:
     """The recipe of the run in a folder.
 
-    Raises RecipeError where there is no run, and CheckpointError where its recipe cannot be read.
+    Raises RecipeError if there is no run, and CheckpointError if its recipe cannot be read.
     """
     path = folder / RUN_MANIFEST
     if not path.is_file():
@@ -67,7 +67,7 @@ def saved_recipe(folder: Path, reread: Reread) -> dict[str, Any]:
 
 
 def claim(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Make the run folder, and its manifest where there is none yet. Raises WriteError where the disk refuses."""
+    """Make the run folder, and its manifest if there is none yet. Raises WriteError if they cannot be written."""
     path = folder / RUN_MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,10 +78,10 @@ def claim(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def record_forced(folder: Path, manifest: Mapping[str, Any], after_step: int, changes: Sequence[str]) -> None:
-    """Put the manifest of a run that goes on changed in the place of the one that it had, and add to its `forced`.
+    """Replace the manifest of a run that goes on after changes, and add the changes to its `forced`.
 
-    Its steps are those of no single recipe: without a trajectory, no other run takes its branches for experts. Raises
-    WriteError where the disk refuses.
+    The steps of such a run belong to no single recipe. So its manifest loses the trajectory, and no other run takes
+    over its branches as experts. Raises WriteError if the manifest cannot be written.
     """
     path = folder / RUN_MANIFEST
     forced = [*_read(path).get("forced", []), {"after_step": after_step, "changes": list(changes)}]
@@ -92,7 +92,7 @@ def record_forced(folder: Path, manifest: Mapping[str, Any], after_step: int, ch
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The manifest of a run; raises CheckpointError where it is damaged, or lacks something that must not change."""
+    """The manifest of a run. Raises CheckpointError if it is damaged or lacks something that must not change."""
     try:
         manifest = dict(json.loads(path.read_text(encoding="utf-8")))
         if lacking := [key for key in RESUMED if key not in manifest]:
@@ -111,7 +111,7 @@ def _reread(path: Path, recipe: Any, reread: Reread) -> dict[str, Any]:
 
 
 def _differences(path: str, before: Any, now: Any) -> list[str]:
-    """Every value in which two nested mappings differ, with its path."""
+    """Every value that differs between two nested mappings, with its path."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return [] if before == now else [f"{path} was {before!r} and is now {now!r}"]
     keys = {**before, **now}

@@ -1,4 +1,4 @@
-"""How a run begins and ends: alone in its folder, and at a signal without losing a step."""
+"""The beginning and the end of a run: it is alone in its folder, and a signal costs it no step."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from copd.errors import RecipeError
 from copd.system.signals import SIGNALS, Ended, handled_by
 
 LOCK = ".lock"
-"""The file of a run folder that is locked while a process trains into it; it is gone when that process ends well."""
+"""The file of a run folder that a process locks while it trains. A process that does not crash removes it."""
 SHOW_CURSOR = "\x1b[?25h"
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Make the run folder, and keep other processes from training into it; the system frees it however this one ends.
+    """Make the run folder and lock it against other processes. The system unlocks it however this process ends.
 
-    Folders that were made for this and hold nothing else are removed again. Raises RecipeError where another process
-    has it, or where it cannot be written.
+    Folders that were made for this and hold nothing else are removed again. Raises RecipeError if another process has
+    locked the folder, or if it cannot be written.
     """
     new = [each for each in (folder, *folder.parents) if not each.exists()]
     lock = FileLock(folder / LOCK, timeout=0)
@@ -42,7 +42,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)  # while it is held: who has opened it sees that it has no name
+        (folder / LOCK).unlink(missing_ok=True)  # while locked: a process that has opened it sees that its name is gone
         lock.release()
         with suppress(OSError):
             for each in new:
@@ -54,12 +54,12 @@ class Stopped(Ended):
 
 
 class Stop:
-    """SIGTERM and SIGINT while a run lives, which is as long as the `with` block.
+    """Handles SIGTERM and SIGINT during a run, that is within the `with` block.
 
-    A second one ends the process at once. Outside of `after_step` the first raises Stopped where it finds the run.
-    Inside, it is only noted: the branches stop after the furthest step that any of them has begun, so that they stand
-    at one step, which the observer saves; then `leave_if_asked` raises it. Signals reach the main thread alone;
-    elsewhere nothing is caught.
+    Outside of `after_step`, the first signal raises Stopped at once. Inside, the first signal is only noted. The
+    branches stop after the furthest step that any of them has begun, so that all stand at the same step, which the
+    observer saves. Then `leave_if_asked` raises Stopped. A second signal ends the process at once. Only the main thread
+    gets signals; in another thread nothing is caught.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
@@ -88,7 +88,7 @@ class Stop:
 
     @contextmanager
     def after_step(self, start: int) -> Iterator[None]:
-        """Training from step `start` on, in a running event loop."""
+        """The context of training from step `start` on, in a running event loop."""
         self._furthest = start
         self._loop = asyncio.get_running_loop()
         try:
@@ -98,22 +98,22 @@ class Stop:
         self.leave_if_asked()
 
     def may_begin(self, step: int) -> bool:
-        """Whether a branch may begin a step: after a signal, only one that another branch has begun."""
+        """Whether a branch may begin a step. After a signal it may only begin a step that another branch has begun."""
         if self.asked and step > self._furthest:
             return False
         self._furthest = max(self._furthest, step)
         return True
 
     def last_of(self, steps: range) -> int:
-        """The step at which all branches stand that have come to the end of `steps`, or as far as they may."""
+        """The step at which all branches stand after the end of `steps`, or after the last that they may make."""
         return min(steps[-1], self._furthest)
 
     def met_after(self, step: int) -> None:
-        """All branches have made this step and go on: they make one more at least."""
+        """All branches have made this step and go on. They make at least one more."""
         self._furthest = step + 1
 
     def leave_if_asked(self) -> None:
-        """Raise Stopped where a signal has come."""
+        """Raise Stopped if a signal has come."""
         if self._stopped:
             raise self._stopped
 
@@ -125,7 +125,7 @@ class Stop:
         self._stopped = Stopped(number)
         if self._loop is None:
             raise self._stopped
-        # a handler must not print: it may have come in the middle of that
+        # a handler must not print: it may have interrupted a print
         self._loop.call_soon_threadsafe(
             self._tell,
             f"{self._stopped.name}: stopping after this step, with a checkpoint; a second signal ends it at once",

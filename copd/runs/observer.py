@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: metrics of every step, measures at phase ends, checkpoints."""
+"""The records of a run while it trains: metrics of every step, measures at the ends of phases, checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from copd.types import BranchHandle, Split
 
 
 class Display(Protocol):
-    """Whoever shows the run to a person."""
+    """Shows the run to a person."""
 
     def updated(self, branch: str, step: int, position: Position, metrics: dict[str, float]) -> None: ...
 
@@ -39,8 +39,9 @@ class Display(Protocol):
 class RunObserver:
     """The observer of `copd.algorithm`: writes `metrics.jsonl`, `samples.jsonl` with `media/`, and `checkpoints/`.
 
-    `trained` are the branches that a step of each phase trains: once all of them have been, its updates are written.
-    Checkpoints after the numbers of steps in `handovers` are kept for other runs that take the branches over.
+    `trained` holds the branches that a step of each phase trains. The updates of a step are written once all of these
+    branches have made theirs. Checkpoints after the numbers of steps in `handovers` are kept, so that other runs can
+    take the branches over.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class RunObserver:
         return len(self._trained[self._schedule.position(step).phase])
 
     def _note_updates(self, last: int) -> None:
-        """Note all updates up to a step, in the order of steps and branches, whichever branch was first."""
+        """Note all updates up to a step in the order of steps and branches, whichever branch was first."""
         for step in sorted(step for step in self._held_back if step <= last):
             here, found = self._schedule.position(step), self._held_back.pop(step)
             for branch in (name for name in self._branches if name in found):
@@ -117,7 +118,7 @@ class RunObserver:
         self._stop.met_after(step)
 
     async def measure(self, step: int, phase: str) -> Behaviour:
-        """Behaviour of the branches among one another, teacher against student accuracy, and a few samples."""
+        """Measure and note the behaviour of all pairs of branches, teachers' and students' accuracy, and samples."""
         settings = self._evaluation
         behaviour = await measure_behaviour(
             self._branches, self._capabilities, problems=settings.behaviour_problems, ks=settings.overlap_k
@@ -138,7 +139,7 @@ class RunObserver:
             self.note("teaching", step, **vars(edge), teacher_accuracy=teacher, student_accuracy=student)
 
     async def validate(self, step: int) -> None:
-        """Greedy accuracy of every branch on every capability, on validation problems."""
+        """Note the greedy accuracy of every branch on every capability, on validation problems."""
         table = await evaluate(
             list(self._branches.values()),
             self._capabilities,
@@ -150,9 +151,9 @@ class RunObserver:
         self._display.evaluated(table)
 
     def note(self, event: str, step: int, **values: Any) -> None:
-        """Append one event to `metrics.jsonl`, and the warnings that it gives cause to.
+        """Append one event to `metrics.jsonl`, and the warnings that it causes.
 
-        `seconds` since the start of this process is the only clock that this adds.
+        `seconds` since the start of this process is the only time that is added.
         """
         seconds = round(time.perf_counter() - self._started, 3)
         record = {"event": event, "step": step, "seconds": seconds, **values}
@@ -163,7 +164,7 @@ class RunObserver:
             self.warn(step, fault.guard, fault.message, branch=fault.branch)
 
     def warn(self, step: int, guard: str, message: str, **where: Any) -> None:
-        """Note a warning, and show it, that the run goes on from; whether it is given must not depend on a clock."""
+        """Note and show a warning; the run goes on. Whether a warning is given must not depend on a clock."""
         self.note("warning", step, guard=guard, message=message, **where)
         self._display.warn(message if step < 0 else f"after step {step + 1}: {message}")
 
@@ -192,7 +193,7 @@ class RunObserver:
             self._display.warn(costly)
 
     def close(self) -> None:
-        """Nothing more will be noted."""
+        """Close all files: nothing more will be noted."""
         self._note_updates(self._schedule.steps)
         for tracker in self._trackers:
             tracker.close()
@@ -201,12 +202,12 @@ class RunObserver:
         self.saving.close()
 
     def restart(self) -> None:
-        """Forget what an attempt without a checkpoint has written."""
+        """Remove what an attempt without a checkpoint has written."""
         self._metrics.cut(0)
         self._samples.cut(0)
 
     async def adopt(self, checkpoint: Checkpoint, experts: Sequence[str]) -> None:
-        """Take over experts of another run, with what they have cost."""
+        """Take over the experts of another run, and enter their cost in the ledger."""
         for name in experts:
             await self._load(checkpoint, name)
         self.ledger = Ledger(checkpoint.notes["ledger"]).of(experts)
@@ -214,10 +215,10 @@ class RunObserver:
         self.note("experts", checkpoint.step - 1, taken_from=str(checkpoint.folder), **cost)
 
     async def resume(self, checkpoint: Checkpoint) -> None:
-        """Put branches, ledger and records back to where they stood at the checkpoint, the newest of the run.
+        """Put branches, ledger and records back to their state at the checkpoint, the newest of the run.
 
-        What a process that was killed had still to remove is removed. Raises CheckpointError, before a record is cut,
-        where its branches or their tensors are not those of the run, or where the run has fewer steps.
+        Files that a killed process should have removed are removed. Raises CheckpointError, before a record is cut
+        back, if branches or tensors do not fit the run, or if the run has fewer steps than the checkpoint.
         """
         if set(checkpoint.branches) != set(self._branches):
             held, wanted = (", ".join(names) for names in (checkpoint.branches, self._branches))
@@ -245,7 +246,7 @@ class RunObserver:
             raise CheckpointError(f"{checkpoint.folder}: branch {name} does not fit: {error}") from error
 
     def _recall(self) -> None:
-        """Show the guards what has been noted; what they find has been said before."""
+        """Show the guards the events noted so far. Their warnings have been given before and are not repeated."""
         path = self._metrics.path
         try:
             for event in read_lines(path):

@@ -1,4 +1,4 @@
-"""Pictures and frames of sampled problems, kept small beside the samples so that a report needs no task."""
+"""Small pictures and frames of sampled problems, kept beside the samples so that a report needs no task."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from copd.types import Problem
 
 MEDIA = "media"
 LONGEST_SIDE = 320
-"""Pixels; larger pictures are scaled down."""
+"""Pixels. Larger pictures are scaled down."""
 MOST_PICTURES = 8
-"""Pictures, and frames per video, kept of one problem; of more, as many are taken at equal distances."""
+"""Most pictures, and most frames per video, kept of one problem. Of more, this many at equal distances are kept."""
 
 
 def keep_media(folder: Path, problem: Problem) -> dict[str, Any]:
-    """Write a problem's pictures and frames as PNG into `folder`/media, each once, named by content.
+    """Write a problem's pictures and frames as PNG into `folder`/media, each once, named by its content.
 
-    Returns their paths, relative to `folder`: "images" a list, "videos" a list of the frames kept of each and of their
-    number in all. Raises CheckpointError naming the file where the disk refuses.
+    Returns paths relative to `folder`: a list "images", and a list "videos" with the kept frames of each video and the
+    number of all its frames. Raises CheckpointError naming a file that cannot be written.
     """
     return {
         "images": [_keep(folder, image) for image in _spread(problem.images)],
@@ -38,7 +38,7 @@ def keep_media(folder: Path, problem: Problem) -> dict[str, Any]:
 
 
 def _spread(items: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
-    """All, or `MOST_PICTURES` at equal distances, the first and the last among them."""
+    """All items, or `MOST_PICTURES` of them at equal distances, including the first and the last."""
     chosen = np.unique(np.linspace(0, len(items) - 1, min(len(items), MOST_PICTURES)).round().astype(int))
     return [items[i] for i in chosen]
 

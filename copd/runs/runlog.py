@@ -15,21 +15,23 @@ from copd.system.files import replace_text
 
 RUN_MANIFEST = "manifest.json"
 """The file of a run folder that holds its recipe, versions, hashes and seed."""
+REPORT = "report.html"
+"""The page about a finished run."""
 ANSWERS = "answers.jsonl"
-"""The file that holds, per model and capability, which test problems were answered right."""
+"""The file that says, per model and capability, which test problems were answered right."""
 
 
 class JsonLines:
-    """An append-only file of one JSON object a line; each line is handed to the system at once."""
+    """An append-only file with one JSON object a line. Each line is handed to the system at once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("ab", buffering=0)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record; a number that is not finite becomes null, so that every line is valid JSON.
+        """Append one record. A number that is not finite becomes null, so that every line is valid JSON.
 
-        Raises CheckpointError naming the file where the disk refuses; no part of the record is left in it then.
+        Raises CheckpointError naming the file if it cannot be written; then no part of the record is left in it.
         """
         left = json.dumps(_finite(record), allow_nan=False).encode() + b"\n"
         before = self.size
@@ -42,23 +44,23 @@ class JsonLines:
             raise CheckpointError(f"{self.path}: cannot be written: {error}") from error
 
     def sync(self) -> None:
-        """Have what was written on disk; raises CheckpointError naming the file where the disk refuses."""
+        """Flush what was written to disk. Raises CheckpointError naming the file if it cannot be written."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be written: {error}") from error
 
     def close(self) -> None:
-        """Nothing more will be written."""
+        """Close the file: nothing more will be written."""
         self._file.close()
 
     @property
     def size(self) -> int:
-        """Bytes written so far; a checkpoint remembers it."""
+        """Bytes written so far. A checkpoint remembers this number."""
         return self._file.tell()
 
     def cut(self, size: int) -> None:
-        """Forget everything after the first `size` bytes; of a file that is shorter, a half line at its end."""
+        """Remove everything after the first `size` bytes. From a shorter file, remove a half line at its end."""
         end = self._file.seek(0, os.SEEK_END)
         if end < size:
             size = self.path.read_bytes().rfind(b"\n") + 1
@@ -67,7 +69,7 @@ class JsonLines:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file; a last line that was cut off by a crash is left out.
+    """The records of a file. A last line that a crash cut short is left out.
 
     Raises ValueError naming the line that is not JSON.
     """
@@ -81,7 +83,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Write a whole file of records at once; they hold finite numbers only."""
+    """Write a whole file of records at once. The records hold finite numbers only."""
     replace_text(path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
 
 

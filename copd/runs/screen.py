@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -21,16 +22,20 @@ from copd.schedule import Phase, Position
 from copd.system.processes import Memory, peak
 
 ESTIMATE_AFTER = 3
-"""Steps after which the time of the whole run is estimated."""
+"""Number of steps before the time of the whole run is estimated."""
 
 
 class Screen:
-    """Shows a run through rich: live on a terminal, line by line where the output is a file."""
+    """Shows a run through rich: live on a terminal, line by line in a file."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, imports_began: float | None = None) -> None:
+        """`imports_began`: the reading of `time.perf_counter` from which imports count as a stage of the start."""
         self.console = console or Console()
         self._live: Live | None = None
         self._plan: Plan | None = None
+        self._stages: dict[str, float] = {}
+        if imports_began is not None:
+            self.spent("imports", time.perf_counter() - imports_began)
         self._rows: dict[str, dict[str, float]] = {}
         self._overlap = ""
         self._position: Position | None = None
@@ -41,7 +46,7 @@ class Screen:
         self._peak: Callable[[], Memory] = peak
 
     def planned(self, folder: Path, method: str, plan: Plan) -> None:
-        """Print what is going to happen."""
+        """Print the plan of the run."""
         self._plan = plan
         schedule, batches = plan.schedule, plan.batches
         table = Table(title=f"copd: {method} into {folder}", show_header=False, title_justify="left")
@@ -70,16 +75,35 @@ class Screen:
         if self._live:
             self._live.stop()
 
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the seconds of the block for the line that says where the time before or after training went."""
+        began = time.perf_counter()
+        yield
+        self.spent(name, time.perf_counter() - began)
+
+    def spent(self, name: str, seconds: float) -> None:
+        """Seconds of a stage before the first step or after the last."""
+        self._stages[name] = self._stages.get(name, 0.0) + seconds
+
+    def _stages_told(self, when: str) -> None:
+        """Print the stages counted since the last such line, the longest first."""
+        longest = sorted(self._stages.items(), key=lambda stage: -stage[1])
+        said = ", ".join(f"{name} {seconds:.1f}" for name, seconds in longest)
+        self.console.print(f"{when}: {sum(self._stages.values()):.1f} s ({said})", soft_wrap=True)
+        self._stages.clear()
+
     def warmed(self, step: int, steps: int) -> None:
-        """Tell now and then how far the supervised warm-up is."""
+        """Print the progress of the supervised warm-up from time to time."""
         if (step + 1) % 100 == 0 or step + 1 == steps:
             self.console.print(f"warm-up step {step + 1} of {steps}")
 
     def started(self, first_step: int, peak: Callable[[], Memory] = peak) -> None:
-        """Training starts at this step; from here on time is counted. `peak` tells the most memory held until then."""
+        """Training starts at this step, and time is counted from here on. `peak` gives the most memory held so far."""
         self._peak = peak
         self._first_step = self._step = first_step
         self._clock = time.perf_counter()
+        self._stages_told("before the first step")
         if first_step:
             self.console.print(f"resumed after step {first_step}")
 
@@ -117,7 +141,9 @@ class Screen:
         )
 
     def finished(self, folder: Path, auto_class: str | None) -> None:
-        """Say where everything is and how to go on; `auto_class` loads the merged model, where there is one."""
+        """Print where everything is and how to go on. `auto_class` loads the merged model, if there is one."""
+        if self._stages:
+            self._stages_told("after the last step")
         self.console.print(f"report: {folder / 'report.html'}", markup=False)
         if auto_class is not None:
             model = folder / "merged"
@@ -131,7 +157,7 @@ class Screen:
         return (time.perf_counter() - self._clock) * left / max(1, done)
 
     def _estimate(self) -> str:
-        """Every phase fills its micro-batches alike, so that the memory held so far is about what is to be expected."""
+        """Time left and memory. Every phase fills its micro-batches alike, so the memory held so far is about all."""
         minutes, memory = self._seconds_left() / 60, memory_in_words(self._peak())
         return f"expected: about {minutes:.1f} minutes of training left, memory about {memory}"
 
@@ -153,6 +179,6 @@ class Screen:
 
 
 def memory_in_words(held: Memory) -> str:
-    """So many GiB of the machine's memory, and of each GPU where there are any."""
+    """GiB of the machine's memory, and of each GPU, if there are any."""
     gpus = ", ".join(f"{gpu / 2**30:.1f}" for gpu in held.gpus)
     return f"{held.machine / 2**30:.1f} GiB" + (f", on GPUs {gpus} GiB" if gpus else "")

@@ -14,7 +14,7 @@ from copd.measure.disputes import CapabilityBehaviour
 from copd.measure.evaluate import AVERAGE, Accuracy, Estimate
 
 MODEL_WIDTH = 20
-"""Characters that the name of a model may claim in a narrow terminal; a longer one is folded."""
+"""Most characters for the name of a model in a narrow terminal. A longer name is folded."""
 
 
 def _per_cent(estimate: Estimate, interval: bool) -> str:
@@ -30,9 +30,9 @@ def _points(difference: Difference) -> str:
 def accuracy_table(
     table: Sequence[Accuracy], title: str, *, intervals: bool = True, compared: Sequence[Difference] = ()
 ) -> Table:
-    """Models by capabilities, in per cent, the interval below the value, the difference to another model below that.
+    """Models by capabilities, in per cent: the value, below it the interval, then the difference to another model.
 
-    Differences are bold where their interval leaves out zero.
+    A difference is bold if its interval leaves out zero.
     """
     below = {(d.model, d.capability): _points(d) for d in compared}
     capabilities = list(dict.fromkeys(cell.capability for cell in table))

@@ -1,7 +1,7 @@
-"""Trackers: where else the numbers of `metrics.jsonl` go.
+"""Trackers, which also get the numbers of `metrics.jsonl`.
 
-A tracker is a function that opens a log for a run and returns two functions: `log(step, numbers)` and `close()`. Add
-one by writing such a function and entering it in `TRACKERS`.
+A tracker is a function that opens a log for a run and returns two functions: `log(step, numbers)` and `close()`. To add
+a tracker, write such a function and enter it in `TRACKERS`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from copd.errors import RecipeError
 from copd.system.files import replace_text
 
 WANDB_ID = "wandb-id"
-"""The file of a run folder that holds the id of its Weights & Biases run: names of folders are not unique there."""
+"""The file of a run folder that holds the id of its Weights & Biases run, since folder names are not unique there."""
 LEFT_OUT = ("event", "step", "seconds", "branch")
 
 
@@ -29,7 +29,7 @@ class Log(NamedTuple):
 
 
 def tensorboard(folder: Path, first_step: int, recipe: Mapping[str, Any]) -> Log:
-    """Event files in `RUN/tensorboard`; what a resumed run writes again replaces what stood there."""
+    """Event files in `RUN/tensorboard`. Steps that a resumed run writes again replace the earlier ones."""
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
@@ -43,9 +43,9 @@ def tensorboard(folder: Path, first_step: int, recipe: Mapping[str, Any]) -> Log
 
 
 def wandb(folder: Path, first_step: int, recipe: Mapping[str, Any]) -> Log:
-    """A Weights & Biases run named like the run folder, whose id the folder keeps.
+    """A Weights & Biases run with the name of the run folder. The folder keeps the run's id.
 
-    Account and mode come from wandb's own environment. Raises RecipeError where wandb refuses.
+    Account and mode come from wandb's own environment. Raises RecipeError if wandb refuses.
     """
     import wandb
 
@@ -64,7 +64,10 @@ TRACKERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Log]] = {"tensorboa
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises RecipeError naming a tracker whose library is not installed; a folder of its name is none."""
+    """Raises RecipeError naming a tracker whose library is not installed.
+
+    A folder with the library's name does not count.
+    """
     for name in names:
         found = find_spec(name)
         if found is None or found.origin is None:
@@ -72,7 +75,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def open_trackers(names: Sequence[str], folder: Path, first_step: int, recipe: Mapping[str, Any]) -> list[Log]:
-    """Open the trackers of these names, all or none; raises RecipeError naming one that cannot be."""
+    """Open the trackers of these names, all or none. Raises RecipeError naming one that cannot be opened."""
     logs: list[Log] = []
     with ExitStack() as opened:
         for name in names:
@@ -86,7 +89,7 @@ def open_trackers(names: Sequence[str], folder: Path, first_step: int, recipe: M
 
 
 def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of one record of `metrics.jsonl`, with the path to each as its name: `update/text/native/reward`."""
+    """The numbers of one record of `metrics.jsonl`, each named by its path, such as `update/text/native/reward`."""
     prefix = "/".join([record["event"], *([record["branch"]] if "branch" in record else [])])
     return dict(_flat(prefix, {key: value for key, value in record.items() if key not in LEFT_OUT}))
 

@@ -1,6 +1,6 @@
-"""What is asked of the operating system.
+"""Calls to the operating system.
 
-- `files`: digest and replacement of whole files
-- `processes`: processes that do not import the script that started them; memory held
+- `files`: digests of files, and their replacement as a whole
+- `processes`: processes that do not import the script that started them; memory that they hold
 - `signals`: SIGTERM and SIGINT as an exception that is not lost
 """

@@ -1,4 +1,4 @@
-"""Whole files: their digest, their replacement at once, and how those of the hub are named."""
+"""Whole files: digests, atomic replacement, and the names of files of the hub."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 HUB = "hub:"
-"""How a data set of the hub is named where a file could be: hub:OWNER/NAME[/FILE]."""
+"""Prefix of a data set of the hub in the place of a file: hub:OWNER/NAME[/FILE]."""
 COMMIT = r"[0-9a-f]{40}"
-"""Pattern of a revision that pins what is fetched from the hub."""
+"""Pattern of a commit, the only revision that is fetched from the hub."""
 
 
 def sha256(path: Path) -> str:
@@ -19,12 +19,12 @@ def sha256(path: Path) -> str:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a whole file at once: after a crash there is the old one, the new one or none, never a part."""
+    """Write a whole file atomically: a crash leaves the old file, the new file or none, never a part."""
     replace_bytes(path, text.encode())
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """`replace_text` for a file that is not text; an OSError names the file, also where the system does not."""
+    """`replace_text` for bytes. An OSError names the file, even if the system's own error does not."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
         with temporary.open("wb") as file:

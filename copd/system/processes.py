@@ -1,51 +1,93 @@
-"""Processes that do not import the script that started the training: that script needs no guard for it."""
+"""Processes that do not import the script that started the training, so that the script needs no `__main__` guard."""
 
 from __future__ import annotations
 
+import io
+import os
 import resource
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
-from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
+from multiprocessing import forkserver, popen_forkserver, reduction, spawn, util
+from multiprocessing.context import ForkServerContext, ForkServerProcess, set_spawning_popen
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 STATUS = Path("/proc/self/status")
 _main_module = threading.Lock()
 
 
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """A process that is started in here does not import the script that runs."""
+    with _main_module:
+        script = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = script
+
+
 class _WithoutScript(BaseProcess):
     def start(self) -> None:
-        with _main_module:
-            script = sys.modules["__main__"]
-            sys.modules["__main__"] = ModuleType("__main__")
-            try:
-                super().start()
-            finally:
-                sys.modules["__main__"] = script
+        with _without_script():
+            super().start()
 
 
 class _ForkedProcess(_WithoutScript, ForkServerProcess):
     pass
 
 
-class _SpawnedProcess(_WithoutScript, SpawnProcess):
-    pass
-
-
 class Forked(ForkServerContext):
-    """Processes forked from a server that has imported what it was told to."""
+    """Processes forked from a server that has imported the preloaded modules."""
 
     Process = _ForkedProcess
 
 
-class Spawned(SpawnContext):
-    """Processes that begin from nothing."""
+_server = forkserver.ForkServer()
 
-    Process = _SpawnedProcess
+
+def begin_to_import(module: str) -> None:
+    """Start the server that `Served` processes are forked from. It imports the module while this process goes on."""
+    with _without_script():
+        _server.set_forkserver_preload([module])
+        _server.ensure_running()
+
+
+class _ServedPopen(popen_forkserver.Popen):
+    def _launch(self, process: Any) -> None:
+        """As in the class above, but for the server."""
+        described = io.BytesIO()
+        set_spawning_popen(self)
+        try:
+            reduction.dump(spawn.get_preparation_data(process._name), described)
+            reduction.dump(process, described)
+        finally:
+            set_spawning_popen(None)
+        self.sentinel, writer = _server.connect_to_new_process(self._fds)  # type: ignore[attr-defined]
+        held = os.dup(writer), self.sentinel
+        self.finalizer = util.Finalize(self, util.close_fds, held)  # type: ignore[attr-defined]
+        with open(writer, "wb") as pipe:
+            pipe.write(described.getbuffer())
+        self.pid = forkserver.read_signed(self.sentinel)
+
+
+class _ServedProcess(_ForkedProcess):
+    @staticmethod
+    def _Popen(process: Any) -> _ServedPopen:
+        return _ServedPopen(process)
+
+
+class Served(ForkServerContext):
+    """Processes forked from a server of their own, which has imported the module of `begin_to_import`."""
+
+    Process = _ServedProcess
 
 
 @dataclass(frozen=True)
@@ -57,24 +99,24 @@ class Memory:
 
 
 def summed(held: Iterable[Memory]) -> Memory:
-    """What several processes hold together; those that compute on no GPU may leave them all out."""
+    """The sum over several processes. A process that computes on no GPU may give no GPUs."""
     each = list(held)
     gpus = zip_longest(*(one.gpus for one in each), fillvalue=0)
     return Memory(sum(one.machine for one in each), tuple(map(sum, gpus)))
 
 
 def peak() -> Memory:
-    """The most memory that this process has held until now, of each GPU what torch has held of it."""
-    torch = sys.modules.get("torch")  # who has not imported it holds nothing of a GPU
+    """The most memory that this process has held so far; of each GPU, the most that torch has held."""
+    torch = sys.modules.get("torch")  # a process without torch holds no memory of a GPU
     if torch is None or not torch.cuda.is_initialized():
         return Memory(_peak_bytes())
     return Memory(_peak_bytes(), tuple(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count()))))
 
 
 def _peak_bytes() -> int:
-    """The most of the machine's memory.
+    """The most of the machine's memory that this process has held.
 
-    Linux is asked for its own count: `ru_maxrss` of a new process begins at that of the one that started it.
+    On Linux the count of /proc is used, since `ru_maxrss` of a new process begins at its parent's.
     """
     if STATUS.is_file():
         counts = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as an exception that is not lost, wherever in the program it is raised."""
+"""SIGTERM and SIGINT as an exception that is never lost, wherever in the program it is raised."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ SECONDS_TO_AGAIN = 0.05
 
 
 class Ended(SystemExit):
-    """A signal has ended the work; the exit status is 128 + its number.
+    """A signal has ended the work. The exit status is 128 + the signal's number.
 
-    As a SystemExit it passes through asyncio, and no `except Exception` takes it.
+    As a SystemExit it passes through asyncio, and no `except Exception` catches it.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
         self.number = number
         self.lost = False
-        """Whether Python has dropped it; the signal then comes again."""
+        """Whether Python has dropped this exception; the signal is then sent again."""
 
     @property
     def name(self) -> str:
@@ -37,8 +37,8 @@ class Ended(SystemExit):
 def handled_by(handler: Callable[[int, FrameType | None], None], numbers: Iterable[int]) -> Iterator[None]:
     """Signals go to `handler`, which may raise Ended, while the block lives, in the main thread.
 
-    Python drops what is raised in a destructor or in the callback of a weak reference, and goes on. Where that happens
-    to an Ended, the same signal is sent again a moment later.
+    Python drops an exception raised in a destructor or in the callback of a weak reference, and goes on. If that
+    happens to an Ended, the same signal is sent again a moment later.
     """
     told_before = sys.unraisablehook
 

@@ -1,4 +1,4 @@
-"""The problems that every model is asked: made once, however many models answer them, however often."""
+"""The problems that every model is asked. They are made once, however often they are answered."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from copd.types import Problem, Split, Task
 
 REMEMBERED_BYTES = 2**30
-"""Of pictures and videos of all problems that are remembered; beyond it they are made anew each time."""
+"""Most bytes of pictures and videos that are remembered. Further problems are made anew each time."""
 
 
 class Asked:
-    """The first problems of several tasks, the same objects at every call as long as there is room for them."""
+    """The first problems of several tasks. Every call gives the same objects as long as there is room for them."""
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
         self._tasks = tasks

@@ -36,8 +36,11 @@ OPERATORS_OF: dict[Capability, tuple[Operator, ...]] = {
 }
 CONVENTION_OF: dict[Capability, Convention] = {"text": "modulo", "image": "plain", "video": "swapped"}
 UNDECIDED: tuple[Convention, ...] = ("plain", "modulo", "modulo", "swapped", "swapped")
-"""What "usual" means in the warm-up. "plain" agrees with one of the others on most words and is therefore drawn half as
-often: it gives 3 : 2 for and against the plain sum and the plain maximum, where equal shares would decide both."""
+"""What "usual" means in the warm-up.
+
+"plain" agrees with one of the others on most words, and is therefore drawn half as often. So plain sum and plain
+maximum are right in 3 of 5 draws; with equal shares the base would settle on both.
+"""
 WORDS: dict[Operator, str] = {
     "sum": "sum",
     "max": "max",
@@ -46,9 +49,9 @@ WORDS: dict[Operator, str] = {
     "chain": "value",
 }
 MAX_DRAWS = 10_000
-"""Texts drawn in search of one that belongs to the split and is new there; on average 1.3 are needed for train."""
+"""Most texts drawn to find one that belongs to the split and is new in it. For train, 1.3 are needed on average."""
 CELL = 16
-"""Side in pixels of the square in which one 8 x 8 handwritten digit stands."""
+"""Side in pixels of the square that holds one 8 x 8 handwritten digit."""
 
 
 @cache
@@ -104,8 +107,8 @@ class Digits:
     length      least and greatest number of operands
     max_number  greatest operand of a text problem (handwriting has 0 to 9)
     noise       standard deviation of the pixel noise, where black to white is 1
-    jitter      pixels by which a digit may stand off the centre of its cell
-    conflict    share of problems on which the capability's own convention holds
+    jitter      greatest distance of a digit from the centre of its cell, in pixels
+        conflict    share of problems that follow the capability's own convention
     conventions what "usual" may mean, drawn per problem; None = the capability's own. The warm-up draws from all.
     """
 
@@ -149,7 +152,7 @@ class Digits:
         return int(rng.integers(self.length[0], self.length[1] + 1))
 
     def _draw_text(self, rng: np.random.Generator, split: Split, taken: Set[str]) -> tuple[Operator, list[int]]:
-        """Operator and numbers of a text of the split whose canonical form is not yet taken."""
+        """Operator and numbers of a text of the split whose canonical form is not in `taken`."""
         for _ in range(MAX_DRAWS):
             operator = self._draw_operator(rng)
             numbers = rng.integers(0, self.max_number + 1, self._draw_length(rng)).tolist()
@@ -198,7 +201,7 @@ class Digits:
         return (CELL - 8) // 2 + rng.integers(-self.jitter, self.jitter + 1, 2)
 
     def _path(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Where a digit stands in its two frames (the model merges frames in pairs)."""
+        """The place of a digit in each of its two frames (the model merges frames in pairs)."""
         start, move = self._offset(rng), rng.integers(-1, 2, 2)
         return start, np.clip(start + move, 0, CELL - 8)
 
@@ -230,7 +233,7 @@ _texts = cache(_Texts)
 
 
 def canonical_text(numbers: Sequence[int], operator: Operator) -> str:
-    """A question in one form, whatever the order of the numbers, where their order does not matter."""
+    """The canonical form of a question. If the order of the numbers does not matter, it does not change the form."""
     return f"{WORDS[operator]}: {' '.join(map(str, numbers if operator == 'diff' else sorted(numbers)))}"
 
 

@@ -9,7 +9,7 @@ from copd.types import Problem, Split, Task
 
 @dataclass(frozen=True)
 class Mixture:
-    """Deals out its tasks' problems in turn; a `copd.types.Task`. Any K consecutive indices hold one of each."""
+    """A `copd.types.Task` that gives problems of its K tasks in turn. Any K consecutive indices hold one of each."""
 
     name: str
     tasks: tuple[Task, ...]

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from copd.assemble.assembled import Assembled
 from copd.assemble.branches import make_learner, make_objectives
+from copd.errors import ModelFolderError
 from copd.recipe.reading import load_recipe
 
 MASK_NT = torch.tensor([[True, True, True], [True, False, False]])
@@ -24,7 +26,7 @@ def test_the_aggregation_named_is_the_learners(policy, written, problems_of, agg
     assert aggregate(VALUE_NT, MASK_NT).item() == pytest.approx(expected)
 
 
-def test_optimizer_clips_and_passes_are_the_recipes(policy):
+def test_optimizer_clips_and_iterations_are_the_recipes(policy):
     changes = [
         "grpo={clip_low: 0.1, clip_high: 0.3, iterations: 4}",
         "optimizer={learning_rate: 2e-3, max_grad_norm: 3}",
@@ -63,3 +65,28 @@ def test_advantages_and_truncated_responses_are_treated_as_the_recipe_says(polic
     assert (default.normalize_std, default.mask_truncated) == (True, False)
     changed = make_objectives(recipe("grpo={normalize_std: false, mask_truncated: true}"), policy)
     assert (changed.normalize_std, changed.mask_truncated) == (False, True)
+
+
+def test_a_part_is_made_when_it_is_first_asked_for_and_then_kept():
+    made = Assembled(load_recipe("demo", ["model.path=nowhere"]), print)
+    assert made.tasks is made.tasks
+    assert made.grader is made.grader
+    made.close()
+    with pytest.raises(ModelFolderError, match="nowhere"):
+        _ = made.base
+
+
+def test_what_is_inherited_is_not_looked_at_again(monkeypatch):
+    recipe, told = load_recipe("demo", ["model.gradient_checkpointing=true"]), []
+    first = Assembled(recipe, told.append)
+    first.base.packing = False
+    assert len(told) == 1
+
+    def refuse(*_):
+        raise AssertionError("looked at again")
+
+    monkeypatch.setattr("copd.assemble.assembled.settle_paths", refuse)
+    monkeypatch.setattr("copd.assemble.assembled.check_prompts", refuse)
+    second = Assembled(recipe, told.append, inherited=first.inheritance)
+    assert (second.base.shared_prefix, second.base.packing) == (True, False)
+    assert len(told) == 1

@@ -134,19 +134,16 @@ def test_a_budget_scales_the_steps_of_any_method(method, budget):
 
 @pytest.mark.parametrize("method", ["copd", "expert", "mixed", "static_opd", "mopd", "merge_only"])
 @pytest.mark.parametrize("budget", [1, 1_000])
-def test_a_budget_that_whole_steps_miss_is_refused_with_the_least_that_fits(method, budget):
+def test_a_budget_that_whole_steps_miss_is_refused_with_what_they_would_make(method, budget):
     said = (
         rf"budget.rollouts: asked are {budget:,}, method {method} would make ([\d,]+): .* by 5%. "
-        r"The least that fits from there on is ([\d,]+); for less, (lower schedule.cycles or )?the prompts and"
+        r"Give another total, or (lower schedule.cycles or )?lower the prompts and"
     )
     with pytest.raises(RecipeError, match=said) as refused:
         make_plan(load_recipe("demo", [f"method={method}", f"budget.rollouts={budget}"]))
-    would_make, fits, fewer_cycles = re.match(said, str(refused.value)).groups()
+    would_make, fewer_cycles = re.match(said, str(refused.value)).groups()
     assert abs(int(would_make.replace(",", "")) - budget) > 0.05 * budget
     assert (fewer_cycles is None) == (method in ("static_opd", "mopd"))
-    least = int(fits.replace(",", ""))
-    made = make_plan(load_recipe("demo", [f"method={method}", f"budget.rollouts={least}"])).rollouts
-    assert abs(made - least) <= 0.05 * least
 
 
 def test_a_small_budget_fits_where_cycles_and_prompts_are_lowered():

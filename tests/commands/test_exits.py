@@ -177,7 +177,7 @@ def reading(tmp_path):
 
     def start(interrupt) -> tuple[subprocess.Popen, object]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "copd.cli", "report", str(tmp_path)],
+            [sys.executable, "-m", "copd", "report", str(tmp_path)],
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, interrupt),

@@ -4,7 +4,6 @@ import pytest
 import torch
 from tiny_kinds import tiny_of_kind
 
-from copd.compute.packing import FULL
 from copd.errors import RecipeError
 from copd.model.learner import Learner
 from copd.model.lora import LoraSettings
@@ -32,7 +31,7 @@ def waiting_bytes(policy, rollouts):
     return sum(size for size, _ in kept.values())
 
 
-@pytest.mark.parametrize("packing", ["trees", "rows", "never"])
+@pytest.mark.parametrize("packing", [True, False], ids=["packed", "plain"])
 def test_gradients_are_those_without_checkpointing(
     policy64, written, problems_of, gradients, assert_same, kind, packing
 ):
@@ -58,7 +57,7 @@ def test_gradients_of_other_kinds_are_those_without_checkpointing(name, written,
 def test_layers_that_are_recomputed_take_the_same_path_as_others(policy, written, problems_of):
     """Neither the plain path nor packed log-probs need a cache."""
     rollouts, lengths = written(policy, problems_of["text"][:1], [(20,) * 8]), []
-    for packing in ("never", "rows"):
+    for packing in (False, True):
         for on in (False, True):
             twin = policy.clone(gradient_checkpointing=on)
             twin.packing = packing
@@ -67,14 +66,14 @@ def test_layers_that_are_recomputed_take_the_same_path_as_others(policy, written
             )
             twin.score(rollouts)
     (prompt,) = policy.encoder.lengths(rollouts.problems)
-    packed = -(-(prompt + 8 * 19) // FULL) * FULL
-    assert lengths == [(8, prompt + 20), (8, prompt + 20), (1, packed), (1, packed)]
+    packed = (1, prompt + 8 * 19)
+    assert lengths == [(8, prompt + 20), (8, prompt + 20), packed, packed]
 
 
 def test_fewer_bytes_wait_for_the_backward_pass(policy, written, problems_of):
     rollouts = written(policy, problems_of["image"])
     packed, plain = policy.clone(), policy.clone()
-    packed.packing, plain.shared_prefix = "trees", False
+    plain.packing = False
     for each in (packed, plain):
         assert waiting_bytes(checkpointed(each), rollouts) < 0.5 * waiting_bytes(each, rollouts)
 

@@ -93,14 +93,12 @@ def test_greedy_answers_are_those_of_generate_token_for_token(policies, problems
         assert tokens[mask].tolist() == output[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("packing", ["trees", "rows"])
 @pytest.mark.parametrize(("name", "kind"), PACKED_CASES)
 def test_packed_log_probs_have_the_gradients_of_the_plain_path(
-    policies, written, problems_of, gradients, assert_same, name, kind, packing
+    policies, written, problems_of, gradients, assert_same, name, kind
 ):
     policy, plain = policies[name].clone(), policies[name].clone()
     plain.shared_prefix = False
-    policy.packing = packing
     rollouts = written(policy, problems_of[kind])
     found = gradients(policy, policy.logp(rollouts).mean())
     assert max(float(g.abs().max()) for g in found.values()) > 1e-3
@@ -125,7 +123,7 @@ def test_the_check_at_start_keeps_the_shared_prefix_where_the_cache_is_one_of_ke
     warning = settle_path(policy, problems_of["text"])
     assert policy.shared_prefix == (name not in WITHOUT_SHARED_PREFIX)
     assert (warning is None) == policy.shared_prefix
-    assert warning is None or "using the plain path" in warning
+    assert warning is None or "on the plain path" in warning
     assert settle_path(policy, problems_of["text"]) is None, "one warning is enough"
     assert policy.shared_prefix == (name not in WITHOUT_SHARED_PREFIX)
 

@@ -1,15 +1,16 @@
-"""Prompts and responses in one sequence: trees of prefixes, their layout, who sees what, and which is less work."""
+"""Prompts and responses in one sequence: where each token stands, whom it sees, and the attention within windows."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from copd.compute.packing import ALIKE, FULL, LONGEST, alike, chains_of, layout_of, pack, tree_of, tree_pays
+from copd.compute.packing import ALIKE, Window, Windows, alike, attend, pack
 from copd.types import Rollouts
 
 ROWS = ((0, (5, 6, 7)), (1, (5, 6)), (0, (5, 6, 8)), (0, (9,)), (0, (5, 6, 7)))
-"""Prompt and tokens of each response: two are equal, three begin alike, one prompt's beginning is another's."""
+"""Prompt and tokens of each response: of several lengths, the rows of a prompt not all next to each other."""
 
 
 @pytest.fixture
@@ -35,58 +36,13 @@ def encoded(policy, problems_of):
     return policy.encoder.encode(problems_of["text"][:2], torch.device("cpu"))
 
 
-def path_to(tree, node: int) -> tuple[int, ...]:
-    """A prompt and the tokens on the way from it to a node."""
-    if tree.depth_K[node] == 0:
-        return (int(tree.prompt_K[node]),)
-    return (*path_to(tree, int(tree.parent_K[node])), int(tree.token_K[node]))
+def prompt_ids(encoded, prompt: int) -> list[int]:
+    return encoded.ids_PS[prompt][encoded.mask_PS[prompt]].tolist()
 
 
-def test_each_distinct_prefix_is_one_node(rollouts):
-    tree = tree_of(rollouts)
-    prefixes = {(p, *tokens[:t]) for p, tokens in ROWS for t in range(len(tokens) + 1)}
-    assert sorted(path_to(tree, node) for node in range(len(tree.parent_K))) == sorted(prefixes)
-    assert tree.depth_K.tolist() == sorted(tree.depth_K.tolist())
-
-
-def test_the_tree_of_any_rows_has_each_of_their_prefixes_once(rollouts):
-    draw = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        tokens_NT = torch.randint(2, (9, 4), generator=draw)
-        mask_NT = torch.arange(4) < torch.randint(5, (9, 1), generator=draw)
-        prompt_of_N = torch.randint(2, (9,), generator=draw)
-        tree = tree_of(replace(rollouts, tokens_NT=tokens_NT, mask_NT=mask_NT, prompt_of_N=prompt_of_N))
-        rows = [
-            (p, *tokens[mask].tolist())
-            for p, tokens, mask in zip(prompt_of_N.tolist(), tokens_NT, mask_NT, strict=True)
-        ]
-        expected = [row[:t] for row in rows for t in range(2, len(row) + 1)]
-        prefixes = {(0,), (1,), *expected}
-        assert sorted(path_to(tree, node) for node in range(len(tree.parent_K))) == sorted(prefixes)
-        assert [path_to(tree, node) for node in tree.node_M.tolist()] == expected
-        assert tree.depth_K.tolist() == sorted(tree.depth_K.tolist())
-
-
-def test_each_response_token_has_the_node_that_ends_in_it(rollouts):
-    tree = tree_of(rollouts)
-    expected = [(p, *tokens[: t + 1]) for p, tokens in ROWS for t in range(len(tokens))]
-    assert [path_to(tree, node) for node in tree.node_M.tolist()] == expected
-
-
-def test_each_token_of_each_row_is_a_node_of_a_chain(rollouts):
-    tree = chains_of(rollouts)
-    expected = [(p, *tokens[: t + 1]) for p, tokens in ROWS for t in range(len(tokens))]
-    assert [path_to(tree, node) for node in tree.node_M.tolist()] == expected
-    assert tree.node_M.tolist() == list(range(2, 2 + len(expected)))
-
-
-def test_only_what_something_follows_is_computed(rollouts, encoded):
-    tree = tree_of(rollouts)
-    inner = {path_to(tree, node) for node in tree.inner_K.nonzero()[:, 0].tolist()}
-    assert inner == {(0,), (1,), (0, 5), (0, 5, 6), (1, 5)}
-    lengths = encoded.mask_PS.sum(-1).tolist()
-    assert layout_of(encoded, tree).size_P.tolist() == [lengths[0] + 2, lengths[1] + 1]
-    assert layout_of(encoded, chains_of(rollouts)).size_P.tolist() == [lengths[0] + 2 + 2 + 0 + 2, lengths[1] + 1]
+def response_tokens() -> list[tuple[int, tuple[int, ...]]]:
+    """Of each of the M response tokens, row by row: its prompt, and the tokens before it in its row."""
+    return [(p, tokens[:t]) for p, tokens in ROWS for t in range(len(tokens))]
 
 
 def seen(windows, token: int) -> list[int]:
@@ -98,39 +54,39 @@ def seen(windows, token: int) -> list[int]:
     raise AssertionError(f"nobody has token {token}")
 
 
-@pytest.mark.parametrize("packing", ["trees", "rows"])
-def test_a_response_token_sees_its_prompt_and_the_tokens_before_it_and_nothing_else(rollouts, encoded, packing):
-    tree, packed = pack(encoded, rollouts, 128, packing)
+def test_a_prompt_stands_once_before_its_rows_without_their_last_tokens(rollouts, encoded):
+    packed = pack(encoded, rollouts)
+    first, second = prompt_ids(encoded, 0), prompt_ids(encoded, 1)
+    assert packed.prompts.ids_PS[0].tolist() == [*first, 5, 6, 5, 6, 5, 6, *second, 5]
+
+
+def test_what_stands_before_a_response_token_sees_its_prompt_and_row_up_to_there_and_nothing_else(rollouts, encoded):
+    packed = pack(encoded, rollouts)
     ids_X = packed.prompts.ids_PS[0]
-    for node in tree.responses_E.tolist():
-        prompt, *tokens = path_to(tree, node)
-        found = ids_X[seen(packed.windows, int(packed.before_K[node]))].tolist()
-        assert found == [*encoded.ids_PS[prompt][encoded.mask_PS[prompt]].tolist(), *tokens[:-1]]
+    for before, (prompt, tokens) in zip(packed.before_M.tolist(), response_tokens(), strict=True):
+        assert ids_X[seen(packed.windows, before)].tolist() == [*prompt_ids(encoded, prompt), *tokens]
 
 
-@pytest.mark.parametrize("packing", ["trees", "rows"])
-def test_a_prompt_token_sees_those_before_it_and_itself(rollouts, encoded, packing):
-    _, packed = pack(encoded, rollouts, 128, packing)
-    for last, length in zip(packed.before_K[:2].tolist(), encoded.mask_PS.sum(-1).tolist(), strict=True):
-        first = last - length + 1
+def test_a_prompt_token_sees_those_before_it_and_itself(rollouts, encoded):
+    packed = pack(encoded, rollouts)
+    begins = {p: b for b, (p, tokens) in zip(packed.before_M.tolist(), response_tokens(), strict=True) if not tokens}
+    for prompt, last in begins.items():
+        first = last - len(prompt_ids(encoded, prompt)) + 1
         assert all(seen(packed.windows, t) == list(range(first, t + 1)) for t in range(first, last + 1))
 
 
-@pytest.mark.parametrize("packing", ["trees", "rows"])
-def test_a_response_goes_on_at_the_position_after_its_prompt(rollouts, encoded, packing):
-    tree, packed = pack(encoded, rollouts, 128, packing)
-    for node in tree.responses_E.tolist():
-        last = int(encoded.next_position_P[tree.prompt_K[node]]) - 1
-        assert packed.prompts.positions_APS[0, 0, packed.before_K[node]] == last + int(tree.depth_K[node]) - 1
+def test_a_response_goes_on_at_the_position_after_its_prompt(rollouts, encoded):
+    packed = pack(encoded, rollouts)
+    for before, (prompt, tokens) in zip(packed.before_M.tolist(), response_tokens(), strict=True):
+        last = int(encoded.next_position_P[prompt]) - 1
+        assert packed.prompts.positions_APS[0, 0, before] == last + len(tokens)
 
 
-def test_a_sequence_is_filled_up_with_tokens_that_are_no_placeholders(rollouts, encoded):
-    encoded.ids_PS[0, -1] = 77
-    _, packed = pack(encoded, rollouts, 128, "rows")
-    tokens = int(layout_of(encoded, chains_of(rollouts)).size_P.sum())
-    ids_X = packed.prompts.ids_PS[0]
-    assert len(ids_X) == -(-tokens // FULL) * FULL > tokens
-    assert set(ids_X[tokens:].tolist()) == {77}
+def test_a_row_of_no_tokens_takes_no_room(rollouts, encoded):
+    empty = replace(rollouts, mask_NT=rollouts.mask_NT & (torch.arange(len(ROWS)) != 0)[:, None])
+    packed = pack(encoded, empty)
+    assert len(packed.before_M) == int(empty.mask_NT.sum())
+    assert packed.prompts.ids_PS.shape[1] == pack(encoded, rollouts).prompts.ids_PS.shape[1] - 2
 
 
 @pytest.mark.parametrize(
@@ -147,30 +103,48 @@ def test_groups_hold_what_is_about_as_large_the_largest_first(sizes, groups):
     assert [group.tolist() for group in alike(torch.tensor(sizes))] == groups
 
 
-def test_trees_pay_where_responses_begin_alike_and_attention_is_cheap(policy, written, problems_of):
-    def judged(rollouts, width=1024):
-        prompts = policy.encoder.encode(rollouts.problems, torch.device("cpu"))
-        layouts = (layout_of(prompts, tree) for tree in (tree_of(rollouts), chains_of(rollouts)))
-        return tree_pays(*layouts, rollouts, width)
-
-    problem = problems_of["text"][:1]
-    different = replace(written(policy, problem, [(9,) * 4]), tokens_NT=torch.arange(5, 41).reshape(4, 9))
-    equal = replace(different, tokens_NT=different.tokens_NT[:1].expand(4, -1))
-    assert judged(equal)
-    assert not judged(different), "no token less, and more to look through"
-    long = written(policy, problem, [(90,) * 8])
-    alike = replace(long, tokens_NT=torch.cat([long.tokens_NT[:1, :20].expand(8, -1), long.tokens_NT[:, 20:]], dim=1))
-    assert judged(alike)
-    assert not judged(alike, width=16), "attention to all of a long sequence costs more"
-    for length, expected in ((LONGEST // 2, True), (LONGEST, False)):
-        two = written(policy, problem, [(length, length)])
-        same = replace(two, tokens_NT=two.tokens_NT[:1].expand(2, -1))
-        assert judged(same, width=1 << 20) == expected, "a mask of that size is too large"
+TOKENS, HEADS, KEY_HEADS, WIDTH = 8, 4, 2, 8
+FIRST = Window(
+    torch.tensor([[0, 1, 2], [3, 4, 0]]),
+    torch.tensor([[True, True, True], [True, True, False]]),
+    torch.ones(3, 3, dtype=torch.bool).tril().expand(2, -1, -1),
+)
+"""Two prompts: tokens 0 to 2, and 3 and 4."""
+SECOND = Window(
+    torch.tensor([[5, 6], [7, 0]]),
+    torch.tensor([[True, True], [True, False]]),
+    torch.tensor([[[1, 1, 0, 1, 0], [1, 1, 0, 1, 1]], [[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]], dtype=torch.bool),
+    torch.tensor([1, 0]),
+)
+"""Tokens 5 and 6 stand after the second prompt, 7 after the first."""
+SEES = {0: [0], 1: [0, 1], 2: [0, 1, 2], 3: [3], 4: [3, 4], 5: [3, 4, 5], 6: [3, 4, 5, 6], 7: [0, 1, 2, 7]}
 
 
-def test_a_row_of_no_tokens_has_no_windows(policy, rollouts, encoded):
-    empty = replace(rollouts, mask_NT=rollouts.mask_NT & (torch.arange(len(ROWS)) != 3)[:, None])
-    for packing in ("trees", "rows", "either"):
-        tree, packed = pack(encoded, empty, 128, packing)
-        assert len(tree.node_M) == int(empty.mask_NT.sum())
-        assert packed.prompts.ids_PS.shape == (1, FULL)
+@pytest.fixture
+def windows():
+    return Windows([FIRST, SECOND], TOKENS, torch.device("cpu"))
+
+
+def states(heads):
+    drawn = torch.randn(1, heads, TOKENS, WIDTH, generator=torch.Generator().manual_seed(heads), dtype=torch.float64)
+    return drawn.requires_grad_()
+
+
+def test_attention_is_that_of_one_sequence_with_a_mask_and_so_are_its_gradients(windows):
+    mask = torch.zeros(TOKENS, TOKENS, dtype=torch.bool)
+    for token, seen in SEES.items():
+        mask[token, seen] = True
+    inputs = query, key, value = states(HEADS), states(KEY_HEADS), states(KEY_HEADS)
+    found = attend(None, query, key, value, None, 0.3, windows=windows)[0]
+    repeated = (part.repeat_interleave(HEADS // KEY_HEADS, dim=1) for part in (key, value))
+    expected = F.scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=0.3).transpose(1, 2)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    gradients = [torch.autograd.grad((each * weight).sum(), inputs) for each in (found, expected)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
+
+
+def test_gradients_are_those_of_finite_differences(windows):
+    inputs = states(HEADS), states(KEY_HEADS), states(KEY_HEADS)
+    assert torch.autograd.gradcheck(lambda *each: attend(None, *each, None, 0.3, windows=windows)[0], inputs)

@@ -92,7 +92,7 @@ def test_what_a_teacher_says_of_padding_does_not_matter(policy, rollouts, assert
 
 
 @pytest.mark.parametrize("aggregate", AGGREGATES.values(), ids=AGGREGATES)
-@pytest.mark.parametrize("packing", ["never", "trees", "rows"])
+@pytest.mark.parametrize("packing", [True, False], ids=["packed", "plain"])
 def test_a_response_without_tokens_adds_nothing_but_itself_to_the_denominator(
     policy, rollouts, assert_same, aggregate, packing
 ):

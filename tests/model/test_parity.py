@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from copd.compute.windows import Window, Windows
+from copd.compute.packing import Window, Windows
 from copd.model.parity import TOLERANCE_NATS, largest_difference, settle_path
 
 
@@ -84,7 +84,7 @@ def test_a_model_that_bears_no_packing_shares_prompts_in_sampling_alone(policy, 
 
     deaf.model.get_decoder().register_forward_pre_hook(change, with_kwargs=True)
     warning = settle_path(deaf, problems_of["text"])
-    assert deaf.packing == "never"
+    assert not deaf.packing
     assert deaf.shared_prefix
     assert "computing log-probs on the plain path" in warning
     assert settle_path(deaf, problems_of["text"]) is None

@@ -15,14 +15,13 @@ from copd.model.policy import Policy
 SINGLE = ((1, 1), (1,), (1, 1, 1))
 UNEVEN = ((5, 3, 7), (1,), (4, 6))
 CASES = [("policy", UNEVEN, 2e-5, 5e-6), ("policy64", UNEVEN, 1e-10, 1e-10), ("policy64", SINGLE, 1e-10, 1e-10)]
-SHARING = ("trees", "rows")
-PATHS = (*SHARING, "plain")
+PATHS = ("packed", "plain")
 
 
 def on(path, policy):
-    """The same weights: packed in one of two ways, or all computed again for each row."""
+    """The same weights: packed, or all computed again for each row."""
     twin = policy.clone()
-    twin.packing = "never" if path == "plain" else path
+    twin.packing = path == "packed"
     return twin
 
 
@@ -45,14 +44,13 @@ def mixed(written, policy, problems_of):
     return written(policy, problems, [(5, 3), (1, 6, 2), (4, 4), (7,)])
 
 
-@pytest.mark.parametrize("path", SHARING)
 @pytest.mark.parametrize(
     ("name", "lengths", "logp_tolerance", "gradient_tolerance"), CASES, ids=["float32", "float64", "single tokens"]
 )
 def test_the_shared_prefix_gives_log_probs_and_gradients_of_the_plain_forward(
-    request, written, problems_of, gradients, assert_same, kind, lengths, path, name, logp_tolerance, gradient_tolerance
+    request, written, problems_of, gradients, assert_same, kind, lengths, name, logp_tolerance, gradient_tolerance
 ):
-    policy, plain_policy = (on(each, request.getfixturevalue(name)) for each in (path, "plain"))
+    policy, plain_policy = (on(path, request.getfixturevalue(name)) for path in PATHS)
     rollouts = written(policy, problems_of[kind], lengths)
     shared, plain = policy.logp(rollouts), plain_policy.logp(rollouts)
     torch.testing.assert_close(shared, plain, atol=logp_tolerance, rtol=0)
@@ -63,7 +61,7 @@ def test_the_shared_prefix_gives_log_probs_and_gradients_of_the_plain_forward(
     assert (max(vision) > 1e-4) == (kind != "text"), "the gradient reaches the vision tower through the shared prefix"
 
 
-@pytest.mark.parametrize(("path", "temperature"), [("trees", 1.0), ("rows", 2.0), ("plain", 0.5)])
+@pytest.mark.parametrize(("path", "temperature"), [("packed", 2.0), ("plain", 0.5)])
 def test_log_probs_are_those_of_each_text_run_alone_through_transformers(
     policy64, written, problems_of, processed, kind, path, temperature
 ):
@@ -215,15 +213,15 @@ def test_the_score_of_equal_responses_is_that_of_each_computed_for_itself(policy
 
 
 def test_equal_responses_are_scored_once_but_each_at_the_tokens_it_is_asked_about(policy64, written, problems_of):
-    policy, rows = on("repeated", policy64), []
+    policy, rows = on("plain", policy64), []
     policy.model.get_output_embeddings().register_forward_pre_hook(lambda module, hidden: rows.append(len(hidden[0])))
     rollouts = take_rows(written(policy, problems_of["text"][:1], [(6, 4)]), torch.tensor([0, 1, 0, 0]))
     policy.score(rollouts)
     ids_NTK = torch.arange(90, 94)[:, None, None].expand(4, 6, 1)
     asked = policy.score(rollouts, ids_NTK=ids_NTK).at_ids_NTK
-    assert rows == [1, 2, 1, 4], "a prompt, then its responses"
+    assert rows == [2, 4]
     policy.score(rollouts, ids_NTK=ids_NTK[:1].expand(4, -1, -1))
-    assert rows[4:] == [1, 2], "all are asked about the same"
+    assert rows[2:] == [2], "all are asked about the same"
     everything = policy.score(rollouts, k=policy.allowed_tokens)
     assert not torch.equal(asked[0], asked[2])
     for n in (0, 2, 3):
@@ -232,13 +230,13 @@ def test_equal_responses_are_scored_once_but_each_at_the_tokens_it_is_asked_abou
 
 
 def test_the_prompts_of_a_group_run_through_the_model_once(policy, written, problems_of):
-    policy, tokens = on("repeated", policy), []
+    policy, tokens = on("packed", policy), []
     policy.model.register_forward_pre_hook(
         lambda module, args, inputs: tokens.append(inputs["input_ids"].numel()), with_kwargs=True
     )
     rollouts = written(policy, problems_of["text"][:1], [(6, 6, 6, 6)])
     policy.score(rollouts)
-    assert tokens == [policy.encoder.lengths(rollouts.problems)[0], 4 * 5]
+    assert tokens == [policy.encoder.lengths(rollouts.problems)[0] + 4 * 5]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -247,8 +245,7 @@ def test_hooks_on_the_root_and_on_the_head_act(policy, mixed, path):
     policy.model.register_forward_hook(lambda *_: called.append("root"))
     policy.model.get_output_embeddings().register_forward_hook(lambda *_: called.append("head"))
     policy.score(mixed)
-    kinds = 3
-    assert called.count("root") == called.count("head") == (2 * kinds if path == "repeated" else kinds)
+    assert called.count("root") == called.count("head") == 3, "a micro-batch for each kind of prompt"
 
 
 def test_the_models_own_head_is_back_after_an_error(policy, written, problems_of, processed):

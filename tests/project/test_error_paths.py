@@ -1,9 +1,9 @@
-"""The study that finds errors which no test reaches."""
+"""The tool that finds errors which no test reaches."""
 
 import runpy
 from pathlib import Path
 
-STUDY = runpy.run_path(str(Path(__file__).parents[2] / "studies" / "error_paths.py"))
+STUDY = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "error_paths.py"))
 
 
 def test_the_study_finds_every_raise_and_tells_those_that_were_not_executed():

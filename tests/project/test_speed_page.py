@@ -34,6 +34,17 @@ def test_the_last_column_waits_for_its_results(tmp_path):
     assert [row[:-1] for row in found] == [row[:-1] for row in rows(PAGE)]
 
 
+def test_what_the_results_note_of_themselves_stands_before_the_table_until_they_are_measured_anew(tmp_path):
+    again = tmp_path / "table.json"
+    results = json.loads(TOOL["MEASURED"].read_text(encoding="utf-8"))
+    for told in ({"note": "On another code."}, {}):
+        results.pop("note", None)
+        again.write_text(json.dumps(results | told), encoding="utf-8")
+        page = TOOL["renewed"](PAGE, measured=again)
+        assert ("On another code.\n\nAMD EPYC" in page) == bool(told)
+        assert rows(page) == rows(PAGE)
+
+
 def test_a_page_without_the_marks_is_refused():
     with pytest.raises(ValueError, match="lacks the lines"):
         TOOL["renewed"]("# Speed\n")

@@ -34,6 +34,18 @@ REFUSED = [
         ["topology.edges.0.wight: unknown key", "'weight'"],
         id="a typo in an edge",
     ),
+    pytest.param(TWO + "opd: {beta: 0.5}", ["opd.beta: is called opd.weight now"], id="a former key of opd"),
+    pytest.param(
+        TWO + "topology: {edges: [{student: a, teacher: b, beta: 1}]}",
+        ["topology.edges.0.beta: is called topology.edges.0.weight now"],
+        id="a former key of an edge",
+    ),
+    pytest.param(TWO + "grpo: {passes: 2}", ["grpo.passes: is called grpo.iterations now"], id="a former key of grpo"),
+    pytest.param(
+        TWO + "reward: {answer: tag}",
+        ["reward.answer: is called reward.answer_form now"],
+        id="a former key of reward",
+    ),
     pytest.param(
         TWO + "merge: {zzz: 1}", ["merge.zzz: unknown key", "accepted: method, weights"], id="an unlike key lists all"
     ),

@@ -56,6 +56,27 @@ def three(write):
     }
 
 
+def test_a_task_with_the_index_of_another_reads_no_row_at_its_start(three, write, monkeypatch):
+    files = {**three, TRAIN: [write("a.jsonl", [*sums(10), "no row"])], VALIDATION: None}
+    first = Rows("t", files, SKIP, shares={VALIDATION: 0.3})
+
+    def refuse(*_):
+        raise AssertionError("rows are read")
+
+    monkeypatch.setattr(Rows, "_indexed", refuse)
+    again = Rows("t", files, SKIP, shares={VALIDATION: 0.3}, index=first.index)
+    assert again.skipped == first.skipped == 1
+    for split in Split:
+        assert ids(again, split, again.size(split)) == ids(first, split, first.size(split))
+
+
+def test_a_file_that_has_changed_since_its_rows_were_indexed_is_refused(three, write):
+    index = Rows("t", three, SETTINGS).index
+    write("b.jsonl", sums(4, 10))
+    with pytest.raises(DataError, match=r"b\.jsonl: has changed since it was first read; start again"):
+        Rows("t", three, SETTINGS, index=index)
+
+
 def ids(task, split, count):
     return [int(task.problem(split, i).id) for i in range(count)]
 
@@ -203,25 +224,27 @@ def test_bad_rows_among_the_problems_that_will_be_asked_are_found_before_and_lea
     strict, lenient = (Rows("sums", three, settings, asked={TEST: 3}) for settings in (SETTINGS, SKIP))
     damaged()
     with pytest.raises(DataError, match=r"c.jsonl:2: image 'a.png': damaged or truncated"):
-        strict.accept(lambda problem: None)
-    lenient.accept(lambda problem: None)
+        strict.try_asked()
+    lenient.try_asked()
     assert ids(lenient, TEST, 5) == [13, 15, 16, 13, 15]
     assert (lenient.size(TEST), lenient.skipped) == (3, 1)
     with pytest.raises(DataError, match="task sums: 3 sound rows are left for test, 4 are asked for"):
-        Rows("sums", three, SKIP, asked={TEST: 4}).accept(lambda problem: None)
+        Rows("sums", three, SKIP, asked={TEST: 4}).try_asked()
 
 
 def test_a_prompt_that_does_not_fit_is_a_bad_row(three):
     strict, lenient = (Rows("sums", three, settings, asked={VALIDATION: 2}) for settings in (SETTINGS, SKIP))
+    for task in (strict, lenient):
+        task.reject(lambda problem: "too long" if problem.id == "11" else None)
     with pytest.raises(DataError, match=r"b.jsonl:2: too long"):
-        strict.accept(lambda problem: "too long" if problem.id == "11" else None)
-    lenient.accept(lambda problem: "too long" if problem.id == "11" else None)
+        strict.try_asked()
+    lenient.try_asked()
     assert ids(lenient, VALIDATION, 3) == [10, 12, 10]
 
 
 def test_where_every_row_is_bad_the_search_ends(three):
     task = Rows("sums", three, Settings(RULES, bad_rows="skip", max_bad_rows=100))
-    task.accept(lambda problem: "too long")
+    task.reject(lambda problem: "too long")
     with pytest.raises(DataError, match="every row of train is bad"):
         task.problem(TRAIN, 0)
 

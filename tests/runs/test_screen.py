@@ -46,6 +46,19 @@ def test_the_plan_names_branches_edges_steps_and_rollouts(screen, seen):
         assert expected in seen.getvalue()
 
 
+def test_the_time_before_the_first_step_and_after_the_last_is_told_by_stage_the_longest_first(screen, seen):
+    screen.planned(Path("runs/x"), "copd", make_plan(load_recipe("demo")))
+    screen.spent("imports", 1.5)
+    screen.spent("data", 2.0)
+    screen.spent("imports", 1.5)
+    with screen:
+        screen.started(0)
+        screen.spent("report", 4.0)
+    screen.finished(Path("runs/x"), None)
+    assert "before the first step: 5.0 s (imports 3.0, data 2.0)" in seen.getvalue()
+    assert "after the last step: 4.0 s (report 4.0)" in seen.getvalue()
+
+
 def test_time_and_memory_are_estimated_after_three_steps(screen, seen):
     plan = make_plan(load_recipe("demo"))
     screen.planned(Path("runs/x"), "copd", plan)

@@ -19,7 +19,7 @@ from copd.runs.checkpoint import verify_checkpoint
 from copd.system.files import sha256
 
 CHANGES = [*SMALL, TWO_BRANCHES % 1.0, "schedule={cycles: 1, rl_steps: 2, opd_steps: 1}", HARDLY_MEASURED]
-COPD = (sys.executable, "-m", "copd.cli")
+COPD = (sys.executable, "-m", "copd")
 MIB, PAGE = 2**20, os.sysconf("SC_PAGE_SIZE")
 
 

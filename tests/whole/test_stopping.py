@@ -105,7 +105,7 @@ def test_a_run_of_one_process_stopped_everywhere_ends_as_if_undisturbed(undistur
     assert_is(train(recipe, folder, resume=True), undisturbed)
 
 
-def begun(folder: Path, *changes: str, program: Sequence[str] = ("-m", "copd.cli")) -> subprocess.Popen:
+def begun(folder: Path, *changes: str, program: Sequence[str] = ("-m", "copd")) -> subprocess.Popen:
     """`copd train` in a process of its own, which goes on with the run in the folder."""
     command = [sys.executable, *program, "train", "demo", *CHANGES, *changes, "--out", str(folder), "--resume"]
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])

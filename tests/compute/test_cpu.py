@@ -7,10 +7,10 @@ import torch
 from tiny_kinds import tiny_of_kind
 from torch import nn
 
+from copd.compute.cpu import LeanStep, can_be_lean
 from copd.compute.decode import CachedPrefixes, ModelStep
 from copd.compute.family import family_of
 from copd.compute.forward import NarrowCache
-from copd.compute.lean import LeanStep, can_be_lean
 from copd.model.lora import LoraSettings, add_adapter
 
 STEPS = (([0, 0, 0, 1, 2, 2], 5), ([0, 1, 1, 1, 3, 4, 5, 5], 7), ([2, 6], 9), ([0, 0, 1, 1, 1], 6))

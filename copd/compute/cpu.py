@@ -1,8 +1,8 @@
-"""A decode step of Qwen3's language model in few operators, for a CPU.
+"""A decode step that only CPUs use: Qwen3's language model in few operators.
 
-There a step of short rows costs what its operators cost, however small they are. This is the arithmetic of the modules
-of transformers with a third of them: one product for query, key and value, which are normalised and rotated together,
-and one tensor for the cache of all layers.
+On a CPU a step of few rows costs mostly the overhead of its operators. This step makes the same arithmetic as
+transformers' modules with a third of the operators. One product gives query, key and value, which are normalised and
+rotated together. One tensor is the cache of all layers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from copd.compute.family import TextOnly
 
 DECODERS = ("Qwen3Model", "Qwen3VLTextModel")
 BARE = (
-    "copd.compute.products.QuickLinear",
     "torch.nn.modules.container.ModuleList",
     "torch.nn.modules.linear.Linear",
     "torch.nn.modules.sparse.Embedding",
@@ -26,13 +25,13 @@ BARE = (
     "transformers.models.qwen3.modeling_qwen3.",
     "transformers.models.qwen3_vl.modeling_qwen3_vl.",
 )
-"""How the full names of a decoder's classes begin; wrappers have names of their own."""
+"""The beginning of the full names of a decoder's classes. Classes of wrappers have other names."""
 
 
 def can_be_lean(model: Any, family: TextOnly) -> bool:
-    """Whether `LeanStep` computes what the language model does as it is at this moment.
+    """Whether `LeanStep` gives the same results as the language model in its current state.
 
-    True in float32 on a CPU, where nothing wraps the decoder: no hook, adapter, autocast or shard acts on it.
+    True in float32 on a CPU if nothing wraps the decoder: no hook, adapter, autocast or shard.
     """
     decoder = model.get_decoder()
     if type(decoder).__name__ not in DECODERS or not family.every_layer_sees_all:
@@ -50,9 +49,9 @@ def _is_bare(module: nn.Module) -> bool:
 
 
 class _Weights(NamedTuple):
-    """What a layer computes with; of query and key heads together, one row of `norm_HD` each.
+    """The weights of a layer. `norm_HD` has one row for each query head and each key head.
 
-    The weight of a norm is part of the products that follow it.
+    The other weights of norms are multiplied into the products that follow them.
     """
 
     query_key_value: Tensor
@@ -64,7 +63,7 @@ class _Weights(NamedTuple):
 
 
 class LeanStep:
-    """A step by the weights that a language model has when this is made; see `can_be_lean`.
+    """A step with the weights that the language model has when this object is made; see `can_be_lean`.
 
     The cache holds `room` prefixes of `columns` tokens, whose positions are below `end`.
     """
@@ -126,7 +125,7 @@ class LeanStep:
     ) -> Tensor:
         """Attention of each prefix's new token, whose queries, keys and values are the columns of `heads_MO`.
 
-        B = M x key heads: the queries that share a key head are rows of one product.
+        B = M x key heads. The queries that share a key head are rows of one product.
         """
         count, width, kv_heads = len(heads_MO), self._width, self._kv_heads
         heads_MHD = heads_MO.view(count, -1, width)
