@@ -31,7 +31,7 @@ def test_a_run_killed_ten_times_is_bit_for_bit_the_undisturbed_one():
     ],
 )
 def test_a_run_of_another_byte_is_told_from_the_undisturbed_one(tmp_path, name, content, differs):
-    differences = runpy.run_path(str(ROOT / "studies" / "soak.py"))["differences"]
+    differences = runpy.run_path(str(ROOT / "tools" / "soak.py"))["differences"]
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     for folder in (killed, undisturbed):
         (folder / "merged").mkdir(parents=True)

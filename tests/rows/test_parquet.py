@@ -85,7 +85,7 @@ def test_a_long_text_that_stands_in_every_row_is_not_unpacked_for_all_of_them(op
     assert (tmp_path / "f.parquet").stat().st_size < 200_000
     script = (
         "import resource, sys; from itertools import islice; from pathlib import Path\n"
-        "from copd.rows.media import DataRoot; from copd.rows.sources import open_rows\n"
+        "from copd.rows.media import DataRoot; from copd.rows.opening import open_rows\n"
         "path = Path(sys.argv[1]); file = open_rows(path, 'f', DataRoot.at(path.parent)); file.first_columns()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "assert all(len(row['prompt']) == 2**20 for _, _, row in islice(file.scan(), 500)); file.read(99_999)\n"
@@ -203,7 +203,7 @@ def test_without_pyarrow_the_extra_is_named(tmp_path):
     (tmp_path / "f.parquet").write_bytes(b"PAR1")
     script = (
         "import sys; sys.modules['pyarrow'] = None; from pathlib import Path\n"
-        "from copd.rows.media import DataRoot; from copd.rows.sources import open_rows\n"
+        "from copd.rows.media import DataRoot; from copd.rows.opening import open_rows\n"
         "path = Path(sys.argv[1]); open_rows(path, 'f.parquet', DataRoot.at(path.parent))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "f.parquet")], capture_output=True, text=True)

@@ -51,7 +51,7 @@ def test_a_recipe_from_before_a_field_goes_on_where_the_field_has_its_default(tm
 
 def test_a_recipe_from_before_a_field_does_not_go_on_with_another_value(tmp_path):
     claim(tmp_path / "run", older(manifest_of(), "grpo.iterations"))
-    with pytest.raises(CheckpointError, match=r"cannot resume: recipe\.grpo\.passes was 1 and is now 2"):
+    with pytest.raises(CheckpointError, match=r"cannot resume: recipe\.grpo\.iterations was 1 and is now 2"):
         check(tmp_path / "run", manifest_of("grpo.iterations=2"))
 
 

@@ -15,6 +15,7 @@ from tiny_kinds import tiny_of_kind
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import copd
+from copd.assemble.assembled import Assembled
 from copd.assemble.tasks import conflict_warnings
 from copd.commands.train import _manifest, result_of, train
 from copd.errors import CheckpointError, ModelFolderError, NonFiniteError, RecipeError
@@ -351,11 +352,11 @@ def test_a_finished_run_without_its_report_gets_it_and_nothing_else(finished, tm
 def test_a_base_that_changed_beside_its_weights_is_not_resumed(tmp_path):
     base = tmp_path / "base"
     shutil.copytree(model_folder("builtin:digits"), base)
-    recipe, tasks = load_recipe("demo", [f"model.path={base}"]), {}
-    before = _manifest(recipe, tasks)
+    made = Assembled(load_recipe("demo", [f"model.path={base}"]), print)
+    before = _manifest(made)
     template = base / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
-    assert _manifest(recipe, tasks)["base_sha256"] != before["base_sha256"]
+    assert _manifest(made)["base_sha256"] != before["base_sha256"]
     assert {"model.safetensors", "tokenizer.json", "config.json", "generation_config.json"} <= set(
         before["base_sha256"]
     )

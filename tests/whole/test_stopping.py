@@ -78,12 +78,12 @@ STOPS_OF_PROCESSES = {
 """The same where branches are processes: one of several numbers of steps, as a branch may be ahead."""
 SIGNALLED = """
 import os, sys
-import copd.commands.train
+import copd.runs.screen
 from copd.cli import main
 from test_stopping import Signalling
 
 numbers, told, times = sys.argv.pop(1).split(), sys.argv.pop(1), int(sys.argv.pop(1))
-copd.commands.train.Screen = lambda: Signalling(lambda: [os.killpg(0, int(n)) for n in numbers], told, times)
+copd.runs.screen.Screen = lambda **_: Signalling(lambda: [os.killpg(0, int(n)) for n in numbers], told, times)
 main()
 """
 """`copd` of which all processes get signals at a moment of the run, however slow the machine is."""
