@@ -296,17 +296,17 @@ def test_resuming_is_bit_identical(finished, tmp_path, stop, stopped, assert_sam
 
 @pytest.mark.slow
 def test_resuming_is_bit_identical_with_every_option_of_the_objectives(tmp_path, stopped):
-    """From between the phases and from within OPD."""
+    """From within OPD, from between the cycles, and from within OPD of the second cycle."""
     options = [
         "grpo={aggregation: token, normalize_std: false, kl_coefficient: 0.1, iterations: 2, mask_truncated: true}",
         "opd={prompts_per_step: 2, rollouts_per_prompt: 2, bound: proximal}",
-        "schedule={cycles: 1, rl_steps: 2, opd_steps: 2}",
+        "schedule={cycles: 2, rl_steps: 1, opd_steps: 2}",
         HARDLY_MEASURED,
         "optimizer.learning_rate=1e-3",
     ]
     recipe = load_recipe("demo", [*SMALL, *options])
     whole = copd.train(recipe, tmp_path / "whole")
-    for stop in (2, 3):
+    for stop in (2, 3, 5):
         resumed = tmp_path / f"resumed from {stop}"
         shutil.copytree(whole, resumed, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
         for checkpoint in (resumed / "checkpoints").iterdir():
