@@ -54,7 +54,7 @@ def test_a_mistake_is_one_line_and_exit_status_2(command, arguments, said, tmp_p
 
 
 def test_the_process_exits_as_the_command_does(tmp_path):
-    words = [sys.executable, "-m", "copd.cli", "train", "nothing.yaml"]
+    words = [sys.executable, "-m", "copd", "train", "nothing.yaml"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: recipe nothing.yaml: ")
