@@ -56,8 +56,9 @@ def behaviour_table(found: Sequence[CapabilityBehaviour], title: str) -> Table:
     shown = Table(title=title, title_justify="left")
     kl = "symmetric\nKL, nats" + ("" if first.kl_is_exact else "\napproximate")
     overlaps = [f"overlap@{k}\nchance {first.chance[k]:.2f}" for k in ks]
-    for name in ("capability", "tokens", "student's\naccuracy", *overlaps, f"overlap@{min(ks)}\nby mass", kl):
-        shown.add_column(name, justify="left" if name == "capability" else "right")
+    shown.add_column()  # the names of capabilities say what they are, and a header would not fit into 80 columns
+    for name in ("tokens", "student's\naccuracy", *overlaps, f"overlap@{min(ks)}\nby mass", kl):
+        shown.add_column(name, justify="right")
     for behaviour in found:
         alike = behaviour.likeness
         overlap = [f"{alike.overlap[k]:.3f}" for k in ks]
