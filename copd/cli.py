@@ -16,7 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from copd.commands.exits import DEBUG, status_of
+from copd.assemble import SERVER
+from copd.commands.exits import DEBUG, leave, status_of
 from copd.errors import RecipeError
 
 BEGAN = time.perf_counter()
@@ -53,6 +54,7 @@ def common(
 
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
+Compared = Annotated[str, typer.Option(help="The recipe whose capabilities and evaluation section are used.")]
 
 
 @app.command()
@@ -83,6 +85,7 @@ def train(
     """
     from copd.recipe.reading import load_recipe, reread
     from copd.runs.folder import saved_recipe
+    from copd.system.processes import begin_to_import, importing
 
     source: str | Mapping[str, Any]
     source, changes = _recipe_and_changes(recipe, overrides)
@@ -90,11 +93,10 @@ def train(
         source = saved_recipe(out, reread)
     settings = load_recipe(source, changes)
     if settings.backend == "processes":
-        from copd.system.processes import begin_to_import
-
-        begin_to_import("copd.assemble.server")
-    from copd.commands.train import train as run  # torch is loaded only once the recipe is known to be sound
-    from copd.runs.screen import Screen
+        begin_to_import(SERVER)
+    with importing():
+        from copd.commands.train import train as run  # torch is loaded only once the recipe is known to be sound
+        from copd.runs.screen import Screen
 
     run(settings, out, resume=resume, force=force, screen=Screen(imports_began=BEGAN))
 
@@ -127,9 +129,7 @@ def evaluate(
     models: Annotated[
         list[str], typer.Argument(help="Each a folder, builtin:NAME, or a hub id with its commit, ID@COMMIT.")
     ],
-    recipe: Annotated[
-        str, typer.Option(help="The recipe whose capabilities and evaluation section are used.")
-    ] = "demo",
+    recipe: Compared = "demo",
     change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
 ) -> None:
     """Compare models on the test problems of a recipe, capability by capability, and each model with the first."""
@@ -150,9 +150,7 @@ def behaviour(
         str, typer.Argument(help="The model that answers: a folder, builtin:NAME, or ID@COMMIT of the hub.")
     ],
     teacher: Annotated[str, typer.Argument(help="The model that scores the student's tokens, given likewise.")],
-    recipe: Annotated[
-        str, typer.Option(help="The recipe whose capabilities and evaluation section are used.")
-    ] = "demo",
+    recipe: Compared = "demo",
     problems: Annotated[
         int | None,
         typer.Option(min=1, help="Validation problems per capability; default evaluation.behaviour_problems."),
@@ -347,4 +345,4 @@ def _is_change(word: str) -> bool:
 def main() -> None:
     """Run a command and exit with its status."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    sys.exit(status_of(app, sys.argv[1:]))
+    leave(status_of(app, sys.argv[1:]))

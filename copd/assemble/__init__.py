@@ -9,3 +9,6 @@
 - `server`: what the processes of branches have imported when they begin
 - `plan`: branches, edges, steps and rollouts of a method
 """
+
+SERVER = "copd.assemble.server"
+"""The module that the server of the branches' processes imports before they begin."""

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Protocol, TypeVar
 
+from copd.assemble import SERVER
 from copd.assemble.assembled import Assembled
 from copd.assemble.branches import lone_branch, make_branch
 from copd.branches.branch import Actor
@@ -18,8 +19,6 @@ from copd.system.processes import Memory, begin_to_import, peak, summed
 from copd.types import Answering, BranchHandle
 
 A = TypeVar("A", bound=Actor)
-SERVER = "copd.assemble.server"
-"""What the processes of branches have imported when they begin."""
 
 
 class Place(Protocol):

@@ -6,11 +6,13 @@ would learn how a branch's process ended.
 
 import signal
 
-from sklearn import datasets as datasets
-from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling_qwen3_vl
-from transformers.models.qwen3_vl import processing_qwen3_vl as processing_qwen3_vl
+from copd.system.processes import importing
 
-from copd.assemble import branches as branches
-from copd.branches import processes as processes
+with importing():
+    from transformers.models.qwen3_vl import modeling_qwen3_vl as modeling_qwen3_vl
+    from transformers.models.qwen3_vl import processing_qwen3_vl as processing_qwen3_vl
+
+    from copd.assemble import branches as branches
+    from copd.branches import processes as processes
 
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

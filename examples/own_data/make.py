@@ -1,7 +1,7 @@
 """Makes the rows and pictures of this folder, always the same ones: `python examples/own_data/make.py [FOLDER]`.
 
-Everything is computed from data that comes with two libraries; nothing is fetched. The digits are scikit-learn's, in
-the split of `copd.tasks.digits`: those of the test rows were never shown to the base. The photographs are
+Everything is computed from data that comes with copd and with scikit-image; nothing is fetched. The digits are those of
+`copd.tasks.digits`, in its split: those of the test rows were never shown to the base. The photographs are
 scikit-image's (`pip install scikit-image`): astronaut and camera for training, coffee for validation, chelsea for
 test. They are free to use: astronaut (NASA) is in the public domain, camera (Lav Varshney), coffee (Rachel Michetti)
 and chelsea (Stefan van der Walt) are CC0.

@@ -69,6 +69,13 @@ def labels_of_pictures() -> dict[bytes, int]:
     return {picture.tobytes(): int(target) for picture, target in zip(data.images, data.target, strict=True)}
 
 
+def test_the_handwriting_is_scikit_learns():
+    pictures, labels, _ = handwriting()
+    data = load_digits()
+    np.testing.assert_array_equal(pictures * 16, data.images)
+    np.testing.assert_array_equal(labels, data.target)
+
+
 def digit_in(cell: np.ndarray) -> tuple[bytes, tuple[int, int]]:
     """The handwriting in a noiseless cell and where it stands."""
     for y in range(CELL - 7):
