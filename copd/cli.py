@@ -272,7 +272,7 @@ def check(
     ] = None,
     format_name: Annotated[
         Literal["auto", "native", "verl", "trl", "easyr1"],
-        typer.Option("--format", help="The library whose format the rows have; auto = told by the columns."),
+        typer.Option("--format", help="The library whose format the rows have; auto = recognised by the columns."),
     ] = "auto",
     root: Annotated[str | None, typer.Option(help="Folder of images and videos; default that of the file.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Read the rows as this recipe reads them.")] = None,

@@ -49,7 +49,7 @@ class Assembled:
         self.recipe, self.warn = recipe, warn
         self._inherited = inherited
         self._ending = ExitStack()
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         if tasks is not None:
             self.tasks = tasks
 
@@ -59,7 +59,7 @@ class Assembled:
         if self._inherited is None:
             return make_tasks(self.recipe)
         tasks = make_tasks(self.recipe, self._inherited.indexes)
-        self._told |= set(data_warnings(tasks))
+        self._warned |= set(data_warnings(tasks))
         return tasks
 
     @cached_property
@@ -137,8 +137,8 @@ class Assembled:
 
     def _tell(self, warnings: list[str]) -> None:
         for warning in warnings:
-            if warning not in self._told:
-                self._told.add(warning)
+            if warning not in self._warned:
+                self._warned.add(warning)
                 self.warn(warning)
 
 

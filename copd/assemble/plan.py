@@ -153,9 +153,9 @@ def _scaled(recipe: Recipe, costs: Costs, schedule: Schedule, rollouts: int) -> 
         made = costs.of(costs.scaled(schedule, rollouts))
         each, fewer = ("cycle", "lower schedule.cycles or ") if schedule.cycles > 1 else ("run", "")
         raise RecipeError(
-            f"budget.rollouts: asked are {rollouts:,}, method {recipe.method} would make {made:,}: steps are whole, at "
-            f"least one of each phase a {each}, and a total may be missed by {1 / TOLERATED:.0%}. Give "
-            f"another total, or {fewer}lower the prompts and rollouts of a step"
+            f"budget.rollouts: method {recipe.method} cannot meet {rollouts:,}: whole steps, at least one of each "
+            f"phase a {each}, come to {made:,} at best, which is more than {1 / TOLERATED:.0%} away. Set {made:,}, or "
+            f"{fewer}lower the prompts and rollouts of a step"
         )
     return costs.scaled(schedule, rollouts)
 

@@ -24,7 +24,7 @@ SETTLED_ON = 3
 
 CHECKPOINTING = (
     "model.gradient_checkpointing: layers take no cache; log-probs of long sequences take the plain path, a prompt "
-    "computed again for each of its rows; sampling keeps the shared prefix where the model bears it"
+    "computed again for each of its rows; sampling keeps the shared prefix where the model can"
 )
 
 

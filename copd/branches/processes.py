@@ -156,14 +156,14 @@ def serve(pipe: Connection, make: Make) -> None:
                 try:
                     value = desk.call(method)(*arguments, **options)
                 except Exception as error:
-                    answer(None, _told(error))
+                    answer(None, _portable(error))
                 else:
                     answer(value)
         answer(None)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the run, or its main process, has ended
     except Exception as error:
-        answer(None, _told(error))
+        answer(None, _portable(error))
 
 
 class _Desk:
@@ -211,10 +211,10 @@ def _send(pipe: Connection, message: object) -> None:
     pipe.send_bytes(_ByValue.dumps(message))
 
 
-def _told(error: Exception) -> Exception:
+def _portable(error: Exception) -> Exception:
     """The exception in a form that can travel, with the place where it was raised."""
     if isinstance(error, CopdError | OSError):
         return error
-    told = RuntimeError(f"{type(error).__name__}: {error}")
-    told.add_note("in the branch's process:\n" + "".join(traceback.format_exception(error)))
-    return told
+    portable = RuntimeError(f"{type(error).__name__}: {error}")
+    portable.add_note("in the branch's process:\n" + "".join(traceback.format_exception(error)))
+    return portable

@@ -63,13 +63,13 @@ def examine(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _examine_parts(recipe: Recipe, plan: Plan) -> Iterator[Finding]:
-    told: list[str] = []
-    with assembled(recipe, told.append) as made:
-        yield from _examine_assembled(made, plan, told)
+    warnings: list[str] = []
+    with assembled(recipe, warnings.append) as made:
+        yield from _examine_assembled(made, plan, warnings)
 
 
-def _examine_assembled(made: Assembled, plan: Plan, told: list[str]) -> Iterator[Finding]:
-    """`told` holds the warnings of the parts and the grader."""
+def _examine_assembled(made: Assembled, plan: Plan, warnings: list[str]) -> Iterator[Finding]:
+    """`warnings` holds the warnings of the parts and the grader."""
     recipe, loaded = made.recipe, made.loaded
     weights_bytes = sum(parameter.nbytes for parameter in loaded.model.parameters())
     yield _described(recipe.model.path, loaded)
@@ -84,23 +84,23 @@ def _examine_assembled(made: Assembled, plan: Plan, told: list[str]) -> Iterator
     for kind, problems in kinds.items():
         yield shared_prefix(kind, fitting, problems)
     base = made.base
-    for warning in _taken(told):
+    for warning in _taken(warnings):
         yield Finding("the run will warn", "warning", warning)
     probes = {kind: _sampled(base, problems) for kind, problems in kinds.items()}
     bench = Bench(made, plan)
     for kind, rollouts in probes.items():
         yield equal_teacher(kind, bench, rollouts)
     for name in tasks:
-        yield from capability(name, bench, recipe.sampling.rollouts_per_prompt, told)
+        yield from capability(name, bench, recipe.sampling.rollouts_per_prompt, warnings)
     yield from _steps(bench, plan)
     yield from _lesson_and_estimate(bench, plan)
     yield disk(bench, plan, recipe.checkpoint.keep_last + len(handovers(recipe)), weights_bytes)
 
 
-def _taken(told: list[str]) -> list[str]:
-    """The warnings in `told`, which is emptied."""
-    taken = list(told)
-    told.clear()
+def _taken(warnings: list[str]) -> list[str]:
+    """All warnings of the list, which is emptied."""
+    taken = list(warnings)
+    warnings.clear()
     return taken
 
 

@@ -38,7 +38,9 @@ def status_of(app: typer.Typer, words: Sequence[str]) -> int:
     except Exception as error:
         if debug:
             traceback.print_exception(error)
-        return _failed(*_told(error, "" if debug else f"; run again with {DEBUG} to see where it comes from"))
+        return _failed(
+            *_status_and_message(error, "" if debug else f"; run again with {DEBUG} to see where it comes from")
+        )
 
 
 def leave(status: int) -> NoReturn:
@@ -47,7 +49,7 @@ def leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _told(error: Exception, hint: str) -> tuple[int, str]:
+def _status_and_message(error: Exception, hint: str) -> tuple[int, str]:
     """Exit status and message of an error. The message of an error that copd does not know ends with `hint`."""
     if isinstance(error, CopdError):
         return error.exit_status, str(error)

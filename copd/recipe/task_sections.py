@@ -111,7 +111,7 @@ class RowsTask(Section):
         description="folder of images and videos; their paths start in it and stay in it; null = folder of the file",
     )
     format: Literal["auto", "native", "verl", "trl", "easyr1"] = Field(
-        "auto", description="format of the rows; auto = told by the columns, refused if they fit several"
+        "auto", description="format of the rows; auto = recognised by the columns, refused if they fit several"
     )
     verifier: str | None = Field(None, description="the verifier of rows that name none; null = every row names one")
     system_prompt: str | None = Field(None, min_length=1, description="system message of rows that have none")

@@ -163,7 +163,7 @@ def _verl(raw: Raw, rules: RowRules) -> Raw:
 def _trl(raw: Raw, rules: RowRules) -> Raw:
     image, answer = raw.get("image"), _unwrapped(raw["solution"], rules)
     if answer is raw["solution"] and isinstance(answer, str) and "\n" in answer.strip():
-        raise BadRow("the answer cannot be told: a solution of several lines without \\boxed{}")
+        raise BadRow("no single answer: a solution of several lines without \\boxed{}")
     return {**raw, "images": raw.get("images") if image is None else [image], "answer": answer}
 
 
@@ -206,7 +206,7 @@ def _unwrapped(solution: Any, rules: RowRules) -> Any:
     if BOXED in text:
         answer = rules.boxed_answer(text)
         if answer is None:
-            raise BadRow(f"the answer cannot be told: {text.count(BOXED)} \\boxed{{}} in it, or one that is not closed")
+            raise BadRow(f"no single answer: {text.count(BOXED)} \\boxed{{}} in it, or one that is not closed")
         return answer
     return text
 

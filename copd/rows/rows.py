@@ -168,7 +168,7 @@ class Rows:
                 self._bad.meet(where, error)
                 if split is not Split.TRAIN:
                     raise DataError(
-                        f"{where}: {error}; found only now, and no row of {split.value} is counted twice: remove it"
+                        f"{where}: {error}; remove the row: no other row of {split.value} may take its place"
                     ) from None
         raise DataError(f"task {self.name}: every row of {split.value} is bad")
 

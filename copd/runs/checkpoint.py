@@ -202,7 +202,7 @@ class Saving:
         self._log = JsonLines(path)
         self._clock = clock
         self._began = self._ended = clock()
-        self._told = False
+        self._warned = False
 
     def begins(self) -> None:
         """The branches stop for a checkpoint."""
@@ -221,9 +221,9 @@ class Saving:
     def warning(self) -> str | None:
         """A warning, given once, that checkpoints take too much of the time."""
         too_much = self.save_seconds > max(NOTICED_SECONDS, ACCEPTED * self.between_saves_seconds)
-        if self._told or not too_much:
+        if self._warned or not too_much:
             return None
-        self._told = True
+        self._warned = True
         times = f"{self.save_seconds:.0f} s for {self.between_saves_seconds:.0f} s between them"
         return f"checkpoints take more than {ACCEPTED:.0%} of the time: {times}; raise checkpoint.every_steps"
 

@@ -44,8 +44,10 @@ def check_folder(
                 raise
         changes = [change for key in RESUMED for change in _differences(key, before[key], manifest[key])]
         if changes and not force:
-            told = [f"{folder}: cannot resume: {change}" for change in changes]
-            raise CheckpointError("\n".join([*told, "--resume --force goes on all the same, and records what changed"]))
+            lines = [f"{folder}: cannot resume: {change}" for change in changes]
+            raise CheckpointError(
+                "\n".join([*lines, "--resume --force goes on all the same, and records what changed"])
+            )
         return changes
     if occupied(folder, besides=STARTED):
         hint = f"it holds no {RUN_MANIFEST}" if resume else "--resume goes on with the run in it"

@@ -203,8 +203,8 @@ class RunObserver:
 
     def restart(self) -> None:
         """Remove what an attempt without a checkpoint has written."""
-        self._metrics.cut(0)
-        self._samples.cut(0)
+        self._metrics.truncate(0)
+        self._samples.truncate(0)
 
     async def adopt(self, checkpoint: Checkpoint, experts: Sequence[str]) -> None:
         """Take over the experts of another run, and enter their cost in the ledger."""
@@ -234,7 +234,7 @@ class RunObserver:
                     f"{lines.path}: has {lines.size} bytes where the checkpoint of step {checkpoint.step} noted "
                     f"{checkpoint.notes[noted]}: what it told of earlier steps is incomplete"
                 )
-            lines.cut(checkpoint.notes[noted])
+            lines.truncate(checkpoint.notes[noted])
         self._recall()
         remove_superseded(checkpoint.folder.parent, checkpoint.step, self._keep_last, self.meet_after)
 

@@ -40,7 +40,7 @@ class JsonLines:
                 left = left[self._file.write(left) :]
         except OSError as error:
             with suppress(OSError):
-                self.cut(before)
+                self.truncate(before)
             raise CheckpointError(f"{self.path}: cannot be written: {error}") from error
 
     def sync(self) -> None:
@@ -59,7 +59,7 @@ class JsonLines:
         """Bytes written so far. A checkpoint remembers this number."""
         return self._file.tell()
 
-    def cut(self, size: int) -> None:
+    def truncate(self, size: int) -> None:
         """Remove everything after the first `size` bytes. From a shorter file, remove a half line at its end."""
         end = self._file.seek(0, os.SEEK_END)
         if end < size:

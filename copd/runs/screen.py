@@ -86,7 +86,7 @@ class Screen:
         """Seconds of a stage before the first step or after the last."""
         self._stages[name] = self._stages.get(name, 0.0) + seconds
 
-    def _stages_told(self, when: str) -> None:
+    def _print_stages(self, when: str) -> None:
         """Print the stages counted since the last such line, the longest first."""
         longest = sorted(self._stages.items(), key=lambda stage: -stage[1])
         said = ", ".join(f"{name} {seconds:.1f}" for name, seconds in longest)
@@ -103,7 +103,7 @@ class Screen:
         self._peak = peak
         self._first_step = self._step = first_step
         self._clock = time.perf_counter()
-        self._stages_told("before the first step")
+        self._print_stages("before the first step")
         if first_step:
             self.console.print(f"resumed after step {first_step}")
 
@@ -143,7 +143,7 @@ class Screen:
     def finished(self, folder: Path, auto_class: str | None) -> None:
         """Print where everything is and how to go on. `auto_class` loads the merged model, if there is one."""
         if self._stages:
-            self._stages_told("after the last step")
+            self._print_stages("after the last step")
         self.console.print(f"report: {folder / 'report.html'}", markup=False)
         if auto_class is not None:
             model = folder / "merged"

@@ -1,15 +1,21 @@
 """Where the branches of a run live: what is left where one of them cannot be built, and the memory of all."""
 
+import shutil
+from contextlib import closing
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
+from copd.assemble.assembled import assembled
 from copd.assemble.places import OwnProcesses
 from copd.errors import ModelFolderError
+from copd.model.folders import model_folder
+from copd.recipe.reading import load_recipe
 from copd.system.processes import Memory, peak
 
 BUILT = {"text": Memory(2**33), "image": Memory(2**34), "video": ModelFolderError("no such device")}
-"""What processes of branches hold once they stand, or why one does not; tests/branches/ has real ones."""
+"""What the processes of branches hold once they stand, or why one does not. The last test has real processes."""
 
 
 @pytest.fixture
@@ -49,3 +55,22 @@ def test_the_processes_of_branches_are_counted_beside_that_of_the_run(closed):
     assert peak().machine <= place.peak().machine - 2**33 - 2**34 < 2 * peak().machine
     place.close()
     assert sorted(closed) == ["image", "text"]
+
+
+@pytest.mark.slow
+def test_real_processes_are_counted_while_they_stand_and_none_is_left_where_the_base_is_gone(tmp_path):
+    base = shutil.copytree(model_folder("builtin:digits"), tmp_path / "base")
+    with assembled(load_recipe("demo", ["backend=processes", f"model.path={base}"]), print) as made:
+        with closing(OwnProcesses(made, ["text", "image"])) as place:
+            standing = set(descendants())
+            assert peak().machine + 2 * 2**27 < place.peak().machine
+        left = set(descendants())
+        assert len(standing - left) == 2
+        (base / "model.safetensors").unlink()
+        with pytest.raises(ModelFolderError, match=str(base)):
+            OwnProcesses(made, ["text", "image"])
+        assert set(descendants()) <= left
+
+
+def descendants() -> list[int]:
+    return [process.pid for process in psutil.Process().children(recursive=True)]

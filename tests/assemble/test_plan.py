@@ -134,22 +134,24 @@ def test_a_budget_scales_the_steps_of_any_method(method, budget):
 
 @pytest.mark.parametrize("method", ["copd", "expert", "mixed", "static_opd", "mopd", "merge_only"])
 @pytest.mark.parametrize("budget", [1, 1_000])
-def test_a_budget_that_whole_steps_miss_is_refused_with_what_they_would_make(method, budget):
+def test_a_budget_that_whole_steps_miss_is_refused_with_one_that_they_meet(method, budget):
     said = (
-        rf"budget.rollouts: asked are {budget:,}, method {method} would make ([\d,]+): .* by 5%. "
-        r"Give another total, or (lower schedule.cycles or )?lower the prompts and"
+        rf"budget.rollouts: method {method} cannot meet {budget:,}: .* come to ([\d,]+) at best, .* 5% away. "
+        r"Set \1, or (lower schedule.cycles or )?lower the prompts and"
     )
     with pytest.raises(RecipeError, match=said) as refused:
         make_plan(load_recipe("demo", [f"method={method}", f"budget.rollouts={budget}"]))
-    would_make, fewer_cycles = re.match(said, str(refused.value)).groups()
-    assert abs(int(would_make.replace(",", "")) - budget) > 0.05 * budget
+    at_best, fewer_cycles = re.match(said, str(refused.value)).groups()
+    rollouts = int(at_best.replace(",", ""))
+    assert abs(rollouts - budget) > 0.05 * budget
+    assert plan_of(f"method={method}", f"budget.rollouts={rollouts}").rollouts == pytest.approx(rollouts, rel=0.05)
     assert (fewer_cycles is None) == (method in ("static_opd", "mopd"))
 
 
 def test_a_small_budget_fits_where_cycles_and_prompts_are_lowered():
     budget = ["budget.rollouts=1000", "schedule.cycles=1"]
     small = ["sampling.prompts_per_step=4", "opd.prompts_per_step=2"]
-    with pytest.raises(RecipeError, match="asked are 1,000, method copd would make 1,536"):
+    with pytest.raises(RecipeError, match=r"method copd cannot meet 1,000: .* 1,536 at best"):
         make_plan(load_recipe("demo", budget))
     assert make_plan(load_recipe("demo", [*budget, *small])).rollouts == 960
 

@@ -191,7 +191,7 @@ BAD = [
     ("native", {**NATIVE, "image": "a.png"}, "unknown column 'image'; did you mean 'images'"),
     ("verl", {"prompt": "?", "reward_model": "72"}, "reward_model.ground_truth is missing, reward_model is a text"),
     ("verl", {"prompt": "?", "reward_model": {"style": "rule"}}, "reward_model.ground_truth is missing"),
-    ("trl", {"prompt": "?", "solution": "\\boxed{1} or \\boxed{2}"}, r"cannot be told: 2 \\boxed"),
+    ("trl", {"prompt": "?", "solution": "\\boxed{1} or \\boxed{2}"}, r"no single answer: 2 \\boxed"),
     ("trl", {"prompt": "?", "solution": "\\boxed{1"}, "not closed"),
     ("trl", {"prompt": "?", "solution": "We add.\nIt is 4."}, "a solution of several lines without"),
     ("easyr1", {"problem": "?", "answer": "1", "data_type": "video"}, "data_type is 'video' but the row holds text"),

@@ -82,7 +82,7 @@ def test_after_a_cut_the_record_goes_on_as_if_the_rest_had_never_been(tmp_path, 
     for record in RECORDS:
         log.write(record)
         sizes.append(log.size)
-    log.cut(sizes[kept])
+    log.truncate(sizes[kept])
     assert log.size == sizes[kept]
     for record in RECORDS[kept:]:
         log.write(record)
@@ -97,7 +97,7 @@ def test_a_cut_removes_the_half_line_of_a_crash(tmp_path):
     with path.open("ab") as file:
         file.write(b'{"step": 1, "lo')
     resumed = JsonLines(path)
-    resumed.cut(size)
+    resumed.truncate(size)
     resumed.write({"step": 1})
     assert list(read_lines(path)) == [{"step": 0}, {"step": 1}]
 
@@ -105,7 +105,7 @@ def test_a_cut_removes_the_half_line_of_a_crash(tmp_path):
 def test_a_cut_beyond_the_end_adds_nothing(tmp_path):
     log = JsonLines(tmp_path / "log.jsonl")
     log.write({"step": 0})
-    log.cut(log.size + 10)
+    log.truncate(log.size + 10)
     log.write({"step": 1})
     assert list(read_lines(log.path)) == [{"step": 0}, {"step": 1}]
 
@@ -137,7 +137,7 @@ def test_of_a_file_that_is_shorter_than_remembered_whole_lines_are_kept(tmp_path
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"step": 0}\n{"step": 1, "lo')
     log = JsonLines(path)
-    log.cut(100)
+    log.truncate(100)
     log.write({"step": 2})
     assert list(read_lines(path)) == [{"step": 0}, {"step": 2}]
 

@@ -73,7 +73,9 @@ STOPS = {
 """What the run has told, how often since it was begun or resumed, and after how many steps it then has a checkpoint."""
 STOPS_OF_PROCESSES = {
     "in RLVR, one branch perhaps two steps ahead": ("updated", 3, {2, 3}),
-    "in OPD": ("updated", 9, {7, 8}),
+    "measuring": ("measured", 1, {6}),
+    "in OPD": ("updated", 1, {7}),
+    "concluding": ("result", 1, {9}),
 }
 """The same where branches are processes: one of several numbers of steps, as a branch may be ahead."""
 SIGNALLED = """
@@ -123,7 +125,7 @@ def signalled(folder: Path, numbers: Sequence[int], told: str, times: int, *chan
 @pytest.mark.slow
 def test_a_run_of_several_processes_stopped_by_signals_to_all_of_them_ends_as_if_undisturbed(undisturbed, tmp_path):
     folder = tmp_path / "run"
-    for number, (name, (told, times, stands)) in zip([SIGTERM, SIGINT], STOPS_OF_PROCESSES.items(), strict=True):
+    for number, (name, (told, times, stands)) in zip([SIGTERM, SIGINT] * 2, STOPS_OF_PROCESSES.items(), strict=True):
         status, said = signalled(folder, [number], told, times, "backend=processes")
         assert status == 128 + number, (name, said)
         assert f"stopped by {number.name}; --resume goes on from the last checkpoint" in said
@@ -133,12 +135,13 @@ def test_a_run_of_several_processes_stopped_by_signals_to_all_of_them_ends_as_if
     assert_is(folder, undisturbed)
 
 
+@pytest.mark.parametrize("step", [1, pytest.param(7, marks=pytest.mark.slow, id="in OPD")])
 def test_a_folder_in_use_is_refused_and_a_run_that_is_killed_goes_on_in_processes_as_if_undisturbed(
-    undisturbed, command, tmp_path
+    undisturbed, command, tmp_path, step
 ):
     folder = tmp_path / "run"
     run = begun(folder, "backend=processes", "checkpoint.every_steps=1")
-    while not (folder / "checkpoints" / "step-00000001" / "manifest.json").is_file():
+    while not (folder / "checkpoints" / f"step-{step:08}" / "manifest.json").is_file():
         assert run.poll() is None, run.stdout.read()
         time.sleep(0.01)
     run.send_signal(SIGSTOP)
