@@ -103,7 +103,7 @@ def train(
 
 @app.command()
 def doctor(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or a recipe of copd by name.")] = "demo",
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or a builtin recipe by name.")] = "demo",
     overrides: Overrides = None,
 ) -> None:
     """Check a recipe before a long run: model, data, graders, signal, log-probs, time, memory, disk.
@@ -147,9 +147,9 @@ def evaluate(
 @app.command()
 def behaviour(
     student: Annotated[
-        str, typer.Argument(help="The model that answers: a folder, builtin:NAME, or ID@COMMIT of the hub.")
+        str, typer.Argument(help="The model that answers: a folder, builtin:NAME, or ID@COMMIT of Hugging Face.")
     ],
-    teacher: Annotated[str, typer.Argument(help="The model that scores the student's tokens, given likewise.")],
+    teacher: Annotated[str, typer.Argument(help="The model that scores the student's tokens; likewise.")],
     recipe: Compared = "demo",
     problems: Annotated[
         int | None,
@@ -188,16 +188,16 @@ def report(
 @app.command()
 def merge(
     branch: Annotated[
-        list[str], typer.Option(help="A folder, builtin:NAME, or ID@COMMIT of the hub; once per branch.")
+        list[str], typer.Option(help="A folder, builtin:NAME, or ID@COMMIT of Hugging Face; once per branch.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
-    base: Annotated[str | None, typer.Option(help="The model that the branches started from, given likewise.")] = None,
+    base: Annotated[str | None, typer.Option(help="The branches' base: a folder, builtin:NAME or ID@COMMIT.")] = None,
     method: Annotated[str, typer.Option(help="mean, weighted, task_arithmetic, ties, dare or slerp.")] = "mean",
     weight: Annotated[list[float] | None, typer.Option(help="With weighted, ties, slerp: once per branch.")] = None,
     scale: Annotated[float | None, typer.Option(help="Of task_arithmetic, ties, dare.")] = None,
     density: Annotated[float | None, typer.Option(help="With ties and dare: the share that is kept.")] = None,
     seed: Annotated[int | None, typer.Option(help="With dare: decides which entries are kept.")] = None,
-    scan: Annotated[bool, typer.Option("--scan", help="Try a grid of weights or scales; keep the best.")] = False,
+    scan: Annotated[bool, typer.Option("--scan", help="Try a grid; keep what is best on validation problems.")] = False,
     recipe: Annotated[
         str | None, typer.Option(help="With --scan: the recipe whose validation problems decide; default demo.")
     ] = None,
@@ -206,7 +206,7 @@ def merge(
         int | None, typer.Option(min=1, help="With --scan: weights and scales are multiples of 1/GRID; default 6.")
     ] = None,
 ) -> None:
-    """Merge branches of one base into one model. Only one tensor of each is in memory at a time.
+    """Merge branches of one base into one model. One tensor of each branch is in memory at a time.
 
     Try `copd merge --branch runs/demo/branches/text --branch runs/demo/branches/video --out runs/both`.
     """
@@ -250,7 +250,7 @@ def warmup(
 
 @recipes.command("show")
 def show(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or a recipe of copd by name.")] = "demo",
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or a builtin recipe by name.")] = "demo",
     overrides: Overrides = None,
 ) -> None:
     """Show every field of a recipe with its value and meaning."""
@@ -272,7 +272,7 @@ def check(
     ] = None,
     format_name: Annotated[
         Literal["auto", "native", "verl", "trl", "easyr1"],
-        typer.Option("--format", help="The library whose format the rows have; auto = recognised by the columns."),
+        typer.Option("--format", help="native = copd's own columns; auto = recognised by the columns."),
     ] = "auto",
     root: Annotated[str | None, typer.Option(help="Folder of images and videos; default that of the file.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Read the rows as this recipe reads them.")] = None,
@@ -284,7 +284,7 @@ def check(
 ) -> None:
     """Check rows without a model. Report each bad row by file, line and reason, and count rows by kind and verifier.
 
-    A row whose id an earlier row has is bad. Exit status 0: all rows are sound. 1: some are bad. 2: a file cannot be
+    A row is bad if an earlier row has its id. Exit status 0: all rows are sound. 1: some are bad. 2: a file cannot be
     read, or the command is wrong.
     """
     from copd.commands.check import check_branch, check_file

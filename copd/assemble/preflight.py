@@ -22,12 +22,6 @@ SETTLED_ON = 3
 """Training problems per task of the parity check that settles the path."""
 
 
-CHECKPOINTING = (
-    "model.gradient_checkpointing: layers take no cache; log-probs of long sequences take the plain path, a prompt "
-    "computed again for each of its rows; sampling keeps the shared prefix where the model can"
-)
-
-
 def check_prompts(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int) -> None:
     """Check that the model can take the first problems of every task.
 
@@ -72,7 +66,7 @@ def settle_paths(policy: Policy, tasks: Mapping[str, Task]) -> list[str]:
 
     Raises ModelFolderError for a model that copd computes wrongly.
     """
-    warnings = [CHECKPOINTING] if policy.gradient_checkpointing else []
+    warnings: list[str] = []
     for name, task in tasks.items():
         if warning := settle_path(policy, [task.problem(Split.TRAIN, i) for i in range(SETTLED_ON)]):
             warnings.append(f"branches.{name}: {warning}")

@@ -37,7 +37,7 @@ def add_adapter(model: Any, name: str, settings: LoraSettings, seed: int) -> Non
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise RecipeError("lora: needs the package peft; install copd[lora]") from error
+        raise RecipeError("lora: needs peft: pip install peft") from error
     _check_targets(model, settings.targets)
     config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, target_modules=list(settings.targets), lora_dropout=0.0, bias="none"

@@ -66,7 +66,7 @@ class ModelSection(Section):
     gradient_checkpointing: bool = Field(
         False,
         strict=True,
-        description="recompute layers in the backward pass; saves memory, and log-probs then use no cache",
+        description="recompute layers in the backward pass: less memory, more time",
     )
     offload: bool = Field(
         False,
@@ -179,7 +179,9 @@ class GrpoSection(Section):
         1, description="optimizer steps over each batch; ratios refer to the log-probs of the first"
     )
     mask_truncated: bool = Field(
-        False, strict=True, description="leave truncated responses out, as if they had not been sampled"
+        False,
+        strict=True,
+        description="leave truncated responses out of the native part, as if they had not been sampled",
     )
 
 
@@ -325,7 +327,7 @@ class ExpertsSection(Section):
 
 
 class EvaluationSection(Section):
-    """Measures, when they are taken, and on how many problems. They do not count as rollouts of the method."""
+    """Measures: when, and on how many problems. Rollouts of evaluation do not count towards the method's R."""
 
     problems: Count = Field(500, description="test problems per capability in the final table")
     validation_problems: Count = Field(100, description="validation problems per capability during training")
@@ -338,7 +340,7 @@ class EvaluationSection(Section):
 
 
 class CheckpointSection(Section):
-    """When all branches are saved at the same step, and how many checkpoints are kept."""
+    """How often a checkpoint of all branches is written, and how many are kept."""
 
     every_steps: Count = Field(25, description="steps between checkpoints; one is also written at the end of a cycle")
     keep_last: Count = Field(

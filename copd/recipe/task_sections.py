@@ -88,23 +88,24 @@ FilesOrFile = Annotated[
 ]
 
 
+OR_A_SHARE = "null = a share of train, chosen by hash of a row's media, else of its text"
+
+
 class RowsTask(Section):
     """The user's own problems (`copd.rows.rows`)."""
 
     kind: Literal["rows"] = Field(description="which source of problems")
     train: FilesOrFile = Field(
-        description="a .jsonl or .parquet file, a list of them, or hub:OWNER/NAME[/FILE] for a data set of the hub"
+        description="a .jsonl or .parquet file, a list of them, or hub:OWNER/NAME[/FILE] on the Hugging Face Hub"
     )
-    validation: FilesOrFile | None = Field(
-        None, description="the same; null = a share of train, chosen by hash of a row's media, else of its text"
-    )
-    test: FilesOrFile | None = Field(
-        None, description="the same; null = a share of train, chosen by hash of a row's media, else of its text"
-    )
+    validation: FilesOrFile | None = Field(None, description=f"files of the validation rows, as in train; {OR_A_SHARE}")
+    test: FilesOrFile | None = Field(None, description=f"files of the test rows, as in train; {OR_A_SHARE}")
     validation_share: Share = Field(0.1, description="share of train's rows, if no validation file is given")
     test_share: Share = Field(0.1, description="share of train's rows, if no test file is given")
     revision: str | None = Field(
-        None, pattern=f"^{COMMIT}$", description="the commit of a data set of the hub: 40 hexadecimal digits"
+        None,
+        pattern=f"^{COMMIT}$",
+        description="the commit of a data set of the Hugging Face Hub: 40 hexadecimal digits",
     )
     data_root: str | None = Field(
         None,

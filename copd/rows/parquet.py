@@ -27,7 +27,7 @@ try:
     import pyarrow.compute
     import pyarrow.parquet
 except ImportError:
-    raise DataError("parquet files need pyarrow: pip install 'copd[data]'") from None
+    raise DataError("parquet files need pyarrow: pip install pyarrow") from None
 
 MAX_UNPACKED_BYTES = 2**31
 """Most bytes of one column of one row group, as the file declares them."""

@@ -33,7 +33,7 @@ def load_video(reference: Reference, root: DataRoot, rules: MediaRules) -> tuple
     try:
         import av
     except ImportError:
-        raise DataError("video files need PyAV: pip install 'copd[video]'") from None
+        raise DataError("video files need PyAV: pip install av") from None
     try:
         with opened(reference, root) as file:
             format_name = _container_format(file)

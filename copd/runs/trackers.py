@@ -71,7 +71,7 @@ def check_trackers(names: Sequence[str]) -> None:
     for name in names:
         found = find_spec(name)
         if found is None or found.origin is None:
-            raise RecipeError(f"trackers: {name} is not installed: pip install 'copd[{name}]'")
+            raise RecipeError(f"trackers: {name} is not installed: pip install {name}")
 
 
 def open_trackers(names: Sequence[str], folder: Path, first_step: int, recipe: Mapping[str, Any]) -> list[Log]:

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from copd.maths.merge import slerp
 from copd.model.merging import MergedFolders, ModelFolder, write_merged
 
-pytest.importorskip("mergekit", reason="mergekit is not installed: pip install 'copd[mergekit]'")
+pytest.importorskip("mergekit", reason="mergekit is not installed: pip install mergekit")
 WEIGHTS = "model.safetensors"
 
 

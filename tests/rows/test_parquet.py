@@ -207,4 +207,4 @@ def test_without_pyarrow_the_extra_is_named(tmp_path):
         "path = Path(sys.argv[1]); open_rows(path, 'f.parquet', DataRoot.at(path.parent))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "f.parquet")], capture_output=True, text=True)
-    assert "DataError: parquet files need pyarrow: pip install 'copd[data]'" in done.stderr
+    assert "DataError: parquet files need pyarrow: pip install pyarrow" in done.stderr

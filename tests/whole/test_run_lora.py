@@ -118,13 +118,12 @@ def test_full_weights_are_not_loaded_into_the_base_that_adapters_share():
     assert all(torch.equal(weight, before[name]) for name, weight in branch.weights().items())
 
 
-def test_checkpointing_is_told_and_samples_on_the_cache():
+def test_a_model_with_checkpointing_packs_and_samples_on_the_cache_as_without():
     recipe = load_recipe("demo", ["model.gradient_checkpointing=true"])
     warnings = []
     policy = Assembled(recipe, warnings.append).base
-    assert len(warnings) == 1
-    assert "model.gradient_checkpointing: layers take no cache" in warnings[0]
-    assert policy.shared_prefix
+    assert warnings == []
+    assert (policy.shared_prefix, policy.packs) == (True, True)
     assert branch_policy(recipe, policy, "text").gradient_checkpointing
 
 
