@@ -15,8 +15,9 @@ from torch import Tensor
 from copd.errors import RecipeError
 from copd.rewards.adapters import Sample, UserVerifier
 from copd.rewards.answers import final_answer
+from copd.rewards.kinds import expression, judged
 from copd.rewards.pool import Call, KillablePool
-from copd.rewards.verifiers import VERIFIERS, Verdict, as_number, number
+from copd.rewards.verifiers import VERIFIERS, Verdict
 from copd.rewards.worker import describe, verify_by_user, verify_mathematically
 from copd.system.files import sha256
 from copd.types import Problem
@@ -166,12 +167,15 @@ def _sample(problem: Problem, response: Response) -> Sample:
 
 
 def _plan_math(answer: str, reference: str) -> Verdict | Call:
-    """Equal texts are equal, and two plain numbers are compared like `number` does. math-verify gets the rest."""
-    if answer == reference.strip() or number(answer, reference):
+    """Equal texts are equal. Kinds decide where both sides have one that they know; math-verify gets the rest."""
+    if answer == reference.strip():
         return RIGHT
-    if len(answer) > LONGEST_MATH or (as_number(answer) and as_number(reference)):
+    right = judged(answer, reference)
+    if right is not None:
+        return RIGHT if right else WRONG
+    if len(answer) > LONGEST_MATH:
         return WRONG
-    return (verify_mathematically, answer, reference)
+    return (verify_mathematically, expression(answer), expression(reference))
 
 
 def user_verifiers(verifiers: Mapping[str, str]) -> list[UserVerifier]:

@@ -9,7 +9,8 @@ from typing import Any
 from antlr4 import CommonTokenStream
 from antlr4.atn.PredictionMode import PredictionMode
 from latex2sympy2_extended import latex2sympy2
-from math_verify import parse, verify
+from math_verify import grader, parse, verify
+from sympy import Basic, Float, MatrixBase, N, Poly, PolynomialError
 
 for library in ("math_verify", "latex2sympy2_extended"):
     logging.getLogger(library).setLevel(logging.CRITICAL)
@@ -35,6 +36,54 @@ class TwoStages(latex2sympy2.PSParser):
 
 
 latex2sympy2.PSParser = TwoStages
+
+
+ROUNDED = 1e-6
+"""Relative tolerance where a side is written as a decimal and the reference is not whole, as under `number`."""
+DIGITS, EXACT = 60, 1e-40
+"""Digits to which values are computed, and the relative difference up to which two exact ones are equal."""
+WHOLE = 1e-12
+"""Relative difference of a decimal, of which math-verify keeps 15 digits, to the whole number that it spells."""
+
+
+def same_value(reference: Any, answer: Any, *_: int) -> bool:
+    """Whether two expressions of sympy have the same value, or as polynomials the same coefficients.
+
+    The difference counts relative to the reference. math-verify's own function, whose place this takes, counts it
+    absolutely, so that all small numbers are equal.
+    """
+    if isinstance(reference, MatrixBase) and isinstance(answer, MatrixBase):
+        pairs = zip(reference.flat(), answer.flat(), strict=True) if reference.shape == answer.shape else None
+        return pairs is not None and all(same_value(*pair) for pair in pairs)
+    if not isinstance(reference, Basic) or not isinstance(answer, Basic):
+        return False
+    wanted, found = grader.safe_sympy_doit(reference), grader.safe_sympy_doit(answer)
+    if wanted == found or _close(wanted, found):
+        return True
+    bare = grader.get_pct_val(reference), grader.get_pct_val(answer)
+    return (bare[0] is None) != (bare[1] is None) and _close(
+        wanted if bare[0] is None else bare[0], found if bare[1] is None else bare[1]
+    )
+
+
+def _close(wanted: Any, found: Any) -> bool:
+    symbols = sorted(wanted.free_symbols | found.free_symbols, key=str)
+    if symbols:
+        try:
+            terms = [dict(Poly(side, *symbols).terms()) for side in (wanted, found)]
+        except PolynomialError:
+            return False
+        return terms[0].keys() == terms[1].keys() and all(_close(terms[0][power], terms[1][power]) for power in terms[0])
+    values = N(wanted, DIGITS), N(found, DIGITS)
+    if not all(value.is_number and value.is_finite for value in values):
+        return False
+    tolerance = EXACT
+    if wanted.has(Float) or found.has(Float):
+        tolerance = WHOLE if wanted.is_integer else ROUNDED
+    return bool(abs(values[0] - values[1]) <= tolerance * abs(values[0]))
+
+
+grader.sympy_numeric_eq = same_value
 
 
 def equivalent(answer: str, reference: str) -> bool:

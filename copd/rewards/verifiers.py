@@ -20,10 +20,12 @@ LONGEST_NUMBER, LONGEST_TEXT = 100, 10_000
 
 INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
+POWER = r"10\s?\^\s?(?:\{\s?(?P<power>[+-]?\d{1,3})\s?\}|(?P<digit>\d))"
 NUMBER = re.compile(
-    rf"(?P<sign>[+-]?)\s?(?:(?P<decimal>{DECIMAL})(?:[eE](?P<exponent>[+-]?\d{{1,3}}))?"
-    rf"|(?P<over>{DECIMAL})\s?/\s?(?P<under>{DECIMAL})"
-    rf"|\\[dt]?frac\{{(?P<upper>{DECIMAL})\}}\{{(?P<lower>{DECIMAL})\}})\s?(?P<percent>\\?%)?",
+    rf"(?P<sign>[+-]?)\s?(?:(?P<decimal>{DECIMAL})(?:\\overline\{{(?P<repeated>\d{{1,18}})\}})?"
+    rf"(?:[eE](?P<exponent>[+-]?\d{{1,3}})|\s?(?:\\times|\\cdot|\*|\u00d7|\u00b7)\s?{POWER})?"
+    rf"|(?:(?P<whole>\d{{1,18}})\s+)?(?P<over>{DECIMAL})\s?/\s?(?P<under>{DECIMAL})"
+    rf"|(?P<before>\d{{1,18}})?\s?\\[dt]?frac\s?\{{(?P<upper>{DECIMAL})\}}\s?\{{(?P<lower>{DECIMAL})\}})\s?(?P<percent>\\?%)?",
     re.ASCII,
 )
 LETTER = re.compile(r"\(\s?([A-Ja-j])\s?\)|\[\s?([A-Ja-j])\s?\]|([A-Ja-j])\s?[.:)]?")
@@ -60,11 +62,7 @@ def number(answer: str, reference: str) -> bool:
     side has a per cent sign, both readings count: 25% equals 0.25 and 25.
     """
     found, wanted = as_number(answer), as_number(reference)
-    if found is None or wanted is None:
-        return False
-    if found.percent == wanted.percent:
-        return close(found.bare, wanted.bare)
-    return close(found.bare, wanted.bare) or close(found.value, wanted.value)
+    return found is not None and wanted is not None and same_number(found, wanted)
 
 
 class Number(NamedTuple):
@@ -76,6 +74,13 @@ class Number(NamedTuple):
     @property
     def value(self) -> Fraction:
         return self.bare / 100 if self.percent else self.bare
+
+
+def same_number(found: Number, wanted: Number) -> bool:
+    """Equal as `number` has it. A per cent sign on one side only may be meant or left out."""
+    if close(found.bare, wanted.bare):
+        return True
+    return found.percent != wanted.percent and close(found.value, wanted.value)
 
 
 def as_number(text: str) -> Number | None:
@@ -90,7 +95,13 @@ def as_number(text: str) -> Number | None:
     under = Fraction((match["under"] or match["lower"] or "1").replace(",", ""))
     if under == 0:
         return None
-    size = over / under * Fraction(10) ** int(match["exponent"] or 0)
+    if match["repeated"]:
+        if "." not in match["decimal"]:
+            return None
+        decimals, period = len(match["decimal"].partition(".")[2]), len(match["repeated"])
+        over += Fraction(int(match["repeated"]), (10**period - 1) * 10**decimals)
+    size = int(match["whole"] or match["before"] or 0) + over / under
+    size *= Fraction(10) ** int(match["exponent"] or match["power"] or match["digit"] or 0)
     return Number(-size if match["sign"] == "-" else size, match["percent"] is not None)
 
 
