@@ -25,7 +25,9 @@ ROOT = re.compile(r"\u221a\s?(?:\(([^()]*)\)|(\d+|[A-Za-z]))")
 SPACE = re.compile(r"\\[,;:! ]|~|\s+")
 TEXT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mbox|operatorname)\s?\{([^{}]*)\}")
 DEGREE = re.compile(r"\^\s?(?:\{\s?\\circ\s?\}|\\circ)|\\degree")
+NAMED = re.compile(r"(?<![\\A-Za-z])(pi|infinity)(?![A-Za-z])")
 E_NOTATION = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?|\.\d+)[eE]([+-]?\d{1,3})(?![\w.])")
+MEASURED = re.compile(r"(?P<before>.*[\d})\]!])\s*(?P<unit>(?:\\[,;: ]|\s)*(?:\\(?:text|textrm|mathrm|mbox)\s?\{[^{}]*\}|(?<=\s)[A-Za-z][A-Za-z/ ]*)(?:\^\{?[23]\}?)?)")
 CURRENCY = {"$": "dollar", "\\$": "dollar", "\u20ac": "euro", "\u00a3": "pound", "\u00a5": "yen"}
 QUANTITY = re.compile(
     r"(?P<before>\\?\$|[\u20ac\u00a3\u00a5])?\s?(?P<number>[+-]?[\s\S]*?[\d.})%])(?P<gap>\s*)(?P<unit>[^\W\d_][^\\={}()<>,;:+]*)?"
@@ -64,6 +66,8 @@ UNITS = {
         "Pa pascal",
         "mol mole",
         "degree deg",
+        "C celsius",
+        "F fahrenheit",
         "rad radian",
     )
     for name in names.split()
@@ -110,10 +114,11 @@ def judged(answer: str, reference: str) -> bool | None:
     Two quantities are equal if their numbers are, as under `number`, and their units, if both have one. A date equals
     no other kind. Words equal words only, but a word may be a product: whether `ab` is `a \\cdot b` is left open.
     """
+    if len({measured(answer)[1], measured(reference)[1]} - {""}) > 1:
+        return False
     found, wanted = kind(answer), kind(reference)
     if isinstance(found, Quantity) and isinstance(wanted, Quantity):
-        units = {found.unit, wanted.unit} - {""}
-        return len(units) < 2 and same_number(found.number, wanted.number)
+        return same_number(found.number, wanted.number)
     if isinstance(found, Words | Listed) and isinstance(wanted, Words | Listed):
         return type(found) is type(wanted) and _comparable(found) == _comparable(wanted)
     if isinstance(found, date) or isinstance(wanted, date):
@@ -129,9 +134,19 @@ def kind(text: str) -> Kind | None:
     return _as_date(bare) or as_quantity(bare) or _as_words(bare) or _as_list(bare)
 
 
+def measured(text: str) -> tuple[str, str]:
+    """What stands before a unit, and the unit's name; without a unit all of the text, and an empty name."""
+    if quantity := as_quantity(_bare(text)) if len(text) <= LONGEST_TEXT else None:
+        return text, quantity.unit
+    match = MEASURED.fullmatch(text.strip())
+    unit = _unit(_bare(match["unit"]), apart=True) if match else None
+    return (match["before"], unit) if match and unit else (text, "")
+
+
 def expression(text: str) -> str:
-    """The text as LaTeX for mathematics: typed signs as commands, 6e23 as a product, a quantity without its unit."""
-    plain = E_NOTATION.sub(r"\1 \\times 10^{\2}", latex(text))
+    """The text as LaTeX for mathematics: typed signs as commands, 6e23 as a product, no unit behind it."""
+    plain = E_NOTATION.sub(r"\1 \\times 10^{\2}", latex(measured(text)[0]))
+    plain = NAMED.sub(lambda found: {"pi": r"\pi ", "infinity": r"\infty "}[found[1]], plain)
     return DEGREE.sub("", plain)
 
 
@@ -182,6 +197,10 @@ def _unit(text: str, *, apart: bool) -> str | None:
         return None
     if not all(known) and (not apart or any(len(w) < 3 for w, k in zip(words, known, strict=True) if not k)):
         return None
+    if not apart and len(words[0]) < 2:
+        return None
+    if len(names) > 1 and names[0] == "degree":
+        names = names[1:]
     if names and names[0] in ("square", "cubic", "sq") and len(names) > 1:
         names = [*names[1:], "3" if names[0] == "cubic" else "2"]
     return " ".join(names)
@@ -229,7 +248,7 @@ def _folded(spelled: str) -> str:
     folded = spelled.casefold().replace("\u2019", "'").rstrip(".")
     if len(folded) != 2 or folded in ("no", "ok"):
         return folded
-    return folded if spelled[1].islower() == spelled[0].islower() or spelled[1].islower() else spelled
+    return folded[0] + spelled[1]
 
 
 def _as_date(bare: str) -> date | None:

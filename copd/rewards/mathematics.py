@@ -9,7 +9,8 @@ from typing import Any
 from antlr4 import CommonTokenStream
 from antlr4.atn.PredictionMode import PredictionMode
 from latex2sympy2_extended import latex2sympy2
-from math_verify import grader, parse, verify
+from latex2sympy2_extended.math_normalization import NormalizationConfig
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, grader, parse, verify
 from sympy import Basic, Float, MatrixBase, N, Poly, PolynomialError
 
 for library in ("math_verify", "latex2sympy2_extended"):
@@ -38,6 +39,13 @@ class TwoStages(latex2sympy2.PSParser):
 latex2sympy2.PSParser = TwoStages
 
 
+READERS = (
+    LatexExtractionConfig(
+        normalization_config=NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="all")
+    ),
+    ExprExtractionConfig(),
+)
+"""math-verify's usual readers, but no text is cut off as a unit: by its list, 2ab and 2 o would be 2."""
 ROUNDED = 1e-6
 """Relative tolerance where a side is written as a decimal and the reference is not whole, as under `number`."""
 DIGITS, EXACT = 60, 1e-40
@@ -96,4 +104,4 @@ def equivalent(answer: str, reference: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _parsed(text: str) -> tuple[Any, ...]:
-    return tuple(parse(f"\\boxed{{{text}}}", parsing_timeout=None))
+    return tuple(parse(f"\\boxed{{{text}}}", READERS, parsing_timeout=None))
