@@ -27,7 +27,10 @@ TEXT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mbox|ope
 DEGREE = re.compile(r"\^\s?(?:\{\s?\\circ\s?\}|\\circ)|\\degree")
 NAMED = re.compile(r"(?<![\\A-Za-z])(pi|infinity)(?![A-Za-z])")
 E_NOTATION = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?|\.\d+)[eE]([+-]?\d{1,3})(?![\w.])")
-MEASURED = re.compile(r"(?P<before>.*[\d})\]!])\s*(?P<unit>(?:\\[,;: ]|\s)*(?:\\(?:text|textrm|mathrm|mbox)\s?\{[^{}]*\}|(?<=\s)[A-Za-z][A-Za-z/ ]*)(?:\^\{?[23]\}?)?)")
+MEASURED = re.compile(
+    r"(?P<before>.*(?P<last>\S))(?P<unit>(?:\\[,;: ]|\s)*\\(?:text|textrm|mathrm|mbox)\s?\{[^{}]*\}(?:\^\{?[23]\}?)?"
+    r"|(?<=[\d})\]!])\s+[A-Za-z][A-Za-z/ ]*(?:\^\{?[23]\}?)?)"
+)
 CURRENCY = {"$": "dollar", "\\$": "dollar", "\u20ac": "euro", "\u00a3": "pound", "\u00a5": "yen"}
 QUANTITY = re.compile(
     r"(?P<before>\\?\$|[\u20ac\u00a3\u00a5])?\s?(?P<number>[+-]?[\s\S]*?[\d.})%])(?P<gap>\s*)(?P<unit>[^\W\d_][^\\={}()<>,;:+]*)?"
@@ -45,6 +48,9 @@ UNITS = {
         "in inch inches",
         "mi mile",
         "yd yard",
+        "square",
+        "sq",
+        "cubic",
         "g gram gramme",
         "mg milligram",
         "kg kilogram",
@@ -139,7 +145,7 @@ def measured(text: str) -> tuple[str, str]:
     if quantity := as_quantity(_bare(text)) if len(text) <= LONGEST_TEXT else None:
         return text, quantity.unit
     match = MEASURED.fullmatch(text.strip())
-    unit = _unit(_bare(match["unit"]), apart=True) if match else None
+    unit = _unit(_bare(match["unit"]), any_word=match["last"] in "0123456789}") if match else None
     return (match["before"], unit) if match and unit else (text, "")
 
 
@@ -181,29 +187,27 @@ def as_quantity(bare: str) -> Quantity | None:
     power, _, rest = unit.partition(" ")
     if power in POWERS and match["gap"]:
         number, unit = number._replace(bare=number.bare * 10 ** POWERS[power]), rest
-    named = _unit(unit, apart=bool(match["gap"])) if unit else ""
+    named = _unit(unit, any_word=bool(match["gap"])) if unit else ""
     before = CURRENCY.get(match["before"] or "", "")
-    if named is None or (before and named):
+    if named is None or (before and named) or (len(unit) == 1 and not match["gap"]):
         return None
     return Quantity(number, named or before)
 
 
-def _unit(text: str, *, apart: bool) -> str | None:
-    """The name by which a unit is compared. None if the text is no unit. One that is not `apart` must be well known."""
+def _unit(text: str, *, any_word: bool) -> str | None:
+    """The name by which a unit is compared; None for what is no unit. With `any_word`, words of three letters are."""
     words = re.findall(r"[^\W\d_]+|\d|/", text.replace(" per ", " / "))
-    names = [UNITS.get(word) or UNITS.get(_singular(word.casefold())) or _singular(word.casefold()) for word in words]
-    known = [word in UNITS or _singular(word.casefold()) in UNITS or not word.isalpha() for word in words]
-    if not set(re.sub(r"[\w\s/^.\-\u00b5\u03bc\u03a9]", "", text)) <= set() or NO_UNIT & {w.casefold() for w in words}:
+    if not words or re.search(r"[^\w\s/^.{}\-]", text) or NO_UNIT & {word.casefold() for word in words}:
         return None
-    if not all(known) and (not apart or any(len(w) < 3 for w, k in zip(words, known, strict=True) if not k)):
+    names = [UNITS.get(word) or UNITS.get(_singular(word.casefold())) for word in words]
+    if not all(name or not word.isalpha() or (any_word and len(word) > 2) for name, word in zip(names, words, strict=True)):
         return None
-    if not apart and len(words[0]) < 2:
-        return None
-    if len(names) > 1 and names[0] == "degree":
-        names = names[1:]
-    if names and names[0] in ("square", "cubic", "sq") and len(names) > 1:
-        names = [*names[1:], "3" if names[0] == "cubic" else "2"]
-    return " ".join(names)
+    plain = [name or _singular(word.casefold()) for name, word in zip(names, words, strict=True)]
+    if len(plain) > 1 and plain[0] == "degree":
+        plain = plain[1:]
+    if len(plain) > 1 and plain[0] in ("square", "cubic", "sq"):
+        plain = [*plain[1:], "3" if plain[0] == "cubic" else "2"]
+    return " ".join(plain)
 
 
 def _singular(word: str) -> str:
