@@ -81,7 +81,9 @@ def _close(wanted: Any, found: Any) -> bool:
             terms = [dict(Poly(side, *symbols).terms()) for side in (wanted, found)]
         except PolynomialError:
             return False
-        return terms[0].keys() == terms[1].keys() and all(_close(terms[0][power], terms[1][power]) for power in terms[0])
+        return terms[0].keys() == terms[1].keys() and all(
+            _close(terms[0][power], terms[1][power]) for power in terms[0]
+        )
     values = N(wanted, DIGITS), N(found, DIGITS)
     if not all(value.is_number and value.is_finite for value in values):
         return False
