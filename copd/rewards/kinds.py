@@ -65,10 +65,11 @@ BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
 class Quantity(NamedTuple):
-    """A number and the name of the unit that it was written with, or an empty name."""
+    """A number, how it is spelled without its unit, and the unit's name; empty without a unit."""
 
     number: Number
-    unit: str = ""
+    spelled: str
+    unit: str
 
 
 class Date(NamedTuple):
@@ -135,7 +136,7 @@ def _measured(text: str) -> tuple[str, str]:
     if len(text) > LONGEST:
         return text, ""
     if quantity := _as_quantity(_bare(text)):
-        return text, quantity.unit
+        return quantity.spelled, quantity.unit
     match = BEHIND.fullmatch(text.strip())
     unit = unit_name(_bare(match["unit"]), any_word=match["last"] in "0123456789}") if match else None
     return (match["before"], unit) if match and unit else (text, "")
@@ -159,19 +160,20 @@ def _as_quantity(bare: str) -> Quantity | None:
     number = as_number(match["number"]) if match else None
     if match is None or number is None:
         return None
-    unit = " ".join((match["unit"] or "").rstrip(" .").split())
+    spelled, unit = match["number"], " ".join((match["unit"] or "").rstrip(" .").split())
     currency = CURRENCY.get(match["sign"] or "", "")
     if unit.casefold() in PERCENT:
-        return None if number.percent or currency else Quantity(number._replace(percent=True))
+        return None if number.percent or currency else Quantity(number._replace(percent=True), f"{spelled}\\%", "")
     power, _, rest = unit.partition(" ")
     if power in POWERS and match["gap"]:
         number, unit = number._replace(bare=number.bare * 10 ** POWERS[power]), rest
+        spelled = rf"{spelled} \times 10^{{{POWERS[power]}}}"
     if not unit:
-        return Quantity(number, currency)
+        return Quantity(number, spelled, currency)
     name = unit_name(unit, any_word=bool(match["gap"]))
     if name is None or currency or (len(unit) == 1 and not match["gap"]):
         return None
-    return Quantity(number, name)
+    return Quantity(number, spelled, name)
 
 
 def _as_date(bare: str) -> Date | None:
