@@ -68,6 +68,16 @@ def test_a_line_that_is_no_row_is_told_and_the_others_are_read(opened, line, rea
     assert reason in bad[1]
 
 
+def test_a_row_of_many_keys_is_read_or_refused_at_once(opened):
+    keys = [f"k{i}" for i in range(50_000)]
+    many = ", ".join(f'"{key}": 1' for key in keys)
+    started = time.monotonic()
+    (_, row), (_, twice) = told(opened(f'{{{many}}}\n{{{many}, "k49999": 2}}\n'.encode()))
+    assert row == dict.fromkeys(keys, 1)
+    assert twice == "not JSON: key 'k49999' is given twice"
+    assert time.monotonic() - started < 5, "a count for each key would take half a minute"
+
+
 def test_a_line_that_is_no_row_is_refused_at_its_position_too(opened):
     file = opened(b'{"a": 1}\n[1]\n')
     _, (_, position, bad) = file.scan()
