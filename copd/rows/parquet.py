@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from copd.errors import BadRow, DataError, visible
-from copd.rows.media import DataRoot
+from copd.rows.media import DataRoot, reason
 from copd.rows.sources import MAX_ROW_BYTES, Scanned, Writer, check_unchanged
 
 try:
@@ -91,7 +91,7 @@ class ParquetFile:
         """All rows of a batch. Conversion without dictionaries is several times faster."""
         with suppress(pyarrow.ArrowNotImplementedError):
             batch = batch.cast(self._schema())
-        with suppress(UnicodeDecodeError):
+        with suppress(ValueError, OverflowError):
             return batch.to_pylist()
         return [_row(batch.slice(i, 1)) for i in range(len(batch))]
 
@@ -217,6 +217,8 @@ def _row(single: Any) -> dict[str, Any] | BadRow:
         return single.to_pylist()[0]
     except UnicodeDecodeError:
         return BadRow("a text in it is not UTF-8")
+    except (ValueError, OverflowError) as error:
+        return BadRow(f"a value in it cannot be held in Python ({reason(error)})")
 
 
 def _full_size(arrays: Any) -> int:

@@ -182,6 +182,25 @@ def test_a_text_that_is_not_utf8_is_a_bad_row_and_the_others_are_read(opened):
         file.read(position)
 
 
+@pytest.mark.parametrize(
+    "dates",
+    [
+        pyarrow.array([0, 2**31 - 1, 1], pyarrow.date32()),
+        pyarrow.array([0, 2**60, 1], pyarrow.timestamp("ms")),
+        pyarrow.array([None, 0, None], pyarrow.timestamp("ms", "Nowhere/Town")),
+    ],
+    ids=["a date", "a time", "an unknown time zone"],
+)
+def test_a_value_that_python_cannot_hold_is_a_bad_row_and_the_others_are_read(opened, dates):
+    file = opened(pyarrow.table({"prompt": ["one", "two", "three"], "answer": ["1", "2", "3"], "at": dates}))
+    first, (line, position, bad), last = file.scan()
+    assert (first[2]["prompt"], last[2]["prompt"]) == ("one", "three")
+    assert line == 2
+    assert str(bad).startswith("a value in it cannot be held in Python (")
+    with pytest.raises(BadRow, match="cannot be held in Python"):
+        file.read(position)
+
+
 def test_a_damaged_file_is_refused_by_name(opened, tmp_path):
     opened(ROWS, write_page_checksum=True)
     sound = (tmp_path / "f.parquet").read_bytes()
