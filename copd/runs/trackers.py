@@ -18,7 +18,10 @@ from copd.system.files import replace_text
 
 WANDB_ID = "wandb-id"
 """The file of a run folder that holds the id of its Weights & Biases run, since folder names are not unique there."""
-LEFT_OUT = ("event", "step", "seconds", "branch")
+LEFT_OUT = ("event", "step", "seconds", "branch", "student", "teacher", "cycle", "weight", "chance")
+"""What names a record's numbers or never changes, and so is no curve."""
+PAIRS = ("overlap", "mass_overlap", "symmetric_kl")
+"""Measures of a student and a teacher. Those of a model with itself are always 1 or 0."""
 
 
 class Log(NamedTuple):
@@ -43,7 +46,7 @@ def tensorboard(folder: Path, first_step: int, recipe: Mapping[str, Any]) -> Log
 
 
 def wandb(folder: Path, first_step: int, recipe: Mapping[str, Any]) -> Log:
-    """A Weights & Biases run with the name of the run folder. The folder keeps the run's id.
+    """A Weights & Biases run with the name of the run folder. The folder keeps the run's id. Its x-axis is the step.
 
     Account and mode come from wandb's own environment. Raises RecipeError if wandb refuses.
     """
@@ -54,10 +57,20 @@ def wandb(folder: Path, first_step: int, recipe: Mapping[str, Any]) -> Log:
         replace_text(known, secrets.token_hex(8))
     own = known.read_text(encoding="utf-8")
     try:
-        run = wandb.init(project="copd", name=folder.name, id=own, dir=folder, config=dict(recipe), resume="allow")
+        run = wandb.init(
+            project="copd",
+            name=folder.name,
+            id=own,
+            dir=folder,
+            config=dict(recipe),
+            resume="allow",
+            settings=wandb.Settings(quiet=True, console="off"),  # it would print its summary over the run's result
+        )
     except wandb.errors.Error as error:
         raise RecipeError(f"trackers: wandb: {error}") from error
-    return Log(lambda step, numbers: run.log({**numbers, "step": step}), run.finish)
+    run.define_metric("step")
+    run.define_metric("*", step_metric="step")
+    return Log(lambda step, numbers: run.log({**numbers, "step": step}) if numbers else None, run.finish)
 
 
 TRACKERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Log]] = {"tensorboard": tensorboard, "wandb": wandb}
@@ -89,18 +102,26 @@ def open_trackers(names: Sequence[str], folder: Path, first_step: int, recipe: M
 
 
 def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of one record of `metrics.jsonl`, each named by its path, such as `update/text/native/reward`."""
-    prefix = "/".join([record["event"], *([record["branch"]] if "branch" in record else [])])
-    return dict(_flat(prefix, {key: value for key, value in record.items() if key not in LEFT_OUT}))
+    """The numbers of one record of `metrics.jsonl` that may change, each named by its path.
+
+    Such as `update/text/native/reward`, and `teaching/text/from_image/teacher_accuracy` for an edge.
+    """
+    names = [record["event"]]
+    if "branch" in record:
+        names.append(record["branch"])
+    elif "teacher" in record:
+        names += [record["student"], f"from_{record['teacher']}"]
+    return dict(_flat(names, {key: value for key, value in record.items() if key not in LEFT_OUT}))
 
 
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, float]]:
+def _flat(names: list[str], value: Any) -> Iterator[tuple[str, float]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _flat(f"{prefix}/{key}", item)
+            yield from _flat([*names, str(key)], item)
     elif isinstance(value, list):
         for item in value:
             if isinstance(item, Mapping) and "model" in item:
-                yield from _flat(f"{prefix}/{item['model']}/{item['capability']}", item.get("greedy", {}).get("value"))
+                yield from _flat([*names, item["model"], item["capability"]], item.get("greedy", {}).get("value"))
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield prefix, float(value)
+        if not (names[0] == "behaviour" and names[1] in PAIRS and names[-1] == names[-2]):
+            yield "/".join(names), float(value)

@@ -21,7 +21,18 @@ UPDATE = {
     "native/reward": 0.25,
     "skipped": 0.0,
 }
-BEHAVIOUR = {"event": "behaviour", "step": 3, "seconds": 2.0, "phase": "opd", "overlap": {10: {"a": {"b": 0.5}}}}
+BEHAVIOUR = {
+    "event": "behaviour",
+    "step": 3,
+    "seconds": 2.0,
+    "phase": "opd",
+    "overlap": {10: {"a": {"a": 1.0, "b": 0.5}}},
+    "chance": {10: 0.1},
+    "symmetric_kl": {"a": {"a": 0.0, "b": 0.25}},
+    "kl_is_exact": True,
+    "accuracy": {"a": {"a": 0.75, "b": 0.5}},
+}
+TEACHING = {"event": "teaching", "step": 3, "seconds": 2.0, "student": "a", "weight": 1.0, "student_accuracy": 0.5}
 ACCURACY = {
     "event": "accuracy",
     "step": 3,
@@ -33,11 +44,21 @@ ACCURACY = {
     ("record", "expected"),
     [
         (UPDATE, {"update/text/native/reward": 0.25, "update/text/skipped": 0.0}),
-        (BEHAVIOUR, {"behaviour/overlap/10/a/b": 0.5}),
+        (
+            BEHAVIOUR,
+            {
+                "behaviour/overlap/10/a/b": 0.5,
+                "behaviour/symmetric_kl/a/b": 0.25,
+                "behaviour/accuracy/a/a": 0.75,
+                "behaviour/accuracy/a/b": 0.5,
+            },
+        ),
+        ({**TEACHING, "teacher": "b"}, {"teaching/a/from_b/student_accuracy": 0.5}),
+        ({**TEACHING, "teacher": "c"}, {"teaching/a/from_c/student_accuracy": 0.5}),
         (ACCURACY, {"accuracy/table/a/text": 0.75}),
     ],
 )
-def test_the_numbers_of_a_record_are_named_by_their_path(record, expected):
+def test_the_numbers_of_a_record_that_may_change_are_named_by_their_path_and_edge(record, expected):
     assert numbers_of(record) == expected
 
 
@@ -111,16 +132,21 @@ def test_a_run_sends_its_updates_and_measures_to_the_trackers_of_its_recipe(tmp_
     assert {"accuracy/table/mixed/average", "behaviour/accuracy/mixed/text", "result/table/mixed/text"} <= set(names)
 
 
-def test_runs_in_folders_of_one_name_are_two_runs_of_wandb_and_a_resumed_one_stays_itself(tmp_path, monkeypatch):
+def test_runs_in_folders_of_one_name_are_two_runs_of_wandb_over_steps_and_a_resumed_one_stays_itself(
+    tmp_path, monkeypatch
+):
     wandb = pytest.importorskip("wandb")
     begun = []
-    monkeypatch.setattr(wandb, "init", lambda **given: begun.append(given) or SimpleNamespace(log=None, finish=None))
+    axes = []
+    run = SimpleNamespace(log=None, finish=None, define_metric=lambda name, **given: axes.append((name, given)))
+    monkeypatch.setattr(wandb, "init", lambda **given: begun.append(given) or run)
     for place in ("a", "b", "b"):
         (tmp_path / place / "copd-seed0").mkdir(parents=True, exist_ok=True)
         open_trackers(["wandb"], tmp_path / place / "copd-seed0", 0, {})
     first, second, resumed = (given["id"] for given in begun)
     assert first != second == resumed
     assert {given["name"] for given in begun} == {"copd-seed0"}
+    assert axes[:2] == [("step", {}), ("*", {"step_metric": "step"})]
 
 
 def test_what_wandb_refuses_is_a_users_error_and_logs_opened_before_are_closed(tmp_path, monkeypatch):
