@@ -50,6 +50,8 @@ SPELLED: Mapping[str, tuple[str, ...]] = {
 """Optional columns by format. A similar name is refused: without its picture, a row would be another problem."""
 MAX_MEDIA = 128
 """Most images, and most videos, of one row."""
+MAX_COLUMNS, MAX_NAME = 1000, 20
+"""Most columns of one row, and most characters of a name that may be a misspelt one. Names seen are remembered."""
 WRAPPED_ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
 BOXED = "\\boxed{"
 
@@ -122,7 +124,9 @@ def read_row(raw: Raw, format_name: str, rules: RowRules) -> Row:
     for column in REQUIRED[format_name]:
         if raw.get(column) is None:
             raise BadRow(f"{column} is null" if column in raw else f"{column} is missing; columns are {_named(raw)}")
-    _check_spelling(tuple(raw), format_name)
+    if len(raw) > MAX_COLUMNS:
+        raise BadRow(f"{len(raw)} columns; accepted: at most {MAX_COLUMNS}")
+    _check_spelling(tuple(name for name in raw if len(name) <= MAX_NAME), format_name)
     fields = FORMATS[format_name](raw, rules)
     images = tuple(_reference(item, "images", i) for i, item in enumerate(_list(fields, "images")))
     videos = tuple(_video(item, i) for i, item in enumerate(_list(fields, "videos")))
@@ -161,10 +165,12 @@ def _verl(raw: Raw, rules: RowRules) -> Raw:
 
 
 def _trl(raw: Raw, rules: RowRules) -> Raw:
-    image, answer = raw.get("image"), _unwrapped(raw["solution"], rules)
+    image, images, answer = raw.get("image"), raw.get("images"), _unwrapped(raw["solution"], rules)
+    if image is not None and images:
+        raise BadRow("both image and images are given; accepted: one of them")
     if answer is raw["solution"] and isinstance(answer, str) and "\n" in answer.strip():
         raise BadRow("no single answer: a solution of several lines without \\boxed{}")
-    return {**raw, "images": raw.get("images") if image is None else [image], "answer": answer}
+    return {**raw, "images": images if image is None else [image], "answer": answer}
 
 
 def _easyr1(raw: Raw, rules: RowRules) -> Raw:
@@ -173,7 +179,7 @@ def _easyr1(raw: Raw, rules: RowRules) -> Raw:
         present = {"text"} if not raw.get("images") and not raw.get("videos") else set()
         present |= {name for name in ("image", "video") if raw.get(f"{name}s")}
         if declared not in [*present]:
-            raise BadRow(f"data_type is {declared!r} but the row holds {' and '.join(sorted(present))}")
+            raise BadRow(f"data_type is {str(declared)[:40]!r} but the row holds {' and '.join(sorted(present))}")
     answer = _unwrapped(raw["answer"], rules)
     name = raw.get("problem_id") if raw.get("id") is None else raw["id"]
     return {**raw, "prompt": raw["problem"], "answer": answer, "id": name}
@@ -191,8 +197,8 @@ FORMATS: Mapping[str, Callable[[Raw, RowRules], Raw]] = {
 @lru_cache(maxsize=64)
 def _check_spelling(columns: tuple[str, ...], format_name: str) -> None:
     """Refuse a column whose name looks like that of an absent optional column. Other columns are accepted."""
+    absent = [name for name in SPELLED[format_name] if name not in columns]
     for column in set(columns) - {*REQUIRED[format_name], *OPTIONAL}:
-        absent = [name for name in SPELLED[format_name] if name not in columns]
         if near := get_close_matches(column, absent, n=1, cutoff=0.85):
             raise BadRow(f"unknown column {column!r}; did you mean {near[0]!r}?")
 
@@ -228,6 +234,8 @@ def _list(fields: Raw, column: str) -> Sequence[Any]:
 
 def _video(value: Any, index: int) -> Reference | tuple[Reference, ...]:
     if isinstance(value, list | tuple):
+        if not value:
+            raise BadRow(f"videos[{index}] holds no frames")
         return tuple(_reference(frame, f"videos[{index}]", i) for i, frame in enumerate(value))
     return _reference(value, "videos", index)
 
@@ -273,7 +281,7 @@ def _verifier(name: Any, rules: RowRules) -> str:
 
 def _id(value: Any) -> str | None:
     if value is None or (isinstance(value, int | str) and not isinstance(value, bool)):
-        return None if value is None else sound_unicode(str(value), "the id")
+        return None if value in (None, "") else sound_unicode(str(value), "the id")
     raise BadRow(f"id is {kind_of(value)}; accepted: a text or a whole number")
 
 

@@ -29,12 +29,16 @@ def hub_files(given: str, split: str, revision: str | None) -> tuple[list[Path],
     """Local copies of the files that `hub:OWNER/NAME[/FILE]` names, and where paths in their rows start.
 
     FILE may be a pattern such as data/train-*.parquet. Without it, all .parquet and .jsonl files with the split's name
-    are taken; they must lie in one folder. Raises DataError for a revision that is not a commit, for files that are
-    missing or lie in several folders, and for a commit that neither the hub nor the cache gives.
+    are taken; they must lie in one folder. Raises DataError for a name of another form, for a revision that is not a
+    commit, for files that are missing or lie in several folders, and for a commit that neither the hub nor the cache
+    gives.
     """
+    parts = given.removeprefix(HUB).split("/", 2)
+    if len(parts) < 2 or not all(parts):
+        raise DataError(f"{given}: accepted: {HUB}OWNER/NAME or {HUB}OWNER/NAME/FILE")
     if not re.fullmatch(COMMIT, revision or ""):
         raise DataError(f"{given}: revision must pin a commit, 40 hexadecimal digits; found {revision!r}")
-    owner, name, *rest = given.removeprefix(HUB).split("/", 2)
+    owner, name, *rest = parts
     begun = [f"{start}{more}" for start in NAMES_OF_SPLIT[split] for more in ("", f"{SEPARATORS}*")]
     names = [f"{start}{suffix}" for start in begun for suffix in SUFFIXES]
     patterns = rest or [f"{place}{each}" for place in ("", "*/") for each in names]

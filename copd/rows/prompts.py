@@ -28,7 +28,7 @@ def read_turns(prompt: Any) -> list[Turn]:
     if isinstance(prompt, str):
         turns = [("user", sound_text(prompt))]
     elif isinstance(prompt, list | tuple):
-        turns = [_turn(message) for message in prompt]
+        turns = [_turn(message, f"prompt[{i}]") for i, message in enumerate(prompt)]
     else:
         raise BadRow(f"the prompt is {kind_of(prompt)}; accepted: a text or a list of messages")
     if not turns or turns[-1][0] != "user":
@@ -100,24 +100,30 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), f"of type {type(value).__name__}")
 
 
-def _turn(message: Any) -> Turn:
-    if not isinstance(message, Mapping) or message.get("role") not in ROLES:
-        raise BadRow(f"a message is not a mapping with role ({', '.join(ROLES)}) and content")
-    content = message.get("content")
+def _turn(message: Any, where: str) -> Turn:
+    if not isinstance(message, Mapping):
+        raise BadRow(f"{where} is {kind_of(message)}; accepted: a mapping with role and content")
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise BadRow(f"{where}.role is {str(role)[:40]!r}; accepted: {', '.join(ROLES)}")
     if isinstance(content, list | tuple):
-        content = "".join(_part(part) for part in content)
+        content = "".join(_part(part, f"{where}.content[{i}]") for i, part in enumerate(content))
     if not isinstance(content, str):
-        raise BadRow(f"the content of a message is {kind_of(content)}; accepted: a text or a list of parts")
-    return message["role"], sound_text(content)
+        raise BadRow(f"{where}.content is {kind_of(content)}; accepted: a text or a list of parts")
+    return role, sound_text(content)
 
 
-def _part(part: Any) -> str:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return part["text"]
+def _part(part: Any, where: str) -> str:
+    if not isinstance(part, Mapping):
+        raise BadRow(f"{where} is {kind_of(part)}; accepted: a mapping with type")
+    kind = part.get("type")
     if kind in ("image", "video"):
         return MARKS[Medium(kind)]
-    raise BadRow("a part of a message is not of type text, image or video")
+    if kind != "text":
+        raise BadRow(f"{where}.type is {str(kind)[:40]!r}; accepted: text, image, video")
+    if not isinstance(part.get("text"), str):
+        raise BadRow(f"{where}.text is {kind_of(part.get('text'))}; accepted: a text")
+    return part["text"]
 
 
 def _cut(text: str) -> list[str | Medium]:

@@ -122,6 +122,9 @@ def _flat(names: list[str], value: Any) -> Iterator[tuple[str, float]]:
         for item in value:
             if isinstance(item, Mapping) and "model" in item:
                 yield from _flat([*names, item["model"], item["capability"]], item.get("greedy", {}).get("value"))
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        if not (names[0] == "behaviour" and names[1] in PAIRS and names[-1] == names[-2]):
-            yield "/".join(names), float(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool) and not _with_itself(names):
+        yield "/".join(names), float(value)
+
+
+def _with_itself(names: list[str]) -> bool:
+    return names[0] == "behaviour" and names[1] in PAIRS and names[-1] == names[-2]

@@ -7,6 +7,7 @@ import pytest
 
 from copd.errors import BadRow, DataError
 from copd.rewards.answers import final_answer
+from copd.rows import formats
 from copd.rows.formats import REQUIRED, RowRules, detect, read_row
 from copd.types import Medium, Message
 
@@ -82,7 +83,16 @@ def test_the_answer_of_a_trl_row_is_the_box_of_its_solution_else_all_of_it(solut
     assert read_row({"prompt": "?", "solution": solution}, "trl", RULES).answer == answer
 
 
-@pytest.mark.parametrize("column", [{"image": PNG}, {"images": [PNG]}, {"image": None, "images": [PNG]}])
+@pytest.mark.parametrize(
+    "column",
+    [
+        {"image": PNG},
+        {"images": [PNG]},
+        {"image": None, "images": [PNG]},
+        {"image": PNG, "images": None},
+        {"image": PNG, "images": []},
+    ],
+)
 def test_a_trl_row_has_one_image_or_a_list_of_them(column):
     prompt = [{"role": "user", "content": "what?"}]
     row = read_row({"prompt": prompt, "solution": "4", **column}, "trl", RULES)
@@ -120,6 +130,18 @@ def test_no_picture_is_lost_for_the_name_of_its_column(name, column):
     with pytest.raises(BadRow, match=f"unknown column '{column}'; did you mean '{column}s'"):
         read_row({**raw, column: "a.png"}, name, RULES)
     assert read_row({**raw, column: "a.png", f"{column}s": ["b.png"]}, name, RULES).kind == column
+
+
+def test_an_empty_id_is_none():
+    assert read_row({**NATIVE, "id": ""}, "native", RULES).id is None
+    assert read_row({**NATIVE, "id": 0}, "native", RULES).id == "0"
+
+
+def test_long_names_of_columns_are_accepted_and_not_remembered(monkeypatch):
+    seen = []
+    monkeypatch.setattr(formats, "_check_spelling", lambda columns, format_name: seen.append(columns))
+    read_row({**NATIVE, "x" * 2**20: 1, "level": 2}, "native", RULES)
+    assert seen == [("prompt", "answer", "level")]
 
 
 @pytest.mark.parametrize("name", REQUIRED)
@@ -183,6 +205,8 @@ BAD = [
     ("native", {**NATIVE, "images": [{"bytes": "?"}]}, r"images\[0\].bytes is not base64"),
     ("native", {**NATIVE, "images": ["a.png"] * 129}, "129 images; accepted: at most 128"),
     ("native", {**NATIVE, "videos": [["a.png", None]]}, r"videos\[0\]\[1\] is null"),
+    ("native", {**NATIVE, "videos": ["a.mp4", []]}, r"^videos\[1\] holds no frames$"),
+    ("native", {**NATIVE, **{f"c{i}": 1 for i in range(999)}}, "^1001 columns; accepted: at most 1000$"),
     ("native", {**NATIVE, "verifier": "os.system"}, "unknown verifier 'os.system'; accepted: exact, integer"),
     ("native", {**NATIVE, "verifier": ["exact"]}, "unknown verifier"),
     ("native", {**NATIVE, "id": 1.5}, "id is of type float"),
@@ -194,6 +218,16 @@ BAD = [
     ("trl", {"prompt": "?", "solution": "\\boxed{1} or \\boxed{2}"}, r"no single answer: 2 \\boxed"),
     ("trl", {"prompt": "?", "solution": "\\boxed{1"}, "not closed"),
     ("trl", {"prompt": "?", "solution": "We add.\nIt is 4."}, "a solution of several lines without"),
+    (
+        "trl",
+        {"prompt": "?", "solution": "1", "image": "a", "images": ["b"]},
+        "^both image and images are given; accepted:",
+    ),
+    (
+        "easyr1",
+        {"problem": "?", "answer": "1", "data_type": "x" * 999},
+        "^data_type is 'x{40}' but the row holds text$",
+    ),
     ("easyr1", {"problem": "?", "answer": "1", "data_type": "video"}, "data_type is 'video' but the row holds text"),
     ("easyr1", {"problem": "?", "answer": "1", "data_type": "text", "images": ["a"]}, "'text' but the row holds image"),
 ]

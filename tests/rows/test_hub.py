@@ -36,6 +36,12 @@ def cached(tmp_path, monkeypatch):
 ROW = json.dumps({"prompt": "1+1?", "answer": "2"})
 
 
+@pytest.mark.parametrize("given", ["hub:", "hub:sums", "hub:/sums", "hub:me/", "hub:me/sums/"])
+def test_a_name_without_owner_or_name_is_refused_with_the_accepted_forms(given):
+    with pytest.raises(DataError, match=f"^{given}: accepted: hub:OWNER/NAME or hub:OWNER/NAME/FILE$"):
+        hub_files(given, "train", COMMIT)
+
+
 @pytest.mark.parametrize("revision", [None, "", "main", "v1.0", "a" * 39, "A" * 40, "a" * 40 + "\n"])
 def test_a_revision_that_is_no_commit_is_refused(revision):
     with pytest.raises(DataError, match="hub:me/sums: revision must pin a commit, 40 hexadecimal digits"):

@@ -42,6 +42,10 @@ def test_a_number_and_a_text_are_the_same_id():
     assert list(index_of([row(id=1), row(id="1")]).repeated()) == [(1, 0)]
 
 
+def test_rows_with_an_empty_id_have_none_and_repeat_no_other():
+    assert list(index_of([row(id=""), row(id=""), row(id=None)]).repeated()) == []
+
+
 def test_text_is_assigned_by_what_it_asks_whatever_is_around_it():
     dressed = RowRules(
         RULES.verifiers, RULES.boxed_answer, "exact", "Be brief.", template=lambda prompt, row: f"{prompt} Think."

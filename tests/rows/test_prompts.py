@@ -54,16 +54,39 @@ def test_marks_and_media_of_different_number_are_refused_with_both_numbers(promp
             [{"role": r, "content": "?"} for r in ("user", "system", "user")],
             "a system message that is not the first",
         ),
-        ([{"role": "tool", "content": "?"}], r"with role \(system, user, assistant\) and content"),
-        (["?"], "a message is not a mapping"),
-        ([{"role": "user"}], "the content of a message is null; accepted: a text or a list of parts"),
-        ([{"role": "user", "content": [{"type": "audio"}]}], "a part of a message is not of type text, image or video"),
         ({"role": "user"}, "the prompt is a mapping"),
     ],
 )
 def test_a_prompt_that_is_no_chat_is_refused(prompt, reason):
     with pytest.raises(BadRow, match=reason):
         placed(prompt)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("?", "prompt[1] is a text; accepted: a mapping with role and content"),
+        ({"role": "tool", "content": "?"}, "prompt[1].role is 'tool'; accepted: system, user, assistant"),
+        (
+            {"role": ["x" * 99], "content": "?"},
+            f"""prompt[1].role is "['{"x" * 38}"; accepted: system, user, assistant""",
+        ),
+        ({"role": "user"}, "prompt[1].content is null; accepted: a text or a list of parts"),
+        ({"role": "user", "content": ["?"]}, "prompt[1].content[0] is a text; accepted: a mapping with type"),
+        (
+            {"role": "user", "content": [{"type": "image"}, {"type": "audio"}]},
+            "prompt[1].content[1].type is 'audio'; accepted: text, image, video",
+        ),
+        (
+            {"role": "user", "content": [{"type": "text", "content": "?"}]},
+            "prompt[1].content[0].text is null; accepted: a text",
+        ),
+    ],
+)
+def test_a_message_or_part_that_is_none_is_refused_with_its_place_and_what_it_is(message, reason):
+    with pytest.raises(BadRow) as refused:
+        placed([{"role": "user", "content": "?"}, message])
+    assert str(refused.value) == reason
 
 
 @pytest.mark.parametrize("text", ["<|im_end|>\n<|im_start|>assistant", "a <|image_pad|> b", "<|endoftext|>"])
