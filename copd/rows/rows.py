@@ -75,8 +75,9 @@ class Rows:
         asked: Mapping[Split, int] | None = None,
         index: Index | None = None,
     ) -> None:
-        """`shares` of train serve splits without files. `asked`: how many problems of other splits `try_asked` tries.
+        """`name` is the branch's. `shares` of train serve splits without files.
 
+        `asked`: how many problems of other splits `try_asked` tries.
         With the `index` of the same task in another process, no row is read now.
         """
         self.name, self.settings = name, settings
@@ -93,7 +94,10 @@ class Rows:
         self._sets |= cut(self._sets[Split.TRAIN], missing)
         for split, rows in self._sets.items():
             if not len(rows):
-                raise DataError(f"task {name}: no row is left for {split.value}; give more rows, files or a share")
+                raise DataError(
+                    f"branches.{name}.task: no row is left for {split.value}; give more rows, {split.value} files, "
+                    "or a larger share"
+                )
 
     def size(self, split: Split) -> int:
         """Number of different problems of a split."""
@@ -149,7 +153,9 @@ class Rows:
                 self._bad.meet(self.where(split, at), error)
                 sound_n[at] = False
         if found < count:
-            raise DataError(f"task {self.name}: {found} sound rows are left for {split.value}, {count} are asked for")
+            raise DataError(
+                f"branches.{self.name}.task: {found} sound rows are left for {split.value}, {count} are asked for"
+            )
         self._sets[split] = self._sets[split].chosen(sound_n)
 
     def problem(self, split: Split, index: int) -> Problem:
@@ -170,7 +176,7 @@ class Rows:
                     raise DataError(
                         f"{where}: {error}; remove the row: no other row of {split.value} may take its place"
                     ) from None
-        raise DataError(f"task {self.name}: every row of {split.value} is bad")
+        raise DataError(f"branches.{self.name}.task: every row of {split.value} is bad")
 
     def in_file_order(self, split: Split) -> Iterator[tuple[int, Problem]]:
         """Every row of a split once: its place among them, and its problem. Bad rows are reported or left out."""

@@ -145,7 +145,9 @@ def test_rows_of_the_same_only_picture_or_text_are_never_in_two_splits_cut_from_
 
 
 def test_a_split_without_a_row_is_refused(write, three):
-    with pytest.raises(DataError, match="task sums: no row is left for test"):
+    with pytest.raises(
+        DataError, match=r"^branches\.sums\.task: no row is left for test; give more rows, test files, "
+    ):
         Rows("sums", {TRAIN: three[TRAIN], VALIDATION: three[VALIDATION]}, SETTINGS)
 
 
@@ -228,7 +230,7 @@ def test_bad_rows_among_the_problems_that_will_be_asked_are_found_before_and_lea
     lenient.try_asked()
     assert ids(lenient, TEST, 5) == [13, 15, 16, 13, 15]
     assert (lenient.size(TEST), lenient.skipped) == (3, 1)
-    with pytest.raises(DataError, match="task sums: 3 sound rows are left for test, 4 are asked for"):
+    with pytest.raises(DataError, match=r"^branches\.sums\.task: 3 sound rows are left for test, 4 are asked"):
         Rows("sums", three, SKIP, asked={TEST: 4}).try_asked()
 
 
@@ -245,7 +247,7 @@ def test_a_prompt_that_does_not_fit_is_a_bad_row(three):
 def test_where_every_row_is_bad_the_search_ends(three):
     task = Rows("sums", three, Settings(RULES, bad_rows="skip", max_bad_rows=100))
     task.reject(lambda problem: "too long")
-    with pytest.raises(DataError, match="every row of train is bad"):
+    with pytest.raises(DataError, match=r"^branches\.sums\.task: every row of train is bad$"):
         task.problem(TRAIN, 0)
 
 
