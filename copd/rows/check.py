@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from copd.errors import BadRow
-from copd.rows.index import RowIndex
+from copd.rows.formats import Row
+from copd.rows.media import DataRoot
 from copd.rows.opening import Settings, Source
-from copd.rows.rows import find_media, load_media
+from copd.rows.rows import index_rows, load_media
 
 UNNAMED = "(none named)"
 """Stands for the verifier of rows that name none, if no recipe gives a default."""
@@ -51,30 +52,21 @@ def check_rows(
     With `media` images and videos are decoded; without it their files are only looked for. Repeated ids are reported
     last. Raises DataError if a file as a whole cannot be read.
     """
-    report, index = Report({source.file.given: source.format for source in sources}), RowIndex()
+    report = Report({source.file.given: source.format for source in sources})
 
     def refuse(where: str, why: BadRow) -> None:
         report.bad += 1
         if most is None or report.bad <= most:
             say(f"{where}: {why}")
 
-    for number, source in enumerate(sources):
-        for line, position, raw in source.file.scan():
-            report.rows += 1
-            try:
-                row = source.row(raw, settings.rules)
-                find_media(row, source.file.root)
-                if media:
-                    load_media(row, source.file.root, settings.media)
-            except BadRow as error:
-                refuse(f"{source.file.given}:{line}", error)
-            else:
-                index.add(number, line, position, row)
-                report.kinds[row.kind] += 1
-                report.verifiers[row.verifier] += 1
-    for again, first in index.repeated():
-        where = [f"{sources[n].file.given}:{line}" for n, line in map(index.place, (again, first))]
-        refuse(where[0], BadRow(f"has the id of {where[1]}"))
+    def look(row: Row, root: DataRoot) -> None:
+        if media:
+            load_media(row, root, settings.media)
+        report.kinds[row.kind] += 1
+        report.verifiers[row.verifier] += 1
+
+    sound = index_rows(sources, settings.rules, refuse, look)
+    report.rows = len(sound) + report.bad
     if most is not None and report.bad > most:
         say(f"and {report.bad - most} more")
     return report

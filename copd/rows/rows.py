@@ -1,9 +1,9 @@
 """The user's own problems: rows of local files or of the hub, as a task.
 
-Every row is read and checked once at the start, except for its media. Only its place in its file is remembered, in some
-twenty bytes. A problem is a pure function of (seed, split, index). Training problems come in a new order every epoch,
-drawn from (seed, epoch). Validation and test problems come in the order of the files, whatever the seed. An index
-beyond the last row starts again at the first.
+Every row is read and checked once at the start, except for its media. Only its place in its file and its hash are
+remembered, in 32 bytes. A problem is a pure function of (seed, split, index). Training problems come in a new order
+every epoch, drawn from (seed, epoch). Validation and test problems come in the order of the files, whatever the seed.
+An index beyond the last row starts again at the first.
 
 A split without its own files is cut from the training files by hash. The hash of a row with media is over the list of
 all its media, by path or bytes; that of another row is over its text. So rows with exactly the same media, or the same
@@ -22,7 +22,7 @@ import numpy as np
 
 from copd.errors import BadRow, DataError
 from copd.rows.columns import columns_of
-from copd.rows.formats import Row
+from copd.rows.formats import Row, RowRules
 from copd.rows.index import RowIndex, RowSet, cut
 from copd.rows.media import DataRoot, MediaRules, load_frames, load_image, named
 from copd.rows.opening import Settings, Source, open_files
@@ -89,7 +89,9 @@ class Rows:
         if index is not None:
             self._take(index)
             return
-        self._sets = {split: self._indexed(opened) for split, opened in self._opened.items()}
+        self._sets = {
+            split: index_rows(opened, settings.rules, self._bad.meet) for split, opened in self._opened.items()
+        }
         missing = {split: (shares or {}).get(split, 0.0) for split in Split if split not in self._sets}
         self._sets |= cut(self._sets[Split.TRAIN], missing)
         for split, rows in self._sets.items():
@@ -243,24 +245,35 @@ class Rows:
             self._orders[epoch] = np.random.default_rng((self._seed, epoch)).permutation(self.size(Split.TRAIN))
         return self._orders[epoch]
 
-    def _indexed(self, sources: Sequence[Source]) -> RowSet:
-        """The sound rows of some files. A row with the id of an earlier row is left out."""
-        index = RowIndex()
-        for number, source in enumerate(sources):
-            for line, position, raw in source.file.scan():
-                try:
-                    row = source.row(raw, self.settings.rules)
-                    find_media(row, source.file.root)
-                except BadRow as error:
-                    self._bad.meet(f"{source.file.given}:{line}", error)
-                else:
-                    index.add(number, line, position, row)
-        repeated = []
-        for again, first in index.repeated():
-            where = [f"{sources[number].file.given}:{line}" for number, line in map(index.place, (again, first))]
-            self._bad.meet(where[0], BadRow(f"has the id of {where[1]}"))
-            repeated.append(again)
-        return index.rows(repeated)
+
+def index_rows(
+    sources: Sequence[Source],
+    rules: RowRules,
+    refuse: Callable[[str, BadRow], None],
+    look: Callable[[Row, DataRoot], None] = lambda row, root: None,
+) -> RowSet:
+    """The sound rows of some files. `refuse` gets FILE:LINE and the reason of each other row.
+
+    `look` gets each row whose media are there, and where paths in it start. It may raise BadRow. A row with the id of
+    an earlier row is refused last. Raises whatever `refuse` raises, and DataError if a file as a whole cannot be read.
+    """
+    index = RowIndex()
+    for number, source in enumerate(sources):
+        for line, position, raw in source.file.scan():
+            try:
+                row = source.row(raw, rules)
+                find_media(row, source.file.root)
+                look(row, source.file.root)
+            except BadRow as error:
+                refuse(f"{source.file.given}:{line}", error)
+            else:
+                index.add(number, line, position, row)
+    repeated = []
+    for again, first in index.repeated():
+        where, other = (f"{sources[number].file.given}:{line}" for number, line in map(index.place, (again, first)))
+        refuse(where, BadRow(f"has the id of {other}"))
+        repeated.append(again)
+    return index.rows(repeated)
 
 
 def find_media(row: Row, root: DataRoot) -> None:

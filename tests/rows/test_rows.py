@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from copd.errors import DataError
+from copd.errors import BadRow, DataError
 from copd.rewards.answers import final_answer
 from copd.rows.formats import RowRules
 from copd.rows.media import MediaRules
 from copd.rows.opening import Settings, open_files
-from copd.rows.rows import Rows
+from copd.rows.rows import Rows, index_rows
 from copd.tasks.mixture import Mixture
 from copd.types import Medium, Message, Split
 
@@ -63,7 +63,7 @@ def test_a_task_with_the_index_of_another_reads_no_row_at_its_start(three, write
     def refuse(*_):
         raise AssertionError("rows are read")
 
-    monkeypatch.setattr(Rows, "_indexed", refuse)
+    monkeypatch.setattr("copd.rows.rows.index_rows", refuse)
     again = Rows("t", files, SKIP, shares={VALIDATION: 0.3}, index=first.index)
     assert again.skipped == first.skipped == 1
     for split in Split:
@@ -145,9 +145,7 @@ def test_rows_of_the_same_only_picture_or_text_are_never_in_two_splits_cut_from_
 
 
 def test_a_split_without_a_row_is_refused(write, three):
-    with pytest.raises(
-        DataError, match=r"^branches\.sums\.task: no row is left for test; give more rows, test files, "
-    ):
+    with pytest.raises(DataError, match=r"^branches\.sums\.task: no row is left for test; give more rows, test files"):
         Rows("sums", {TRAIN: three[TRAIN], VALIDATION: three[VALIDATION]}, SETTINGS)
 
 
@@ -249,6 +247,22 @@ def test_where_every_row_is_bad_the_search_ends(three):
     task.reject(lambda problem: "too long")
     with pytest.raises(DataError, match=r"^branches\.sums\.task: every row of train is bad$"):
         task.problem(TRAIN, 0)
+
+
+def test_rows_of_several_files_are_indexed_but_for_those_refused_and_repeated_ids_are_refused_last(write):
+    first = write("a.jsonl", [*sums(2), "{", *sums(1, 2)])
+    second = write("b.jsonl", [*sums(2, 2), *sums(1, 9)])
+    refused = []
+
+    def look(row, root):
+        if row.id == "9":
+            raise BadRow("looks bad")
+
+    opened = open_files([first, second], "train", SETTINGS)
+    rows = index_rows(opened, RULES, lambda where, why: refused.append((where, str(why))), look)
+    assert [where for where, _ in refused] == [f"{first}:3", f"{second}:3", f"{second}:1"]
+    assert [why for _, why in refused[1:]] == ["looks bad", f"has the id of {first}:4"]
+    assert list(zip(rows.file_n.tolist(), rows.line_n.tolist(), strict=True)) == [(0, 1), (0, 2), (0, 4), (1, 2)]
 
 
 def test_media_are_decoded_in_the_order_of_their_marks(write, three, picture):
