@@ -34,9 +34,9 @@ def proximal_delta(logp_NT: Tensor, teacher_logp_NT: Tensor, *, teacher_share: f
     """log(a exp(delta) + 1 - a) with a = `teacher_share` in (0, 1]. [N, T], in nats (method.md section 4).
 
     It is the delta to the mixture a pi_teacher + (1 - a) pi_student, with the current student held fixed. Used as an
-    advantage, its policy gradient is that of the reverse KL to this mixture. The value is at least log(1 - a). For a
-    delta near 0 it is about a delta; for a large delta it is about delta + log(a). With a = 1 it is the sampled delta.
-    It is exactly 0 where teacher and student agree.
+    advantage, its policy gradient is that of the reverse KL to this mixture. The value is at least log(1 - a). Near 0
+    it is about a * delta; for a large delta it is about delta + log(a). With a = 1 it is the sampled delta. It is
+    exactly 0 where teacher and student agree.
     """
     delta_NT = sampled_delta(logp_NT, teacher_logp_NT)
     share = delta_NT.new_tensor(teacher_share)
@@ -72,9 +72,10 @@ def symmetric_kl(logp_MV: Tensor, other_logp_MV: Tensor) -> Tensor:
 
 
 def with_tail(logp_MK: Tensor) -> Tensor:
-    """Append one bucket that holds the probability outside the K tokens. [M, K + 1] log-probs.
+    """Append one bucket that holds the rest, the probability outside the K tokens. [M, K + 1] log-probs.
 
-    The symmetric KL over such buckets is a lower bound of the symmetric KL over the whole vocabulary.
+    A rest below the precision of 1 counts as that precision: rounding would decide a smaller one. So the symmetric KL
+    over such buckets is, up to rounding, a lower bound of that over the whole vocabulary.
     """
-    rest_M1 = (1 - logp_MK.exp().sum(-1, keepdim=True)).clamp(min=torch.finfo(logp_MK.dtype).tiny)
+    rest_M1 = (1 - logp_MK.exp().sum(-1, keepdim=True)).clamp(min=torch.finfo(logp_MK.dtype).eps)
     return torch.cat([logp_MK, rest_M1.log()], dim=-1)

@@ -207,13 +207,40 @@ def test_tail_bucket_completes_the_distribution():
 def test_tail_bucket_is_finite_when_the_tokens_already_hold_all_probability():
     over_MK = torch.tensor([[0.75, 0.2500001]]).log()
     assert with_tail(over_MK).isfinite().all()
-    assert with_tail(over_MK)[0, 2].exp() < 1e-30
+    assert with_tail(over_MK)[0, 2].exp().item() == pytest.approx(torch.finfo(torch.float32).eps)
 
 
-@pytest.mark.parametrize("k", [1, 3, 6])
-def test_kl_on_buckets_is_a_lower_bound_of_the_whole(k):
-    p_MV, q_MV = random_logp(0, rows=50), random_logp(1, rows=50)
+def sure_logp(seed: int, rows: int, tokens: int) -> torch.Tensor:
+    """Distributions that are sure of their first token, up to a rest between 1e-12 and 1/2."""
+    generator = torch.Generator().manual_seed(seed)
+    rest_M1 = 10 ** -(0.3 + 11.7 * torch.rand(rows, 1, generator=generator, dtype=torch.float64))
+    return torch.cat([torch.log1p(-rest_M1), rest_M1.log() + random_logp(seed, rows, tokens - 1)], -1)
+
+
+def bucketed_kl(p_MV: torch.Tensor, q_MV: torch.Tensor, k: int, dtype: torch.dtype) -> torch.Tensor:
+    """The symmetric KL over the first distribution's k likeliest tokens and the rest, computed in a precision."""
     ids_MK = p_MV.topk(k).indices
-    bucketed_M = symmetric_kl(with_tail(p_MV.gather(-1, ids_MK)), with_tail(q_MV.gather(-1, ids_MK)))
-    assert (bucketed_M <= symmetric_kl(p_MV, q_MV) + 1e-12).all()
-    assert bucketed_M.ge(0).all()
+    return symmetric_kl(*(with_tail(logp_MV.to(dtype).gather(-1, ids_MK)) for logp_MV in (p_MV, q_MV))).double()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("first", [random_logp, sure_logp])
+@pytest.mark.parametrize("second", [random_logp, sure_logp])
+@pytest.mark.parametrize(("tokens", "k"), [(7, 1), (7, 3), (7, 6), (500, 64)])
+def test_kl_on_buckets_is_a_lower_bound_of_the_whole(first, second, tokens, k, dtype):
+    p_MV, q_MV = first(0, 200, tokens), second(1, 200, tokens)
+    rests = [1 - logp_MV.gather(-1, p_MV.topk(k).indices).exp().sum(-1) for logp_MV in (p_MV, q_MV)]
+    one = torch.finfo(dtype).eps
+    less_M, more_M = torch.stack(rests).clamp(min=one).aminmax(dim=0)
+    rounding_M = more_M * torch.log1p(4 * one / less_M)  # the smaller rest is off by a few roundings of 1
+    bucketed_M = bucketed_kl(p_MV, q_MV, k, dtype)
+    assert (bucketed_M <= symmetric_kl(p_MV, q_MV) * (1 + 1e-6) + rounding_M + 1e-5).all()
+    assert bucketed_M.ge(-1e-6).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_student_sure_of_its_token_does_not_make_the_kl_on_buckets_many_times_the_whole(dtype):
+    rest_V = torch.tensor([1e-9, 1e-3], dtype=torch.float64)[:, None].expand(2, 4999) / 4999
+    p_MV, q_MV = torch.cat([1 - rest_V.sum(-1, keepdim=True), rest_V], -1).log()[:, None]
+    whole, bucketed = symmetric_kl(p_MV, q_MV).item(), bucketed_kl(p_MV, q_MV, 64, dtype).item()
+    assert whole / 2 < bucketed < whole * (1 + 1e-6)
