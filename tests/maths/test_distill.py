@@ -230,9 +230,9 @@ def bucketed_kl(p_MV: torch.Tensor, q_MV: torch.Tensor, k: int, dtype: torch.dty
 def test_kl_on_buckets_is_a_lower_bound_of_the_whole(first, second, tokens, k, dtype):
     p_MV, q_MV = first(0, 200, tokens), second(1, 200, tokens)
     rests = [1 - logp_MV.gather(-1, p_MV.topk(k).indices).exp().sum(-1) for logp_MV in (p_MV, q_MV)]
-    one = torch.finfo(dtype).eps
-    less_M, more_M = torch.stack(rests).clamp(min=one).aminmax(dim=0)
-    rounding_M = more_M * torch.log1p(4 * one / less_M)  # the smaller rest is off by a few roundings of 1
+    precision = torch.finfo(dtype).eps
+    less_M, more_M = torch.stack(rests).clamp(min=precision).aminmax(dim=0)
+    rounding_M = more_M * torch.log1p(4 * precision / less_M)  # the smaller rest is off by a few roundings of 1
     bucketed_M = bucketed_kl(p_MV, q_MV, k, dtype)
     assert (bucketed_M <= symmetric_kl(p_MV, q_MV) * (1 + 1e-6) + rounding_M + 1e-5).all()
     assert bucketed_M.ge(-1e-6).all()
