@@ -63,6 +63,6 @@ def pass_at_k(correct_P: Tensor, samples: int, k: int) -> Tensor:
     2107.03374, eq. 1).
     """
     if not 1 <= k <= samples:
-        raise ValueError(f"pass@{k} needs between 1 and {samples} samples a problem")
+        raise ValueError(f"pass@{k}: found {samples} samples a problem; accepted: k from 1 to the number of samples")
     chances = [1 - math.comb(samples - c, k) / math.comb(samples, k) for c in range(samples + 1)]
     return torch.tensor(chances, dtype=torch.float64)[correct_P.long()]
