@@ -121,14 +121,14 @@ class Task(Protocol):
 class Rollouts:
     """Sampled responses. Row n answers `problems[prompt_of_N[n]]`, so that a group may have any number of rows.
 
-    tokens_NT    token ids, right padded; the end token is part of the response
-    mask_NT      True on response tokens
-    finished_N   True where the response ends with an end token, False where the length limit truncated it
-    logp_NT      the sampler's log-probs, at `temperature` and under the vocabulary mask; 0 on padding
-    version      the number of updates that the sampling policy had made
-        reward_N     rewards, None until graded
-        correct_N    True where the answer is right, whatever else the reward counts; None until graded
-        grader_failures  number of rows that could not be graded and therefore earn 0
+    tokens_NT        token ids, right padded; the end token is part of the response
+    mask_NT          True on response tokens
+    finished_N       True where the response ends with an end token, False where the length limit truncated it
+    logp_NT          the sampler's log-probs, at `temperature` and under the vocabulary mask; 0 on padding
+    version          the number of updates that the sampling policy had made
+    reward_N         rewards, None until graded
+    correct_N        True where the answer is right, whatever else the reward counts; None until graded
+    grader_failures  number of rows that could not be graded and therefore earn 0
     """
 
     problems: tuple[Problem, ...]
@@ -148,10 +148,10 @@ class Rollouts:
 class Score:
     """A policy's log-probs of given responses, as of weight version `version`.
 
-    logp_NT       log-prob of each response token; 0 on padding
-    topk_ids_NTK  the K most likely tokens, best first (None unless asked for)
-    topk_logp_NTK their log-probs
-    at_ids_NTK    log-probs of the ids that the caller gave (None unless asked for)
+    logp_NT        log-prob of each response token; 0 on padding
+    topk_ids_NTK   the K most likely tokens, best first (None unless asked for)
+    topk_logp_NTK  their log-probs
+    at_ids_NTK     log-probs of the ids that the caller gave (None unless asked for)
     """
 
     logp_NT: Tensor

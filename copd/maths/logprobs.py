@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class TokenStats(NamedTuple):
-    """The results of one pass over M token positions. The last three are None unless asked for."""
+    """The results of `token_stats` for M token positions. The last three are None unless asked for."""
 
     logp_M: Tensor
     entropy_M: Tensor
@@ -35,7 +35,14 @@ def token_stats(
     k: int = 0,
     at_ids_MK: Tensor | None = None,
 ) -> TokenStats:
-    """Log-prob of each token, entropy (no gradient), the k most likely tokens, and log-probs of given ids."""
+    """Statistics of the tokens `ids_M`, each from its own logits, under the vocabulary mask. [M] or [M, K], in nats.
+
+    logp_M        log-prob of each token, of `masked_log_softmax`; the only result with a gradient
+    entropy_M     H = -sum_v p_v log p_v over the tokens that are not banned
+    topk_ids_MK   the k most likely tokens, best first (None for k = 0)
+    topk_logp_MK  their log-probs
+    at_ids_MK     log-probs of the given ids `at_ids_MK` (None without them)
+    """
     logp_MV = masked_log_softmax(logits_MV, banned_V, temperature=temperature)
     detached_MV = logp_MV.detach()
     entropy_M = -torch.where(banned_V, 0.0, detached_MV * detached_MV.exp()).sum(-1)

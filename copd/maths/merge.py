@@ -93,8 +93,11 @@ def dare(base: Tensor, branches: Sequence[Tensor], *, density: float, scale: flo
 
 
 def dare_mask(shape: Sequence[int], *, density: float, seed: int, branch: int, name: str) -> Tensor:
-    """Which entries DARE keeps: a function of (seed, the branch's place, the tensor's name), whatever the order of the
-    tensors and however they are split over files. Bool, on the CPU."""
+    """Which entries DARE keeps, each with probability `density`. Bool, on the CPU (method.md, trap 12).
+
+    The mask is a function of (seed, the branch's place, the tensor's name). The order of the tensors and the files that
+    hold them do not count.
+    """
     digest = hashlib.sha256(f"{seed}/{branch}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.rand(tuple(shape), generator=generator) < density

@@ -54,8 +54,8 @@ class _Look(NamedTuple):
 class Health:
     """Sees the events of a run in order and reports each fault, once until it has recovered.
 
-    `edges` are pairs of student and teacher. `clamps`: the bound leaves most deltas unchanged. `in_half`: a branch
-    computes under autocast.
+    `edges` are pairs of student and teacher. `clamps`: whether deltas are clamped or masked; a proximal bound changes
+    every delta. `in_half`: a branch computes under autocast.
     """
 
     def __init__(self, edges: Collection[tuple[str, str]] = (), *, clamps: bool = True, in_half: bool = False) -> None:

@@ -11,7 +11,7 @@ ACTIVITIES = ("collect_seconds", "score_seconds", "update_seconds")
 
 
 class Ledger:
-    """Sums by branch and phase, from the branches' own counts. `as_record` gives the arguments that restore it."""
+    """Sums by branch and phase, from the branches' own counts. `as_record` gives the record that restores it."""
 
     def __init__(self, record: Mapping[str, Any] | None = None) -> None:
         record = record or {}

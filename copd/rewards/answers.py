@@ -14,8 +14,8 @@ def final_answer(response: str, *, finished: bool, form: str = "boxed", prompt: 
 
     None for a truncated response, for one with no answer or with several, and for an answer that is never closed. So a
     response that lists all options has no answer. Thoughts up to the last `</think>` do not count; a response whose
-    thoughts are never closed has no answer. If the response repeats the `prompt`, an answer in it does not count
-    either.
+    thoughts are never closed has no answer. A response whose only answer stands in its repetition of the `prompt` has
+    none; one that repeats it and adds another has several, and so none.
     """
     spoken = response.rpartition(THOUGHT)[2]
     if not finished or THINK in spoken:

@@ -60,8 +60,8 @@ BOXED = "\\boxed{"
 class RowRules:
     """The rules for all rows of a task.
 
-        verifiers      names that a row may give
-        verifier       name for rows that give none; None = such a row is bad
+    verifiers      names that a row may give
+    verifier       name for rows that give none; None = such a row is bad
     boxed_answer   the content of the only `\\boxed{}` of a text, or None (`copd.rewards.answers`)
     system_prompt  for rows without a system message
     template       from (text of the last user message, the row) to the text that takes its place

@@ -16,7 +16,10 @@ from copd.types import Split
 
 @dataclass(frozen=True)
 class RowSet:
-    """Some rows of some files. For each: the number of its file, its line, and its position in the file. [n]"""
+    """Some rows of some files.
+
+    [n]: the number of each row's file, its line, its position in the file, and its key (`key_of`).
+    """
 
     file_n: np.ndarray
     line_n: np.ndarray

@@ -107,12 +107,14 @@ def written(numbers: Sequence[int], operator: Operator) -> str:
 class Digits:
     """One capability of the embedded world; a `copd.types.Task`.
 
-    length      least and greatest number of operands
-    max_number  greatest operand of a text problem (handwriting has 0 to 9)
-    noise       standard deviation of the pixel noise, where black to white is 1
-    jitter      greatest distance of a digit from the centre of its cell, in pixels
-        conflict    share of problems that follow the capability's own convention
-    conventions what "usual" may mean, drawn per problem; None = the capability's own. The warm-up draws from all.
+    seed         of the training problems; validation and test ignore it
+    conflict     share of problems that follow the capability's own convention
+    operators    drawn from for each problem; None = all of the capability's (`OPERATORS_OF`)
+    length       least and greatest number of operands
+    max_number   greatest operand of a text problem (handwriting has 0 to 9)
+    noise        standard deviation of the pixel noise, where black to white is 1
+    jitter       greatest distance of a digit from the centre of its cell, in pixels
+    conventions  what "usual" may mean, drawn per problem; None = the capability's own. The warm-up draws from all.
     """
 
     capability: Capability
