@@ -13,16 +13,25 @@ def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """The text of each token; special tokens give their names. Joined, the pieces are the text of the whole.
 
     If a character is spread over several tokens, its last token has the whole character and the others have empty text.
+    Some tokenizers drop the space at the start of a text. So tokens are decoded behind those of the piece before them.
     """
-    pieces, pending = [], []
+
+    def text_of(tokens: list[int]) -> str:
+        return tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    pieces: list[str] = []
+    before: list[int] = []
+    pending: list[int] = []
+    known, text = 0, ""
     for token in ids:
         pending.append(token)
-        text = tokenizer.decode(pending, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = text_of(before + pending)[known:]
         if text.endswith("\ufffd") and len(pending) < LONGEST_CHARACTER:
             pieces.append("")
         else:
             pieces.append(text)
-            pending = []
+            before, pending = pending, []
+            known = len(text_of(before))
     if pending:
-        pieces[-1] = tokenizer.decode(pending, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        pieces[-1] = text
     return pieces

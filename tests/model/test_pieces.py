@@ -1,7 +1,7 @@
 """Responses token by token: joined, the pieces are the text, whatever a token cuts through."""
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from copd.model.pieces import token_pieces
@@ -17,6 +17,40 @@ def bytewise():
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     fast.add_special_tokens({"eos_token": "<|im_end|>"})
     return fast
+
+
+def like_llama_2() -> Tokenizer:
+    """Spaces are marks before words, rare characters are bytes, and the first space of a text is dropped."""
+    words = ["\u2581", *"abc.", "\u2581a", "\u2581b", *(f"<0x{byte:02X}>" for byte in range(256))]
+    merges = [("\u2581", "a"), ("\u2581", "b")]
+    tokenizer = Tokenizer(models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=merges, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    return tokenizer
+
+
+def like_t5() -> Tokenizer:
+    words = ["\u2581", *"abc.", "\u2581a", "\u2581b"]
+    merges = [("\u2581", "a"), ("\u2581", "b")]
+    tokenizer = Tokenizer(models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=merges))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return tokenizer
+
+
+@pytest.mark.parametrize("make", [like_llama_2, like_t5])
+@pytest.mark.parametrize("text", ["a b c.", "ab", "a  b   a", "a b<end> c", " a", ""])
+def test_no_space_is_lost_where_the_tokenizer_drops_the_first_of_a_text(make, text):
+    fast = PreTrainedTokenizerFast(tokenizer_object=make(), eos_token="<end>")
+    ids = fast(text).input_ids
+    pieces = token_pieces(fast, ids)
+    assert "".join(pieces) == fast.decode(ids, clean_up_tokenization_spaces=False)
+    assert len(pieces) == len(ids)
+
+
+def test_characters_of_several_tokens_stand_behind_their_spaces():
+    fast = PreTrainedTokenizerFast(tokenizer_object=like_llama_2())
+    assert token_pieces(fast, fast("a 数 b").input_ids) == ["a", " ", "", "", "数", " b"]
 
 
 @pytest.mark.parametrize("text", ["3 8;11", "größer als 数字, \U0001f600!", "\n\t ", " a  b ", "don 't . stop", ""])
