@@ -108,7 +108,11 @@ class ModelFolder(Mapping[str, Tensor]):
     def _drop_the_copy(self) -> None:
         """Leave out a tied output head that was stored. It is a copy of the embeddings, which are merged once."""
         twin = next((name for name in self.layout if name.endswith(EMBEDDING)), None)
-        if twin is None or not torch.equal(self[HEAD], self[twin]):
+        if twin is None:
+            raise ModelFolderError(
+                f"{self.label}: {HEAD!r} is tied by config.json, but no tensor ends in {EMBEDDING!r}"
+            )
+        if not torch.equal(self[HEAD], self[twin]):
             raise ModelFolderError(f"{self.label}: {HEAD!r} is tied by config.json, but is not equal to {twin!r}")
         del self.layout[HEAD]
 

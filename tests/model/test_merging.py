@@ -237,6 +237,13 @@ def untied(folders):
     change(folders["b"], {"lm_head.weight": torch.zeros(128, 128)})
 
 
+def without_embeddings(folders):
+    tensors = load_file(folders["b"] / WEIGHTS)
+    (name,) = (name for name in tensors if name.endswith("embed_tokens.weight"))
+    tensors["lm_head.weight"] = tensors.pop(name)
+    save_file(tensors, folders["b"] / WEIGHTS, metadata={"format": "pt"})
+
+
 def damaged_base(folders):
     change(folders["base"], {NORM: torch.zeros(64, dtype=torch.bfloat16)})
 
@@ -362,6 +369,12 @@ REFUSED = [
         ModelFolderError,
         r"b: 'lm_head\.weight' is tied by config\.json, but is not equal to '.*embed_tokens",
         id="a tied head of its own",
+    ),
+    pytest.param(
+        without_embeddings,
+        ModelFolderError,
+        r"b: 'lm_head\.weight' is tied by config\.json, but no tensor ends in 'embed_tokens\.weight'",
+        id="a tied head without embeddings",
     ),
     pytest.param(
         lambda folders: os.truncate(folders["b"] / WEIGHTS, 5_000_000),
