@@ -49,7 +49,15 @@ def response_stats(policy: Computes, rollouts: Rollouts, *, k: int = 0, ids_NTK:
     ids_M = rollouts.tokens_NT.to(policy.device)[mask_NT]
     at_ids_MK = None if ids_NTK is None else ids_NTK.to(policy.device)[mask_NT]
     run, select = _packed(policy, prompts, rollouts) if policy.packs else _plain(policy, prompts, rollouts, mask_NT)
-    return _run(policy, run, select, ids_M, rollouts.temperature, k, at_ids_MK)
+    kept: list[TokenStats] = []
+
+    def finish(hidden: Tensor, head: Head) -> Tensor:
+        kept.append(_chunked(select(hidden), head, ids_M, policy.banned_V, rollouts.temperature, k, at_ids_MK))
+        return kept[0].logp_M
+
+    with policy.computing():
+        logp_M = run(finish)
+    return kept[0]._replace(logp_M=logp_M)
 
 
 Run = Callable[[Finish], Any]
@@ -66,27 +74,6 @@ def _packed(policy: Computes, prompts: Prompts, rollouts: Rollouts) -> tuple[Run
 def _plain(policy: Computes, prompts: Prompts, rollouts: Rollouts, mask_NT: Tensor) -> tuple[Run, Select]:
     rows = Responses(rollouts.tokens_NT.to(policy.device), mask_NT, rollouts.prompt_of_N.to(policy.device), prompts)
     return partial(policy.forward.plain, prompts, rows), lambda hidden_NTD: hidden_NTD[mask_NT]
-
-
-def _run(
-    policy: Computes,
-    run: Run,
-    select: Select,
-    ids_M: Tensor,
-    temperature: float,
-    k: int,
-    at_ids_MK: Tensor | None,
-) -> TokenStats:
-    """Statistics of the tokens `ids_M` from the hidden states that `select` takes from a forward."""
-    kept: list[TokenStats] = []
-
-    def finish(hidden: Tensor, head: Head) -> Tensor:
-        kept.append(_chunked(select(hidden), head, ids_M, policy.banned_V, temperature, k, at_ids_MK))
-        return kept[0].logp_M
-
-    with policy.computing():
-        logp_M = run(finish)
-    return kept[0]._replace(logp_M=logp_M)
 
 
 def _chunked(
