@@ -64,7 +64,7 @@ def clocked(branch: Branch) -> Iterator[Clock]:
     parts = (
         (type(branch.tasks[branch.capability]), "problem", "render"),
         (Encoder, "_recall", "encode"),
-        (Forward, "_prefill", "prefill"),
+        (Forward, "start_shared", "prefill"),
         (copd.model.policy, "decode", "decode"),
         (type(branch.grader), "grade", "grade"),
         (copd.model.policy.Policy, "token_stats", "forward"),

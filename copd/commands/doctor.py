@@ -22,7 +22,7 @@ from copd.branches.handle import Handle
 from copd.branches.local import Turns, finish, local_handle
 from copd.commands.findings import Finding, machine, one_line, short, size
 from copd.compute.batching import take_rows
-from copd.compute.family import Encoded, TextOnly
+from copd.compute.family import Encoded, Family
 from copd.errors import CopdError
 from copd.model.folders import load_family, model_folder
 from copd.model.parity import TOLERANCE_NATS, UNABLE, largest_difference
@@ -164,7 +164,7 @@ def _by_kind(tasks: Mapping[str, Task]) -> dict[str, list[Problem]]:
     return {kind: problems[:OF_EACH_KIND] for kind, problems in kinds.items()}
 
 
-def prompts(kind: str, student: TextOnly, teacher: TextOnly, problems: Sequence[Problem]) -> Finding:
+def prompts(kind: str, student: Family, teacher: Family, problems: Sequence[Problem]) -> Finding:
     """Check that two families, loaded separately, encode a problem alike and with the placeholders the model wants.
 
     A sampler uses the student's or the teacher's family; it never has its own encoder (method.md, trap 6).

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache
 
-from copd.compute.family import TextOnly
+from copd.compute.family import Family
 
 DECODERS = ("Qwen3Model", "Qwen3VLTextModel")
 BARE = (
@@ -28,7 +28,7 @@ BARE = (
 """The beginning of the full names of a decoder's classes. Classes of wrappers have other names."""
 
 
-def can_be_lean(model: Any, family: TextOnly) -> bool:
+def can_be_lean(model: Any, family: Family) -> bool:
     """Whether `LeanStep` gives the same results as the language model in its current state.
 
     True in float32 on a CPU if nothing wraps the decoder: no hook, adapter, autocast or shard.
@@ -68,7 +68,7 @@ class LeanStep:
     The cache holds `room` prefixes of `columns` tokens, whose positions are below `end`.
     """
 
-    def __init__(self, decoder: Any, family: TextOnly, prefill: Cache, room: int, columns: int, end: int) -> None:
+    def __init__(self, decoder: Any, family: Family, prefill: Cache, room: int, columns: int, end: int) -> None:
         self._family = family
         keys = prefill.layers[0].keys
         count, self._kv_heads, self._length, self._width = keys.shape

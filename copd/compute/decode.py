@@ -15,7 +15,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from copd.compute.encode import Prompts
-from copd.compute.family import TextOnly
+from copd.compute.family import Family
 from copd.maths.logprobs import draw, masked_log_softmax
 
 
@@ -172,7 +172,7 @@ def settle(parent_M: Tensor) -> tuple[Tensor, Tensor]:
 class ModelStep:
     """A step through transformers' own language model."""
 
-    def __init__(self, model: Any, family: TextOnly, prefill: Cache, room: int, columns: int) -> None:
+    def __init__(self, model: Any, family: Family, prefill: Cache, room: int, columns: int) -> None:
         self._model, self._family = model, family
         self._layers = [PlacedLayer(layer, room, columns) for layer in prefill.layers]
         self._cache = Cache(layers=list(self._layers))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from copd.compute.family import Encoded, TextOnly
+from copd.compute.family import Encoded, Family
 from copd.types import Problem
 
 REMEMBERED_PROMPTS, REMEMBERED_BYTES = 1024, 2**30
@@ -83,7 +83,7 @@ class Responses:
 class Encoder:
     """Encodes prompts for one family of models. Recently encoded prompts are remembered by problem."""
 
-    def __init__(self, family: TextOnly) -> None:
+    def __init__(self, family: Family) -> None:
         self.family = family
         self._remembered: OrderedDict[Problem, Encoded] = OrderedDict()
         self._remembered_bytes = 0

@@ -24,11 +24,13 @@ class Encoded:
     media: Mapping[str, Tensor]
 
 
-class TextOnly:
-    """A causal language model: text through the tokenizer's chat template. A token's position is its index.
+class Family:
+    """The base of all families, and that of causal language models of text.
 
-    `kinds` are the kinds of prompts that the model takes. `axes` is A, the number of coordinates of a position. With
-    `every_layer_sees_all`, attention is torch's own, and only the mask decides what a token attends to.
+    A prompt is a text through the tokenizer's chat template, and a token's position is its index; subclasses for models
+    that see pictures change that. `kinds` are the kinds of prompts that the model takes. `axes` is A, the number of
+    coordinates of a position. With `every_layer_sees_all`, attention is torch's own, and only the mask decides what a
+    token attends to.
     """
 
     kinds: tuple[str, ...] = ("text",)
@@ -91,7 +93,7 @@ class TextOnly:
         return [Encoded(ids_S, torch.arange(len(ids_S))[None], {}) for ids_S in ids]
 
 
-class _WithPictures(TextOnly):
+class _WithPictures(Family):
     """Run chat template and processor once for all problems, then split the batch and drop the padding."""
 
     def _encode(self, problems: Sequence[Problem]) -> list[Encoded]:
@@ -183,7 +185,8 @@ class Gemma3(_WithPictures):
         self._tokens_per_image = model.config.mm_tokens_per_image
         if getattr(processor.image_processor, "do_pan_and_scan", None):
             raise ModelFolderError(
-                "model.path: do_pan_and_scan of the image processor is on; set it to false, copd takes an image whole"
+                f"{folder_of(processor)}: do_pan_and_scan of the image processor is on; set it to false, copd takes an "
+                "image whole"
             )
 
     def prompt_inputs(self, ids_PS: Tensor) -> dict[str, Tensor]:
@@ -205,7 +208,7 @@ class Gemma3(_WithPictures):
         return [{"pixel_values": images} for images in batch["pixel_values"].split(images_of_P)]
 
 
-WITH_PICTURES: dict[str, type[TextOnly]] = {
+FAMILIES: dict[str, type[Family]] = {
     "gemma3": Gemma3,
     "qwen2_5_vl": QwenVL,
     "qwen2_vl": QwenVL,
@@ -214,25 +217,30 @@ WITH_PICTURES: dict[str, type[TextOnly]] = {
 """Image-text models by the `model_type` of their configuration."""
 
 
-def family_of(model: Any, processor: Any) -> TextOnly:
+def family_of(model: Any, processor: Any) -> Family:
     """The family of a model, from its configuration.
 
     Raises ModelFolderError for an image-text model that is not listed.
     """
     kind = model.config.model_type
-    if kind in WITH_PICTURES:
-        return WITH_PICTURES[kind](model, processor)
+    if kind in FAMILIES:
+        return FAMILIES[kind](model, processor)
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ModelFolderError(
-            f"model.path: {type(model).__name__} ({kind}) is not supported; accepted: causal language models of text, "
-            f"and {', '.join(WITH_PICTURES)}"
+            f"{folder_of(processor)}: {type(model).__name__} ({kind}) is not supported; accepted: causal language "
+            f"models of text, and {', '.join(FAMILIES)}"
         )
-    return TextOnly(model, processor)
+    return Family(model, processor)
 
 
 def tokenizer_of(processor: Any) -> Any:
     """The tokenizer of a processor; for a model of text only, the tokenizer that takes the processor's place."""
     return getattr(processor, "tokenizer", processor)
+
+
+def folder_of(processor: Any) -> str:
+    """The folder that a processor comes from, as messages name its model."""
+    return tokenizer_of(processor).name_or_path or "model.path"
 
 
 def _chat(processor: Any, problem: Problem) -> str:
@@ -242,7 +250,7 @@ def _chat(processor: Any, problem: Problem) -> str:
             problem.chat, tokenize=False, add_generation_prompt=True, **problem.chat_template_kwargs
         )
     except Exception as error:  # a template's expressions can raise anything
-        folder, reason = tokenizer_of(processor).name_or_path or "model.path", visible(first_line(error))
+        folder, reason = folder_of(processor), visible(first_line(error))
         if type(error).__name__ == "TemplateError":  # exactly this class, no subclass: the template itself raised it
             raise ChatRefused(f"{folder}: its chat template refuses a chat: {reason}") from error
         raise ModelFolderError(f"{folder}: its chat template fails: {type(error).__name__}: {reason}") from error

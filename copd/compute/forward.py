@@ -16,12 +16,12 @@ from transformers import DynamicCache
 from copd.compute.cpu import LeanStep, can_be_lean
 from copd.compute.decode import CachedPrefixes, ModelStep, PlainPrefixes, Prefixes, Step
 from copd.compute.encode import Prompts, Responses
-from copd.compute.family import TextOnly
+from copd.compute.family import Family
 from copd.compute.packing import ATTENTION, Packed, attention
 
 Head = Callable[[Tensor], Tensor]
 Finish = Callable[[Tensor, Head], Any]
-"""Computes results from the hidden states [N, T, D] of the T response tokens and the output head."""
+"""Takes a forward's hidden states and the output head, and gives what takes the place of the logits."""
 
 
 class NarrowCache(DynamicCache):
@@ -51,7 +51,7 @@ def in_float32(head: Head) -> Head:
 class Forward:
     """Calls a model's root forward with the inputs of its family."""
 
-    def __init__(self, model: Any, family: TextOnly) -> None:
+    def __init__(self, model: Any, family: Family) -> None:
         self.model = model
         self.family = family
 
@@ -70,7 +70,7 @@ class Forward:
 
     def start_shared(self, prompts: Prompts, rows: int, max_new_tokens: int) -> tuple[Prefixes, Tensor]:
         """The prefilled prompts, with room for `rows` prefixes, and the logits of the first tokens. [P, V]."""
-        prefill = self._prefill(prompts, lambda hidden, head: head(hidden))
+        prefill = self._prompts(prompts, _logits, 1, past_key_values=NarrowCache(), use_cache=True)
         room, columns = max(rows, len(prompts.mask_PS)), prompts.mask_PS.shape[1] + max_new_tokens
         step: Step
         if can_be_lean(self.model, self.family):
@@ -86,29 +86,31 @@ class Forward:
         return PlainPrefixes(self._next_logits, prompts), self._next_logits(prompts)
 
     def _next_logits(self, prompts: Prompts) -> Tensor:
-        return self._prompts(prompts, lambda hidden, head: head(hidden), 1, use_cache=False).logits[:, -1]
+        return self._prompts(prompts, _logits, 1, use_cache=False).logits[:, -1]
 
-    def _prefill(self, prompts: Prompts, head_fn: Finish) -> Any:
-        return self._prompts(prompts, head_fn, 1, past_key_values=NarrowCache(), use_cache=True)
+    def _prompts(self, prompts: Prompts, finish: Finish, logits_to_keep: int, **options: Any) -> Any:
+        return self._root(finish, **prompt_arguments(self.family, prompts), logits_to_keep=logits_to_keep, **options)
 
-    def _prompts(self, prompts: Prompts, head_fn: Finish, logits_to_keep: int, **options: Any) -> Any:
-        return self._root(head_fn, **prompt_arguments(self.family, prompts), logits_to_keep=logits_to_keep, **options)
-
-    def _root(self, head_fn: Finish, **inputs: Any) -> Any:
-        """The root forward with `head_fn(hidden, head)` in place of the output head; its result is `.logits`.
+    def _root(self, finish: Finish, **inputs: Any) -> Any:
+        """The root forward with `finish(hidden, head)` in place of the output head; its result is `.logits`.
 
         So the logits [N, T, V] need not exist, and hooks on the root and on the head still run.
         """
         head = self.model.get_output_embeddings()
         original = head.forward
-        head.forward = lambda hidden: head_fn(hidden, in_float32(original))
+        head.forward = lambda hidden: finish(hidden, in_float32(original))
         try:
             return self.model(**inputs)
         finally:
             del head.forward
 
 
-def prompt_arguments(family: TextOnly, prompts: Prompts) -> dict[str, Tensor]:
+def _logits(hidden: Tensor, head: Head) -> Tensor:
+    """The `Finish` of a forward whose logits are wanted."""
+    return head(hidden)
+
+
+def prompt_arguments(family: Family, prompts: Prompts) -> dict[str, Tensor]:
     """Encoded prompts, or prompts with their responses, as the arguments of a model's forward."""
     return {
         "input_ids": prompts.ids_PS,

@@ -13,15 +13,14 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from copd.compute.family import TextOnly, family_of
+from copd.compute.family import Family, family_of
 from copd.errors import ModelFolderError, WriteError, first_line
-from copd.system.files import sha256
+from copd.system.files import COMMIT, sha256
 
 logger = logging.getLogger(__name__)
 BUILTIN = "builtin:"
 CHECKSUMS = "SHA256SUMS"
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-AT_COMMIT = re.compile(rf"({HUB_ID.pattern})@([0-9a-f]{{40}})")
+AT_COMMIT = re.compile(rf"(\w[\w.-]*/\w[\w.-]*)@({COMMIT})")
 FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """The files fetched of a model of the hub: weights, configuration, chat template, vocabulary."""
 
@@ -113,7 +112,7 @@ def load_processor(folder: Path, loader: Loader) -> Any:
     return auto_class.from_pretrained(folder, trust_remote_code=False)
 
 
-def load_family(folder: Path) -> TextOnly:
+def load_family(folder: Path) -> Family:
     """The family of the model in a local folder, which makes its prompts. No weights are read or held in memory.
 
     Raises ModelFolderError naming the fault.

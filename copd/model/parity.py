@@ -10,6 +10,7 @@ from torch import Tensor
 
 from copd.compute.batching import take_rows
 from copd.compute.encode import Responses
+from copd.compute.family import folder_of
 from copd.compute.forward import prompt_arguments
 from copd.errors import ModelFolderError
 from copd.maths.logprobs import masked_log_softmax
@@ -23,9 +24,9 @@ UNABLE = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """Errors that a model raises if its cache cannot be repeated."""
 
 
-def largest_difference(policy: Policy, problems: Sequence[Problem], *, rollouts_per_prompt: int = 2) -> float:
+def largest_difference(policy: Policy, problems: Sequence[Problem]) -> float:
     """Greatest difference, in nats, between plain log-probs and those of the sampler and of the packed path."""
-    rollouts = _probe(policy, problems, rollouts_per_prompt)
+    rollouts = _probe(policy, problems, rollouts_per_prompt=2)
     plain = plain_logp(policy, rollouts)
     packed = [policy.score(rollouts).logp_NT] if policy.packs else []
     return float((torch.stack([rollouts.logp_NT, *packed]) - plain).abs().max())
@@ -50,11 +51,12 @@ def settle_path(policy: Policy, problems: Sequence[Problem]) -> str | None:
         warning = f"{doubt}; {instead}, which is slower"
     rollouts = _probe(policy, problems, rollouts_per_prompt=1)
     wrong = float((plain_logp(policy, rollouts) - logp_alone(policy, rollouts)).abs().max())
+    folder = folder_of(policy.processor)
     if math.isnan(wrong):
-        raise ModelFolderError("model.path: the model's log-probs are not numbers: its weights are damaged")
+        raise ModelFolderError(f"{folder}: the model's log-probs are not numbers: its weights are damaged")
     if not wrong <= accepted:
         raise ModelFolderError(
-            f"model.path: {type(policy.model).__name__} is not supported: log-probs of a padded batch differ by "
+            f"{folder}: {type(policy.model).__name__} is not supported: log-probs of a padded batch differ by "
             f"{wrong:.2g} nats from those of each text alone (accepted: {accepted})"
         )
     return warning

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from copd.compute.family import tokenizer_of
+from copd.compute.family import folder_of, tokenizer_of
 from copd.errors import ModelFolderError
 
 ADDED = ("special", "normalized", "single_word", "lstrip", "rstrip")
@@ -28,9 +28,14 @@ class Speaker(Protocol):
 
 
 def end_tokens(model: Any, tokenizer: Any) -> Tensor:
-    """Ids of the tokens that end a response: from the generation config, else from the tokenizer."""
+    """Ids of the tokens that end a response: from the generation config, else from the tokenizer.
+
+    Raises ModelFolderError if neither names one.
+    """
     ids = model.generation_config.eos_token_id
     ids = tokenizer.eos_token_id if ids is None else ids
+    if ids is None or ids == []:
+        raise ModelFolderError(f"{folder_of(tokenizer)}: no end token; set eos_token_id in generation_config.json")
     return torch.tensor(ids if isinstance(ids, list) else [ids])
 
 

@@ -7,7 +7,7 @@ import torch
 from tiny_kinds import TINY_KINDS, tiny_of_kind
 from transformers import AutoProcessor, AutoTokenizer, LlavaConfig
 
-from copd.compute.family import TextOnly, family_of
+from copd.compute.family import Family, family_of
 from copd.errors import ModelFolderError
 from copd.model.folders import TEXT_ONLY, WITH_PICTURES, load_family
 from copd.model.learner import Learner
@@ -130,16 +130,17 @@ def test_the_check_at_start_keeps_the_shared_prefix_where_the_cache_is_one_of_ke
 
 def test_a_model_with_a_window_and_no_list_of_layers_is_not_packed():
     model, tokenizer = tiny_of_kind("llama")
-    assert TextOnly(model, tokenizer).every_layer_sees_all
+    assert Family(model, tokenizer).every_layer_sees_all
     model.config.sliding_window = 8
-    assert not TextOnly(model, tokenizer).every_layer_sees_all
+    assert not Family(model, tokenizer).every_layer_sees_all
 
 
 def test_a_model_that_changes_its_logits_after_the_head_is_refused(problems_of):
     model, tokenizer = tiny_of_kind("gemma3_text")
     model.config.final_logit_softcapping = 0.5
     policy = Policy(model, tokenizer)
-    with pytest.raises(ModelFolderError, match="Gemma3ForCausalLM is not supported"):
+    tokenizer.name_or_path = "models/mine"
+    with pytest.raises(ModelFolderError, match=r"^models/mine: Gemma3ForCausalLM is not supported: log-probs of a"):
         settle_path(policy, problems_of["text"])
 
 
@@ -170,14 +171,15 @@ def test_a_problem_with_pictures_that_the_model_does_not_take_is_named(policies,
 def test_an_image_text_model_of_another_kind_is_refused_by_name(policies):
     model = policies["qwen3"].clone().model
     model.config = LlavaConfig()
-    with pytest.raises(ModelFolderError, match=r"llava.*accepted: causal language models of text, and .*qwen3_vl"):
+    with pytest.raises(ModelFolderError, match=r"^model\.path: .*llava.*accepted: causal language models of text, and"):
         family_of(model, policies["qwen3"].processor)
 
 
 def test_an_image_processor_that_cuts_images_up_is_refused(policies):
     model, processor = tiny_of_kind("gemma3")
     processor.image_processor.do_pan_and_scan = True
-    with pytest.raises(ModelFolderError, match="do_pan_and_scan"):
+    processor.tokenizer.name_or_path = "models/mine"
+    with pytest.raises(ModelFolderError, match=r"^models/mine: do_pan_and_scan of the image processor is on"):
         family_of(model, processor)
 
 

@@ -44,6 +44,15 @@ def test_without_a_generation_config_the_tokenizer_says_what_ends_a_response(pro
     assert end_tokens(model, processor.tokenizer).tolist() == [processor.tokenizer.eos_token_id]
 
 
+@pytest.mark.parametrize("named", [None, []])
+def test_a_model_without_an_end_token_is_refused_by_its_folder(processor, named):
+    model, tokenizer = tiny_model(processor), copy.deepcopy(processor.tokenizer)
+    model.generation_config.eos_token_id, tokenizer.eos_token, tokenizer.name_or_path = named, None, "models/mine"
+    said = r"^models/mine: no end token; set eos_token_id in generation_config\.json$"
+    with pytest.raises(ModelFolderError, match=said):
+        end_tokens(model, tokenizer)
+
+
 def test_what_the_generation_config_suppresses_is_banned_unless_it_ends_a_response(processor):
     model = tiny_model(processor)
     model.generation_config.suppress_tokens = [3, processor.tokenizer.eos_token_id]

@@ -208,7 +208,8 @@ def test_a_base_with_nan_is_refused_before_anything_runs(tmp_path):
     policy = Policy.from_pretrained(model_folder("builtin:digits"))
     policy.model.get_input_embeddings().weight.data.fill_(torch.nan)
     policy.save(tmp_path / "base", "")
-    with pytest.raises(ModelFolderError, match="not numbers: its weights are damaged"):
+    said = f"^{tmp_path / 'base'}: the model's log-probs are not numbers: its weights are damaged$"
+    with pytest.raises(ModelFolderError, match=said):
         copd.train(load_recipe("demo", [*SMALL, f"model.path={tmp_path / 'base'}"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
