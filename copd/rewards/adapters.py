@@ -62,8 +62,11 @@ class Convention(NamedTuple):
     columns: bool = False
 
 
-def as_number(value: Any) -> float:
-    """A score. Raises TypeError or ValueError for None, text, NaN, infinity and numbers larger than `LARGEST`."""
+def as_score(value: Any) -> float:
+    """A number as a score. Raises TypeError for what is no number, such as a text or None.
+
+    Raises ValueError for NaN, infinity and magnitudes above `LARGEST`.
+    """
     if isinstance(value, str | bytes) or not hasattr(type(value), "__float__"):
         raise TypeError(f"returned {_short(value)}, not a number")
     score = float(value)
@@ -74,7 +77,7 @@ def as_number(value: Any) -> float:
 
 def from_score(value: Any) -> Verdict:
     """Reads a bare score; 1 or more counts as correct."""
-    score = as_number(value)
+    score = as_score(value)
     return Verdict(score, score >= 1)
 
 
@@ -86,8 +89,8 @@ def from_dict(score: str, accuracy: str) -> Callable[[Any], Verdict]:
             return from_score(value)
         if score not in value:
             raise ValueError(f"returned a mapping without {score!r}: {_short(list(value))}")
-        total = as_number(value[score])
-        return Verdict(total, as_number(value.get(accuracy, total)) >= 1)
+        total = as_score(value[score])
+        return Verdict(total, as_score(value.get(accuracy, total)) >= 1)
 
     return read
 
@@ -202,9 +205,8 @@ def load(verifier: UserVerifier) -> Callable[..., Any]:
     spec = importlib.util.spec_from_file_location(module_name, path)
     assert spec
     module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
-    code = compile(
-        source, path, "exec", dont_inherit=True
-    )  # the import system would read the file again, or cached bytecode
+    # The import system would read the file again, or cached bytecode.
+    code = compile(source, path, "exec", dont_inherit=True)
     exec(code, module.__dict__)
     function = getattr(module, verifier.function, None)
     if not callable(function):

@@ -6,7 +6,6 @@ import multiprocessing
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from queue import Empty, SimpleQueue
@@ -69,11 +68,7 @@ class KillablePool:
             for _ in calls:
                 first = ended.get(timeout=self._deadline + STALL_SECONDS)
                 found[number_of[first]] = self._outcome(first)
-        except (
-            BrokenProcessPool,
-            RuntimeError,
-            Empty,
-        ):  # RuntimeError: pebble's word for a pool that has broken before
+        except (RuntimeError, Empty):  # BrokenProcessPool, and pebble's word for a pool that has broken before
             self._drop(running)
 
     def _outcome(self, future: Future[Attempt]) -> Attempt:
