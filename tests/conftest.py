@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -299,6 +300,14 @@ def in_small_files() -> Callable[[str, Path], str]:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     return run
+
+
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """SIGINT is heeded here and in processes started here; a shell's background jobs were started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
