@@ -64,7 +64,7 @@ def write_comparison(folders: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def _run_page(run: RunRecord) -> dict[str, Any]:
-    own, ledger = single(run), contents.ledger_rows(run)
+    own, ledger = single(run), contents.ledger_rows([run])
     parts = {"warnings": own["warnings"], "time": ledger, "samples": own["problems"]}
     return {
         "run": run,

@@ -157,8 +157,8 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
     """Several runs, with the shortest labels that tell them apart."""
     runs = [read_run(folder) for folder in folders]
     paths = [run.folder.resolve() for run in runs]
-    if len(set(paths)) < len(paths):
-        raise RunFolderError("the same run folder is given twice")
+    if twice := [run.folder for run, path in zip(runs, paths, strict=True) if paths.count(path) > 1]:
+        raise RunFolderError(f"{twice[0]}: the run folder is given twice; give each once")
     parts = 1
     while len({path.parts[-parts:] for path in paths}) < len(paths):
         parts += 1
