@@ -30,6 +30,11 @@ UNEVEN = ((5, 3, 7), (1,), (4, 6))
 """Response lengths of the rows of three prompts: groups of three sizes, one response of a single token."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of minutes begin first: at the end one of them would keep one process busy alone."""
+    items.sort(key=lambda item: item.get_closest_marker("minutes") is None)
+
+
 @dataclass(frozen=True)
 class Few:
     """A task of a few problems that come round and round."""

@@ -29,6 +29,7 @@ def test_a_base_is_never_built_over_something_else(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.minutes
 @pytest.mark.timeout(2700)
 def test_a_rebuilt_base_reaches_the_skill_of_the_one_that_ships(tmp_path):
     build_base(tmp_path / "base", conflict=1.0)
