@@ -22,8 +22,10 @@ STARTED = r"\.lock|\..+\.writing"
 
 
 def occupied(folder: Path, besides: str = "") -> bool:
-    """Whether a folder holds anything whose name does not match the pattern `besides`."""
-    return folder.exists() and any(not re.fullmatch(besides, path.name) for path in folder.iterdir())
+    """Whether a file has this name, or the folder holds anything whose name does not match the pattern `besides`."""
+    return folder.is_file() or (
+        folder.exists() and any(not re.fullmatch(besides, path.name) for path in folder.iterdir())
+    )
 
 
 def check_folder(

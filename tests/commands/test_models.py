@@ -172,8 +172,9 @@ def test_what_cannot_be_merged_is_refused_by_option_and_nothing_is_written(
 
 def test_a_folder_in_use_is_refused_before_a_scan(tmp_path):
     (tmp_path / "mine").write_text("keep", encoding="utf-8")
-    with pytest.raises(RecipeError, match=f"--out {tmp_path}: is not empty"):
-        merge_models(["nowhere"], None, [make_merge({}, 1)], tmp_path, load_recipe("demo", RECIPE))
+    for out in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(RecipeError, match=f"--out {out}: is not empty"):
+            merge_models(["nowhere"], None, [make_merge({}, 1)], out, load_recipe("demo", RECIPE))
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
