@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from copd.errors import CheckpointError, RecipeError
-from copd.runs.checkpoint import Checkpoint, step_folders, verify_checkpoint
+from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, step_folders, verify_checkpoint
 from copd.runs.runlog import RUN_MANIFEST
 
 DECIDES_EXPERTS = (
@@ -66,7 +66,7 @@ def expert_checkpoint(
             f"experts.run: {run}: its experts developed otherwise; the base, the data, the files of verifiers and the "
             f"sections {', '.join(DECIDES_EXPERTS)} must be the same, and with method mixed the order of branches"
         )
-    folders = step_folders(run / "checkpoints")
+    folders = step_folders(run / CHECKPOINTS)
     for step in sorted((step for step in folders if step <= at_most), reverse=True):
         try:
             checkpoint = verify_checkpoint(folders[step])
