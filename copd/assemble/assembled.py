@@ -118,7 +118,7 @@ class Assembled:
 
     def actor(self, name: str, policy: Policy) -> Actor:
         """A model that answers problems and scores responses, but does not learn."""
-        return Actor(name, -1, policy, self.tasks, self.sampling, self.grader, self.asked)
+        return Actor(name, policy, self.tasks, self.sampling, self.grader, self.asked)
 
     @property
     def sampling(self) -> SamplingSettings:

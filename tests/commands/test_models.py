@@ -46,7 +46,7 @@ def shares(model: str, split: Split) -> list[float]:
     """Greedy accuracy of a folder, measured apart from any scan."""
     recipe = load_recipe("demo", RECIPE)
     tasks = make_tasks(recipe)
-    actor = Actor("m", -1, load_policy(recipe, model), tasks, SamplingSettings(0, recipe.sampling.max_new_tokens, 1.0))
+    actor = Actor("m", load_policy(recipe, model), tasks, SamplingSettings(0, recipe.sampling.max_new_tokens, 1.0))
     table = finish(evaluate([local_handle(actor)], list(tasks), split, problems=16, pass_at=()))
     return [cell.greedy.value for cell in table]
 
