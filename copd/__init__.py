@@ -30,8 +30,6 @@ def train(
     """
     from copd.commands.train import train as run
     from copd.recipe.model import Recipe
-    from copd.recipe.reading import load_recipe, make_recipe
+    from copd.recipe.reading import load_recipe
 
-    if isinstance(recipe, str | Path):
-        recipe = load_recipe(recipe)
-    return run(recipe if isinstance(recipe, Recipe) else make_recipe(recipe), out, resume=resume, force=force)
+    return run(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), out, resume=resume, force=force)

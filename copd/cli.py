@@ -54,6 +54,7 @@ def common(
 
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
 Compared = Annotated[str, typer.Option(help="The recipe whose capabilities and evaluation section are used.")]
 
 
@@ -130,7 +131,7 @@ def evaluate(
         list[str], typer.Argument(help="Each a folder, builtin:NAME, or a hub id with its commit, ID@COMMIT.")
     ],
     recipe: Compared = "demo",
-    change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
+    change: Changes = None,
 ) -> None:
     """Compare models on the test problems of a recipe, capability by capability, and each model with the first."""
     from copd.commands.evaluate import evaluate_models
@@ -155,7 +156,7 @@ def behaviour(
         int | None,
         typer.Option(min=1, help="Validation problems per capability; default evaluation.behaviour_problems."),
     ] = None,
-    change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
+    change: Changes = None,
 ) -> None:
     """Compare a student with a teacher capability by capability: overlap, KL, and the tokens they dispute most."""
     from copd.commands.behaviour import compare_behaviour
@@ -311,7 +312,7 @@ def filter_rows(
     samples: Annotated[
         int | None, typer.Option(min=2, help="Responses to each row; default sampling.rollouts_per_prompt.")
     ] = None,
-    change: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")] = None,
+    change: Changes = None,
 ) -> None:
     """Keep the training rows that a model answers rightly only sometimes. A pass rate of 0 or 1 teaches GRPO nothing.
 
@@ -320,9 +321,8 @@ def filter_rows(
     from copd.commands.filter import filter_rows
     from copd.recipe.reading import load_recipe
 
-    found, passed_on = filter_rows(
-        load_recipe(recipe, change or []), branch, out, file=file, model=model, samples=samples or 0
-    )
+    settings = load_recipe(recipe, change or [])
+    found, passed_on = filter_rows(settings, branch, out, file=file, model=model, samples=samples)
     for line in found.summary():
         print(line)
     if passed_on:

@@ -48,8 +48,8 @@ class Schedule:
         return self.cycles * (self.rl_steps + self.opd_steps)
 
     @property
-    def only_rlvr(self) -> int:
-        """Steps before the first OPD step. Until then the branches are experts that have not been taught."""
+    def steps_before_opd(self) -> int:
+        """Until the first OPD step the branches are experts that have not been taught."""
         return self.rl_steps if self.opd_steps else self.steps
 
     def position(self, step: int) -> Position:
@@ -106,7 +106,8 @@ class Costs:
     def scaled(self, schedule: Schedule, rollouts: int) -> Schedule:
         """The schedule with the steps of both phases scaled, in their proportion, to come nearest to `rollouts`.
 
-        Each phase that has steps keeps at least one per cycle. R is off by at most half a step of each phase per cycle.
+        Each phase that has steps keeps at least one per cycle. Apart from that, R is off by at most half a step of each
+        phase per cycle.
         """
         factor = rollouts / self.of(schedule)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,11 @@ from copd.types import Problem, Rollouts, Split
 KINDS = ("text", "image", "video")
 UNEVEN = ((5, 3, 7), (1,), (4, 6))
 """Response lengths of the rows of three prompts: groups of three sizes, one response of a single token."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of minutes begin first: at the end one of them would keep one process busy alone."""
+    items.sort(key=lambda item: item.get_closest_marker("minutes") is None)
 
 
 @dataclass(frozen=True)
@@ -299,6 +305,14 @@ def in_small_files() -> Callable[[str, Path], str]:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     return run
+
+
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """SIGINT is heeded here and in processes started here; a shell's background jobs were started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

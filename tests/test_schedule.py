@@ -69,7 +69,7 @@ def test_branches_also_meet_after_given_numbers_of_steps():
     ("schedule", "steps"), [(Schedule(2, 3, 2), 3), (Schedule(2, 4, 0), 8), (Schedule(2, 0, 4), 0)]
 )
 def test_branches_are_experts_up_to_the_first_step_of_opd(schedule, steps):
-    assert schedule.only_rlvr == steps
+    assert schedule.steps_before_opd == steps
 
 
 @pytest.mark.parametrize("meet_every", [1, 2, 3, 5, 25])

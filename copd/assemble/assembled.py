@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 
 from copd.assemble.preflight import check_overlap, check_prompts, reject_unfit, settle_paths
-from copd.assemble.tasks import conflict_warnings, data_fingerprints, data_warnings, make_tasks
+from copd.assemble.tasks import conflict_warnings, data_warnings, make_tasks
 from copd.branches.branch import Actor, SamplingSettings
 from copd.model.folders import compute_on, model_folder
 from copd.model.policy import Policy
@@ -70,7 +70,7 @@ class Assembled:
     @property
     def fingerprints(self) -> dict[str, dict[str, dict[str, str]]]:
         """The sha256 of each file by branch, split and file name, for tasks that have files."""
-        return data_fingerprints(self.tasks)
+        return {name: task.fingerprint() for name, task in self.tasks.items() if isinstance(task, Rows)}
 
     @cached_property
     def grader(self) -> Grader:
@@ -118,7 +118,7 @@ class Assembled:
 
     def actor(self, name: str, policy: Policy) -> Actor:
         """A model that answers problems and scores responses, but does not learn."""
-        return Actor(name, -1, policy, self.tasks, self.sampling, self.grader, self.asked)
+        return Actor(name, policy, self.tasks, self.sampling, self.grader, self.asked)
 
     @property
     def sampling(self) -> SamplingSettings:
@@ -127,8 +127,8 @@ class Assembled:
         return SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
 
     def tell_of_bad_rows(self) -> None:
-        """Warn of bad rows that were left out after `base` was made. Without a base no row was drawn."""
-        if "base" in vars(self):
+        """Warn of the bad rows that were left out. Before a model is made to answer, no row was drawn."""
+        if "asked" in vars(self):
             self._tell(data_warnings(self.tasks))
 
     def close(self) -> None:
@@ -152,14 +152,16 @@ def assembled(
 ) -> Iterator[Assembled]:
     """A recipe's parts while the block lives, with the recipe's number of threads for torch.
 
-    At the end of the block a warning reports the bad rows that were found in it.
+    At the end of the block a warning reports the bad rows that were found in it, and torch has its threads back.
     """
-    torch.set_num_threads(recipe.model.threads_per_branch)
+    threads = torch.get_num_threads()
     made = Assembled(recipe, warn, tasks=tasks, inherited=inherited)
     try:
+        torch.set_num_threads(recipe.model.threads_per_branch)
         yield made
         made.tell_of_bad_rows()
     finally:
+        torch.set_num_threads(threads)
         made.close()
 
 

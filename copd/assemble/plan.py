@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from copd.errors import RecipeError
 from copd.recipe.model import Recipe
@@ -16,8 +16,8 @@ from copd.types import MERGED, MIXED, STUDENT
 class Plan:
     """The method's branches, edges, steps and rollouts, derived from a recipe.
 
-    RLVR phases train the branches in `learners`, OPD phases those in `students`. `model` names the method's product: a
-    branch, or MERGED for the merge of all. It is None if there is no single product.
+    RLVR phases train the branches in `learners`, OPD phases those in `students`. `product` names a branch, or MERGED
+    for the merge of all. It is None if the method has no single product.
     """
 
     capabilities: tuple[str, ...]
@@ -27,7 +27,7 @@ class Plan:
     schedule: Schedule
     batches: Batches
     costs: Costs
-    model: str | None = None
+    product: str | None = None
     students: tuple[str, ...] = ()
 
     @property
@@ -52,7 +52,7 @@ def handovers(recipe: Recipe) -> tuple[int, ...]:
     found = set()
     for method in ("copd", "static_opd", "mopd"):
         try:
-            found.add(make_plan(recipe.model_copy(update={"method": method})).schedule.only_rlvr)
+            found.add(make_plan(recipe.model_copy(update={"method": method})).schedule.steps_before_opd)
         except RecipeError:  # this method cannot follow: a phase has no steps, or the budget does not fit it
             continue
     return tuple(sorted(steps for steps in found if 0 < steps <= make_plan(recipe).schedule.steps))
@@ -86,8 +86,8 @@ def _copd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int | Non
     native = len(names) * batches.native
     costs = Costs(native, native + len(edges) * batches.per_edge)
     schedule = asked if rollouts is None else _scaled(recipe, costs, asked, rollouts)
-    model = MERGED if len(names) > 1 else names[0]
-    return Plan(names, names, names, edges, schedule, batches, costs, model, students=names)
+    product = MERGED if len(names) > 1 else names[0]
+    return Plan(names, names, names, edges, schedule, batches, costs, product, students=names)
 
 
 def _expert(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
@@ -100,20 +100,14 @@ def _expert(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) ->
 
 def _merge_only(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
     """R = steps K P G: experts, then their merge."""
-    plan = _expert(recipe, asked, batches, rollouts)
-    return Plan(plan.capabilities, plan.branches, plan.learners, (), plan.schedule, batches, plan.costs, MERGED)
+    return replace(_expert(recipe, asked, batches, rollouts), product=MERGED)
 
 
 def _mixed(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
     """R = steps B P G. B = K if `mixed.batch` is K_times, which makes the steps fewer and larger; else B = 1."""
     names = tuple(recipe.branches)
     size = len(names) if recipe.mixed.batch == "K_times" else 1
-    large = Batches(
-        size * batches.prompts,
-        batches.rollouts_per_prompt,
-        batches.opd_prompts,
-        batches.opd_rollouts_per_prompt,
-    )
+    large = replace(batches, prompts=size * batches.prompts)
     costs = Costs(large.native, 0)
     schedule = _scaled(recipe, costs, Schedule(asked.cycles, 1, 0), rollouts)
     return Plan(names, (MIXED,), (MIXED,), (), schedule, large, costs, MIXED)

@@ -15,9 +15,7 @@ from copd.rows.rows import Rows
 from copd.types import Problem, Split, Task
 
 PROBED_PROBLEMS, PROBED_ROWS = 64, 8
-"""Training problems that are checked of each task, and of a task on rows."""
-
-
+"""How many training problems are checked of a task that makes them, and of a task on rows, where media are decoded."""
 SETTLED_ON = 3
 """Training problems per task of the parity check that settles the path."""
 
@@ -29,17 +27,14 @@ def check_prompts(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int
     its response are longer than the model's context. Rows are measured when they are drawn; those of validation and
     test that will be asked for are measured now. A row that is too long is a bad row.
     """
-    context = policy.context
+    context, kinds = policy.context, policy.encoder.family.kinds
     reject_unfit(policy, tasks, max_new_tokens)
     for task in tasks.values():
         if isinstance(task, Rows):
             task.try_asked()
     for name, task in tasks.items():
-        if isinstance(task, Rows):  # the problems of validation and test have been tried already
-            problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_ROWS)]
-        else:
-            problems = [task.problem(Split.TRAIN, i) for i in range(PROBED_PROBLEMS)]
-        kinds = policy.encoder.family.kinds
+        count = PROBED_ROWS if isinstance(task, Rows) else PROBED_PROBLEMS
+        problems = [task.problem(Split.TRAIN, i) for i in range(count)]
         if strangers := sorted({problem.kind for problem in problems} - set(kinds)):
             raise RecipeError(
                 f"branches.{name}.task: its problems hold {strangers[0]}; the model of model.path takes "

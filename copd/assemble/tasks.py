@@ -43,7 +43,7 @@ def _check_there(recipe: Recipe, name: str, digits: Digits) -> None:
     """Check that there are as many different problems as will be asked."""
     for split, count in {Split.TRAIN: 1, **_asked(recipe)}.items():
         try:
-            digits.problem(split, max(count, 1) - 1)
+            digits.problem(split, count - 1)
         except RecipeError as error:
             raise RecipeError(f"branches.{name}.task: {count} {split.value} problems are asked for: {error}") from None
 
@@ -61,11 +61,6 @@ def _check_sizes(recipe: Recipe, name: str, rows: Rows) -> None:
                 f"evaluation.{field}: is {getattr(asked, field)}, but branches.{name}.task has {rows.size(split)} "
                 f"{split.value} rows; ask for at most that many, or give more"
             )
-
-
-def data_fingerprints(tasks: Mapping[str, Task]) -> dict[str, dict[str, dict[str, str]]]:
-    """The sha256 of each file by branch, split and file name, for tasks that have files."""
-    return {name: task.fingerprint() for name, task in tasks.items() if isinstance(task, Rows)}
 
 
 def data_warnings(tasks: Mapping[str, Task]) -> list[str]:

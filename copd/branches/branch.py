@@ -81,7 +81,6 @@ class Actor:
     def __init__(
         self,
         name: str,
-        index: int,
         policy: Policy,
         tasks: Mapping[str, Task],
         sampling: SamplingSettings,
@@ -93,7 +92,6 @@ class Actor:
         `asked` holds the validation problems, which models may share; by default the actor has its own.
         """
         self.name = name
-        self.index = index
         self.policy = policy
         self.tasks = tasks
         self.sampling = sampling
@@ -184,7 +182,8 @@ class Branch(Actor):
         grader: Grader | None = None,
         asked: Asked | None = None,
     ) -> None:
-        super().__init__(name, index, policy, tasks, sampling, grader, asked)
+        super().__init__(name, policy, tasks, sampling, grader, asked)
+        self.index = index
         self.capability = capability
         self.learner = learner
         self.settings = settings

@@ -33,7 +33,7 @@ from copd.runs.screen import memory_in_words
 from copd.schedule import Batches
 from copd.system.processes import peak
 from copd.topology import Edge
-from copd.types import Part, Problem, Rollouts, Score, Split, Task
+from copd.types import BASE, MERGED, Part, Problem, Rollouts, Score, Split, Task
 
 PROBED = 32
 """Training problems of a capability that the base answers. Kinds of prompts are looked for among them."""
@@ -116,7 +116,7 @@ class Bench:
             self.devices[branch.name] = branch.home
             if turns is not None:
                 turns.wait(branch)
-        self.actor = made.actor("base", made.base)
+        self.actor = made.actor(BASE, made.base)
         self.base = local_handle(self.actor, turns)
         if turns is not None:
             turns.wait(self.actor)
@@ -330,7 +330,7 @@ def disk(bench: Bench, plan: Plan, kept: int, weights_bytes: int) -> Finding:
     """Compare free disk with the need: final models, and one checkpoint more than `kept` while one is written."""
     state = finish(bench.branches[plan.learners[0]].state())
     checkpoint = len(plan.branches) * sum(tensor.nbytes for tensor in state.values())
-    models = (len(plan.branches) + (plan.model == "merged")) * weights_bytes
+    models = (len(plan.branches) + (plan.product == MERGED)) * weights_bytes
     needed, free = (kept + 1) * checkpoint + models, shutil.disk_usage(Path.cwd()).free
     found = (
         f"{size(checkpoint)} per checkpoint, {size(needed)} at most with the models at the end; "

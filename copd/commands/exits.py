@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from copd.errors import CopdError, first_line, visible
-from copd.system.signals import SIGNALS, Ended, handled_by
+from copd.system.signals import Ended, handled_by
 
 DEBUG = "--debug"
 """The option that shows the traceback of an error. It may stand anywhere in a command."""
@@ -72,10 +71,10 @@ def _failed(status: int, message: str) -> int:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGINT and SIGTERM end the command, which cleans up. A signal that copd's caller ignores stays ignored."""
+    """SIGINT and SIGTERM end the command, which cleans up."""
 
     def end(number: int, _: object) -> NoReturn:
         raise Ended(number)
 
-    with handled_by(end, [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]):
+    with handled_by(end):
         yield

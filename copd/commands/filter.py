@@ -25,7 +25,13 @@ logger = logging.getLogger(__name__)
 
 
 def filter_rows(
-    recipe: Recipe, branch: str, out: Path, *, file: str | None = None, model: str | None = None, samples: int = 0
+    recipe: Recipe,
+    branch: str,
+    out: Path,
+    *,
+    file: str | None = None,
+    model: str | None = None,
+    samples: int | None = None,
 ) -> tuple[PassRates, int]:
     """Write the training rows of a branch that a model answers rightly sometimes, neither always nor never, to `out`.
 

@@ -27,12 +27,12 @@ from copd.recipe.model import Recipe
 from copd.recipe.reading import reread
 from copd.rewards.grading import user_verifiers
 from copd.runs.cards import RUN_CARD
-from copd.runs.checkpoint import Checkpoint, latest_checkpoint
+from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint
 from copd.runs.experts import expert_checkpoint, trajectory
 from copd.runs.folder import check_folder, claim, record_forced
 from copd.runs.lifecycle import Stop, alone_in
 from copd.runs.observer import RunObserver
-from copd.runs.runlog import ANSWERS, REPORT, read_lines, write_lines
+from copd.runs.runlog import ANSWERS, METRICS, REPORT, read_lines, write_lines
 from copd.runs.screen import Screen
 from copd.runs.trackers import check_trackers, open_trackers
 from copd.schedule import Phase
@@ -82,7 +82,7 @@ def _train_alone(
             screen.planned(folder, recipe.method, plan)
             for change in changes:
                 screen.warn(f"--force: {change}")
-            checkpoint = latest_checkpoint(folder / "checkpoints", screen.warn) if resume else None
+            checkpoint = latest_checkpoint(folder / CHECKPOINTS, screen.warn) if resume else None
             run = _Run(folder, made, plan, screen, checkpoint, manifest, changes, stop)
             with closing(run.place), screen:
                 claim(folder, manifest)
@@ -92,8 +92,8 @@ def _train_alone(
 
         with screen.stage("report"):
             write_report(folder)
-    merged = folder / "merged"
-    screen.finished(folder, loader_of(read_config(merged)).auto_class.__name__ if merged.is_dir() else None)
+    model = folder / MERGED
+    screen.finished(folder, loader_of(read_config(model)).auto_class.__name__ if model.is_dir() else None)
 
 
 class _Run:
@@ -117,17 +117,16 @@ class _Run:
             self.base = made.base
         with screen.stage("branches"):
             self.place = PLACES[made.recipe.backend](made, plan.branches)
-        self.base_actor = self.place.evaluated(BASE, self.base)
 
     def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
         run = self.recipe.experts.run
         if run is None:
             return None
-        only_rlvr = self.plan.schedule.only_rlvr
-        return expert_checkpoint(Path(run), trajectory_hash, self.plan.learners, only_rlvr, self.screen.warn)
+        at_most = self.plan.schedule.steps_before_opd
+        return expert_checkpoint(Path(run), trajectory_hash, self.plan.learners, at_most, self.screen.warn)
 
     async def complete(self) -> None:
-        handles = self.place.branches
+        base, handles = self.place.evaluated(BASE, self.base), self.place.branches
         first_step = self.checkpoint.step if self.checkpoint else 0
         observer = RunObserver(
             self.folder,
@@ -146,7 +145,7 @@ class _Run:
         )
         try:
             await self._train(handles, observer)
-            await self._conclude(handles, observer)
+            await self._conclude(base, handles, observer)
         finally:
             observer.close()
 
@@ -206,9 +205,9 @@ class _Run:
         places = [self.plan.learners.index(name) for name in chosen]
         return lambda experts: merges.mean([experts[place] for place in places])
 
-    async def _conclude(self, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
+    async def _conclude(self, base: Answering, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems, and write the last lines of the record."""
-        models: list[Answering] = [self.base_actor, *handles.values()]
+        models: list[Answering] = [base, *handles.values()]
         with self.screen.stage("saving and merging"):
             await self._save(handles, models)
         with self.screen.stage("evaluation"):
@@ -218,7 +217,7 @@ class _Run:
         """Export branches and merge; the merge joins the models that are evaluated."""
         for name, branch in handles.items():
             await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
-        if self.plan.model == MERGED:
+        if self.plan.product == MERGED:
             policy = self.base.clone()
             try:
                 policy.load_weights(await merged(handles, self._merge()))
@@ -235,7 +234,7 @@ class _Run:
         )
         table = tabulate(answers, settings.pass_at)
         write_lines(self.folder / ANSWERS, [a.as_record() for a in answers])
-        made_for = {"product": self.plan.model} if self.plan.model else {}
+        made_for = {"product": self.plan.product} if self.plan.product else {}
         spent = {**observer.ledger.as_record(), **observer.saving.as_record()}
         observer.note("ledger", last, **spent, planned_rollouts=self.plan.rollouts, **made_for)
         observer.note("result", last, table=[cell.as_record() for cell in table])
@@ -259,7 +258,7 @@ class _Run:
 
 def result_of(folder: Path) -> list[Accuracy]:
     """The final table of a run; empty if the run is not finished. Raises RunFolderError for a damaged record."""
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS
     records = read_lines(path) if path.is_file() else iter(())
     try:
         return next((accuracies(record["table"]) for record in records if record["event"] == "result"), [])

@@ -18,10 +18,10 @@ from copd.tasks.digits import CAPABILITIES, UNDECIDED, Digits
 def build_base(folder: Path, *, conflict: float, steps: int | None = None) -> None:
     """Initialise a tiny Qwen3-VL, warm it up on all three capabilities and all conventions, and save it with checksums.
 
-    Raises RecipeError if `folder` is not empty.
+    Raises RecipeError if `folder` is a file or not empty.
     """
     if occupied(folder):
-        raise RecipeError(f"{folder}: is not empty; give another folder")
+        raise RecipeError(f"OUT {folder}: is not empty; give another folder")
     processor = tiny_processor()
     policy = Policy(tiny_model(processor), processor)
     plan = WarmupPlan() if steps is None else WarmupPlan(steps=steps)

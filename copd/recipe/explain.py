@@ -16,12 +16,13 @@ from copd.recipe.sections import (
 )
 from copd.recipe.task_sections import TASK_TAG, TASKS
 
-NAME_MEANT = {
+PATTERN_MEANT = {
     "branches": "a branch's name is a letter, then letters, digits, _ or -, at most 32 in all",
     "verifiers": "a verifier's name is letters, digits, _, / or -, at most 64 in all",
+    "device": "accepted: cpu, mps, cuda or cuda:N",
+    "revision": "a commit is meant, 40 hexadecimal digits",
 }
-
-
+"""What is meant by the pattern of a section's keys, or of a field."""
 RENAMED = {
     ("edges", "beta"): "weight",
     ("grpo", "passes"): "iterations",
@@ -47,8 +48,12 @@ def explained(detail: Mapping[str, Any]) -> str:
         return f"{where}: unknown key{hint}"
     if detail["type"] == "missing":
         return f"{where}: missing; it has no default"
-    if detail["type"] == "string_pattern_mismatch" and path[-1] == "[key]":
-        where, detail = ".".join(path[:-1]), {**detail, "msg": NAME_MEANT[path[0]]}
+    if detail["type"] == "string_pattern_mismatch":
+        is_key = path[-1] == "[key]"
+        where = ".".join(path[:-1] if is_key else path)
+        detail = {**detail, "msg": PATTERN_MEANT[path[0 if is_key else -1]]}
+    if detail["type"] == "model_type":
+        detail = {**detail, "msg": "a section is meant: fields with values"}
     if detail["type"] == "tuple_type":
         detail = {**detail, "msg": f"a list is meant: write [{_short(detail['input'])[1:-1]}]"}
     message = detail["msg"].removeprefix("Value error, ")

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from copd.errors import RecipeError
+from copd.errors import RecipeError, first_line
 from copd.recipe.explain import explained
 from copd.recipe.model import Recipe
 from copd.recipe.strict_yaml import parse_yaml
@@ -94,7 +94,10 @@ def _recipe_text(source: str | Path) -> str:
         return path.read_text(encoding="utf-8-sig") if path.is_file() else builtin.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(builtin_recipes())
-        raise RecipeError(f"recipe {source}: not a readable file, nor one of the recipes of copd: {known}") from error
+        why = f" ({first_line(error)})" if isinstance(error, UnicodeDecodeError | PermissionError) else ""
+        raise RecipeError(
+            f"recipe {source}: not a readable file{why}, nor one of the recipes of copd: {known}"
+        ) from error
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -17,17 +17,9 @@ ODD_NUMBER = re.compile(r"[-+]?(0[0-9_]+|[^.]*:.*)")
 
 def parse_yaml(text: str, source: str) -> Any:
     """The value of a YAML text; raises RecipeError naming `source` for anything but plain data."""
-    if "&" in text or "!" in text:
-        for token in _scan(text, source):
-            if isinstance(token, yaml.AnchorToken):
-                raise RecipeError(f"{source}: anchors and aliases are not accepted in a recipe; write the values out")
-            if isinstance(token, yaml.TagToken):
-                tag = "".join(filter(None, token.value))
-                raise RecipeError(
-                    f"{source}: tags are not accepted in a recipe, found {tag!r} in line {token.start_mark.line + 1}; "
-                    "quote it if it is text"
-                )
     try:
+        if "&" in text or "!" in text:
+            _refuse_marks(text, source)
         return _StrictLoader(text).get_single_data()
     except (yaml.YAMLError, ValueError, TypeError, OverflowError) as error:
         raise RecipeError(f"{source}: not valid YAML: {_found(error)}") from None
@@ -35,11 +27,17 @@ def parse_yaml(text: str, source: str) -> Any:
         raise RecipeError(f"{source}: lists or mappings are nested too deeply") from None
 
 
-def _scan(text: str, source: str) -> list[Any]:
-    try:
-        return list(yaml.scan(text, Loader=_StrictLoader))
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise RecipeError(f"{source}: not valid YAML: {_found(error)}") from None
+def _refuse_marks(text: str, source: str) -> None:
+    """Raise RecipeError if a YAML text has anchors or tags. Within quotes, & and ! are neither."""
+    for token in yaml.scan(text, Loader=_StrictLoader):
+        if isinstance(token, yaml.AnchorToken):
+            raise RecipeError(f"{source}: anchors and aliases are not accepted in a recipe; write the values out")
+        if isinstance(token, yaml.TagToken):
+            tag = "".join(filter(None, token.value))
+            raise RecipeError(
+                f"{source}: tags are not accepted in a recipe, found {tag!r} in line {token.start_mark.line + 1}; "
+                "quote it if it is text"
+            )
 
 
 def _found(error: Exception) -> str:

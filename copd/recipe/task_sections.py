@@ -58,9 +58,11 @@ class DigitsTask(Section):
     @model_validator(mode="after")
     def _sound(self) -> DigitsTask:
         if not 2 <= self.length[0] <= self.length[1] <= 6:
-            raise ValueError("length must be [least, greatest] with 2 <= least <= greatest <= 6")
+            raise ValueError(
+                f".length: found {list(self.length)}; accepted: [least, greatest] with 2 <= least <= greatest <= 6"
+            )
         if self.capability != "text" and self.operators and "chain" in self.operators:
-            raise ValueError("operator 'chain' exists for text only; accepted: sum, max, min, diff")
+            raise ValueError(".operators: 'chain' exists for text only; accepted: sum, max, min, diff")
         return self
 
 
@@ -141,18 +143,19 @@ class RowsTask(Section):
         hub = [(split, file) for split, files in splits.items() for file in files or () if file.startswith(HUB)]
         for split, file in hub:
             if not HUB_FILE.fullmatch(file):
-                raise ValueError(f"{split}: write hub:OWNER/NAME or hub:OWNER/NAME/FILE, found {file!r}")
+                raise ValueError(f".{split}: write hub:OWNER/NAME or hub:OWNER/NAME/FILE, found {file!r}")
             if self.revision is None:
-                raise ValueError(f"{split} is {file}: revision must pin its commit, 40 hexadecimal digits")
+                raise ValueError(f".revision: missing; {split} is {file}, so give its commit, 40 hexadecimal digits")
         if self.revision is not None and len({tuple(file.split("/")[:2]) for _, file in hub}) != 1:
-            raise ValueError("revision is the commit of one data set of the hub; it needs exactly one hub:OWNER/NAME")
-        cut = sum(
-            share
-            for share, files in ((self.validation_share, self.validation), (self.test_share, self.test))
-            if files is None
-        )
-        if cut >= 1:
-            raise ValueError("validation_share and test_share leave nothing of train")
+            raise ValueError(
+                ".revision: is the commit of one data set of the Hugging Face Hub; it needs exactly one hub:OWNER/NAME"
+            )
+        shares = {"validation_share": self.validation_share, "test_share": self.test_share}
+        cut = {name: share for name, share in shares.items() if splits[name.removesuffix("_share")] is None}
+        if (total := sum(cut.values())) >= 1:
+            *others, last = cut
+            found = f"with {others[0]} it comes to" if others else "is"
+            raise ValueError(f".{last}: {found} {total:g}; accepted: less than 1, else nothing is left of train")
         return self
 
 

@@ -55,7 +55,7 @@ def comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
         "against": [(label, found, _compared(groups, found)) for label, found in against if found],
         "figures": _figures(runs),
         "by_rollouts": _by_rollouts(runs),
-        "ledger": _ledger(runs),
+        "ledger": contents.ledger_rows(runs),
         "each": [single(run, len(runs)) for run in runs],
         "several": True,
         "settings": _settings(runs),
@@ -63,9 +63,13 @@ def comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def _references(runs: Sequence[RunRecord]) -> list[str]:
-    """The models that all are compared with: the first run's base, and the first product that is its run's only one."""
-    alone = next((run for run in runs if len(run.products) == 1), runs[0])
-    return list(dict.fromkeys([words.label_of(runs[0], BASE), words.label_of(alone, alone.products[0])]))
+    """The models that all are compared with: the first run's base, and the first product.
+
+    A product that is its run's only one goes before those of runs with several. A young run may have none yet.
+    """
+    made = sorted((run for run in runs if run.products), key=lambda run: len(run.products) > 1)
+    labels = [words.label_of(runs[0], BASE), *(words.label_of(run, run.products[0]) for run in made[:1])]
+    return list(dict.fromkeys(labels))
 
 
 def _groups(runs: Sequence[RunRecord], capabilities: Sequence[str]) -> list[tuple[str, list[contents.Row]]]:
@@ -192,13 +196,6 @@ def _pairs(run: RunRecord, matrix: Callable[[Any], Any]) -> list[tuple[int, floa
         values = [v for a, b in combinations(square, 2) for v in (square[a][b], square[b][a]) if v is not None]
         found += [(point["step"] + 1, fmean(values))] if values else []
     return found
-
-
-def _ledger(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
-    """All rows on one scale."""
-    rows = [{**row, "run": run.label} for run in runs for row in contents.ledger_rows(run)]
-    longest = max((sum(row["seconds"]) for row in rows), default=0) or 1
-    return [{**row, "shares": [100 * s / longest for s in row["seconds"]]} for row in rows]
 
 
 def _settings(runs: Sequence[RunRecord]) -> list[tuple[str, list[str], bool]]:

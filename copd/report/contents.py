@@ -172,13 +172,13 @@ def warnings(run: RunRecord) -> tuple[list[tuple[int, str, str]], int]:
     return given[:MOST_WARNINGS], max(0, len(given) - MOST_WARNINGS)
 
 
-def ledger_rows(run: RunRecord) -> list[dict[str, Any]]:
-    """The cost of each branch in each phase. Seconds are also given as shares of the longest row."""
-    if run.ledger is None:
-        return []
+def ledger_rows(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """The cost of each branch of each finished run in each phase. Seconds are also shares of the longest row of all."""
     rows = [
-        {"branch": branch, "phase": phase, "counts": [spent[name] for name in COUNTS]}
+        {"run": run.label, "branch": branch, "phase": phase, "counts": [spent[name] for name in COUNTS]}
         | {"seconds": [spent[name] for name in ACTIVITIES]}
+        for run in runs
+        if run.ledger
         for branch, phases in run.ledger["spent"].items()
         for phase, spent in phases.items()
     ]
@@ -194,7 +194,8 @@ def time_spent(run: RunRecord) -> dict[str, float]:
     `adopted` are the training seconds, in another run, of experts taken over from it. `saving` and `between_saves` are
     the seconds of the process that finished the run.
     """
-    before, ledger = run.adopted, run.ledger or {"spent": {}, "critical_path": {}}
+    before = run.adopted
+    ledger = run.ledger or before
     all_of, not_here = (_seconds(record["spent"]) for record in (ledger, before))
     spent = {name: total - not_here[name] for name, total in all_of.items()}
     path = sum(ledger["critical_path"].values()) - sum(before["critical_path"].values())

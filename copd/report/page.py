@@ -9,7 +9,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from copd.errors import WriteError
 from copd.report import contents, words
 from copd.report.comparison import comparison
 from copd.report.reading import RunRecord, read_run, read_runs
@@ -36,10 +35,7 @@ def write_pages(folders: Sequence[Path], out: Path | None = None) -> Path:
 
     Raises RunFolderError for a folder that is not a run, and WriteError if the page cannot be written.
     """
-    try:
-        return write_report(folders[0], out) if len(folders) == 1 else write_comparison(folders, out)
-    except OSError as error:
-        raise WriteError(f"{error.filename}: the page cannot be written: {error.strerror}") from error
+    return write_report(folders[0], out) if len(folders) == 1 else write_comparison(folders, out)
 
 
 def write_report(folder: Path, out: Path | None = None) -> Path:
@@ -64,7 +60,7 @@ def write_comparison(folders: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def _run_page(run: RunRecord) -> dict[str, Any]:
-    own, ledger = single(run), contents.ledger_rows(run)
+    own, ledger = single(run), contents.ledger_rows([run])
     parts = {"warnings": own["warnings"], "time": ledger, "samples": own["problems"]}
     return {
         "run": run,

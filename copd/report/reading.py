@@ -12,7 +12,7 @@ from typing import Any
 from copd.errors import RunFolderError
 from copd.measure.compare import Difference, differences
 from copd.measure.evaluate import AVERAGE, Accuracy, Answers, accuracies
-from copd.runs.runlog import ANSWERS, RUN_MANIFEST, read_lines
+from copd.runs.runlog import ANSWERS, METRICS, RUN_MANIFEST, SAMPLES, read_lines
 from copd.types import BASE, MERGED
 
 Spent = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -131,15 +131,15 @@ def read_run(folder: Path) -> RunRecord:
     try:
         manifest = dict(json.loads(path.read_text(encoding="utf-8")))
         lines = {}
-        for name in ("metrics.jsonl", "samples.jsonl", ANSWERS):
+        for name in (METRICS, SAMPLES, ANSWERS):
             path = folder / name
             lines[name] = [dict(line) for line in read_lines(path)] if path.is_file() else []
         run = RunRecord(
             folder,
             folder.resolve().name,
             manifest,
-            lines["metrics.jsonl"],
-            lines["samples.jsonl"],
+            lines[METRICS],
+            lines[SAMPLES],
             [Answers.from_record(record) for record in lines[ANSWERS]],
         )
         if not run.events("behaviour"):
@@ -157,8 +157,8 @@ def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
     """Several runs, with the shortest labels that tell them apart."""
     runs = [read_run(folder) for folder in folders]
     paths = [run.folder.resolve() for run in runs]
-    if len(set(paths)) < len(paths):
-        raise RunFolderError("the same run folder is given twice")
+    if twice := [run.folder for run, path in zip(runs, paths, strict=True) if paths.count(path) > 1]:
+        raise RunFolderError(f"{twice[0]}: the run folder is given twice; give each once")
     parts = 1
     while len({path.parts[-parts:] for path in paths}) < len(paths):
         parts += 1

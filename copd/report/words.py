@@ -109,7 +109,8 @@ def _one_product(run: RunRecord, product: str) -> list[str]:
     own, base = run.cell(product).greedy, run.cell(BASE).greedy
     compared = run.compared_with(BASE)
     where = f" on average over {counted(len(run.capabilities), 'capability')}" if len(run.capabilities) > 1 else ""
-    first = f"{model_name(product).capitalize()} answers {_share(own)} of the test problems right{where}, "
+    name = model_name(product)
+    first = f"{name[0].upper()}{name[1:]} answers {_share(own)} of the test problems right{where}, "
     first += f"{model_name(BASE)} {_share(base)}."
     if (product, AVERAGE) not in compared:
         return [f"{first} Which problems were answered was not recorded, so the two are not compared one by one."]

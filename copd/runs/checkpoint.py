@@ -27,6 +27,8 @@ from copd.errors import CheckpointError
 from copd.runs.runlog import JsonLines
 from copd.system.files import sha256
 
+CHECKPOINTS = "checkpoints"
+"""The folder of a run folder that holds its checkpoints."""
 MANIFEST = "manifest.json"
 logger = logging.getLogger(__name__)
 

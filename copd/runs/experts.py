@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from copd.errors import CheckpointError, RecipeError
-from copd.runs.checkpoint import Checkpoint, step_folders, verify_checkpoint
+from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, step_folders, verify_checkpoint
 from copd.runs.runlog import RUN_MANIFEST
 
 DECIDES_EXPERTS = (
@@ -33,9 +33,13 @@ def trajectory(
     data_sha256: Mapping[str, Any],
     verifier_sha256: Mapping[str, str],
 ) -> str:
-    """The hash of everything that decides how experts develop. Runs with the same hash have the same experts."""
+    """The hash of everything that decides how experts develop. Runs with the same hash have the same experts.
+
+    The model of `mixed` learns the tasks in the order of the branches. For other experts the order decides nothing.
+    """
     files = [dict(sums) for sums in (base_sha256, data_sha256, verifier_sha256)]
-    decides = [{name: recipe[name] for name in DECIDES_EXPERTS}, *files]
+    order = [list(recipe["branches"])] if recipe["method"] == "mixed" else []
+    decides = [{name: recipe[name] for name in DECIDES_EXPERTS}, *files, *order]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
@@ -44,19 +48,25 @@ def expert_checkpoint(
 ) -> Checkpoint:
     """The newest whole checkpoint of `run` with at most `at_most` steps, all of them RLVR. Warns of damaged ones.
 
-    Raises RecipeError if `run` is not a run folder, if its experts have another trajectory, or if no checkpoint fits.
+    Raises RecipeError if `run` is not a run folder, if its experts have another trajectory or none, or if no checkpoint
+    fits.
     """
     path = run / RUN_MANIFEST
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["trajectory"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RecipeError(f"experts.run: {path}: no manifest of a run: {error!r}") from error
+    if found is None:
+        raise RecipeError(
+            f"experts.run: {run}: was changed by --force, so its experts belong to no single recipe; give a run that "
+            "was not"
+        )
     if found != wanted:
         raise RecipeError(
             f"experts.run: {run}: its experts developed otherwise; the base, the data, the files of verifiers and the "
-            f"sections {', '.join(DECIDES_EXPERTS)} must be the same"
+            f"sections {', '.join(DECIDES_EXPERTS)} must be the same, and with method mixed the order of branches"
         )
-    folders = step_folders(run / "checkpoints")
+    folders = step_folders(run / CHECKPOINTS)
     for step in sorted((step for step in folders if step <= at_most), reverse=True):
         try:
             checkpoint = verify_checkpoint(folders[step])

@@ -22,8 +22,10 @@ STARTED = r"\.lock|\..+\.writing"
 
 
 def occupied(folder: Path, besides: str = "") -> bool:
-    """Whether a folder holds anything whose name does not match the pattern `besides`."""
-    return folder.exists() and any(not re.fullmatch(besides, path.name) for path in folder.iterdir())
+    """Whether a file has this name, or the folder holds anything whose name does not match the pattern `besides`."""
+    return folder.is_file() or (
+        folder.exists() and any(not re.fullmatch(besides, path.name) for path in folder.iterdir())
+    )
 
 
 def check_folder(
@@ -73,24 +75,23 @@ def claim(folder: Path, manifest: Mapping[str, Any]) -> None:
     path = folder / RUN_MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not path.is_file():
-            replace_text(path, json.dumps(manifest, indent=1))
     except OSError as error:
         raise WriteError(f"--out {folder}: cannot be written: {error}") from error
+    if not path.is_file():
+        replace_text(path, json.dumps(manifest, indent=1))
 
 
 def record_forced(folder: Path, manifest: Mapping[str, Any], after_step: int, changes: Sequence[str]) -> None:
     """Replace the manifest of a run that goes on after changes, and add the changes to its `forced`.
 
-    The steps of such a run belong to no single recipe. So its manifest loses the trajectory, and no other run takes
-    over its branches as experts. Raises WriteError if the manifest cannot be written.
+    The steps of such a run belong to no single recipe, unless it has made none before the changes. So its manifest
+    loses the trajectory, and no other run takes over its branches as experts. Raises WriteError if the manifest cannot
+    be written.
     """
     path = folder / RUN_MANIFEST
     forced = [*_read(path).get("forced", []), {"after_step": after_step, "changes": list(changes)}]
-    try:
-        replace_text(path, json.dumps({**manifest, "trajectory": None, "forced": forced}, indent=1))
-    except OSError as error:
-        raise WriteError(f"{path}: cannot be written: {error}") from error
+    kept = None if after_step else manifest["trajectory"]
+    replace_text(path, json.dumps({**manifest, "trajectory": kept, "forced": forced}, indent=1))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 from filelock import FileLock, Timeout
 
 from copd.errors import RecipeError
-from copd.system.signals import SIGNALS, Ended, handled_by
+from copd.system.signals import Ended, handled_by
 
 LOCK = ".lock"
 """The file of a run folder that a process locks while it trains. A process that does not crash removes it."""
@@ -76,7 +76,7 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            self._handlers.enter_context(handled_by(self._came, SIGNALS))
+            self._handlers.enter_context(handled_by(self._came))
         return self
 
     def __exit__(

@@ -14,10 +14,10 @@ from copd.measure.evaluate import Accuracy, evaluate
 from copd.measure.health import Health
 from copd.measure.ledger import Ledger
 from copd.recipe.sections import CheckpointSection, EvaluationSection
-from copd.runs.checkpoint import SAVES, Checkpoint, Saving, remove_superseded, save_checkpoint
+from copd.runs.checkpoint import CHECKPOINTS, SAVES, Checkpoint, Saving, remove_superseded, save_checkpoint
 from copd.runs.lifecycle import Stop
 from copd.runs.pictures import keep_media
-from copd.runs.runlog import JsonLines, read_lines
+from copd.runs.runlog import METRICS, SAMPLES, JsonLines, read_lines
 from copd.runs.trackers import Log, numbers_of
 from copd.schedule import Phase, Position, Schedule, Stretch
 from copd.topology import Edge
@@ -77,8 +77,8 @@ class RunObserver:
         self.may_begin = stop.may_begin
         self._display = display
         self._trackers = trackers
-        self._metrics = JsonLines(folder / "metrics.jsonl")
-        self._samples = JsonLines(folder / "samples.jsonl")
+        self._metrics = JsonLines(folder / METRICS)
+        self._samples = JsonLines(folder / SAMPLES)
         self._held_back: dict[int, dict[str, dict[str, float]]] = {}
         self._started = time.perf_counter()
 
@@ -153,7 +153,7 @@ class RunObserver:
     def note(self, event: str, step: int, **values: Any) -> None:
         """Append one event to `metrics.jsonl`, and the warnings that it causes.
 
-        `seconds` since the start of this process is the only time that is added.
+        `seconds` since this observer was made is the only time that is added.
         """
         seconds = round(time.perf_counter() - self._started, 3)
         record = {"event": event, "step": step, "seconds": seconds, **values}
@@ -182,9 +182,9 @@ class RunObserver:
             "ledger": self.ledger.as_record(),
             "metrics_bytes": self._metrics.size,
             "samples_bytes": self._samples.size,
-            "only_rlvr": all(self._schedule.position(step).phase is Phase.RLVR for step in range(steps_done)),
+            "only_rlvr": steps_done <= self._schedule.steps_before_opd,
         }
-        root = self._folder / "checkpoints"
+        root = self._folder / CHECKPOINTS
         self._metrics.sync()
         self._samples.sync()
         saved = save_checkpoint(root, steps_done, states, notes, self._keep_last, beside=self.meet_after)

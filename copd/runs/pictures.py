@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from copd.errors import CheckpointError
+from copd.errors import WriteError
 from copd.system.files import replace_bytes
 from copd.types import Problem
 
@@ -26,7 +26,7 @@ def keep_media(folder: Path, problem: Problem) -> dict[str, Any]:
     """Write a problem's pictures and frames as PNG into `folder`/media, each once, named by its content.
 
     Returns paths relative to `folder`: a list "images", and a list "videos" with the kept frames of each video and the
-    number of all its frames. Raises CheckpointError naming a file that cannot be written.
+    number of all its frames. Raises WriteError naming a file that cannot be written.
     """
     return {
         "images": [_keep(folder, image) for image in _spread(problem.images)],
@@ -54,5 +54,5 @@ def _keep(folder: Path, picture: np.ndarray) -> str:
         if not path.is_file():
             replace_bytes(path, buffer.getvalue())
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error}") from error
+        raise WriteError(f"{path}: cannot be written: {error}") from error
     return path.relative_to(folder).as_posix()

@@ -17,6 +17,8 @@ RUN_MANIFEST = "manifest.json"
 """The file of a run folder that holds its recipe, versions, hashes and seed."""
 REPORT = "report.html"
 """The page about a finished run."""
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+"""The files of a run folder that hold its events, and the answers that its branches gave when they were measured."""
 ANSWERS = "answers.jsonl"
 """The file that says, per model and capability, which test problems were answered right."""
 

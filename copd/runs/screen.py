@@ -17,9 +17,11 @@ from rich.table import Table
 from copd.assemble.plan import Plan
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy
+from copd.runs.runlog import REPORT
 from copd.runs.tables import accuracy_table
 from copd.schedule import Phase, Position
 from copd.system.processes import Memory, peak
+from copd.types import MERGED
 
 ESTIMATE_AFTER = 3
 """Number of steps before the time of the whole run is estimated."""
@@ -105,7 +107,7 @@ class Screen:
         self._clock = time.perf_counter()
         self._print_stages("before the first step")
         if first_step:
-            self.console.print(f"resumed after step {first_step}")
+            self.console.print(f"goes on after step {first_step}")
 
     def updated(self, branch: str, step: int, position: Position, metrics: dict[str, float]) -> None:
         assert self._plan is not None
@@ -144,9 +146,9 @@ class Screen:
         """Print where everything is and how to go on. `auto_class` loads the merged model, if there is one."""
         if self._stages:
             self._print_stages("after the last step")
-        self.console.print(f"report: {folder / 'report.html'}", markup=False)
+        self.console.print(f"report: {folder / REPORT}", markup=False)
         if auto_class is not None:
-            model = folder / "merged"
+            model = folder / MERGED
             self.console.print(f"merged model: {model}", markup=False)
             self.console.print(f"use it: {auto_class}.from_pretrained({str(model)!r})", markup=False)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
+
+from copd.errors import WriteError
 
 HUB = "hub:"
 """Prefix of a data set of the hub in the place of a file: hub:OWNER/NAME[/FILE]."""
@@ -19,12 +22,15 @@ def sha256(path: Path) -> str:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a whole file atomically: a crash leaves the old file, the new file or none, never a part."""
+    """Write a whole file atomically: a crash leaves the old file, the new file or none, never a part.
+
+    Raises WriteError naming the file if it cannot be written.
+    """
     replace_bytes(path, text.encode())
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """`replace_text` for bytes. An OSError names the file, even if the system's own error does not."""
+    """`replace_text` for bytes."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
         with temporary.open("wb") as file:
@@ -33,7 +39,7 @@ def replace_bytes(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

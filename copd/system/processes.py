@@ -28,7 +28,10 @@ _main_module = threading.Lock()
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Imports in here are not slowed down by the collection of garbage. Collections never look at what they made."""
+    """Imports in here are not interrupted by collections of garbage.
+
+    Later collections skip the objects that the imports made.
+    """
     gc.disable()
     try:
         yield

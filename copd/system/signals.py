@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -34,8 +34,10 @@ class Ended(SystemExit):
 
 
 @contextmanager
-def handled_by(handler: Callable[[int, FrameType | None], None], numbers: Iterable[int]) -> Iterator[None]:
-    """Signals go to `handler`, which may raise Ended, while the block lives, in the main thread.
+def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT go to `handler`, which may raise Ended, while the block lives, in the main thread.
+
+    A signal that the process was started to ignore stays ignored: a shell lets its background jobs ignore SIGINT.
 
     Python drops an exception raised in a destructor or in the callback of a weak reference, and goes on. If that
     happens to an Ended, the same signal is sent again a moment later.
@@ -50,7 +52,8 @@ def handled_by(handler: Callable[[int, FrameType | None], None], numbers: Iterab
         else:
             told_before(unraisable)
 
-    before = {number: signal.signal(number, handler) for number in numbers}
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
     sys.unraisablehook = dropped
     try:
         yield

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from copd.assemble.assembled import Assembled
+from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_learner, make_objectives
 from copd.errors import ModelFolderError
 from copd.recipe.reading import load_recipe
 
 MASK_NT = torch.tensor([[True, True, True], [True, False, False]])
 VALUE_NT = torch.tensor([[1.0, 2.0, 3.0], [4.0, 50.0, 60.0]])
+BAD_ROW = "branches.sums.task: 1 bad rows were left out; `copd data check` lists them"
 
 
 def recipe(*changes: str):
@@ -89,3 +90,51 @@ def test_what_is_inherited_is_not_looked_at_again(monkeypatch):
     second = Assembled(recipe, told.append, inherited=first.inheritance)
     assert (second.base.shared_prefix, second.base.packing) == (True, False)
     assert told == []
+
+
+@pytest.fixture
+def with_a_bad_row(tmp_path):
+    """A recipe of one branch on rows, one of which is bad and left out."""
+    row = '{{"prompt": "{}+1", "answer": 2, "verifier": "integer"}}\n'
+    for name, texts in {
+        "train": [row.format(1), "{\n"],
+        "validation": [row.format(2)],
+        "test": [row.format(3)],
+    }.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(texts))
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    return load_recipe(
+        {
+            "branches": {"sums": {"task": {"kind": "rows", "bad_rows": "skip", **files}}},
+            "schedule": {"opd_steps": 0},
+            "evaluation": {"problems": 1, "validation_problems": 1, "behaviour_problems": 1},
+        }
+    )
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_bad_rows_that_were_left_out_are_told_at_the_end_if_a_model_was_made_to_answer(policy, with_a_bad_row, answers):
+    """Also where that model is no base, as in `copd eval`, `behaviour`, `merge --scan` and `data filter`."""
+    told = []
+    with assembled(with_a_bad_row, told.append) as made:
+        assert made.tasks["sums"].skipped == 1
+        if answers:
+            made.actor("model", policy)
+        assert told == []
+    assert told == [BAD_ROW] * answers
+
+
+def test_bad_rows_that_were_told_with_the_base_are_not_told_again(policy, with_a_bad_row, monkeypatch):
+    monkeypatch.setattr("copd.assemble.assembled.load_policy", lambda recipe: policy.clone())
+    told = []
+    with assembled(with_a_bad_row, told.append) as made:
+        made.actor("base", made.base)
+        assert told.count(BAD_ROW) == 1
+    assert told.count(BAD_ROW) == 1
+
+
+def test_torch_has_its_threads_back_after_the_block():
+    before = torch.get_num_threads()
+    with assembled(recipe("model.threads_per_branch=3"), print, tasks={}):
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == before

@@ -171,7 +171,7 @@ def test_static_opd_has_either_direction(pair, expected):
     plan = plan_of("method=static_opd", *(f"static_opd.{key}={name}" for key, name in pair.items()))
     assert plan.branches == plan.learners == expected
     assert plan.edges == (Edge(*expected, 0.5),)
-    assert plan.model == expected[0]
+    assert plan.product == expected[0]
 
 
 def test_without_opd_steps_nobody_teaches():

@@ -113,10 +113,10 @@ def test_rollouts_carry_reward_and_the_version_of_the_policy(make_branch, graded
 def test_a_right_and_finished_answer_is_rewarded(solver, problems_of, few):
     """The solver knows the first two of three problems by heart."""
     tasks = {"known": few("known", problems_of["image"])}
-    actor = Actor("solver", 0, solver, tasks, replace(SAMPLING, max_new_tokens=30))
+    actor = Actor("solver", solver, tasks, replace(SAMPLING, max_new_tokens=30))
     rollouts = actor.answer_first(Split.TEST, "known", 3, 2, greedy=True)
     assert rollouts.reward_N.tolist()[:4] == [1.0] * 4
-    cut = Actor("solver", 0, solver, tasks, replace(SAMPLING, max_new_tokens=19))
+    cut = Actor("solver", solver, tasks, replace(SAMPLING, max_new_tokens=19))
     length_P = [len(problem.solution) + 1 for problem in problems_of["image"]]
     assert cut.answer_first(Split.TEST, "known", 2, 1, greedy=True).reward_N.tolist() == [
         float(length <= 19) for length in length_P[:2]
@@ -124,7 +124,7 @@ def test_a_right_and_finished_answer_is_rewarded(solver, problems_of, few):
 
 
 def test_responses_graded_again_keep_their_grades(solver, problems_of, few):
-    actor = Actor("solver", 0, solver, {"text": few("text", problems_of["text"])}, SamplingSettings(0, 36, 1.0))
+    actor = Actor("solver", solver, {"text": few("text", problems_of["text"])}, SamplingSettings(0, 36, 1.0))
     rollouts = actor.answer_first(Split.TRAIN, "text", 3, 2, greedy=False)
     again = actor.grade(replace(rollouts, reward_N=None, correct_N=None))
     assert len(rollouts.reward_N.unique()) == 2
@@ -135,7 +135,7 @@ def test_responses_graded_again_keep_their_grades(solver, problems_of, few):
 def test_a_right_answer_to_another_problem_is_not_rewarded(solver, problems_of, few):
     first, second = problems_of["text"][:2]
     swapped = (replace(first, answer=second.answer), replace(second, answer=first.answer))
-    actor = Actor("solver", 0, solver, {"t": few("t", swapped)}, replace(SAMPLING, max_new_tokens=30))
+    actor = Actor("solver", solver, {"t": few("t", swapped)}, replace(SAMPLING, max_new_tokens=30))
     assert actor.answer_first(Split.TEST, "t", 2, 1, greedy=True).reward_N.tolist() == [0.0, 0.0]
 
 
@@ -144,7 +144,7 @@ def test_validation_is_the_same_at_every_call_and_for_every_actor(make_branch, p
     first = branch.answer_first(Split.VALIDATION, "text", 2, 2, greedy=False)
     branch.collect("text", 0, 1, 1)
     again = branch.answer_first(Split.VALIDATION, "text", 2, 2, greedy=False)
-    other = Actor("other", 5, policy, {"text": Digits("text")}, SAMPLING).answer_first(
+    other = Actor("other", policy, {"text": Digits("text")}, SAMPLING).answer_first(
         Split.VALIDATION, "text", 2, 2, greedy=False
     )
     assert ids(first) == ids(other) == ["text/validation/0/0", "text/validation/0/1"]

@@ -137,7 +137,7 @@ def test_an_error_of_the_branch_reaches_the_caller(make, graded):
 
 def test_a_model_that_is_only_evaluated_needs_no_learner(policy, make):
     branch, _ = make()
-    actor = local_handle(Actor("base", -1, policy, {"text": Digits("text")}, branch.sampling))
+    actor = local_handle(Actor("base", policy, {"text": Digits("text")}, branch.sampling))
     found = asyncio.run(actor.answer_first(Split.TEST, "text", 2, 1, greedy=True))
     assert actor.name == "base"
     assert torch.equal(found.tokens_NT, branch.answer_first(Split.TEST, "text", 2, 1, greedy=True).tokens_NT)

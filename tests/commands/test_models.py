@@ -46,7 +46,7 @@ def shares(model: str, split: Split) -> list[float]:
     """Greedy accuracy of a folder, measured apart from any scan."""
     recipe = load_recipe("demo", RECIPE)
     tasks = make_tasks(recipe)
-    actor = Actor("m", -1, load_policy(recipe, model), tasks, SamplingSettings(0, recipe.sampling.max_new_tokens, 1.0))
+    actor = Actor("m", load_policy(recipe, model), tasks, SamplingSettings(0, recipe.sampling.max_new_tokens, 1.0))
     table = finish(evaluate([local_handle(actor)], list(tasks), split, problems=16, pass_at=()))
     return [cell.greedy.value for cell in table]
 
@@ -172,8 +172,9 @@ def test_what_cannot_be_merged_is_refused_by_option_and_nothing_is_written(
 
 def test_a_folder_in_use_is_refused_before_a_scan(tmp_path):
     (tmp_path / "mine").write_text("keep", encoding="utf-8")
-    with pytest.raises(RecipeError, match=f"--out {tmp_path}: is not empty"):
-        merge_models(["nowhere"], None, [make_merge({}, 1)], tmp_path, load_recipe("demo", RECIPE))
+    for out in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(RecipeError, match=f"--out {out}: is not empty"):
+            merge_models(["nowhere"], None, [make_merge({}, 1)], out, load_recipe("demo", RECIPE))
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.minutes
 def test_a_run_killed_ten_times_is_bit_for_bit_the_undisturbed_one():
     command = [sys.executable, "tools/soak.py", "--kills", "10", "--seed", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

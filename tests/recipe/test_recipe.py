@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from copd.errors import RecipeError
+from copd.recipe.explain import PATTERN_MEANT
 from copd.recipe.fields import Section
 from copd.recipe.merges import merge_grid
 from copd.recipe.model import Recipe
@@ -160,8 +162,26 @@ REFUSED = [
     pytest.param(
         TWO + "schedule: {cycles: 0}", ["schedule.cycles", "greater than or equal to 1", "'0'"], id="too small"
     ),
-    pytest.param(TWO + "schedule: 3", ["schedule", "found '3'"], id="a number for a section"),
-    pytest.param(TWO + "schedule:", ["schedule", "found 'None'"], id="nothing for a section"),
+    pytest.param(
+        TWO + "schedule: 3",
+        ["schedule: a section is meant: fields with values, found '3'"],
+        id="a number for a section",
+    ),
+    pytest.param(TWO + "schedule:", ["schedule: a section is meant", "found 'None'"], id="nothing for a section"),
+    pytest.param(
+        TWO + "model: Qwen/Qwen3-VL", ["model: a section is meant", "found 'Qwen/Qwen3-VL'"], id="a name for the model"
+    ),
+    pytest.param(TWO + "lora: true", ["lora: holds yes, no, on, off, true or false"], id="a truth value for a section"),
+    pytest.param(
+        TWO.replace("text}", "text}, device: gpu"),
+        ["branches.a.device: accepted: cpu, mps, cuda or cuda:N, found 'gpu'"],
+        id="a device of another name",
+    ),
+    pytest.param(
+        TWO + "model: {revision: main}",
+        ["model.revision: a commit is meant, 40 hexadecimal digits, found 'main'"],
+        id="a branch for a commit",
+    ),
     pytest.param(
         TWO + "method: dpo",
         ["method", "'copd', 'expert', 'mixed', 'static_opd', 'mopd' or 'merge_only'", "found 'dpo'"],
@@ -224,11 +244,15 @@ REFUSED = [
     pytest.param(TWO + "sampling: {rollouts_per_prompt: 1}", ["sampling.rollouts_per_prompt", "'1'"], id="no group"),
     pytest.param(
         TWO.replace("image", "image, operators: [chain]"),
-        ["branches.b.task", "'chain' exists for text only", "accepted: sum, max, min, diff"],
+        ["branches.b.task.operators: 'chain' exists for text only; accepted: sum, max, min, diff"],
         id="a chain of pictures",
     ),
     pytest.param(TWO.replace("image", "image, operators: []"), ["branches.b.task.operators"], id="no operators"),
-    pytest.param(TWO.replace("image", "image, length: [4, 2]"), ["branches.b.task", "least <= greatest"], id="lengths"),
+    pytest.param(
+        TWO.replace("image", "image, length: [4, 2]"),
+        ["branches.b.task.length: found [4, 2]; accepted: [least, greatest] with 2 <= least <= greatest <= 6"],
+        id="lengths",
+    ),
     pytest.param(
         TWO.replace("image", "image, conflict: 1.5"), ["branches.b.task.conflict", "'1.5'"], id="a share above 1"
     ),
@@ -237,7 +261,7 @@ REFUSED = [
         ["branches.a.task.kind: accepted: 'digits' or 'rows', found 'words'", "branches.b.task.train: missing"],
         id="an unknown kind of task",
     ),
-    pytest.param("branches: {a: {task: 3}}", ["branches.a.task: Input should be", "found '3'"], id="no task"),
+    pytest.param("branches: {a: {task: 3}}", ["branches.a.task: a section is meant", "found '3'"], id="no task"),
     pytest.param(
         ROWS + "trian: b.jsonl}}}",
         ["branches.a.task.trian: unknown key; did you mean 'train'?"],
@@ -253,25 +277,38 @@ REFUSED = [
     pytest.param(ROWS + "format: csv}}}", ["branches.a.task.format", "'easyr1'", "found 'csv'"], id="a format"),
     pytest.param(
         ROWS + "test: 'hub:me/sums'}}}",
-        ["branches.a.task: test is hub:me/sums: revision must pin its commit, 40 hexadecimal digits"],
+        ["branches.a.task.revision: missing; test is hub:me/sums, so give its commit, 40 hexadecimal digits"],
         id="a data set of the hub without a commit",
     ),
     pytest.param(
         ROWS + "test: 'hub:me/sums', revision: main}}}",
-        ["branches.a.task.revision", "'main'"],
+        ["branches.a.task.revision: a commit is meant, 40 hexadecimal digits, found 'main'"],
         id="a branch of the hub",
     ),
     pytest.param(
-        ROWS + f"test: 'hub:sums', revision: {COMMIT}}}}}}}", ["write hub:OWNER/NAME", "'hub:sums'"], id="no owner"
+        ROWS + f"test: 'hub:sums', revision: {COMMIT}}}}}}}",
+        ["branches.a.task.test: write hub:OWNER/NAME or hub:OWNER/NAME/FILE, found 'hub:sums'"],
+        id="no owner",
     ),
     pytest.param(
         ROWS + f"test: ['hub:me/sums/a', 'hub:me/words'], revision: {COMMIT}}}}}}}",
-        ["revision is the commit of one data set"],
+        ["branches.a.task.revision: is the commit of one data set of the Hugging Face Hub; it needs exactly one hub:"],
         id="one commit for two data sets",
     ),
-    pytest.param(ROWS + f"revision: {COMMIT}}}}}}}", ["revision is the commit of one data set"], id="no data set"),
     pytest.param(
-        ROWS + "validation_share: 0.5, test_share: 0.5}}}", ["leave nothing of train"], id="nothing left to train on"
+        ROWS + f"revision: {COMMIT}}}}}}}",
+        ["branches.a.task.revision: is the commit of one data set"],
+        id="no data set",
+    ),
+    pytest.param(
+        ROWS + "validation_share: 0.5, test_share: 0.6}}}",
+        ["branches.a.task.test_share: with validation_share it comes to 1.1; accepted: less than 1, else nothing is"],
+        id="nothing left to train on",
+    ),
+    pytest.param(
+        ROWS + "test: b.jsonl, validation_share: 1, test_share: 1}}}",
+        ["branches.a.task.validation_share: is 1; accepted: less than 1, else nothing is left of train"],
+        id="nothing left to train on beside a file for the test",
     ),
     pytest.param(
         ROWS + "chat_template_kwargs: {chat_template: x}}}}",
@@ -386,8 +423,36 @@ def test_a_recipe_that_is_not_there_is_refused_with_those_that_are(source):
 
 def test_a_recipe_that_is_not_text_is_refused(tmp_path):
     (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00seed")
-    with pytest.raises(RecipeError, match="not a readable file"):
+    with pytest.raises(RecipeError, match=r"not a readable file \('utf-8' codec can't decode byte 0xff in position 0"):
         load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_a_recipe_that_may_not_be_read_is_refused_with_the_reason(recipe_file, monkeypatch):
+    def refuse(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    path = recipe_file(TWO)
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(
+        RecipeError, match=rf"^recipe {path}: not a readable file \(.*Permission denied: '{path}'\), nor"
+    ):
+        load_recipe(path)
+
+
+def patterns(section: type[Section]) -> set[str]:
+    """The fields of a section with a pattern, and those of which the keys have one."""
+    schema = section.model_json_schema()
+    found = set()
+    for name, field in schema.get("properties", {}).items():
+        if "pattern" in field or any("pattern" in each for each in field.get("anyOf", ())):
+            found.add(name)
+        if "patternProperties" in field or "pattern" in field.get("propertyNames", {}):
+            found.add(name)
+    return found
+
+
+def test_what_every_pattern_means_is_told_in_words():
+    assert set().union(*map(patterns, Section.__subclasses__())) == set(PATTERN_MEANT)
 
 
 @pytest.mark.parametrize("name", builtin_recipes())

@@ -104,6 +104,15 @@ def test_an_unfinished_run_is_marked_and_nothing_is_paired_with_its_validation(r
     assert [name for name, _ in page["groups"]][-2:] == ["mixed", "young (not finished: validation)"]
 
 
+def test_a_run_that_has_no_model_in_a_table_yet_stands_beside_others(undrawn_here, make_run):
+    young, old = make_run("young", finished=False), make_run("experts", "expert")
+    write_lines(young / "metrics.jsonl", list(read_lines(young / "metrics.jsonl"))[:1])
+    page = compared([young, old])
+    assert page["groups"][0] == ("young (not finished: validation)", [])
+    assert page["products"] == ["experts (branch text)", "experts (branch image)"]
+    assert page["against"] == []
+
+
 def test_with_an_unfinished_run_curves_lie_over_steps(runs, make_run):
     page = compared([*runs, make_run("young", finished=False)])
     assert not page["by_rollouts"]

@@ -86,7 +86,7 @@ def test_teachers_that_are_no_better_are_counted_after_training_began(make_run):
 
 def test_the_ledger_is_shown_on_one_scale_and_adds_up(make_run):
     run = read_run(make_run())
-    rows = contents.ledger_rows(run)
+    rows = contents.ledger_rows([run])
     assert [(row["branch"], row["phase"]) for row in rows] == [
         ("text", "rlvr"),
         ("text", "opd"),
@@ -110,6 +110,13 @@ def test_seconds_of_experts_that_were_taken_over_are_not_those_of_this_run(make_
     assert whole["critical_path"] - taken["critical_path"] == 4.0
     assert taken["rest"] == whole["rest"] + sum(cost.values()) == taken["clock"] - taken["training"]
     assert (whole["adopted"], taken["adopted"]) == (0, 11.0)
+
+
+def test_seconds_of_experts_that_an_unfinished_run_took_over_are_not_taken_from_it(make_run):
+    spent = contents.time_spent(read_run(make_run("young", "merge_only", finished=False, experts=True)))
+    assert [spent[name] for name in ("sampling", "scoring", "updating", "training", "critical_path")] == [0] * 5
+    assert spent["rest"] == spent["clock"]
+    assert spent["adopted"] == 11.0
 
 
 def test_a_recipe_is_shown_field_by_field():

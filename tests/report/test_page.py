@@ -110,6 +110,12 @@ def test_tables_name_their_columns_and_rows_and_figures_have_names(pages):
         assert all(d.get("tabindex") == "0" and d.get("aria-label") for d in scrolling)
 
 
+def test_the_table_of_the_recipe_is_one_of_fields(pages):
+    for page in pages.values():
+        table = page.split('<table class="config">')[1]
+        assert table.startswith('\n<thead><tr><th scope="col">field</th>')
+
+
 def test_pictures_and_frames_stand_in_the_page(undrawn_here, make_run):
     run = make_run()
     images = Tags(write_report(run).read_text()).named("img")

@@ -97,5 +97,11 @@ def test_labels_are_as_short_as_tells_the_runs_apart(make_run, tmp_path):
     same = [make_run("one/demo"), make_run("two/demo")]
     assert [run.label for run in read_runs(same)] == ["one/demo", "two/demo"]
     assert [run.label for run in read_runs([same[0], make_run("other")])] == ["demo", "other"]
-    with pytest.raises(RunFolderError, match="given twice"):
-        read_runs([same[0], same[0]])
+
+
+def test_a_run_that_is_given_twice_is_named_as_it_was_given(make_run, tmp_path):
+    run, other = make_run("mine"), make_run("other")
+    again = tmp_path / "other" / ".." / "mine"
+    with pytest.raises(RunFolderError) as refused:
+        read_runs([other, again, run])
+    assert str(refused.value) == f"{again}: the run folder is given twice; give each once"

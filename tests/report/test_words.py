@@ -74,6 +74,13 @@ def test_experts_are_told_in_their_own_capabilities_and_on_average(make_run):
     assert average == "On average over all capabilities: text 60.0 % and image 60.0 %; the base 50.0 %."
 
 
+def test_the_name_of_a_branch_keeps_its_capitals_at_the_beginning_of_a_sentence(make_run):
+    run = make_run(method="static_opd")
+    for name in ("metrics.jsonl", "answers.jsonl"):
+        (run / name).write_text((run / name).read_text().replace('"image"', '"Image-QA"'))
+    assert told(run).startswith("Branch Image-QA answers ")
+
+
 def test_without_answers_nothing_is_compared_one_by_one(make_run):
     said = told(make_run(answers=False))
     assert "61.0 %" in said

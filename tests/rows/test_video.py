@@ -180,5 +180,5 @@ def test_damaged_films_are_read_or_refused_in_bounded_time(movie, root):
 
 def test_without_pyav_the_extra_is_named(root, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(DataError, match=r"pip install 'copd\[video\]'"):
+    with pytest.raises(DataError, match="video files need PyAV: pip install av"):
         load_video(b"", root, RULES)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from copd.errors import RecipeError
+from copd.recipe.reading import load_recipe
 from copd.runs.checkpoint import save_checkpoint
-from copd.runs.experts import expert_checkpoint
+from copd.runs.experts import expert_checkpoint, trajectory
 from copd.runs.runlog import RUN_MANIFEST
 
 
@@ -50,3 +51,21 @@ def test_a_damaged_manifest_of_a_run_is_refused_by_name(run, text):
     (run / RUN_MANIFEST).write_text(text)
     with pytest.raises(RecipeError, match=rf"experts\.run: .*{RUN_MANIFEST}: no manifest of a run"):
         taken(run)
+
+
+def test_a_run_that_was_changed_by_force_is_refused_as_such(run):
+    (run / RUN_MANIFEST).write_text(json.dumps({"trajectory": None}))
+    with pytest.raises(RecipeError, match=rf"^experts\.run: {run}: was changed by --force, so its experts belong"):
+        taken(run)
+
+
+@pytest.mark.parametrize(("method", "trajectories"), [("copd", 1), ("expert", 1), ("mixed", 2)])
+def test_the_order_of_branches_decides_how_a_mixed_model_develops_and_nothing_else(method, trajectories):
+    recipe = load_recipe("demo", [f"method={method}"]).model_dump(mode="json")
+    turned = {**recipe, "branches": dict(reversed(recipe["branches"].items()))}
+    assert len({trajectory(each, {}, {}, {}) for each in (recipe, turned)}) == trajectories
+
+
+def test_experts_have_one_trajectory_whichever_method_takes_them_over():
+    recipes = [load_recipe("demo", [f"method={name}"]).model_dump(mode="json") for name in ("expert", "copd", "mopd")]
+    assert len({trajectory(recipe, {}, {}, {}) for recipe in recipes}) == 1

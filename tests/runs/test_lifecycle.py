@@ -130,6 +130,7 @@ def test_after_a_signal_all_branches_stand_at_the_furthest_step_that_one_had_beg
     ]
 
 
+@pytest.mark.usefixtures("foreground")
 def test_a_signal_after_the_branches_have_met_and_saved_nothing_lets_them_make_one_step_more():
     async def met() -> None:
         with stop.after_step(3):
@@ -161,15 +162,28 @@ with Stop(print) as stop:
 """
 
 
+@pytest.mark.usefixtures("foreground")
 def test_a_second_signal_ends_the_process_without_another_line_of_it():
     done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (130, "noted\n")
 
 
 @pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.usefixtures("foreground")
 def test_a_signal_outside_of_training_stops_at_once_and_the_handlers_are_those_from_before(number):
     before = [signal.getsignal(each) for each in SIGNALS]
     with pytest.raises(Stopped) as stopped, Stop(print):
         os.kill(os.getpid(), number)
     assert stopped.value.code == 128 + number
     assert [signal.getsignal(each) for each in SIGNALS] == before
+
+
+def test_ctrl_c_for_a_job_in_the_foreground_does_not_stop_a_run_in_the_background():
+    """A shell without job control starts a background job so that it ignores SIGINT, which goes to all processes."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Stop(print) as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stop.asked
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from copd.errors import CheckpointError
+from copd.errors import WriteError
 from copd.runs.pictures import LONGEST_SIDE, MEDIA, MOST_PICTURES, keep_media
 from copd.types import Problem
 
@@ -69,12 +69,12 @@ def test_the_same_picture_is_one_file_and_is_not_written_again(tmp_path):
 
 def test_a_full_disk_is_named(tmp_path, in_small_files):
     script = (
-        "import numpy as np; from copd.errors import CheckpointError\n"
+        "import numpy as np; from copd.errors import WriteError\n"
         "from copd.runs.pictures import keep_media; from copd.types import Problem\n"
         "noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)\n"
         "small()\n"
         "try: keep_media(path, Problem('', '', '', '', '', images=(noise,)))\n"
-        "except CheckpointError as error: print(error)\n"
+        "except WriteError as error: print(error)\n"
     )
     said = in_small_files(script, tmp_path)
     assert f"{tmp_path}/media/" in said
@@ -84,5 +84,5 @@ def test_a_full_disk_is_named(tmp_path, in_small_files):
 
 def test_a_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / MEDIA).touch()
-    with pytest.raises(CheckpointError, match=rf"{tmp_path}.*\.png: cannot be written"):
+    with pytest.raises(WriteError, match=rf"{tmp_path}.*\.png: cannot be written"):
         keep_media(tmp_path, problem([picture()]))

@@ -59,6 +59,14 @@ def test_the_time_before_the_first_step_and_after_the_last_is_told_by_stage_the_
     assert "after the last step: 4.0 s (report 4.0)" in seen.getvalue()
 
 
+def test_a_run_that_does_not_begin_at_its_first_step_says_where_it_goes_on(screen, seen):
+    """It was resumed, or took over experts."""
+    screen.started(0)
+    assert "goes on" not in seen.getvalue()
+    screen.started(7)
+    assert "goes on after step 7\n" in seen.getvalue()
+
+
 def test_time_and_memory_are_estimated_after_three_steps(screen, seen):
     plan = make_plan(load_recipe("demo"))
     screen.planned(Path("runs/x"), "copd", plan)

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from copd.errors import WriteError
 from copd.system.files import replace_text
 
 
@@ -15,7 +16,7 @@ def test_a_write_that_fails_leaves_the_old_file_alone_and_nothing_beside_it(tmp_
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WriteError, match=f"^{path}: cannot be written: No space left on device$"):
         replace_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -24,14 +25,20 @@ def test_a_write_that_fails_leaves_the_old_file_alone_and_nothing_beside_it(tmp_
 def test_a_disk_that_refuses_is_told_with_the_file(tmp_path, in_small_files):
     """The system's own error has no name in it."""
     script = (
-        "from copd.system.files import replace_text\n"
+        "from copd.errors import WriteError; from copd.system.files import replace_text\n"
         "small()\n"
         "try: replace_text(path, 'x' * 1000)\n"
-        "except OSError as error: print(error)\n"
+        "except WriteError as error: print(error)\n"
     )
     path = tmp_path / "page.html"
-    assert f"File too large: {str(path)!r}" in in_small_files(script, path)
+    assert in_small_files(script, path) == f"{path}: cannot be written: File too large\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_something_in_the_way_of_the_new_file_is_told_like_a_disk_that_refuses(tmp_path):
+    (tmp_path / ".page.html.writing").mkdir()
+    with pytest.raises(WriteError, match=f"^{tmp_path / 'page.html'}: cannot be written: "):
+        replace_text(tmp_path / "page.html", "new")
 
 
 def test_contents_are_on_disk_before_the_old_file_is_replaced(tmp_path, monkeypatch):

@@ -23,12 +23,15 @@ def test_the_base_that_ships_has_partial_skill_in_every_capability():
 
 
 def test_a_base_is_never_built_over_something_else(tmp_path):
-    (tmp_path / "precious").touch()
-    with pytest.raises(RecipeError, match=f"{tmp_path}: is not empty; give another folder"):
-        build_base(tmp_path, conflict=1.0)
+    precious = tmp_path / "precious"
+    precious.touch()
+    for place in (tmp_path, precious):
+        with pytest.raises(RecipeError, match=f"^OUT {place}: is not empty; give another folder"):
+            build_base(place, conflict=1.0)
 
 
 @pytest.mark.slow
+@pytest.mark.minutes
 @pytest.mark.timeout(2700)
 def test_a_rebuilt_base_reaches_the_skill_of_the_one_that_ships(tmp_path):
     build_base(tmp_path / "base", conflict=1.0)

@@ -114,6 +114,12 @@ def test_what_was_forced_is_kept_through_the_next_time_and_no_other_run_may_adop
     assert found["trajectory"] is None
 
 
+def test_a_run_that_was_forced_before_its_first_step_has_the_trajectory_of_its_new_recipe(tmp_path):
+    claim(tmp_path, manifest_of())
+    record_forced(tmp_path, manifest_of("seed=3", trajectory="f"), 0, ["recipe.seed was 0 and is now 3"])
+    assert manifest_in(tmp_path)["trajectory"] == "f"
+
+
 def test_a_recipe_that_this_copd_cannot_read_goes_on_by_force_alone(tmp_path):
     claim(tmp_path, manifest_of(recipe={**manifest_of()["recipe"], "annealing": 3}))
     with pytest.raises(CheckpointError, match="annealing: unknown key"):

@@ -29,7 +29,7 @@ CHANGES = [
     "checkpoint={every_steps: 100, keep_last: 20}",
 ]
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "foreground")
 
 
 class Signalling(Screen):
