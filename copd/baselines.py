@@ -33,8 +33,8 @@ async def frozen_teachers(
     """One cycle: the experts are trained to the end; then the teachers of `edges` are frozen and teach `student`.
 
     `origin` makes the student's first weights from the experts' weights. Without it the student keeps the weights it
-    has: in `static_opd` those of an expert, in `mopd` those of the base. With `native` every OPD step also has a GRPO
-    part on the student's own capability.
+    has: in `static_opd` those of an expert, in `mopd` those of the base. Its optimizer starts anew in either case. With
+    `native` every OPD step also has a GRPO part on the student's own capability.
     """
     everybody = {**experts, student.name: student}
     for stretch in schedule.stretches(start, observer.meet_every, observer.meet_after):
@@ -42,8 +42,8 @@ async def frozen_teachers(
             await gather(*(rlvr(expert, stretch.steps, batches, observer) for expert in experts.values()))
         else:
             for step in stretch.steps:
-                if step == schedule.rl_steps and origin:
-                    await student.load_weights(await merged(experts, origin))
+                if step == schedule.rl_steps:
+                    await _begin(student, experts, origin)
                 taught = await lessons(everybody, edges, step, batches, version=schedule.rl_steps)
                 parts = taught[student.name]
                 if native:
@@ -51,3 +51,11 @@ async def frozen_teachers(
                     parts = [Part("native", own), *parts]
                 observer.updated(student.name, step, await student.update(parts))
         await observer.met(stretch)
+
+
+async def _begin(student: BranchHandle, experts: Mapping[str, BranchHandle], origin: Merge | None) -> None:
+    """The student before its first lesson: its first weights, and an optimizer without moments."""
+    if origin:
+        await student.load_weights(await merged(experts, origin))
+    else:
+        await student.start_optimizer()

@@ -244,6 +244,10 @@ class BranchHandle(Observed, Protocol):
         """Take over parameters by name and start a new optimizer."""
         ...
 
+    async def start_optimizer(self) -> None:
+        """Forget the moments of Adam: what follows is another training."""
+        ...
+
     async def load_state(self, tensors: dict[str, Tensor], counts: Mapping[str, float]) -> None:
         """Go on from a checkpoint that holds the results of `state` and `counts`."""
         ...

@@ -15,6 +15,7 @@ from copd.branches.branch import Actor, SamplingSettings
 from copd.model.folders import compute_on, model_folder
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe
+from copd.rewards.answers import MARKS
 from copd.rewards.grading import Grader
 from copd.rows.rows import Index, Rows
 from copd.tasks.asked import Asked
@@ -174,4 +175,5 @@ def load_policy(recipe: Recipe, path: str | None = None) -> Policy:
         autocast=autocast,
         micro_batch_tokens=recipe.model.micro_batch_tokens,
         gradient_checkpointing=recipe.model.gradient_checkpointing,
+        spoken=MARKS[recipe.reward.answer_form],
     )

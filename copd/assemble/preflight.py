@@ -52,7 +52,7 @@ def reject_unfit(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int)
     """From now on, treat rows whose prompts the model does not take as bad rows."""
     for task in tasks.values():
         if isinstance(task, Rows):
-            forbidden = control_tokens(policy.tokenizer)
+            forbidden = [token for token in control_tokens(policy.tokenizer) if token not in policy.spoken]
             task.reject(partial(_unfit, policy.encoder, policy.context, forbidden, max_new_tokens))
 
 

@@ -286,6 +286,10 @@ class Branch(Actor):
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take over parameters by name and start a new optimizer."""
         self.policy.load_weights(weights)
+        self.start_optimizer()
+
+    def start_optimizer(self) -> None:
+        """Forget the moments of Adam."""
         self.learner.optimizer.state.clear()
 
     def weights(self) -> dict[str, Tensor]:

@@ -65,6 +65,9 @@ class Handle:
     async def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         await self._carry("load_weights", weights)
 
+    async def start_optimizer(self) -> None:
+        await self._carry("start_optimizer")
+
     async def load_state(self, tensors: dict[str, Tensor], counts: Mapping[str, float]) -> None:
         await self._carry("load_state", tensors, counts)
 

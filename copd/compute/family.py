@@ -100,6 +100,8 @@ class _WithPictures(Family):
         images = [problem.images for problem in problems]
         videos = [video for problem in problems for video in problem.videos]
         media: dict[str, Any] = {"images": self._arranged(images)} if any(images) else {}
+        if videos or media:
+            media["input_data_format"] = "channels_last"  # else 1, 3 or 4 rows of pixels would be taken for channels
         if videos:
             media |= {"videos": videos, "do_sample_frames": False}  # frames were sampled when the video was read
             media["video_metadata"] = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,8 @@ class Policy:
     The vocabulary mask `banned_V` applies to sampling and to every log-prob alike. A model that cannot share a prompt
     between rows takes the plain path: `copd.model.parity` then turns off `packing`, for log-probs, or `shared_prefix`,
     for sampling and log-probs. With `gradient_checkpointing`, layers are recomputed in the backward pass. Several
-    policies may share a model, each through its own `adapter`; None is the model without an adapter.
+    policies may share a model, each through its own `adapter`; None is the model without an adapter. The mask allows
+    control tokens that are `spoken`, such as `<answer>`.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Policy:
         encoder: Encoder | None = None,
         gradient_checkpointing: bool = False,
         adapter: str | None = None,
+        spoken: Collection[str] = (),
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
@@ -77,8 +79,9 @@ class Policy:
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             _enable_checkpointing(model)
-        self.end_ids = end_tokens(model, self.tokenizer).to(self.device)
-        self.banned_V = banned_tokens(model, self.tokenizer, self.end_ids.cpu()).to(self.device)
+        self.spoken = spoken
+        self.end_ids = end_tokens(model, processor).to(self.device)
+        self.banned_V = banned_tokens(model, self.tokenizer, self.end_ids.cpu(), spoken).to(self.device)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> Policy:
@@ -133,6 +136,7 @@ class Policy:
             "micro_batch_tokens": self.micro_batch_tokens,
             "encoder": self.encoder,
             "gradient_checkpointing": self.gradient_checkpointing,
+            "spoken": self.spoken,
         }
         twin = Policy(model, self.processor, **(options | changes))
         twin.shared_prefix, twin.packing = self.shared_prefix, self.packing

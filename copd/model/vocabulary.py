@@ -7,7 +7,7 @@ Student and teacher exchange token ids, and so must share the mask; so must mode
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -27,29 +27,57 @@ class Speaker(Protocol):
     end_ids: Tensor
 
 
-def end_tokens(model: Any, tokenizer: Any) -> Tensor:
-    """Ids of the tokens that end a response: from the generation config, else from the tokenizer.
+def end_tokens(model: Any, processor: Any) -> Tensor:
+    """Ids of the tokens that end a response: all that the files of a model name.
 
-    Raises ModelFolderError if neither names one.
+    They are named by the generation config, by what config.json sets, by the tokenizer, and by the chat template, which
+    writes one behind an answer. A model learned to emit some of them; it must not be kept from it.
+
+    Raises ModelFolderError if none is named.
     """
-    ids = model.generation_config.eos_token_id
-    ids = tokenizer.eos_token_id if ids is None else ids
-    if ids is None or ids == []:
-        raise ModelFolderError(f"{folder_of(tokenizer)}: no end token; set eos_token_id in generation_config.json")
-    return torch.tensor(ids if isinstance(ids, list) else [ids])
+    tokenizer, config = tokenizer_of(processor), model.config.get_text_config()
+    named = [
+        model.generation_config.eos_token_id,
+        config.to_diff_dict().get("eos_token_id"),
+        tokenizer.eos_token_id,
+        _end_of_turn(processor),
+    ]
+    ids = dict.fromkeys(i for each in named if each is not None for i in (each if isinstance(each, list) else [each]))
+    if not ids:
+        raise ModelFolderError(f"{folder_of(processor)}: no end token; set eos_token_id in generation_config.json")
+    return torch.tensor(list(ids))
 
 
-def banned_tokens(model: Any, tokenizer: Any, end_ids: Tensor) -> Tensor:
+def _end_of_turn(processor: Any) -> int | None:
+    """The control token that the chat template writes right behind an answer; None if it writes none there."""
+    tokenizer = tokenizer_of(processor)
+    asked, answered = "asked", "answered"
+    for content in (asked, answered), ([{"type": "text", "text": asked}], [{"type": "text", "text": answered}]):
+        chat = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), content, strict=True)]
+        try:
+            text = processor.apply_chat_template(chat, tokenize=False)
+        except Exception:  # a template's expressions can raise anything
+            continue
+        behind = text.rpartition(answered)[2].lstrip()
+        if found := [token for token in control_tokens(tokenizer) if behind.startswith(token)]:
+            return int(tokenizer.convert_tokens_to_ids(max(found, key=len)))
+    return None
+
+
+def banned_tokens(model: Any, tokenizer: Any, end_ids: Tensor, spoken: Collection[str] = ()) -> Tensor:
     """True on tokens that the policy may not sample and that have no probability. [V] bool.
 
-    These are the tokenizer's special tokens except the end tokens (chat control, image and video placeholders), rows of
-    the embedding beyond the tokenizer's length, and tokens that the generation config suppresses.
+    These are the tokenizer's control tokens (of the chat, image and video placeholders), rows of the embedding beyond
+    the tokenizer's length, and tokens that the generation config suppresses. End tokens and the tokens `spoken` are
+    allowed: an answer in `<answer>` needs that token if the tokenizer has it as a control token.
     """
     vocabulary = model.get_output_embeddings().weight.shape[0]
+    control = control_tokens(tokenizer)
     banned_V = torch.zeros(vocabulary, dtype=torch.bool)
     banned_V[len(tokenizer) :] = True
-    banned_V[tokenizer.all_special_ids] = True
+    banned_V[tokenizer.convert_tokens_to_ids(control)] = True
     banned_V[list(model.generation_config.suppress_tokens or [])] = True
+    banned_V[tokenizer.convert_tokens_to_ids([token for token in control if token in spoken])] = False
     banned_V[end_ids] = False
     return banned_V
 

@@ -30,27 +30,60 @@ def test_special_tokens_and_padded_rows_of_the_embedding_are_banned_but_not_the_
     assert policy.allowed_tokens == len(policy.banned_V) - len(special | beyond)
 
 
-def test_the_end_tokens_are_those_of_the_generation_config_one_or_several(processor):
+def without_end(processor):
+    """A copy of the processor whose tokenizer names no end token, and whose template writes none."""
+    bare = copy.deepcopy(processor)
+    bare.tokenizer.eos_token = None
+    bare.chat_template = "{% for message in messages %}{{ message.role }}: {{ message.content }} {% endfor %}"
+    return bare
+
+
+def test_the_end_tokens_are_all_that_the_generation_config_names_one_or_several(processor):
     model = tiny_model(processor)
-    assert end_tokens(model, processor.tokenizer).tolist() == [processor.tokenizer.eos_token_id]
+    assert end_tokens(model, processor).tolist() == [processor.tokenizer.eos_token_id]
     model.generation_config.eos_token_id = [101, 99]
-    assert end_tokens(model, processor.tokenizer).tolist() == [101, 99]
+    assert end_tokens(model, processor).tolist() == [101, 99]
     assert not banned_tokens(model, processor.tokenizer, torch.tensor([101, 99]))[[101, 99]].any()
 
 
-def test_without_a_generation_config_the_tokenizer_says_what_ends_a_response(processor):
-    model = tiny_model(processor)
+def test_the_end_tokens_of_configuration_tokenizer_and_template_are_allowed_beside_others(processor):
+    end, other = processor.tokenizer.eos_token_id, processor.tokenizer.pad_token_id
+    model, bare = tiny_model(processor), without_end(processor)
+    model.generation_config.eos_token_id, model.config.get_text_config().eos_token_id = other, None
+    assert end_tokens(model, processor).tolist() == [other, end]
+    assert end_tokens(model, bare).tolist() == [other]
+    templated = copy.deepcopy(bare)
+    templated.chat_template = processor.chat_template
+    assert end_tokens(model, templated).tolist() == [other, end]
+    named = copy.deepcopy(bare)
+    named.tokenizer.eos_token = processor.tokenizer.eos_token
+    assert end_tokens(model, named).tolist() == [other, end]
     model.generation_config.eos_token_id = None
-    assert end_tokens(model, processor.tokenizer).tolist() == [processor.tokenizer.eos_token_id]
+    model.config.get_text_config().eos_token_id = end
+    assert end_tokens(model, bare).tolist() == [end]
+    policy = Policy(model, processor)
+    assert not policy.banned_V[end]
+
+
+def test_control_tokens_without_a_role_are_banned_unless_the_form_of_the_answer_needs_them(processor):
+    tagged = copy.deepcopy(processor)
+    tagged.tokenizer.add_tokens([AddedToken(token, special=True) for token in ("<answer>", "</answer>", "<|header|>")])
+    model = tiny_model(tagged)
+    answer, closing, header = tagged.tokenizer.convert_tokens_to_ids(["<answer>", "</answer>", "<|header|>"])
+    assert Policy(model, tagged).banned_V[[answer, closing, header]].tolist() == [True, True, True]
+    speaking = Policy(model, tagged, spoken=("<answer>", "</answer>", "<think>"))
+    assert speaking.banned_V[[answer, closing, header]].tolist() == [False, False, True]
+    assert torch.equal(speaking.clone().banned_V, speaking.banned_V)
 
 
 @pytest.mark.parametrize("named", [None, []])
 def test_a_model_without_an_end_token_is_refused_by_its_folder(processor, named):
-    model, tokenizer = tiny_model(processor), copy.deepcopy(processor.tokenizer)
-    model.generation_config.eos_token_id, tokenizer.eos_token, tokenizer.name_or_path = named, None, "models/mine"
+    model, bare = tiny_model(processor), without_end(processor)
+    model.config.get_text_config().eos_token_id = None
+    model.generation_config.eos_token_id, bare.tokenizer.name_or_path = named, "models/mine"
     said = r"^models/mine: no end token; set eos_token_id in generation_config\.json$"
     with pytest.raises(ModelFolderError, match=said):
-        end_tokens(model, tokenizer)
+        end_tokens(model, bare)
 
 
 def test_what_the_generation_config_suppresses_is_banned_unless_it_ends_a_response(processor):

@@ -119,6 +119,14 @@ def test_the_mean_of_the_experts_is_where_that_student_begins(runs):
         assert float((tensor - mean).abs().max()) < 1.1e-4
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_the_student_of_frozen_teachers_begins_without_moments_whatever_it_was_before(runs, name):
+    student = "text" if name.startswith("static_opd") else "student"
+    after = verify_checkpoint(runs[name] / "checkpoints" / "step-00000003").tensors(student)
+    made = {float(tensor) for key, tensor in after.items() if key.startswith("step/")}
+    assert made == {1.0}
+
+
 @pytest.mark.parametrize(
     ("name", "stop"),
     [("static_opd with GRPO", 1), ("mopd from the mean", 2), ("static_opd with GRPO", 3)],
