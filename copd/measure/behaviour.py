@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from copd.maths.distill import mass_overlap, symmetric_kl, top_k_overlap, with_tail
+from copd.measure.evaluate import right_answers
 from copd.types import Observed, Problem, Rollouts, Score, Split
 
 WHOLE_VOCABULARY = 4096
@@ -62,7 +63,8 @@ class Behaviour:
     """K x K measures by student and teacher, and each branch's accuracy on each capability, from sampled responses.
 
     `truncated_rate` is the share of these responses that were truncated, by branch and capability. `samples` holds one
-    response per branch and capability, token by token. `shown` gives its problem by capability and id.
+    response per branch and capability, token by token. `shown` gives its problem by capability and id. `right` has the
+    share of right responses to each problem, [P], by branch and capability.
     """
 
     overlap: dict[int, Matrix] = field(default_factory=dict)
@@ -74,6 +76,7 @@ class Behaviour:
     truncated_rate: Matrix = field(default_factory=dict)
     samples: list[dict[str, Any]] = field(default_factory=list)
     shown: dict[tuple[str, str], Problem] = field(default_factory=dict, compare=False)
+    right: dict[tuple[str, str], Tensor] = field(default_factory=dict, compare=False)
 
 
 async def measure_behaviour(
@@ -92,6 +95,7 @@ async def measure_behaviour(
             found.overlap.setdefault(k, {}).update(rows)
         found.samples += one.samples
         found.shown |= one.shown
+        found.right |= one.right
     return found
 
 
@@ -106,6 +110,7 @@ async def _observed(
         one = await answer_and_score(name, branches, task, problems=problems, ks=ks)
         problem = one.rollouts.problems[0]
         accuracy[task], truncated_rate[task], found.shown[task, problem.id] = one.accuracy, one.truncated_rate, problem
+        found.right[name, task] = right_answers(one.rollouts) / one.rollouts.prompt_of_N.bincount()
         found.samples.append(await _sample(branches[name], one))
         for other, measured in measures.items():
             measured.append(token_measures(one, other, ks, exact=exact))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from copd.maths.intervals import paired_difference
 from copd.measure.evaluate import AVERAGE, Answers, Estimate
 
@@ -22,6 +24,11 @@ class Difference:
     def is_clear(self) -> bool:
         """Whether the interval leaves out zero."""
         return self.greedy.low > 0 or self.greedy.high < 0
+
+
+def lead_of_teacher(teacher_P: Tensor, student_P: Tensor) -> Estimate:
+    """Teacher's less student's share of right responses to the same problems, with its paired 95 % interval."""
+    return Estimate(*paired_difference([(student_P, teacher_P)]))
 
 
 def differences(answers: Sequence[Answers], against: str) -> list[Difference]:

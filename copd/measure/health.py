@@ -74,7 +74,7 @@ class Health:
             looks = self._update(event["branch"], event["step"], numbers)
         elif event["event"] == "behaviour":
             looks = self._overlap(event["overlap"], event["chance"])
-        elif event["event"] == "teaching" and event["step"] >= 0:
+        elif event["event"] == "teaching" and event["step"] >= 0 and "lead" in event:
             looks = self._teaching(event)
         else:
             return []
@@ -177,9 +177,10 @@ class Health:
     def _teaching(self, event: Mapping[str, Any]) -> Iterator[_Look]:
         student, teacher = event["student"], event["teacher"]
         theirs, own = event["teacher_accuracy"], event["student_accuracy"]
-        said = f"{teacher} teaches {student} but is no better on its own capability: {theirs:.2f} against {own:.2f} in "
-        said += "sampled answers to validation problems"
-        yield _Look("teacher", student, teacher, theirs <= own, said, forgotten_after=1)
+        low, high = event["lead_low"], event["lead_high"]
+        said = f"{teacher} teaches {student} but is worse on its own capability: {theirs:.2f} against {own:.2f}, "
+        said += f"difference {event['lead']:+.2f} [{low:+.2f}, {high:+.2f}], in sampled answers to validation problems"
+        yield _Look("teacher", student, teacher, high < 0, said, forgotten_after=1)
 
 
 def _is_finite(value: Any) -> bool:

@@ -161,9 +161,9 @@ def _spread(items: Sequence[Any]) -> list[Any]:
 
 
 def poor_teachers(run: RunRecord) -> tuple[int, int]:
-    """How often a teacher was no better than its student on its own capability, and how often both were measured."""
-    looks = [look for look in run.events("teaching") if look["step"] >= 0]
-    return sum(look["teacher_accuracy"] <= look["student_accuracy"] for look in looks), len(looks)
+    """How often a teacher was clearly worse than its student on its own capability, and how often it was measured."""
+    looks = [look for look in run.events("teaching") if look["step"] >= 0 and "lead" in look]
+    return sum(look["lead_high"] < 0 for look in looks), len(looks)
 
 
 def warnings(run: RunRecord) -> tuple[list[tuple[int, str, str]], int]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from copd.errors import CheckpointError
 from copd.measure.behaviour import Behaviour, measure_behaviour
+from copd.measure.compare import lead_of_teacher
 from copd.measure.evaluate import Accuracy, evaluate
 from copd.measure.health import Health
 from copd.measure.ledger import Ledger
@@ -127,16 +128,19 @@ class RunObserver:
             media = keep_media(self._folder, behaviour.shown[sample["capability"], sample["problem"]])
             self._samples.write({"step": step, "phase": phase, **sample, **media})
         self._compare_teachers(step, behaviour)
-        measures = {name: value for name, value in vars(behaviour).items() if name not in ("samples", "shown")}
+        measures = {name: value for name, value in vars(behaviour).items() if name not in ("samples", "shown", "right")}
         self.note("behaviour", step, phase=phase, **measures)
         self._display.measured(behaviour)
         return behaviour
 
     def _compare_teachers(self, step: int, behaviour: Behaviour) -> None:
-        """Note teacher and student accuracy on the teacher's capability."""
+        """Note teacher and student accuracy on the teacher's capability, and how far the teacher leads."""
         for edge in self._edges:
             teacher, student = (behaviour.accuracy[name][edge.teacher] for name in (edge.teacher, edge.student))
-            self.note("teaching", step, **vars(edge), teacher_accuracy=teacher, student_accuracy=student)
+            lead = lead_of_teacher(*(behaviour.right[name, edge.teacher] for name in (edge.teacher, edge.student)))
+            accuracies = {"teacher_accuracy": teacher, "student_accuracy": student}
+            measured = {"lead": lead.value, "lead_low": lead.low, "lead_high": lead.high}
+            self.note("teaching", step, **vars(edge), **accuracies, **measured)
 
     async def validate(self, step: int) -> None:
         """Note the greedy accuracy of every branch on every capability, on validation problems."""

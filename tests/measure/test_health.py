@@ -40,6 +40,9 @@ def teaching(theirs, own, step=9):
     return {"event": "teaching", "step": step, "student": "a", "teacher": "b", "weight": 1.0} | {
         "teacher_accuracy": theirs,
         "student_accuracy": own,
+        "lead": theirs - own,
+        "lead_low": theirs - own - 0.05,
+        "lead_high": theirs - own + 0.05,
     }
 
 
@@ -153,13 +156,13 @@ def test_only_the_overlap_of_student_and_teacher_counts():
     assert fired(Health([("b", "a")]), [behaviour(0.1)]) == []
 
 
-def test_a_teacher_that_is_no_better_is_told_once_until_it_is_better():
-    events = [teaching(*pair) for pair in [(0.5, 0.5), (0.4, 0.5), (0.6, 0.5), (0.5, 0.5)]]
-    assert fired(Health(), events) == [(0, "teacher", "a"), (3, "teacher", "a")]
+def test_a_teacher_that_is_clearly_worse_is_told_once_until_it_is_not():
+    events = [teaching(*pair) for pair in [(0.48, 0.5), (0.4, 0.5), (0.3, 0.5), (0.6, 0.5), (0.44, 0.5)]]
+    assert fired(Health(), events) == [(1, "teacher", "a"), (4, "teacher", "a")]
 
 
 def test_at_the_start_all_are_the_base_and_no_teacher_need_be_better():
-    assert fired(Health(), [teaching(0.5, 0.5, step=-1)]) == []
+    assert fired(Health(), [teaching(0.4, 0.5, step=-1)]) == []
 
 
 def test_a_step_that_was_skipped_is_told():
@@ -185,7 +188,7 @@ def eventful():
         }
         events += [update(step, **changes), update(step, "b")]
         if step % 10 == 9:
-            events += [teaching(0.5, 0.5 if bad else 0.4, step), behaviour(0.2 if bad else 0.9, step)]
+            events += [teaching(0.5, 0.6 if bad else 0.4, step), behaviour(0.2 if bad else 0.9, step)]
     return events
 
 

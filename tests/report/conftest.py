@@ -167,7 +167,7 @@ def make(
         behaviour(1, "rlvr", names, 0.8),
         *(lessons(range(2, 4), PRODUCTS[method]) if frozen else updates(range(2, 4), second, names)),
         {"event": "teaching", "step": 3, "seconds": 9.0, "student": "image", "teacher": "text", "weight": 1.0}
-        | {"teacher_accuracy": 0.5, "student_accuracy": 0.5},
+        | {"teacher_accuracy": 0.3, "student_accuracy": 0.5, "lead": -0.2, "lead_low": -0.3, "lead_high": -0.1},
         behaviour(3, second, names, 0.9),
         accuracy(3, names),
     ]

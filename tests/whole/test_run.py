@@ -202,6 +202,8 @@ def test_each_teacher_is_compared_with_its_student_on_the_teachers_capability(fi
         (measured,) = (p for p in events(finished, "behaviour") if p["step"] == point["step"])
         assert point["teacher_accuracy"] == measured["accuracy"][point["teacher"]][point["teacher"]]
         assert point["student_accuracy"] == measured["accuracy"][point["student"]][point["teacher"]]
+        assert point["lead"] == pytest.approx(point["teacher_accuracy"] - point["student_accuracy"])
+        assert point["lead_low"] <= point["lead"] <= point["lead_high"]
 
 
 def test_a_base_with_nan_is_refused_before_anything_runs(tmp_path):
