@@ -6,6 +6,7 @@ steps and are thrown away. Nothing is written.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -93,7 +94,8 @@ def _examine_assembled(made: Assembled, plan: Plan, warnings: list[str]) -> Iter
     for name in tasks:
         yield from capability(name, bench, recipe.sampling.rollouts_per_prompt, warnings)
     yield from _steps(bench, plan)
-    yield from _lesson_and_estimate(bench, plan)
+    at_once = branches_at_once(recipe.backend, len(plan.learners), recipe.model.threads_per_branch)
+    yield from _lesson_and_estimate(bench, plan, at_once)
     yield disk(bench, plan, recipe.checkpoint.keep_last + len(handovers(recipe)), weights_bytes)
 
 
@@ -283,7 +285,12 @@ def noise(who: str, rollouts: Rollouts, own: Score, other: Score, what: str, *, 
     return Finding(check, "warning" if drowned else "ok", found + "; the noise is more than a tenth of that" * drowned)
 
 
-def _lesson_and_estimate(bench: Bench, plan: Plan) -> Iterator[Finding]:
+def branches_at_once(backend: str, branches: int, threads: int) -> int:
+    """How many branches compute at the same time: one in one process; in processes, as many as there are cores for."""
+    return 1 if backend == "local" else max(1, min(branches, (os.cpu_count() or 1) // threads))
+
+
+def _lesson_and_estimate(bench: Bench, plan: Plan, at_once: int) -> Iterator[Finding]:
     """One part of OPD, for the first edge, if any. The seconds of all steps then give the estimate."""
     spent = [finish(bench.branches[name].counts()) for name in plan.learners]
     native = sum(each["collect_seconds"] + each["update_seconds"] for each in spent)
@@ -291,7 +298,7 @@ def _lesson_and_estimate(bench: Bench, plan: Plan) -> Iterator[Finding]:
     if plan.edges:
         visit, finding = lesson(bench, plan.edges[0], plan.batches)
         yield finding
-    yield estimate(plan, native / (len(spent) * plan.batches.native), visit / plan.batches.per_edge)
+    yield estimate(plan, native / (len(spent) * plan.batches.native), visit / plan.batches.per_edge, at_once)
 
 
 def lesson(bench: Bench, edge: Edge, batches: Batches) -> tuple[float, Finding]:
@@ -308,12 +315,13 @@ def lesson(bench: Bench, edge: Edge, batches: Batches) -> tuple[float, Finding]:
     return seconds, noise(who, rollouts, own, score, "the teacher's, after one step of all, differ", skipped=skipped)
 
 
-def estimate(plan: Plan, per_native: float, per_visit: float) -> Finding:
+def estimate(plan: Plan, per_native: float, per_visit: float, at_once: int) -> Finding:
     """Time of the whole plan by the seconds per rollout, and the most memory that the checks held."""
-    seconds = seconds_of(plan, per_native, per_visit)
+    seconds = seconds_of(plan, per_native, per_visit) / at_once
+    order = "branches one after the other" if at_once == 1 else f"{at_once} branches at once"
     found = (
-        f"about {seconds / 60:.1f} minutes of training here for {plan.rollouts:,} rollouts, branches one after the "
-        f"other, evaluation and reports apart; memory {memory_in_words(peak())} at most"
+        f"about {seconds / 60:.1f} minutes of training here for {plan.rollouts:,} rollouts, {order}, evaluation and "
+        f"reports apart; memory {memory_in_words(peak())} at most in this one process"
     )
     return Finding("estimate", "ok", found)
 

@@ -16,7 +16,19 @@ from copd.assemble.assembled import assembled, load_policy
 from copd.assemble.plan import make_plan
 from copd.branches.local import finish
 from copd.cli import main
-from copd.commands.doctor import Bench, disk, equal_teacher, examine, lesson, noise, prompts, seconds_of, shared_prefix
+from copd.commands.doctor import (
+    Bench,
+    branches_at_once,
+    disk,
+    equal_teacher,
+    estimate,
+    examine,
+    lesson,
+    noise,
+    prompts,
+    seconds_of,
+    shared_prefix,
+)
 from copd.errors import RecipeError
 from copd.model.folders import load_family, model_folder
 from copd.model.policy import Policy
@@ -385,3 +397,15 @@ def test_the_exit_status_tells_sound_failed_and_wrong_apart_and_nothing_is_writt
     printed = "".join(capsys.readouterr())
     assert (ended.value.code, said in printed) == (status, True), printed
     assert not any(tmp_path.iterdir())
+
+
+def test_branches_in_processes_are_estimated_as_many_at_once_as_there_are_cores_for(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert branches_at_once("local", 3, 1) == 1
+    assert [branches_at_once("processes", 3, threads) for threads in (1, 3, 4, 8, 16)] == [3, 2, 2, 1, 1]
+    plan = make_plan(load_recipe("demo"))
+    alone, together = (estimate(plan, 0.6, 0.6, at_once).found for at_once in (1, 3))
+    minutes = [float(re.search(r"about ([\d.]+) minutes", found)[1]) for found in (alone, together)]
+    assert minutes[0] == pytest.approx(3 * minutes[1], rel=0.01)
+    assert "one after the other" in alone
+    assert "3 branches at once" in together
