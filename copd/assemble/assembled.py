@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 
 from copd.assemble.preflight import check_overlap, check_prompts, reject_unfit, settle_paths
-from copd.assemble.tasks import conflict_warnings, data_warnings, make_tasks
+from copd.assemble.tasks import conflict_warnings, data_warnings, leak_warnings, make_tasks
 from copd.branches.branch import Actor, SamplingSettings
 from copd.model.folders import compute_on, model_folder
 from copd.model.policy import Policy
@@ -100,7 +100,9 @@ class Assembled:
             self.fitting.shared_prefix, self.fitting.packing = self._inherited.shared_prefix, self._inherited.packing
             return self.fitting
         path_warnings = settle_paths(self.fitting, self.tasks)
-        self._tell([*conflict_warnings(self.recipe), *data_warnings(self.tasks), *path_warnings])
+        self._tell(
+            [*conflict_warnings(self.recipe), *leak_warnings(self.tasks), *data_warnings(self.tasks), *path_warnings]
+        )
         return self.fitting
 
     def model(self, path: str | None, name: str | None = None) -> Policy:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
+
+import numpy as np
 
 from copd.assemble.rows import make_rows
 from copd.errors import RecipeError
@@ -70,6 +73,30 @@ def data_warnings(tasks: Mapping[str, Task]) -> list[str]:
         for name, task in tasks.items()
         if isinstance(task, Rows) and task.skipped
     ]
+
+
+def leak_warnings(tasks: Mapping[str, Task]) -> list[str]:
+    """A warning for rows that stand in two splits of a branch, and for rows that stand in two branches, with counts.
+
+    Rows are the same if their text is, or the list of their images and videos if they have some.
+    """
+    rows = {name: task for name, task in tasks.items() if isinstance(task, Rows)}
+    found = []
+    for name, task in rows.items():
+        for earlier, later in combinations(Split, 2):
+            if count := int(np.isin(task.keys(later), task.keys(earlier)).sum()):
+                found.append(
+                    f"branches.{name}.task: {count} of {task.size(later)} {later.value} rows have the text, or the "
+                    f"images and videos, of a {earlier.value} row"
+                )
+    for one, other in combinations(rows, 2):
+        ours, theirs = (np.concatenate([rows[name].keys(split) for split in Split]) for name in (one, other))
+        if count := int(np.isin(ours, theirs).sum()):
+            found.append(
+                f"branches.{one}.task: {count} of {len(ours)} rows have the text, or the images and videos, of a row "
+                f"of branches.{other}.task"
+            )
+    return found
 
 
 def conflict_warnings(recipe: Recipe) -> list[str]:

@@ -105,6 +105,10 @@ class Rows:
         """Number of different problems of a split."""
         return len(self._sets[split])
 
+    def keys(self, split: Split) -> np.ndarray:
+        """The key of every row of a split (`index.key_of`). [n] uint64. Equal texts, or equal media, share one."""
+        return self._sets[split].key_n
+
     @property
     def skipped(self) -> int:
         """Number of bad rows left out so far."""
