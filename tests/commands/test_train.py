@@ -22,5 +22,5 @@ def test_branches_end_where_the_base_cannot_be_evaluated_beside_them(tmp_path, m
 
     monkeypatch.setitem(PLACES, "local", Standing)
     with pytest.raises(MemoryError, match="base"):
-        train(load_recipe("demo"), tmp_path / "run")
+        train(load_recipe("demo", ["backend=local"]), tmp_path / "run")
     assert len(closed) == 1
