@@ -297,8 +297,8 @@ def check(
         reports = check_file(file, print, format_name=format_name, root=root, media=media, most=show)
     else:
         raise typer.BadParameter("give a FILE with --format and --root, or --recipe and --branch, which say the rest")
-    for report in reports:
-        print(report.summary())
+    for line in (line for report in reports for line in report.lines()):
+        print(line)
     raise typer.Exit(int(any(report.bad for report in reports)))
 
 

@@ -56,6 +56,7 @@ def settings_of(section: RowsTask, given_as: str, verifiers: Collection[str]) ->
         system_prompt=section.system_prompt,
         template=None if template is None else compile_template(template, f"{given_as}.prompt_template"),
         misread=misread,
+        own=frozenset(verifiers),
     )
     if section.verifier is not None and section.verifier not in known:
         raise RecipeError(

@@ -67,12 +67,15 @@ def _check_sizes(recipe: Recipe, name: str, rows: Rows) -> None:
 
 
 def data_warnings(tasks: Mapping[str, Task]) -> list[str]:
-    """A warning for every task that has left out bad rows."""
-    return [
-        f"branches.{name}.task: {task.skipped} bad rows were left out; `copd data check` lists them"
-        for name, task in tasks.items()
-        if isinstance(task, Rows) and task.skipped
-    ]
+    """Warnings, with counts, of what tasks do not read of rows, or read in another way, and of bad rows left out."""
+    found = []
+    for name, task in tasks.items():
+        if isinstance(task, Rows):
+            found += [f"branches.{name}.task: {count} rows: {note}" for note, count in sorted(task.notes.items())]
+            if task.skipped:
+                said = "bad rows were left out; `copd data check` lists them"
+                found.append(f"branches.{name}.task: {task.skipped} {said}")
+    return found
 
 
 def leak_warnings(tasks: Mapping[str, Task]) -> list[str]:

@@ -52,7 +52,14 @@ def check_branch(
     if file is not None:
         files = {Split.TRAIN.value: [file]}
     return [
-        check_rows(open_files(names, split, settings), settings, media=media, say=say, most=most)
+        check_rows(
+            open_files(names, split, settings),
+            settings,
+            media=media,
+            say=say,
+            most=most,
+            answer_form=recipe.reward.answer_form,
+        )
         for split, names in files.items()
         if names
     ]

@@ -129,6 +129,8 @@ def letter(text: str) -> str | None:
     return match[match.lastindex or 0].upper() if match else None
 
 
+AROUND = ("\\boxed{", "<answer>", "</think>")
+"""What stands around or before a final answer in a response, and is no part of it."""
 VERIFIERS: Mapping[str, Callable[[str, str], bool]] = {
     "exact": exact,
     "integer": integer,
@@ -149,8 +151,11 @@ REFERENCES: Mapping[str, tuple[Callable[[str], object], str]] = {
 def misread(verifier: str, reference: str) -> str | None:
     """Why a verifier cannot read a reference, so that every answer would be wrong; None if it can.
 
-    Also None for `math` and a user's verifiers, since only running them would tell.
+    Also None for `math` and a user's verifiers, since only running them would tell. No verifier of ours reads a
+    reference with what stands around a final answer, such as a box.
     """
+    if verifier in (*REFERENCES, "math") and (mark := next((mark for mark in AROUND if mark in reference), None)):
+        return f"a final answer never holds {mark}; give what stands inside or behind it"
     if verifier not in REFERENCES:
         return None
     reads, accepted = REFERENCES[verifier]

@@ -6,6 +6,7 @@
 - `parquet`: parquet files; the only module that calls pyarrow
 - `hub`: data sets of the Hugging Face hub, pinned to a commit
 - `formats`: rows of four libraries to one form, checked
+- `answers`: the reference answer of a row, and its choices
 - `prompts`: a row's prompt to messages
 - `template`: prompt templates, in Jinja's sandbox
 - `columns`: the columns of a row that go with its problem

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from copd.errors import BadRow
+from copd.errors import BadRow, visible
 from copd.rows.formats import Row
 from copd.rows.media import DataRoot
 from copd.rows.opening import Settings, Source
+from copd.rows.prompts import as_text
 from copd.rows.rows import index_rows, load_media
 
+ANSWERED = {"boxed": "\\boxed{{{}}}", "tag": "<answer>{}</answer>"}
+"""A final answer in each form of `reward.answer_form`."""
 UNNAMED = "(none named)"
 """Stands for the verifier of rows that name none, if no recipe gives a default."""
 
@@ -20,7 +23,8 @@ UNNAMED = "(none named)"
 class Report:
     """The number of rows, of bad rows, and of sound rows by kind of prompt and by verifier.
 
-    A row that is bad only because its id occurs twice also counts as sound.
+    `notes` counts the rows of which something is read in another way than it stands there, or is not read. `first` is
+    the first sound row. A row that is bad only because its id occurs twice also counts as sound.
     """
 
     formats: dict[str, str] = field(default_factory=dict)
@@ -28,6 +32,28 @@ class Report:
     bad: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     verifiers: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    first: Row | None = None
+    answer_form: str = "boxed"
+
+    def lines(self) -> list[str]:
+        """The report: one line of counts, one for each note, and the first sound row with a right response to it."""
+        return [
+            self.summary(),
+            *(f"  {count} rows: {note}" for note, count in sorted(self.notes.items())),
+            *self._shown(),
+        ]
+
+    def _shown(self) -> list[str]:
+        if self.first is None:
+            return []
+        asked = "\n".join(f"{message.role}: {as_text(message)}" for message in self.first.messages)
+        answer = ANSWERED[self.answer_form].format(self.first.answer)
+        return [
+            "  the first sound row, as a model is asked it:",
+            *(f"    {visible(line)}" for line in asked.splitlines()),
+            f"  a right response (verifier {self.first.verifier}) ends like {visible(answer)}",
+        ]
 
     def summary(self) -> str:
         """The report in one line."""
@@ -46,13 +72,14 @@ def check_rows(
     media: bool,
     say: Callable[[str], None],
     most: int | None = None,
+    answer_form: str = "boxed",
 ) -> Report:
     """Check every row of some files. `say` gets `FILE:LINE: REASON` of each bad row, or of the first `most`.
 
     With `media` images and videos are decoded; without it their files are only looked for. Repeated ids are reported
     last. Raises DataError if a file as a whole cannot be read.
     """
-    report = Report({source.file.given: source.format for source in sources})
+    report = Report({source.file.given: source.format for source in sources}, answer_form=answer_form)
 
     def refuse(where: str, why: BadRow) -> None:
         report.bad += 1
@@ -62,6 +89,8 @@ def check_rows(
     def look(row: Row, root: DataRoot) -> None:
         if media:
             load_media(row, root, settings.media)
+        report.first = report.first or row
+        report.notes.update(row.notes)
         report.kinds[row.kind] += 1
         report.verifiers[row.verifier] += 1
 

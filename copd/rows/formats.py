@@ -10,15 +10,14 @@
 `verifier` and `id` (EasyVideoR1: `problem_id`) are read in every format. Other columns are for prompt templates and a
 user's reward function (`copd.rows.columns`). A prompt is a text or a list of messages. `<image>` and `<video>`, or
 parts of type image and video, mark the places of media, one mark for each. Without marks, media stand before the text
-of the first user message. In trl and easyr1 an answer wrapped in `<answer>` is unwrapped.
+of the first user message. In trl and easyr1 the answer is what stands in `<answer>` or `\\boxed{}` behind the thoughts.
+Choices in a column `options` or `choices` that the question does not show are put below it.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import math
-import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from functools import lru_cache
 from typing import Any
 
 from copd.errors import BadRow, DataError, visible
+from copd.rows.answers import answer_text, choices_of, shows, within
 from copd.rows.media import Reference
 from copd.rows.prompts import Turn, as_text, kind_of, place_media, read_turns, sound_text, sound_unicode
 from copd.types import Message
@@ -52,8 +52,11 @@ MAX_MEDIA = 128
 """Most images, and most videos, of one row."""
 MAX_COLUMNS, MAX_NAME = 1000, 20
 """Most columns of one row, and most characters of a name that may be a misspelt one. Names seen are remembered."""
-WRAPPED_ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
-BOXED = "\\boxed{"
+PICTURE_IN_BASE64 = ("iVBORw0KGgo", "/9j/", "UklGR")
+"""How PNG, JPEG and WEBP begin in base64."""
+DATA_URL = "data:"
+READ_BESIDE = {"bytes", "path", "image", "video", "type", "fps"}
+"""What is read of a picture or video that is a mapping; `type` says what the key says."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class RowRules:
     system_prompt  for rows without a system message
     template       from (text of the last user message, the row) to the text that takes its place
     misread        from (verifier, answer) to why that verifier cannot read it, or None (`copd.rewards.verifiers`)
+    own            the user's own verifiers, which read answers of any type
     """
 
     verifiers: Collection[str]
@@ -74,13 +78,15 @@ class RowRules:
     system_prompt: str | None = None
     template: Callable[[str, Raw], str] | None = None
     misread: Callable[[str, str], str | None] = lambda verifier, answer: None
+    own: Collection[str] = ()
 
 
 @dataclass(frozen=True)
 class Row:
     """A sound row. Its media are still references.
 
-    `question` is the text of the row's own messages, without what a recipe adds to them. `id` may be None.
+    `question` is the text of the row's own messages, without what a recipe adds to them. `id` may be None. `notes` say
+    what of the row is read in another way than it stands there, or is not read.
     """
 
     messages: tuple[Message, ...]
@@ -91,6 +97,7 @@ class Row:
     images: tuple[Reference, ...] = ()
     videos: tuple[Reference | tuple[Reference, ...], ...] = ()
     fps: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -128,10 +135,13 @@ def read_row(raw: Raw, format_name: str, rules: RowRules) -> Row:
         raise BadRow(f"{len(raw)} columns; accepted: at most {MAX_COLUMNS}")
     _check_spelling(tuple(name for name in raw if len(name) <= MAX_NAME), format_name)
     fields = FORMATS[format_name](raw, rules)
-    images = tuple(_reference(item, "images", i) for i, item in enumerate(_list(fields, "images")))
-    videos = tuple(_video(item, i) for i, item in enumerate(_list(fields, "videos")))
-    turns = read_turns(fields["prompt"])
-    answer, verifier = _answer(fields["answer"]), _verifier(fields.get("verifier"), rules)
+    notes: list[str] = []
+    images = tuple(_reference(item, "images", i, notes) for i, item in enumerate(_list(fields, "images")))
+    given = _list(fields, "videos")
+    videos = tuple(_video(item, i, notes) for i, item in enumerate(given))
+    turns = _with_choices(read_turns(fields["prompt"]), raw, rules, notes)
+    verifier = _verifier(fields.get("verifier"), rules)
+    answer = answer_text(fields["answer"], of_any_type=verifier in rules.own)
     if reason := rules.misread(verifier, answer):
         raise BadRow(f"the answer is {answer[:40]!r}; {reason}")
     return Row(
@@ -142,8 +152,18 @@ def read_row(raw: Raw, format_name: str, rules: RowRules) -> Row:
         id=_id(fields.get("id")),
         images=images,
         videos=videos,
-        fps=_fps(fields.get("fps")),
+        fps=_fps(_rate(given) if fields.get("fps") is None else fields["fps"]),
+        notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _with_choices(turns: list[Turn], raw: Raw, rules: RowRules, notes: list[str]) -> list[Turn]:
+    """The turns with the row's choices below its question, unless it shows them or a template may."""
+    found = choices_of(raw)
+    if found is None or rules.template is not None or shows(turns[-1][1], found[1]):
+        return turns
+    notes.append(f"the column {found[0]} is put below the question, which does not show it")
+    return [*turns[:-1], (turns[-1][0], "\n".join([turns[-1][1], *found[1]]))]
 
 
 def _dressed(turns: list[Turn], raw: Raw, rules: RowRules) -> list[Turn]:
@@ -165,12 +185,12 @@ def _verl(raw: Raw, rules: RowRules) -> Raw:
 
 
 def _trl(raw: Raw, rules: RowRules) -> Raw:
-    image, images, answer = raw.get("image"), raw.get("images"), _unwrapped(raw["solution"], rules)
+    image, images, solution = raw.get("image"), raw.get("images"), within(raw["solution"], rules.boxed_answer)
     if image is not None and images:
         raise BadRow("both image and images are given; accepted: one of them")
-    if answer is raw["solution"] and isinstance(answer, str) and "\n" in answer.strip():
-        raise BadRow("no single answer: a solution of several lines without \\boxed{}")
-    return {**raw, "images": images if image is None else [image], "answer": answer}
+    if not solution.is_marked and isinstance(solution.answer, str) and "\n" in solution.answer.strip():
+        raise BadRow("no single answer: a solution of several lines without \\boxed{} or <answer>")
+    return {**raw, "images": images if image is None else [image], "answer": solution.answer}
 
 
 def _easyr1(raw: Raw, rules: RowRules) -> Raw:
@@ -180,7 +200,7 @@ def _easyr1(raw: Raw, rules: RowRules) -> Raw:
         present |= {name for name in ("image", "video") if raw.get(f"{name}s")}
         if declared not in [*present]:
             raise BadRow(f"data_type is {str(declared)[:40]!r} but the row holds {' and '.join(sorted(present))}")
-    answer = _unwrapped(raw["answer"], rules)
+    answer = within(raw["answer"], rules.boxed_answer).answer
     name = raw.get("problem_id") if raw.get("id") is None else raw["id"]
     return {**raw, "prompt": raw["problem"], "answer": answer, "id": name}
 
@@ -203,20 +223,6 @@ def _check_spelling(columns: tuple[str, ...], format_name: str) -> None:
             raise BadRow(f"unknown column {column!r}; did you mean {near[0]!r}?")
 
 
-def _unwrapped(solution: Any, rules: RowRules) -> Any:
-    """The answer within a reference solution."""
-    if not isinstance(solution, str):
-        return solution
-    wrapped = WRAPPED_ANSWER.fullmatch(solution)
-    text = wrapped[1] if wrapped else solution
-    if BOXED in text:
-        answer = rules.boxed_answer(text)
-        if answer is None:
-            raise BadRow(f"no single answer: {text.count(BOXED)} \\boxed{{}} in it, or one that is not closed")
-        return answer
-    return text
-
-
 def _named(columns: Iterable[str]) -> str:
     return visible(", ".join(name[:40] for name in list(columns)[:20])) or "(none)"
 
@@ -232,41 +238,57 @@ def _list(fields: Raw, column: str) -> Sequence[Any]:
     return value
 
 
-def _video(value: Any, index: int) -> Reference | tuple[Reference, ...]:
-    if isinstance(value, list | tuple):
-        if not value:
-            raise BadRow(f"videos[{index}] holds no frames")
-        return tuple(_reference(frame, f"videos[{index}]", i) for i, frame in enumerate(value))
-    return _reference(value, "videos", index)
+def _video(value: Any, index: int, notes: list[str]) -> Reference | tuple[Reference, ...]:
+    frames = value.get("video") if isinstance(value, Mapping) else value
+    if not isinstance(frames, list | tuple):
+        return _reference(value, "videos", index, notes)
+    if not frames:
+        raise BadRow(f"videos[{index}] holds no frames")
+    _note_unread(value, "videos", notes)
+    return tuple(_reference(frame, f"videos[{index}]", i, notes) for i, frame in enumerate(frames))
 
 
-def _reference(value: Any, column: str, index: int) -> Reference:
+def _rate(videos: Sequence[Any]) -> Any:
+    """The frame rate that stands beside every video of a row; None without one. Raises BadRow for different ones."""
+    rates = [video.get("fps") if isinstance(video, Mapping) else None for video in videos]
+    if any(rate != rates[0] for rate in rates):
+        raise BadRow("its videos have different fps; accepted: one for all")
+    return rates[0] if rates else None
+
+
+def _reference(value: Any, column: str, index: int, notes: list[str]) -> Reference:
     """A path, bytes, or a mapping that holds one of them: {"bytes": ..., "path": ...}, {"image": ...}, {"video": ...}.
 
-    In JSON bytes are written in base64.
+    In JSON bytes are written in base64, or as a data URL.
     """
     if isinstance(value, Mapping):
+        _note_unread(value, column, notes)
         content = value.get("bytes")
         if isinstance(content, str):
-            try:
-                content = base64.b64decode(content, validate=True)
-            except (binascii.Error, ValueError):
-                raise BadRow(f"{column}[{index}].bytes is not base64") from None
+            content = _base64(content, f"{column}[{index}].bytes")
         value = next((v for v in (content, *(value.get(k) for k in ("path", "image", "video"))) if v is not None), None)
+    if isinstance(value, str) and value.startswith((DATA_URL, *PICTURE_IN_BASE64)):
+        return _base64(value.rpartition(",")[2], f"{column}[{index}]")
     if not isinstance(value, str | bytes):
         raise BadRow(f"{column}[{index}] is {kind_of(value)}; accepted: a path, or bytes")
     return value
 
 
-def _answer(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadRow(f"the answer is {kind_of(value)}; accepted: a text or a number")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise BadRow(f"the answer is {value}; accepted: a text or a number")
-    text = value.strip() if isinstance(value, str) else repr(value)
-    if not text:
-        raise BadRow("the answer is empty")
-    return sound_unicode(text, "the answer")
+def _base64(text: str, where: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadRow(f"{where} is not base64") from None
+
+
+def _note_unread(value: Any, column: str, notes: list[str]) -> None:
+    """Note what stands beside a picture or video and is not read, such as bounds of other libraries."""
+    unread = set(value) - READ_BESIDE if isinstance(value, Mapping) else ()
+    notes += [
+        f"{visible(str(name)[:MAX_NAME])} beside {column} is not read; media in the recipe has bounds for all"
+        for name in sorted(unread, key=str)
+        if value[name] is not None
+    ]
 
 
 def _verifier(name: Any, rules: RowRules) -> str:

@@ -46,10 +46,10 @@ class RowIndex:
         self._line.append(line)
         self._position.append(position)
         self._key.append(key_of(row))
-        self._id.append(0 if row.id is None else _hash(row.id.encode()) or 1)
+        self._id.append(0 if row.id is None else _hash(f"{file}/{row.id}".encode()) or 1)
 
     def repeated(self) -> Iterator[tuple[int, int]]:
-        """Rows whose id an earlier row has, in order: places in the index of the row and of the earlier one."""
+        """Rows whose id an earlier row of their file has, in order: places in the index of both, the earlier last."""
         id_n = np.array(self._id)
         order = np.argsort(id_n, kind="stable")
         order = order[id_n[order] != 0]

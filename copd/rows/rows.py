@@ -13,7 +13,7 @@ splits. Such data need separate files for every split.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -83,6 +83,8 @@ class Rows:
         self.name, self.settings = name, settings
         self._seed, self._asked = seed, asked or {}
         self._bad = BadRows(settings)
+        self.notes: Counter[str] = Counter()
+        """How many rows are read in another way than they stand there, or in part, by what is done to them."""
         self._unfit: Callable[[Problem], str | None] = lambda problem: None
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
         self._opened = {split: open_files(names, split.value, settings) for split, names in files.items() if names}
@@ -90,7 +92,8 @@ class Rows:
             self._take(index)
             return
         self._sets = {
-            split: index_rows(opened, settings.rules, self._bad.meet) for split, opened in self._opened.items()
+            split: index_rows(opened, settings.rules, self._bad.meet, lambda row, _: self.notes.update(row.notes))
+            for split, opened in self._opened.items()
         }
         missing = {split: (shares or {}).get(split, 0.0) for split in Split if split not in self._sets}
         self._sets |= cut(self._sets[Split.TRAIN], missing)
@@ -222,7 +225,7 @@ class Rows:
         row = source.row(raw, self.settings.rules)
         images, videos, rates = load_media(row, source.file.root, self.settings.media)
         problem = Problem(
-            id=row.id or self.where(split, at),
+            id=self._id_of(row, source, split, at),
             task=self.name,
             prompt=row.prompt,
             answer=row.answer,
@@ -237,6 +240,12 @@ class Rows:
         if reason := self._unfit(problem):
             raise BadRow(reason)
         return problem
+
+    def _id_of(self, row: Row, source: Source, split: Split, at: int) -> str:
+        """The id of a row; among several files it begins with the file, since each may count from 0."""
+        if row.id is None:
+            return self.where(split, at)
+        return row.id if len(self.sources(split)) == 1 else f"{source.file.given}:{row.id}"
 
     def _source(self, split: Split, at: int) -> Source:
         return self.sources(split)[self._sets[split].file_n[at]]
@@ -259,7 +268,8 @@ def index_rows(
     """The sound rows of some files. `refuse` gets FILE:LINE and the reason of each other row.
 
     `look` gets each row whose media are there, and where paths in it start. It may raise BadRow. A row with the id of
-    an earlier row is refused last. Raises whatever `refuse` raises, and DataError if a file as a whole cannot be read.
+    an earlier row of its file is refused last. Raises whatever `refuse` raises, and DataError if a file as a whole
+    cannot be read.
     """
     index = RowIndex()
     for number, source in enumerate(sources):

@@ -140,10 +140,13 @@ class JsonLinesFile:
         with self.path.open("rb") as file:
             if file.read(4096).removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
                 raise DataError(f"{self.given}: starts with a list; accepted: one JSON object per line, no list around")
-        columns = next((set(row) for _, _, row in self.scan() if isinstance(row, dict)), None)
-        if columns is None:
-            raise DataError(f"{self.given}: no row in it is a JSON object")
-        return columns
+        why = "no line in it holds anything"
+        for line, _, row in self.scan():
+            if isinstance(row, dict):
+                return set(row)
+            if not why.startswith("no row"):
+                why = f"no row in it is a JSON object; line {line}: {row}"
+        raise DataError(f"{self.given}: {why}")
 
 
 def _copy_lines(target: BinaryIO, file: JsonLinesFile, positions: Sequence[int]) -> None:
@@ -161,7 +164,8 @@ def _parsed(text: bytes) -> dict[str, Any] | BadRow:
     except UnicodeDecodeError as error:
         return BadRow(f"not UTF-8 at byte {error.start + 1}")
     except json.JSONDecodeError as error:
-        return BadRow(f"not JSON: {error.msg} at column {error.colno}")
+        cut = "; a row is one line" if text.strip() in (b"{", b"[") or error.pos >= len(text.strip()) else ""
+        return BadRow(f"not JSON: {error.msg} at column {error.colno}{cut}")
     except ValueError as error:
         return BadRow(f"not JSON: {error}"[:120])
     except RecursionError:

@@ -39,7 +39,7 @@ def test_every_bad_row_is_told_and_the_others_are_counted(checked, tmp_path):
     rows = [row(id=1), "{", row(images=["a.png"]), row(verifier="integer"), row(answer=None), row(id=1)]
     report, said = checked([*rows, row(images=["b.png"]), row(videos=[["a.png"]])])
     assert said == [
-        "f.jsonl:2: not JSON: Expecting property name enclosed in double quotes at column 2",
+        "f.jsonl:2: not JSON: Expecting property name enclosed in double quotes at column 2; a row is one line",
         "f.jsonl:5: answer is null",
         "f.jsonl:7: image 'b.png': empty, 0 bytes",
         "f.jsonl:6: has the id of f.jsonl:1",
@@ -72,3 +72,22 @@ def test_media_are_decoded_unless_told_otherwise_but_always_looked_for(checked, 
     report, said = checked(rows, media=False)
     assert report.bad == 1
     assert "image 'none.png': not found" in said[0]
+
+
+def test_the_first_sound_row_is_shown_as_a_model_is_asked_it_with_a_right_response_and_notes_are_counted(checked):
+    rows = ["{", row(prompt="Which?\nOne.", answer="B", options=["red", "blue"]), row(options=["x"]), row()]
+    report, _ = checked(rows, answer_form="tag")
+    assert report.lines() == [
+        "f.jsonl (native): 4 rows, 1 bad; kinds: text 3; verifiers: (none named) 3",
+        "  2 rows: the column options is put below the question, which does not show it",
+        "  the first sound row, as a model is asked it:",
+        "    user: Which?",
+        "    One.",
+        "    A. red",
+        "    B. blue",
+        "  a right response (verifier (none named)) ends like <answer>B</answer>",
+    ]
+
+
+def test_without_a_sound_row_none_is_shown(checked):
+    assert len(checked(["{"])[0].lines()) == 1

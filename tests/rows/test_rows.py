@@ -78,7 +78,7 @@ def test_a_file_that_has_changed_since_its_rows_were_indexed_is_refused(three, w
 
 
 def ids(task, split, count):
-    return [int(task.problem(split, i).id) for i in range(count)]
+    return [int(task.problem(split, i).id.rpartition(":")[2]) for i in range(count)]
 
 
 def test_a_row_becomes_a_problem(three):
@@ -251,7 +251,7 @@ def test_where_every_row_is_bad_the_search_ends(three):
 
 def test_rows_of_several_files_are_indexed_but_for_those_refused_and_repeated_ids_are_refused_last(write):
     first = write("a.jsonl", [*sums(2), "{", *sums(1, 2)])
-    second = write("b.jsonl", [*sums(2, 2), *sums(1, 9)])
+    second = write("b.jsonl", [*sums(2, 2), *sums(1, 9), *sums(1, 3)])
     refused = []
 
     def look(row, root):
@@ -260,9 +260,23 @@ def test_rows_of_several_files_are_indexed_but_for_those_refused_and_repeated_id
 
     opened = open_files([first, second], "train", SETTINGS)
     rows = index_rows(opened, RULES, lambda where, why: refused.append((where, str(why))), look)
-    assert [where for where, _ in refused] == [f"{first}:3", f"{second}:3", f"{second}:1"]
-    assert [why for _, why in refused[1:]] == ["looks bad", f"has the id of {first}:4"]
-    assert list(zip(rows.file_n.tolist(), rows.line_n.tolist(), strict=True)) == [(0, 1), (0, 2), (0, 4), (1, 2)]
+    assert [where for where, _ in refused] == [f"{first}:3", f"{second}:3", f"{second}:4"]
+    assert [why for _, why in refused[1:]] == ["looks bad", f"has the id of {second}:2"]
+    places = [(0, 1), (0, 2), (0, 4), (1, 1), (1, 2)]
+    assert list(zip(rows.file_n.tolist(), rows.line_n.tolist(), strict=True)) == places
+
+
+def test_two_files_of_one_numbering_are_taken_and_their_problems_told_apart(write):
+    files = {TRAIN: [write("a.jsonl", sums(3)), write("b.jsonl", sums(3))], VALIDATION: None, TEST: None}
+    task = Rows("t", files, SETTINGS, shares={VALIDATION: 0.2, TEST: 0.2})
+    found = {problem.id for split in Split for _, problem in task.in_file_order(split)}
+    assert found == {f"{name}:{i}" for name in files[TRAIN] for i in range(3)}
+
+
+def test_what_is_read_in_another_way_is_counted(write):
+    rows = [{**row, "options": ["1", "2"]} for row in sums(3)]
+    task = Rows("t", {split: [write(f"{split.value}.jsonl", rows)] for split in Split}, SETTINGS)
+    assert dict(task.notes) == {"the column options is put below the question, which does not show it": 9}
 
 
 def test_media_are_decoded_in_the_order_of_their_marks(write, three, picture):

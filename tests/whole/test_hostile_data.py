@@ -156,7 +156,7 @@ def taped(content: bytes) -> bytes:
 ROWS = "\n".join(map(json.dumps, SOUND)).encode()
 BAD_FILES = {
     "0 bytes": (b"", "f.jsonl: empty, 0 bytes"),
-    "empty lines": (b"\n\r\n \n", "f.jsonl: no row in it is a JSON object"),
+    "empty lines": (b"\n\r\n \n", "f.jsonl: no line in it holds anything"),
     "a list around the rows": (json.dumps(SOUND).encode(), "f.jsonl: starts with a list"),
     "a column missing everywhere": (
         ROWS.replace(b'"answer"', b'"result"'),

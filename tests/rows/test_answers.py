@@ -1,0 +1,128 @@
+"""The reference answer of a row, and choices that stand in a column of their own."""
+
+import base64
+import io
+import json
+from functools import partial
+
+import pytest
+from PIL import Image
+
+from copd.errors import BadRow
+from copd.rewards.answers import final_answer
+from copd.rewards.verifiers import misread
+from copd.rows.answers import choices_of, within
+from copd.rows.formats import RowRules, read_row
+
+BOXED = partial(final_answer, finished=True)
+RULES = RowRules(frozenset({"choice", "exact", "mine"}), BOXED, "exact", misread=misread, own=frozenset({"mine"}))
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer", "is_marked"),
+    [
+        ("<think> 3 and 4 make 7 </think> <answer> 7 </answer>", " 7 ", True),
+        ("The answer is <answer>B</answer>", "B", True),
+        ("<think>\n2 and 4\n</think>\n<answer>6</answer>", "6", True),
+        ("<think>one \\boxed{8}</think>\nso \\boxed{7}", "7", True),
+        ("<answer>\\boxed{7}</answer>", "7", True),
+        ("<think>why not</think>7", "7", False),
+        ("7", "7", False),
+        (7, 7, False),
+    ],
+)
+def test_the_answer_of_a_solution_stands_behind_its_thoughts_in_its_tag_or_box(solution, answer, is_marked):
+    assert within(solution, BOXED) == (answer, is_marked)
+
+
+@pytest.mark.parametrize(
+    ("solution", "reason"),
+    [
+        ("<answer>1</answer> or <answer>2</answer>", "no single answer: 2 <answer> in it"),
+        ("<think>3 and 4", "no single answer: its thoughts are never closed"),
+        ("\\boxed{1} or \\boxed{2}", r"no single answer: 2 \\boxed"),
+    ],
+)
+def test_a_solution_with_several_answers_or_open_thoughts_is_refused(solution, reason):
+    with pytest.raises(BadRow, match=reason):
+        within(solution, BOXED)
+
+
+@pytest.mark.parametrize("answer", ["\\boxed{7}", "<answer>7</answer>", "<think>so</think> 7"])
+def test_an_answer_that_no_final_answer_can_equal_is_refused_unless_a_verifier_of_the_user_reads_it(answer):
+    with pytest.raises(BadRow, match="a final answer never holds"):
+        read_row({"prompt": "?", "answer": answer}, "native", RULES)
+    assert read_row({"prompt": "?", "answer": answer, "verifier": "mine"}, "native", RULES).answer == answer
+
+
+def test_a_verifier_of_the_user_reads_mappings_and_lists_as_json_and_ours_do_not():
+    truth = {"boxes": [[1, 2]], "label": "é"}
+    row = {"prompt": "?", "reward_model": {"ground_truth": truth}, "verifier": "mine"}
+    assert json.loads(read_row(row, "verl", RULES).answer) == truth
+    with pytest.raises(
+        BadRow, match=r"the answer is a mapping; accepted: a text or a number \(only a verifier of your"
+    ):
+        read_row({**row, "verifier": "exact"}, "verl", RULES)
+    with pytest.raises(BadRow, match="the answer is a list that JSON cannot hold"):
+        read_row({"prompt": "?", "answer": [float("nan")], "verifier": "mine"}, "native", RULES)
+
+
+COLOURS = ["A. red", "B. blue", "C. green"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (COLOURS, COLOURS),
+        (["red", "blue", "green"], COLOURS),
+        ({"A": "red", "B": "blue", "C": "green", "D": None}, COLOURS),
+        (["(A) red", "(B) blue"], ["(A) red", "(B) blue"]),
+        ([1, 2], ["A. 1", "B. 2"]),
+    ],
+)
+def test_choices_have_letters(given, expected):
+    assert choices_of({"options": given}) == ("options", expected)
+    assert choices_of({"choices": given}) == ("choices", expected)
+
+
+@pytest.mark.parametrize("given", ["A or B", [["a"]], [None, "b"], ["x"] * 27])
+def test_choices_of_another_form_are_refused(given):
+    with pytest.raises(BadRow, match="options"):
+        choices_of({"options": given})
+
+
+def test_choices_that_the_question_does_not_show_are_put_below_it_and_noted():
+    row = {"problem": "What colour?", "answer": "B", "verifier": "choice", "options": COLOURS}
+    found = read_row(row, "easyr1", RULES)
+    assert found.prompt == "What colour?\nA. red\nB. blue\nC. green"
+    assert found.notes == ("the column options is put below the question, which does not show it",)
+    shown = read_row({**row, "problem": "What colour? (A) red (B) blue (C) green"}, "easyr1", RULES)
+    assert (shown.prompt, shown.notes) == ("What colour? (A) red (B) blue (C) green", ())
+    dressed = RowRules(RULES.verifiers, BOXED, "exact", template=lambda text, raw: f"{text} {raw['options'][0]}")
+    assert read_row(row, "easyr1", dressed).prompt == "What colour? A. red"
+
+
+def picture(kind: str) -> bytes:
+    held = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(held, kind)
+    return held.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_in_base64_or_a_data_url_is_bytes_wherever_a_path_may_stand(kind):
+    text = base64.b64encode(picture(kind)).decode()
+    row = {"prompt": "?", "answer": "1", "images": [text, f"data:image/{kind.lower()};base64,{text}", {"bytes": text}]}
+    assert read_row(row, "native", RULES).images == (picture(kind),) * 3
+    with pytest.raises(BadRow, match=r"images\[0\] is not base64"):
+        read_row({**row, "images": [f"data:image/png;base64,{text[:-3]}?"]}, "native", RULES)
+
+
+def test_frames_and_rate_of_a_mapping_are_read_and_bounds_in_it_are_noted():
+    video = {"type": "video", "video": ["f0.png", "f1.png"], "fps": 4.0, "max_pixels": 9}
+    row = read_row({"prompt": "?", "answer": "1", "videos": [video]}, "native", RULES)
+    assert (row.videos, row.fps) == ((("f0.png", "f1.png"),), 4.0)
+    assert row.notes == ("max_pixels beside videos is not read; media in the recipe has bounds for all",)
+    image = read_row({"prompt": "?", "answer": "1", "images": [{"image": "a.png", "max_pixels": 9}]}, "native", RULES)
+    assert image.notes == ("max_pixels beside images is not read; media in the recipe has bounds for all",)
+    with pytest.raises(BadRow, match="its videos have different fps"):
+        read_row({"prompt": "?", "answer": "1", "videos": [video, {**video, "fps": 2.0}]}, "native", RULES)
