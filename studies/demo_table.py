@@ -25,9 +25,9 @@ MODELS: tuple[tuple[str, dict[str, str]], ...] = (
     ("expert", {name: f"{name} expert" for name in CAPABILITIES}),
     ("merge_only", {"merged": "experts, merged"}),
     ("static_opd", {"text": "static OPD, image expert to text expert"}),
-    ("mopd", {"student": "multi-teacher OPD, from the base"}),
-    ("mopd_mean", {"student": "multi-teacher OPD, from the experts' mean"}),
-    ("mixed", {"mixed": "mixed RLVR, K times the steps"}),
+    ("mopd", {"student": "multi-teacher OPD (MOPD), from the base"}),
+    ("mopd_mean", {"student": "MOPD, from the experts' mean"}),
+    ("mixed", {"mixed": "mixed RLVR, K = 3 times the steps"}),
     ("mixed_batch", {"mixed": "mixed RLVR, K times the batch"}),
     ("demo", {name: f"CoPD, {name} branch" for name in CAPABILITIES} | {"merged": "CoPD, merged"}),
 )

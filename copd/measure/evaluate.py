@@ -16,6 +16,7 @@ from copd.maths.intervals import pass_at_k, stratified_mean, wilson
 from copd.types import Answering, Problem, Rollouts, Split
 
 AVERAGE = "average"
+"""Stands beside the capabilities in a table, and is shown where there are several."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,12 @@ def tabulate(answers: Sequence[Answers], pass_at: Sequence[int]) -> list[Accurac
         of_k = {k: Estimate(*stratified_mean(scores)) for k, scores in chances.items()}
         table.append(Accuracy(model, AVERAGE, sum(len(a.greedy_P) for a in own), average, of_k))
     return table
+
+
+def columns_of(capabilities: Sequence[str]) -> list[str]:
+    """The columns of a table: the capabilities, and their average if there are several."""
+    own = [name for name in dict.fromkeys(capabilities) if name != AVERAGE]
+    return [*own, AVERAGE] if len(own) > 1 else own
 
 
 def digest(problems: Sequence[Problem]) -> str:

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from copd.compute.family import Family, family_of
 from copd.errors import ModelFolderError, WriteError, first_line
-from copd.system.files import COMMIT, sha256
+from copd.system.files import COMMIT, sha256, with_usual_modes
 
 logger = logging.getLogger(__name__)
 BUILTIN = "builtin:"
@@ -144,6 +144,7 @@ def save_model(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)
+        with_usual_modes(folder)
         processor.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from copd.errors import RecipeError, WriteError
+from copd.system.files import with_usual_modes
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def save_adapter(model: Any, name: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)  # if a file has the folder's name, peft raises an AssertionError
         model.peft_config[name].save_pretrained(folder)
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        with_usual_modes(folder)
     except (OSError, SafetensorError) as error:
         raise WriteError(f"{folder.parent}: the adapter cannot be written: {error}") from error
 

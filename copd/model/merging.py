@@ -24,6 +24,7 @@ from copd.errors import MergeError, ModelFolderError, WriteError, first_line
 from copd.maths.merge import NEED_BASE, Merged
 from copd.model.folders import load_processor, loader_of, read_config
 from copd.model.vocabulary import PROMPTS, TOKENIZER, first_difference
+from copd.system.files import with_usual_modes
 
 SHARD_BYTES = 2_000_000_000
 """Most bytes of an output file, unless one tensor is larger."""
@@ -198,6 +199,7 @@ def _write_weights(merged: MergedFolders, folder: Path, shard_bytes: int) -> Non
     )
     for file, names in plan.filename_to_tensors.items():
         save_file({name: merged[name] for name in names}, folder / file, metadata={"format": "pt"})
+    with_usual_modes(folder)
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2), encoding="utf-8")

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from copd.measure.compare import Difference, differences
-from copd.measure.evaluate import AVERAGE
+from copd.measure.evaluate import AVERAGE, columns_of
 from copd.report import contents, words
 from copd.report.figures import SIZE, SMOOTHED, finished_figure
 from copd.report.reading import RunRecord
@@ -35,7 +35,7 @@ Curve = Callable[[RunRecord], list[tuple[int, float]]]
 
 def comparison(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """The contents of the page."""
-    capabilities = [*dict.fromkeys(capability for run in runs for capability in run.capabilities), AVERAGE]
+    capabilities = columns_of([capability for run in runs for capability in run.capabilities])
     groups, all_finished = _groups(runs, capabilities), all(run.finished for run in runs)
     shown = {model for _, rows in groups for model, *_ in rows}
     answers = [replace(a, model=words.label_of(run, a.model)) for run in runs if all_finished for a in run.answers]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from copd.measure.compare import Difference
-from copd.measure.evaluate import AVERAGE, Accuracy, Estimate
+from copd.measure.evaluate import Accuracy, Estimate, columns_of
 from copd.measure.ledger import ACTIVITIES
 from copd.report import words
 from copd.report.reading import RunRecord, Spent
@@ -78,7 +78,7 @@ def accuracy_tables(run: RunRecord) -> list[tuple[str, list[str], list[Row]]]:
     """Title, columns and rows of greedy accuracy and of each pass@k."""
     if not run.table:
         return []
-    capabilities = [*run.capabilities, AVERAGE]
+    capabilities = columns_of(run.capabilities)
     ks = sorted({k for cell in run.table for k in cell.pass_at})
 
     def rows(estimate: Callable[[Accuracy], Estimate]) -> list[Row]:

@@ -179,9 +179,12 @@ def compared_runs(runs: Sequence[RunRecord], reference: str, differences: Sequen
         ]
     averages = [(label_of(run, m), run.cell(m).greedy) for run in runs for m in run.products]
     found = "; ".join(f"{label} {_share(estimate)}" for label, estimate in averages)
-    said = [f"On average over the capabilities: {found}."]
+    several = len({capability for run in runs for capability in run.capabilities}) > 1
+    said = [f"{'On average over the capabilities' if several else 'Right answers'}: {found}."]
     capabilities = {label_of(run, m): m for run in runs if len(run.products) > 1 for m in run.products}
-    said += _placed("on average", reference, [d for d in differences if d.capability == AVERAGE])
+    said += _placed(
+        "on average" if several else "in right answers", reference, [d for d in differences if d.capability == AVERAGE]
+    )
     said += _placed(
         "each in its own capability", reference, [d for d in differences if d.capability == capabilities.get(d.model)]
     )

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from copd.errors import CheckpointError
 from copd.runs.runlog import JsonLines
-from copd.system.files import sha256
+from copd.system.files import sha256, with_usual_modes
 
 CHECKPOINTS = "checkpoints"
 """The folder of a run folder that holds its checkpoints."""
@@ -72,6 +72,7 @@ def save_checkpoint(
             save_file(
                 {n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary / f"{branch}.safetensors"
             )
+        with_usual_modes(temporary)
         files = {path.name: fingerprint(path) for path in sorted(temporary.iterdir())}
         manifest = {"step": step, "branches": list(states), "notes": notes, "files": files}
         sealed = {"sha256": _seal(manifest), **manifest}

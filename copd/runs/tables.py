@@ -11,7 +11,7 @@ from rich.text import Text
 from copd.errors import visible
 from copd.measure.compare import Difference
 from copd.measure.disputes import CapabilityBehaviour
-from copd.measure.evaluate import AVERAGE, Accuracy, Estimate
+from copd.measure.evaluate import AVERAGE, Accuracy, Estimate, columns_of
 
 MODEL_WIDTH = 20
 """Most characters for the name of a model in a narrow terminal. A longer name is folded."""
@@ -35,12 +35,12 @@ def accuracy_table(
     A difference is bold if its interval leaves out zero.
     """
     below = {(d.model, d.capability): _points(d) for d in compared}
-    capabilities = list(dict.fromkeys(cell.capability for cell in table))
+    capabilities = columns_of([cell.capability for cell in table])
     ks = sorted({k for cell in table for k in cell.pass_at})
     shown = Table(title=title, title_justify="left", show_lines=bool(compared))
     longest = max((len(cell.model) for cell in table), default=0)
     shown.add_column("model", overflow="fold", min_width=min(MODEL_WIDTH, longest))
-    for name in (*capabilities, *(f"{AVERAGE} pass@{k}" for k in ks)):
+    for name in (*capabilities, *(f"{capabilities[-1]} pass@{k}" for k in ks)):
         shown.add_column(name, justify="right")
     for model in dict.fromkeys(cell.model for cell in table):
         cells = {cell.capability: cell for cell in table if cell.model == model}

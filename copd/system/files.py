@@ -15,6 +15,16 @@ COMMIT = r"[0-9a-f]{40}"
 """Pattern of a commit, the only revision that is fetched from the hub."""
 
 
+_mask = os.umask(0o022)
+os.umask(_mask)
+
+
+def with_usual_modes(folder: Path) -> None:
+    """Let others read the weight files of a folder as any new file; safetensors lets only their owner read them."""
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o666 & ~_mask)
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:

@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 
 from copd.maths.intervals import stratified_mean
-from copd.measure.evaluate import AVERAGE, Answers, answer, digest, evaluate, tabulate
+from copd.measure.evaluate import AVERAGE, Answers, answer, columns_of, digest, evaluate, tabulate
 from copd.types import Medium, Message, Problem, Rollouts, Split
 
 GREEDY = {"text": [1, 1, 1, 0], "image": [0, 0, 1, 0]}
@@ -179,3 +179,8 @@ def test_a_digest_tells_problems_apart_by_all_that_is_asked():
     assert len(found) == 1 + len(others)
     assert digest([first, others[0]]) != digest([others[0], first])
     assert digest([replace(first, id="b/7", task="b")]) == digest([first])
+
+
+def test_one_capability_alone_is_not_repeated_as_the_average():
+    assert columns_of(["text", "average"]) == ["text"]
+    assert columns_of(["text", "image", "average", "text"]) == ["text", "image", "average"]

@@ -13,7 +13,7 @@ from copd.runs.runlog import read_lines, write_lines
 STUDY = str(Path(__file__).parents[2] / "studies" / "demo_table.py")
 METHODS = {"demo": "copd", "mopd_mean": "mopd", "mixed_batch": "mixed"}
 PROBLEMS = 200
-RIGHT = {"CoPD, merged": range(100), "experts, merged": range(96, 200), "mixed RLVR, K times the steps": range(130)}
+RIGHT = {"CoPD, merged": range(100), "experts, merged": range(96, 200), "mixed RLVR, K = 3 times the steps": range(130)}
 """Which problems of every capability a model answers right; of the others, all models answer the first 80."""
 
 
@@ -69,7 +69,7 @@ def test_differences_to_copds_merge_and_to_the_base_are_paired_and_have_interval
     _, to_merge, to_base = study().split("Difference to ")
     assert to_merge.startswith("CoPD, merged, points, paired 95 % intervals")
     assert "| CoPD, merged |" not in to_merge
-    mixed, merge = row(to_merge, "mixed RLVR, K times the steps"), row(to_merge, "experts, merged")
+    mixed, merge = row(to_merge, "mixed RLVR, K = 3 times the steps"), row(to_merge, "experts, merged")
     assert [cell.split(" ")[0] for cell in mixed] == ["**+15.0"] * 4
     assert merge[0].startswith("+2.0 [-1")  # 104 right alone, 96 wrong alone
     assert to_base.startswith("base, points")

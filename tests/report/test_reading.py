@@ -73,6 +73,15 @@ def test_a_folder_that_is_no_run_is_refused(make_run, tmp_path, missing):
         read_run(folder)
 
 
+def test_a_complete_run_whose_record_was_removed_is_not_taken_for_a_young_one(make_run):
+    folder = make_run()
+    (folder / "branches").mkdir(exist_ok=True)
+    os.remove(folder / "metrics.jsonl")
+    said = f"^{folder / 'metrics.jsonl'}: is missing, so no report can be made; the models of the run are there$"
+    with pytest.raises(RunFolderError, match=said):
+        read_run(folder)
+
+
 def test_a_run_that_has_measured_nothing_is_refused(make_run):
     folder = make_run()
     (folder / "metrics.jsonl").write_text("")

@@ -132,14 +132,21 @@ def test_a_table_has_a_row_per_model_in_per_cent_with_intervals(seen):
     cells = [
         Accuracy(model, capability, 10, Estimate(0.5, 0.25, 0.75), {1: Estimate(0.125, 0.0, 0.25)})
         for model in ("base", "merged")
-        for capability in ("text", "average")
+        for capability in ("text", "image", "average")
     ]
     Console(file=seen, width=160).print(accuracy_table(cells, "title"))
     lines = seen.getvalue().splitlines()
     for model in ("base", "merged"):
         (at,) = (i for i, line in enumerate(lines) if model in line)
-        assert [cell.strip() for cell in lines[at].split("│")][2:5] == ["50.0", "50.0", "12.5"]
-        assert [cell.strip() for cell in lines[at + 1].split("│")][2:5] == ["25.0-75.0", "25.0-75.0", "0.0-25.0"]
+        assert [cell.strip() for cell in lines[at].split("│")][2:6] == ["50.0"] * 3 + ["12.5"]
+        assert [cell.strip() for cell in lines[at + 1].split("│")][2:6] == ["25.0-75.0"] * 3 + ["0.0-25.0"]
+
+
+def test_a_table_of_one_capability_has_no_average_beside_it(seen):
+    cells = [Accuracy("base", name, 10, Estimate(0.5, 0.25, 0.75), {}) for name in ("text", "average")]
+    Console(file=seen, width=160).print(accuracy_table(cells, "title"))
+    assert "text" in seen.getvalue()
+    assert "average" not in seen.getvalue()
 
 
 def test_a_compared_model_has_its_difference_and_interval_below_and_bold_where_clear(seen):

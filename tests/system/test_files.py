@@ -3,9 +3,11 @@
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from copd.errors import WriteError
-from copd.system.files import replace_text
+from copd.system.files import replace_text, with_usual_modes
 
 
 def test_a_write_that_fails_leaves_the_old_file_alone_and_nothing_beside_it(tmp_path, monkeypatch):
@@ -49,3 +51,10 @@ def test_contents_are_on_disk_before_the_old_file_is_replaced(tmp_path, monkeypa
     replace_text(tmp_path / "page.html", "new")
     assert order == ["fsync", "replace"]
     assert (tmp_path / "page.html").read_text() == "new"
+
+
+def test_weight_files_get_the_mode_of_any_new_file_here(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
+    (tmp_path / "config.json").touch()
+    with_usual_modes(tmp_path)
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "config.json").stat().st_mode
