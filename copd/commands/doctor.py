@@ -21,7 +21,7 @@ from copd.assemble.plan import Plan, handovers, make_plan
 from copd.branches.branch import describe, generator_of
 from copd.branches.handle import Handle
 from copd.branches.local import Turns, finish, local_handle
-from copd.commands.findings import Finding, machine, one_line, short, size
+from copd.commands.findings import Finding, advice_on, machine, one_line, short, size
 from copd.compute.batching import take_rows
 from copd.compute.family import Encoded, Family
 from copd.errors import CopdError
@@ -29,6 +29,7 @@ from copd.model.folders import load_family, model_folder
 from copd.model.parity import TOLERANCE_NATS, UNABLE, largest_difference
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe
+from copd.rewards.grading import OURS
 from copd.rows.rows import Rows
 from copd.runs.screen import memory_in_words
 from copd.schedule import Batches
@@ -41,8 +42,8 @@ PROBED = 32
 OF_EACH_KIND = 3
 SHOWN = 2
 """Graded samples shown per capability."""
-LEAST_SIGNAL, MOST_TRUNCATED, MOST_NOISE = 0.1, 0.5, 0.1
-"""Least share of groups with signal, most of truncated responses, most noise per delta. Beyond, a warning follows."""
+MOST_NOISE = 0.1
+"""Most noise per delta. Beyond, a warning follows."""
 
 
 def examine(recipe: Recipe) -> Iterator[Finding]:
@@ -110,6 +111,7 @@ class Bench:
     """Base and branches as in the run. They take turns on their device if the recipe says so."""
 
     def __init__(self, made: Assembled, plan: Plan) -> None:
+        self.answer_form = made.recipe.reward.answer_form
         self.turns = turns = Turns() if made.recipe.model.offload else None
         self.branches: dict[str, Handle] = {}
         self.devices: dict[str, torch.device] = {}
@@ -236,19 +238,14 @@ def capability(name: str, bench: Bench, rollouts_per_prompt: int, failures: list
         seen["groups_with_signal"],
         seen["truncated_rate"],
     )
-    warned = [
-        (rate == 0, "nothing is right: take easier problems, or another base"),
-        (rate == 1, "everything is right: take harder problems"),
-        (signal < LEAST_SIGNAL, "hardly a group has signal: take problems nearer to half right, or larger groups"),
-        (truncated > MOST_TRUNCATED, "most responses are truncated: raise sampling.max_new_tokens"),
-    ]
-    advice = [text for applies, text in warned if applies]
+    texts = bench.actor.policy.texts(rollouts)
+    ours = [rollouts.problems[p].verifier in OURS for p in rollouts.prompt_of_N.tolist()]
+    advice = advice_on(texts, rollouts.finished_N.tolist(), ours, rate, signal, bench.answer_form)
     found = (
         f"pass rate {rate:.2f}, mean reward {seen['reward']:.2f}, {signal:.0%} of {PROBED} groups of "
         f"{rollouts_per_prompt} with signal, {truncated:.0%} truncated, {seen['response_length']:.0f} tokens each"
     )
     yield Finding(f"{name}: the base", "warning" if advice else "ok", "; ".join([found, *advice]))
-    texts = bench.actor.policy.texts(rollouts)
     for n in range(0, SHOWN * rollouts_per_prompt, rollouts_per_prompt):
         problem = rollouts.problems[int(rollouts.prompt_of_N[n])]
         graded = f"answer {short(problem.answer)}, reward {float(rollouts.reward_N[n]):g}"

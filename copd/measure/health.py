@@ -137,9 +137,23 @@ class Health:
         signal, reward = (self._recent(branch, f"native/{name}") for name in ("groups_with_signal", "reward"))
         if signal is None or reward is None:
             return
-        stuck = {0.0: "all responses earn 0; take easier problems", 1.0: "all responses earn 1; take harder problems"}
-        why = stuck.get(reward, "the responses to a prompt all earn the same; raise sampling.rollouts_per_prompt")
+        why = "the responses to a prompt all earn the same; raise sampling.rollouts_per_prompt"
+        if reward == 1:
+            why = "all responses earn 1; take harder problems"
+        elif reward == 0:
+            why = f"all responses earn 0; {self._why_all_earn_0(branch)}"
         yield _Look("reward", branch, "", signal == 0, f"branch {branch}: nothing to learn in {WINDOW} steps: {why}")
+
+    def _why_all_earn_0(self, branch: str) -> str:
+        """What to do where all earn 0, by what the last updates say of the cause."""
+        if (self._recent(branch, "native/grader_failures") or 0.0) > 0:
+            return "graders fail: see native/grader_failures"
+        if (self._recent(branch, "native/truncated_rate") or 0.0) > MANY_TRUNCATED:
+            return "most are truncated: raise sampling.max_new_tokens, or see whether they go on behind their answer"
+        return (
+            "look at the samples: without a final answer in its form, say in system_prompt where it goes; with wrong "
+            "answers, take easier problems"
+        )
 
     def _entropy(self, branch: str, entropy: float) -> Iterator[_Look]:
         first, recent = self._first_entropy.setdefault(branch, entropy), self._recent(branch, "native/entropy")

@@ -48,6 +48,8 @@ def only_tag(text: str) -> str | None:
     return content.strip() if closing else None
 
 
+OPENING: Mapping[str, str] = {"boxed": BOXED, "tag": TAG}
+"""What a final answer in each form begins with."""
 MARKS: Mapping[str, tuple[str, ...]] = {"boxed": (THINK, THOUGHT, BOXED), "tag": (THINK, THOUGHT, TAG, CLOSING_TAG)}
 """The texts that a response in each form is made of beside its own words. A model must be able to emit them."""
 FORMS: Mapping[str, Callable[[str], str | None]] = {"boxed": only_box, "tag": only_tag}

@@ -205,3 +205,19 @@ def test_a_run_resumed_anywhere_is_warned_as_one_that_was_never_stopped():
             resumed.see(event)
         after = [(stop + i, fault) for i, event in enumerate(events[stop:]) for fault in resumed.see(event)]
         assert after == [(i, fault) for i, fault in whole if i >= stop], stop
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"native__grader_failures": 3.0}, "graders fail"),
+        ({"native__truncated_rate": 0.9}, "raise sampling.max_new_tokens"),
+        ({}, "without a final answer in its form"),
+    ],
+)
+def test_where_all_earn_0_the_advice_follows_what_the_updates_say(changes, said):
+    nothing = {"native__groups_with_signal": 0.0, "native__reward": 0.0, **changes}
+    health = Health()
+    found = [fault for step in range(10) for fault in health.see(update(step, **nothing)) if fault.guard == "reward"]
+    assert len(found) == 1
+    assert said in found[0].message
