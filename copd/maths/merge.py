@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -142,9 +143,10 @@ NEED_BASE = frozenset({"task_arithmetic", "ties", "dare"})
 class Merged(Mapping[str, Tensor]):
     """K models merged by a method of `MERGES`, by name. A tensor is read and merged when it is asked for.
 
-    `branches` and `base` are models, each with its name in messages. Raises ValueError, naming tensor and model, if
-    names or shapes differ, or the branches' types. Raises ValueError if the method needs a base and has none. A value
-    that is not finite raises ValueError when it is read.
+    `branches` and `base` are models, each with its name in messages. A tensor has the type that holds the types of all
+    branches: float32 and bfloat16 make float32. Raises ValueError, naming tensor and model, if names or shapes differ.
+    Raises ValueError if the method needs a base and has none. A value that is not finite raises ValueError when it is
+    read.
     """
 
     def __init__(self, branches: Sequence[Named], base: Named | None, method: str, settings: Mapping[str, Any]) -> None:
@@ -154,8 +156,7 @@ class Merged(Mapping[str, Tensor]):
             raise ValueError(f"method {method!r} needs the base that the branches started from")
         layouts = [(label, _layout(model)) for label, model in (*branches, *([] if base is None else [base]))]
         check_alike(layouts)
-        check_one_type(layouts[: len(branches)])
-        self.layout: Weights = layouts[0][1]
+        self.layout: Weights = _of_common_type([layout for _, layout in layouts[: len(branches)]])
         """Tensors with the shape and type of each merged tensor. Their values mean nothing."""
         self.method, self.settings = method, dict(settings)
         self._branches, self._base = branches, [base] if base is not None and method in NEED_BASE else []
@@ -166,7 +167,9 @@ class Merged(Mapping[str, Tensor]):
             check_finite(name, tensor, label)
         tensors = [tensor for _, tensor in read]
         base = tensors.pop() if self._base else None
-        return merge_tensor(self.method, name, tensors, base, **self.settings)
+        return merge_tensor(
+            self.method, name, [tensor.to(self.layout[name].dtype) for tensor in tensors], base, **self.settings
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.layout)
@@ -178,6 +181,15 @@ class Merged(Mapping[str, Tensor]):
 def _layout(model: Weights) -> Weights:
     """Tensors with the shapes and types of a model. A model that is read from files has tensors without values."""
     return getattr(model, "layout", model)
+
+
+def _of_common_type(layouts: Sequence[Weights]) -> Weights:
+    """The first layout, each tensor in the type that holds the types of all."""
+    first, *others = layouts
+    types = {name: reduce(torch.promote_types, [o[name].dtype for o in others], t.dtype) for name, t in first.items()}
+    if all(types[name] == tensor.dtype for name, tensor in first.items()):
+        return first
+    return {name: torch.empty_like(tensor, dtype=types[name], device="meta") for name, tensor in first.items()}
 
 
 def merge(
@@ -204,10 +216,10 @@ def merge_tensor(method: str, name: str, branches: Sequence[Tensor], base: Tenso
 
 
 def mean(branches: Sequence[Weights]) -> dict[str, Tensor]:
-    """The plain mean of K branches, in float32, cast once to the branches' type. {name: tensor}.
+    """The plain mean of K branches, in float32, cast once to the type that holds the branches'. {name: tensor}.
 
-    Tied weights appear once, under one name. Raises ValueError, naming the tensor, if keys, shapes or types differ, or
-    if a value is not finite.
+    Tied weights appear once, under one name. Raises ValueError, naming the tensor, if keys or shapes differ, or if a
+    value is not finite.
     """
     return merge(branches, method="mean")
 
@@ -224,15 +236,6 @@ def check_alike(models: Sequence[Named]) -> None:
                 raise ValueError(
                     f"{name!r} is {list(tensor.shape)} in {label} and {list(first[name].shape)} in {reference}"
                 )
-
-
-def check_one_type(models: Sequence[Named]) -> None:
-    """Raise ValueError, naming the tensor and two models, if a tensor has different types in them."""
-    (reference, first), *others = models
-    for label, model in others:
-        for name, tensor in model.items():
-            if tensor.dtype != first[name].dtype:
-                raise ValueError(f"{name!r} is {tensor.dtype} in {label} and {first[name].dtype} in {reference}")
 
 
 def check_finite(name: str, tensor: Tensor, label: str) -> None:

@@ -18,6 +18,8 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from copd.errors import MergeError, ModelFolderError, WriteError, first_line
@@ -49,18 +51,35 @@ class ModelFolder(Mapping[str, Tensor]):
             config = read_config(path)
         except Exception as error:
             raise ModelFolderError(f"{label}: config.json cannot be read: {first_line(error)}") from error
-        self.loader = loader_of(config)
+        self.config, self.loader = config, loader_of(config)
         self.tied = bool(getattr(config, "tie_word_embeddings", False))
         self.file_of = self._files()
         self.layout = self._layout()
+        self.stored = {name: name for name in self.layout}
         if self.tied and HEAD in self.layout:
             self._drop_the_copy()
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.layout:
             raise KeyError(name)
-        with self._opened(self.file_of[name]) as file:
-            return file.get_tensor(name)
+        with self._opened(self.file_of[self.stored[name]]) as file:
+            return file.get_tensor(self.stored[name])
+
+    def take_names_of_the_model(self) -> None:
+        """From now on name each tensor as the loaded model does: versions of transformers store some under other names.
+
+        A name that the model does not have stays.
+        """
+        with torch.device("meta"):
+            model = self.loader.auto_class.from_config(self.config, trust_remote_code=False)
+        renamings = [each for each in get_model_conversion_mapping(model) if isinstance(each, WeightRenaming)]
+        there = model.state_dict()
+        known = {
+            name: rename_source_key(name, renamings, [], model.base_model_prefix, there)[0] for name in self.layout
+        }
+        named = {name: known[name] if known[name] in there else name for name in self.layout}
+        self.stored = {named[name]: self.stored[name] for name in self.layout}
+        self.layout = {named[name]: tensor for name, tensor in self.layout.items()}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.layout)
@@ -140,7 +159,11 @@ class MergedFolders(Merged):
         if method in NEED_BASE and base is None:
             raise MergeError(f"--base: missing; method {method!r} needs the base that the branches started from")
         start = None if base is None else (base.label, base)
-        _check_ties([*branches, *([] if base is None else [base])])
+        folders = [*branches, *([] if base is None else [base])]
+        _check_ties(folders)
+        if any(folder.layout.keys() != folders[0].layout.keys() for folder in folders):
+            for folder in folders:
+                folder.take_names_of_the_model()
         with _as_merge_error():
             super().__init__([(folder.label, folder) for folder in branches], start, method, settings)
         _check_one_vocabulary(branches, base)
@@ -182,6 +205,7 @@ def write_merged(merged: MergedFolders, out: Path, card: str, *, shard_bytes: in
         for path in merged.first.path.iterdir():
             if path.is_file() and _is_copied(path.name):
                 shutil.copyfile(path, temporary / path.name)
+        _set_type(merged, temporary / "config.json")
         (temporary / "README.md").write_text(card, encoding="utf-8")
         temporary.rename(out)
     except (OSError, SafetensorError) as error:
@@ -203,6 +227,20 @@ def _write_weights(merged: MergedFolders, folder: Path, shard_bytes: int) -> Non
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def _set_type(merged: MergedFolders, config: Path) -> None:
+    """Let the configuration name the type of the weights where branches of several types were merged."""
+    own = merged.first.layout
+    wider = next((merged.layout[name].dtype for name in own if merged.layout[name].dtype != own[name].dtype), None)
+    if wider is None:
+        return
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    for section in (settings, *(part for part in settings.values() if isinstance(part, dict))):
+        for key in ("dtype", "torch_dtype"):
+            if key in section:
+                section[key] = str(wider).removeprefix("torch.")
+    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _is_copied(name: str) -> bool:

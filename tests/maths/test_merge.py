@@ -92,6 +92,17 @@ def test_the_merge_keeps_the_branches_type_and_shape(dtype):
     }
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_branches_of_several_types_make_the_type_that_holds_all(order):
+    branches = [branch(0, torch.bfloat16), branch(1)]
+    found, wide = mean([branches[k] for k in order]), mean([{n: t.float() for n, t in b.items()} for b in branches])
+    for name, tensor in found.items():
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor, wide[name])
+    halves = mean([branch(0, torch.bfloat16), branch(1, torch.float16)])
+    assert {tensor.dtype for tensor in halves.values()} == {torch.float32}
+
+
 def test_small_differences_survive_since_the_mean_is_taken_in_float32():
     branches = [{"w": torch.tensor([value], dtype=torch.bfloat16)} for value in (256.0, 1.0, 1.0)]
     assert mean(branches)["w"].item() == 86.0

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_kinds import tiny_of_kind
 from transformers import AutoModelForImageTextToText
 
 from copd.errors import MergeError, ModelFolderError, WriteError
-from copd.maths.merge import merge
+from copd.maths.merge import mean, merge
 from copd.model.merging import MergedFolders, ModelFolder, write_merged
 from copd.model.policy import Policy
 
@@ -185,6 +186,41 @@ def test_a_base_of_another_type_counts_in_float32_and_the_branches_type_is_kept(
     assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
 
 
+def test_folders_of_several_types_make_the_widest_and_the_configuration_says_so(copies, tmp_path, assert_same):
+    edit(copies["a"] / "config.json", dtype="bfloat16")
+    change(copies["a"], {name: tensor.bfloat16() for name, tensor in load_file(copies["a"] / WEIGHTS).items()})
+    write_merged(merged_of(copies), tmp_path / "out", "")
+    merged = load_file(tmp_path / "out" / WEIGHTS)
+    assert {tensor.dtype for tensor in merged.values()} == {torch.float32}
+    assert_same(merged, in_memory(copies, "mean"))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_folders_that_store_one_model_under_names_of_several_versions_are_merged(tmp_path):
+    """transformers 5 stores Qwen2.5-VL as the hub has it; 4.52 and later stored it as the loaded model names it."""
+    models, folders = [Policy(*tiny_of_kind("qwen2_5_vl", seed=seed)) for seed in (1, 2)], []
+    for k, policy in enumerate(models):
+        policy.save(tmp_path / str(k), "")
+        folders.append(tmp_path / str(k))
+    renamed = {
+        ("model.visual" + name.removeprefix("visual") if name.startswith("visual") else name): tensor
+        for name, tensor in load_file(folders[1] / WEIGHTS).items()
+    }
+    renamed = {
+        (name if "visual" in name else name.replace("model.", "model.language_model.", 1)): tensor
+        for name, tensor in renamed.items()
+    }
+    assert renamed.keys() != load_file(folders[0] / WEIGHTS).keys()
+    save_file(renamed, folders[1] / WEIGHTS, metadata={"format": "pt"})
+    merged = MergedFolders([ModelFolder(path, path.name) for path in folders], None, "mean", {})
+    write_merged(merged, tmp_path / "out", "")
+    expected = mean([model.weights() for model in models])
+    found = Policy.from_pretrained(tmp_path / "out").weights()
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name])
+
+
 def test_a_merge_is_read_by_name_without_being_written(folders, policy):
     twin = policy.clone()
     twin.load_weights(merged_of(folders, "slerp"))
@@ -220,10 +256,6 @@ def test_the_peak_of_memory_does_not_grow_with_the_model(folders, tmp_path):
 
 def damaged_shape(folders):
     change(folders["b"], {NORM: torch.zeros(64)})
-
-
-def damaged_type(folders):
-    change(folders["b"], {NORM: torch.zeros(128, dtype=torch.bfloat16)})
 
 
 def damaged_names(folders):
@@ -354,7 +386,6 @@ def test_a_base_needs_the_branches_tokenizer_and_not_their_way_to_ask(copies):
 
 REFUSED = [
     pytest.param(damaged_shape, MergeError, rf"'{NORM}' is \[64\] in b and \[128\] in a", id="a shape"),
-    pytest.param(damaged_type, MergeError, rf"'{NORM}' is torch.bfloat16 in b and torch.float32 in a", id="a type"),
     pytest.param(damaged_base, MergeError, rf"'{NORM}' is \[64\] in base and \[128\] in a", id="the base's shape"),
     pytest.param(damaged_names, MergeError, rf"b and a differ in tensor '{NORM}': only a has it", id="a name"),
     pytest.param(untied, MergeError, r"'lm_head\.weight' is tied to the embeddings in a and not in b", id="tied"),
