@@ -29,7 +29,7 @@ BOTH = ["--branch", "builtin:digits", "--branch", "builtin:digits"]
             "merge.weights: 1 weights for 2 branches; give one for each",
         ),
         (["merge", *BOTH, "--out", "o", "--scale", "1"], "merge.scale: method 'mean' takes no scale"),
-        (["merge", *BOTH, "--out", "o", "--method", "soup"], "merge.method: Input should be 'mean', 'weighted'"),
+        (["merge", *BOTH, "--out", "o", "--method", "soup"], "merge.method: accepted: 'mean', 'weighted'"),
         (
             ["merge", *BOTH, *BOTH, "--out", "o", "--method", "slerp"],
             "merge.method: 'slerp' merges two branches, found 4",

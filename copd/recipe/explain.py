@@ -23,6 +23,28 @@ PATTERN_MEANT = {
     "revision": "a commit is meant, 40 hexadecimal digits",
 }
 """What is meant by the pattern of a section's keys, or of a field."""
+ACCEPTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number of fewer digits",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "dict_type": "names with values, as NAME: VALUE",
+    "literal_error": "{expected}",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+    "too_short": "a length of {min_length} or more",
+    "too_long": "a length of {max_length} or less",
+    "model_type": "a section, that is fields with values",
+}
+"""What a field accepts, by the type of pydantic's error."""
 RENAMED = {
     ("edges", "beta"): "weight",
     ("grpo", "passes"): "iterations",
@@ -32,7 +54,18 @@ RENAMED = {
 """Section and former name of a key -> its present name."""
 
 
+def explain(details: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each error. That too few items of a list are sound is no error beside those of its items."""
+    places = [tuple(map(str, detail["loc"])) for detail in details]
+    return [
+        explained(detail)
+        for detail, place in zip(details, places, strict=True)
+        if detail["type"] != "too_short" or not any(other[:-1] == place for other in places)
+    ]
+
+
 def explained(detail: Mapping[str, Any]) -> str:
+    """One error of pydantic in the user's words."""
     tagged = [str(key) for key in detail["loc"]]
     path = [key for key in tagged[:-1] if not key.startswith(TASK_TAG)]
     if detail["type"] == "extra_forbidden" or not tagged[-1:] or not tagged[-1].startswith(TASK_TAG):
@@ -52,10 +85,12 @@ def explained(detail: Mapping[str, Any]) -> str:
         is_key = path[-1] == "[key]"
         where = ".".join(path[:-1] if is_key else path)
         detail = {**detail, "msg": PATTERN_MEANT[path[0 if is_key else -1]]}
-    if detail["type"] == "model_type":
-        detail = {**detail, "msg": "a section is meant: fields with values"}
+    if detail["type"] in ACCEPTED:
+        detail = {**detail, "msg": "accepted: " + ACCEPTED[detail["type"]].format(**detail.get("ctx", {}))}
     if detail["type"] == "tuple_type":
-        detail = {**detail, "msg": f"a list is meant: write [{_short(detail['input'])[1:-1]}]"}
+        hint = f"; write [{_short(detail['input'])[1:-1]}]" if isinstance(detail["input"], str | int | float) else ""
+        files = path[-1] in ("train", "validation", "test")
+        detail = {**detail, "msg": "accepted: a file, or a list of files" if files else f"accepted: a list{hint}"}
     message = detail["msg"].removeprefix("Value error, ")
     if message.startswith("."):
         return f"{'.'.join(path)}{message}".removeprefix(".")

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from copd.errors import RecipeError, first_line
-from copd.recipe.explain import explained
+from copd.recipe.explain import explain
 from copd.recipe.model import Recipe
 from copd.recipe.strict_yaml import parse_yaml
 
@@ -39,7 +39,7 @@ def make_recipe(data: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError("\n".join(explained(detail) for detail in error.errors())) from None
+        raise RecipeError("\n".join(explain(error.errors()))) from None
 
 
 def reread(saved: Any) -> dict[str, Any]:

@@ -67,7 +67,9 @@ REFUSED = [
         TWO + "merge: {method: weighted}", ["merge.weights: missing", "one per branch"], id="weighted without weights"
     ),
     pytest.param(
-        TWO + "merge: {method: weighted, weights: [0, 0]}", ["merge.weights", "greater than 0"], id="weights of zero"
+        TWO + "merge: {method: weighted, weights: [0, 0]}",
+        ["merge.weights", "accepted: more than 0"],
+        id="weights of zero",
     ),
     pytest.param(
         TWO + "merge: {method: weighted, weights: [2, -1]}", ["merge.weights.1", "'-1'"], id="a negative weight"
@@ -144,7 +146,7 @@ REFUSED = [
         TWO + "backend: processes\nmodel: {offload: true}", ["model.offload", "backend: local"], id="turns in processes"
     ),
     pytest.param("seed: 1", ["branches: missing"], id="no branches"),
-    pytest.param("branches: {}", ["branches", "at least 1"], id="empty branches"),
+    pytest.param("branches: {}", ["branches", "a length of 1 or more"], id="empty branches"),
     pytest.param(
         "branches: {a: {task: {}}, b: {task: {}}}", ["branches.a.task.capability: missing"], id="no capability"
     ),
@@ -159,9 +161,7 @@ REFUSED = [
     pytest.param(TWO + "schedule: {cycles: 1.5}", ["schedule.cycles", "integer", "found '1.5'"], id="a fraction"),
     pytest.param(TWO + "schedule: {cycles: [1]}", ["schedule.cycles", "integer", "found '[1]'"], id="a list"),
     pytest.param(TWO + "schedule: {cycles:}", ["schedule.cycles", "found 'None'"], id="nothing for a number"),
-    pytest.param(
-        TWO + "schedule: {cycles: 0}", ["schedule.cycles", "greater than or equal to 1", "'0'"], id="too small"
-    ),
+    pytest.param(TWO + "schedule: {cycles: 0}", ["schedule.cycles: accepted: 1 or more, found '0'"], id="too small"),
     pytest.param(
         TWO + "schedule: 3",
         ["schedule: a section is meant: fields with values, found '3'"],
@@ -208,7 +208,7 @@ REFUSED = [
     ),
     pytest.param(TWO + "reward: {format_weight: 1}", ["reward.format_weight", "less than 1"], id="format is all"),
     pytest.param(
-        TWO + "optimizer: {learning_rate: 0}", ["optimizer.learning_rate", "greater than 0"], id="a zero rate"
+        TWO + "optimizer: {learning_rate: 0}", ["optimizer.learning_rate: accepted: more than 0"], id="a zero rate"
     ),
     pytest.param(TWO + "optimizer: {learning_rate: .nan}", ["optimizer.learning_rate", "finite"], id="a rate of nan"),
     pytest.param(TWO + "opd: {clamp: .inf}", ["opd.clamp", "finite"], id="an infinite clamp"),
@@ -218,15 +218,15 @@ REFUSED = [
         id="an unknown aggregation",
     ),
     pytest.param(TWO + "grpo: {kl_coefficient: -0.1}", ["grpo.kl_coefficient", "'-0.1'"], id="a KL that repels"),
-    pytest.param(TWO + "grpo: {iterations: 0}", ["grpo.iterations", "greater than or equal to 1"], id="no pass"),
+    pytest.param(TWO + "grpo: {iterations: 0}", ["grpo.iterations: accepted: 1 or more"], id="no pass"),
     pytest.param(
         TWO + "grpo: {iterations: on}", ["grpo.iterations: holds yes, no, on, off"], id="a truth value for a number"
     ),
     pytest.param(
-        TWO + "grpo: {mask_truncated: 1}", ["grpo.mask_truncated", "boolean", "'1'"], id="a number for a truth"
+        TWO + "grpo: {mask_truncated: 1}", ["grpo.mask_truncated", "true or false", "'1'"], id="a number for a truth"
     ),
     pytest.param(
-        TWO + "grpo: {normalize_std: 'no'}", ["grpo.normalize_std", "boolean", "'no'"], id="a word for a truth"
+        TWO + "grpo: {normalize_std: 'no'}", ["grpo.normalize_std", "true or false", "'no'"], id="a word for a truth"
     ),
     pytest.param(TWO + "opd: {bound: none}", ["opd.bound", "'clamp', 'mask' or 'proximal'"], id="an unknown bound"),
     pytest.param(TWO + "opd: {bound: proximal, teacher_share: 0}", ["opd.teacher_share", "'0'"], id="no teacher"),
@@ -272,8 +272,8 @@ REFUSED = [
         ["branches.a.task.media.max_frame: unknown key; did you mean 'max_frames'?"],
         id="a typo in the bounds of media",
     ),
-    pytest.param(ROWS + "test: []}}}", ["branches.a.task.test", "at least 1 item"], id="an empty list of files"),
-    pytest.param(ROWS + "test: [b, 3]}}}", ["branches.a.task.test.1", "valid string"], id="a number for a file"),
+    pytest.param(ROWS + "test: []}}}", ["branches.a.task.test", "a length of 1 or more"], id="an empty list of files"),
+    pytest.param(ROWS + "test: [b, 3]}}}", ["branches.a.task.test.1: accepted: a text"], id="a number for a file"),
     pytest.param(ROWS + "format: csv}}}", ["branches.a.task.format", "'easyr1'", "found 'csv'"], id="a format"),
     pytest.param(
         ROWS + "test: 'hub:me/sums'}}}",
@@ -642,9 +642,9 @@ def test_values_that_would_crash_later_are_refused_at_once(override):
     [
         ("branches.9x.task.capability=text", "branches.9x: a branch's name is a letter, then letters, digits, _ or -,"),
         ("verifiers={'a b': 'x.py:f'}", "verifiers.a b: a verifier's name is letters, digits, _, / or -,"),
-        ("trackers=wandb", "trackers: a list is meant: write [wandb], found 'wandb'"),
-        ("evaluation.pass_at=4", "evaluation.pass_at: a list is meant: write [4], found '4'"),
-        ("static_opd.native=1", "static_opd.native: Input should be a valid boolean"),
+        ("trackers=wandb", "trackers: accepted: a list; write [wandb], found 'wandb'"),
+        ("evaluation.pass_at=4", "evaluation.pass_at: accepted: a list; write [4], found '4'"),
+        ("static_opd.native=1", "static_opd.native: accepted: true or false"),
     ],
 )
 def test_a_name_or_a_list_that_was_meant_is_told_in_words(override, said):
@@ -656,3 +656,30 @@ def test_a_name_or_a_list_that_was_meant_is_told_in_words(override, said):
 
 def test_an_empty_section_can_be_filled_by_a_later_override():
     assert load_recipe("demo", ["grpo=", "grpo.clip_low=0.1"]).grpo.clip_low == 0.1
+
+
+def test_a_list_of_mappings_in_the_place_of_files_has_one_error_for_each_and_no_false_one():
+    with pytest.raises(RecipeError) as refused:
+        load_recipe("demo", ["branches={a: {task: {kind: rows, train: [{x: y}, {z: y}], verifier: integer}}}"])
+    assert str(refused.value).splitlines() == [
+        """branches.a.task.train.0: accepted: a text, found "{'x': 'y'}\"""",
+        """branches.a.task.train.1: accepted: a text, found "{'z': 'y'}\"""",
+    ]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("seed=x", "seed=-1", "method=foo", "model=foo", "model.path=3", "branches=[]", "branches={}", "schedule=3"),
+        *("sampling.temperature=hot", "sampling.temperature=0", "opd.bound=foo", "optimizer.betas=[0.9, 1, 1]"),
+        *("grpo.clip_low=2", "lora={rank: 2, targets: [3]}", "verifiers=[a]", "reward.deadline_seconds=inf"),
+        *("static_opd.native=maybe", "evaluation.overlap_k=[]", "optimizer.betas=[2, 3]"),
+    ],
+)
+def test_no_refusal_speaks_the_words_of_the_library_behind_it(override):
+    with pytest.raises(RecipeError) as refused:
+        load_recipe("demo", [override])
+    assert not re.search(
+        "Input should|valid (string|dict|integer|number|boolean)|Tuple|after validation", str(refused.value)
+    )
+    assert "accepted: " in str(refused.value)
