@@ -1,6 +1,7 @@
 """Recipes: what is read, and every refusal with the path to the key, what was found and what is accepted."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -164,12 +165,12 @@ REFUSED = [
     pytest.param(TWO + "schedule: {cycles: 0}", ["schedule.cycles: accepted: 1 or more, found '0'"], id="too small"),
     pytest.param(
         TWO + "schedule: 3",
-        ["schedule: a section is meant: fields with values, found '3'"],
+        ["schedule: accepted: a section, that is fields with values, found '3'"],
         id="a number for a section",
     ),
-    pytest.param(TWO + "schedule:", ["schedule: a section is meant", "found 'None'"], id="nothing for a section"),
+    pytest.param(TWO + "schedule:", ["schedule: accepted: a section", "found 'None'"], id="nothing for a section"),
     pytest.param(
-        TWO + "model: Qwen/Qwen3-VL", ["model: a section is meant", "found 'Qwen/Qwen3-VL'"], id="a name for the model"
+        TWO + "model: Qwen/Qwen3-VL", ["model: accepted: a section", "found 'Qwen/Qwen3-VL'"], id="a name for the model"
     ),
     pytest.param(TWO + "lora: true", ["lora: holds yes, no, on, off, true or false"], id="a truth value for a section"),
     pytest.param(
@@ -261,7 +262,7 @@ REFUSED = [
         ["branches.a.task.kind: accepted: 'digits' or 'rows', found 'words'", "branches.b.task.train: missing"],
         id="an unknown kind of task",
     ),
-    pytest.param("branches: {a: {task: 3}}", ["branches.a.task: a section is meant", "found '3'"], id="no task"),
+    pytest.param("branches: {a: {task: 3}}", ["branches.a.task: accepted: a section", "found '3'"], id="no task"),
     pytest.param(
         ROWS + "trian: b.jsonl}}}",
         ["branches.a.task.trian: unknown key; did you mean 'train'?"],
