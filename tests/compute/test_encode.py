@@ -86,6 +86,22 @@ def test_a_batch_of_two_kinds_is_refused(encoder, problems_of):
         encoder.encode([problems_of["text"][0], problems_of["image"][0]], CPU)
 
 
+@pytest.mark.parametrize("height", [1, 3, 4, 5])
+def test_a_picture_of_few_rows_of_pixels_keeps_its_channels(encoder, processor, height):
+    """Left to guess, the processor takes 1, 3 or 4 rows for as many channels."""
+    pixels = np.random.default_rng(height).integers(0, 255, (height, 100, 3), dtype=np.uint8)
+    right = processor.image_processor(images=[pixels], return_tensors="pt", input_data_format="channels_last")
+    prompts = encoder.encode([Problem("p", "t", "q", "1", "integer", images=(pixels,))], CPU)
+    assert torch.equal(prompts.media["image_grid_thw"], right["image_grid_thw"])
+    assert torch.equal(prompts.media["pixel_values"], right["pixel_values"])
+    frames = np.stack([pixels, pixels])
+    video = processor.video_processor(
+        videos=[frames], return_tensors="pt", input_data_format="channels_last", do_sample_frames=False
+    )
+    prompts = encoder.encode([Problem("p", "t", "q", "1", "integer", videos=(frames,), fps=2.0)], CPU)
+    assert torch.equal(prompts.media["pixel_values_videos"], video["pixel_values_videos"])
+
+
 def test_a_problem_with_several_pictures_keeps_its_own_in_order(encoder, processed):
     many = Problem("a", "t", "sum", "1", "integer", images=(picture(10), picture(20, 48)))
     one = Problem("b", "t", "max", "1", "integer", images=(picture(30, 32),))
