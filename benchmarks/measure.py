@@ -118,6 +118,7 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def environment() -> dict[str, str]:
     """The machine and the versions that a figure depends on."""
     found = {"machine": processor_name(), "cores": str(os.cpu_count()), "system": platform.platform(terse=True)}
+    found["instructions"] = torch.backends.cpu.get_cpu_capability()
     found["python"] = platform.python_version()
     for library in LIBRARIES:
         try:
