@@ -90,4 +90,4 @@ def test_the_first_sound_row_is_shown_as_a_model_is_asked_it_with_a_right_respon
 
 
 def test_without_a_sound_row_none_is_shown(checked):
-    assert len(checked(["{"])[0].lines()) == 1
+    assert len(checked([row(answer=None)])[0].lines()) == 1

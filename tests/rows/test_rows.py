@@ -267,10 +267,10 @@ def test_rows_of_several_files_are_indexed_but_for_those_refused_and_repeated_id
 
 
 def test_two_files_of_one_numbering_are_taken_and_their_problems_told_apart(write):
-    files = {TRAIN: [write("a.jsonl", sums(3)), write("b.jsonl", sums(3))], VALIDATION: None, TEST: None}
+    files = {TRAIN: [write("a.jsonl", sums(30)), write("b.jsonl", sums(30))], VALIDATION: None, TEST: None}
     task = Rows("t", files, SETTINGS, shares={VALIDATION: 0.2, TEST: 0.2})
     found = {problem.id for split in Split for _, problem in task.in_file_order(split)}
-    assert found == {f"{name}:{i}" for name in files[TRAIN] for i in range(3)}
+    assert found == {f"{name}:{i}" for name in files[TRAIN] for i in range(30)}
 
 
 def test_what_is_read_in_another_way_is_counted(write):

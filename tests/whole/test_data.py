@@ -19,7 +19,7 @@ from copd.errors import CheckpointError, DataError, RecipeError
 from copd.recipe.reading import make_recipe
 from copd.recipe.task_sections import MediaSection, RowsTask
 from copd.rewards import answers
-from copd.rows import formats
+from copd.rows import answers as rows_answers
 from copd.rows.media import MediaRules
 from copd.rows.opening import Settings
 from copd.runs.runlog import read_lines
@@ -129,7 +129,7 @@ def test_rows_read_by_hand_and_by_a_recipe_that_says_nothing_are_read_alike():
 
 
 def test_rows_and_responses_box_their_answers_alike():
-    assert formats.BOXED == answers.BOXED
+    assert rows_answers.BOXED == answers.BOXED
 
 
 def test_more_problems_than_rows_are_not_measured_as_if_they_were_different(folder):
@@ -213,14 +213,17 @@ def test_the_command_tells_bad_rows_and_exits_with_1(command, tmp_path):
     assert done.stdout.splitlines() == [
         "f.jsonl:2: answer is missing; columns are prompt",
         "f.jsonl (native): 3 rows, 1 bad; kinds: text 2; verifiers: (none named) 2",
+        "  the first sound row, as a model is asked it:",
+        "    user: ?",
+        r"  a right response (verifier (none named)) ends like \boxed{1}",
     ]
 
 
 def test_the_command_tells_every_bad_row_unless_asked_for_fewer(command, tmp_path):
     (tmp_path / "f.jsonl").write_text('{"prompt": "?", "answer": "1"}\n' + "{\n" * 150)
-    *told, _ = command("data", "check", "f.jsonl").stdout.splitlines()
+    told = command("data", "check", "f.jsonl").stdout.splitlines()[:-4]
     assert [line.partition(": ")[0] for line in told] == [f"f.jsonl:{line}" for line in range(2, 152)]
-    *told, summary = command("data", "check", "f.jsonl", "--show", "1").stdout.splitlines()
+    *told, summary = command("data", "check", "f.jsonl", "--show", "1").stdout.splitlines()[:-3]
     assert [line.partition(": ")[0] for line in told] == ["f.jsonl:2", "and 149 more"]
     assert "151 rows, 150 bad" in summary
 
