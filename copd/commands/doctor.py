@@ -6,6 +6,7 @@ steps and are thrown away. Nothing is written.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -240,7 +241,9 @@ def capability(name: str, bench: Bench, rollouts_per_prompt: int, failures: list
     )
     texts = bench.actor.policy.texts(rollouts)
     ours = [rollouts.problems[p].verifier in OURS for p in rollouts.prompt_of_N.tolist()]
-    advice = advice_on(texts, rollouts.finished_N.tolist(), ours, rate, signal, bench.answer_form)
+    advice = advice_on(
+        texts, rollouts.finished_N.tolist(), ours, rate, signal, bench.answer_form, rollouts.grader_failures
+    )
     found = (
         f"pass rate {rate:.2f}, mean reward {seen['reward']:.2f}, {signal:.0%} of {PROBED} groups of "
         f"{rollouts_per_prompt} with signal, {truncated:.0%} truncated, {seen['response_length']:.0f} tokens each"
@@ -314,7 +317,8 @@ def lesson(bench: Bench, edge: Edge, batches: Batches) -> tuple[float, Finding]:
 
 def estimate(plan: Plan, per_native: float, per_visit: float, at_once: int) -> Finding:
     """Time of the whole plan by the seconds per rollout, and the most memory that the checks held."""
-    seconds = seconds_of(plan, per_native, per_visit) / at_once
+    rounds = math.ceil(len(plan.learners) / at_once)
+    seconds = seconds_of(plan, per_native, per_visit) * rounds / len(plan.learners)
     order = "branches one after the other" if at_once == 1 else f"{at_once} branches at once"
     found = (
         f"about {seconds / 60:.1f} minutes of training here for {plan.rollouts:,} rollouts, {order}, evaluation and "

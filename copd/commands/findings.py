@@ -13,14 +13,14 @@ from typing import Literal
 
 import torch
 
-from copd.rewards.answers import OPENING, THOUGHT
+from copd.rewards.answers import OPENING, THINK, THOUGHT
 
 Verdict = Literal["ok", "warning", "failed"]
 LONGEST_TEXT, LONGEST_REASON = 120, 300
 """Most characters shown of a prompt or response, and of an error that is not copd's own."""
 GIB = 2**30
 LEAST_SIGNAL, MOST_TRUNCATED, FEW_ANSWERS = 0.1, 0.5, 0.1
-"""Least share of groups with signal, most of truncated responses, and the share of answers below which few answer."""
+"""Least share of groups with signal, most of truncated responses, and least share of responses with a final answer."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,28 @@ def machine(threads: int) -> Iterator[Finding]:
 
 
 def advice_on(
-    texts: Sequence[str], finished: Sequence[bool], ours: Sequence[bool], rate: float, signal: float, form: str
+    texts: Sequence[str],
+    finished: Sequence[bool],
+    ours: Sequence[bool],
+    rate: float,
+    signal: float,
+    form: str,
+    failures: int = 0,
 ) -> list[str]:
     """What to do about the base's responses to the problems of a capability, each by its own signs.
 
     `ours`: whether a verifier of copd grades the response, which needs a final answer in the `form`.
     """
-    answered = [OPENING[form] in text.rpartition(THOUGHT)[2] for text in texts]
+    spoken = [text.rpartition(THOUGHT)[2] for text in texts]
+    answered = [OPENING[form] in text and THINK not in text for text in spoken]
     cut = [has for has, whole in zip(answered, finished, strict=True) if not whole]
     graded = [has for has, whole, own in zip(answered, finished, ours, strict=True) if whole and own]
     found = []
     if len(cut) > MOST_TRUNCATED * len(texts):
         if sum(cut) > len(cut) / 2:
             found.append(
-                "most responses go on behind their answer until they are truncated: the model does not end them; its "
-                "end token is none of those that generation_config.json, tokenizer and chat template name"
+                "most responses go on behind their answer until they are truncated: look at the samples; perhaps the "
+                "model ends by a token that neither generation_config.json, tokenizer nor chat template names"
             )
         else:
             found.append("most responses are truncated: raise sampling.max_new_tokens")
@@ -70,6 +77,8 @@ def advice_on(
             f"hardly a response has a final answer in {OPENING[form]}: say in system_prompt where the answer goes, or "
             "choose another reward.answer_form"
         )
+    elif rate == 0 and failures:
+        found.append("nothing is right, and graders fail: see the line about grading")
     elif rate == 0:
         found.append("nothing is right: take easier problems, or another base")
     if rate == 1:

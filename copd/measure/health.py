@@ -146,8 +146,8 @@ class Health:
 
     def _why_all_earn_0(self, branch: str) -> str:
         """What to do where all earn 0, by what the last updates say of the cause."""
-        if (self._recent(branch, "native/grader_failures") or 0.0) > 0:
-            return "graders fail: see native/grader_failures"
+        if (self._recent(branch, "native/grader_failures") or 0.0) >= 1:
+            return "graders fail on some: see native/grader_failures, and the samples for the others"
         if (self._recent(branch, "native/truncated_rate") or 0.0) > MANY_TRUNCATED:
             return "most are truncated: raise sampling.max_new_tokens, or see whether they go on behind their answer"
         return (

@@ -70,14 +70,20 @@ class ModelFolder(Mapping[str, Tensor]):
 
         A name that the model does not have stays.
         """
-        with torch.device("meta"):
-            model = self.loader.auto_class.from_config(self.config, trust_remote_code=False)
+        try:
+            with torch.device("meta"):
+                model = self.loader.auto_class.from_config(self.config, trust_remote_code=False)
+        except Exception as error:
+            reason = first_line(error)
+            raise ModelFolderError(f"{self.label}: config.json is not that of a model: {reason}") from error
         renamings = [each for each in get_model_conversion_mapping(model) if isinstance(each, WeightRenaming)]
         there = model.state_dict()
         known = {
             name: rename_source_key(name, renamings, [], model.base_model_prefix, there)[0] for name in self.layout
         }
         named = {name: known[name] if known[name] in there else name for name in self.layout}
+        if len(set(named.values())) < len(named):
+            raise ModelFolderError(f"{self.label}: two of its tensors are one tensor of the model")
         self.stored = {named[name]: self.stored[name] for name in self.layout}
         self.layout = {named[name]: tensor for name, tensor in self.layout.items()}
 

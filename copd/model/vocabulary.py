@@ -31,20 +31,26 @@ def end_tokens(model: Any, processor: Any) -> Tensor:
     """Ids of the tokens that end a response: all that the files of a model name.
 
     They are named by the generation config, by what config.json sets, by the tokenizer, and by the chat template, which
-    writes one behind an answer. A model learned to emit some of them; it must not be kept from it.
+    writes one behind an answer. The model may have learned to emit any of them, so all are allowed.
 
     Raises ModelFolderError if none is named.
     """
-    tokenizer, config = tokenizer_of(processor), model.config.get_text_config()
+    tokenizer, config = tokenizer_of(processor), model.config
     named = [
         model.generation_config.eos_token_id,
         config.to_diff_dict().get("eos_token_id"),
+        config.get_text_config().to_diff_dict().get("eos_token_id"),
         tokenizer.eos_token_id,
         _end_of_turn(processor),
     ]
     ids = dict.fromkeys(i for each in named if each is not None for i in (each if isinstance(each, list) else [each]))
     if not ids:
         raise ModelFolderError(f"{folder_of(processor)}: no end token; set eos_token_id in generation_config.json")
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    if strange := [i for i in ids if not 0 <= i < vocabulary]:
+        raise ModelFolderError(
+            f"{folder_of(processor)}: eos_token_id {strange[0]} is no token; accepted: 0 to {vocabulary - 1}"
+        )
     return torch.tensor(list(ids))
 
 
@@ -58,8 +64,9 @@ def _end_of_turn(processor: Any) -> int | None:
             text = processor.apply_chat_template(chat, tokenize=False)
         except Exception:  # a template's expressions can raise anything
             continue
-        behind = text.rpartition(answered)[2].lstrip()
-        if found := [token for token in control_tokens(tokenizer) if behind.startswith(token)]:
+        _, written, behind = text.rpartition(answered)
+        after = behind.lstrip()
+        if found := [token for token in control_tokens(tokenizer) if written and token and after.startswith(token)]:
             return int(tokenizer.convert_tokens_to_ids(max(found, key=len)))
     return None
 

@@ -55,7 +55,7 @@ RENAMED = {
 
 
 def explain(details: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line for each error. That too few items of a list are sound is no error beside those of its items."""
+    """One line for each error. A list whose items have errors is not also called too short."""
     places = [tuple(map(str, detail["loc"])) for detail in details]
     return [
         explained(detail)

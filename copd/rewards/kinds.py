@@ -1,7 +1,8 @@
-"""What kind of answer a text is, which decides first what is equal. What has no kind here is left to mathematics.
+"""The kind of an answer: a quantity, words, a list of words or a date. It decides first what is equal.
 
-A quantity is a number, perhaps with a unit. Words are words, not products of their letters. A date is a day, not a
-difference of three numbers. Imports no torch: grading processes use it too.
+A text of no such kind is left to mathematics. A quantity is a number, perhaps with a unit. Words are words, not
+products of their letters. A date is a day, not a difference of three numbers. Imports no torch: grading processes use
+it too.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
-from copd.rewards.units import CURRENCY, PERCENT, POWERS, unit_name
+from copd.rewards.units import CURRENCY, NO_UNIT, PERCENT, POWERS, unit_name
 from copd.rewards.verifiers import Number, as_number, same_number
 
 LONGEST = 300
 """Most characters of a text that has a kind."""
 TYPING = r"""
 − -
+– -
 × \times
 · \cdot
 ⋅ \cdot
@@ -43,24 +45,37 @@ SIGNS = {line[0]: line[2:] + " " * line[-1].isalpha() for line in TYPING.split("
 TYPED = re.compile("|".join(map(re.escape, SIGNS)))
 ROOT = re.compile(r"\u221a\s?(?:\(([^()]*)\)|(\d+|[A-Za-z]))")
 NAMED = re.compile(r"(?<![\\A-Za-z])(?:(pi)|infinity)(?![A-Za-z])")
-E_NOTATION = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?|\.\d+)[eE]([+-]?\d{1,3})(?![\w.])")
+E_NOTATION = re.compile(r"(?<![\w.\\{])(\d+(?:\.\d+)?|\.\d+)[eE]([+-]?\d{1,3})(?![\w.])")
 SPACE = re.compile(r"\\[,;:! ]|~|\s+")
-FONT = r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mbox|operatorname)\s?\{([^{}]*)\}"
-TEXT, DEGREE = re.compile(FONT), re.compile(r"\^\s?(?:\{\s?\\circ\s?\}|\\circ)|\\degree")
+FONTS = "text|textbf|textrm|textit|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|mathtt|mbox|emph|operatorname"
+FONT = rf"\\(?:{FONTS})\s?\{{([^{{}}]*)\}}"
+TEXT, DEGREE = re.compile(FONT), re.compile(r"\^\s?(?:\{\s?\\circ\s?\}|\\circ)|\\degrees?\b")
 POWER = r"(?:\^\{?[23]\}?)?"
-BEHIND = re.compile(
-    rf"(?P<before>.*(?P<last>\S))(?P<unit>(?:\\[,;: ]|\s)*{FONT}{POWER}|(?<=[\d}})\]!])\s+[A-Za-z][A-Za-z/ ]*{POWER})"
-)
+PLAIN_UNIT = rf"(?:(?<=[\d}})\]!])|(?<=\\pi))\s+(?:[A-Za-z]{{2}}[A-Za-z/ ]*|[A-Za-z]/[A-Za-z ]+){POWER}"
+BEHIND = re.compile(rf"(?P<before>.*(?P<last>\S))(?P<unit>(?:\\[,;: ]|\s)*{FONT}{POWER}|{PLAIN_UNIT})")
 """A unit behind an expression: in a font of text, or apart from what ends it."""
+SEVERAL = re.compile(r"[,;]\s|\b(?:and|or)\b")
+"""Several answers stand there: a unit behind the last belongs to it alone."""
+GROUPED = re.compile(r"(?<=[\d,])\\[,!]\s*(?=\d)")
+"""Thin space between the groups of a number's digits."""
 QUANTITY = re.compile(
     r"(?P<sign>\\?\$|[\u20ac\u00a3\u00a5])?\s?(?P<number>[+-]?.*?[\d.})%])(?P<gap>\s*)"
-    r"(?P<unit>[^\W\d_][^\\={}()<>,;:+]*)?"
+    r"(?P<unit>(?![eE][+-]?\d)[^\W\d_][^\\={}()<>,;:+]*)?"
 )
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019.-][^\W\d_]+)*\.?|[A-Za-z][A-Za-z0-9]{1,30}")
+PRODUCT = re.compile(
+    r"(?!(?:no|ok|on|up|go|so|is|it|us|we|he|me|my|by|at|to|of|or|as|an|am|pm|uk|tv)$)[a-z]{2}|[b-df-hj-np-tv-z]{2,4}"
+)
+"""Two letters that are no word, or up to four without a vowel: `xy` may be `x` times `y`."""
 FORMULA = re.compile(r"(?:[A-Z][a-z]?(?:_?\{?\d{1,3}\}?)?){2,20}")
-DATES = ("%Y-%m-%d", "%B %d, %Y", "%B %d %Y", "%b %d, %Y", "%b %d %Y", "%d %B %Y", "%d %b %Y")
+DATES = ("%Y-%m-%d", "%Y/%m/%d", "%B %d, %Y", "%B %d %Y", "%b %d, %Y", "%b %d %Y", "%d %B %Y", "%d %b %Y")
 SLASHED = re.compile(r"0?(\d{1,2})/0?(\d{1,2})/(\d{4})")
 """A date whose month may be the first or the second number: only the same three numbers are equal."""
+SHORT_WORDS = "no ok on up go so is it us we he me my by at to of or as an am pm uk tv"
+SHORT = frozenset(SHORT_WORDS.split())
+"""English words of two letters; others of two letters may be symbols of elements, or products."""
+PRODUCT = re.compile(rf"(?!(?:{SHORT_WORDS.replace(' ', '|')})$)[a-z]{{2}}|[b-df-hj-np-tv-z]{{2,4}}")
+"""Two letters that are no word, or up to four without a vowel: `xy` may be `x` times `y`."""
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -100,6 +115,8 @@ def judged(answer: str, reference: str) -> bool | None:
     Two quantities are equal if their numbers are, as under `number`, and their units, if both have one. A date equals
     no other kind. Words are compared with words only, since `ab` may be the product of `a` and `b`.
     """
+    if _closed_up(answer) == _closed_up(reference):
+        return True
     if len({unit_of(answer), unit_of(reference)} - {""}) > 1:
         return False
     found, wanted = kind(answer), kind(reference)
@@ -117,7 +134,12 @@ def kind(text: str) -> Kind | None:
     if len(text) > LONGEST:
         return None
     bare = _bare(text)
-    return _as_date(bare) or _as_quantity(bare) or _as_words(bare) or _as_list(bare)
+    return _as_date(bare) or _as_quantity(bare) or _as_list(bare) or _as_words(bare)
+
+
+def _closed_up(text: str) -> str:
+    """The text without white space between a number and a letter: `3 m` may be metres or a product, like `3m`."""
+    return re.sub(r"(?<=\d)\s+(?=[A-Za-z])", "", text.strip())
 
 
 def unit_of(text: str) -> str:
@@ -137,12 +159,15 @@ def _measured(text: str) -> tuple[str, str]:
         return text, ""
     if quantity := _as_quantity(_bare(text)):
         return quantity.spelled, quantity.unit
-    match = BEHIND.fullmatch(text.strip())
-    unit = unit_name(_bare(match["unit"]), any_word=match["last"] in "0123456789}") if match else None
-    return (match["before"], unit) if match and unit else (text, "")
+    match = BEHIND.fullmatch(_latex(text).strip())
+    if match is None or SEVERAL.search(match["before"]):
+        return text, ""
+    unit = unit_name(_bare(match["unit"]), any_word=match["last"] in "0123456789}!")
+    return (match["before"], unit) if unit else (text, "")
 
 
 def _latex(text: str) -> str:
+    text = re.sub(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)", r" \\times ", GROUPED.sub("", text))
     text = ROOT.sub(lambda found: rf"\sqrt{{{found[1] or found[2]}}}", text)
     return TYPED.sub(lambda found: SIGNS[found[0]], text)
 
@@ -152,7 +177,8 @@ def _bare(text: str) -> str:
     text = _latex(text).replace("\\left", "").replace("\\right", "").replace("\\%", "%")
     text = DEGREE.sub(" degree ", TEXT.sub(r" \1 ", text))
     text = SPACE.sub(" ", text).strip()
-    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] == "$" else text
+    text = re.sub(r"(?<!\\)\$([^$]*)(?<!\\)\$", r"\1", text)
+    return text.strip().strip("\"'\u201c\u201d\u2018\u2019").strip()
 
 
 def _as_quantity(bare: str) -> Quantity | None:
@@ -164,10 +190,9 @@ def _as_quantity(bare: str) -> Quantity | None:
     currency = CURRENCY.get(match["sign"] or "", "")
     if unit.casefold() in PERCENT:
         return None if number.percent or currency else Quantity(number._replace(percent=True), f"{spelled}\\%", "")
-    power, _, rest = unit.partition(" ")
-    if power in POWERS and match["gap"]:
-        number, unit = number._replace(bare=number.bare * 10 ** POWERS[power]), rest
-        spelled = rf"{spelled} \times 10^{{{POWERS[power]}}}"
+    while match["gap"] and (power := POWERS.get(unit.partition(" ")[0].casefold().removesuffix("s"))):
+        number, unit = number._replace(bare=number.bare * 10**power), unit.partition(" ")[2]
+        spelled = rf"{spelled} \times 10^{{{power}}}"
     if not unit:
         return Quantity(number, spelled, currency)
     name = unit_name(unit, any_word=bool(match["gap"]))
@@ -179,6 +204,7 @@ def _as_quantity(bare: str) -> Quantity | None:
 def _as_date(bare: str) -> Date | None:
     if match := SLASHED.fullmatch(bare):
         return Date("/".join(match.groups()))
+    bare = re.sub(r",(?=\S)", ", ", re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", bare))
     if 8 <= len(bare) <= 20:
         for form in DATES:
             with suppress(ValueError):
@@ -189,20 +215,26 @@ def _as_date(bare: str) -> Date | None:
 def _as_words(bare: str) -> Words | None:
     if FORMULA.fullmatch(bare):
         return Words(_folded(re.sub(r"[_{}]", "", bare)))
-    tokens = bare.strip(" .*").split()
-    if not tokens or not all(WORD.fullmatch(token) for token in tokens):
+    bare = bare.strip(" .*!?")
+    bare = bare[1:-1] if bare[:1] == "(" and bare.endswith(")") and "," not in bare else bare
+    tokens = bare.split()
+    numbered = len(tokens) > 1 and len(tokens[0]) > 1 and tokens[0].isalpha() and tokens[0].casefold() not in NO_UNIT
+    if not tokens or not all(WORD.fullmatch(token) or (numbered and token.isdecimal()) for token in tokens):
         return None
     if any(len(part) == 1 for token in tokens if "-" in token for part in token.split("-")):
         return None  # x-y is a difference
-    if max(sum(map(str.isalpha, token)) for token in tokens) == 1:
-        return None  # x y is a product
+    if max(sum(map(str.isalpha, token)) for token in tokens) == 1 or (
+        len(tokens) == 1 and PRODUCT.fullmatch(tokens[0])
+    ):
+        return None  # x y and xy are products
     return Words(" ".join(map(_folded, tokens)))
 
 
 def _as_list(bare: str) -> Listed | None:
     bare = bare.replace("\\{", "{").replace("\\}", "}")
     bracket = bare[:1] if bare[:1] in BRACKETS and bare.endswith(BRACKETS[bare[0]]) else ""
-    items = [_as_words(item.strip()) for item in re.split("[,;]", bare[1:-1] if bracket else bare)]
+    parts = re.split(r"\s*[,;]\s*(?:and\s+)?|\s+and\s+", bare[1:-1] if bracket else bare)
+    items = [_as_words(item.strip()) for item in parts]
     folded = [item.folded for item in items if item]
     if len(items) < 2 or len(folded) < len(items):
         return None
@@ -212,4 +244,4 @@ def _as_list(bare: str) -> Listed | None:
 def _folded(word: str) -> str:
     """A word without the case of its letters. Of two letters the second keeps its case, since Co is not CO."""
     folded = word.casefold().replace("\u2019", "'").rstrip(".")
-    return folded[0] + word[1] if len(folded) == 2 == len(word) and folded not in ("no", "ok") else folded
+    return folded if len(folded) != 2 or len(word) != 2 or folded in SHORT else folded[0] + word[1]

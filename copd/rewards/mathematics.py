@@ -11,7 +11,8 @@ from antlr4.atn.PredictionMode import PredictionMode
 from latex2sympy2_extended import latex2sympy2
 from latex2sympy2_extended.math_normalization import NormalizationConfig
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, grader, parse, verify
-from sympy import Basic, Float, MatrixBase, N, Poly, PolynomialError
+from sympy import Basic, Float, Integer, MatrixBase, N, Poly
+from sympy.polys.polyerrors import BasePolynomialError
 
 for library in ("math_verify", "latex2sympy2_extended"):
     logging.getLogger(library).setLevel(logging.CRITICAL)
@@ -50,6 +51,8 @@ ROUNDED = 1e-6
 """Relative tolerance where a side is written as a decimal and the reference is not whole, as under `number`."""
 DIGITS, EXACT = 60, 1e-40
 """Digits to which values are computed, and the relative difference up to which two exact ones are equal."""
+LARGEST_POWER = 10_000
+"""A larger number in an expression with symbols may be a power, and is left to their symbolic comparison."""
 WHOLE = 1e-12
 """Relative difference of a decimal, of which math-verify keeps 15 digits, to the whole number that it spells."""
 
@@ -60,12 +63,13 @@ def same_value(reference: Any, answer: Any, *_: int) -> bool:
     The difference counts relative to the reference. math-verify's own function, whose place this takes, counts it
     absolutely, so that all small numbers are equal.
     """
-    if isinstance(reference, MatrixBase) and isinstance(answer, MatrixBase):
-        pairs = zip(reference.flat(), answer.flat(), strict=True) if reference.shape == answer.shape else None
-        return pairs is not None and all(same_value(*pair) for pair in pairs)
-    if not isinstance(reference, Basic) or not isinstance(answer, Basic):
-        return False
     wanted, found = grader.safe_sympy_doit(reference), grader.safe_sympy_doit(answer)
+    if isinstance(wanted, MatrixBase) or isinstance(found, MatrixBase):
+        if not isinstance(wanted, MatrixBase) or not isinstance(found, MatrixBase) or wanted.shape != found.shape:
+            return False
+        return all(same_value(*pair) for pair in zip(wanted.flat(), found.flat(), strict=True))
+    if not isinstance(wanted, Basic) or not isinstance(found, Basic):
+        return False
     if wanted == found or _close(wanted, found):
         return True
     bare = grader.get_pct_val(reference), grader.get_pct_val(answer)
@@ -77,9 +81,11 @@ def same_value(reference: Any, answer: Any, *_: int) -> bool:
 def _close(wanted: Any, found: Any) -> bool:
     symbols = sorted(wanted.free_symbols | found.free_symbols, key=str)
     if symbols:
+        if any(abs(number) > LARGEST_POWER for side in (wanted, found) for number in side.atoms(Integer)):
+            return False  # a polynomial has a term for each power
         try:
             terms = [dict(Poly(side, *symbols).terms()) for side in (wanted, found)]
-        except PolynomialError:
+        except BasePolynomialError:
             return False
         return terms[0].keys() == terms[1].keys() and all(
             _close(terms[0][power], terms[1][power]) for power in terms[0]

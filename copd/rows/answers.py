@@ -6,16 +6,17 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from string import ascii_uppercase
 from typing import Any, NamedTuple
 
-from copd.errors import BadRow
+from copd.errors import BadRow, visible
 from copd.rows.prompts import kind_of, sound_text, sound_unicode
 
 THINK, THOUGHT = "<think>", "</think>"
-TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+TAG, CLOSING_TAG = "<answer>", "</answer>"
 BOXED = "\\boxed{"
 CHOICES = ("options", "choices")
-"""Columns that hold the choices of a question."""
+"""Columns that may hold the choices of a question."""
 MAX_CHOICES = 26
 LABELLED = re.compile(r"\s*[(\[]?([A-Za-z])\s?[.):\]]")
 
@@ -37,13 +38,15 @@ def within(solution: Any, boxed_answer: Callable[[str], str | None]) -> Solution
     text = solution.rpartition(THOUGHT)[2]
     if THINK in text:
         raise BadRow("no single answer: its thoughts are never closed")
-    tagged = TAGGED.findall(text)
-    if len(tagged) > 1:
-        raise BadRow(f"no single answer: {len(tagged)} <answer> in it")
-    if tagged:
-        (text,) = tagged
+    tags = text.count(TAG), text.count(CLOSING_TAG)
+    if max(tags) > 1:
+        raise BadRow(f"no single answer: {max(tags)} {TAG} or {CLOSING_TAG} in it")
+    if any(tags):
+        text, closed, _ = text.partition(TAG)[2].partition(CLOSING_TAG)
+        if not closed:
+            raise BadRow(f"no single answer: {TAG} and {CLOSING_TAG} do not stand around it")
     if BOXED not in text:
-        return Solution(text, bool(tagged))
+        return Solution(text, any(tags))
     answer = boxed_answer(text)
     if answer is None:
         raise BadRow(f"no single answer: {text.count(BOXED)} \\boxed{{}} in it, or one that is not closed")
@@ -68,27 +71,46 @@ def answer_text(value: Any, *, of_any_type: bool) -> str:
     return sound_unicode(text, "the answer")
 
 
-def choices_of(raw: Mapping[str, Any]) -> tuple[str, list[str]] | None:
-    """The column of a row's choices, and each choice with its letter; None for a row without such a column.
+class Choices(NamedTuple):
+    """The column of a row's choices, and each choice with its letter; no choices if the column is not read."""
 
-    A choice that begins with a letter, such as `B. blue`, keeps it. Raises BadRow for what is no list of texts.
+    column: str
+    lines: list[str]
+
+
+def choices_of(raw: Mapping[str, Any]) -> Choices | None:
+    """The choices of a row; None for a row without such a column.
+
+    They are a list of texts, texts by letter, or texts and letters in two lists: `{"text": [...], "label": [...]}`.
+    A text or number in the column is no list of choices. Raises BadRow for a choice that is no text.
     """
     column = next((name for name in CHOICES if raw.get(name)), None)
     if column is None:
         return None
     given = raw[column]
     if isinstance(given, Mapping):
-        given = [f"{letter}. {text}" for letter, text in given.items() if text is not None]
-    if not isinstance(given, list | tuple) or not all(isinstance(each, str | int | float) for each in given):
-        raise BadRow(f"{column} is {kind_of(raw[column])}; accepted: a list of texts, or texts by letter")
+        texts, letters = given.get("text"), given.get("label")
+        if isinstance(texts, list | tuple) and isinstance(letters, list | tuple) and len(texts) == len(letters):
+            given = dict(zip(letters, texts, strict=True))
+        given = {letter: text for letter, text in given.items() if text is not None}
+        return Choices(column, [f"{letter}. {_choice(text, column, letter)}" for letter, text in given.items()])
+    if not isinstance(given, list | tuple):
+        return Choices(column, [])
     if len(given) > MAX_CHOICES:
         raise BadRow(f"{len(given)} {column}; accepted: at most {MAX_CHOICES}")
-    texts = [sound_text(str(each)).strip() for each in given]
-    if all(LABELLED.match(text) for text in texts):
-        return column, texts
-    return column, [f"{chr(ord('A') + i)}. {text}" for i, text in enumerate(texts)]
+    lines = [_choice(text, column, i) for i, text in enumerate(given)]
+    own = [match and match[1].upper() for match in map(LABELLED.match, lines)]
+    letters = list(ascii_uppercase[: len(lines)])
+    return Choices(column, lines if own == letters else [f"{a}. {b}" for a, b in zip(letters, lines, strict=True)])
 
 
-def shows(text: str, choices: list[str]) -> bool:
-    """Whether a question already has all its choices, with or without their letters."""
-    return all(LABELLED.sub("", choice, count=1).strip() in text for choice in choices)
+def _choice(value: Any, column: str, where: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadRow(f"{column}[{visible(str(where)[:20])}] is {kind_of(value)}; accepted: a text or a number")
+    return sound_text(str(value)).strip()
+
+
+def shows(text: str, lines: list[str]) -> bool:
+    """Whether a text has all choices, each behind its letter."""
+    parts = [(match[1], line[match.end() :].strip()) for line in lines if (match := LABELLED.match(line))]
+    return all(re.search(rf"(?<!\w)[(\[]?{letter}\s?[.):\]]\s*{re.escape(body)}(?!\w)", text) for letter, body in parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from copd.errors import BadRow, visible
@@ -15,6 +15,8 @@ from copd.rows.rows import index_rows, load_media
 
 ANSWERED = {"boxed": "\\boxed{{{}}}", "tag": "<answer>{}</answer>"}
 """A final answer in each form of `reward.answer_form`."""
+SHOWN_LINES, SHOWN_CHARACTERS = 20, 200
+"""Most lines of a prompt that are shown, and most characters of a line."""
 UNNAMED = "(none named)"
 """Stands for the verifier of rows that name none, if no recipe gives a default."""
 
@@ -35,6 +37,7 @@ class Report:
     notes: Counter[str] = field(default_factory=Counter)
     first: Row | None = None
     answer_form: str = "boxed"
+    own: Collection[str] = ()
 
     def lines(self) -> list[str]:
         """The report: one line of counts, one for each note, and the first sound row with a right response to it."""
@@ -47,12 +50,16 @@ class Report:
     def _shown(self) -> list[str]:
         if self.first is None:
             return []
-        asked = "\n".join(f"{message.role}: {as_text(message)}" for message in self.first.messages)
-        answer = ANSWERED[self.answer_form].format(self.first.answer)
+        asked = "\n".join(f"{message.role}: {as_text(message)}" for message in self.first.messages).splitlines()
+        answer, verifier = self.first.answer, self.first.verifier
+        right = f"a right response (verifier {verifier}) ends like {_short(ANSWERED[self.answer_form].format(answer))}"
+        if verifier in self.own:
+            right = f"verifier {verifier} gets the whole response, and as the answer {_short(answer)}"
         return [
             "  the first sound row, as a model is asked it:",
-            *(f"    {visible(line)}" for line in asked.splitlines()),
-            f"  a right response (verifier {self.first.verifier}) ends like {visible(answer)}",
+            *(f"    {_short(line)}" for line in asked[:SHOWN_LINES]),
+            *(["    ..."] if len(asked) > SHOWN_LINES else []),
+            f"  {right}",
         ]
 
     def summary(self) -> str:
@@ -63,6 +70,10 @@ class Report:
             for counts in (self.kinds, self.verifiers)
         )
         return f"{files}: {self.rows} rows, {self.bad} bad; kinds: {kinds}; verifiers: {verifiers}"
+
+
+def _short(text: str) -> str:
+    return visible(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ...")
 
 
 def check_rows(
@@ -80,6 +91,7 @@ def check_rows(
     last. Raises DataError if a file as a whole cannot be read.
     """
     report = Report({source.file.given: source.format for source in sources}, answer_form=answer_form)
+    report.own = settings.rules.own
 
     def refuse(where: str, why: BadRow) -> None:
         report.bad += 1

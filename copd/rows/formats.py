@@ -26,7 +26,7 @@ from functools import lru_cache
 from typing import Any
 
 from copd.errors import BadRow, DataError, visible
-from copd.rows.answers import answer_text, choices_of, shows, within
+from copd.rows.answers import Choices, answer_text, choices_of, shows, within
 from copd.rows.media import Reference
 from copd.rows.prompts import Turn, as_text, kind_of, place_media, read_turns, sound_text, sound_unicode
 from copd.types import Message
@@ -86,7 +86,7 @@ class Row:
     """A sound row. Its media are still references.
 
     `question` is the text of the row's own messages, without what a recipe adds to them. `id` may be None. `notes` say
-    what of the row is read in another way than it stands there, or is not read.
+    what of the row is not read, or is read otherwise than written.
     """
 
     messages: tuple[Message, ...]
@@ -139,13 +139,16 @@ def read_row(raw: Raw, format_name: str, rules: RowRules) -> Row:
     images = tuple(_reference(item, "images", i, notes) for i, item in enumerate(_list(fields, "images")))
     given = _list(fields, "videos")
     videos = tuple(_video(item, i, notes) for i, item in enumerate(given))
-    turns = _with_choices(read_turns(fields["prompt"]), raw, rules, notes)
+    turns = _with_choices(read_turns(fields["prompt"]), choices := choices_of(raw), rules, notes)
     verifier = _verifier(fields.get("verifier"), rules)
     answer = answer_text(fields["answer"], of_any_type=verifier in rules.own)
     if reason := rules.misread(verifier, answer):
         raise BadRow(f"the answer is {answer[:40]!r}; {reason}")
+    dressed = _dressed(turns, raw, rules)
+    if choices and choices.lines and rules.template and not shows(dressed[-1][1], choices.lines):
+        notes.append(f"the column {choices.column} is not in the prompt that prompt_template makes")
     return Row(
-        messages=place_media(_dressed(turns, raw, rules), len(images), len(videos)),
+        messages=place_media(dressed, len(images), len(videos)),
         question="\n".join(text for _, text in turns),
         answer=answer,
         verifier=verifier,
@@ -157,13 +160,17 @@ def read_row(raw: Raw, format_name: str, rules: RowRules) -> Row:
     )
 
 
-def _with_choices(turns: list[Turn], raw: Raw, rules: RowRules, notes: list[str]) -> list[Turn]:
+def _with_choices(turns: list[Turn], choices: Choices | None, rules: RowRules, notes: list[str]) -> list[Turn]:
     """The turns with the row's choices below its question, unless it shows them or a template may."""
-    found = choices_of(raw)
-    if found is None or rules.template is not None or shows(turns[-1][1], found[1]):
+    if choices is None or rules.template is not None:
         return turns
-    notes.append(f"the column {found[0]} is put below the question, which does not show it")
-    return [*turns[:-1], (turns[-1][0], "\n".join([turns[-1][1], *found[1]]))]
+    if not choices.lines:
+        notes.append(f"the column {choices.column} is not read: it is no list of choices")
+        return turns
+    if shows(turns[-1][1], choices.lines):
+        return turns
+    notes.append(f"the column {choices.column} is put below the question, which does not show it")
+    return [*turns[:-1], (turns[-1][0], "\n".join([turns[-1][1], *choices.lines]))]
 
 
 def _dressed(turns: list[Turn], raw: Raw, rules: RowRules) -> list[Turn]:
@@ -241,6 +248,8 @@ def _list(fields: Raw, column: str) -> Sequence[Any]:
 def _video(value: Any, index: int, notes: list[str]) -> Reference | tuple[Reference, ...]:
     frames = value.get("video") if isinstance(value, Mapping) else value
     if not isinstance(frames, list | tuple):
+        if isinstance(value, Mapping) and value.get("fps") is not None:
+            notes.append("fps beside a video file is not read; media.fps in the recipe samples it")
         return _reference(value, "videos", index, notes)
     if not frames:
         raise BadRow(f"videos[{index}] holds no frames")
@@ -267,8 +276,8 @@ def _reference(value: Any, column: str, index: int, notes: list[str]) -> Referen
         if isinstance(content, str):
             content = _base64(content, f"{column}[{index}].bytes")
         value = next((v for v in (content, *(value.get(k) for k in ("path", "image", "video"))) if v is not None), None)
-    if isinstance(value, str) and value.startswith((DATA_URL, *PICTURE_IN_BASE64)):
-        return _base64(value.rpartition(",")[2], f"{column}[{index}]")
+    if isinstance(value, str) and value.lstrip().startswith((DATA_URL, *PICTURE_IN_BASE64)):
+        return _base64(value, f"{column}[{index}]")
     if not isinstance(value, str | bytes):
         raise BadRow(f"{column}[{index}] is {kind_of(value)}; accepted: a path, or bytes")
     return value
@@ -276,7 +285,7 @@ def _reference(value: Any, column: str, index: int, notes: list[str]) -> Referen
 
 def _base64(text: str, where: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode("".join(text.rpartition(",")[2].split()), validate=True)
     except (binascii.Error, ValueError):
         raise BadRow(f"{where} is not base64") from None
 

@@ -49,7 +49,7 @@ class RowIndex:
         self._id.append(0 if row.id is None else _hash(f"{file}/{row.id}".encode()) or 1)
 
     def repeated(self) -> Iterator[tuple[int, int]]:
-        """Rows whose id an earlier row of their file has, in order: places in the index of both, the earlier last."""
+        """Pairs of places in the index, in order: a row, and the earlier row of its file with the same id."""
         id_n = np.array(self._id)
         order = np.argsort(id_n, kind="stable")
         order = order[id_n[order] != 0]

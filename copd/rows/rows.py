@@ -84,7 +84,7 @@ class Rows:
         self._seed, self._asked = seed, asked or {}
         self._bad = BadRows(settings)
         self.notes: Counter[str] = Counter()
-        """How many rows are read in another way than they stand there, or in part, by what is done to them."""
+        """By note, the number of rows that are read only in part, or otherwise than written."""
         self._unfit: Callable[[Problem], str | None] = lambda problem: None
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
         self._opened = {split: open_files(names, split.value, settings) for split, names in files.items() if names}
@@ -245,7 +245,7 @@ class Rows:
         """The id of a row; among several files it begins with the file, since each may count from 0."""
         if row.id is None:
             return self.where(split, at)
-        return row.id if len(self.sources(split)) == 1 else f"{source.file.given}:{row.id}"
+        return row.id if len(self.sources(split)) == 1 else f"{source.file.given}#{row.id}"
 
     def _source(self, split: Split, at: int) -> Source:
         return self.sources(split)[self._sets[split].file_n[at]]

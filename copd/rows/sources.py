@@ -164,7 +164,7 @@ def _parsed(text: bytes) -> dict[str, Any] | BadRow:
     except UnicodeDecodeError as error:
         return BadRow(f"not UTF-8 at byte {error.start + 1}")
     except json.JSONDecodeError as error:
-        cut = "; a row is one line" if text.strip() in (b"{", b"[") or error.pos >= len(text.strip()) else ""
+        cut = "; a row is one line" if text.strip() in (b"{", b"[") or error.pos >= len(error.doc) else ""
         return BadRow(f"not JSON: {error.msg} at column {error.colno}{cut}")
     except ValueError as error:
         return BadRow(f"not JSON: {error}"[:120])

@@ -19,7 +19,7 @@ from copd.system.files import replace_text
 WANDB_ID = "wandb-id"
 """The file of a run folder that holds the id of its Weights & Biases run, since folder names are not unique there."""
 LEFT_OUT = ("event", "step", "seconds", "branch", "student", "teacher", "cycle", "weight", "chance")
-"""What names a record's numbers or never changes, and so is no curve."""
+"""Keys that only name a record, or never change: no curves are made of them."""
 PAIRS = ("overlap", "mass_overlap", "symmetric_kl")
 """Measures of a student and a teacher. Those of a model with itself are always 1 or 0."""
 

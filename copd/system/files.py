@@ -20,9 +20,10 @@ os.umask(_mask)
 
 
 def with_usual_modes(folder: Path) -> None:
-    """Let others read the weight files of a folder as any new file; safetensors lets only their owner read them."""
+    """Give weight files the mode of any new file; safetensors makes them readable by their owner only."""
     for file in folder.glob("*.safetensors"):
-        file.chmod(0o666 & ~_mask)
+        with suppress(OSError):  # some mounted file systems have no modes
+            file.chmod(0o666 & ~_mask)
 
 
 def sha256(path: Path) -> str:

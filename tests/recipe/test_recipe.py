@@ -157,10 +157,16 @@ REFUSED = [
         TWO.replace("a:", "merged:", 1), ["branches", "'merged' is a name that copd uses"], id="reserved name"
     ),
     pytest.param(
-        TWO + "schedule: {cycles: many}", ["schedule.cycles", "accepted: a whole number", "found 'many'"], id="a word for a number"
+        TWO + "schedule: {cycles: many}",
+        ["schedule.cycles", "accepted: a whole number", "found 'many'"],
+        id="a word for a number",
     ),
-    pytest.param(TWO + "schedule: {cycles: 1.5}", ["schedule.cycles", "accepted: a whole number", "found '1.5'"], id="a fraction"),
-    pytest.param(TWO + "schedule: {cycles: [1]}", ["schedule.cycles", "accepted: a whole number", "found '[1]'"], id="a list"),
+    pytest.param(
+        TWO + "schedule: {cycles: 1.5}", ["schedule.cycles", "accepted: a whole number", "found '1.5'"], id="a fraction"
+    ),
+    pytest.param(
+        TWO + "schedule: {cycles: [1]}", ["schedule.cycles", "accepted: a whole number", "found '[1]'"], id="a list"
+    ),
     pytest.param(TWO + "schedule: {cycles:}", ["schedule.cycles", "found 'None'"], id="nothing for a number"),
     pytest.param(TWO + "schedule: {cycles: 0}", ["schedule.cycles: accepted: 1 or more, found '0'"], id="too small"),
     pytest.param(
@@ -202,7 +208,9 @@ REFUSED = [
         id="a verifier's name with a space",
     ),
     pytest.param(
-        TWO + "verifiers: a.py:f", ["verifiers", "accepted: names with values", "found 'a.py:f'"], id="no mapping of verifiers"
+        TWO + "verifiers: a.py:f",
+        ["verifiers", "accepted: names with values", "found 'a.py:f'"],
+        id="no mapping of verifiers",
     ),
     pytest.param(
         TWO + "reward: {answer_form: box}", ["reward.answer_form", "'boxed' or 'tag'"], id="an unknown place of answers"

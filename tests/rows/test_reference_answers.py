@@ -38,7 +38,10 @@ def test_the_answer_of_a_solution_stands_behind_its_thoughts_in_its_tag_or_box(s
 @pytest.mark.parametrize(
     ("solution", "reason"),
     [
-        ("<answer>1</answer> or <answer>2</answer>", "no single answer: 2 <answer> in it"),
+        ("<answer>1</answer> or <answer>2</answer>", "no single answer: 2 <answer> or </answer> in it"),
+        ("<answer>1", "no single answer: <answer> and </answer> do not stand around it"),
+        ("1</answer><answer>", "do not stand around it"),
+        ("<answer>" * 200_000, "no single answer: 200000 <answer>"),
         ("<think>3 and 4", "no single answer: its thoughts are never closed"),
         ("\\boxed{1} or \\boxed{2}", r"no single answer: 2 \\boxed"),
     ],
@@ -78,6 +81,8 @@ COLOURS = ["A. red", "B. blue", "C. green"]
         ({"A": "red", "B": "blue", "C": "green", "D": None}, COLOURS),
         (["(A) red", "(B) blue"], ["(A) red", "(B) blue"]),
         ([1, 2], ["A. 1", "B. 2"]),
+        ({"text": ["red", "blue"], "label": ["A", "B"]}, ["A. red", "B. blue"]),
+        (["A. Einstein", "I. Newton"], ["A. A. Einstein", "B. I. Newton"]),
     ],
 )
 def test_choices_have_letters(given, expected):
@@ -85,10 +90,23 @@ def test_choices_have_letters(given, expected):
     assert choices_of({"choices": given}) == ("choices", expected)
 
 
-@pytest.mark.parametrize("given", ["A or B", [["a"]], [None, "b"], ["x"] * 27])
-def test_choices_of_another_form_are_refused(given):
-    with pytest.raises(BadRow, match="options"):
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ([["a"]], r"options\[0\] is a list"),
+        (["b", None], r"options\[1\] is null"),
+        ({"A": ["a"]}, r"options\[A\] is a list"),
+        (["x"] * 27, "27 options; accepted: at most 26"),
+    ],
+)
+def test_a_choice_that_is_no_text_is_refused_with_its_place(given, reason):
+    with pytest.raises(BadRow, match=reason):
         choices_of({"options": given})
+
+
+def test_a_column_that_is_no_list_of_choices_is_noted_and_not_read():
+    row = read_row({"prompt": "?", "answer": "1", "choices": 4}, "native", RULES)
+    assert (row.prompt, row.notes) == ("?", ("the column choices is not read: it is no list of choices",))
 
 
 def test_choices_that_the_question_does_not_show_are_put_below_it_and_noted():
@@ -98,8 +116,22 @@ def test_choices_that_the_question_does_not_show_are_put_below_it_and_noted():
     assert found.notes == ("the column options is put below the question, which does not show it",)
     shown = read_row({**row, "problem": "What colour? (A) red (B) blue (C) green"}, "easyr1", RULES)
     assert (shown.prompt, shown.notes) == ("What colour? (A) red (B) blue (C) green", ())
-    dressed = RowRules(RULES.verifiers, BOXED, "exact", template=lambda text, raw: f"{text} {raw['options'][0]}")
-    assert read_row(row, "easyr1", dressed).prompt == "What colour? A. red"
+    hidden = read_row({**row, "problem": "2345 mod 7?", "options": ["2", "3", "4", "5"]}, "easyr1", RULES)
+    assert hidden.prompt == "2345 mod 7?\nA. 2\nB. 3\nC. 4\nD. 5"
+
+
+def test_a_template_has_the_choices_or_a_note_says_that_it_has_not():
+    row = {"problem": "What colour?", "answer": "B", "verifier": "choice", "options": COLOURS}
+    whole, half = (
+        RowRules(
+            RULES.verifiers, BOXED, "exact", template=lambda text, raw, n=n: "\n".join([text, *raw["options"][:n]])
+        )
+        for n in (3, 1)
+    )
+    assert read_row(row, "easyr1", whole).notes == ()
+    found = read_row(row, "easyr1", half)
+    assert found.prompt == "What colour?\nA. red"
+    assert found.notes == ("the column options is not in the prompt that prompt_template makes",)
 
 
 def picture(kind: str) -> bytes:
@@ -112,7 +144,8 @@ def picture(kind: str) -> bytes:
 def test_a_picture_in_base64_or_a_data_url_is_bytes_wherever_a_path_may_stand(kind):
     text = base64.b64encode(picture(kind)).decode()
     row = {"prompt": "?", "answer": "1", "images": [text, f"data:image/{kind.lower()};base64,{text}", {"bytes": text}]}
-    assert read_row(row, "native", RULES).images == (picture(kind),) * 3
+    row["images"].append("\n".join(text[i : i + 76] for i in range(0, len(text), 76)))
+    assert read_row(row, "native", RULES).images == (picture(kind),) * 4
     with pytest.raises(BadRow, match=r"images\[0\] is not base64"):
         read_row({**row, "images": [f"data:image/png;base64,{text[:-3]}?"]}, "native", RULES)
 
@@ -122,6 +155,8 @@ def test_frames_and_rate_of_a_mapping_are_read_and_bounds_in_it_are_noted():
     row = read_row({"prompt": "?", "answer": "1", "videos": [video]}, "native", RULES)
     assert (row.videos, row.fps) == ((("f0.png", "f1.png"),), 4.0)
     assert row.notes == ("max_pixels beside videos is not read; media in the recipe has bounds for all",)
+    film = read_row({"prompt": "?", "answer": "1", "videos": [{"video": "a.mp4", "fps": 1.0}]}, "native", RULES)
+    assert film.notes == ("fps beside a video file is not read; media.fps in the recipe samples it",)
     image = read_row({"prompt": "?", "answer": "1", "images": [{"image": "a.png", "max_pixels": 9}]}, "native", RULES)
     assert image.notes == ("max_pixels beside images is not read; media in the recipe has bounds for all",)
     with pytest.raises(BadRow, match="its videos have different fps"):

@@ -78,7 +78,7 @@ def test_a_file_that_has_changed_since_its_rows_were_indexed_is_refused(three, w
 
 
 def ids(task, split, count):
-    return [int(task.problem(split, i).id.rpartition(":")[2]) for i in range(count)]
+    return [int(task.problem(split, i).id.rpartition("#")[2]) for i in range(count)]
 
 
 def test_a_row_becomes_a_problem(three):
@@ -270,7 +270,7 @@ def test_two_files_of_one_numbering_are_taken_and_their_problems_told_apart(writ
     files = {TRAIN: [write("a.jsonl", sums(30)), write("b.jsonl", sums(30))], VALIDATION: None, TEST: None}
     task = Rows("t", files, SETTINGS, shares={VALIDATION: 0.2, TEST: 0.2})
     found = {problem.id for split in Split for _, problem in task.in_file_order(split)}
-    assert found == {f"{name}:{i}" for name in files[TRAIN] for i in range(30)}
+    assert found == {f"{name}#{i}" for name in files[TRAIN] for i in range(30)}
 
 
 def test_what_is_read_in_another_way_is_counted(write):
