@@ -68,6 +68,7 @@ PRODUCT = re.compile(
 )
 """Two letters that are no word, or up to four without a vowel: `xy` may be `x` times `y`."""
 FORMULA = re.compile(r"(?:[A-Z][a-z]?(?:_?\{?\d{1,3}\}?)?){2,20}")
+BASED = re.compile(r"(\d[0-9A-Fa-f]*)_\s?\{?\s?(\d{1,2})\s?\}?")
 DATES = ("%Y-%m-%d", "%Y/%m/%d", "%B %d, %Y", "%B %d %Y", "%b %d, %Y", "%b %d %Y", "%d %B %Y", "%d %b %Y")
 SLASHED = re.compile(r"0?(\d{1,2})/0?(\d{1,2})/(\d{4})")
 """A date whose month may be the first or the second number: only the same three numbers are equal."""
@@ -93,6 +94,13 @@ class Date(NamedTuple):
     spelled: str
 
 
+class Based(NamedTuple):
+    """A number written in a base, which mathematics would not look at."""
+
+    digits: str
+    base: str
+
+
 class Words(NamedTuple):
     """Words as they are compared: without the case of their letters."""
 
@@ -106,7 +114,7 @@ class Listed(NamedTuple):
     folded: tuple[str, ...]
 
 
-Kind = Quantity | Date | Words | Listed
+Kind = Quantity | Date | Based | Words | Listed
 
 
 def judged(answer: str, reference: str) -> bool | None:
@@ -124,8 +132,9 @@ def judged(answer: str, reference: str) -> bool | None:
         return same_number(found.number, wanted.number)
     if isinstance(found, Date) or isinstance(wanted, Date):
         return found == wanted
-    if isinstance(found, Words | Listed) and isinstance(wanted, Words | Listed):
-        return found == wanted
+    for kinds in (Based, (Words, Listed)):
+        if isinstance(found, kinds) and isinstance(wanted, kinds):
+            return found == wanted
     return None
 
 
@@ -134,6 +143,8 @@ def kind(text: str) -> Kind | None:
     if len(text) > LONGEST:
         return None
     bare = _bare(text)
+    if match := BASED.fullmatch(bare):
+        return Based(match[1].casefold().lstrip("0"), match[2].casefold())
     return _as_date(bare) or _as_quantity(bare) or _as_list(bare) or _as_words(bare)
 
 
