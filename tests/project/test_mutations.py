@@ -257,7 +257,7 @@ def test_what_is_to_be_mutated_must_be_there_once(toy):
 def mutants(tmp_path_factory):
     """Of a copy of copd."""
     folder = tmp_path_factory.mktemp("mutated")
-    for name in ("copd", "tests"):
+    for name in ("copd", "tests", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     with mutants_of(folder, LIBRARIES) as mutants:
