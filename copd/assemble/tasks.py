@@ -92,8 +92,8 @@ def leak_warnings(tasks: Mapping[str, Task]) -> list[str]:
                     f"branches.{name}.task: {count} of {task.size(later)} {later.value} rows have the text, or the "
                     f"images and videos, of a {earlier.value} row"
                 )
-    for one, other in combinations(rows, 2):
-        ours, theirs = (np.concatenate([rows[name].keys(split) for split in Split]) for name in (one, other))
+    keys = {name: np.concatenate([task.keys(split) for split in Split]) for name, task in rows.items()}
+    for (one, ours), (other, theirs) in combinations(keys.items(), 2):
         if count := int(np.isin(ours, theirs).sum()):
             found.append(
                 f"branches.{one}.task: {count} of {len(ours)} rows have the text, or the images and videos, of a row "

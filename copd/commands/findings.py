@@ -13,14 +13,15 @@ from typing import Literal
 
 import torch
 
-from copd.rewards.answers import OPENING, THINK, THOUGHT
+from copd.measure.health import MANY_TRUNCATED
+from copd.rewards.answers import OPENING, behind_thoughts
 
 Verdict = Literal["ok", "warning", "failed"]
 LONGEST_TEXT, LONGEST_REASON = 120, 300
 """Most characters shown of a prompt or response, and of an error that is not copd's own."""
 GIB = 2**30
-LEAST_SIGNAL, MOST_TRUNCATED, FEW_ANSWERS = 0.1, 0.5, 0.1
-"""Least share of groups with signal, most of truncated responses, and least share of responses with a final answer."""
+LEAST_SIGNAL, FEW_ANSWERS = 0.1, 0.1
+"""Least share of groups with signal, and least share of responses with a final answer."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,12 @@ def advice_on(
 
     `ours`: whether a verifier of copd grades the response, which needs a final answer in the `form`.
     """
-    spoken = [text.rpartition(THOUGHT)[2] for text in texts]
-    answered = [OPENING[form] in text and THINK not in text for text in spoken]
-    cut = [has for has, whole in zip(answered, finished, strict=True) if not whole]
+    answered = [OPENING[form] in (behind_thoughts(text) or "") for text in texts]
+    truncated = [has for has, whole in zip(answered, finished, strict=True) if not whole]
     graded = [has for has, whole, own in zip(answered, finished, ours, strict=True) if whole and own]
     found = []
-    if len(cut) > MOST_TRUNCATED * len(texts):
-        if sum(cut) > len(cut) / 2:
+    if len(truncated) > MANY_TRUNCATED * len(texts):
+        if sum(truncated) > len(truncated) / 2:
             found.append(
                 "most responses go on behind their answer until they are truncated: look at the samples; perhaps the "
                 "model ends by a token that neither generation_config.json, tokenizer nor chat template names"

@@ -17,14 +17,20 @@ def final_answer(response: str, *, finished: bool, form: str = "boxed", prompt: 
     thoughts are never closed has no answer. A response whose only answer stands in its repetition of the `prompt` has
     none; one that repeats it and adds another has several, and so none.
     """
-    spoken = response.rpartition(THOUGHT)[2]
-    if not finished or THINK in spoken:
+    spoken = behind_thoughts(response)
+    if not finished or spoken is None:
         return None
     answer = FORMS[form](spoken)
     echo = prompt.strip()
     if (BOXED in echo or TAG in echo) and echo in spoken and FORMS[form](spoken.replace(echo, "")) is None:
         return None
     return answer
+
+
+def behind_thoughts(response: str) -> str | None:
+    """What a response says after its thoughts; None if they are never closed."""
+    spoken = response.rpartition(THOUGHT)[2]
+    return None if THINK in spoken else spoken
 
 
 def only_box(text: str) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 from copd.rewards.units import CURRENCY, NO_UNIT, PERCENT, POWERS, unit_name
@@ -63,10 +64,6 @@ QUANTITY = re.compile(
     r"(?P<unit>(?![eE][+-]?\d)[^\W\d_][^\\={}()<>,;:+]*)?"
 )
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019.-][^\W\d_]+)*\.?|[A-Za-z][A-Za-z0-9]{1,30}")
-PRODUCT = re.compile(
-    r"(?!(?:no|ok|on|up|go|so|is|it|us|we|he|me|my|by|at|to|of|or|as|an|am|pm|uk|tv)$)[a-z]{2}|[b-df-hj-np-tv-z]{2,4}"
-)
-"""Two letters that are no word, or up to four without a vowel: `xy` may be `x` times `y`."""
 FORMULA = re.compile(r"(?:[A-Z][a-z]?(?:_?\{?\d{1,3}\}?)?){2,20}")
 BASED = re.compile(r"(\d[0-9A-Fa-f]*)_\s?\{?\s?(\d{1,2})\s?\}?")
 DATES = ("%Y-%m-%d", "%Y/%m/%d", "%B %d, %Y", "%B %d %Y", "%b %d, %Y", "%b %d %Y", "%d %B %Y", "%d %b %Y")
@@ -125,7 +122,7 @@ def judged(answer: str, reference: str) -> bool | None:
     """
     if _closed_up(answer) == _closed_up(reference):
         return True
-    if len({unit_of(answer), unit_of(reference)} - {""}) > 1:
+    if len({_measured(answer)[1], _measured(reference)[1]} - {""}) > 1:
         return False
     found, wanted = kind(answer), kind(reference)
     if isinstance(found, Quantity) and isinstance(wanted, Quantity):
@@ -140,8 +137,11 @@ def judged(answer: str, reference: str) -> bool | None:
 
 def kind(text: str) -> Kind | None:
     """The quantity, the date, the words or the list of words that a text is; None for what only mathematics reads."""
-    if len(text) > LONGEST:
-        return None
+    return _kind(text) if len(text) <= LONGEST else None
+
+
+@lru_cache(maxsize=4096)
+def _kind(text: str) -> Kind | None:
     bare = _bare(text)
     if match := BASED.fullmatch(bare):
         return Based(match[1].casefold().lstrip("0"), match[2].casefold())
@@ -151,11 +151,6 @@ def kind(text: str) -> Kind | None:
 def _closed_up(text: str) -> str:
     """The text without white space between a number and a letter: `3 m` may be metres or a product, like `3m`."""
     return re.sub(r"(?<=\d)\s+(?=[A-Za-z])", "", text.strip())
-
-
-def unit_of(text: str) -> str:
-    """The name of the unit behind a number or an expression; empty without one."""
-    return _measured(text)[1]
 
 
 def expression(text: str) -> str:
@@ -168,7 +163,7 @@ def _measured(text: str) -> tuple[str, str]:
     """What stands before a unit, and the unit's name; without a unit all of the text, and an empty name."""
     if len(text) > LONGEST:
         return text, ""
-    if quantity := _as_quantity(_bare(text)):
+    if isinstance(quantity := kind(text), Quantity):
         return quantity.spelled, quantity.unit
     match = BEHIND.fullmatch(_latex(text).strip())
     if match is None or SEVERAL.search(match["before"]):

@@ -24,8 +24,9 @@ NO_UNIT = frozenset(PHRASES.split())
 CURRENCY = {"$": "dollar", "\\$": "dollar", "\u20ac": "euro", "\u00a3": "pound", "\u00a5": "yen"}
 """Signs before a number, and the unit that each stands for."""
 POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-WHOLE = {"mph": "mi / h", "kmh": "km / h", "kph": "km / h", "kmph": "km / h"}
 """Powers of ten that are written as words."""
+WHOLE = {"mph": "mi / h", "kmh": "km / h", "kph": "km / h", "kmph": "km / h"}
+"""Abbreviations of several units, and the name by which each is compared."""
 PERCENT = frozenset(("percent", "per cent", "pct"))
 WORDS = re.compile(r"[^\W\d_]+|-?\d|/")
 FOREIGN = re.compile(r"[^\w\s/^.{}\-]")

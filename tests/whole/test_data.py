@@ -19,7 +19,9 @@ from copd.errors import CheckpointError, DataError, RecipeError
 from copd.recipe.reading import make_recipe
 from copd.recipe.task_sections import MediaSection, RowsTask
 from copd.rewards import answers
+from copd.rewards.verifiers import AROUND
 from copd.rows import answers as rows_answers
+from copd.rows.check import ANSWERED
 from copd.rows.media import MediaRules
 from copd.rows.opening import Settings
 from copd.runs.runlog import read_lines
@@ -128,8 +130,13 @@ def test_rows_read_by_hand_and_by_a_recipe_that_says_nothing_are_read_alike():
     assert MediaSection().model_dump() == asdict(MediaRules())
 
 
-def test_rows_and_responses_box_their_answers_alike():
-    assert rows_answers.BOXED == answers.BOXED
+def test_rows_responses_and_verifiers_mark_thoughts_and_answers_alike():
+    """The rooms do not import one another."""
+    for mark in ("BOXED", "TAG", "CLOSING_TAG", "THINK", "THOUGHT"):
+        assert getattr(rows_answers, mark) == getattr(answers, mark)
+    assert set(AROUND) == {answers.BOXED, answers.TAG, answers.THOUGHT}
+    for form, written in ANSWERED.items():
+        assert answers.final_answer(written.format("16"), finished=True, form=form) == "16"
 
 
 def test_more_problems_than_rows_are_not_measured_as_if_they_were_different(folder):
