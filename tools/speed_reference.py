@@ -41,8 +41,8 @@ def table(measured: Path) -> str:
     lines = [HEADER, ("---",) * len(HEADER), *(cells(*row, by_name(results["rows"])) for row in ROWS)]
     facts = results["environment"]
     said = (
-        f"{facts['machine']} with {facts['instructions']}, {facts['cores']} cores, {THREADS} threads, torch {facts['torch']}, transformers "
-        f"{facts['transformers']}, TRL {facts['trl']}, {facts['date']}:"
+        f"{facts['machine']} with {facts['instructions']}, {facts['cores']} cores, {THREADS} threads, "
+        f"torch {facts['torch']}, transformers {facts['transformers']}, TRL {facts['trl']}, {facts['date']}:"
     )
     return "\n".join([said, "", *("| " + " | ".join(line) + " |" for line in lines)])
 
