@@ -134,18 +134,18 @@ class Health:
             yield _Look(guard, branch, part, recent > limit, f"branch {branch}, {part}: {said.format(recent)}")
 
     def _signal(self, branch: str) -> Iterator[_Look]:
-        signal, reward = (self._recent(branch, f"native/{name}") for name in ("groups_with_signal", "reward"))
-        if signal is None or reward is None:
+        signal, accuracy = (self._recent(branch, f"native/{name}") for name in ("groups_with_signal", "accuracy"))
+        if signal is None or accuracy is None:
             return
         why = "the responses to a prompt all earn the same; raise sampling.rollouts_per_prompt"
-        if reward == 1:
-            why = "all responses earn 1; take harder problems"
-        elif reward == 0:
-            why = f"all responses earn 0; {self._why_all_earn_0(branch)}"
+        if accuracy == 1:
+            why = "all responses are right; take harder problems"
+        elif accuracy == 0:
+            why = f"no response is right; {self._why_none_is_right(branch)}"
         yield _Look("reward", branch, "", signal == 0, f"branch {branch}: nothing to learn in {WINDOW} steps: {why}")
 
-    def _why_all_earn_0(self, branch: str) -> str:
-        """What to do where all earn 0, by what the last updates say of the cause."""
+    def _why_none_is_right(self, branch: str) -> str:
+        """What to do where no response is right, by what the last updates say of the cause."""
         if (self._recent(branch, "native/grader_failures") or 0.0) >= 1:
             return "graders fail on some: see native/grader_failures, and the samples for the others"
         if (self._recent(branch, "native/truncated_rate") or 0.0) > MANY_TRUNCATED:

@@ -9,6 +9,7 @@ from copd.measure.health import WINDOW, Health
 
 HEALTHY = {
     "native/reward": 0.5,
+    "native/accuracy": 0.5,
     "native/groups_with_signal": 0.6,
     "native/response_length": 20.0,
     "native/truncated_rate": 0.0,
@@ -85,10 +86,21 @@ def test_a_guard_fires_again_only_after_ten_good_looks_in_a_row(good, again):
     assert [guard for _, guard, _ in fired(health, sick)] == again
 
 
-@pytest.mark.parametrize(("reward", "said"), [(0.0, "earn 0"), (1.0, "earn 1"), (0.4, "earn the same")])
-def test_batches_without_signal_are_told_apart_by_their_reward(reward, said):
+@pytest.mark.parametrize(
+    ("accuracy", "reward", "said"),
+    [
+        (0.0, 0.0, "no response is right"),
+        (1.0, 1.0, "all responses are right"),
+        (0.4, 0.4, "earn the same"),
+        (0.0, 0.2, "no response is right"),
+        (1.0, 0.8, "all responses are right"),
+    ],
+    ids=["wrong", "right", "both", "wrong, paid for their form", "right, without the pay for their form"],
+)
+def test_batches_without_signal_are_told_apart_by_how_many_are_right(accuracy, reward, said):
     health = Health()
-    events = updates(WINDOW, native__groups_with_signal=0.0, native__reward=reward)
+    signal = {"native__groups_with_signal": 0.0}
+    events = updates(WINDOW, **signal, native__accuracy=accuracy, native__reward=reward)
     (fault,) = [fault for event in events for fault in health.see(event)]
     assert said in fault.message
 
@@ -215,8 +227,8 @@ def test_a_run_resumed_anywhere_is_warned_as_one_that_was_never_stopped():
         ({}, "without a final answer in its form"),
     ],
 )
-def test_where_all_earn_0_the_advice_follows_what_the_updates_say(changes, said):
-    nothing = {"native__groups_with_signal": 0.0, "native__reward": 0.0, **changes}
+def test_where_no_response_is_right_the_advice_follows_what_the_updates_say(changes, said):
+    nothing = {"native__groups_with_signal": 0.0, "native__accuracy": 0.0, **changes}
     health = Health()
     found = [fault for step in range(10) for fault in health.see(update(step, **nothing)) if fault.guard == "reward"]
     assert len(found) == 1

@@ -49,7 +49,7 @@ def test_what_fails_silently_is_said_on_the_screen_and_in_the_record(cut):
     folder, said = cut
     found = [(line["step"], line["guard"], line.get("branch")) for line in record(folder) if line["event"] == "warning"]
     assert found == [(-1, "length", None), (9, "length", "text"), (9, "reward", "text")]
-    assert "warning: after step 10: branch text: nothing to learn in 10 steps: all responses earn 0" in said
+    assert "warning: after step 10: branch text: nothing to learn in 10 steps: no response is right" in said
     assert "warning: after step 10: branch text, native: 100% of the last responses were truncated" in said
 
 
