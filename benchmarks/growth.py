@@ -23,6 +23,7 @@ from benchmarks.ours import Coin, Lengthened
 from copd.algorithm import mutual_opd
 from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
 from copd.branches.local import finish, local_handle
+from copd.branches.signals import SampledToken
 from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
 from copd.model.policy import Policy
@@ -115,7 +116,7 @@ def make_branch(base: Policy, name: str, index: int, tasks: Mapping[str, Task], 
         SamplingSettings(0, work.response, 1.0),
         capability=name,
         learner=Learner(policy, learning_rate=1e-4),
-        settings=ObjectiveSettings(partial(clamped_delta, bound=5.0)),
+        settings=ObjectiveSettings(SampledToken(partial(clamped_delta, bound=5.0))),
         grader=Coin(),  # type: ignore[arg-type]
     )
 

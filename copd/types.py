@@ -129,6 +129,7 @@ class Rollouts:
     reward_N         rewards, None until graded
     correct_N        True where the answer is right, whatever else the reward counts; None until graded
     grader_failures  number of rows that could not be graded and therefore earn 0
+    likeliest_NTK    the sampling policy's K likeliest tokens at each place, if a teacher is to compare them
     """
 
     problems: tuple[Problem, ...]
@@ -142,6 +143,7 @@ class Rollouts:
     reward_N: Tensor | None = None
     correct_N: Tensor | None = None
     grader_failures: int = 0
+    likeliest_NTK: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +154,7 @@ class Score:
     topk_ids_NTK   the K most likely tokens, best first (None unless asked for)
     topk_logp_NTK  their log-probs
     at_ids_NTK     log-probs of the ids that the caller gave (None unless asked for)
+    whole_MV       log-probs of all tokens, for the M response tokens row by row (None unless asked for)
     """
 
     logp_NT: Tensor
@@ -159,6 +162,7 @@ class Score:
     topk_ids_NTK: Tensor | None = None
     topk_logp_NTK: Tensor | None = None
     at_ids_NTK: Tensor | None = None
+    whole_MV: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from copd.recipe.method_sections import MERGE_FIELDS
 from copd.recipe.model import Recipe
-from copd.recipe.sections import MERGE_FIELDS
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipe.md"
 MARK = "<!-- Below this line: written by `make docs` from the sections of the recipe. -->\n"

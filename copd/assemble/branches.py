@@ -8,7 +8,9 @@ from functools import partial
 
 from copd.assemble.assembled import Assembled, Inheritance, assembled
 from copd.branches.branch import Branch, ObjectiveSettings, Reference, generator_of
-from copd.maths.distill import clamped_delta, masked_delta, proximal_delta
+from copd.branches.signals import SampledToken, Signal, StudentsLikeliest, TeachersLikeliest, WholeVocabulary
+from copd.maths.distill import WHOLE_VOCABULARY, clamped_delta, masked_delta, proximal_delta
+from copd.maths.divergences import Divergence, forward_kl, jensen_shannon, reverse_kl
 from copd.measure.health import Health
 from copd.model.folders import compute_on
 from copd.model.learner import Learner
@@ -19,6 +21,12 @@ from copd.recipe.model import Recipe
 from copd.tasks.mixture import Mixture
 from copd.topology import Edge
 from copd.types import MIXED, Rollouts
+
+DIVERGENCES: dict[str, Divergence] = {
+    "reverse_kl": reverse_kl,
+    "forward_kl": forward_kl,
+    "jsd": jensen_shannon,
+}
 
 
 def branch_policy(recipe: Recipe, base: Policy, name: str) -> Policy:
@@ -56,18 +64,30 @@ def make_learner(recipe: Recipe, policy: Policy) -> Learner:
 
 def make_objectives(recipe: Recipe, base: Policy) -> ObjectiveSettings:
     """The settings of an update's parts. The base, which is never trained, is the reference of the KL."""
-    grpo, opd = recipe.grpo, recipe.opd
+    grpo = recipe.grpo
+    return ObjectiveSettings(
+        signal=make_signal(recipe, base),
+        normalize_std=grpo.normalize_std,
+        mask_truncated=grpo.mask_truncated,
+        reference=Reference(base, grpo.kl_coefficient) if grpo.kl_coefficient else None,
+    )
+
+
+def make_signal(recipe: Recipe, base: Policy) -> Signal:
+    """The signal of OPD. A divergence is over the whole vocabulary unless the vocabulary is large."""
+    opd = recipe.opd
     deltas: dict[str, Delta] = {
         "clamp": partial(clamped_delta, bound=opd.clamp),
         "mask": partial(masked_delta, bound=opd.clamp),
         "proximal": partial(proximal_delta, teacher_share=opd.teacher_share),
     }
-    return ObjectiveSettings(
-        delta=deltas[opd.bound],
-        normalize_std=grpo.normalize_std,
-        mask_truncated=grpo.mask_truncated,
-        reference=Reference(base, grpo.kl_coefficient) if grpo.kl_coefficient else None,
-    )
+    if opd.signal == "sampled":
+        return SampledToken(deltas[opd.bound])
+    divergence = DIVERGENCES[opd.signal]
+    if base.allowed_tokens <= WHOLE_VOCABULARY:
+        return WholeVocabulary(divergence)
+    likeliest = StudentsLikeliest if opd.signal == "reverse_kl" else TeachersLikeliest
+    return likeliest(divergence, min(opd.top_k, base.allowed_tokens))
 
 
 def make_health(recipe: Recipe, edges: Sequence[Edge]) -> Health:
@@ -75,7 +95,7 @@ def make_health(recipe: Recipe, edges: Sequence[Edge]) -> Health:
     devices = [branch.device or recipe.model.device for branch in recipe.branches.values()]
     in_half = any(compute_on(device, recipe.model.dtype)[1] is not None for device in devices)
     taught = [(edge.student, edge.teacher) for edge in edges]
-    return Health(taught, clamps=recipe.opd.bound != "proximal", in_half=in_half)
+    return Health(taught, clamps=recipe.opd.signal == "sampled" and recipe.opd.bound != "proximal", in_half=in_half)
 
 
 def make_branch(made: Assembled, name: str, index: int) -> Branch:

@@ -1,6 +1,7 @@
 """A branch, and the handles on it, wherever it lives.
 
 - `branch`: policy, tasks, grading and learner, put together
+- `signals`: the signals of OPD, from the teacher's answer to the student's objective
 - `handle`: the one class of handles
 - `local`: calls to a branch of this process; turns on a device
 - `processes`: calls to a branch in a process of its own

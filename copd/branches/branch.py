@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from copd.branches.signals import Signal
 from copd.compute.batching import take_rows
 from copd.errors import CheckpointError, NonFiniteError
 from copd.maths.advantages import group_advantages, has_signal
 from copd.model.learner import Learner
-from copd.model.objectives import AnchoredGrpoObjective, Delta, DistillObjective, GrpoObjective, Objective
+from copd.model.objectives import AnchoredGrpoObjective, GrpoObjective, Objective
 from copd.model.pieces import token_pieces
 from copd.model.policy import Policy
 from copd.rewards.grading import Grader, Response
@@ -47,11 +48,11 @@ class Reference:
 class ObjectiveSettings:
     """The settings of the parts of an update.
 
-    `delta` bounds the distillation signal. With `mask_truncated`, truncated native responses are left out as if they
+    `signal` is that of OPD. With `mask_truncated`, truncated native responses are left out as if they
     had not been sampled. `reference` is None if there is no KL term.
     """
 
-    delta: Delta
+    signal: Signal
     normalize_std: bool = True
     mask_truncated: bool = False
     reference: Reference | None = None
@@ -61,9 +62,9 @@ class ObjectiveSettings:
 class Counts:
     """The ledger of one branch since the start of the run: rollouts, tokens, and seconds by activity.
 
-    `tokens_scored` counts peers' responses that the branch scored as a teacher, and its own responses that its
-    reference scored, once a batch; the seconds of the reference's scoring belong to the update. `tokens_trained` counts
-    each token once per iteration.
+    `tokens_scored` counts peers' responses that the branch scored as a teacher, and its own whose likeliest tokens it
+    sent to a teacher or that its reference scored, each once a batch. The seconds of the reference's scoring belong to
+    the update. `tokens_trained` counts each token once per iteration.
     """
 
     rollouts: int = 0
@@ -200,6 +201,9 @@ class Branch(Actor):
         problems = [self.tasks[task].problem(Split.TRAIN, first + i) for i in range(prompts)]
         generator = generator_of(self.sampling.seed, self.name, task, step)
         rollouts = self.answer(problems, rollouts_per_prompt, generator)
+        if task != self.capability:
+            rollouts = self.settings.signal.asked(self.policy, rollouts)
+        self.ledger.tokens_scored += 0 if rollouts.likeliest_NTK is None else int(rollouts.mask_NT.sum())
         self.ledger.rollouts += len(rollouts.tokens_NT)
         self.ledger.tokens_generated += int(rollouts.mask_NT.sum())
         self.ledger.collect_seconds += time.perf_counter() - started
@@ -208,7 +212,7 @@ class Branch(Actor):
     def score(self, rollouts: Rollouts) -> Score:
         """Teach: log-probs of a peer's responses under the current weights."""
         started = time.perf_counter()
-        score = self.inspect(rollouts)
+        score = self.settings.signal.score(self.policy, rollouts, self.version)
         self.ledger.tokens_scored += int(rollouts.mask_NT.sum())
         self.ledger.score_seconds += time.perf_counter() - started
         return score
@@ -251,7 +255,7 @@ class Branch(Actor):
                 f"branch {self.name}: {part.name} was scored at version {part.teacher.version}, "
                 f"due is {part.teacher_version}"
             )
-        return DistillObjective(part.name, part.rollouts, part.weight, part.teacher.logp_NT, self.settings.delta)
+        return self.settings.signal.objective(part, part.teacher)
 
     def _native(self, part: Part) -> GrpoObjective:
         rows_M = (part.rollouts.finished_N | (not self.settings.mask_truncated)).nonzero()[:, 0]

@@ -16,8 +16,8 @@ from copd.errors import RecipeError
 from copd.measure.evaluate import AVERAGE, Accuracy, evaluate
 from copd.model.folders import model_folder
 from copd.model.merging import MergedFolders, ModelFolder, write_merged
+from copd.recipe.method_sections import MergeSection
 from copd.recipe.model import Recipe
-from copd.recipe.sections import MergeSection
 from copd.runs.cards import MERGE_CARD
 from copd.runs.folder import occupied
 from copd.types import Split

@@ -27,6 +27,7 @@ def take_rows(rollouts: Rollouts, rows_M: Tensor) -> Rollouts:
         prompt_of_N=prompt_of_M,
         reward_N=None if rollouts.reward_N is None else rollouts.reward_N[rows_M],
         correct_N=None if rollouts.correct_N is None else rollouts.correct_N[rows_M],
+        likeliest_NTK=None if rollouts.likeliest_NTK is None else rollouts.likeliest_NTK[rows_M, :longest],
     )
 
 

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from copd.compute.batching import distinct_rows, take_rows, unflatten
 from copd.compute.encode import Encoder, Prompts, Responses
 from copd.compute.forward import Finish, Forward, Head
 from copd.compute.packing import pack
+from copd.maths.divergences import Divergence, Target
 from copd.maths.logprobs import TokenStats, token_stats
-from copd.types import Rollouts
+from copd.types import Rollouts, Score
 
 CHUNK_ELEMENTS = 1 << 25
 """Most logits that exist at once: 128 MiB in float32."""
@@ -34,13 +36,74 @@ class Computes(Protocol):
         """Whether prompts and responses are packed into one sequence."""
         ...
 
+    @property
+    def allowed_tokens(self) -> int:
+        """Number of tokens that the vocabulary mask allows."""
+        ...
+
+    def micro_batches(self, rollouts: Rollouts, rows_M: Tensor) -> list[Tensor]:
+        """Split rows by the policy's token budget."""
+        ...
+
     def computing(self) -> AbstractContextManager[None]:
         """The context of every forward."""
         ...
 
 
-def response_stats(policy: Computes, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None) -> TokenStats:
-    """Statistics of the M response tokens of one micro-batch, row by row. Log-probs are differentiable.
+@torch.no_grad()
+def response_score(
+    policy: Computes,
+    rollouts: Rollouts,
+    *,
+    k: int = 0,
+    ids_NTK: Tensor | None = None,
+    whole: bool = False,
+    version: int = 0,
+) -> Score:
+    """Log-probs of the responses, of the k most likely tokens, of the tokens `ids_NTK`, and of all; on the CPU.
+
+    Equal responses to one prompt are computed once if their `ids_NTK` are equal too. Raises ValueError if k exceeds the
+    number of tokens that the vocabulary mask allows.
+    """
+    if k > policy.allowed_tokens:
+        raise ValueError(f"k={k} is larger than the {policy.allowed_tokens} tokens of the masked vocabulary")
+    every_N = torch.arange(len(rollouts.tokens_NT))
+    asked_N = None if ids_NTK is None else torch.unique(ids_NTK.flatten(1), dim=0, return_inverse=True)[1]
+    distinct = distinct_rows(rollouts, every_N, asked_N)
+    batches = policy.micro_batches(rollouts, distinct.rows_D)
+    stats = []
+    for rows in batches:
+        part = take_rows(rollouts, rows)
+        ids = None if ids_NTK is None else ids_NTK[rows, : part.tokens_NT.shape[1]]
+        stats.append(response_stats(policy, part, k=k, ids_NTK=ids, whole=whole))
+    found = TokenStats(*map(joined, zip(*stats, strict=True)))
+
+    def placed(values_M: Tensor | None) -> Any:
+        if values_M is None:
+            return None
+        return unflatten(values_M.cpu(), rollouts.mask_NT, torch.cat(batches))[distinct.place_M]
+
+    place_M = placed(torch.arange(len(found.logp_M)))[rollouts.mask_NT]
+    return Score(
+        placed(found.logp_M),
+        version,
+        topk_ids_NTK=placed(found.topk_ids_MK),
+        topk_logp_NTK=placed(found.topk_logp_MK),
+        at_ids_NTK=placed(found.at_ids_MK),
+        whole_MV=None if found.whole_MV is None else found.whole_MV.cpu()[place_M],
+    )
+
+
+def response_stats(
+    policy: Computes,
+    rollouts: Rollouts,
+    *,
+    k: int = 0,
+    ids_NTK: Tensor | None = None,
+    whole: bool = False,
+    target: Target | None = None,
+) -> TokenStats:
+    """Statistics of the M response tokens of one micro-batch, row by row; see `copd.maths.logprobs.token_stats`.
 
     At most `CHUNK_ELEMENTS` logits exist at a time. If there are more, the backward pass recomputes them.
     """
@@ -48,16 +111,21 @@ def response_stats(policy: Computes, rollouts: Rollouts, *, k: int = 0, ids_NTK:
     mask_NT = rollouts.mask_NT.to(policy.device)
     ids_M = rollouts.tokens_NT.to(policy.device)[mask_NT]
     at_ids_MK = None if ids_NTK is None else ids_NTK.to(policy.device)[mask_NT]
+    options: dict[str, Any] = {"temperature": rollouts.temperature, "k": k, "whole": whole}
+    divergence, *compared = target or (None, None, None)
+    compared = [None if values is None else values.to(policy.device) for values in compared]
+    stats = partial(_stats, divergence, banned_V=policy.banned_V, **options)
     run, select = _packed(policy, prompts, rollouts) if policy.packs else _plain(policy, prompts, rollouts, mask_NT)
     kept: list[TokenStats] = []
 
     def finish(hidden: Tensor, head: Head) -> Tensor:
-        kept.append(_chunked(select(hidden), head, ids_M, policy.banned_V, rollouts.temperature, k, at_ids_MK))
-        return kept[0].logp_M
+        size = max(1, CHUNK_ELEMENTS // len(policy.banned_V))
+        kept.append(_chunked(partial(stats, head), size, select(hidden), ids_M, at_ids_MK, *compared))
+        return torch.stack([values for values in (kept[0].logp_M, kept[0].divergence_M) if values is not None])
 
     with policy.computing():
-        logp_M = run(finish)
-    return kept[0]._replace(logp_M=logp_M)
+        logp_M, *divergence_M = run(finish)
+    return kept[0]._replace(logp_M=logp_M, divergence_M=divergence_M[0] if divergence_M else None)
 
 
 Run = Callable[[Finish], Any]
@@ -76,27 +144,31 @@ def _plain(policy: Computes, prompts: Prompts, rollouts: Rollouts, mask_NT: Tens
     return partial(policy.forward.plain, prompts, rows), lambda hidden_NTD: hidden_NTD[mask_NT]
 
 
-def _chunked(
-    hidden_MD: Tensor,
+def _stats(
+    divergence: Divergence | None,
     head: Head,
+    hidden_MD: Tensor,
     ids_M: Tensor,
-    banned_V: Tensor,
-    temperature: float,
-    k: int,
     at_ids_MK: Tensor | None,
+    target_logp_MK: Tensor | None,
+    target_ids_MK: Tensor | None,
+    **options: Any,
 ) -> TokenStats:
-    def stats(hidden: Tensor, ids: Tensor, at_ids: Tensor | None) -> TokenStats:
-        return token_stats(head(hidden), ids, banned_V, temperature=temperature, k=k, at_ids_MK=at_ids)
+    target = None
+    if divergence is not None and target_logp_MK is not None:
+        target = Target(divergence, target_logp_MK, target_ids_MK)
+    return token_stats(head(hidden_MD), ids_M, at_ids_MK=at_ids_MK, target=target, **options)
 
-    size = max(1, CHUNK_ELEMENTS // len(banned_V))
-    if len(hidden_MD) <= size:
-        return stats(hidden_MD, ids_M, at_ids_MK)
-    at_ids = [None] * len(ids_M.split(size)) if at_ids_MK is None else at_ids_MK.split(size)
-    chunks = [
-        checkpoint(stats, *chunk, use_reentrant=False)
-        for chunk in zip(hidden_MD.split(size), ids_M.split(size), at_ids, strict=True)
-    ]
-    return TokenStats(*map(joined, zip(*chunks, strict=True)))
+
+def _chunked(stats: Callable[..., TokenStats], size: int, *values_M: Tensor | None) -> TokenStats:
+    """`stats` of the values of M tokens, of at most `size` tokens at a time."""
+    tokens = next(len(values) for values in values_M if values is not None)
+    if tokens <= size:
+        return stats(*values_M)
+    chunks = range(0, tokens, size)
+    split = ([None if values is None else values[at : at + size] for values in values_M] for at in chunks)
+    found = [checkpoint(stats, *each, use_reentrant=False) for each in split]
+    return TokenStats(*map(joined, zip(*found, strict=True)))
 
 
 def joined(values: Sequence[Tensor | None]) -> Any:

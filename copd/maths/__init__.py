@@ -2,7 +2,8 @@
 
 - `advantages`: group-relative advantages
 - `losses`: token-level surrogates, the KL to a reference, and their aggregation
-- `distill`: the distillation signal; measures of behaviour
+- `distill`: the signal of the sampled token; measures of behaviour
+- `divergences`: the divergences of dense OPD
 - `logprobs`: log-probs of tokens under the vocabulary mask; draws from them
 - `merge`: merge methods for K tensors of one name, and for K models
 - `intervals`: intervals at 95 %, and the pass@k estimator

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+WHOLE_VOCABULARY = 4096
+"""Up to this many tokens a KL is over all of them. Above, it is over the likeliest tokens and a bucket for the rest."""
+
 
 def sampled_delta(logp_NT: Tensor, teacher_logp_NT: Tensor) -> Tensor:
     """delta_t = log pi_teacher(y_t) - log pi_student(y_t), without a bound. [N, T] (method.md eq. 3).

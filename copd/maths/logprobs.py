@@ -5,15 +5,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from copd.maths.divergences import Target
+
 
 class TokenStats(NamedTuple):
-    """The results of `token_stats` for M token positions. The last three are None unless asked for."""
+    """The results of `token_stats` for M token positions. All but the first two are None unless asked for."""
 
     logp_M: Tensor
     entropy_M: Tensor
     topk_ids_MK: Tensor | None = None
     topk_logp_MK: Tensor | None = None
     at_ids_MK: Tensor | None = None
+    whole_MV: Tensor | None = None
+    divergence_M: Tensor | None = None
 
 
 def masked_log_softmax(logits_MV: Tensor, banned_V: Tensor, *, temperature: float) -> Tensor:
@@ -34,14 +38,18 @@ def token_stats(
     temperature: float,
     k: int = 0,
     at_ids_MK: Tensor | None = None,
+    whole: bool = False,
+    target: Target | None = None,
 ) -> TokenStats:
     """Statistics of the tokens `ids_M`, each from its own logits, under the vocabulary mask. [M] or [M, K], in nats.
 
-    logp_M        log-prob of each token, of `masked_log_softmax`; the only result with a gradient
+    logp_M        log-prob of each token, of `masked_log_softmax`; it has a gradient
     entropy_M     H = -sum_v p_v log p_v over the tokens that are not banned
     topk_ids_MK   the k most likely tokens, best first (None for k = 0)
     topk_logp_MK  their log-probs
     at_ids_MK     log-probs of the given ids `at_ids_MK` (None without them)
+    whole_MV      log-probs of all tokens (None unless `whole`)
+    divergence_M  the divergence from `target`; it has a gradient (None without a target)
     """
     logp_MV = masked_log_softmax(logits_MV, banned_V, temperature=temperature)
     detached_MV = logp_MV.detach()
@@ -53,6 +61,8 @@ def token_stats(
         topk_ids_MK=topk.indices if topk else None,
         topk_logp_MK=topk.values if topk else None,
         at_ids_MK=None if at_ids_MK is None else detached_MV.gather(-1, at_ids_MK),
+        whole_MV=detached_MV if whole else None,
+        divergence_M=target.divergence_of(logp_MV) if target else None,
     )
 
 

@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from copd.maths.distill import mass_overlap, symmetric_kl, top_k_overlap, with_tail
+from copd.maths.distill import WHOLE_VOCABULARY, mass_overlap, symmetric_kl, top_k_overlap, with_tail
 from copd.measure.evaluate import right_answers
 from copd.types import Observed, Problem, Rollouts, Score, Split
 
-WHOLE_VOCABULARY = 4096
-"""Up to this many tokens the KL is exact. Above, it uses the student's likeliest tokens and a bucket for the rest."""
 LIKELIEST = 64
 SAMPLED_TOKENS = 512
 """Most tokens of a sample that are kept with their log-probs. The rest of a longer response is kept as text only."""

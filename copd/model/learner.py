@@ -146,7 +146,7 @@ class Learner:
         copies_N = torch.zeros_like(part.rollouts.prompt_of_N).index_copy(0, rows_D, distinct.copies_D)
         for number, rows_M in enumerate(self.policy.micro_batches(part.rollouts, rows_D) if len(rows_D) else []):
             batch = take_rows(part.rollouts, rows_M)
-            stats = self.policy.token_stats(batch)
+            stats = self.policy.token_stats(batch, target=part.target(rows_M))
             mask_MT = batch.mask_NT.to(self.policy.device)
             copies_M1 = copies_N[rows_M, None].to(self.policy.device)
             zeros_MT = torch.zeros(mask_MT.shape, device=self.policy.device, dtype=stats.logp_M.dtype)
@@ -156,6 +156,9 @@ class Learner:
             old_MT, advantage_MT, logged = frozen[number]
             surrogate_MT = clipped_surrogate(logp_MT, old_MT, advantage_MT, **clip)
             penalty_MT, penalties = part.penalty(rows_M, logp_MT)
+            if stats.divergence_M is not None:
+                divergence_MT = zeros_MT.masked_scatter(mask_MT, stats.divergence_M)
+                penalty_MT, penalties = penalty_MT + divergence_MT, {"divergence": divergence_MT.detach()}
             objective = part.weight * aggregate(copies_M1 * (surrogate_MT - penalty_MT), mask_MT)
             (-objective).backward()
             mismatch_MT = (old_MT - batch.logp_NT.to(old_MT)).abs()

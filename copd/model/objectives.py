@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from copd.maths.distill import sampled_delta
+from copd.maths.divergences import Divergence, Target
 from copd.maths.losses import constant_mean, k3_kl, sequence_mean, token_mean
-from copd.types import Rollouts
+from copd.types import Rollouts, Score
 
 Aggregate = Callable[[Tensor, Tensor], Tensor]
 """(values [M, T], mask [M, T]) of a micro-batch -> its share of the part's objective."""
@@ -64,6 +65,10 @@ class Objective(Protocol):
         """The penalty subtracted from each token's surrogate [M, T], differentiable in the log-probs; values to log."""
         ...
 
+    def target(self, rows_M: Tensor) -> Target | None:
+        """The target of these rows' tokens. The divergence from it is subtracted too; None: there is none."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class GrpoObjective:
@@ -87,6 +92,9 @@ class GrpoObjective:
 
     def penalty(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return torch.zeros_like(logp_MT), {}
+
+    def target(self, rows_M: Tensor) -> None:
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,3 +147,50 @@ class DistillObjective:
 
     def penalty(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return torch.zeros_like(logp_MT), {}
+
+    def target(self, rows_M: Tensor) -> None:
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class DenseObjective:
+    """OPD by a direct loss: the divergence of the policy's distribution from the teacher's at each token.
+
+    `score` holds the teacher's log-probs, of the whole vocabulary or of the ids that a `target` compares. The sampled
+    token's delta is only logged. A log-prob of the teacher that is not finite makes the loss NaN or infinite, so the
+    learner skips the step.
+    """
+
+    name: str
+    rollouts: Rollouts
+    weight: float
+    score: Score
+    divergence: Divergence
+
+    @property
+    def key_N(self) -> None:
+        """None: as in `DistillObjective`."""
+        return None
+
+    def rows_with_gradient(self) -> Tensor:
+        return torch.arange(len(self.rollouts.tokens_NT))
+
+    def advantage(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        delta_MT = sampled_delta(logp_MT, self.score.logp_NT[rows_M, : logp_MT.shape[1]].to(logp_MT))
+        return torch.zeros_like(logp_MT), {"delta": delta_MT, "delta_abs": delta_MT.abs()}
+
+    def penalty(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return torch.zeros_like(logp_MT), {}
+
+    def target(self, rows_M: Tensor) -> Target:
+        mask_NT, score = self.rollouts.mask_NT, self.score
+        if score.whole_MV is not None:
+            place_NT = mask_NT.flatten().cumsum(0).view_as(mask_NT) - 1
+            return Target(self.divergence, score.whole_MV[place_NT[rows_M][mask_NT[rows_M]]])
+        ids_NTK, logp_NTK = score.topk_ids_NTK, score.topk_logp_NTK
+        if ids_NTK is None:
+            ids_NTK, logp_NTK = self.rollouts.likeliest_NTK, score.at_ids_NTK
+        assert ids_NTK is not None
+        assert logp_NTK is not None
+        mask_MT = mask_NT[rows_M]
+        return Target(self.divergence, logp_NTK[rows_M][mask_MT], ids_NTK[rows_M][mask_MT])

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from copd.compute.batching import distinct_rows, micro_batches, stack_rows, take_rows, unflatten
+from copd.compute.batching import micro_batches, stack_rows, take_rows, unflatten
 from copd.compute.decode import decode
 from copd.compute.encode import Encoder
 from copd.compute.family import family_of, tokenizer_of
 from copd.compute.forward import Forward
-from copd.compute.logprobs import joined, response_stats
+from copd.compute.logprobs import response_score, response_stats
 from copd.compute.packing import attention_as_now
 from copd.errors import RecipeError
 from copd.maths.logprobs import TokenStats
@@ -239,40 +239,17 @@ class Policy:
         flat = torch.cat([self.token_stats(take_rows(rollouts, rows)).logp_M for rows in batches])
         return unflatten(flat, rollouts.mask_NT.to(self.device), torch.cat(batches).to(self.device))
 
-    @torch.no_grad()
-    def score(self, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None, version: int = 0) -> Score:
-        """Log-probs of the responses, of the k most likely tokens, and of the tokens `ids_NTK`; on the CPU.
-
-        Equal responses to one prompt are computed once if their `ids_NTK` are equal too. Raises ValueError if k exceeds
-        the number of tokens that the vocabulary mask allows.
-        """
-        if k > self.allowed_tokens:
-            raise ValueError(f"k={k} is larger than the {self.allowed_tokens} tokens of the masked vocabulary")
-        every_N = torch.arange(len(rollouts.tokens_NT))
-        asked_N = None if ids_NTK is None else torch.unique(ids_NTK.flatten(1), dim=0, return_inverse=True)[1]
-        distinct = distinct_rows(rollouts, every_N, asked_N)
-        batches = self.micro_batches(rollouts, distinct.rows_D)
-        stats = []
-        for rows in batches:
-            part = take_rows(rollouts, rows)
-            ids = None if ids_NTK is None else ids_NTK[rows, : part.tokens_NT.shape[1]]
-            stats.append(self.token_stats(part, k=k, ids_NTK=ids))
-        order = torch.cat(batches)
-        whole = TokenStats(*map(joined, zip(*stats, strict=True)))
-        logp_NT, _, *optional = (
-            None if values is None else unflatten(values.cpu(), rollouts.mask_NT, order)[distinct.place_M]
-            for values in whole
-        )
-        assert logp_NT is not None
-        return Score(logp_NT, version, *optional)
+    def score(self, rollouts: Rollouts, *, version: int = 0, **asked: Any) -> Score:
+        """Log-probs of the responses and of what else is asked; see `copd.compute.logprobs.response_score`."""
+        return response_score(self, rollouts, version=version, **asked)
 
     def micro_batches(self, rollouts: Rollouts, rows_M: Tensor) -> list[Tensor]:
         """Split rows by this policy's token budget."""
         return self._split(rows_M.tolist(), rollouts.problems, rollouts.prompt_of_N, rollouts.mask_NT.sum(-1))
 
-    def token_stats(self, rollouts: Rollouts, *, k: int = 0, ids_NTK: Tensor | None = None) -> TokenStats:
-        """Statistics of the M response tokens of one micro-batch, row by row. Log-probs are differentiable."""
-        return response_stats(self, rollouts, k=k, ids_NTK=ids_NTK)
+    def token_stats(self, rollouts: Rollouts, **asked: Any) -> TokenStats:
+        """Statistics of the M response tokens of one micro-batch; see `copd.compute.logprobs.response_stats`."""
+        return response_stats(self, rollouts, **asked)
 
     def _split(
         self, rows_M: Sequence[int], problems: Sequence[Problem], prompt_of_N: Tensor, length_N: Tensor

@@ -10,10 +10,7 @@ from pydantic import BaseModel
 
 from copd.recipe.fields import Section
 from copd.recipe.model import Recipe
-from copd.recipe.sections import (
-    BranchSection,
-    EdgeSection,
-)
+from copd.recipe.sections import BranchSection, EdgeSection
 from copd.recipe.task_sections import TASK_TAG, TASKS
 
 PATTERN_MEANT = {

@@ -9,10 +9,7 @@ from pydantic import ValidationError
 
 from copd.errors import RecipeError
 from copd.recipe.explain import explained
-from copd.recipe.sections import (
-    MERGE_FIELDS,
-    MergeSection,
-)
+from copd.recipe.method_sections import MERGE_FIELDS, MergeSection
 
 
 def make_merge(data: Mapping[str, Any], branches: int) -> MergeSection:

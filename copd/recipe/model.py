@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from copd.recipe.fields import Section
 from copd.recipe.keys import check_no_key
+from copd.recipe.method_sections import MergeSection, MixedSection, MopdSection, OpdSection, StaticOpdSection
 from copd.recipe.sections import (
     BranchSection,
     BudgetSection,
@@ -17,16 +18,11 @@ from copd.recipe.sections import (
     FunctionOfFile,
     GrpoSection,
     LoraSection,
-    MergeSection,
-    MixedSection,
     ModelSection,
-    MopdSection,
-    OpdSection,
     OptimizerSection,
     RewardSection,
     SamplingSection,
     ScheduleSection,
-    StaticOpdSection,
     TopologySection,
     VerifierName,
 )

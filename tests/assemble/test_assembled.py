@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from copd.assemble import branches as assembly
 from copd.assemble.assembled import Assembled, assembled
-from copd.assemble.branches import make_learner, make_objectives
+from copd.assemble.branches import make_learner, make_objectives, make_signal
+from copd.branches.signals import StudentsLikeliest, TeachersLikeliest, WholeVocabulary
 from copd.errors import ModelFolderError
+from copd.maths.divergences import forward_kl, jensen_shannon, reverse_kl
 from copd.recipe.reading import load_recipe
 
 MASK_NT = torch.tensor([[True, True, True], [True, False, False]])
@@ -49,9 +52,27 @@ def test_optimizer_clips_and_iterations_are_the_recipes(policy):
     ],
 )
 def test_the_bound_named_is_that_of_the_delta(policy, changes, expected):
-    delta = make_objectives(recipe(*changes), policy).delta
+    delta = make_objectives(recipe(*changes), policy).signal.delta
     found = delta(torch.tensor([-7.0, -1.0, -1.0]), torch.tensor([-1.0, -0.5, -10.0]))
     assert found.tolist() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("signal", "divergence", "likeliest"),
+    [
+        ("reverse_kl", reverse_kl, StudentsLikeliest),
+        ("forward_kl", forward_kl, TeachersLikeliest),
+        ("jsd", jensen_shannon, TeachersLikeliest),
+    ],
+)
+def test_a_direct_loss_is_over_the_whole_vocabulary_unless_that_is_large(
+    policy, monkeypatch, signal, divergence, likeliest
+):
+    asked = recipe(f"opd.signal={signal}", "opd.top_k=9")
+    assert make_signal(asked, policy) == WholeVocabulary(divergence)
+    monkeypatch.setattr(assembly, "WHOLE_VOCABULARY", policy.allowed_tokens - 1)
+    assert make_signal(asked, policy) == likeliest(divergence, 9)
+    assert make_signal(recipe(f"opd.signal={signal}", "opd.top_k=9999"), policy).k == policy.allowed_tokens
 
 
 def test_without_a_kl_there_is_no_reference_and_with_one_it_is_the_base(policy):

@@ -16,6 +16,7 @@ from copd.branches.branch import (
     SamplingSettings,
     generator_of,
 )
+from copd.branches.signals import SampledToken
 from copd.compute.batching import take_rows
 from copd.errors import NonFiniteError
 from copd.maths.distill import clamped_delta
@@ -26,7 +27,7 @@ from copd.tasks.digits import Digits
 from copd.types import Part, Split
 
 SAMPLING = SamplingSettings(seed=3, max_new_tokens=6, temperature=1.0)
-SETTINGS = ObjectiveSettings(delta=partial(clamped_delta, bound=5.0))
+SETTINGS = ObjectiveSettings(SampledToken(partial(clamped_delta, bound=5.0)))
 REWARDS = (1.0, 0.0, 0.0, 1.0, 1.0, 1.0)
 ADVANTAGES = (2 / math.sqrt(3), -1 / math.sqrt(3), -1 / math.sqrt(3), 0.0, 0.0, 0.0)
 """Of `REWARDS` in groups of three, one and two: mean 1/3 and unbiased standard deviation 1/sqrt(3) in the first."""
@@ -45,7 +46,8 @@ def make_branch(policy):
 
 @pytest.fixture
 def graded(written, policy, problems_of):
-    return replace(written(policy, problems_of["text"]), reward_N=torch.tensor(REWARDS))
+    reward_N = torch.tensor(REWARDS)
+    return replace(written(policy, problems_of["text"]), reward_N=reward_N, correct_N=reward_N == 1)
 
 
 def weights_of(branch):
@@ -177,7 +179,7 @@ def test_an_update_adds_grpo_and_distillation_in_one_step(make_branch, graded, p
     learner.step(
         [
             GrpoObjective("native", graded, 1.0, torch.tensor(ADVANTAGES)),
-            DistillObjective("opd/image", visit, 0.7, ending.score(visit).logp_NT, SETTINGS.delta),
+            DistillObjective("opd/image", visit, 0.7, ending.score(visit).logp_NT, SETTINGS.signal.delta),
         ]
     )
     found, expected = branch.learner.state(), learner.state()
@@ -407,7 +409,8 @@ def test_the_reference_scores_a_batch_once_whatever_the_passes_and_its_tokens_ar
 
 def test_the_reward_of_each_task_is_told_where_a_batch_holds_several(make_branch, written, policy, problems_of):
     mixed = [problems_of["text"][0], problems_of["image"][0], problems_of["text"][1]]
-    rollouts = replace(written(policy, mixed), reward_N=torch.tensor([1.0, 0.0, 1.0, 0.25, 0.0, 1.0]))
+    reward_N = torch.tensor([1.0, 0.0, 1.0, 0.25, 0.0, 1.0])
+    rollouts = replace(written(policy, mixed), reward_N=reward_N, correct_N=reward_N == 1)
     metrics = make_branch().update([Part("native", rollouts)])
     assert metrics["native/reward/text"] == pytest.approx(3 / 5)
     assert metrics["native/reward/image"] == 0.25

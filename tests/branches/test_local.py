@@ -8,6 +8,7 @@ import torch
 
 from copd.branches.branch import Actor, Branch, ObjectiveSettings, SamplingSettings
 from copd.branches.local import local_handle
+from copd.branches.signals import SampledToken
 from copd.maths.distill import sampled_delta
 from copd.model.learner import Learner
 from copd.tasks.digits import Digits
@@ -23,7 +24,7 @@ def make(policy):
         tasks = {kind: Digits(kind) for kind in ("text", "image")}
         learner = Learner(twin, learning_rate=1e-3)
         sampling = SamplingSettings(seed=1, max_new_tokens=4, temperature=1.0)
-        settings = ObjectiveSettings(delta=sampled_delta)
+        settings = ObjectiveSettings(SampledToken(sampled_delta))
         branch = Branch(name, index, twin, tasks, sampling, capability=name, learner=learner, settings=settings)
         return branch, local_handle(branch)
 
@@ -32,7 +33,8 @@ def make(policy):
 
 @pytest.fixture
 def graded(written, policy, problems_of):
-    return replace(written(policy, problems_of["text"]), reward_N=torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 0.0]))
+    reward_N = torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 0.0])
+    return replace(written(policy, problems_of["text"]), reward_N=reward_N, correct_N=reward_N == 1)
 
 
 def test_a_handle_gives_what_its_branch_gives(make, graded):

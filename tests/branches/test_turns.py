@@ -11,11 +11,12 @@ import torch
 
 from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
 from copd.branches.local import Turns, finish, local_handle
+from copd.branches.signals import SampledToken
 from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
 from copd.types import Part, Split
 
-SETTINGS = ObjectiveSettings(delta=partial(clamped_delta, bound=5.0))
+SETTINGS = ObjectiveSettings(SampledToken(partial(clamped_delta, bound=5.0)))
 
 
 class Recorded:

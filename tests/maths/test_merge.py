@@ -20,7 +20,7 @@ from copd.maths.merge import (
     trim,
     weighted,
 )
-from copd.recipe.sections import MERGE_FIELDS, MergeSection
+from copd.recipe.method_sections import MERGE_FIELDS, MergeSection
 
 SETTINGS = {
     "mean": {},

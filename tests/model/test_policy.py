@@ -9,6 +9,7 @@ from transformers import DynamicCache
 from copd.compute import forward as forward_module
 from copd.compute import logprobs as statistics
 from copd.compute.batching import Distinct, take_rows
+from copd.maths.divergences import Target, reverse_kl
 from copd.model import policy as policy_module
 from copd.model.policy import Policy
 
@@ -139,9 +140,12 @@ def test_log_probs_in_chunks_equal_those_at_once(
     rollouts = written(policy, problems_of["image"], temperature=0.7)
     ids_NTK = torch.randint(90, (*rollouts.tokens_NT.shape, 5), generator=torch.Generator().manual_seed(0))
 
+    compared_MK = ids_NTK[rollouts.mask_NT][:, :1]
+    target = Target(reverse_kl, torch.full(compared_MK.shape, -0.5, dtype=torch.float64), compared_MK)
+
     def everything():
-        stats = policy.token_stats(rollouts, k=3, ids_NTK=ids_NTK)
-        return stats._asdict(), gradients(policy, stats.logp_M.mean())
+        stats = policy.token_stats(rollouts, k=3, ids_NTK=ids_NTK, whole=True, target=target)
+        return stats._asdict(), gradients(policy, stats.logp_M.mean() + stats.divergence_M.mean())
 
     whole, whole_gradient = everything()
     assert all(value is not None for value in whole.values())

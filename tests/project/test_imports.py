@@ -35,7 +35,14 @@ ROOMS = {
     "rewards/pool.py": {"copd.system.processes", "copd.rewards.adapters", "copd.rewards.worker"},
     "measure": EVERYBODY | {"copd.maths"},
     "branches": EVERYBODY
-    | {"copd.maths.advantages", "copd.compute.batching", "copd.model", "copd.rewards.grading", "copd.tasks.asked"},
+    | {
+        "copd.maths.advantages",
+        "copd.maths.divergences",
+        "copd.compute.batching",
+        "copd.model",
+        "copd.rewards.grading",
+        "copd.tasks.asked",
+    },
     "branches/handle.py": {"copd.types"},
     "report": EVERYBODY
     | {"copd.runs.runlog"}

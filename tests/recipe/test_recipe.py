@@ -14,9 +14,9 @@ from copd.errors import RecipeError
 from copd.recipe.explain import PATTERN_MEANT
 from copd.recipe.fields import Section
 from copd.recipe.merges import merge_grid
+from copd.recipe.method_sections import MERGE_FIELDS
 from copd.recipe.model import Recipe
 from copd.recipe.reading import builtin_recipes, described, load_recipe, make_recipe
-from copd.recipe.sections import MERGE_FIELDS
 from copd.recipe.strict_yaml import _StrictLoader, parse_yaml
 
 TWO = "branches: {a: {task: {capability: text}}, b: {task: {capability: image}}}\n"
@@ -248,6 +248,24 @@ REFUSED = [
         TWO + "opd: {bound: mask, teacher_share: 0.5}",
         ["opd.teacher_share: is 0.5, but bound is 'mask'", "belongs to bound 'proximal'"],
         id="a share without the proximal form",
+    ),
+    pytest.param(
+        TWO + "opd: {signal: kl}", ["opd.signal", "'sampled', 'reverse_kl', 'forward_kl' or 'jsd'"], id="a vague signal"
+    ),
+    pytest.param(
+        TWO + "opd: {signal: jsd, clamp: 3}",
+        ["opd.clamp: is 3.0, but signal 'jsd' has none"],
+        id="a clamp of a direct loss",
+    ),
+    pytest.param(
+        TWO + "opd: {signal: reverse_kl, bound: mask}",
+        ["opd.bound: is 'mask', but signal 'reverse_kl' has none"],
+        id="a bound of a direct loss",
+    ),
+    pytest.param(
+        TWO + "opd: {top_k: 9}",
+        ["opd.top_k: is 9, but signal is 'sampled'"],
+        id="likeliest tokens of the sampled signal",
     ),
     pytest.param(TWO + "optimizer: {betas: [0.9]}", ["optimizer.betas"], id="one of two betas"),
     pytest.param(TWO + "sampling: {rollouts_per_prompt: 1}", ["sampling.rollouts_per_prompt", "'1'"], id="no group"),

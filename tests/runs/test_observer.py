@@ -10,6 +10,7 @@ import torch
 
 from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
 from copd.branches.local import local_handle
+from copd.branches.signals import SampledToken
 from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
 from copd.recipe.sections import CheckpointSection, EvaluationSection
@@ -45,7 +46,7 @@ def listener():
 def branches(policy):
     def make(name, index):
         twin = policy.clone()
-        settings = ObjectiveSettings(delta=partial(clamped_delta, bound=5.0))
+        settings = ObjectiveSettings(SampledToken(partial(clamped_delta, bound=5.0)))
         sampling = SamplingSettings(seed=0, max_new_tokens=4, temperature=1.0)
         learner = Learner(twin, learning_rate=1e-3)
         return Branch(

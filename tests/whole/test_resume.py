@@ -10,6 +10,7 @@ import torch
 
 import copd
 from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
+from copd.branches.signals import SampledToken
 from copd.commands.train import result_of
 from copd.errors import CheckpointError, RecipeError, WriteError
 from copd.maths.distill import clamped_delta
@@ -205,7 +206,7 @@ def test_a_state_that_does_not_fit_is_refused_by_tensor_and_changes_nothing(poli
 def test_a_state_of_a_branch_that_holds_nothing_is_refused_and_changes_nothing(policy, assert_same):
     twin = policy.clone()
     learner = Learner(twin, learning_rate=1e-3)
-    settings = ObjectiveSettings(delta=partial(clamped_delta, bound=5.0))
+    settings = ObjectiveSettings(SampledToken(partial(clamped_delta, bound=5.0)))
     sampling = SamplingSettings(seed=0, max_new_tokens=4, temperature=1.0)
     branch = Branch("text", 0, twin, {}, sampling, capability="text", learner=learner, settings=settings)
     before = changed(learner, lambda _: None)

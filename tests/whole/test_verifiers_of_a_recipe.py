@@ -11,6 +11,7 @@ from rich.console import Console
 
 import copd
 from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
+from copd.branches.signals import SampledToken
 from copd.commands.train import train
 from copd.errors import CheckpointError, RecipeError
 from copd.maths.distill import clamped_delta
@@ -24,7 +25,7 @@ from copd.types import Part, Split
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
-SETTINGS = ObjectiveSettings(delta=partial(clamped_delta, bound=5.0))
+SETTINGS = ObjectiveSettings(SampledToken(partial(clamped_delta, bound=5.0)))
 
 SMALL = [
     "backend=local",

@@ -1,0 +1,142 @@
+"""The sections of what a method does between and after its RLVR: distillation, merge, baselines. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from copd.recipe.fields import Count, Positive, Section
+
+CLAMP, TEACHER_SHARE, TOP_K = 5.0, 0.9, 64
+
+
+class OpdSection(Section):
+    """The mutual OPD objective."""
+
+    signal: Literal["sampled", "reverse_kl", "forward_kl", "jsd"] = Field(
+        "sampled",
+        description="sampled: the log-prob difference of each sampled token is its advantage, as in the paper; the "
+        "others are direct losses on the whole distribution: KL(student || teacher), KL(teacher || student), "
+        "Jensen-Shannon",
+    )
+    top_k: Count = Field(
+        TOP_K,
+        description="with a direct loss, where the vocabulary has over 4,096 tokens: it compares so many likeliest "
+        "tokens, the student's for reverse_kl, else the teacher's, and one bucket for the rest",
+    )
+    prompts_per_step: Count = Field(8, description="prompts per incoming edge and OPD step")
+    rollouts_per_prompt: Count = Field(8, description="responses per such prompt")
+    weight: float = Field(1.0, ge=0, description="weight of each incoming edge in hub and full topologies")
+    bound: Literal["clamp", "mask", "proximal"] = Field(
+        "clamp",
+        description="with signal sampled: bound of the log-prob difference to the teacher. clamp: to [-clamp, clamp]; "
+        "mask: a token beyond that counts as 0; proximal: the difference to a mixture of teacher and student",
+    )
+    clamp: Positive = Field(CLAMP, description="with bound clamp or mask: the greatest difference, in nats")
+    teacher_share: float = Field(
+        TEACHER_SHARE, gt=0, le=1, description="with bound proximal: share of the teacher in the mixture (a)"
+    )
+
+    @model_validator(mode="after")
+    def _sound(self) -> OpdSection:
+        if self.signal == "sampled" and self.top_k != TOP_K:
+            raise ValueError(f".top_k: is {self.top_k}, but signal is 'sampled'; it belongs to the other signals")
+        if self.signal != "sampled" and self.bound != "clamp":
+            raise ValueError(f".bound: is {self.bound!r}, but signal {self.signal!r} has none; leave it out")
+        if self.signal != "sampled" and self.clamp != CLAMP:
+            raise ValueError(f".clamp: is {self.clamp}, but signal {self.signal!r} has none; leave it out")
+        if self.bound == "proximal" and self.clamp != CLAMP:
+            raise ValueError(f".clamp: is {self.clamp}, but with bound 'proximal' there is none; leave it out")
+        if self.bound != "proximal" and self.teacher_share != TEACHER_SHARE:
+            raise ValueError(
+                f".teacher_share: is {self.teacher_share}, but bound is {self.bound!r}; it belongs to bound 'proximal'"
+            )
+        return self
+
+
+MERGE_FIELDS: dict[str, dict[str, Any]] = {
+    "mean": {},
+    "weighted": {"weights": None},
+    "task_arithmetic": {"scale": 0.4},
+    "ties": {"weights": None, "scale": 1.0, "density": 0.2},
+    "dare": {"scale": 0.4, "density": 0.8, "seed": 0},
+    "slerp": {"weights": None},
+}
+"""The fields of each merge method and their defaults; the method accepts no others."""
+
+
+class MergeSection(Section):
+    """The merge at the end. Fields that the method does not use are null."""
+
+    method: Literal["mean", "weighted", "task_arithmetic", "ties", "dare", "slerp"] = Field(
+        "mean", description="how the K branches become one model; task_arithmetic, ties and dare add to the base"
+    )
+    weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+        None, description="for weighted, ties, slerp: one per branch, relative to their sum; ties, slerp: null = equal"
+    )
+    scale: Positive | None = Field(
+        None, description="for task_arithmetic, dare (0.4), ties (1): factor of the change that is added to the base"
+    )
+    density: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="for ties (0.2), dare (0.8): share of each branch's difference to the base that is kept"
+    )
+    seed: int | None = Field(None, ge=0, description="for dare (0): decides which entries are kept")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_method(cls, data: Any) -> Any:
+        method = data.get("method", "mean") if isinstance(data, dict) else None
+        if not isinstance(method, str) or method not in MERGE_FIELDS:
+            return data
+        given = {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
+        return MERGE_FIELDS[method] | given
+
+    @model_validator(mode="after")
+    def _sound(self) -> MergeSection:
+        fields = MERGE_FIELDS[self.method]
+        for name in type(self).model_fields:
+            if name not in ("method", *fields) and getattr(self, name) is not None:
+                accepted = ", ".join(fields) or "no settings"
+                raise ValueError(f".{name}: method {self.method!r} takes no {name}; it takes {accepted}")
+        if self.method == "weighted" and self.weights is None:
+            raise ValueError(".weights: missing; method 'weighted' needs one per branch")
+        if self.weights is not None and sum(self.weights) <= 0:
+            raise ValueError(f".weights: found {list(self.weights)}; at least one must be greater than 0")
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of the method, by name."""
+        return {name: getattr(self, name) for name in MERGE_FIELDS[self.method]}
+
+    def check_count(self, branches: int) -> None:
+        """Raise ValueError if the method or the weights do not fit this number of branches."""
+        if self.method == "slerp" and branches != 2:
+            raise ValueError(f"merge.method: 'slerp' merges two branches, found {branches}; others take any number")
+        if self.weights is not None and len(self.weights) != branches:
+            raise ValueError(f"merge.weights: {len(self.weights)} weights for {branches} branches; give one for each")
+
+
+class MixedSection(Section):
+    """The baseline `mixed`: one model on the union of all capabilities."""
+
+    batch: Literal["same", "K_times"] = Field(
+        "same", description="same: K times the steps of an expert; K_times: K times the prompts per step"
+    )
+
+
+class StaticOpdSection(Section):
+    """The baseline `static_opd`: one finished expert, frozen, teaches another on the teacher's prompts."""
+
+    teacher: str | None = Field(None, description="the branch that teaches; null = the first that is not the student")
+    student: str | None = Field(None, description="the branch that learns; null = the first that is not the teacher")
+    native: bool = Field(
+        False, strict=True, description="whether the student also goes on with GRPO on its own capability"
+    )
+
+
+class MopdSection(Section):
+    """The baseline `mopd`: all finished experts, frozen, teach one student, each on its own capability."""
+
+    student: str = Field("base", description="first weights of the student: base, mean (of the experts), or a branch")
