@@ -15,7 +15,7 @@ CHANGES_mopd_mean := method=mopd mopd.student=mean
 CHANGES_mixed_batch := method=mixed mixed.batch=K_times
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: demo table $(METHODS:%=runs/%) docs bench test test-slow test-processors mutations soak coverage check format lock \
+.PHONY: demo table $(METHODS:%=runs/%) docs bench test test-slow test-processors mutations soak base coverage check format lock \
   clean clean-runs
 
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
@@ -55,6 +55,9 @@ test-processors: $(VENV)/.tools  ## the fast tests of what computes, on other ki
 
 soak: $(VENV)/.installed  ## kill a short run 100 times, and compare what it becomes with an undisturbed one; 10 minutes
 	$(BIN)/python tools/soak.py --kills 100 --seed $(or $(SEED),0) --backend $(or $(BACKEND),local)
+
+base: $(VENV)/.installed  ## build the embedded base again, and compare its skill with the one that ships; 20 minutes
+	$(BIN)/python tools/rebuild_base.py
 
 coverage: $(VENV)/.tools  ## every place that raises an error, and whether a fast test reaches it; 10 minutes
 	$(BIN)/python tools/error_paths.py

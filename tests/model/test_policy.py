@@ -181,6 +181,13 @@ def test_entropy_is_that_of_the_masked_distribution_and_has_no_gradient(policy64
     assert not stats.entropy_M.requires_grad
 
 
+def test_the_whole_distributions_stand_row_by_row_whatever_the_order_of_the_rows(policy64, mixed):
+    shuffled = take_rows(mixed, torch.tensor([5, 0, 3, 1, 4, 2, 0]))
+    everything = torch.arange(len(policy64.banned_V)).expand(*shuffled.tokens_NT.shape, -1)
+    expected_MV = policy64.score(shuffled, ids_NTK=everything).at_ids_NTK[shuffled.mask_NT]
+    torch.testing.assert_close(policy64.score(shuffled, whole=True).whole_MV, expected_MV, atol=1e-10, rtol=0)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_a_score_holds_the_log_probs_the_likeliest_tokens_and_those_asked_about(policy64, mixed, path):
     everything = torch.arange(len(policy64.banned_V)).expand(*mixed.tokens_NT.shape, -1)
