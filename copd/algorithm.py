@@ -67,8 +67,13 @@ async def copd(
 async def rlvr(branch: BranchHandle, steps: range, batches: Batches, observer: Observer) -> None:
     """Phase I for one branch: GRPO on its own capability. The branches need not wait for one another."""
     for step in takewhile(observer.may_begin, steps):
-        rollouts = await branch.collect(branch.capability, step, batches.prompts, batches.rollouts_per_prompt)
-        observer.updated(branch.name, step, await branch.update([Part("native", rollouts)]))
+        observer.updated(branch.name, step, await branch.update(await native(branch, step, batches)))
+
+
+async def native(branch: BranchHandle, step: int, batches: Batches) -> list[Part]:
+    """A batch of GRPO on the branch's own capability."""
+    rollouts = await branch.collect(branch.capability, step, batches.prompts, batches.rollouts_per_prompt)
+    return [Part("native", rollouts)]
 
 
 async def mutual_opd(
@@ -76,12 +81,10 @@ async def mutual_opd(
 ) -> None:
     """One step of phase II. All branches score with the weights they had when the step began; then all update."""
     students = list(branches.values())
-    natives = gather(
-        *(branch.collect(branch.capability, step, batches.prompts, batches.rollouts_per_prompt) for branch in students)
-    )
-    rollouts, taught = await gather(natives, lessons(branches, edges, step, batches, version=step))
-    own = dict(zip(branches, rollouts, strict=True))
-    parts = {name: [Part("native", native), *taught.get(name, ())] for name, native in own.items()}
+    natives = gather(*(native(branch, step, batches) for branch in students if batches.native_in_opd))
+    own, taught = await gather(natives, lessons(branches, edges, step, batches, version=step))
+    batch_of = dict(zip(branches, own, strict=batches.native_in_opd))
+    parts = {name: [*batch_of.get(name, ()), *taught.get(name, ())] for name in branches}
     updates = await gather(*(branch.update(parts[branch.name]) for branch in students))
     for branch, metrics in zip(students, updates, strict=True):
         observer.updated(branch.name, step, metrics)

@@ -12,10 +12,10 @@ from __future__ import annotations
 from asyncio import gather
 from collections.abc import Mapping, Sequence
 
-from copd.algorithm import Merge, Observer, lessons, merged, rlvr
+from copd.algorithm import Merge, Observer, lessons, merged, native, rlvr
 from copd.schedule import Batches, Phase, Schedule
 from copd.topology import Edge
-from copd.types import BranchHandle, Part
+from copd.types import BranchHandle
 
 
 async def frozen_teachers(
@@ -28,13 +28,11 @@ async def frozen_teachers(
     start: int = 0,
     *,
     origin: Merge | None = None,
-    native: bool = False,
 ) -> None:
     """One cycle: the experts are trained to the end; then the teachers of `edges` are frozen and teach `student`.
 
     `origin` makes the student's first weights from the experts' weights. Without it the student keeps the weights it
-    has: in `static_opd` those of an expert, in `mopd` those of the base. Its optimizer starts anew in either case. With
-    `native` every OPD step also has a GRPO part on the student's own capability.
+    has: in `static_opd` those of an expert, in `mopd` those of the base. Its optimizer starts anew in either case.
     """
     everybody = {**experts, student.name: student}
     for stretch in schedule.stretches(start, observer.meet_every, observer.meet_after):
@@ -46,9 +44,8 @@ async def frozen_teachers(
                     await _begin(student, experts, origin)
                 taught = await lessons(everybody, edges, step, batches, version=schedule.rl_steps)
                 parts = taught[student.name]
-                if native:
-                    own = await student.collect(student.capability, step, batches.prompts, batches.rollouts_per_prompt)
-                    parts = [Part("native", own), *parts]
+                if batches.native_in_opd:
+                    parts = [*await native(student, step, batches), *parts]
                 observer.updated(student.name, step, await student.update(parts))
         await observer.met(stretch)
 

@@ -76,12 +76,16 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Batches:
-    """Sizes of a step: prompts, and rollouts per prompt, for a branch's own capability and for one incoming edge."""
+    """Sizes of a step: prompts, and rollouts per prompt, for a branch's own capability and for one incoming edge.
+
+    `native_in_opd`: whether a step of mutual OPD has a native batch too.
+    """
 
     prompts: int
     rollouts_per_prompt: int
     opd_prompts: int
     opd_rollouts_per_prompt: int
+    native_in_opd: bool = True
 
     @property
     def native(self) -> int:

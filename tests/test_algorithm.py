@@ -1,7 +1,7 @@
 """Algorithm 1 on branches that note their calls: who answers what, who scores, and in which order all happens."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -190,6 +190,19 @@ def test_the_native_part_is_present_in_every_opd_step(edges):
         assert (native.name, native.weight) == ("native", 1.0)
         assert native.rollouts.task == f"capability of {call.branch}"
         assert native.rollouts.size == (16, 8)
+
+
+@pytest.mark.parametrize("turns", PACES)
+def test_without_native_batches_an_opd_step_is_its_lessons_alone(turns):
+    stage = Stage(turns)
+    edges, batches = hub("abc", 1.0), replace(BATCHES, native_in_opd=False)
+    asyncio.run(copd(stage.branches, edges, Schedule(2, 1, 3), batches, stage.observer))
+    updates = stage.calls("update")
+    assert len(updates) == 3 * 8
+    names = [tuple(part.name for part in call.subject) for call in updates]
+    assert names.count(("native",)) == 3 * 2
+    assert names.count(("from_b", "from_c")) == names.count(("from_a",)) / 2 == 6
+    assert len(stage.calls("collect")) == 3 * 2 + 4 * 6
 
 
 @pytest.mark.parametrize(("edges", "scores"), [(hub("abc", 1.0), 4), (full("abc", 1.0), 6), (SOME, 3), ((), 0)])

@@ -70,6 +70,7 @@ def make_plan(recipe: Recipe) -> Plan:
         recipe.sampling.rollouts_per_prompt,
         recipe.opd.prompts_per_step,
         recipe.opd.rollouts_per_prompt,
+        recipe.opd.native,
     )
     asked = Schedule(recipe.schedule.cycles, recipe.schedule.rl_steps, recipe.schedule.opd_steps)
     compared = _copd(recipe, asked, batches)
@@ -80,11 +81,11 @@ def make_plan(recipe: Recipe) -> Plan:
 
 
 def _copd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int | None = None) -> Plan:
-    """R = N (S_RL K P G + S_OPD (K P G + E P' G'))."""
+    """R = N (S_RL K P G + S_OPD ([K P G, with `opd.native`] + E P' G'))."""
     names = tuple(recipe.branches)
     edges = _edges(recipe) if len(names) > 1 and recipe.schedule.opd_steps else ()
     native = len(names) * batches.native
-    costs = Costs(native, native + len(edges) * batches.per_edge)
+    costs = Costs(native, batches.native_in_opd * native + len(edges) * batches.per_edge)
     schedule = asked if rollouts is None else _scaled(recipe, costs, asked, rollouts)
     product = MERGED if len(names) > 1 else names[0]
     return Plan(names, names, names, edges, schedule, batches, costs, product, students=names)
@@ -116,7 +117,8 @@ def _mixed(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> 
 def _static_opd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
     """R = S_E 2 P G + S_O (P' G' [+ P G with native GRPO]), with S_E : S_O = S_RL : S_OPD."""
     student, teacher = static_pair(recipe)
-    costs = Costs(2 * batches.native, batches.per_edge + (batches.native if recipe.static_opd.native else 0))
+    batches = replace(batches, native_in_opd=recipe.static_opd.native)
+    costs = Costs(2 * batches.native, batches.per_edge + batches.native_in_opd * batches.native)
     schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method), rollouts)
     pair, edges = (student, teacher), (Edge(student, teacher, recipe.opd.weight),)
     return Plan(tuple(recipe.branches), pair, pair, edges, schedule, batches, costs, student, students=(student,))
@@ -124,7 +126,7 @@ def _static_opd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int
 
 def _mopd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
     """R = S_E K P G + S_O K P' G', with S_E : S_O = S_RL : S_OPD."""
-    names = tuple(recipe.branches)
+    names, batches = tuple(recipe.branches), replace(batches, native_in_opd=False)
     costs = Costs(len(names) * batches.native, len(names) * batches.per_edge)
     schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method), rollouts)
     edges = tuple(Edge(STUDENT, name, recipe.opd.weight) for name in names)

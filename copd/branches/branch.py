@@ -48,14 +48,16 @@ class Reference:
 class ObjectiveSettings:
     """The settings of the parts of an update.
 
-    `signal` is that of OPD. With `mask_truncated`, truncated native responses are left out as if they
-    had not been sampled. `reference` is None if there is no KL term.
+    `signal` is that of OPD. With `mask_truncated`, truncated native responses are left out as if they had not been
+    sampled. `reference` is None if there is no KL term. Updates with a teacher have the rate `opd_learning_rate`; None:
+    the learner's own.
     """
 
     signal: Signal
     normalize_std: bool = True
     mask_truncated: bool = False
     reference: Reference | None = None
+    opd_learning_rate: float | None = None
 
 
 @dataclass
@@ -228,7 +230,8 @@ class Branch(Actor):
         started = time.perf_counter()
         objectives = [self._objective(part) for part in parts]
         try:
-            report = self.learner.step(objectives)
+            taught = any(part.teacher is not None for part in parts)
+            report = self.learner.step(objectives, learning_rate=self.settings.opd_learning_rate if taught else None)
         except NonFiniteError as error:
             raise NonFiniteError(f"branch {self.name}: {error}") from error
         self.version += 1

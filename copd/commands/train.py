@@ -193,7 +193,6 @@ class _Run:
                 observer,
                 start,
                 origin=self._origin() if method == "mopd" else None,
-                native=method == "static_opd" and self.recipe.static_opd.native,
             )
 
     def _origin(self) -> Merge | None:

@@ -82,6 +82,7 @@ class Learner:
         aggregate: Callable[[Rollouts], Aggregate] = over_sequences,
     ) -> None:
         self.policy = policy
+        self.learning_rate = learning_rate
         self.iterations = iterations
         self.aggregate = aggregate
         self.max_grad_norm = max_grad_norm
@@ -92,13 +93,15 @@ class Learner:
         )
         self.skipped_in_a_row = 0
 
-    def step(self, parts: Sequence[Objective]) -> StepReport:
-        """Make `iterations` updates from the weighted sum of the parts.
+    def step(self, parts: Sequence[Objective], *, learning_rate: float | None = None) -> StepReport:
+        """Make `iterations` updates from the weighted sum of the parts, at another `learning_rate` if one is given.
 
         Ratios, advantages and deltas refer to the log-probs of the first iteration. An iteration with a log-prob, loss
         or gradient that is not finite changes nothing and ends the step. The step then counts as skipped; the
         iterations before it stand. Raises NonFiniteError after `MAX_SKIPPED_IN_A_ROW` such steps.
         """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate or self.learning_rate
         frozen: list[list[_Frozen]] = [[] for _ in parts]
         done = [self._pass(parts, frozen)]
         while len(done) < self.iterations and not done[-1].skipped:

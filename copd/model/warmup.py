@@ -49,14 +49,12 @@ def warm_up(policy: Policy, tasks: Sequence[Task], plan: WarmupPlan, report: Cal
     """
     learner = Learner(policy, learning_rate=plan.learning_rate, weight_decay=0.01)
     for step in range(plan.steps):
-        for group in learner.optimizer.param_groups:
-            ramp, decay = min(1.0, (step + 1) / 50), 0.5 * (1 + math.cos(math.pi * step / plan.steps))
-            group["lr"] = plan.learning_rate * ramp * max(decay, 0.02)
+        ramp, decay = min(1.0, (step + 1) / 50), 0.5 * (1 + math.cos(math.pi * step / plan.steps))
         first = step * plan.problems_per_step
         parts = []
         for task in tasks:
             problems = [task.problem(Split.TRAIN, first + i) for i in range(plan.problems_per_step)]
             rollouts = demonstrations(policy, problems)
             parts.append(GrpoObjective(task.name, rollouts, 1 / len(tasks), torch.ones(len(problems))))
-        learner.step(parts)
+        learner.step(parts, learning_rate=plan.learning_rate * ramp * max(decay, 0.02))
         report(step, plan.steps)

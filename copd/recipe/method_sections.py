@@ -27,6 +27,12 @@ class OpdSection(Section):
     )
     prompts_per_step: Count = Field(8, description="prompts per incoming edge and OPD step")
     rollouts_per_prompt: Count = Field(8, description="responses per such prompt")
+    native: bool = Field(
+        True,
+        strict=True,
+        description="whether an OPD step of copd also has a batch of GRPO on each branch's own capability (the paper)",
+    )
+    learning_rate: Positive | None = Field(None, description="of steps with a teacher; null = optimizer.learning_rate")
     weight: float = Field(1.0, ge=0, description="weight of each incoming edge in hub and full topologies")
     bound: Literal["clamp", "mask", "proximal"] = Field(
         "clamp",

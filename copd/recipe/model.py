@@ -96,6 +96,12 @@ class Recipe(Section):
             raise ValueError("topology.edges: nobody teaches where schedule.opd_steps is 0; leave one of the two out")
         if self.method == "copd" and self.schedule.opd_steps and len(names) < 2:
             raise ValueError("branches: mutual OPD needs at least two; add one, or set schedule.opd_steps=0")
+        taught = {edge.student for edge in self.topology.edges}
+        if self.method == "copd" and not self.opd.native and taught and (idle := [n for n in names if n not in taught]):
+            raise ValueError(
+                f"opd.native: is false, but no edge teaches branch {idle[0]!r}, which would have nothing to do in OPD "
+                "steps; add an edge to it, or set opd.native=true"
+            )
         if self.method in ("static_opd", "merge_only") and len(names) < 2:
             raise ValueError(f"branches: method {self.method} needs at least two")
         pair = {"static_opd.student": self.static_opd.student, "static_opd.teacher": self.static_opd.teacher}

@@ -68,6 +68,21 @@ def test_costs_of_all_steps_add_up_to_the_rollouts(method, topology):
     assert sum(plan.step_cost(step) for step in range(plan.schedule.steps)) == plan.rollouts
 
 
+def test_without_native_batches_an_opd_step_of_copd_costs_its_visits_alone():
+    plan = plan_of("opd.native=false")
+    assert [plan.step_cost(step) for step in range(5)] == [24, 24, 24, 60, 60]
+    assert plan.rollouts == 2 * (3 * 24 + 2 * 60)
+    assert not plan.batches.native_in_opd
+
+
+@pytest.mark.parametrize(
+    ("changes", "native"),
+    [(["method=mopd"], False), (["method=static_opd"], False), (["method=static_opd", "static_opd.native=true"], True)],
+)
+def test_frozen_teachers_teach_alone_whatever_copd_does(changes, native):
+    assert plan_of(*changes).batches.native_in_opd == native
+
+
 def test_an_opd_step_costs_the_visits_of_all_edges_more():
     plan = plan_of()
     assert [plan.step_cost(step) for step in range(5)] == [24, 24, 24, 84, 84]

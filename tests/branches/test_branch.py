@@ -187,6 +187,20 @@ def test_an_update_adds_grpo_and_distillation_in_one_step(make_branch, graded, p
     assert_same({name: found[name] for name in moments}, {name: expected[name] for name in moments}, atol=1e-6)
 
 
+@pytest.mark.parametrize(("rate", "shares"), [(None, 1.0), (2e-3, 2.0)])
+def test_a_step_with_a_teacher_has_its_own_rate_and_the_next_one_the_learners_again(
+    make_branch, graded, ending, rate, shares
+):
+    settings = replace(SETTINGS, opd_learning_rate=rate)
+    branch, teacher = make_branch(settings=settings), make_branch("image", policy=ending)
+    before = weights_of(branch)
+    branch.update([Part("opd", graded, 1.0, teacher.score(graded))])
+    moved = max(float((weight - before[name]).abs().max()) for name, weight in weights_of(branch).items())
+    assert moved == pytest.approx(1e-3 * shares, rel=0.01)  # Adam's first step is as long as the rate
+    branch.update([Part("native", replace(graded, version=1))])
+    assert [group["lr"] for group in branch.learner.optimizer.param_groups] == [1e-3]
+
+
 def test_a_teachers_score_of_another_version_is_refused_and_nothing_changes(make_branch, graded, assert_same):
     branch, teacher = make_branch(), make_branch("image", 1)
     branch.update([Part("native", graded)])

@@ -263,6 +263,11 @@ REFUSED = [
         id="a bound of a direct loss",
     ),
     pytest.param(
+        TWO + "opd: {native: false}\ntopology: {edges: [{student: a, teacher: b}]}",
+        ["opd.native: is false, but no edge teaches branch 'b'"],
+        id="a branch without anything to do",
+    ),
+    pytest.param(
         TWO + "opd: {top_k: 9}",
         ["opd.top_k: is 9, but signal is 'sampled'"],
         id="likeliest tokens of the sampled signal",
