@@ -23,7 +23,7 @@ from benchmarks.ours import Coin, Lengthened
 from copd.algorithm import mutual_opd
 from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
 from copd.branches.local import finish, local_handle
-from copd.branches.signals import SampledToken
+from copd.branches.signals import SampledToken, Signal
 from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
 from copd.model.policy import Policy
@@ -104,7 +104,12 @@ def make_policy(vocabulary: int) -> Policy:
     return Policy(model, processor)
 
 
-def make_branch(base: Policy, name: str, index: int, tasks: Mapping[str, Task], work: Work) -> Branch:
+SAMPLED = SampledToken(partial(clamped_delta, bound=5.0))
+
+
+def make_branch(
+    base: Policy, name: str, index: int, tasks: Mapping[str, Task], work: Work, signal: Signal = SAMPLED
+) -> Branch:
     """A branch on a copy of the base."""
     policy = base.clone()
     policy.banned_V[policy.end_ids] = True
@@ -116,7 +121,7 @@ def make_branch(base: Policy, name: str, index: int, tasks: Mapping[str, Task], 
         SamplingSettings(0, work.response, 1.0),
         capability=name,
         learner=Learner(policy, learning_rate=1e-4),
-        settings=ObjectiveSettings(SampledToken(partial(clamped_delta, bound=5.0))),
+        settings=ObjectiveSettings(signal),
         grader=Coin(),  # type: ignore[arg-type]
     )
 

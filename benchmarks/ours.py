@@ -14,8 +14,8 @@ from torch import Tensor
 
 import copd.compute.batching
 import copd.compute.decode
+import copd.compute.logprobs
 import copd.model.learner
-import copd.model.policy
 from copd.assemble.assembled import Assembled
 from copd.assemble.branches import make_branch
 from copd.branches.branch import Branch
@@ -68,7 +68,7 @@ def every_prefix(prefix_R: Tensor, token_R: Tensor, vocabulary: int) -> tuple[Te
 SHORTCUTS: tuple[tuple[Any, str, Any], ...] = (
     (GrpoObjective, "rows_with_gradient", all_rows),
     (copd.model.learner, "distinct_rows", every_row),
-    (copd.model.policy, "distinct_rows", every_row),
+    (copd.compute.logprobs, "distinct_rows", every_row),
     (copd.compute.decode, "distinct_prefixes", every_prefix),
 )
 """The package's shortcuts that depend on the data: where each is called from, its name, and what skips nothing."""

@@ -10,7 +10,6 @@ from copd.compute import forward as forward_module
 from copd.compute import logprobs as statistics
 from copd.compute.batching import Distinct, take_rows
 from copd.maths.divergences import Target, reverse_kl
-from copd.model import policy as policy_module
 from copd.model.policy import Policy
 
 SINGLE = ((1, 1), (1,), (1, 1, 1))
@@ -35,7 +34,7 @@ def split_up(policy, micro_batch_tokens):
 def without_merging(monkeypatch):
     """From here on every row is computed, equal ones too."""
     every = lambda rollouts, rows_M, key_N=None: Distinct(rows_M, torch.ones_like(rows_M), torch.arange(len(rows_M)))  # noqa: E731
-    monkeypatch.setattr(policy_module, "distinct_rows", every)
+    monkeypatch.setattr(statistics, "distinct_rows", every)
 
 
 @pytest.fixture
