@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from unittest.mock import patch
+from functools import partial
 
 import torch
 
@@ -28,9 +28,9 @@ def differentiate(tokens: int, vocabulary: int, chunk: int) -> None:
     head = torch.nn.Linear(WIDTH, vocabulary, bias=False)
     ids_M = torch.randint(vocabulary, (tokens,), generator=draw)
     banned_V = torch.zeros(vocabulary, dtype=torch.bool)
-    with patch.object(statistics, "CHUNK_ELEMENTS", chunk * vocabulary):
-        stats = statistics._chunked(hidden_MD, head, ids_M, banned_V, 1.0, 0, None)
-    stats.logp_M.sum().backward()
+    options = {"banned_V": banned_V, "temperature": 1.0, "k": 0, "whole": False}
+    stats_of = partial(statistics._stats, None, head, **options)
+    statistics._chunked(stats_of, chunk, hidden_MD, ids_M, None, None, None).logp_M.sum().backward()
 
 
 def measured(tokens: int, vocabulary: int, chunk: int) -> tuple[float, float]:
