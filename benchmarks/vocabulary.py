@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from functools import partial
 
 import torch
 
 from benchmarks.memory import memory_mib
-from copd.compute import logprobs as statistics
+from copd.compute.logprobs import _chunked
+from copd.maths.logprobs import TokenStats, token_stats
 
 WIDTH = 64
 
@@ -28,9 +28,11 @@ def differentiate(tokens: int, vocabulary: int, chunk: int) -> None:
     head = torch.nn.Linear(WIDTH, vocabulary, bias=False)
     ids_M = torch.randint(vocabulary, (tokens,), generator=draw)
     banned_V = torch.zeros(vocabulary, dtype=torch.bool)
-    options = {"banned_V": banned_V, "temperature": 1.0, "k": 0, "whole": False}
-    stats_of = partial(statistics._stats, None, head, **options)
-    statistics._chunked(stats_of, chunk, hidden_MD, ids_M, None, None, None).logp_M.sum().backward()
+
+    def stats(hidden: torch.Tensor, part: slice) -> TokenStats:
+        return token_stats(head(hidden), ids_M[part], banned_V, temperature=1.0)
+
+    _chunked(stats, hidden_MD, chunk).logp_M.sum().backward()
 
 
 def measured(tokens: int, vocabulary: int, chunk: int) -> tuple[float, float]:

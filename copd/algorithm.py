@@ -81,9 +81,10 @@ async def mutual_opd(
 ) -> None:
     """One step of phase II. All branches score with the weights they had when the step began; then all update."""
     students = list(branches.values())
-    natives = gather(*(native(branch, step, batches) for branch in students if batches.native_in_opd))
+    on_their_own = students if batches.native_in_opd else []
+    natives = gather(*(native(branch, step, batches) for branch in on_their_own))
     own, taught = await gather(natives, lessons(branches, edges, step, batches, version=step))
-    batch_of = dict(zip(branches, own, strict=batches.native_in_opd))
+    batch_of = {branch.name: batch for branch, batch in zip(on_their_own, own, strict=True)}
     parts = {name: [*batch_of.get(name, ()), *taught.get(name, ())] for name in branches}
     updates = await gather(*(branch.update(parts[branch.name]) for branch in students))
     for branch, metrics in zip(students, updates, strict=True):

@@ -96,7 +96,7 @@ def make_health(recipe: Recipe, edges: Sequence[Edge]) -> Health:
     devices = [branch.device or recipe.model.device for branch in recipe.branches.values()]
     in_half = any(compute_on(device, recipe.model.dtype)[1] is not None for device in devices)
     taught = [(edge.student, edge.teacher) for edge in edges]
-    return Health(taught, clamps=recipe.opd.signal == "sampled" and recipe.opd.bound != "proximal", in_half=in_half)
+    return Health(taught, clamps=recipe.opd.bound != "proximal", in_half=in_half)
 
 
 def make_branch(made: Assembled, name: str, index: int) -> Branch:

@@ -205,7 +205,7 @@ class Branch(Actor):
         rollouts = self.answer(problems, rollouts_per_prompt, generator)
         if task != self.capability:
             rollouts = self.settings.signal.asked(self.policy, rollouts)
-        self.ledger.tokens_scored += 0 if rollouts.likeliest_NTK is None else int(rollouts.mask_NT.sum())
+            self.ledger.tokens_scored += 0 if rollouts.likeliest_NTK is None else int(rollouts.mask_NT.sum())
         self.ledger.rollouts += len(rollouts.tokens_NT)
         self.ledger.tokens_generated += int(rollouts.mask_NT.sum())
         self.ledger.collect_seconds += time.perf_counter() - started

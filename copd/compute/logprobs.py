@@ -15,7 +15,7 @@ from copd.compute.batching import distinct_rows, take_rows, unflatten
 from copd.compute.encode import Encoder, Prompts, Responses
 from copd.compute.forward import Finish, Forward, Head
 from copd.compute.packing import pack
-from copd.maths.divergences import Divergence, Target
+from copd.maths.divergences import Target
 from copd.maths.logprobs import TokenStats, token_stats
 from copd.types import Rollouts, Score
 
@@ -83,14 +83,16 @@ def response_score(
             return None
         return unflatten(values_M.cpu(), rollouts.mask_NT, torch.cat(batches))[distinct.place_M]
 
-    place_M = placed(torch.arange(len(found.logp_M)))[rollouts.mask_NT]
+    whole_MV = found.whole_MV
+    if whole_MV is not None:
+        whole_MV = whole_MV.cpu()[placed(torch.arange(len(whole_MV)))[rollouts.mask_NT]]
     return Score(
         placed(found.logp_M),
         version,
         topk_ids_NTK=placed(found.topk_ids_MK),
         topk_logp_NTK=placed(found.topk_logp_MK),
         at_ids_NTK=placed(found.at_ids_MK),
-        whole_MV=None if found.whole_MV is None else found.whole_MV.cpu()[place_M],
+        whole_MV=whole_MV,
     )
 
 
@@ -111,16 +113,24 @@ def response_stats(
     mask_NT = rollouts.mask_NT.to(policy.device)
     ids_M = rollouts.tokens_NT.to(policy.device)[mask_NT]
     at_ids_MK = None if ids_NTK is None else ids_NTK.to(policy.device)[mask_NT]
-    options: dict[str, Any] = {"temperature": rollouts.temperature, "k": k, "whole": whole}
-    divergence, *compared = target or (None, None, None)
-    compared = [None if values is None else values.to(policy.device) for values in compared]
-    stats = partial(_stats, divergence, banned_V=policy.banned_V, **options)
     run, select = _packed(policy, prompts, rollouts) if policy.packs else _plain(policy, prompts, rollouts, mask_NT)
     kept: list[TokenStats] = []
 
+    def stats(head: Head, hidden: Tensor, part: slice) -> TokenStats:
+        return token_stats(
+            head(hidden),
+            ids_M[part],
+            policy.banned_V,
+            temperature=rollouts.temperature,
+            k=k,
+            at_ids_MK=None if at_ids_MK is None else at_ids_MK[part],
+            whole=whole,
+            target=None if target is None else target.of(part, policy.device),
+        )
+
     def finish(hidden: Tensor, head: Head) -> Tensor:
         size = max(1, CHUNK_ELEMENTS // len(policy.banned_V))
-        kept.append(_chunked(partial(stats, head), size, select(hidden), ids_M, at_ids_MK, *compared))
+        kept.append(_chunked(partial(stats, head), select(hidden), size))
         return torch.stack([values for values in (kept[0].logp_M, kept[0].divergence_M) if values is not None])
 
     with policy.computing():
@@ -144,30 +154,12 @@ def _plain(policy: Computes, prompts: Prompts, rollouts: Rollouts, mask_NT: Tens
     return partial(policy.forward.plain, prompts, rows), lambda hidden_NTD: hidden_NTD[mask_NT]
 
 
-def _stats(
-    divergence: Divergence | None,
-    head: Head,
-    hidden_MD: Tensor,
-    ids_M: Tensor,
-    at_ids_MK: Tensor | None,
-    target_logp_MK: Tensor | None,
-    target_ids_MK: Tensor | None,
-    **options: Any,
-) -> TokenStats:
-    target = None
-    if divergence is not None and target_logp_MK is not None:
-        target = Target(divergence, target_logp_MK, target_ids_MK)
-    return token_stats(head(hidden_MD), ids_M, at_ids_MK=at_ids_MK, target=target, **options)
-
-
-def _chunked(stats: Callable[..., TokenStats], size: int, *values_M: Tensor | None) -> TokenStats:
-    """`stats` of the values of M tokens, of at most `size` tokens at a time."""
-    tokens = next(len(values) for values in values_M if values is not None)
-    if tokens <= size:
-        return stats(*values_M)
-    chunks = range(0, tokens, size)
-    split = ([None if values is None else values[at : at + size] for values in values_M] for at in chunks)
-    found = [checkpoint(stats, *each, use_reentrant=False) for each in split]
+def _chunked(stats: Callable[[Tensor, slice], TokenStats], hidden_MD: Tensor, size: int) -> TokenStats:
+    """`stats` of M hidden states, of at most `size` at a time."""
+    if len(hidden_MD) <= size:
+        return stats(hidden_MD, slice(None))
+    parts = [slice(first, first + size) for first in range(0, len(hidden_MD), size)]
+    found = [checkpoint(stats, hidden_MD[part], part, use_reentrant=False) for part in parts]
     return TokenStats(*map(joined, zip(*found, strict=True)))
 
 

@@ -4,6 +4,8 @@ The arguments are log-probs over the same V tokens, or over K tokens and a bucke
 -inf in both and adds nothing. Gradients flow into the student's log-probs only.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,6 +28,11 @@ class Target(NamedTuple):
     divergence: Divergence
     logp_MK: Tensor
     ids_MK: Tensor | None = None
+
+    def of(self, part: slice, device: torch.device) -> Target:
+        """The target of some of the M tokens, on a device."""
+        ids_MK = None if self.ids_MK is None else self.ids_MK[part].to(device)
+        return Target(self.divergence, self.logp_MK[part].to(device), ids_MK)
 
     def divergence_of(self, logp_MV: Tensor) -> Tensor:
         """The student's divergence from this target per token. [M] in nats.

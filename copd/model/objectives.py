@@ -71,12 +71,35 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class GrpoObjective:
-    """Native RLVR: one advantage per response. Rows whose advantage is exactly 0 are skipped."""
+class _Objective:
+    """What most objectives have in common: every row has a gradient, there is no penalty and no target."""
 
     name: str
     rollouts: Rollouts
     weight: float
+
+    @property
+    def key_N(self) -> Tensor | None:
+        """None: a teacher gives equal responses the same log-probs, up to rounding.
+
+        The log-probs of the first are used.
+        """
+        return None
+
+    def rows_with_gradient(self) -> Tensor:
+        return torch.arange(len(self.rollouts.tokens_NT))
+
+    def penalty(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return torch.zeros_like(logp_MT), {}
+
+    def target(self, rows_M: Tensor) -> Target | None:
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class GrpoObjective(_Objective):
+    """Native RLVR: one advantage per response. Rows whose advantage is exactly 0 are skipped."""
+
     advantage_N: Tensor
 
     @property
@@ -90,12 +113,6 @@ class GrpoObjective:
     def advantage(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         return self.advantage_N[rows_M].to(logp_MT)[:, None].expand_as(logp_MT), {}
 
-    def penalty(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return torch.zeros_like(logp_MT), {}
-
-    def target(self, rows_M: Tensor) -> None:
-        return None
-
 
 @dataclass(frozen=True, eq=False)
 class AnchoredGrpoObjective(GrpoObjective):
@@ -108,7 +125,7 @@ class AnchoredGrpoObjective(GrpoObjective):
     kl_coefficient: float
 
     def rows_with_gradient(self) -> Tensor:
-        return torch.arange(len(self.rollouts.tokens_NT))
+        return _Objective.rows_with_gradient(self)
 
     def penalty(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         kl_MT = k3_kl(logp_MT, self.reference_logp_NT[rows_M, : logp_MT.shape[1]].to(logp_MT))
@@ -116,28 +133,14 @@ class AnchoredGrpoObjective(GrpoObjective):
 
 
 @dataclass(frozen=True, eq=False)
-class DistillObjective:
+class DistillObjective(_Objective):
     """OPD: the bounded delta to the teacher is the advantage of each token (method.md eq. 3, 4).
 
     If a teacher's log-prob is not finite, its delta is NaN. No bound can hide this, so the learner skips the step.
     """
 
-    name: str
-    rollouts: Rollouts
-    weight: float
     teacher_logp_NT: Tensor
     delta: Delta
-
-    @property
-    def key_N(self) -> None:
-        """None: a teacher gives equal responses the same log-probs, up to rounding.
-
-        The log-probs of the first are used.
-        """
-        return None
-
-    def rows_with_gradient(self) -> Tensor:
-        return torch.arange(len(self.rollouts.tokens_NT))
 
     def advantage(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         teacher_MT = self.teacher_logp_NT[rows_M, : logp_MT.shape[1]].to(logp_MT)
@@ -145,15 +148,9 @@ class DistillObjective:
         changed_MT = (delta_MT != sampled_delta(logp_MT, teacher_MT)).float()
         return delta_MT, {"delta": delta_MT, "delta_abs": delta_MT.abs(), "clamp_rate": changed_MT}
 
-    def penalty(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return torch.zeros_like(logp_MT), {}
-
-    def target(self, rows_M: Tensor) -> None:
-        return None
-
 
 @dataclass(frozen=True, eq=False)
-class DenseObjective:
+class DenseObjective(_Objective):
     """OPD by a direct loss: the divergence of the policy's distribution from the teacher's at each token.
 
     `score` holds the teacher's log-probs, of the whole vocabulary or of the ids that a `target` compares. The sampled
@@ -161,26 +158,12 @@ class DenseObjective:
     learner skips the step.
     """
 
-    name: str
-    rollouts: Rollouts
-    weight: float
     score: Score
     divergence: Divergence
-
-    @property
-    def key_N(self) -> None:
-        """None: as in `DistillObjective`."""
-        return None
-
-    def rows_with_gradient(self) -> Tensor:
-        return torch.arange(len(self.rollouts.tokens_NT))
 
     def advantage(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         delta_MT = sampled_delta(logp_MT, self.score.logp_NT[rows_M, : logp_MT.shape[1]].to(logp_MT))
         return torch.zeros_like(logp_MT), {"delta": delta_MT, "delta_abs": delta_MT.abs()}
-
-    def penalty(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return torch.zeros_like(logp_MT), {}
 
     def target(self, rows_M: Tensor) -> Target:
         mask_NT, score = self.rollouts.mask_NT, self.score

@@ -10,7 +10,6 @@ import torch
 from copd.branches.branch import (
     VISIT_STRIDE,
     Actor,
-    Branch,
     ObjectiveSettings,
     Reference,
     SamplingSettings,
@@ -31,17 +30,6 @@ SETTINGS = ObjectiveSettings(SampledToken(partial(clamped_delta, bound=5.0)))
 REWARDS = (1.0, 0.0, 0.0, 1.0, 1.0, 1.0)
 ADVANTAGES = (2 / math.sqrt(3), -1 / math.sqrt(3), -1 / math.sqrt(3), 0.0, 0.0, 0.0)
 """Of `REWARDS` in groups of three, one and two: mean 1/3 and unbiased standard deviation 1/sqrt(3) in the first."""
-
-
-@pytest.fixture
-def make_branch(policy):
-    def make(name="text", index=0, policy=policy, tasks=None, settings=SETTINGS, **options):
-        twin = policy.clone()
-        learner = Learner(twin, **{"learning_rate": 1e-3} | options)
-        tasks = tasks or {kind: Digits(kind, seed=3) for kind in ("text", "image")}
-        return Branch(name, index, twin, tasks, SAMPLING, capability=name, learner=learner, settings=settings)
-
-    return make
 
 
 @pytest.fixture

@@ -5,13 +5,11 @@ from functools import partial
 import pytest
 import torch
 
-from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
+from copd.branches.branch import ObjectiveSettings
 from copd.branches.signals import SampledToken, StudentsLikeliest, TeachersLikeliest, WholeVocabulary
 from copd.maths.distill import clamped_delta
 from copd.maths.divergences import forward_kl, reverse_kl
-from copd.model.learner import Learner
 from copd.model.objectives import DenseObjective, DistillObjective
-from copd.tasks.digits import Digits
 from copd.types import Part
 
 SIGNALS = {
@@ -24,26 +22,15 @@ ALL = pytest.mark.parametrize("signal", SIGNALS.values(), ids=SIGNALS)
 
 
 @pytest.fixture
-def make_branch(policy):
-    def make(name, index, signal, policy=policy):
-        twin = policy.clone()
-        return Branch(
-            name,
-            index,
-            twin,
-            {kind: Digits(kind, seed=3) for kind in ("text", "image")},
-            SamplingSettings(seed=3, max_new_tokens=6, temperature=1.0),
-            capability=name,
-            learner=Learner(twin, learning_rate=1e-3),
-            settings=ObjectiveSettings(signal),
-        )
-
-    return make
+def pair(make_branch, ending, signal):
+    """A student and its teacher."""
+    settings = ObjectiveSettings(signal)
+    return make_branch(settings=settings), make_branch("image", 1, ending, settings=settings)
 
 
 @ALL
 def test_only_a_visitor_names_its_likeliest_tokens_and_only_where_the_signal_compares_them(make_branch, signal):
-    branch = make_branch("text", 0, signal)
+    branch = make_branch(settings=ObjectiveSettings(signal))
     assert branch.collect("text", 0, 2, 1).likeliest_NTK is None
     assert branch.ledger.tokens_scored == 0
     visit = branch.collect("image", 0, 2, 1)
@@ -55,8 +42,8 @@ def test_only_a_visitor_names_its_likeliest_tokens_and_only_where_the_signal_com
 
 
 @ALL
-def test_a_student_nears_its_teacher_by_every_signal(make_branch, ending, signal):
-    student, teacher = make_branch("text", 0, signal), make_branch("image", 1, signal, ending)
+def test_a_student_nears_its_teacher_by_every_signal(pair, signal):
+    student, teacher = pair
     distance = []
     for step in range(8):
         visit = student.collect("image", 0, 8, 4)
@@ -69,8 +56,8 @@ def test_a_student_nears_its_teacher_by_every_signal(make_branch, ending, signal
 
 
 @ALL
-def test_a_visit_becomes_the_objective_of_its_signal(make_branch, ending, signal):
-    student, teacher = make_branch("text", 0, signal), make_branch("image", 1, signal, ending)
+def test_a_visit_becomes_the_objective_of_its_signal(pair, signal):
+    student, teacher = pair
     visit = student.collect("image", 0, 2, 1)
     objective = signal.objective(Part("from_image", visit, 0.5), teacher.score(visit))
     assert isinstance(objective, DistillObjective if signal is SIGNALS["sampled"] else DenseObjective)
@@ -78,5 +65,5 @@ def test_a_visit_becomes_the_objective_of_its_signal(make_branch, ending, signal
     target = objective.target(torch.tensor([1]))
     tokens = int(visit.mask_NT[1].sum())
     if target is not None:
-        width = len(ending.banned_V) if signal is SIGNALS["whole"] else 4
+        width = len(teacher.policy.banned_V) if signal is SIGNALS["whole"] else 4
         assert target.logp_MK.shape == (tokens, width)
