@@ -7,6 +7,9 @@
                 + for each peer j: rollouts on D_j, scored by branch j now; one update      -> `mutual_opd`, `lessons`
     theta* <- Merge(theta_0 .. theta_K-1)                                -> `merged`
 
+Beyond the paper, a cycle may end with phase III: the branches rest and teach one student, which began as their merge
+(`consolidation`). That student is then theta*. The branches may begin the next cycle from theta* (`restart`).
+
 A branch is a handle: its calls are awaited, its rollouts are passed on unread, and where it lives does not matter. A
 part of an update is native GRPO where it has no teacher, OPD where it has one; each has its own denominator.
 """
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 from asyncio import gather
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Protocol
 
@@ -46,6 +50,14 @@ class Observer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Consolidation:
+    """Phase III: who is taught by the resting branches, and the edges from them."""
+
+    student: BranchHandle
+    edges: Sequence[Edge]
+
+
 async def copd(
     branches: Mapping[str, BranchHandle],
     edges: Sequence[Edge],
@@ -53,14 +65,31 @@ async def copd(
     batches: Batches,
     observer: Observer,
     start: int = 0,
+    *,
+    merge: Merge | None = None,
+    consolidated: Consolidation | None = None,
 ) -> None:
-    """Train the branches from step `start` to the end of the schedule."""
+    """Train the branches from step `start` to the end of the schedule.
+
+    `merge` is needed where branches begin a cycle from their merge. With `consolidated` it makes the student's first
+    weights in each phase III. Without it the student keeps the weights that it has.
+    """
     for stretch in schedule.stretches(start, observer.meet_every, observer.meet_after):
+        here = schedule.position(stretch.steps[0])
+        if schedule.restart and here.begins_cycle and here.cycle:
+            await restart(branches, await merged(branches, merge, consolidated))
         if stretch.phase is Phase.RLVR:
             await gather(*(rlvr(branch, stretch.steps, batches, observer) for branch in branches.values()))
         else:
-            for step in stretch.steps:
-                await mutual_opd(branches, edges, step, batches, observer)
+            (step,) = stretch.steps
+            version = schedule.updates_before(step)
+            if stretch.phase is Phase.OPD:
+                await mutual_opd(branches, edges, step, batches, observer, version=version)
+            else:
+                assert consolidated
+                if here.begins_phase:
+                    await begin(consolidated.student, branches, merge)
+                await consolidation(branches, consolidated, step, batches, observer, version=version)
         await observer.met(stretch)
 
 
@@ -77,13 +106,22 @@ async def native(branch: BranchHandle, step: int, batches: Batches) -> list[Part
 
 
 async def mutual_opd(
-    branches: Mapping[str, BranchHandle], edges: Sequence[Edge], step: int, batches: Batches, observer: Observer
+    branches: Mapping[str, BranchHandle],
+    edges: Sequence[Edge],
+    step: int,
+    batches: Batches,
+    observer: Observer,
+    *,
+    version: int,
 ) -> None:
-    """One step of phase II. All branches score with the weights they had when the step began; then all update."""
+    """One step of phase II. All branches score with the weights they had when the step began; then all update.
+
+    `version` is that of all branches when the step begins.
+    """
     students = list(branches.values())
     on_their_own = students if batches.native_in_opd else []
     natives = gather(*(native(branch, step, batches) for branch in on_their_own))
-    own, taught = await gather(natives, lessons(branches, edges, step, batches, version=step))
+    own, taught = await gather(natives, lessons(branches, edges, step, batches, version=version))
     batch_of = {branch.name: batch for branch, batch in zip(on_their_own, own, strict=True)}
     parts = {name: [*batch_of.get(name, ()), *taught.get(name, ())] for name in branches}
     updates = await gather(*(branch.update(parts[branch.name]) for branch in students))
@@ -112,6 +150,44 @@ async def lessons(
     return taught
 
 
-async def merged(branches: Mapping[str, BranchHandle], merge: Merge) -> dict[str, Tensor]:
-    """theta*: the merge of the K branches. The base is not one of them."""
+async def begin(student: BranchHandle, branches: Mapping[str, BranchHandle], merge: Merge | None) -> None:
+    """The student before phase III: its first weights, and an optimizer without moments."""
+    if merge:
+        await student.load_weights(await merged(branches, merge))
+    else:
+        await student.start_optimizer()
+
+
+async def consolidation(
+    branches: Mapping[str, BranchHandle],
+    consolidated: Consolidation,
+    step: int,
+    batches: Batches,
+    observer: Observer,
+    *,
+    version: int,
+) -> None:
+    """One step of phase III. The teachers stand at `version`, at which their own training ended.
+
+    A student that is one of the branches has a native batch too, as in phase II.
+    """
+    student = consolidated.student
+    everybody = {**branches, student.name: student}
+    own = await native(student, step, batches) if batches.native_in_opd and student.name in branches else []
+    taught = await lessons(everybody, consolidated.edges, step, batches, version=version)
+    observer.updated(student.name, step, await student.update([*own, *taught[student.name]]))
+
+
+async def restart(branches: Mapping[str, BranchHandle], weights: Mapping[str, Tensor]) -> None:
+    """All branches go on from these weights, with optimizers without moments."""
+    await gather(*(branch.load_weights(weights) for branch in branches.values()))
+
+
+async def merged(
+    branches: Mapping[str, BranchHandle], merge: Merge | None, consolidated: Consolidation | None = None
+) -> Mapping[str, Tensor]:
+    """theta*: the merge of the K branches, or the student that they have taught. The base is not one of them."""
+    if consolidated:
+        return await consolidated.student.weights()
+    assert merge
     return merge(await gather(*(branch.weights() for branch in branches.values())))

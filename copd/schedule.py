@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
+from typing import NamedTuple
 
 TOLERATED = 20
 """A budget may be missed by one rollout in this many, since steps are whole."""
 
 
 class Phase(Enum):
-    """RLVR: each branch trains alone on its own capability. OPD: its peers also teach it on their prompts."""
+    """RLVR: each branch trains alone on its own capability. OPD: its peers also teach it on their prompts.
+
+    CONSOLIDATION: the branches, which rest, teach one student that began as their mean.
+    """
 
     RLVR = "rlvr"
     OPD = "opd"
+    CONSOLIDATION = "consolidation"
 
 
 @dataclass(frozen=True)
 class Position:
-    """The place of a step: its cycle, its phase, and whether it is the last step of each."""
+    """The place of a step: its cycle, its phase, and whether it is the first or the last step of each."""
 
     cycle: int
     phase: Phase
+    begins_phase: bool
+    begins_cycle: bool
     ends_phase: bool
     ends_cycle: bool
 
@@ -35,41 +44,85 @@ class Stretch:
     steps: range
 
 
+class _Span(NamedTuple):
+    cycle: int
+    phase: Phase
+    steps: range
+    begins_cycle: bool
+    ends_cycle: bool
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """N cycles of S_RL steps of RLVR and S_OPD steps of mutual OPD (method.md section 5)."""
+    """N cycles of S_RL steps of RLVR and S_OPD steps of mutual OPD (method.md section 5).
+
+    The first cycle has `first_rl_steps` of RLVR if they are given. The last cycle ends with `merge_steps` of
+    consolidation. With `restart` every cycle does, and the branches begin the next one from the merge.
+    """
 
     cycles: int
     rl_steps: int
     opd_steps: int
+    merge_steps: int = 0
+    first_rl_steps: int | None = None
+    restart: bool = False
+
+    @cached_property
+    def _spans(self) -> tuple[_Span, ...]:
+        """All phases that have steps, in order."""
+        spans: list[_Span] = []
+        for cycle in range(self.cycles):
+            lengths = [(phase, count) for phase, count in self._lengths(cycle).items() if count]
+            for place, (phase, count) in enumerate(lengths, start=1):
+                first = spans[-1].steps.stop if spans else 0
+                steps = range(first, first + count)
+                spans.append(_Span(cycle, phase, steps, place == 1, place == len(lengths)))
+        return tuple(spans)
+
+    def _lengths(self, cycle: int) -> dict[Phase, int]:
+        alone = self.rl_steps if cycle or self.first_rl_steps is None else self.first_rl_steps
+        merges = self.restart or cycle + 1 == self.cycles
+        return {Phase.RLVR: alone, Phase.OPD: self.opd_steps, Phase.CONSOLIDATION: self.merge_steps if merges else 0}
+
+    def steps_in(self, phase: Phase) -> int:
+        """The steps of a phase in all cycles together."""
+        return sum(len(span.steps) for span in self._spans if span.phase is phase)
 
     @property
     def steps(self) -> int:
-        return self.cycles * (self.rl_steps + self.opd_steps)
+        return self._spans[-1].steps.stop if self._spans else 0
 
     @property
-    def steps_before_opd(self) -> int:
-        """Until the first OPD step the branches are experts that have not been taught."""
-        return self.rl_steps if self.opd_steps else self.steps
+    def steps_before_exchange(self) -> int:
+        """Until this step the branches are experts: they have neither been taught nor begun anew from a merge."""
+        for span in self._spans:
+            if span.phase is not Phase.RLVR or (span.cycle and self.restart):
+                return span.steps.start
+        return self.steps
+
+    def updates_before(self, step: int) -> int:
+        """The updates of a branch in RLVR and OPD before this step: a branch rests while it only teaches."""
+        rests = (span.steps for span in self._spans if span.phase is Phase.CONSOLIDATION)
+        return step - sum(min(len(steps), max(0, step - steps.start)) for steps in rests)
 
     def position(self, step: int) -> Position:
         """The position of step 0 <= step < steps."""
-        cycle, within = divmod(step, self.rl_steps + self.opd_steps)
-        ends_cycle = within + 1 == self.rl_steps + self.opd_steps
-        if within < self.rl_steps:
-            return Position(cycle, Phase.RLVR, ends_cycle or within + 1 == self.rl_steps, ends_cycle)
-        return Position(cycle, Phase.OPD, ends_cycle, ends_cycle)
+        span = self._spans[bisect_right(self._spans, step, key=lambda span: span.steps.start) - 1]
+        begins, ends = step == span.steps[0], step == span.steps[-1]
+        of_cycle = begins and span.begins_cycle, ends and span.ends_cycle
+        return Position(span.cycle, span.phase, begins, of_cycle[0], ends, of_cycle[1])
 
     def stretches(self, start: int, meet_every: int, meet_after: Collection[int] = ()) -> Iterator[Stretch]:
         """The steps from `start` on, split where the branches meet.
 
-        Branches meet after every OPD step, at the end of every phase, after every multiple of `meet_every` steps, and
-        after each number of steps in `meet_after`.
+        Branches meet after every step in which one needs another, at the end of every phase, after every multiple of
+        `meet_every` steps, and after each number of steps in `meet_after`.
         """
         first = start
         for step in range(start, self.steps):
             here = self.position(step)
-            if here.phase is Phase.OPD or here.ends_phase or (step + 1) % meet_every == 0 or step + 1 in meet_after:
+            alone = here.phase is Phase.RLVR and not here.ends_phase
+            if not alone or (step + 1) % meet_every == 0 or step + 1 in meet_after:
                 yield Stretch(here.phase, range(first, step + 1))
                 first = step + 1
 
@@ -101,14 +154,19 @@ class Costs:
     """Rollouts of one step of each phase, all branches together."""
 
     rl_step: int
-    opd_step: int
+    opd_step: int = 0
+    merge_step: int = 0
+
+    def of_step(self, phase: Phase) -> int:
+        """Rollouts of one step of a phase."""
+        return {Phase.RLVR: self.rl_step, Phase.OPD: self.opd_step, Phase.CONSOLIDATION: self.merge_step}[phase]
 
     def of(self, schedule: Schedule) -> int:
         """R: all rollouts of a schedule."""
-        return schedule.cycles * (schedule.rl_steps * self.rl_step + schedule.opd_steps * self.opd_step)
+        return sum(schedule.steps_in(phase) * self.of_step(phase) for phase in Phase)
 
     def scaled(self, schedule: Schedule, rollouts: int) -> Schedule:
-        """The schedule with the steps of both phases scaled, in their proportion, to come nearest to `rollouts`.
+        """The schedule with the steps of all phases scaled, in their proportion, to come nearest to `rollouts`.
 
         Each phase that has steps keeps at least one per cycle. Apart from that, R is off by at most half a step of each
         phase per cycle.
@@ -118,7 +176,13 @@ class Costs:
         def steps(count: int) -> int:
             return max(1, round(factor * count)) if count else 0
 
-        return Schedule(schedule.cycles, steps(schedule.rl_steps), steps(schedule.opd_steps))
+        return replace(
+            schedule,
+            rl_steps=steps(schedule.rl_steps),
+            opd_steps=steps(schedule.opd_steps),
+            merge_steps=steps(schedule.merge_steps),
+            first_rl_steps=None if schedule.first_rl_steps is None else steps(schedule.first_rl_steps),
+        )
 
     def meet(self, schedule: Schedule, rollouts: int) -> bool:
         """Whether the scaled schedule makes `rollouts`, give or take one in `TOLERATED`."""

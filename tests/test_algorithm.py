@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from copd.algorithm import copd, merged, mutual_opd, rlvr
+from copd.algorithm import Consolidation, copd, merged, mutual_opd, rlvr
 from copd.schedule import Batches, Phase, Schedule
 from copd.topology import Edge, full, hub
 
@@ -74,6 +74,12 @@ class Noting:
     async def weights(self):
         return {"w": torch.tensor([float(ord(self.name))])}
 
+    async def load_weights(self, weights):
+        await self._do(Call(self.name, "load_weights", float(weights["w"])))
+
+    async def start_optimizer(self):
+        await self._do(Call(self.name, "start_optimizer", None))
+
 
 class Looking:
     """An observer that notes."""
@@ -106,7 +112,7 @@ class Stage:
         return self
 
     def opd(self, edges=SOME, step=7) -> "Stage":
-        asyncio.run(mutual_opd(self.branches, edges, step, BATCHES, self.observer))
+        asyncio.run(mutual_opd(self.branches, edges, step, BATCHES, self.observer, version=step))
         return self
 
     def calls(self, what: str, when: str = "begin") -> list[Call]:
@@ -269,7 +275,7 @@ def test_in_an_opd_step_branches_collect_score_and_update_at_once():
                 await meetings[call.what].wait()
 
         branches = {name: Meeting(name, stage.log) for name in "abc"}
-        await asyncio.wait_for(mutual_opd(branches, SOME, 0, BATCHES, stage.observer), timeout=5)
+        await asyncio.wait_for(mutual_opd(branches, SOME, 0, BATCHES, stage.observer, version=0), timeout=5)
 
     asyncio.run(together())
 
@@ -332,3 +338,121 @@ def test_the_merge_is_made_of_exactly_the_k_branches_in_order():
     theta = asyncio.run(merged(Stage().branches, merge))
     assert given == [float(ord(name)) for name in "abc"]
     assert theta["w"].item() == 7.0
+
+
+def summed(weights):
+    return {"w": sum(branch["w"] for branch in weights)}
+
+
+SUM = float(sum(map(ord, "abc")))
+TO_ONE = tuple(Edge("m", teacher, 0.5) for teacher in "abc")
+
+
+class Merging(Stage):
+    """A stage with a student, `m`, whom all branches teach in phase III."""
+
+    def __init__(self, turns=(0, 0, 0), *, student: str = "m") -> None:
+        super().__init__(turns)
+        self.student = self.branches.get(student) or Noting(student, self.log)
+
+    def train(self, schedule=None, edges=(), start=0, *, merge=summed, lessons=TO_ONE, batches=BATCHES) -> "Merging":
+        schedule = schedule or Schedule(1, 2, 0, merge_steps=3)
+        consolidated = Consolidation(self.student, lessons)
+        asyncio.run(
+            copd(self.branches, edges, schedule, batches, self.observer, start, merge=merge, consolidated=consolidated)
+        )
+        return self
+
+    def of(self, name: str) -> list[tuple[str, object]]:
+        """The calls of a branch in order, without what was passed on."""
+        return [(call.what, call.subject) for event, call in self.log if event == "begin" and call.branch == name]
+
+
+@pytest.mark.parametrize("turns", PACES)
+def test_in_consolidation_all_branches_teach_the_student_and_only_it_is_updated(turns):
+    stage = Merging(turns).train()
+    updates = [call for call in stage.calls("update") if call.branch == "m"]
+    assert len(updates) == 3
+    for call in updates:
+        parts = [(part.name, part.weight, part.teacher.teacher, part.rollouts.task) for part in call.subject]
+        assert parts == [(f"from_{name}", 0.5, name, f"capability of {name}") for name in "abc"]
+        assert {part.rollouts.student for part in call.subject} == {"m"}
+        assert {part.rollouts.size for part in call.subject} == {(4, 2)}
+    assert len(stage.calls("update")) == 3 * 2 + 3
+
+
+def test_the_student_begins_each_consolidation_as_the_merge_of_the_branches():
+    stage = Merging().train(Schedule(3, 1, 0, merge_steps=2, restart=True))
+    whats = [
+        (what, subject if what == "load_weights" else None)
+        for what, subject in stage.of("m")
+        if what in ("load_weights", "update")
+    ]
+    assert whats == [("load_weights", SUM), ("update", None), ("update", None)] * 3
+
+
+def test_without_a_merge_the_student_keeps_its_weights_and_forgets_its_moments():
+    stage = Merging().train(merge=None)
+    assert [what for what, _ in stage.of("m") if not what.startswith("co")] == ["start_optimizer"] + ["update"] * 3
+
+
+@pytest.mark.parametrize("turns", PACES)
+def test_teachers_stand_at_the_version_at_which_their_own_training_ended(turns):
+    schedule = Schedule(2, 2, 1, merge_steps=3, restart=True)
+    stage = Merging(turns).train(schedule, SOME)
+    for call in stage.calls("update"):
+        for part in call.subject:
+            if part.teacher:
+                assert part.teacher.version == part.teacher_version == schedule.updates_before(part.rollouts.step)
+
+
+def test_branches_begin_the_next_cycle_from_the_merge_where_asked():
+    schedule = Schedule(3, 1, 1, restart=True)
+    stage = Stage()
+    asyncio.run(copd(stage.branches, SOME, schedule, BATCHES, stage.observer, merge=summed))
+    for name in "abc":
+        events = [
+            c
+            for event, c in stage.log
+            if event == "begin" and c.branch == name and c.what in ("load_weights", "update")
+        ]
+        assert [call.what for call in events] == ["update", "update", *["load_weights", "update", "update"] * 2]
+        assert {call.subject for call in events if call.what == "load_weights"} == {SUM}
+
+
+def test_after_a_consolidation_branches_begin_from_the_student():
+    stage = Merging().train(Schedule(2, 1, 0, merge_steps=2, restart=True))
+    assert [call.subject for call in stage.calls("load_weights") if call.branch in "abc"] == [float(ord("m"))] * 3
+    assert asyncio.run(merged(stage.branches, None, Consolidation(stage.student, TO_ONE)))["w"] == ord("m")
+
+
+def test_without_restart_no_branch_takes_weights_over():
+    stage = Merging().train(Schedule(2, 1, 1, merge_steps=2), SOME)
+    assert {call.branch for call in stage.calls("load_weights")} == {"m"}
+
+
+@pytest.mark.parametrize(("native", "parts"), [(True, ["native", "from_b"]), (False, ["from_b"])])
+def test_a_student_that_is_a_branch_goes_on_with_grpo_only_where_asked(native, parts):
+    stage = Merging(student="a")
+    stage.train(lessons=(Edge("a", "b", 1.0),), merge=None, batches=replace(BATCHES, native_in_opd=native))
+    taught = [call.subject for call in stage.calls("update") if call.branch == "a"][2:]
+    assert [[part.name for part in given] for given in taught] == [parts] * 3
+
+
+@pytest.mark.parametrize("turns", PACES)
+def test_a_start_in_the_middle_of_cycles_that_merge_makes_the_same_remaining_calls(turns):
+    schedule = Schedule(3, 2, 1, merge_steps=2, restart=True)
+
+    def calls_of(stage, name, since):
+        calls = [call for event, call in stage.log if event == "begin" and call.branch == name]
+        kept = [call for call in calls if call.what in ("collect", "score", "update") and step_of(call) >= since]
+        return [content_of(call) for call in kept]
+
+    whole = Merging(turns).train(schedule, SOME)
+    for start in range(schedule.steps + 1):
+        resumed = Merging(turns).train(schedule, SOME, start)
+        for name in "abcm":
+            assert calls_of(resumed, name, start) == calls_of(whole, name, start)
+    for start in (5, 10):
+        loads = Merging().train(schedule, SOME, start).calls("load_weights")
+        assert [call.branch for call in loads[:3]] == ["a", "b", "c"], "a cycle's first step repeats the restart"

@@ -4,18 +4,33 @@ import pytest
 
 from copd.schedule import Costs, Phase, Position, Schedule
 
-R, O = Phase.RLVR, Phase.OPD  # noqa: E741
+R, O, C = Phase.RLVR, Phase.OPD, Phase.CONSOLIDATION  # noqa: E741
+
+
+def at(cycle: int, phase: Phase, *true: str) -> Position:
+    """A position with these of its four marks true."""
+    marks = dict.fromkeys(("begins_phase", "begins_cycle", "ends_phase", "ends_cycle"), False)
+    return Position(cycle, phase, **marks | dict.fromkeys(true, True))
+
 
 POSITIONS = [
-    (0, Position(0, R, ends_phase=False, ends_cycle=False)),
-    (2, Position(0, R, ends_phase=True, ends_cycle=False)),
-    (3, Position(0, O, ends_phase=False, ends_cycle=False)),
-    (4, Position(0, O, ends_phase=True, ends_cycle=True)),
-    (5, Position(1, R, ends_phase=False, ends_cycle=False)),
-    (9, Position(1, O, ends_phase=True, ends_cycle=True)),
+    (0, at(0, R, "begins_phase", "begins_cycle")),
+    (2, at(0, R, "ends_phase")),
+    (3, at(0, O, "begins_phase")),
+    (4, at(0, O, "ends_phase", "ends_cycle")),
+    (5, at(1, R, "begins_phase", "begins_cycle")),
+    (9, at(1, O, "ends_phase", "ends_cycle")),
 ]
 
 SCHEDULES = [Schedule(2, 3, 2), Schedule(3, 1, 1), Schedule(2, 4, 0), Schedule(2, 0, 4), Schedule(1, 7, 5)]
+MERGING = [
+    Schedule(2, 3, 2, merge_steps=4),
+    Schedule(3, 1, 0, merge_steps=2, first_rl_steps=4, restart=True),
+    Schedule(2, 2, 1, merge_steps=1, restart=True),
+    Schedule(2, 0, 2, merge_steps=3, first_rl_steps=2),
+    Schedule(3, 2, 1, first_rl_steps=5),
+    Schedule(1, 4, 0, merge_steps=3),
+]
 
 
 def cut(schedule: Schedule, start: int, meet_every: int) -> list[tuple[Phase, list[int]]]:
@@ -36,13 +51,48 @@ def test_steps_are_cycles_of_rlvr_then_opd(schedule):
     assert set(cycles) == set(range(schedule.cycles))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("schedule", "phases"),
+    [
+        (MERGING[0], "RRROO RRROOCCCC"),
+        (MERGING[1], "RRRRCC RCC RCC"),
+        (MERGING[2], "RROC RROC"),
+        (MERGING[3], "RROO OOCCC"),
+        (MERGING[4], "RRRRRO RRO RRO"),
+        (MERGING[5], "RRRRCCC"),
+    ],
+)
+def test_a_first_cycle_of_its_own_length_and_consolidation_by_hand(schedule, phases):
+    named = {R: "R", O: "O", C: "C"}
+    positions = [schedule.position(step) for step in range(schedule.steps)]
+    assert (
+        "".join(named[p.phase] + " " * (p.ends_cycle and step + 1 < len(positions)) for step, p in enumerate(positions))
+        == phases
+    )
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, *MERGING])
 def test_a_phase_ends_where_the_next_step_is_of_another_phase_or_cycle(schedule):
     places = [schedule.position(step) for step in range(schedule.steps)]
-    following = [*places[1:], Position(schedule.cycles, R, ends_phase=False, ends_cycle=False)]
-    for here, after in zip(places, following, strict=True):
+    for here, after in zip(places, [*places[1:], at(schedule.cycles, R)], strict=True):
         assert here.ends_cycle == (here.cycle != after.cycle)
         assert here.ends_phase == ((here.cycle, here.phase) != (after.cycle, after.phase))
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, *MERGING])
+def test_a_phase_begins_where_another_has_ended(schedule):
+    places = [schedule.position(step) for step in range(schedule.steps)]
+    for before, here in zip([at(-1, R, "ends_phase", "ends_cycle"), *places], places, strict=False):
+        assert here.begins_cycle == before.ends_cycle
+        assert here.begins_phase == before.ends_phase
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, *MERGING])
+def test_branches_make_updates_in_rlvr_and_opd_and_rest_while_they_consolidate(schedule):
+    phases = [schedule.position(step).phase for step in range(schedule.steps)]
+    for step in range(schedule.steps + 1):
+        assert schedule.updates_before(step) == sum(phase is not C for phase in phases[:step])
+    assert [schedule.steps_in(phase) for phase in Phase] == [phases.count(phase) for phase in Phase]
 
 
 @pytest.mark.parametrize(
@@ -66,14 +116,24 @@ def test_branches_also_meet_after_given_numbers_of_steps():
 
 
 @pytest.mark.parametrize(
-    ("schedule", "steps"), [(Schedule(2, 3, 2), 3), (Schedule(2, 4, 0), 8), (Schedule(2, 0, 4), 0)]
+    ("schedule", "steps"),
+    [
+        (Schedule(2, 3, 2), 3),
+        (Schedule(2, 4, 0), 8),
+        (Schedule(2, 0, 4), 0),
+        (Schedule(1, 4, 0, merge_steps=3), 4),
+        (Schedule(2, 4, 0, merge_steps=3), 8),
+        (Schedule(2, 4, 0, merge_steps=3, first_rl_steps=6, restart=True), 6),
+        (Schedule(2, 4, 0, restart=True), 4),
+        (Schedule(2, 0, 3, first_rl_steps=2), 2),
+    ],
 )
-def test_branches_are_experts_up_to_the_first_step_of_opd(schedule, steps):
-    assert schedule.steps_before_opd == steps
+def test_branches_are_experts_until_they_are_taught_or_begin_from_a_merge(schedule, steps):
+    assert schedule.steps_before_exchange == steps
 
 
 @pytest.mark.parametrize("meet_every", [1, 2, 3, 5, 25])
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", [*SCHEDULES, *MERGING])
 def test_stretches_from_any_start_are_the_rest_of_the_same_stretches(schedule, meet_every):
     whole = cut(schedule, 0, meet_every)
     assert [step for _, steps in whole for step in steps] == list(range(schedule.steps))
@@ -82,7 +142,7 @@ def test_stretches_from_any_start_are_the_rest_of_the_same_stretches(schedule, m
         assert cut(schedule, start, meet_every) == [(phase, steps) for phase, steps in rest if steps]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", [*SCHEDULES, *MERGING])
 def test_a_stretch_lies_in_one_phase(schedule):
     for stretch in schedule.stretches(0, 2):
         assert {schedule.position(step).phase for step in stretch.steps} == {stretch.phase}
@@ -94,16 +154,18 @@ def test_a_stretch_lies_in_one_phase(schedule):
         (Schedule(4, 15, 10), Costs(3 * 128, 3 * 128 + 4 * 64), 4 * (25 * 3 * 128 + 10 * 4 * 64)),
         (Schedule(1, 1, 0), Costs(256, 999), 256),
         (Schedule(1, 0, 1), Costs(999, 384), 384),
+        (Schedule(2, 3, 2, merge_steps=5), Costs(10, 20, 7), 2 * 3 * 10 + 2 * 2 * 20 + 5 * 7),
+        (Schedule(2, 3, 2, merge_steps=5, first_rl_steps=4, restart=True), Costs(10, 20, 7), 7 * 10 + 4 * 20 + 10 * 7),
     ],
 )
 def test_rollouts_of_a_schedule_by_hand(schedule, costs, expected):
     assert costs.of(schedule) == expected
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", [*SCHEDULES, *MERGING])
 def test_rollouts_of_a_schedule_are_those_counted_step_by_step(schedule):
-    costs = Costs(15, 57)
-    count = sum(57 if schedule.position(step).phase is O else 15 for step in range(schedule.steps))
+    costs = Costs(15, 57, 8)
+    count = sum({R: 15, O: 57, C: 8}[schedule.position(step).phase] for step in range(schedule.steps))
     assert costs.of(schedule) == count
 
 
@@ -118,6 +180,18 @@ def test_rollouts_of_a_schedule_are_those_counted_step_by_step(schedule):
         (72_960, Costs(576, 288), Schedule(1, 60, 40), Schedule(1, 95, 63)),
         (1, Costs(576, 288), Schedule(2, 3, 2), Schedule(2, 1, 1)),
         (2000, Costs(10, 20), Schedule(2, 5, 0), Schedule(2, 100, 0)),
+        (
+            1030,  # ten times 4 + 3 steps of 10, 2 of 6, 3 of 7
+            Costs(10, 6, 7),
+            Schedule(2, 3, 1, merge_steps=3, first_rl_steps=4),
+            Schedule(2, 30, 10, merge_steps=30, first_rl_steps=40),
+        ),
+        (
+            1,
+            Costs(10, 6, 7),
+            Schedule(2, 0, 0, merge_steps=3, first_rl_steps=4, restart=True),
+            Schedule(2, 0, 0, 1, 1, True),
+        ),
     ],
 )
 def test_a_schedule_scaled_to_rollouts_by_hand(rollouts, costs, schedule, expected):

@@ -16,8 +16,9 @@ from copd.types import MERGED, MIXED, STUDENT
 class Plan:
     """The method's branches, edges, steps and rollouts, derived from a recipe.
 
-    RLVR phases train the branches in `learners`, OPD phases those in `students`. `product` names a branch, or MERGED
-    for the merge of all. It is None if the method has no single product.
+    RLVR and OPD phases train the branches in `learners`. `edges` are those of mutual OPD; `lessons` those of
+    consolidation, all of them to one student. `product` names a branch, or MERGED for the merge of all. It is None if
+    the method has no single product.
     """
 
     capabilities: tuple[str, ...]
@@ -28,21 +29,33 @@ class Plan:
     batches: Batches
     costs: Costs
     product: str | None = None
-    students: tuple[str, ...] = ()
+    lessons: tuple[Edge, ...] = ()
 
     @property
-    def trained(self) -> dict[Phase, tuple[str, ...]]:
-        """The branches that a step of each phase trains."""
-        return {Phase.RLVR: self.learners, Phase.OPD: self.students}
+    def student(self) -> str | None:
+        """The branch that consolidation trains."""
+        return self.lessons[0].student if self.lessons else None
+
+    @property
+    def taught(self) -> tuple[Edge, ...]:
+        """The edges of all phases."""
+        return (*self.edges, *self.lessons)
 
     @property
     def rollouts(self) -> int:
         """R(method): all rollouts that make the model or models. Evaluation is not counted."""
         return self.costs.of(self.schedule)
 
+    def trained(self, phase: Phase) -> tuple[str, ...]:
+        """The branches that a step of a phase trains."""
+        if phase is Phase.CONSOLIDATION:
+            assert self.student
+            return (self.student,)
+        return self.learners
+
     def step_cost(self, step: int) -> int:
         """Rollouts of one step of all branches. The time left is estimated in this unit."""
-        return self.costs.opd_step if self.schedule.position(step).phase is Phase.OPD else self.costs.rl_step
+        return self.costs.of_step(self.schedule.position(step).phase)
 
 
 def handovers(recipe: Recipe) -> tuple[int, ...]:
@@ -52,7 +65,7 @@ def handovers(recipe: Recipe) -> tuple[int, ...]:
     found = set()
     for method in ("copd", "static_opd", "mopd"):
         try:
-            found.add(make_plan(recipe.model_copy(update={"method": method})).schedule.steps_before_opd)
+            found.add(make_plan(recipe.model_copy(update={"method": method})).schedule.steps_before_exchange)
         except RecipeError:  # this method cannot follow: a phase has no steps, or the budget does not fit it
             continue
     return tuple(sorted(steps for steps in found if 0 < steps <= make_plan(recipe).schedule.steps))
@@ -72,7 +85,7 @@ def make_plan(recipe: Recipe) -> Plan:
         recipe.opd.rollouts_per_prompt,
         recipe.opd.native,
     )
-    asked = Schedule(recipe.schedule.cycles, recipe.schedule.rl_steps, recipe.schedule.opd_steps)
+    asked = _asked(recipe)
     compared = _copd(recipe, asked, batches)
     budget = recipe.budget.rollouts
     if recipe.method == "copd" and budget is None:
@@ -80,21 +93,41 @@ def make_plan(recipe: Recipe) -> Plan:
     return PLANS[recipe.method](recipe, asked, batches, budget or compared.rollouts)
 
 
+def _asked(recipe: Recipe) -> Schedule:
+    """The schedule that the recipe asks of CoPD."""
+    asked = recipe.schedule
+    return Schedule(
+        asked.cycles,
+        asked.rl_steps,
+        asked.opd_steps,
+        merge_steps=recipe.merge.steps or 0,
+        first_rl_steps=asked.first_rl_steps,
+        restart=asked.restart == "merge",
+    )
+
+
 def _copd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int | None = None) -> Plan:
-    """R = N (S_RL K P G + S_OPD ([K P G, with `opd.native`] + E P' G'))."""
+    """R = N (S_RL K P G + S_OPD ([K P G, with `opd.native`] + E P' G')) + M S_M K P' G'.
+
+    With `merge.method: distil` S_M is `merge.steps`, and M the number of merges: N with `schedule.restart`, else 1.
+    `schedule.first_rl_steps` replaces S_RL in the first cycle.
+    """
     names = tuple(recipe.branches)
     edges = _edges(recipe) if len(names) > 1 and recipe.schedule.opd_steps else ()
+    lessons = tuple(Edge(MERGED, name, recipe.opd.weight) for name in names) if asked.merge_steps else ()
     native = len(names) * batches.native
-    costs = Costs(native, batches.native_in_opd * native + len(edges) * batches.per_edge)
+    opd_step = batches.native_in_opd * native + len(edges) * batches.per_edge
+    costs = Costs(native, opd_step, len(lessons) * batches.per_edge)
     schedule = asked if rollouts is None else _scaled(recipe, costs, asked, rollouts)
     product = MERGED if len(names) > 1 else names[0]
-    return Plan(names, names, names, edges, schedule, batches, costs, product, students=names)
+    branches = (*names, MERGED) if lessons else names
+    return Plan(names, branches, names, edges, schedule, batches, costs, product, lessons)
 
 
 def _expert(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
     """R = steps K P G, all experts together."""
     names = tuple(recipe.branches)
-    costs = Costs(len(names) * batches.native, 0)
+    costs = Costs(len(names) * batches.native)
     schedule = _scaled(recipe, costs, Schedule(asked.cycles, 1, 0), rollouts)
     return Plan(names, names, names, (), schedule, batches, costs)
 
@@ -109,7 +142,7 @@ def _mixed(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> 
     names = tuple(recipe.branches)
     size = len(names) if recipe.mixed.batch == "K_times" else 1
     large = replace(batches, prompts=size * batches.prompts)
-    costs = Costs(large.native, 0)
+    costs = Costs(large.native)
     schedule = _scaled(recipe, costs, Schedule(asked.cycles, 1, 0), rollouts)
     return Plan(names, (MIXED,), (MIXED,), (), schedule, large, costs, MIXED)
 
@@ -118,19 +151,19 @@ def _static_opd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int
     """R = S_E 2 P G + S_O (P' G' [+ P G with native GRPO]), with S_E : S_O = S_RL : S_OPD."""
     student, teacher = static_pair(recipe)
     batches = replace(batches, native_in_opd=recipe.static_opd.native)
-    costs = Costs(2 * batches.native, batches.per_edge + batches.native_in_opd * batches.native)
+    costs = Costs(2 * batches.native, merge_step=batches.per_edge + batches.native_in_opd * batches.native)
     schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method), rollouts)
-    pair, edges = (student, teacher), (Edge(student, teacher, recipe.opd.weight),)
-    return Plan(tuple(recipe.branches), pair, pair, edges, schedule, batches, costs, student, students=(student,))
+    pair, lessons = (student, teacher), (Edge(student, teacher, recipe.opd.weight),)
+    return Plan(tuple(recipe.branches), pair, pair, (), schedule, batches, costs, student, lessons)
 
 
 def _mopd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
     """R = S_E K P G + S_O K P' G', with S_E : S_O = S_RL : S_OPD."""
     names, batches = tuple(recipe.branches), replace(batches, native_in_opd=False)
-    costs = Costs(len(names) * batches.native, len(names) * batches.per_edge)
+    costs = Costs(len(names) * batches.native, merge_step=len(names) * batches.per_edge)
     schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method), rollouts)
-    edges = tuple(Edge(STUDENT, name, recipe.opd.weight) for name in names)
-    return Plan(names, (*names, STUDENT), names, edges, schedule, batches, costs, STUDENT, students=(STUDENT,))
+    lessons = tuple(Edge(STUDENT, name, recipe.opd.weight) for name in names)
+    return Plan(names, (*names, STUDENT), names, (), schedule, batches, costs, STUDENT, lessons)
 
 
 PLANS: dict[str, Callable[[Recipe, Schedule, Batches, int], Plan]] = {
@@ -165,10 +198,12 @@ def static_pair(recipe: Recipe) -> tuple[str, str]:
 
 
 def _two_stages(asked: Schedule, method: str) -> Schedule:
-    """All RLVR first, then all OPD."""
-    if not asked.rl_steps or not asked.opd_steps:
+    """All RLVR first, then as many steps of distillation as the schedule has of OPD and of consolidation."""
+    alone = asked.steps_in(Phase.RLVR)
+    taught = asked.steps - alone
+    if not alone or not taught:
         raise RecipeError(f"schedule: method {method} needs rl_steps and opd_steps above 0: experts, then distillation")
-    return Schedule(1, asked.cycles * asked.rl_steps, asked.cycles * asked.opd_steps)
+    return Schedule(1, alone, 0, merge_steps=taught)
 
 
 def _edges(recipe: Recipe) -> tuple[Edge, ...]:

@@ -33,10 +33,10 @@ from copd.recipe.model import Recipe
 from copd.rewards.grading import OURS
 from copd.rows.rows import Rows
 from copd.runs.screen import memory_in_words
-from copd.schedule import Batches
+from copd.schedule import Batches, Phase
 from copd.system.processes import peak
 from copd.topology import Edge
-from copd.types import BASE, MERGED, Part, Problem, Rollouts, Score, Split, Task
+from copd.types import BASE, Part, Problem, Rollouts, Score, Split, Task
 
 PROBED = 32
 """Training problems of a capability that the base answers. Kinds of prompts are looked for among them."""
@@ -295,8 +295,8 @@ def _lesson_and_estimate(bench: Bench, plan: Plan, at_once: int) -> Iterator[Fin
     spent = [finish(bench.branches[name].counts()) for name in plan.learners]
     native = sum(each["collect_seconds"] + each["update_seconds"] for each in spent)
     visit = 0.0
-    if plan.edges:
-        visit, finding = lesson(bench, plan.edges[0], plan.batches)
+    if plan.taught:
+        visit, finding = lesson(bench, plan.taught[0], plan.batches)
         yield finding
     yield estimate(plan, native / (len(spent) * plan.batches.native), visit / plan.batches.per_edge, at_once)
 
@@ -318,7 +318,7 @@ def lesson(bench: Bench, edge: Edge, batches: Batches) -> tuple[float, Finding]:
 def estimate(plan: Plan, per_native: float, per_visit: float, at_once: int) -> Finding:
     """Time of the whole plan by the seconds per rollout, and the most memory that the checks held."""
     rounds = math.ceil(len(plan.learners) / at_once)
-    seconds = seconds_of(plan, per_native, per_visit) * rounds / len(plan.learners)
+    seconds = seconds_of(plan, per_native, per_visit, rounds / len(plan.learners))
     order = "branches one after the other" if at_once == 1 else f"{at_once} branches at once"
     found = (
         f"about {seconds / 60:.1f} minutes of training here for {plan.rollouts:,} rollouts, {order}, evaluation and "
@@ -327,19 +327,26 @@ def estimate(plan: Plan, per_native: float, per_visit: float, at_once: int) -> F
     return Finding("estimate", "ok", found)
 
 
-def seconds_of(plan: Plan, per_native: float, per_visit: float) -> float:
-    """Seconds of a plan, given those of one rollout on a branch's own capability and of one on a teacher's."""
-    schedule, costs = plan.schedule, plan.costs
-    visits = len(plan.edges) * plan.batches.per_edge
-    opd_step = (costs.opd_step - visits) * per_native + visits * per_visit
-    return schedule.cycles * (schedule.rl_steps * costs.rl_step * per_native + schedule.opd_steps * opd_step)
+def seconds_of(plan: Plan, per_native: float, per_visit: float, share: float) -> float:
+    """Seconds of a plan, given those of one rollout on a branch's own capability and of one on a teacher's.
+
+    `share`: of the learners' seconds together, since several compute at once. The student of a consolidation is alone.
+    """
+    shares = {Phase.RLVR: share, Phase.OPD: share, Phase.CONSOLIDATION: 1.0}
+    visits_of = {Phase.RLVR: 0, Phase.OPD: len(plan.edges), Phase.CONSOLIDATION: len(plan.lessons)}
+    total = 0.0
+    for phase in Phase:
+        visits = visits_of[phase] * plan.batches.per_edge
+        step = (plan.costs.of_step(phase) - visits) * per_native + visits * per_visit
+        total += plan.schedule.steps_in(phase) * step * shares[phase]
+    return total
 
 
 def disk(bench: Bench, plan: Plan, kept: int, weights_bytes: int) -> Finding:
     """Compare free disk with the need: final models, and one checkpoint more than `kept` while one is written."""
     state = finish(bench.branches[plan.learners[0]].state())
     checkpoint = len(plan.branches) * sum(tensor.nbytes for tensor in state.values())
-    models = (len(plan.branches) + (plan.product == MERGED)) * weights_bytes
+    models = len({*plan.branches, plan.product or plan.branches[0]}) * weights_bytes
     needed, free = (kept + 1) * checkpoint + models, shutil.disk_usage(Path.cwd()).free
     found = (
         f"{size(checkpoint)} per checkpoint, {size(needed)} at most with the models at the end; "

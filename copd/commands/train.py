@@ -10,12 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from copd.algorithm import Merge, copd, merged
+from torch import Tensor
+
+from copd.algorithm import Consolidation, Merge, copd, merged
 from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_health
 from copd.assemble.places import PLACES
 from copd.assemble.plan import Plan, handovers, make_plan
-from copd.baselines import frozen_teachers
 from copd.branches.local import finish
 from copd.errors import MergeError, RecipeError, RunFolderError
 from copd.maths import merge as merges
@@ -23,6 +24,7 @@ from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
 from copd.measure.health import MANY_TRUNCATED
 from copd.model.folders import FETCHED, loader_of, model_folder, read_config
+from copd.recipe.method_sections import DISTIL, MergeSection
 from copd.recipe.model import Recipe
 from copd.recipe.reading import reread
 from copd.rewards.grading import user_verifiers
@@ -122,7 +124,7 @@ class _Run:
         run = self.recipe.experts.run
         if run is None:
             return None
-        at_most = self.plan.schedule.steps_before_opd
+        at_most = self.plan.schedule.steps_before_exchange
         return expert_checkpoint(Path(run), trajectory_hash, self.plan.learners, at_most, self.screen.warn)
 
     async def complete(self) -> None:
@@ -133,14 +135,14 @@ class _Run:
             handles,
             self.plan.capabilities,
             self.plan.schedule,
-            self.plan.edges,
+            self.plan.taught,
             trained=self.plan.trained,
             evaluation=self.recipe.evaluation,
             checkpoint=self.recipe.checkpoint,
             stop=self.stop,
             handovers=handovers(self.recipe),
             display=self.screen,
-            health=make_health(self.recipe, self.plan.edges),
+            health=make_health(self.recipe, self.plan.taught),
             trackers=open_trackers(self.recipe.trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
         )
         try:
@@ -179,30 +181,35 @@ class _Run:
                 observer.warn(-1, "length", f"{said}, which then earn 0")
 
     async def _method(self, handles: Mapping[str, BranchHandle], observer: RunObserver, start: int) -> None:
-        method, plan = self.recipe.method, self.plan
-        if method not in ("static_opd", "mopd"):
-            await copd(handles, plan.edges, plan.schedule, plan.batches, observer, start)
-        else:
-            experts = {name: handles[name] for name in plan.learners}
-            await frozen_teachers(
-                experts,
-                handles[plan.edges[0].student],
-                plan.edges,
-                plan.schedule,
-                plan.batches,
-                observer,
-                start,
-                origin=self._origin() if method == "mopd" else None,
-            )
+        plan = self.plan
+        learners = {name: handles[name] for name in plan.learners}
+        await copd(
+            learners,
+            plan.edges,
+            plan.schedule,
+            plan.batches,
+            observer,
+            start,
+            merge=self._merge(),
+            consolidated=self._consolidated(handles),
+        )
 
-    def _origin(self) -> Merge | None:
-        """Makes the first weights of the student of `mopd` from the experts; None: they are those of the base."""
-        choice = self.recipe.mopd.student
-        if choice == BASE:
+    def _consolidated(self, handles: Mapping[str, BranchHandle]) -> Consolidation | None:
+        student = self.plan.student
+        return Consolidation(handles[student], self.plan.lessons) if student else None
+
+    def _merge(self) -> Merge | None:
+        """Makes one model's weights of the learners', also the first ones of a student; None: it keeps its own."""
+        section, choice = self.recipe.merge, self.recipe.mopd.student
+        if self.recipe.method == "static_opd" or (self.recipe.method == "mopd" and choice == BASE):
             return None
-        chosen = self.plan.learners if choice == "mean" else (choice,)
-        places = [self.plan.learners.index(name) for name in chosen]
-        return lambda experts: merges.mean([experts[place] for place in places])
+        if self.recipe.method == "mopd" and choice != "mean":
+            place = self.plan.learners.index(choice)
+            return lambda experts: dict(experts[place])
+        if self.recipe.method == "mopd" or section.method == DISTIL:
+            return merges.mean
+        base = self.base.weights() if section.method in merges.NEED_BASE else None
+        return partial(_merge_by, section, base)
 
     async def _conclude(self, base: Answering, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems, and write the last lines of the record."""
@@ -215,13 +222,13 @@ class _Run:
     async def _save(self, handles: Mapping[str, BranchHandle], models: list[Answering]) -> None:
         """Export branches and merge; the merge joins the models that are evaluated."""
         for name, branch in handles.items():
-            await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
-        if self.plan.product == MERGED:
+            if name == MERGED:
+                await branch.save(self.folder / MERGED, self._card("the student of all branches"))
+            else:
+                await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
+        if self.plan.product == MERGED and MERGED not in handles:
             policy = self.base.clone()
-            try:
-                policy.load_weights(await merged(handles, self._merge()))
-            except ValueError as error:
-                raise MergeError(f"merge: {error}") from error
+            policy.load_weights(await merged(handles, self._merge()))
             policy.save(self.folder / MERGED, self._card("the merge of its branches"))
             models.append(self.place.evaluated(MERGED, policy))
 
@@ -239,11 +246,6 @@ class _Run:
         observer.note("result", last, table=[cell.as_record() for cell in table])
         self.screen.result(table)
 
-    def _merge(self) -> Merge:
-        section = self.recipe.merge
-        base = self.base.weights() if section.method in merges.NEED_BASE else None
-        return partial(merges.merge, method=section.method, base=base, **section.settings)
-
     def _card(self, what: str) -> str:
         return RUN_CARD.format(
             what=what,
@@ -253,6 +255,14 @@ class _Run:
             named=", ".join(self.plan.capabilities),
             settings=self.recipe.model_dump_json(indent=1),
         )
+
+
+def _merge_by(section: MergeSection, base: Mapping[str, Tensor] | None, branches: Sequence[Any]) -> dict[str, Tensor]:
+    """The merge of a recipe's section, with its faults as MergeError."""
+    try:
+        return merges.merge(branches, method=section.method, base=base, **section.settings)
+    except ValueError as error:
+        raise MergeError(f"merge: {error}") from error
 
 
 def result_of(folder: Path) -> list[Accuracy]:

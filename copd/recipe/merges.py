@@ -9,13 +9,17 @@ from pydantic import ValidationError
 
 from copd.errors import RecipeError
 from copd.recipe.explain import explained
-from copd.recipe.method_sections import MERGE_FIELDS, MergeSection
+from copd.recipe.method_sections import DISTIL, MERGE_FIELDS, MergeSection
 
 
 def make_merge(data: Mapping[str, Any], branches: int) -> MergeSection:
     """Validate a merge section for this number of branches; raises RecipeError naming every faulty key."""
     try:
         section = MergeSection.model_validate(data)
+        if section.method == DISTIL:
+            raise ValueError(
+                "merge.method: 'distil' trains a student, which takes a run: copd train with merge.method=distil"
+            )
         section.check_count(branches)
     except ValidationError as error:
         details = [{**detail, "loc": ("merge", *detail["loc"])} for detail in error.errors()]
@@ -36,7 +40,9 @@ def merge_grid(data: Mapping[str, Any], branches: int, steps: int) -> list[Merge
     field = next((name for name in ("scale", "weights") if name in fields), None)
     if field is None:
         make_merge(data, branches)
-        scanned = ", ".join(sorted(name for name, fields in MERGE_FIELDS.items() if fields))
+        scanned = ", ".join(
+            sorted(name for name, fields in MERGE_FIELDS.items() if fields.keys() & {"scale", "weights"})
+        )
         raise RecipeError(f"--scan: method {method!r} has no weights and no scale; there are {scanned}")
     if data.get(field) is not None:
         raise RecipeError(f"--scan: looks for merge.{field}, found {data[field]!r} given; leave one of the two out")

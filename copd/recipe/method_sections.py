@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from copd.recipe.fields import Count, Positive, Section
 
 CLAMP, TEACHER_SHARE, TOP_K = 5.0, 0.9, 64
+DISTIL = "distil"
+"""The merge that is not computed from weights: the branches teach their mean, each on its own prompts."""
 
 
 class OpdSection(Section):
@@ -68,15 +70,18 @@ MERGE_FIELDS: dict[str, dict[str, Any]] = {
     "ties": {"weights": None, "scale": 1.0, "density": 0.2},
     "dare": {"scale": 0.4, "density": 0.8, "seed": 0},
     "slerp": {"weights": None},
+    DISTIL: {"steps": 100},
 }
 """The fields of each merge method and their defaults; the method accepts no others."""
 
 
 class MergeSection(Section):
-    """The merge at the end. Fields that the method does not use are null."""
+    """The merge of the branches. Fields that the method does not use are null."""
 
-    method: Literal["mean", "weighted", "task_arithmetic", "ties", "dare", "slerp"] = Field(
-        "mean", description="how the K branches become one model; task_arithmetic, ties and dare add to the base"
+    method: Literal["mean", "weighted", "task_arithmetic", "ties", "dare", "slerp", "distil"] = Field(
+        "mean",
+        description="how the K branches become one model; task_arithmetic, ties and dare add to the base; distil: all "
+        "branches, frozen, teach one student that begins as their mean, as opd says; its rollouts count",
     )
     weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
         None, description="for weighted, ties, slerp: one per branch, relative to their sum; ties, slerp: null = equal"
@@ -88,6 +93,7 @@ class MergeSection(Section):
         None, description="for ties (0.2), dare (0.8): share of each branch's difference to the base that is kept"
     )
     seed: int | None = Field(None, ge=0, description="for dare (0): decides which entries are kept")
+    steps: Count | None = Field(None, description="for distil (100): steps of each consolidation")
 
     @model_validator(mode="before")
     @classmethod

@@ -8,7 +8,14 @@ from pydantic import Field, model_validator
 
 from copd.recipe.fields import Section
 from copd.recipe.keys import check_no_key
-from copd.recipe.method_sections import MergeSection, MixedSection, MopdSection, OpdSection, StaticOpdSection
+from copd.recipe.method_sections import (
+    DISTIL,
+    MergeSection,
+    MixedSection,
+    MopdSection,
+    OpdSection,
+    StaticOpdSection,
+)
 from copd.recipe.sections import (
     BranchSection,
     BudgetSection,
@@ -82,7 +89,7 @@ class Recipe(Section):
         names = list(self.branches)
         if taken := sorted(RESERVED_NAMES & set(names)):
             raise ValueError(f"branches: {taken[0]!r} is a name that copd uses itself; give the branch another")
-        if self.schedule.rl_steps + self.schedule.opd_steps == 0:
+        if self.schedule.rl_steps + self.schedule.opd_steps + (self.schedule.first_rl_steps or 0) == 0:
             raise ValueError("schedule: no steps at all: rl_steps and opd_steps are both 0")
         for i, edge in enumerate(self.topology.edges):
             for end in (edge.student, edge.teacher):
@@ -104,6 +111,13 @@ class Recipe(Section):
             )
         if self.method in ("static_opd", "merge_only") and len(names) < 2:
             raise ValueError(f"branches: method {self.method} needs at least two")
+        if self.method == "copd" and self.merge.method == DISTIL and len(names) < 2:
+            raise ValueError("merge.method: 'distil' needs at least two branches")
+        if self.method == "merge_only" and self.merge.method == DISTIL:
+            raise ValueError(
+                "merge.method: method merge_only computes a model from the experts' weights; set another merge.method, "
+                "or train experts and then distil them by method=copd schedule.cycles=1 schedule.opd_steps=0"
+            )
         pair = {"static_opd.student": self.static_opd.student, "static_opd.teacher": self.static_opd.teacher}
         chosen = pair | {"mopd.student": self.mopd.student if self.mopd.student not in (BASE, "mean") else None}
         for field, name in chosen.items():
@@ -122,6 +136,10 @@ class Recipe(Section):
         if self.lora is not None:
             if self.method == "mopd" and self.mopd.student != BASE:
                 raise ValueError(f"mopd.student: is {self.mopd.student!r}, but an adapter begins as the base; set base")
+            if self.method == "copd" and self.merge.method == DISTIL:
+                raise ValueError("merge.method: 'distil' begins with the branches' mean, but an adapter as the base")
+            if self.method == "copd" and self.schedule.restart != "none":
+                raise ValueError(f"schedule.restart: is {self.schedule.restart!r}, but an adapter begins as the base")
             if self.model.offload:
                 raise ValueError("model.offload: lora branches share one base, there is nothing to take turns with")
             for name, branch in self.branches.items():

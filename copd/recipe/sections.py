@@ -120,7 +120,13 @@ class ScheduleSection(Section):
 
     cycles: Count = Field(4, description="number of cycles, each of both phases (N)")
     rl_steps: int = Field(15, ge=0, description="RLVR steps per cycle (S_RL)")
+    first_rl_steps: Count | None = Field(None, description="RLVR steps of the first cycle; null = rl_steps")
     opd_steps: int = Field(10, ge=0, description="mutual OPD steps per cycle (S_OPD)")
+    restart: Literal["none", "merge"] = Field(
+        "none",
+        description="what a branch begins the next cycle with. none: its own weights, as in the paper; merge: the "
+        "merge of all branches, and an optimizer without moments",
+    )
 
 
 class SamplingSection(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from asyncio import gather
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,7 +40,7 @@ class Display(Protocol):
 class RunObserver:
     """The observer of `copd.algorithm`: writes `metrics.jsonl`, `samples.jsonl` with `media/`, and `checkpoints/`.
 
-    `trained` holds the branches that a step of each phase trains. The updates of a step are written once all of these
+    `trained` gives the branches that a step of a phase trains. The updates of a step are written once all of these
     branches have made theirs. Checkpoints after the numbers of steps in `handovers` are kept, so that other runs can
     take the branches over.
     """
@@ -53,7 +53,7 @@ class RunObserver:
         schedule: Schedule,
         edges: Sequence[Edge],
         *,
-        trained: Mapping[Phase, Collection[str]],
+        trained: Callable[[Phase], Collection[str]],
         evaluation: EvaluationSection,
         checkpoint: CheckpointSection,
         stop: Stop,
@@ -92,7 +92,7 @@ class RunObserver:
 
     def _count_of(self, step: int) -> int:
         """How many branches this step trains."""
-        return len(self._trained[self._schedule.position(step).phase])
+        return len(self._trained(self._schedule.position(step).phase))
 
     def _note_updates(self, last: int) -> None:
         """Note all updates up to a step in the order of steps and branches, whichever branch was first."""
@@ -106,7 +106,7 @@ class RunObserver:
         here = self._schedule.position(step)
         self._note_updates(step)
         counts = {name: await branch.counts() for name, branch in self._branches.items()}
-        self.ledger.add(here.phase.value, counts, meet_within=here.phase is Phase.OPD)
+        self.ledger.add(here.phase.value, counts, meet_within=here.phase is not Phase.RLVR)
         if here.ends_phase:
             await self.measure(step, here.phase.value)
         if here.ends_cycle and (here.cycle + 1) % self._evaluation.every_cycles == 0:
@@ -186,7 +186,7 @@ class RunObserver:
             "ledger": self.ledger.as_record(),
             "metrics_bytes": self._metrics.size,
             "samples_bytes": self._samples.size,
-            "only_rlvr": steps_done <= self._schedule.steps_before_opd,
+            "only_rlvr": steps_done <= self._schedule.steps_before_exchange,
         }
         root = self._folder / CHECKPOINTS
         self._metrics.sync()

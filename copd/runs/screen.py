@@ -19,7 +19,7 @@ from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy
 from copd.runs.runlog import REPORT
 from copd.runs.tables import accuracy_table
-from copd.schedule import Phase, Position
+from copd.schedule import Phase, Position, Schedule
 from copd.system.processes import Memory, peak
 from copd.types import MERGED
 
@@ -53,9 +53,9 @@ class Screen:
         schedule, batches = plan.schedule, plan.batches
         table = Table(title=f"copd: {method} into {folder}", show_header=False, title_justify="left")
         table.add_row("branches", ", ".join(plan.branches))
-        taught = [f"{edge.teacher} teaches {edge.student} (weight {edge.weight:g})" for edge in plan.edges]
+        taught = [f"{edge.teacher} teaches {edge.student} (weight {edge.weight:g})" for edge in plan.taught]
         table.add_row("edges", "\n".join(taught) or "none")
-        table.add_row("steps", f"{schedule.cycles} x ({schedule.rl_steps} steps of RLVR + {schedule.opd_steps} of OPD)")
+        table.add_row("steps", steps_in_words(schedule))
         table.add_row(
             "rollouts", f"{plan.rollouts:,} in all, {batches.native} per branch and RLVR step, evaluation apart"
         )
@@ -178,6 +178,19 @@ class Screen:
             shown += [sum(deltas) / len(deltas) if deltas else None, metrics["tokens_per_second"]]
             table.add_row(branch, *("-" if value is None else f"{value:.3g}" for value in shown))
         return Group(head, ProgressBar(total=total, completed=self._step), table, self._overlap)
+
+
+def steps_in_words(schedule: Schedule) -> str:
+    """The steps of each phase of a cycle, where cycles differ also those of the first and the last."""
+    one = f"{schedule.cycles} x ({schedule.rl_steps} steps of RLVR + {schedule.opd_steps} of OPD"
+    if schedule.merge_steps and schedule.restart:
+        one += f" + {schedule.merge_steps} of consolidation"
+    words = [one + ")"]
+    if schedule.first_rl_steps is not None:
+        words.append(f"{schedule.first_rl_steps} of RLVR in the first")
+    if schedule.merge_steps and not schedule.restart:
+        words.append(f"then {schedule.merge_steps} of consolidation")
+    return ", ".join(words)
 
 
 def memory_in_words(held: Memory) -> str:

@@ -136,7 +136,7 @@ def test_rollouts_of_every_method_by_hand(method, rollouts):
 def test_baselines_with_two_stages_or_other_batches_by_hand(changes, steps, rollouts):
     plan = plan_of(*changes)
     cycles = plan.schedule.cycles
-    assert (cycles * plan.schedule.rl_steps, cycles * plan.schedule.opd_steps) == steps
+    assert (cycles * plan.schedule.rl_steps, plan.schedule.merge_steps, plan.schedule.opd_steps) == (*steps, 0)
     assert plan.rollouts == rollouts
 
 
@@ -185,7 +185,7 @@ def test_a_small_budget_fits_where_cycles_and_prompts_are_lowered():
 def test_static_opd_has_either_direction(pair, expected):
     plan = plan_of("method=static_opd", *(f"static_opd.{key}={name}" for key, name in pair.items()))
     assert plan.branches == plan.learners == expected
-    assert plan.edges == (Edge(*expected, 0.5),)
+    assert (plan.edges, plan.lessons) == ((), (Edge(*expected, 0.5),))
     assert plan.product == expected[0]
 
 
@@ -210,14 +210,46 @@ def test_where_other_methods_would_take_over_experts_by_hand(changes, steps):
 
 
 @pytest.mark.parametrize(
-    ("method", "rlvr", "opd"),
+    ("changes", "learners", "student"),
     [
-        ("copd", ("text", "image", "video"), ("text", "image", "video")),
-        ("static_opd", ("text", "image"), ("text",)),
-        ("mopd", ("text", "image", "video"), ("student",)),
-        ("expert", ("text", "image", "video"), ()),
-        ("mixed", ("mixed",), ()),
+        (["method=copd"], ("text", "image", "video"), None),
+        (["merge={method: distil}"], ("text", "image", "video"), "merged"),
+        (["method=static_opd"], ("text", "image"), "text"),
+        (["method=mopd"], ("text", "image", "video"), "student"),
+        (["method=expert"], ("text", "image", "video"), None),
+        (["method=mixed"], ("mixed",), None),
     ],
 )
-def test_frozen_teachers_are_not_trained_in_opd_phases(method, rlvr, opd):
-    assert plan_of(f"method={method}").trained == {Phase.RLVR: rlvr, Phase.OPD: opd}
+def test_consolidation_trains_the_student_alone(changes, learners, student):
+    plan = plan_of(*changes)
+    assert plan.trained(Phase.RLVR) == plan.trained(Phase.OPD) == learners
+    assert plan.student == student
+    if student:
+        assert plan.trained(Phase.CONSOLIDATION) == (student,)
+
+
+def test_a_merge_by_distillation_has_a_student_whom_all_branches_teach():
+    plan = plan_of("merge={method: distil, steps: 5}")
+    assert plan.branches == ("text", "image", "video", "merged")
+    assert plan.lessons == tuple(Edge("merged", name, 0.5) for name in ("text", "image", "video"))
+    assert plan.taught == (*plan.edges, *plan.lessons)
+    assert plan.product == "merged"
+    assert [plan.step_cost(step) for step in range(10, 15)] == [45] * 5
+    assert plan.rollouts == plan_of().rollouts + 5 * 45
+
+
+def test_with_a_restart_every_cycle_ends_in_a_consolidation():
+    plan = plan_of("merge={method: distil, steps: 5}", "schedule.restart=merge", "schedule.first_rl_steps=7")
+    assert plan.rollouts == (7 + 3) * 24 + 2 * 2 * 84 + 2 * 5 * 45
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"), [("static_opd", (7 + 3, 2 * 2 + 5)), ("mopd", (7 + 3, 2 * 2 + 5)), ("copd", None)]
+)
+def test_baselines_of_frozen_teachers_share_out_the_budget_as_the_schedule_does(method, expected):
+    changes = ["merge={method: distil, steps: 5}", "schedule.first_rl_steps=7", "schedule.opd_steps=2"]
+    plan, compared = plan_of(f"method={method}", *changes), plan_of(*changes)
+    assert plan.rollouts == pytest.approx(compared.rollouts, rel=0.05)
+    if expected:
+        alone, taught = (plan.schedule.steps_in(phase) for phase in (Phase.RLVR, Phase.CONSOLIDATION))
+        assert alone / taught == pytest.approx(expected[0] / expected[1], rel=0.1)

@@ -89,7 +89,8 @@ def updates(steps: range, phase: str, names: tuple[str, ...]) -> list[dict[str, 
 
 def lessons(steps: range, student: str) -> list[dict[str, Any]]:
     """Updates of a student that frozen experts teach: no native part at all."""
-    only = {"event": "update", "phase": "opd", "branch": student, "from_text/reward": 0.5, "from_text/delta_abs": 0.05}
+    only = {"event": "update", "phase": "consolidation", "branch": student, "from_text/reward": 0.5}
+    only |= {"from_text/delta_abs": 0.05}
     return [{**only, "step": step, "seconds": 2.0 * step + 2} for step in steps]
 
 
@@ -157,7 +158,7 @@ def make(
     folder.mkdir()
     names = tuple(model for model in MODELS[method] if model not in ("base", "merged"))
     frozen = method in ("static_opd", "mopd")
-    phases = {"rlvr": 2, "opd": 2} if method == "copd" or frozen else {"rlvr": 4}
+    phases = {"rlvr": 2, "consolidation": 2} if frozen else {"rlvr": 2, "opd": 2} if method == "copd" else {"rlvr": 4}
     second = list(phases)[-1]
     learners = tuple(name for name in names if name != "student")
     records = [

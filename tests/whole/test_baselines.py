@@ -64,7 +64,7 @@ def test_experts_are_trained_first_then_only_the_student_is(runs, name):
     student = "text" if name.startswith("static") else "student"
     updates = [(event["step"], event["phase"], event["branch"]) for event in events(runs[name], "update")]
     assert {u for u in updates if u[1] == "rlvr"} == {(step, "rlvr", expert) for step in (0, 1) for expert in NAMES}
-    assert [u for u in updates if u[1] == "opd"] == [(2, "opd", student), (3, "opd", student)]
+    assert [u for u in updates if u[1] != "rlvr"] == [(step, "consolidation", student) for step in (2, 3)]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -88,16 +88,16 @@ def test_the_ledger_counts_the_planned_rollouts(runs, name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_grpo_goes_on_in_the_students_capability_only_where_asked(runs, name):
-    taught = [event for event in events(runs[name], "update") if event["phase"] == "opd"]
+    taught = [event for event in events(runs[name], "update") if event["phase"] == "consolidation"]
     assert all(("native/reward" in event) == (name == "static_opd with GRPO") for event in taught)
     teachers = {"image"} if name.startswith("static") else NAMES
     assert all({f"from_{teacher}/delta_abs" for teacher in teachers} <= set(event) for event in taught)
 
 
 def test_the_student_begins_as_the_base_the_mean_or_an_expert(runs):
-    """The first OPD step reveals it: where student and teacher are one model, every delta is 0."""
+    """The first lesson reveals it: where student and teacher are one model, every delta is 0."""
     first = {
-        name: next(e for e in events(folder, "update") if e["phase"] == "opd")
+        name: next(e for e in events(folder, "update") if e["phase"] == "consolidation")
         for name, folder in runs.items()
         if name.startswith("mopd")
     }
@@ -210,7 +210,7 @@ def test_experts_are_taken_over_just_where_any_method_of_the_recipe_needs_them(f
     folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run")
     (taken,) = events(folder, "experts")
     assert taken["step"] + 1 == taken_over
-    assert {event["phase"] for event in events(folder, "update")} <= {"opd"}
+    assert {event["phase"] for event in events(folder, "update")} == {"opd" if method == "copd" else "consolidation"}
     (ledger,) = events(folder, "ledger")
     total = sum(spent["rollouts"] for phases in ledger["spent"].values() for spent in phases.values())
     assert total == ledger["planned_rollouts"] == 96
