@@ -12,7 +12,6 @@ PACKAGE = Path(copd.__file__).parent
 EVERYBODY = {"copd.types", "copd.errors", "copd.system"}
 ROOMS = {
     "algorithm.py": {"copd.types", "copd.schedule", "copd.topology"},
-    "baselines.py": {"copd.types", "copd.schedule", "copd.topology", "copd.algorithm"},
     "schedule.py": set(),
     "topology.py": set(),
     "types.py": set(),

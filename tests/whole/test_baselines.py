@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from records import events, rollouts_of, weights_at
 from safetensors.torch import load_file
 
 import copd
@@ -15,7 +16,6 @@ from copd.measure.ledger import ACTIVITIES
 from copd.recipe.reading import load_recipe
 from copd.runs.checkpoint import latest_checkpoint, verify_checkpoint
 from copd.runs.experts import trajectory
-from copd.runs.runlog import read_lines
 
 TASKS = "text: {task: {capability: text, conflict: 1.0}}, image: {task: {capability: image, conflict: 1.0}}"
 SMALL = [
@@ -39,15 +39,6 @@ METHODS = {
 }
 
 pytestmark = pytest.mark.usefixtures("undrawn")
-
-
-def events(folder: Path, name: str) -> list[dict]:
-    return [line for line in read_lines(folder / "metrics.jsonl") if line["event"] == name]
-
-
-def weights_at(folder: Path, step: int, branch: str) -> dict[str, torch.Tensor]:
-    tensors = verify_checkpoint(folder / "checkpoints" / f"step-{step:08d}").tensors(branch)
-    return {name.removeprefix("weight/"): tensor for name, tensor in tensors.items() if name.startswith("weight/")}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +72,7 @@ def test_the_teachers_stay_as_they_were_at_the_end_of_their_training(runs, name,
 @pytest.mark.parametrize("name", METHODS)
 def test_the_ledger_counts_the_planned_rollouts(runs, name):
     (ledger,) = events(runs[name], "ledger")
-    total = sum(spent["rollouts"] for phases in ledger["spent"].values() for spent in phases.values())
+    total = rollouts_of(ledger)
     # 2 steps of 2 x 8, then 2 of 2 x 8: the lessons of mopd, or of static OPD with GRPO beside them
     assert total == ledger["planned_rollouts"] == (48 if name == "static_opd" else 64)
 
@@ -162,7 +153,7 @@ def test_merge_only_is_the_mean_of_experts_that_were_reused(experts, tmp_path, a
     for name, tensor in merged.items():
         torch.testing.assert_close(tensor, sum(branch[name] for branch in branches) / 2, rtol=1e-6, atol=1e-7)
     (ledger,) = events(folder, "ledger")
-    total = sum(spent["rollouts"] for phases in ledger["spent"].values() for spent in phases.values())
+    total = rollouts_of(ledger)
     assert total == ledger["planned_rollouts"] == 48, "what the experts cost is counted"
 
 
@@ -212,7 +203,7 @@ def test_experts_are_taken_over_just_where_any_method_of_the_recipe_needs_them(f
     assert taken["step"] + 1 == taken_over
     assert {event["phase"] for event in events(folder, "update")} == {"opd" if method == "copd" else "consolidation"}
     (ledger,) = events(folder, "ledger")
-    total = sum(spent["rollouts"] for phases in ledger["spent"].values() for spent in phases.values())
+    total = rollouts_of(ledger)
     assert total == ledger["planned_rollouts"] == 96
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from records import events
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny_kinds import tiny_of_kind
@@ -59,10 +60,6 @@ def without_clocks(value):
 
 def record(folder: Path) -> list:
     return [without_clocks(line) for line in read_lines(folder / "metrics.jsonl")]
-
-
-def events(folder: Path, name: str) -> list[dict]:
-    return [line for line in read_lines(folder / "metrics.jsonl") if line["event"] == name]
 
 
 @pytest.fixture(scope="module")

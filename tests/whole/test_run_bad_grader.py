@@ -4,10 +4,10 @@ import json
 
 import psutil
 import pytest
+from records import events
 
 import copd
 from copd.recipe.reading import load_recipe
-from copd.runs.runlog import read_lines
 from copd.tasks.digits import Digits
 from copd.types import Split
 
@@ -92,10 +92,6 @@ def folder(tmp_path_factory):
         f"verifiers.mine={folder / 'mine.py'}:score",
     ]
     return copd.train(load_recipe("demo", changes), folder / "run")
-
-
-def events(folder, name):
-    return [line for line in read_lines(folder / "metrics.jsonl") if line["event"] == name]
 
 
 def test_each_fault_costs_the_responses_to_its_own_problem_and_is_counted(folder):

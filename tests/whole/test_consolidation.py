@@ -1,0 +1,125 @@
+"""CoPD whose cycles end in a consolidation: who is trained from what, what is saved, and that it resumes to the bit."""
+
+import shutil
+
+import pytest
+import torch
+from records import events, rollouts_of, weights_at
+from safetensors.torch import load_file
+
+import copd
+from copd.errors import RecipeError
+from copd.recipe.reading import load_recipe
+from copd.runs.checkpoint import latest_checkpoint
+
+TASKS = "text: {task: {capability: text, conflict: 1.0}}, image: {task: {capability: image, conflict: 1.0}}"
+NAMES = ("text", "image")
+RATE = 3e-4
+SMALL = [
+    "backend=local",
+    f"branches={{{TASKS}}}",
+    "schedule={cycles: 2, rl_steps: 1, first_rl_steps: 2, opd_steps: 0, restart: merge}",
+    "merge={method: distil, steps: 2}",
+    "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}",
+    f"opd={{signal: reverse_kl, prompts_per_step: 4, rollouts_per_prompt: 1, learning_rate: {RATE}}}",
+    "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [], every_cycles: 1}",
+    "checkpoint={every_steps: 1, keep_last: 20}",
+]
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Two steps of RLVR, two of consolidation, and from the student one and two again."""
+    return copd.train(load_recipe("demo", SMALL), tmp_path_factory.mktemp("consolidated") / "run")
+
+
+def test_the_student_alone_is_updated_while_the_branches_rest(run, assert_same):
+    updates = [(event["step"], event["phase"], event["branch"]) for event in events(run, "update")]
+    alone, taught = (0, 1, 4), (2, 3, 5, 6)
+    assert [u for u in updates if u[1] == "rlvr"] == [(step, "rlvr", name) for step in alone for name in NAMES]
+    assert [u for u in updates if u[1] != "rlvr"] == [(step, "consolidation", "merged") for step in taught]
+    for name in NAMES:
+        assert_same(weights_at(run, 4, name), weights_at(run, 2, name))
+
+
+@pytest.mark.parametrize("ended", [2, 5])
+def test_the_student_begins_as_the_mean_of_the_branches_in_every_cycle(run, ended):
+    """Its first step of Adam moves no weight by more than the learning rate."""
+    branches = [weights_at(run, ended, name) for name in NAMES]
+    for name, tensor in weights_at(run, ended + 1, "merged").items():
+        mean = sum(branch[name].double() for branch in branches) / 2
+        assert 0 < float((tensor - mean).abs().max()) < 1.1 * RATE
+
+
+def test_the_next_cycle_begins_from_the_student(run):
+    student = weights_at(run, 4, "merged")
+    for branch in NAMES:
+        for name, tensor in weights_at(run, 5, branch).items():
+            assert float((tensor - student[name]).abs().max()) < 1.1e-4
+
+
+def test_the_student_is_the_merged_model_and_no_branch(run):
+    assert sorted(folder.name for folder in (run / "branches").iterdir()) == sorted(NAMES)
+    merged, student = load_file(run / "merged" / "model.safetensors"), weights_at(run, 7, "merged")
+    for name in merged.keys() & student.keys():
+        assert torch.equal(merged[name], student[name])
+    assert merged.keys() & student.keys()
+    (result,) = events(run, "result")
+    assert list(dict.fromkeys(cell["model"] for cell in result["table"])) == ["base", *NAMES, "merged"]
+
+
+def test_the_rollouts_of_the_student_count(run):
+    (ledger,) = events(run, "ledger")
+    assert rollouts_of(ledger) == ledger["planned_rollouts"] == 3 * 2 * 8 + 4 * 2 * 4
+    assert ledger["spent"]["merged"]["consolidation"]["rollouts"] == 4 * 2 * 4
+    assert ledger["product"] == "merged"
+
+
+def test_teachers_are_compared_with_the_student_and_the_report_is_written(run):
+    assert {(event["student"], event["teacher"]) for event in events(run, "teaching")} == {("merged", n) for n in NAMES}
+    assert "consolidation" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 6], ids=["RLVR", "its end", "consolidation", "the cycle's end", "2nd"])
+def test_resuming_is_bit_identical(run, tmp_path, stop, assert_same, stopped):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
+    for checkpoint in (folder / "checkpoints").iterdir():
+        if checkpoint.name != f"step-{stop:08d}":
+            shutil.rmtree(checkpoint)
+    stopped(folder)
+    copd.train(load_recipe("demo", SMALL), folder, resume=True)
+    ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, run))
+    assert set(theirs.branches) == {*NAMES, "merged"}
+    for branch in theirs.branches:
+        assert_same(ours.tensors(branch), theirs.tensors(branch))
+
+
+def test_branches_that_begin_anew_from_their_mean_are_alike_after_one_step(tmp_path):
+    changes = ["merge={method: mean, steps: null}", "schedule={cycles: 2, rl_steps: 2, opd_steps: 0, restart: merge}"]
+    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run")
+    ends = [weights_at(folder, 2, name) for name in NAMES]
+    for branch in NAMES:
+        for name, tensor in weights_at(folder, 3, branch).items():
+            mean = (ends[0][name].double() + ends[1][name]) / 2
+            assert float((tensor - mean).abs().max()) < 1.1e-4
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["method=merge_only"], "merge.method: method merge_only computes a model from the experts' weights"),
+        (["lora={rank: 2, alpha: 4}"], "merge.method: 'distil' begins with the branches' mean"),
+        (["lora={rank: 2, alpha: 4}", "merge={method: mean, steps: null}"], "schedule.restart: is 'merge', but an"),
+        (["branches={a: {task: {capability: text}}}"], "merge.method: 'distil' needs at least two branches"),
+        (["merge={method: ties, steps: 2}"], "merge.steps: method 'ties' takes no steps; it takes weights, scale, density"),
+        (["merge.steps=0"], "merge.steps"),
+        (["schedule.first_rl_steps=0"], "schedule.first_rl_steps"),
+        (["schedule.restart=student"], "schedule.restart"),
+    ],
+)
+def test_contradictions_are_refused_by_name(changes, said):
+    with pytest.raises(RecipeError, match=said):
+        load_recipe("demo", [*SMALL, *changes])
