@@ -20,7 +20,6 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from benchmarks.measure import interleave
 from benchmarks.ours import Coin, Lengthened
-from copd.algorithm import mutual_opd
 from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
 from copd.branches.local import finish, local_handle
 from copd.branches.signals import SampledToken, Signal
@@ -28,6 +27,7 @@ from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
 from copd.model.policy import Policy
 from copd.model.tiny import tiny_config, tiny_processor
+from copd.phases import mutual_opd
 from copd.schedule import Batches
 from copd.tasks.digits import Digits
 from copd.topology import hub

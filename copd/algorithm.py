@@ -8,54 +8,19 @@
     theta* <- Merge(theta_0 .. theta_K-1)                                -> `merged`
 
 Beyond the paper, a cycle may end with phase III: the branches rest and teach one student, which began as their merge
-(`consolidation`). That student is then theta*. The branches may begin the next cycle from theta* (`restart`).
-
-A branch is a handle: its calls are awaited, its rollouts are passed on unread, and where it lives does not matter. A
-part of an update is native GRPO where it has no teacher, OPD where it has one; each has its own denominator.
+(`consolidation`). That student is then theta*. The branches may begin the next cycle from theta* (`restart`). All these
+functions are in `copd.phases`.
 """
 
 from __future__ import annotations
 
 from asyncio import gather
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import takewhile
-from typing import Protocol
+from collections.abc import Mapping, Sequence
 
-from torch import Tensor
-
-from copd.schedule import Batches, Phase, Schedule, Stretch
+from copd.phases import Consolidation, Merge, Observer, begin, consolidation, merged, mutual_opd, restart, rlvr
+from copd.schedule import Batches, Phase, Schedule
 from copd.topology import Edge
-from copd.types import BranchHandle, Part
-
-Merge = Callable[[Sequence[Mapping[str, Tensor]]], dict[str, Tensor]]
-
-
-class Observer(Protocol):
-    """Logs every update; measures and saves where the branches meet. An observer never changes a branch."""
-
-    meet_every: int
-    meet_after: Collection[int]
-
-    def may_begin(self, step: int) -> bool:
-        """Whether a branch may begin this step of phase I. If not, the branches meet and the run ends there."""
-        ...
-
-    def updated(self, branch: str, step: int, metrics: dict[str, float]) -> None:
-        """One branch has made one update."""
-        ...
-
-    async def met(self, stretch: Stretch) -> None:
-        """All branches have made the steps of a stretch that they were allowed to begin, and stand at the same step."""
-        ...
-
-
-@dataclass(frozen=True)
-class Consolidation:
-    """Phase III: who is taught by the resting branches, and the edges from them."""
-
-    student: BranchHandle
-    edges: Sequence[Edge]
+from copd.types import BranchHandle
 
 
 async def copd(
@@ -91,103 +56,3 @@ async def copd(
                     await begin(consolidated.student, branches, merge)
                 await consolidation(branches, consolidated, step, batches, observer, version=version)
         await observer.met(stretch)
-
-
-async def rlvr(branch: BranchHandle, steps: range, batches: Batches, observer: Observer) -> None:
-    """Phase I for one branch: GRPO on its own capability. The branches need not wait for one another."""
-    for step in takewhile(observer.may_begin, steps):
-        observer.updated(branch.name, step, await branch.update(await native(branch, step, batches)))
-
-
-async def native(branch: BranchHandle, step: int, batches: Batches) -> list[Part]:
-    """A batch of GRPO on the branch's own capability."""
-    rollouts = await branch.collect(branch.capability, step, batches.prompts, batches.rollouts_per_prompt)
-    return [Part("native", rollouts)]
-
-
-async def mutual_opd(
-    branches: Mapping[str, BranchHandle],
-    edges: Sequence[Edge],
-    step: int,
-    batches: Batches,
-    observer: Observer,
-    *,
-    version: int,
-) -> None:
-    """One step of phase II. All branches score with the weights they had when the step began; then all update.
-
-    `version` is that of all branches when the step begins.
-    """
-    students = list(branches.values())
-    on_their_own = students if batches.native_in_opd else []
-    natives = gather(*(native(branch, step, batches) for branch in on_their_own))
-    own, taught = await gather(natives, lessons(branches, edges, step, batches, version=version))
-    batch_of = {branch.name: batch for branch, batch in zip(on_their_own, own, strict=True)}
-    parts = {name: [*batch_of.get(name, ()), *taught.get(name, ())] for name in branches}
-    updates = await gather(*(branch.update(parts[branch.name]) for branch in students))
-    for branch, metrics in zip(students, updates, strict=True):
-        observer.updated(branch.name, step, metrics)
-
-
-async def lessons(
-    branches: Mapping[str, BranchHandle], edges: Sequence[Edge], step: int, batches: Batches, *, version: int
-) -> dict[str, list[Part]]:
-    """The OPD parts of each student: it answers its teachers' prompts; teachers at `version` score the responses."""
-    visits = await gather(
-        *(
-            branches[edge.student].collect(
-                branches[edge.teacher].capability, step, batches.opd_prompts, batches.opd_rollouts_per_prompt
-            )
-            for edge in edges
-        )
-    )
-    answered = list(zip(edges, visits, strict=True))
-    scores = await gather(*(branches[edge.teacher].score(rollouts) for edge, rollouts in answered))
-    taught: dict[str, list[Part]] = {}
-    for (edge, rollouts), score in zip(answered, scores, strict=True):
-        part = Part(f"from_{edge.teacher}", rollouts, edge.weight, score, teacher_version=version)
-        taught.setdefault(edge.student, []).append(part)
-    return taught
-
-
-async def begin(student: BranchHandle, branches: Mapping[str, BranchHandle], merge: Merge | None) -> None:
-    """The student before phase III: its first weights, and an optimizer without moments."""
-    if merge:
-        await student.load_weights(await merged(branches, merge))
-    else:
-        await student.start_optimizer()
-
-
-async def consolidation(
-    branches: Mapping[str, BranchHandle],
-    consolidated: Consolidation,
-    step: int,
-    batches: Batches,
-    observer: Observer,
-    *,
-    version: int,
-) -> None:
-    """One step of phase III. The teachers stand at `version`, at which their own training ended.
-
-    A student that is one of the branches has a native batch too, as in phase II.
-    """
-    student = consolidated.student
-    everybody = {**branches, student.name: student}
-    own = await native(student, step, batches) if batches.native_in_opd and student.name in branches else []
-    taught = await lessons(everybody, consolidated.edges, step, batches, version=version)
-    observer.updated(student.name, step, await student.update([*own, *taught[student.name]]))
-
-
-async def restart(branches: Mapping[str, BranchHandle], weights: Mapping[str, Tensor]) -> None:
-    """All branches go on from these weights, with optimizers without moments."""
-    await gather(*(branch.load_weights(weights) for branch in branches.values()))
-
-
-async def merged(
-    branches: Mapping[str, BranchHandle], merge: Merge | None, consolidated: Consolidation | None = None
-) -> Mapping[str, Tensor]:
-    """theta*: the merge of the K branches, or the student that they have taught. The base is not one of them."""
-    if consolidated:
-        return await consolidated.student.weights()
-    assert merge
-    return merge(await gather(*(branch.weights() for branch in branches.values())))

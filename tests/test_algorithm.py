@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from copd.algorithm import Consolidation, copd, merged, mutual_opd, rlvr
+from copd.algorithm import copd
+from copd.phases import Consolidation, merged, mutual_opd, rlvr
 from copd.schedule import Batches, Phase, Schedule
 from copd.topology import Edge, full, hub
 
@@ -418,6 +419,14 @@ def test_branches_begin_the_next_cycle_from_the_merge_where_asked():
         ]
         assert [call.what for call in events] == ["update", "update", *["load_weights", "update", "update"] * 2]
         assert {call.subject for call in events if call.what == "load_weights"} == {SUM}
+
+
+@pytest.mark.parametrize("start", [0, 3, 4])
+def test_a_cycle_begins_anew_once_however_often_its_branches_meet(start):
+    stage = Stage(meet_every=1)
+    schedule = Schedule(2, 3, 0, restart=True)
+    asyncio.run(copd(stage.branches, (), schedule, BATCHES, stage.observer, start, merge=summed))
+    assert len(stage.calls("load_weights")) == (3 if start <= 3 else 0)
 
 
 def test_after_a_consolidation_branches_begin_from_the_student():

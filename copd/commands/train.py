@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from copd.algorithm import Consolidation, Merge, copd, merged
+from copd.algorithm import copd
 from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_health
 from copd.assemble.places import PLACES
@@ -24,6 +24,7 @@ from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
 from copd.measure.health import MANY_TRUNCATED
 from copd.model.folders import FETCHED, loader_of, model_folder, read_config
+from copd.phases import Consolidation, Merge, merged
 from copd.recipe.method_sections import DISTIL, MergeSection
 from copd.recipe.model import Recipe
 from copd.recipe.reading import reread

@@ -38,7 +38,7 @@ class Display(Protocol):
 
 
 class RunObserver:
-    """The observer of `copd.algorithm`: writes `metrics.jsonl`, `samples.jsonl` with `media/`, and `checkpoints/`.
+    """The observer of `copd.phases`: writes `metrics.jsonl`, `samples.jsonl` with `media/`, and `checkpoints/`.
 
     `trained` gives the branches that a step of a phase trains. The updates of a step are written once all of these
     branches have made theirs. Checkpoints after the numbers of steps in `handovers` are kept, so that other runs can

@@ -11,7 +11,8 @@ import copd
 PACKAGE = Path(copd.__file__).parent
 EVERYBODY = {"copd.types", "copd.errors", "copd.system"}
 ROOMS = {
-    "algorithm.py": {"copd.types", "copd.schedule", "copd.topology"},
+    "algorithm.py": {"copd.types", "copd.schedule", "copd.topology", "copd.phases"},
+    "phases.py": {"copd.types", "copd.schedule", "copd.topology"},
     "schedule.py": set(),
     "topology.py": set(),
     "types.py": set(),

@@ -114,7 +114,10 @@ def test_branches_that_begin_anew_from_their_mean_are_alike_after_one_step(tmp_p
         (["lora={rank: 2, alpha: 4}"], "merge.method: 'distil' begins with the branches' mean"),
         (["lora={rank: 2, alpha: 4}", "merge={method: mean, steps: null}"], "schedule.restart: is 'merge', but an"),
         (["branches={a: {task: {capability: text}}}"], "merge.method: 'distil' needs at least two branches"),
-        (["merge={method: ties, steps: 2}"], "merge.steps: method 'ties' takes no steps; it takes weights, scale, density"),
+        (
+            ["merge={method: ties, steps: 2}"],
+            "merge.steps: method 'ties' takes no steps; it takes weights, scale",
+        ),
         (["merge.steps=0"], "merge.steps"),
         (["schedule.first_rl_steps=0"], "schedule.first_rl_steps"),
         (["schedule.restart=student"], "schedule.restart"),
