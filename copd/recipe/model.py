@@ -85,6 +85,23 @@ class Recipe(Section):
         return data
 
     @model_validator(mode="after")
+    def _merges_soundly(self) -> Recipe:
+        if self.method == "merge_only" and self.merge.method == DISTIL:
+            raise ValueError(
+                "merge.method: method merge_only computes a model from the experts' weights; set another merge.method, "
+                "or train experts and then distil them by method=copd schedule.cycles=1 schedule.opd_steps=0"
+            )
+        if self.method in ("copd", "merge_only") and len(self.branches) > 1:
+            self.merge.check_count(len(self.branches))
+        if self.method == "copd" and self.merge.method == DISTIL and len(self.branches) < 2:
+            raise ValueError("merge.method: 'distil' needs at least two branches")
+        if self.method == "copd" and self.merge.method == DISTIL and self.lora is not None:
+            raise ValueError("merge.method: 'distil' begins with the branches' mean, but an adapter as the base")
+        if self.method == "copd" and self.schedule.restart != "none" and self.lora is not None:
+            raise ValueError(f"schedule.restart: is {self.schedule.restart!r}, but an adapter begins as the base")
+        return self
+
+    @model_validator(mode="after")
     def _sound(self) -> Recipe:
         names = list(self.branches)
         if taken := sorted(RESERVED_NAMES & set(names)):
@@ -111,13 +128,6 @@ class Recipe(Section):
             )
         if self.method in ("static_opd", "merge_only") and len(names) < 2:
             raise ValueError(f"branches: method {self.method} needs at least two")
-        if self.method == "copd" and self.merge.method == DISTIL and len(names) < 2:
-            raise ValueError("merge.method: 'distil' needs at least two branches")
-        if self.method == "merge_only" and self.merge.method == DISTIL:
-            raise ValueError(
-                "merge.method: method merge_only computes a model from the experts' weights; set another merge.method, "
-                "or train experts and then distil them by method=copd schedule.cycles=1 schedule.opd_steps=0"
-            )
         pair = {"static_opd.student": self.static_opd.student, "static_opd.teacher": self.static_opd.teacher}
         chosen = pair | {"mopd.student": self.mopd.student if self.mopd.student not in (BASE, "mean") else None}
         for field, name in chosen.items():
@@ -125,8 +135,6 @@ class Recipe(Section):
                 raise ValueError(f"{field}: no branch {name!r}; branches are {', '.join(names)}")
         if None not in pair.values() and len(set(pair.values())) == 1:
             raise ValueError(f"static_opd: branch {self.static_opd.student!r} cannot teach itself")
-        if self.method in ("copd", "merge_only") and len(names) > 1:
-            self.merge.check_count(len(names))
         if self.model.offload and self.grpo.kl_coefficient:
             raise ValueError(
                 "model.offload: the base would score for grpo.kl_coefficient on the cpu; use one of the two"
@@ -136,10 +144,6 @@ class Recipe(Section):
         if self.lora is not None:
             if self.method == "mopd" and self.mopd.student != BASE:
                 raise ValueError(f"mopd.student: is {self.mopd.student!r}, but an adapter begins as the base; set base")
-            if self.method == "copd" and self.merge.method == DISTIL:
-                raise ValueError("merge.method: 'distil' begins with the branches' mean, but an adapter as the base")
-            if self.method == "copd" and self.schedule.restart != "none":
-                raise ValueError(f"schedule.restart: is {self.schedule.restart!r}, but an adapter begins as the base")
             if self.model.offload:
                 raise ValueError("model.offload: lora branches share one base, there is nothing to take turns with")
             for name, branch in self.branches.items():

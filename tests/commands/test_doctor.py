@@ -115,6 +115,7 @@ def test_a_machine_with_fewer_cores_than_threads_is_warned_of():
         pytest.param(["method=mopd", "mixed.batch=K_times"], marks=pytest.mark.slow),
         ["lora={rank: 2, alpha: 4, targets: [q_proj, down_proj]}"],
         pytest.param(["model.offload=true"], marks=pytest.mark.slow),
+        pytest.param(["merge={method: distil, steps: 2}"], marks=pytest.mark.slow),
     ],
 )
 def test_every_method_and_kind_of_branch_is_examined_to_the_end(changes):
@@ -122,7 +123,7 @@ def test_every_method_and_kind_of_branch_is_examined_to_the_end(changes):
     assert list(found)[-1] == "checkpoints"
     assert "failed" not in verdicts(found)
     plan = make_plan(load_recipe("demo", [*SMALL, *changes]))
-    taught = [f"{edge.student} taught by {edge.teacher}" for edge in plan.edges[:1]]
+    taught = [f"{edge.student} taught by {edge.teacher}" for edge in plan.taught[:1]]
     assert [name for name in found if name.endswith("sampler against trainer")] == [
         f"{name}: sampler against trainer" for name in [*plan.learners, *taught]
     ]
