@@ -53,6 +53,20 @@ class Plan:
             return (self.student,)
         return self.learners
 
+    def seconds(self, per_native: float, per_visit: float, share: float) -> float:
+        """Seconds of all steps, given those of a rollout on a branch's own capability and of one on a teacher's.
+
+        `share`: of the learners' seconds together, since several compute at once. A consolidation's student is alone.
+        """
+        shares = {Phase.RLVR: share, Phase.OPD: share, Phase.CONSOLIDATION: 1.0}
+        visits_of = {Phase.RLVR: 0, Phase.OPD: len(self.edges), Phase.CONSOLIDATION: len(self.lessons)}
+        total = 0.0
+        for phase in Phase:
+            visits = visits_of[phase] * self.batches.per_edge
+            step = (self.costs.of_step(phase) - visits) * per_native + visits * per_visit
+            total += self.schedule.steps_in(phase) * step * shares[phase]
+        return total
+
     def step_cost(self, step: int) -> int:
         """Rollouts of one step of all branches. The time left is estimated in this unit."""
         return self.costs.of_step(self.schedule.position(step).phase)

@@ -33,7 +33,7 @@ from copd.recipe.model import Recipe
 from copd.rewards.grading import OURS
 from copd.rows.rows import Rows
 from copd.runs.screen import memory_in_words
-from copd.schedule import Batches, Phase
+from copd.schedule import Batches
 from copd.system.processes import peak
 from copd.topology import Edge
 from copd.types import BASE, Part, Problem, Rollouts, Score, Split, Task
@@ -318,28 +318,13 @@ def lesson(bench: Bench, edge: Edge, batches: Batches) -> tuple[float, Finding]:
 def estimate(plan: Plan, per_native: float, per_visit: float, at_once: int) -> Finding:
     """Time of the whole plan by the seconds per rollout, and the most memory that the checks held."""
     rounds = math.ceil(len(plan.learners) / at_once)
-    seconds = seconds_of(plan, per_native, per_visit, rounds / len(plan.learners))
+    seconds = plan.seconds(per_native, per_visit, rounds / len(plan.learners))
     order = "branches one after the other" if at_once == 1 else f"{at_once} branches at once"
     found = (
         f"about {seconds / 60:.1f} minutes of training here for {plan.rollouts:,} rollouts, {order}, evaluation and "
         f"reports apart; memory {memory_in_words(peak())} at most in this one process"
     )
     return Finding("estimate", "ok", found)
-
-
-def seconds_of(plan: Plan, per_native: float, per_visit: float, share: float) -> float:
-    """Seconds of a plan, given those of one rollout on a branch's own capability and of one on a teacher's.
-
-    `share`: of the learners' seconds together, since several compute at once. The student of a consolidation is alone.
-    """
-    shares = {Phase.RLVR: share, Phase.OPD: share, Phase.CONSOLIDATION: 1.0}
-    visits_of = {Phase.RLVR: 0, Phase.OPD: len(plan.edges), Phase.CONSOLIDATION: len(plan.lessons)}
-    total = 0.0
-    for phase in Phase:
-        visits = visits_of[phase] * plan.batches.per_edge
-        step = (plan.costs.of_step(phase) - visits) * per_native + visits * per_visit
-        total += plan.schedule.steps_in(phase) * step * shares[phase]
-    return total
 
 
 def disk(bench: Bench, plan: Plan, kept: int, weights_bytes: int) -> Finding:

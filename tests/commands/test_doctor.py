@@ -26,7 +26,6 @@ from copd.commands.doctor import (
     lesson,
     noise,
     prompts,
-    seconds_of,
     shared_prefix,
 )
 from copd.errors import RecipeError
@@ -362,20 +361,20 @@ def test_noise_of_a_lesson_is_held_against_the_teachers_delta(bench_of):
 @pytest.mark.parametrize("method", ["copd", "expert", "mixed", "merge_only", "static_opd", "mopd"])
 def test_where_every_rollout_takes_a_second_a_plan_takes_as_many_seconds_as_it_has_rollouts(method):
     plan = make_plan(load_recipe("demo", [f"method={method}"]))
-    assert seconds_of(plan, 1.0, 1.0, 1.0) == pytest.approx(plan.rollouts)
+    assert plan.seconds(1.0, 1.0, 1.0) == pytest.approx(plan.rollouts)
 
 
 def test_visits_and_native_rollouts_are_timed_apart():
     """The demo: 4 cycles of 15 + 10 steps, 24 x 8 rollouts of 3 branches, in OPD 12 x 8 more for each of 4 edges."""
     plan = make_plan(load_recipe("demo"))
-    assert seconds_of(plan, 0.0, 1.0, 1.0) == 4 * 10 * 4 * 96
-    assert seconds_of(plan, 1.0, 0.0, 1.0) == 4 * 25 * 3 * 192
+    assert plan.seconds(0.0, 1.0, 1.0) == 4 * 10 * 4 * 96
+    assert plan.seconds(1.0, 0.0, 1.0) == 4 * 25 * 3 * 192
 
 
 def test_branches_share_the_time_that_the_student_of_a_consolidation_has_alone():
     plan = make_plan(load_recipe("demo", ["merge={method: distil, steps: 7}"]))
-    assert seconds_of(plan, 1.0, 0.0, 0.5) == 4 * 25 * 3 * 192 / 2
-    assert seconds_of(plan, 0.0, 1.0, 0.5) == 4 * 10 * 4 * 96 / 2 + 7 * 3 * 96
+    assert plan.seconds(1.0, 0.0, 0.5) == 4 * 25 * 3 * 192 / 2
+    assert plan.seconds(0.0, 1.0, 0.5) == 4 * 10 * 4 * 96 / 2 + 7 * 3 * 96
 
 
 def test_a_recipe_that_has_no_plan_is_the_users_mistake():
