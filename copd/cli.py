@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from copd.assemble import SERVER
+from copd.cli_data import Changes, data
 from copd.commands.exits import DEBUG, leave, status_of
 from copd.errors import RecipeError
 
@@ -28,7 +29,6 @@ app = typer.Typer(
 )
 recipes = typer.Typer(help="Recipes: what can be set, and what it means.", no_args_is_help=True)
 app.add_typer(recipes, name="recipe")
-data = typer.Typer(help="Your own rows: check them, and keep those that teach something.", no_args_is_help=True)
 app.add_typer(data, name="data")
 
 
@@ -54,7 +54,6 @@ def common(
 
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
-Changes = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
 Compared = Annotated[str, typer.Option(help="The recipe whose capabilities and evaluation section are used.")]
 
 
@@ -266,68 +265,43 @@ def show(
     Console().print(table)
 
 
-@data.command("check")
-def check(
-    file: Annotated[
-        str | None, typer.Argument(help="A .jsonl or .parquet file; default: all files of the branch.")
-    ] = None,
-    format_name: Annotated[
-        Literal["auto", "native", "verl", "trl", "easyr1"],
-        typer.Option("--format", help="native = copd's own columns; auto = recognised by the columns."),
-    ] = "auto",
-    root: Annotated[str | None, typer.Option(help="Folder of images and videos; default that of the file.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Read the rows as this recipe reads them.")] = None,
-    branch: Annotated[str | None, typer.Option(help="The branch of the recipe.")] = None,
-    media: Annotated[bool, typer.Option(help="Decode images and videos; else only look for their files.")] = True,
-    show: Annotated[
-        int | None, typer.Option(min=0, help="Bad rows to report, per file or split; default all. All are counted.")
-    ] = None,
+@app.command()
+def compare(
+    file: Annotated[Path, typer.Argument(help="A YAML file: a recipe, and arms that differ in their overrides.")],
+    out: Annotated[Path, typer.Option(help="Folder for runs, results and the page.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from --first-seed on.")] = 3,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Jobs at once; default one for each core.")] = None,
+    search: Annotated[bool, typer.Option("--search", help="Let arms choose settings on validation first.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show jobs, rollouts, tokens and minutes only.")] = False,
 ) -> None:
-    """Check rows without a model. Report each bad row by file, line and reason, and count rows by kind and verifier.
+    """Train every arm with every seed at one budget, and write a page with differences over seeds.
 
-    A row is bad if an earlier row of its file has its id. Exit status 0: all rows are sound. 1: some are bad. 2: a
-    file cannot be read, or the command is wrong.
+    A job whose result is in OUT is not run again. A job that fails is reported, and the others go on. Exit status 1:
+    some job failed.
     """
-    from copd.commands.check import check_branch, check_file
-    from copd.recipe.reading import load_recipe
+    from copd.commands.compare import Asked, plan_of, run_comparison, run_search
+    from copd.commands.compare import dry_run as look
+    from copd.compare.running import workers_for
 
-    if recipe is not None and branch is not None and format_name == "auto" and root is None:
-        reports = check_branch(load_recipe(recipe), branch, print, file=file, media=media, most=show)
-    elif file is not None and recipe is None and branch is None:
-        reports = check_file(file, print, format_name=format_name, root=root, media=media, most=show)
-    else:
-        raise typer.BadParameter("give a FILE with --format and --root, or --recipe and --branch, which say the rest")
-    for line in (line for report in reports for line in report.lines()):
-        print(line)
-    raise typer.Exit(int(any(report.bad for report in reports)))
-
-
-@data.command("filter")
-def filter_rows(
-    recipe: Annotated[str, typer.Option(help="The recipe that gives rows, base, sampling and graders.")],
-    branch: Annotated[str, typer.Option(help="The branch of the recipe.")],
-    out: Annotated[Path, typer.Option(help="The new file; rows of .parquet files go to a .parquet file.")],
-    file: Annotated[str | None, typer.Argument(help="One file; default: all training files of the branch.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model folder, or builtin:NAME; default the base.")] = None,
-    samples: Annotated[
-        int | None, typer.Option(min=2, help="Responses to each row; default sampling.rollouts_per_prompt.")
-    ] = None,
-    change: Changes = None,
-) -> None:
-    """Keep the training rows that a model answers rightly only sometimes. A pass rate of 0 or 1 teaches GRPO nothing.
-
-    Rows are written unchanged and in their order. Rows that the recipe cuts off for validation and test are kept.
-    """
-    from copd.commands.filter import filter_rows
-    from copd.recipe.reading import load_recipe
-
-    settings = load_recipe(recipe, change or [])
-    found, passed_on = filter_rows(settings, branch, out, file=file, model=model, samples=samples)
-    for line in found.summary():
-        print(line)
-    if passed_on:
-        print(f"  kept unasked, rows for validation and test: {passed_on}")
-    print(f"{out}: {len(found.kept) + passed_on} rows, for branches.{branch}.task.train")
+    console = Console()
+    asked = Asked(
+        file,
+        range(first_seed, first_seed + seeds),
+        out,
+        workers_for(workers),
+        lambda line: console.print(line, markup=False, soft_wrap=True),
+    )
+    if dry_run:
+        table = Table("jobs", "seeds", "rollouts", "tokens at most", "minutes here", title=f"{asked.workers} at once")
+        for row in look(asked, search=search):
+            table.add_row(*row)
+        console.print(table)
+        return
+    plan_of(asked, search=search)
+    path, progress = (run_search if search else run_comparison)(asked)
+    console.print(f"{progress.skipped} jobs were there already, {len(progress.failed)} failed: {path}", soft_wrap=True)
+    raise typer.Exit(int(bool(progress.failed)))
 
 
 def _recipe_and_changes(recipe: str | None, overrides: list[str] | None) -> tuple[str, list[str]]:

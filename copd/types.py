@@ -69,7 +69,8 @@ class Problem:
     only shown to people. `chat_template_kwargs` are variables of the model's chat template. `verifier` is the name of
     the verifier that grades a response against `answer` (`rewards.grading`); it never points at code. `solution` is a
     worked response, used only by the supervised warm-up. `columns` is a JSON object, for a user's reward function that
-    wants more than the answer.
+    wants more than the answer. `sources` names what the problem was made of, such as pictures: problems that share a
+    source are not independent.
     """
 
     id: str
@@ -84,6 +85,7 @@ class Problem:
     messages: tuple[Message, ...] = ()
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     columns: str = "{}"
+    sources: tuple[str, ...] = ()
 
     @property
     def chat(self) -> list[dict[str, Any]]:

@@ -73,16 +73,20 @@ class Plan:
 
 
 def handovers(recipe: Recipe) -> tuple[int, ...]:
-    """Numbers of steps after which another method of the same recipe would take over the experts of this run."""
+    """Numbers of steps after which a checkpoint is kept: those asked for, and those where experts are taken over.
+
+    Other methods of the same recipe would take over the experts of this run.
+    """
+    last = make_plan(recipe).schedule.steps
+    found = set(recipe.checkpoint.keep_at)
     if recipe.method not in ("expert", "merge_only") or len(recipe.branches) < 2:
-        return ()
-    found = set()
+        return tuple(sorted(steps for steps in found if steps <= last))
     for method in ("copd", "static_opd", "mopd"):
         try:
             found.add(make_plan(recipe.model_copy(update={"method": method})).schedule.steps_before_exchange)
         except RecipeError:  # this method cannot follow: a phase has no steps, or the budget does not fit it
             continue
-    return tuple(sorted(steps for steps in found if 0 < steps <= make_plan(recipe).schedule.steps))
+    return tuple(sorted(steps for steps in found if 0 < steps <= last))
 
 
 def make_plan(recipe: Recipe) -> Plan:

@@ -80,7 +80,7 @@ def _train_alone(
         changes = check_folder(folder, manifest, resume, reread, force=force)
         table = [] if changes else result_of(folder)
         if table:
-            screen.result(table)
+            screen.result(table, recipe.evaluation.split)
         else:
             screen.planned(folder, recipe.method, plan)
             for change in changes:
@@ -236,8 +236,10 @@ class _Run:
     async def _evaluate(self, models: Sequence[Answering], observer: RunObserver) -> None:
         """The final table and the ledger."""
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
+        if settings.models == "product" and self.plan.product:
+            models = [model for model in models if model.name == self.plan.product]
         answers = await answer(
-            models, self.plan.capabilities, Split.TEST, problems=settings.problems, pass_at=settings.pass_at
+            models, self.plan.capabilities, Split(settings.split), problems=settings.problems, pass_at=settings.pass_at
         )
         table = tabulate(answers, settings.pass_at)
         write_lines(self.folder / ANSWERS, [a.as_record() for a in answers])
@@ -245,7 +247,7 @@ class _Run:
         spent = {**observer.ledger.as_record(), **observer.saving.as_record()}
         observer.note("ledger", last, **spent, planned_rollouts=self.plan.rollouts, **made_for)
         observer.note("result", last, table=[cell.as_record() for cell in table])
-        self.screen.result(table)
+        self.screen.result(table, settings.split)
 
     def _card(self, what: str) -> str:
         return RUN_CARD.format(

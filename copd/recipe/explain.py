@@ -16,6 +16,7 @@ from copd.recipe.task_sections import TASK_TAG, TASKS
 PATTERN_MEANT = {
     "branches": "a branch's name is a letter, then letters, digits, _ or -, at most 32 in all",
     "verifiers": "a verifier's name is letters, digits, _, / or -, at most 64 in all",
+    "arms": "an arm's name is a letter, then letters, digits, _, . or -, at most 40 in all",
     "device": "accepted: cpu, mps, cuda or cuda:N",
     "revision": "a commit is meant, 40 hexadecimal digits",
 }
@@ -51,18 +52,18 @@ RENAMED = {
 """Section and former name of a key -> its present name."""
 
 
-def explain(details: Sequence[Mapping[str, Any]]) -> list[str]:
+def explain(details: Sequence[Mapping[str, Any]], root: type[BaseModel] = Recipe) -> list[str]:
     """One line for each error. A list whose items have errors is not also called too short."""
     places = [tuple(map(str, detail["loc"])) for detail in details]
     return [
-        explained(detail)
+        explained(detail, root)
         for detail, place in zip(details, places, strict=True)
         if detail["type"] != "too_short" or not any(other[:-1] == place for other in places)
     ]
 
 
-def explained(detail: Mapping[str, Any]) -> str:
-    """One error of pydantic in the user's words."""
+def explained(detail: Mapping[str, Any], root: type[BaseModel] = Recipe) -> str:
+    """One error of pydantic in the user's words; `root` is what was read."""
     tagged = [str(key) for key in detail["loc"]]
     path = [key for key in tagged[:-1] if not key.startswith(TASK_TAG)]
     if detail["type"] == "extra_forbidden" or not tagged[-1:] or not tagged[-1].startswith(TASK_TAG):
@@ -73,8 +74,8 @@ def explained(detail: Mapping[str, Any]) -> str:
     if detail["type"] == "extra_forbidden":
         if new := RENAMED.get((next((key for key in reversed(path[:-1]) if not key.isdigit()), ""), path[-1])):
             return f"{where}: is called {'.'.join([*path[:-1], new])} now"
-        near = get_close_matches(path[-1], _known_names(tagged[:-1]), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; accepted: {', '.join(_known_names(tagged[:-1]))}"
+        near = get_close_matches(path[-1], _known_names(tagged[:-1], root), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; accepted: {', '.join(_known_names(tagged[:-1], root))}"
         return f"{where}: unknown key{hint}"
     if detail["type"] == "missing":
         return f"{where}: missing; it has no default"
@@ -105,8 +106,8 @@ def _short(value: Any) -> str:
         return "something with a number of very many digits"
 
 
-def _known_names(parents: Sequence[str]) -> list[str]:
-    section: Any = Recipe
+def _known_names(parents: Sequence[str], root: type[BaseModel]) -> list[str]:
+    section: Any = root
     for parent in parents:
         if section is Recipe and parent == "branches":
             section = {"*": BranchSection}

@@ -219,7 +219,13 @@ class ExpertsSection(Section):
 class EvaluationSection(Section):
     """Measures: when, and on how many problems. Rollouts of evaluation do not count towards the method's R."""
 
-    problems: Count = Field(500, description="test problems per capability in the final table")
+    models: Literal["all", "product"] = Field(
+        "all", description="models in the final table: base, branches and merge, or the one that the method makes alone"
+    )
+    split: Literal["test", "validation"] = Field(
+        "test", description="problems of the final table; validation is for choosing settings"
+    )
+    problems: Count = Field(500, description="problems per capability in the final table")
     validation_problems: Count = Field(100, description="validation problems per capability during training")
     every_cycles: Count = Field(1, description="cycles between validations of every branch on every capability")
     pass_at: tuple[Count, ...] = Field(
@@ -237,4 +243,7 @@ class CheckpointSection(Section):
         2,
         description="how many checkpoints are kept; older ones are removed once a newer one is complete. Runs of "
         "expert and merge_only also keep the checkpoints that copd, static_opd and mopd start from",
+    )
+    keep_at: tuple[Count, ...] = Field(
+        (), description="numbers of steps after which a checkpoint is also written, and kept for other runs"
     )

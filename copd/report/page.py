@@ -45,7 +45,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     """
     run = read_run(folder)
     path = out or folder / (REPORT if run.finished else PROGRESS)
-    replace_text(path, _environment().get_template("run.html").render(**_run_page(run)))
+    replace_text(path, environment().get_template("run.html").render(**_run_page(run)))
     if path == folder / REPORT:
         (folder / PROGRESS).unlink(missing_ok=True)
     return path
@@ -53,7 +53,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 
 def write_comparison(folders: Sequence[Path], out: Path | None = None) -> Path:
     """Write one page about several runs; `comparison.html` beside the first of them unless `out` is given."""
-    page = _environment().get_template("comparison.html").render(**comparison(read_runs(folders)))
+    page = environment().get_template("comparison.html").render(**comparison(read_runs(folders)))
     path = out or folders[0].resolve().parent / COMPARISON
     replace_text(path, page)
     return path
@@ -77,7 +77,7 @@ def _run_page(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("copd.report"),
         autoescape=select_autoescape(),

@@ -68,6 +68,11 @@ class RunRecord:
         ]
 
     @property
+    def split(self) -> str:
+        """Which problems the final table is about: test or validation."""
+        return self.recipe.get("evaluation", {}).get("split", "test")
+
+    @property
     def branches(self) -> list[str]:
         return [model for model in self.models if model not in (BASE, MERGED)]
 

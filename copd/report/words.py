@@ -100,18 +100,20 @@ def verdict(run: RunRecord) -> list[str]:
     said = _one_product(run, run.products[0]) if len(run.products) == 1 else _several_products(run)
     return [
         *(sentence.replace(" %", PER_CENT) for sentence in said),
-        f"One run with one seed ({run.recipe['seed']}): the intervals are 95 % over the test problems and say nothing "
-        "about how another seed would come out.",
+        f"One run with one seed ({run.recipe['seed']}): the intervals are 95 % over the {run.split} problems and say "
+        "nothing about how another seed would come out.",
     ]
 
 
 def _one_product(run: RunRecord, product: str) -> list[str]:
-    own, base = run.cell(product).greedy, run.cell(BASE).greedy
+    own = run.cell(product).greedy
     compared = run.compared_with(BASE)
     where = f" on average over {counted(len(run.capabilities), 'capability')}" if len(run.capabilities) > 1 else ""
     name = model_name(product)
-    first = f"{name[0].upper()}{name[1:]} answers {_share(own)} of the test problems right{where}, "
-    first += f"{model_name(BASE)} {_share(base)}."
+    first = f"{name[0].upper()}{name[1:]} answers {_share(own)} of the {run.split} problems right{where}"
+    if BASE not in run.models:
+        return [f"{first}. The other models of this run were not asked."]
+    first += f", {model_name(BASE)} {_share(run.cell(BASE).greedy)}."
     if (product, AVERAGE) not in compared:
         return [f"{first} Which problems were answered was not recorded, so the two are not compared one by one."]
     average = compared[product, AVERAGE]

@@ -136,10 +136,10 @@ class Screen:
     def evaluated(self, table: Sequence[Accuracy]) -> None:
         self.console.print(accuracy_table(table, f"validation after step {self._step}", intervals=False))
 
-    def result(self, table: Sequence[Accuracy]) -> None:
-        """Print the final table."""
+    def result(self, table: Sequence[Accuracy], split: str) -> None:
+        """Print the final table, which is about the problems of a split."""
         self.console.print(
-            accuracy_table(table, "greedy accuracy on test problems, %, with 95 % intervals over problems")
+            accuracy_table(table, f"greedy accuracy on {split} problems, %, with 95 % intervals over problems")
         )
 
     def finished(self, folder: Path, auto_class: str | None) -> None:

@@ -179,13 +179,16 @@ class Digits:
         chosen = rng.choice(members[split], self._draw_length(rng))
         numbers = labels[chosen].tolist()
         question = f"{marker}{WORDS[operator]}"
+        sources = tuple(f"handwriting/{i}" for i in chosen)
         if self.capability == "image":
             cells = [self._cell(rng, pictures[i], self._offset(rng)) for i in chosen]
             images = (_to_rgb(np.concatenate(cells, axis=1)),)
-            return self._assemble(identity, question, numbers, operator, convention, images=images)
+            problem = self._assemble(identity, question, numbers, operator, convention, images=images)
+            return replace(problem, sources=sources)
         frames = [self._cell(rng, pictures[i], at) for i in chosen for at in self._path(rng)]
         videos = (np.stack([_to_rgb(frame) for frame in frames]),)
-        return self._assemble(identity, question, numbers, operator, convention, videos=videos)
+        problem = self._assemble(identity, question, numbers, operator, convention, videos=videos)
+        return replace(problem, sources=sources)
 
     def _assemble(
         self,

@@ -1,0 +1,75 @@
+"""The commands `copd data ...`: rows are checked and filtered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+data = typer.Typer(help="Your own rows: check them, and keep those that teach something.", no_args_is_help=True)
+Changes = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
+
+
+@data.command("check")
+def check(
+    file: Annotated[
+        str | None, typer.Argument(help="A .jsonl or .parquet file; default: all files of the branch.")
+    ] = None,
+    format_name: Annotated[
+        Literal["auto", "native", "verl", "trl", "easyr1"],
+        typer.Option("--format", help="native = copd's own columns; auto = recognised by the columns."),
+    ] = "auto",
+    root: Annotated[str | None, typer.Option(help="Folder of images and videos; default that of the file.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Read the rows as this recipe reads them.")] = None,
+    branch: Annotated[str | None, typer.Option(help="The branch of the recipe.")] = None,
+    media: Annotated[bool, typer.Option(help="Decode images and videos; else only look for their files.")] = True,
+    show: Annotated[
+        int | None, typer.Option(min=0, help="Bad rows to report, per file or split; default all. All are counted.")
+    ] = None,
+) -> None:
+    """Check rows without a model. Report each bad row by file, line and reason, and count rows by kind and verifier.
+
+    A row is bad if an earlier row of its file has its id. Exit status 0: all rows are sound. 1: some are bad. 2: a
+    file cannot be read, or the command is wrong.
+    """
+    from copd.commands.check import check_branch, check_file
+    from copd.recipe.reading import load_recipe
+
+    if recipe is not None and branch is not None and format_name == "auto" and root is None:
+        reports = check_branch(load_recipe(recipe), branch, print, file=file, media=media, most=show)
+    elif file is not None and recipe is None and branch is None:
+        reports = check_file(file, print, format_name=format_name, root=root, media=media, most=show)
+    else:
+        raise typer.BadParameter("give a FILE with --format and --root, or --recipe and --branch, which say the rest")
+    for line in (line for report in reports for line in report.lines()):
+        print(line)
+    raise typer.Exit(int(any(report.bad for report in reports)))
+
+
+@data.command("filter")
+def filter_rows(
+    recipe: Annotated[str, typer.Option(help="The recipe that gives rows, base, sampling and graders.")],
+    branch: Annotated[str, typer.Option(help="The branch of the recipe.")],
+    out: Annotated[Path, typer.Option(help="The new file; rows of .parquet files go to a .parquet file.")],
+    file: Annotated[str | None, typer.Argument(help="One file; default: all training files of the branch.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model folder, or builtin:NAME; default the base.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=2, help="Responses to each row; default sampling.rollouts_per_prompt.")
+    ] = None,
+    change: Changes = None,
+) -> None:
+    """Keep the training rows that a model answers rightly only sometimes. A pass rate of 0 or 1 teaches GRPO nothing.
+
+    Rows are written unchanged and in their order. Rows that the recipe cuts off for validation and test are kept.
+    """
+    from copd.commands.filter import filter_rows
+    from copd.recipe.reading import load_recipe
+
+    settings = load_recipe(recipe, change or [])
+    found, passed_on = filter_rows(settings, branch, out, file=file, model=model, samples=samples)
+    for line in found.summary():
+        print(line)
+    if passed_on:
+        print(f"  kept unasked, rows for validation and test: {passed_on}")
+    print(f"{out}: {len(found.kept) + passed_on} rows, for branches.{branch}.task.train")

@@ -1,0 +1,141 @@
+"""`copd compare`: arms of a recipe over several seeds at one budget, and the page about them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from copd.assemble.assembled import Assembled, assembled
+from copd.assemble.branches import make_branch
+from copd.assemble.plan import make_plan
+from copd.assemble.tasks import leak_warnings
+from copd.compare.comparison import Changes, Comparison, read_comparison
+from copd.compare.jobs import Job, jobs_of, searches_of
+from copd.compare.outcomes import finished_by, outcome_path, read_outcome
+from copd.compare.page import write_page
+from copd.compare.running import Progress, own_rollouts, run_jobs
+from copd.compare.search import choose, chosen_file, read_chosen, write_chosen
+from copd.compare.summary import Sources
+from copd.errors import RecipeError
+from copd.system.files import replace_text
+from copd.types import Part, Problem, Split
+
+PROBLEMS = "problems.json"
+"""What the test problems of each capability were made of, for intervals over problems that share something."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command was asked for. `seeds` of the test; `workers` jobs run at once."""
+
+    file: Path
+    seeds: Sequence[int]
+    out: Path
+    workers: int
+    tell: Callable[[str], None]
+
+
+def plan_of(asked: Asked, *, search: bool) -> tuple[Comparison, list[Job]]:
+    """The comparison and its jobs, of the test or of the search.
+
+    Raises RecipeError if a seed is one of the search's, or if the test would begin before a search that the file asks
+    for has chosen.
+    """
+    comparison = read_comparison(asked.file)
+    if search:
+        return comparison, searches_of(comparison)
+    if comparison.search and (shared := sorted(set(asked.seeds) & set(comparison.search.seeds))):
+        raise RecipeError(f"--seeds: {shared[0]} is a seed of the search; test with others")
+    chosen: Mapping[str, Changes] = read_chosen(asked.file, comparison) if comparison.search else {}
+    return comparison, jobs_of(comparison, asked.seeds, chosen)
+
+
+def run_comparison(asked: Asked) -> tuple[Path, Progress]:
+    """Run what is missing of the test, and write the page about all that is there."""
+    comparison, jobs = plan_of(asked, search=False)
+    sources = _look_at_problems(jobs, comparison, asked)
+    progress = run_jobs(jobs, asked.out, asked.workers, asked.tell)
+    outcomes = [
+        read_outcome(outcome_path(job, asked.out / "results")) for job in jobs if job.name in progress.done and job.arm
+    ]
+    if not outcomes:
+        raise RecipeError(f"{asked.file}: no job came to its end; see the lines above and {asked.out / 'runs'}")
+    return write_page(asked.out, comparison, outcomes, sources), progress
+
+
+def run_search(asked: Asked) -> tuple[Path, Progress]:
+    """Run what is missing of the search, and write down what it chose for each arm."""
+    comparison, jobs = plan_of(asked, search=True)
+    out = asked.out / "search"
+    progress = run_jobs(jobs, out, asked.workers, asked.tell)
+    if progress.failed:
+        raise RecipeError(f"--search: {len(progress.failed)} of {len(jobs)} jobs failed; nothing was chosen")
+    outcomes = [read_outcome(outcome_path(job, out / "results")) for job in jobs if job.arm]
+    choices = choose(comparison, outcomes)
+    for choice in choices:
+        asked.tell(choice.told())
+    path = chosen_file(asked.file)
+    write_chosen(path, choices)
+    return path, progress
+
+
+def dry_run(asked: Asked, *, search: bool) -> Iterable[tuple[str, ...]]:
+    """For each kind of job: name, seeds still to run, rollouts, most tokens, minutes here with `workers` at once."""
+    _, jobs = plan_of(asked, search=search)
+    out = asked.out / "search" if search else asked.out
+    done = finished_by(jobs, out / "results")
+    missing = [job for job in jobs if job.name not in done]
+    if not missing:
+        return
+    seconds = seconds_per_rollout(missing[-1])
+    kinds: dict[str, list[Job]] = {}
+    for job in missing:
+        kinds.setdefault(job.name.rpartition("/")[0], []).append(job)
+    total = 0
+    for kind, own in kinds.items():
+        rollouts = sum(map(own_rollouts, own))
+        total += rollouts
+        yield _row(kind, len(own), rollouts, own[0].recipe.sampling.max_new_tokens, seconds / asked.workers)
+    yield _row("all", len(missing), total, missing[0].recipe.sampling.max_new_tokens, seconds / asked.workers)
+
+
+def _row(name: str, jobs: int, rollouts: int, longest: int, seconds: float) -> tuple[str, ...]:
+    return name, f"{jobs}", f"{rollouts:,}", f"{rollouts * longest:,}", f"{rollouts * seconds / 60:.0f}"
+
+
+def seconds_per_rollout(job: Job) -> float:
+    """Measured on one step of GRPO of the job's first branch at its real size, after one to warm up."""
+    with assembled(job.recipe, lambda _: None) as made:
+        plan = make_plan(made.recipe)
+        branch = make_branch(made, plan.learners[0], 0)
+        for step in range(2):
+            began = time.perf_counter()
+            rollouts = branch.collect(branch.capability, step, plan.batches.prompts, plan.batches.rollouts_per_prompt)
+            branch.update([Part("native", rollouts)])
+        return (time.perf_counter() - began) / plan.batches.native
+
+
+def _look_at_problems(jobs: Sequence[Job], comparison: Comparison, asked: Asked) -> Sources:
+    """Warn of leaks between splits and branches, and keep what the test problems were made of."""
+    with assembled(jobs[-1].recipe, asked.tell) as made:
+        for warning in leak_warnings(made.tasks):
+            asked.tell(f"warning: {warning}")
+        found = {name: _sources_of(made, name, comparison.problems) for name in made.tasks}
+    path = asked.out / "results" / PROBLEMS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(found) + "\n")
+    return found
+
+
+def _sources_of(made: Assembled, name: str, count: int) -> list[list[str]]:
+    return [_named(problem) for problem in made.asked.first(Split.TEST, name, count)]
+
+
+def _named(problem: Problem) -> list[str]:
+    """The sources of a problem; where its task names none, its images and videos as they are."""
+    media = (*problem.images, *problem.videos)
+    return list(problem.sources) or [sha256(item.tobytes()).hexdigest()[:16] for item in media]

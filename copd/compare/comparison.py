@@ -1,0 +1,88 @@
+"""The file of a comparison: a recipe, and arms that differ from it in their overrides. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from copd.errors import RecipeError
+from copd.recipe.explain import explain
+from copd.recipe.fields import Count, Section
+from copd.recipe.strict_yaml import parse_yaml
+
+ArmName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,39}$")]
+Changes = dict[str, Any]
+"""Overrides: `section.field` with its value."""
+Account = Literal["rollouts", "steps", "critical_path"]
+
+
+class SearchSection(Section):
+    """Settings that every arm may choose, by validation problems and by seeds that the comparison does not use."""
+
+    seeds: tuple[int, ...] = Field((1000,), min_length=1, description="seeds of the search runs, not those of the test")
+    problems: Count = Field(300, description="validation problems per capability")
+    candidates: dict[ArmName, tuple[Changes, ...]] = Field(
+        min_length=1, description="for each arm its candidates; every arm has as many"
+    )
+
+
+class Comparison(Section):
+    """Arms that are compared at one budget."""
+
+    recipe: str = Field("demo", description="a YAML file, from the folder of this file, or a builtin recipe by name")
+    changes: Changes = Field({}, description="overrides for all arms")
+    arms: dict[ArmName, Changes] = Field(min_length=1, description="each arm by name, with its overrides")
+    reference: ArmName | None = Field(None, description="the arm that the others are compared with; null = the first")
+    accounts: tuple[Account, ...] = Field(
+        ("rollouts",),
+        min_length=1,
+        description="what is equal between arms: rollouts in all, steps of a model, or rollouts on the critical path",
+    )
+    rollouts: Count = Field(description="R: the rollouts that the reference spends; every account derives from it")
+    problems: Count = Field(1000, description="test problems per capability")
+    pass_at: tuple[Count, ...] = Field((1, 4), description="values of k of pass@k")
+    search: SearchSection | None = None
+
+    @model_validator(mode="after")
+    def _sound(self) -> Comparison:
+        if self.reference is not None and self.reference not in self.arms:
+            raise ValueError(f".reference: no arm {self.reference!r}; arms are {', '.join(self.arms)}")
+        if self.search is None:
+            return self
+        if strangers := [name for name in self.search.candidates if name not in self.arms]:
+            raise ValueError(f".search.candidates: no arm {strangers[0]!r}; arms are {', '.join(self.arms)}")
+        counts = {name: len(candidates) for name, candidates in self.search.candidates.items()}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise ValueError(f".search.candidates: every arm searches as often as the others; found {listed}")
+        return self
+
+    @property
+    def compared_with(self) -> str:
+        """The arm that the others are compared with."""
+        return self.reference or next(iter(self.arms))
+
+
+def read_comparison(path: Path) -> Comparison:
+    """Read a file of a comparison; raises RecipeError naming the file and every faulty key."""
+    try:
+        data = parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: a comparison is a mapping with arms, found {type(data).__name__}")
+    try:
+        found = Comparison.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError("\n".join(f"{path}: {line}" for line in explain(error.errors(), Comparison))) from None
+    beside = path.parent / found.recipe
+    return found.model_copy(update={"recipe": str(beside)}) if beside.is_file() else found
+
+
+def as_overrides(changes: Mapping[str, Any]) -> list[str]:
+    """The changes as the command line takes them."""
+    return [f"{path}={value if isinstance(value, str) else json.dumps(value)}" for path, value in changes.items()]

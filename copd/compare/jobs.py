@@ -1,0 +1,163 @@
+"""The jobs of a comparison: each is one `copd train` of an arm with a seed. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from copd.assemble.plan import make_plan
+from copd.compare.budgets import budget_of
+from copd.compare.comparison import Account, Changes, Comparison, as_overrides
+from copd.errors import RecipeError
+from copd.recipe.model import Recipe
+from copd.recipe.reading import load_recipe
+from copd.runs.experts import DECIDES_EXPERTS
+
+ALONE = ("backend=local", "model.threads_per_branch=1")
+"""A job has one core: its branches take turns in one process."""
+FEW = ("evaluation.models=product", "evaluation.problems=1", "evaluation.pass_at=[]")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One `copd train`. `needs` is the job whose experts it takes over. A job without an arm only trains experts."""
+
+    name: str
+    arm: str | None
+    seed: int
+    account: Account
+    source: str
+    overrides: tuple[str, ...]
+    rollouts: int
+    needs: Job | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        return load_recipe(self.source, self.overrides)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the recipe but for its seed: a result of another recipe does not count."""
+        settings = self.recipe.model_dump(mode="json")
+        del settings["experts"], settings["seed"]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    def arguments(self, runs: Path) -> list[str]:
+        """What `copd` is called with; runs are folders in `runs`."""
+        taken = [f"experts.run={runs / self.needs.name}"] if self.needs else []
+        return ["train", self.source, *self.overrides, *taken, "--out", str(runs / self.name), "--resume"]
+
+    @property
+    def command(self) -> str:
+        """The command that makes this run alone, in words for a reader: it trains its own experts."""
+        return " ".join(["copd", *map(_quoted, ["train", self.source, *self.overrides, "--out", f"runs/{self.name}"])])
+
+
+def jobs_of(comparison: Comparison, seeds: Sequence[int], chosen: Mapping[str, Changes]) -> list[Job]:
+    """All jobs: experts that several arms share first. `chosen` holds what each arm's search has found.
+
+    Raises RecipeError naming the arm whose overrides make no sound recipe or plan.
+    """
+    evaluated = (f"evaluation.problems={comparison.problems}", f"evaluation.pass_at={json.dumps(comparison.pass_at)}")
+    found = []
+    for account in comparison.accounts:
+        for seed in seeds:
+            arms = {name: {**changes, **chosen.get(name, {})} for name, changes in comparison.arms.items()}
+            found += _of_seed(comparison, arms, seed, account, ("evaluation.models=product", *evaluated))
+    return _sharing_experts(found)
+
+
+def searches_of(comparison: Comparison) -> list[Job]:
+    """The jobs of the search, by validation problems: the candidates of every arm that has some, with every seed."""
+    search = comparison.search
+    if search is None:
+        raise RecipeError("--search: the file has no search; add one, or compare without it")
+    evaluated = ("evaluation.models=product", "evaluation.split=validation", f"evaluation.problems={search.problems}")
+    found = []
+    for seed in search.seeds:
+        arms = {
+            candidate_name(arm, place): {**comparison.arms[arm], **changes}
+            for arm, candidates in search.candidates.items()
+            for place, changes in enumerate(candidates)
+        }
+        found += _of_seed(comparison, arms, seed, comparison.accounts[0], (*evaluated, "evaluation.pass_at=[]"))
+    return _sharing_experts(found)
+
+
+def candidate_name(arm: str, place: int) -> str:
+    """The name of an arm's candidate among the jobs of a search."""
+    return f"{arm}.{place}"
+
+
+def _of_seed(
+    comparison: Comparison, arms: Mapping[str, Changes], seed: int, account: Account, evaluated: Sequence[str]
+) -> list[Job]:
+    """The jobs of one seed under one account."""
+    common = (*as_overrides(comparison.changes), *ALONE, *evaluated, f"seed={seed}")
+    reference = load_recipe(comparison.recipe, [*common, *as_overrides(comparison.arms[comparison.compared_with])])
+    jobs = []
+    for name, changes in arms.items():
+        try:
+            recipe = load_recipe(comparison.recipe, [*common, *as_overrides(changes)])
+            rollouts = budget_of(account, recipe, reference, comparison.rollouts)
+            overrides = (*common, *as_overrides(changes), f"budget.rollouts={rollouts}", "checkpoint.keep_last=1")
+            job = Job(f"{account}/{name}/seed-{seed}", name, seed, account, comparison.recipe, overrides, rollouts)
+            make_plan(job.recipe)
+        except RecipeError as error:
+            raise RecipeError(f"arm {name}: {error}") from error
+        jobs.append(job)
+    return jobs
+
+
+def _sharing_experts(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs, and before each two or more that begin with the same experts one that trains these."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        if (key := _experts_of(job.recipe)) is not None:
+            groups.setdefault(key, []).append(job)
+    shared: dict[str, Job] = {}
+    for group in groups.values():
+        if len(group) > 1:
+            experts = _experts_job(group)
+            shared |= {job.name: experts for job in group}
+    told: dict[str, Job] = {}
+    for job in jobs:
+        needs = shared.get(job.name)
+        told |= {needs.name: needs} if needs else {}
+        told[job.name] = replace(job, needs=needs)
+    return list(told.values())
+
+
+def _experts_of(recipe: Recipe) -> str | None:
+    """What decides the experts that a run begins with; None where it begins with none."""
+    plan = make_plan(recipe)
+    if len(plan.learners) < 2 or not plan.schedule.steps_before_exchange:
+        return None
+    settings = recipe.model_dump(mode="json")
+    return json.dumps({name: settings[name] for name in DECIDES_EXPERTS}, sort_keys=True)
+
+
+def _experts_job(group: Sequence[Job]) -> Job:
+    """The job that trains all branches alone, for as long as any of the group needs them, and keeps what each needs."""
+    steps = sorted({make_plan(job.recipe).schedule.steps_before_exchange for job in group})
+    model = group[0]
+    changes: dict[str, Any] = {
+        "method": "expert",
+        "schedule": {"cycles": 1, "rl_steps": steps[-1], "opd_steps": 0},
+        "merge": {"method": "mean"},
+        "topology": {"kind": "hub"},
+        "budget.rollouts": None,
+        "checkpoint.keep_at": steps,
+    }
+    overrides = (*model.overrides, *FEW, *as_overrides(changes))
+    job = replace(model, arm=None, overrides=overrides)
+    name = f"experts-{job.fingerprint[:8]}/seed-{model.seed}"
+    return replace(job, name=name, rollouts=make_plan(job.recipe).rollouts)
+
+
+def _quoted(text: str) -> str:
+    return text if all(c.isalnum() or c in "=.,_/:+-" for c in text) else f"'{text}'"

@@ -1,0 +1,179 @@
+"""The page of a comparison: what to choose, table, differences, curves with bands, behaviour, cost, commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from copd.compare.comparison import Comparison
+from copd.compare.outcomes import Outcome
+from copd.compare.summary import ArmRow, Contrast, Sources, arm_rows, contrasts
+from copd.maths.seeds import t_interval
+from copd.measure.evaluate import AVERAGE, columns_of
+from copd.report.figures import SIZE, finished_figure
+from copd.report.page import environment
+from copd.report.svg import series
+from copd.report.words import listed, points
+from copd.system.files import replace_text
+from copd.types import MERGED, MIXED, STUDENT
+
+PAGE = "comparison.html"
+ACCOUNTS = {
+    "rollouts": "Equal rollouts",
+    "steps": "Equal steps of a model (the paper's convention)",
+    "critical_path": "Equal rollouts on the critical path (a machine for each capability)",
+}
+
+
+@dataclass(frozen=True)
+class AccountView:
+    """All that the page says under one account."""
+
+    title: str
+    rows: list[ArmRow]
+    contrasts: list[Contrast]
+    verdict: list[str]
+    figures: list[tuple[str, Markup, str]]
+
+    def contrast(self, arm: str, capability: str) -> Contrast | None:
+        return next((c for c in self.contrasts if (c.arm, c.capability) == (arm, capability)), None)
+
+
+def write_page(out: Path, comparison: Comparison, outcomes: Sequence[Outcome], sources: Sources) -> Path:
+    """Write `comparison.html` into `out`; returns its path."""
+    views = [
+        _view(account, [o for o in outcomes if o.account == account], comparison, sources)
+        for account in comparison.accounts
+        if any(o.account == account for o in outcomes)
+    ]
+    commands = {o.arm: o.command for o in reversed(outcomes) if o.account == comparison.accounts[0]}
+    page = (
+        environment()
+        .get_template("arms.html")
+        .render(
+            comparison=comparison,
+            columns=columns_of(list(outcomes[0].problems)),
+            count=sum(count for _, count in outcomes[0].problems.values()),
+            seeds=sorted({o.seed for o in outcomes}),
+            views=views,
+            commands=dict(reversed(commands.items())),
+        )
+    )
+    replace_text(out / PAGE, page)
+    return out / PAGE
+
+
+def _view(account: str, outcomes: Sequence[Outcome], comparison: Comparison, sources: Sources) -> AccountView:
+    rows = arm_rows(outcomes)
+    found = contrasts(outcomes, comparison.compared_with, sources)
+    figures = [
+        (title, drawing, text)
+        for title, drawing, text in (
+            (
+                "Validation accuracy",
+                _curves(outcomes, _validation, f"{account}: validation accuracy", "thousand rollouts"),
+                "Greedy, average over capabilities, of the model that the arm makes; of branches that are merged "
+                "at the end, each in its own capability. Bands: 95 % over seeds.",
+            ),
+            (
+                "Overlap between branches",
+                _curves(outcomes, _overlap, f"{account}: overlap", "step"),
+                "At the largest k, at the ends of phases, mean of all pairs.",
+            ),
+            (
+                "Symmetric KL between branches",
+                _curves(outcomes, _divergence, f"{account}: symmetric KL", "step"),
+                "Nats per token, at the ends of phases, mean of all pairs.",
+            ),
+        )
+        if drawing is not None
+    ]
+    return AccountView(ACCOUNTS[account], rows, found, verdict(rows, found, comparison.compared_with), figures)
+
+
+def verdict(rows: Sequence[ArmRow], found: Sequence[Contrast], reference: str) -> list[str]:
+    """What to choose, in sentences that claim no more than the intervals support."""
+    singles = [row for row in rows if AVERAGE in row.accuracy]
+    if not singles:
+        return []
+    best = max(singles, key=lambda row: row.accuracy[AVERAGE].value)
+    average = [c for c in found if c.capability == AVERAGE]
+    said = [f"The best average has {best.arm}: {100 * best.accuracy[AVERAGE].value:.1f} %."]
+    if any(c.seeds < 2 for c in average):
+        return [*said, "One seed does not say how another would come out: the table has no intervals over seeds."]
+    for sign, word in ((1, "ahead of"), (-1, "behind")):
+        arms = [
+            f"{c.arm} ({points(c.over_seeds.value)})"
+            for c in average
+            if c.holm < 0.05 and sign * c.over_seeds.value > 0
+        ]
+        if arms:
+            said.append(f"Clearly {word} {reference}, by Holm's correction: {listed(arms)}.")
+    if unclear := [c.arm for c in average if c.holm >= 0.05]:
+        said.append(f"No clear difference to {reference}: {listed(unclear)}.")
+    return said
+
+
+Points = list[tuple[float, float]]
+
+
+def _curves(outcomes: Sequence[Outcome], values: Any, title: str, unit: str) -> Markup | None:
+    """A line for each arm, the mean over its seeds, in a band of its t interval."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes, drawn = figure.add_subplot(), 0
+    for arm in dict.fromkeys(o.arm for o in outcomes):
+        own = [points for points in (values(o) for o in outcomes if o.arm == arm) if len(points) > 1]
+        if not own:
+            continue
+        shared = min(map(len, own))
+        across = [[points[i] for points in own] for i in range(shared)]
+        at = [fmean(x for x, _ in points) for points in across]
+        spans = [t_interval([y for _, y in points]) for points in across]
+        style: dict[str, Any] = series(drawn)
+        axes.plot(at, [mean for mean, _, _ in spans], label=arm, ms=3, lw=1.2, **style)
+        if len(own) > 1:
+            axes.fill_between(
+                at, [low for _, low, _ in spans], [high for *_, high in spans], color=style["color"], alpha=0.15, lw=0
+            )
+        drawn += 1
+    return finished_figure(figure, axes, title, unit) if drawn else None
+
+
+def _validation(outcome: Outcome) -> Points:
+    return [(at / 1000, value) for at, cells in outcome.curve if (value := _average(outcome, cells)) is not None]
+
+
+def _average(outcome: Outcome, cells: dict[str, float]) -> float | None:
+    """Of the product where it is validated, else of each branch in its own capability."""
+    product = outcome.products[0]
+    names = list(outcome.problems)
+    values = [cells.get(f"{product}/{name}", cells.get(f"{name}/{name}")) for name in names]
+    return None if None in values else fmean(value for value in values if value is not None)
+
+
+def _overlap(outcome: Outcome) -> Points:
+    return _of_pairs(outcome, "overlap")
+
+
+def _divergence(outcome: Outcome) -> Points:
+    return _of_pairs(outcome, "symmetric_kl")
+
+
+def _of_pairs(outcome: Outcome, measure: str) -> Points:
+    found = []
+    for point in outcome.behaviour:
+        values = [
+            value
+            for student, row in point[measure].items()
+            for teacher, value in row.items()
+            if student != teacher and value is not None and not {student, teacher} & {MERGED, STUDENT, MIXED}
+        ]
+        if values:
+            found.append((point["step"] + 1, fmean(values)))
+    return found

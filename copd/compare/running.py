@@ -1,0 +1,130 @@
+"""Running jobs as processes of their own, as many at once as there are cores."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from copd.compare.jobs import Job
+from copd.compare.outcomes import finished_by, outcome_of, outcome_path, write_outcome
+from copd.errors import CopdError
+
+POLL_SECONDS = 0.5
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@dataclass
+class Progress:
+    """What has become of the jobs so far; `tell` prints a line."""
+
+    tell: Callable[[str], None]
+    waiting: list[Job]
+    running: dict[str, tuple[Job, subprocess.Popen[bytes], float]] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    skipped: int = 0
+    spent: float = 0.0
+    made: int = 0
+
+    def left(self) -> str:
+        """The time left by the jobs of this call, in words."""
+        open_jobs = [*self.waiting, *(job for job, *_ in self.running.values())]
+        if not self.made:
+            return f"{len(open_jobs)} jobs left"
+        rollouts = sum(own_rollouts(job) for job in open_jobs)
+        minutes = rollouts * self.spent / self.made / max(1, len(self.running)) / 60
+        return f"{len(open_jobs)} jobs left, about {minutes:.0f} minutes"
+
+
+def own_rollouts(job: Job) -> int:
+    """Rollouts that the job itself makes: without those of experts that it takes over."""
+    from copd.assemble.plan import make_plan
+
+    plan = make_plan(job.recipe)
+    before = plan.schedule.steps_before_exchange * plan.costs.rl_step if job.needs else 0
+    return plan.rollouts - before
+
+
+def run_jobs(jobs: Sequence[Job], out: Path, workers: int, tell: Callable[[str], None]) -> Progress:
+    """Run all jobs whose outcome is not there yet. A job that fails is told of, and the others go on.
+
+    Runs are in `out`/runs, outcomes in `out`/results. If the call is interrupted, the runs that were on their way stop
+    with a checkpoint, from which the next call goes on.
+    """
+    runs, results = out / "runs", out / "results"
+    progress = Progress(tell, [], done=finished_by(jobs, results))
+    progress.skipped = len(progress.done)
+    needed = {job.needs.name for job in jobs if job.needs and job.name not in progress.done}
+    progress.waiting = [job for job in jobs if job.name not in progress.done and (job.arm or job.name in needed)]
+    try:
+        while progress.waiting or progress.running:
+            _start(progress, runs, workers)
+            _collect(progress, runs, results)
+            time.sleep(POLL_SECONDS)
+    finally:
+        for _, process, _ in progress.running.values():
+            process.terminate()
+        for _, process, _ in progress.running.values():
+            process.wait()
+    return progress
+
+
+def workers_for(asked: int | None) -> int:
+    """How many jobs run at once: as many as asked for, else one for each core that this process may use."""
+    return asked or len(os.sched_getaffinity(0))
+
+
+def _start(progress: Progress, runs: Path, workers: int) -> None:
+    for job in list(progress.waiting):
+        if len(progress.running) >= workers:
+            return
+        if job.needs and job.needs.name in progress.failed:
+            progress.waiting.remove(job)
+            progress.failed[job.name] = f"its experts failed ({job.needs.name})"
+            progress.tell(f"{job.name}: not run: {progress.failed[job.name]}")
+        elif job.needs is None or job.needs.name in progress.done:
+            progress.waiting.remove(job)
+            folder = runs / job.name
+            folder.mkdir(parents=True, exist_ok=True)
+            log = folder.with_name(f"{folder.name}.log")
+            with log.open("ab") as lines:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "copd", *job.arguments(runs)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=lines,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **ONE_THREAD},
+                )
+            progress.running[job.name] = (job, process, time.perf_counter())
+
+
+def _collect(progress: Progress, runs: Path, results: Path) -> None:
+    for name, (job, process, began) in list(progress.running.items()):
+        status = process.poll()
+        if status is None:
+            continue
+        del progress.running[name]
+        seconds = time.perf_counter() - began
+        folder = runs / name
+        try:
+            if status:
+                raise CopdError(f"exit status {status}: {_last_line(folder.with_name(f'{folder.name}.log'))}")
+            if job.arm:
+                write_outcome(outcome_path(job, results), outcome_of(job, folder))
+        except CopdError as error:
+            progress.failed[name] = str(error)
+            progress.tell(f"{name}: FAILED: {error}")
+            continue
+        progress.done.add(name)
+        progress.spent, progress.made = progress.spent + seconds, progress.made + own_rollouts(job)
+        progress.tell(f"{name}: done in {seconds / 60:.1f} minutes; {progress.left()}")
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "it said nothing"

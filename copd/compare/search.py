@@ -1,0 +1,83 @@
+"""The search of a comparison: every arm chooses among as many candidates, by validation problems and other seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from copd.compare.comparison import Changes, Comparison
+from copd.compare.jobs import candidate_name
+from copd.compare.outcomes import Outcome
+from copd.errors import RecipeError
+from copd.measure.evaluate import AVERAGE
+from copd.recipe.strict_yaml import parse_yaml
+from copd.system.files import replace_text
+
+HEAD = """\
+# Chosen by `copd compare --search` on validation problems. Commit this file before the test seeds run.
+"""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidate of an arm with the best average validation accuracy over the search's seeds, and all averages."""
+
+    arm: str
+    changes: Changes
+    averages: tuple[float, ...]
+
+    def told(self) -> str:
+        """The choice in one line."""
+        listed = ", ".join(f"{100 * value:.1f}" for value in self.averages)
+        return f"{self.arm}: {self.changes} of candidates with {listed} %"
+
+
+def choose(comparison: Comparison, outcomes: Sequence[Outcome]) -> list[Choice]:
+    """The choice of each arm that searches; of equal candidates the first."""
+    assert comparison.search
+    choices = []
+    for arm, candidates in comparison.search.candidates.items():
+        values = [
+            [o.accuracy(AVERAGE) for o in outcomes if o.arm == candidate_name(arm, place)]
+            for place in range(len(candidates))
+        ]
+        averages = tuple(sum(own) / len(own) for own in values)
+        choices.append(Choice(arm, candidates[averages.index(max(averages))], averages))
+    return choices
+
+
+def chosen_file(file: Path) -> Path:
+    """Where the choices of a comparison's search are."""
+    return file.with_suffix(".chosen.yaml")
+
+
+def write_chosen(path: Path, choices: Sequence[Choice]) -> None:
+    """Write the choices, each with the averages of its candidates."""
+    record = {
+        choice.arm: {"changes": dict(choice.changes), "averages": [round(value, 4) for value in choice.averages]}
+        for choice in choices
+    }
+    replace_text(path, HEAD + yaml.safe_dump(record, sort_keys=False))
+
+
+def read_chosen(file: Path, comparison: Comparison) -> Mapping[str, Changes]:
+    """What the search of a comparison has chosen. Raises RecipeError if it has not run, or chose among others."""
+    assert comparison.search
+    path = chosen_file(file)
+    try:
+        record: Any = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise RecipeError(
+            f"{path}: missing; run `copd compare {file} --search` first, and commit what it chose"
+        ) from error
+    found = {}
+    for arm, candidates in comparison.search.candidates.items():
+        changes = record.get(arm, {}).get("changes") if isinstance(record, dict) else None
+        if changes not in candidates:
+            raise RecipeError(f"{path}: {arm}: {changes!r} is no candidate of {file}; run --search again")
+        found[arm] = changes
+    return found

@@ -1,0 +1,110 @@
+"""What a comparison over several seeds allows to say: intervals, tests, and the seeds that a difference needs."""
+
+import math
+from collections.abc import Sequence
+
+import mpmath
+import torch
+from torch import Tensor
+
+CONFIDENCE = 0.95
+MOST_SEEDS = 10_000
+
+
+def t_below(t: float, degrees: float) -> float:
+    """P(T <= t) of Student's t: 1 - I_x(degrees / 2, 1 / 2) / 2 at x = degrees / (degrees + t^2), for t >= 0."""
+    tail = mpmath.betainc(degrees / 2, 0.5, 0, degrees / (degrees + t * t), regularized=True) / 2
+    return float(1 - tail if t >= 0 else tail)
+
+
+def t_quantile(share: float, degrees: float) -> float:
+    """The t below which this `share`, 0.5 <= share < 1, of Student's distribution lies; found by bisection."""
+    low, high = 0.0, 1.0
+    while t_below(high, degrees) < share:
+        low, high = high, 2 * high
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_below(middle, degrees) < share else (low, middle)
+    return high
+
+
+def t_interval(values_S: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of one value a seed, and its t interval: (mean, low, high). One seed has the interval of all numbers."""
+    count, mean = len(values_S), math.fsum(values_S) / len(values_S)
+    if count < 2:
+        return mean, -math.inf, math.inf
+    half = t_quantile((1 + CONFIDENCE) / 2, count - 1) * _deviation(values_S) / math.sqrt(count)
+    return mean, mean - half, mean + half
+
+
+def t_p_value(values_S: Sequence[float]) -> float:
+    """The two-sided p-value of the mean being 0; 1 for one seed. Without spread it is 0, or 1 if the mean is 0."""
+    count, mean = len(values_S), math.fsum(values_S) / len(values_S)
+    if count < 2:
+        return 1.0
+    error = _deviation(values_S) / math.sqrt(count)
+    if error == 0:
+        return float(mean == 0)
+    return 2 * (1 - t_below(abs(mean) / error, count - 1))
+
+
+def holm(p_M: Sequence[float]) -> list[float]:
+    """Holm's p-values of M tests of one family (Scandinavian Journal of Statistics 6, 1979), in the given order."""
+    order = sorted(range(len(p_M)), key=lambda m: p_M[m])
+    adjusted, least = [0.0] * len(p_M), 0.0
+    for rank, m in enumerate(order):
+        least = max(least, min(1.0, (len(p_M) - rank) * p_M[m]))
+        adjusted[m] = least
+    return adjusted
+
+
+def seeds_needed(values_S: Sequence[float], difference: float) -> int | None:
+    """The least number of seeds whose t interval is no wider than `difference` to each side, if they spread like these.
+
+    None for one seed, whose spread is unknown, and if more than `MOST_SEEDS` were needed.
+    """
+    if len(values_S) < 2:
+        return None
+    deviation = _deviation(values_S)
+    for count in range(2, MOST_SEEDS):
+        if count > 1 + (deviation / difference) ** 2 * 3 and _half(deviation, count) <= difference:
+            return count
+    return None
+
+
+def pigeonhole_interval(
+    difference_SP: Tensor, sources_P: Sequence[Sequence[str]], *, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """A 95 % interval of the mean of `difference_SP` over other seeds and other problems.
+
+    Seeds are resampled, and so are the sources of the problems, such as pictures. A problem counts as often as the
+    product of the counts of its sources: problems that share a source vary together (pigeonhole bootstrap, Owen, Annals
+    of Applied Statistics 1, 2007). A problem without sources is its own.
+    """
+    names = {name: i for i, name in enumerate(dict.fromkeys(s for sources in sources_P for s in sources))}
+    own = iter(range(len(names), len(names) + len(sources_P)))
+    places_P = [[names[s] for s in sources] or [next(own)] for sources in sources_P]
+    total, widest = len(names) + len(sources_P), max(map(len, places_P))
+    padded_PW = torch.tensor([[*places, *[total] * (widest - len(places))] for places in places_P])
+    used = torch.unique(padded_PW[padded_PW < total])
+    generator = torch.Generator().manual_seed(seed)
+    count_S, means = len(difference_SP), torch.empty(draws, dtype=torch.float64)
+    for draw in range(draws):
+        weight_S = torch.bincount(torch.randint(count_S, (count_S,), generator=generator), minlength=count_S).double()
+        weight_K = torch.ones(total + 1, dtype=torch.float64)
+        drawn = torch.randint(len(used), (len(used),), generator=generator)
+        weight_K[used] = torch.bincount(drawn, minlength=len(used)).double()
+        weight_P = weight_K[padded_PW].prod(-1)
+        means[draw] = (weight_S @ difference_SP.double() @ weight_P) / (weight_S.sum() * weight_P.sum())
+    tail = (1 - CONFIDENCE) / 2
+    low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def _deviation(values_S: Sequence[float]) -> float:
+    mean = math.fsum(values_S) / len(values_S)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values_S) / (len(values_S) - 1))
+
+
+def _half(deviation: float, count: int) -> float:
+    return t_quantile((1 + CONFIDENCE) / 2, count - 1) * deviation / math.sqrt(count)
