@@ -36,21 +36,25 @@ class Comparison(Section):
     recipe: str = Field("demo", description="a YAML file, from the folder of this file, or a builtin recipe by name")
     changes: Changes = Field({}, description="overrides for all arms")
     arms: dict[ArmName, Changes] = Field(min_length=1, description="each arm by name, with its overrides")
-    reference: ArmName | None = Field(None, description="the arm that the others are compared with; null = the first")
+    references: tuple[ArmName, ...] = Field(
+        (), description="arms that the others are compared with; none = the first. R is what the first of them spends"
+    )
     accounts: tuple[Account, ...] = Field(
         ("rollouts",),
         min_length=1,
         description="what is equal between arms: rollouts in all, steps of a model, or rollouts on the critical path",
     )
-    rollouts: Count = Field(description="R: the rollouts that the reference spends; every account derives from it")
+    rollouts: Count = Field(
+        description="R: the rollouts that the first reference spends; every account derives from it"
+    )
     problems: Count = Field(1000, description="test problems per capability")
     pass_at: tuple[Count, ...] = Field((1, 4), description="values of k of pass@k")
     search: SearchSection | None = None
 
     @model_validator(mode="after")
     def _sound(self) -> Comparison:
-        if self.reference is not None and self.reference not in self.arms:
-            raise ValueError(f".reference: no arm {self.reference!r}; arms are {', '.join(self.arms)}")
+        if strangers := [name for name in self.references if name not in self.arms]:
+            raise ValueError(f".references: no arm {strangers[0]!r}; arms are {', '.join(self.arms)}")
         if self.search is None:
             return self
         if strangers := [name for name in self.search.candidates if name not in self.arms]:
@@ -62,9 +66,9 @@ class Comparison(Section):
         return self
 
     @property
-    def compared_with(self) -> str:
-        """The arm that the others are compared with."""
-        return self.reference or next(iter(self.arms))
+    def compared_with(self) -> tuple[str, ...]:
+        """The arms that the others are compared with."""
+        return self.references or (next(iter(self.arms)),)
 
 
 def read_comparison(path: Path) -> Comparison:

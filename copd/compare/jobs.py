@@ -14,7 +14,7 @@ from copd.compare.budgets import budget_of
 from copd.compare.comparison import Account, Changes, Comparison, as_overrides
 from copd.errors import RecipeError
 from copd.recipe.model import Recipe
-from copd.recipe.reading import load_recipe
+from copd.recipe.reading import load_recipe, recipe_text
 from copd.runs.experts import DECIDES_EXPERTS
 
 ALONE = ("backend=local", "model.threads_per_branch=1")
@@ -41,10 +41,9 @@ class Job:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the recipe but for its seed: a result of another recipe does not count."""
-        settings = self.recipe.model_dump(mode="json")
-        del settings["experts"], settings["seed"]
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        """A hash of the recipe's text and of the overrides but for the seed: a result of others does not count."""
+        decides = [recipe_text(self.source), *sorted(each for each in self.overrides if each != f"seed={self.seed}")]
+        return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
     def arguments(self, runs: Path) -> list[str]:
         """What `copd` is called with; runs are folders in `runs`."""
@@ -98,7 +97,7 @@ def _of_seed(
 ) -> list[Job]:
     """The jobs of one seed under one account."""
     common = (*as_overrides(comparison.changes), *ALONE, *evaluated, f"seed={seed}")
-    reference = load_recipe(comparison.recipe, [*common, *as_overrides(comparison.arms[comparison.compared_with])])
+    reference = load_recipe(comparison.recipe, [*common, *as_overrides(comparison.arms[comparison.compared_with[0]])])
     jobs = []
     for name, changes in arms.items():
         try:

@@ -37,12 +37,9 @@ class AccountView:
 
     title: str
     rows: list[ArmRow]
-    contrasts: list[Contrast]
+    against: list[tuple[str, list[Contrast]]]
     verdict: list[str]
     figures: list[tuple[str, Markup, str]]
-
-    def contrast(self, arm: str, capability: str) -> Contrast | None:
-        return next((c for c in self.contrasts if (c.arm, c.capability) == (arm, capability)), None)
 
 
 def write_page(out: Path, comparison: Comparison, outcomes: Sequence[Outcome], sources: Sources) -> Path:
@@ -71,7 +68,7 @@ def write_page(out: Path, comparison: Comparison, outcomes: Sequence[Outcome], s
 
 def _view(account: str, outcomes: Sequence[Outcome], comparison: Comparison, sources: Sources) -> AccountView:
     rows = arm_rows(outcomes)
-    found = contrasts(outcomes, comparison.compared_with, sources)
+    against = [(name, contrasts(outcomes, name, sources)) for name in comparison.compared_with]
     figures = [
         (title, drawing, text)
         for title, drawing, text in (
@@ -94,29 +91,28 @@ def _view(account: str, outcomes: Sequence[Outcome], comparison: Comparison, sou
         )
         if drawing is not None
     ]
-    return AccountView(ACCOUNTS[account], rows, found, verdict(rows, found, comparison.compared_with), figures)
+    return AccountView(ACCOUNTS[account], rows, against, verdict(rows, against), figures)
 
 
-def verdict(rows: Sequence[ArmRow], found: Sequence[Contrast], reference: str) -> list[str]:
+def verdict(rows: Sequence[ArmRow], against: Sequence[tuple[str, Sequence[Contrast]]]) -> list[str]:
     """What to choose, in sentences that claim no more than the intervals support."""
-    singles = [row for row in rows if AVERAGE in row.accuracy]
-    if not singles:
-        return []
-    best = max(singles, key=lambda row: row.accuracy[AVERAGE].value)
-    average = [c for c in found if c.capability == AVERAGE]
-    said = [f"The best average has {best.arm}: {100 * best.accuracy[AVERAGE].value:.1f} %."]
-    if any(c.seeds < 2 for c in average):
+    column = AVERAGE if AVERAGE in rows[0].accuracy else next(iter(rows[0].accuracy))
+    best = max(rows, key=lambda row: row.accuracy[column].value)
+    said = [f"{best.arm} has the best {column}: {100 * best.accuracy[column].value:.1f} %."]
+    if len(best.seeds) < 2:
         return [*said, "One seed does not say how another would come out: the table has no intervals over seeds."]
-    for sign, word in ((1, "ahead of"), (-1, "behind")):
-        arms = [
-            f"{c.arm} ({points(c.over_seeds.value)})"
-            for c in average
-            if c.holm < 0.05 and sign * c.over_seeds.value > 0
-        ]
-        if arms:
-            said.append(f"Clearly {word} {reference}, by Holm's correction: {listed(arms)}.")
-    if unclear := [c.arm for c in average if c.holm >= 0.05]:
-        said.append(f"No clear difference to {reference}: {listed(unclear)}.")
+    for reference, found in against:
+        own = [c for c in found if c.capability == column]
+        clear = [c for c in own if c.holm < 0.05]
+        for word, arms in (
+            ("ahead of", [c for c in clear if c.over_seeds.value > 0]),
+            ("behind", [c for c in clear if c.over_seeds.value < 0]),
+        ):
+            if arms:
+                named = listed(f"{c.arm} ({points(c.over_seeds.value)})" for c in arms)
+                said.append(f"Clearly {word} {reference}, by Holm's correction: {named}.")
+        if unclear := [f"{c.arm} ({points(c.over_seeds.value)})" for c in own if c.holm >= 0.05]:
+            said.append(f"No clear difference to {reference}: {listed(unclear)}.")
     return said
 
 

@@ -44,6 +44,7 @@ class Contrast:
     """
 
     arm: str
+    reference: str
     capability: str
     seeds: int
     over_seeds: Estimate
@@ -109,6 +110,7 @@ def contrasts(outcomes: Sequence[Outcome], reference: str, sources: Sources) -> 
             found.append(
                 Contrast(
                     arm,
+                    reference,
                     capability,
                     len(own),
                     Estimate(*t_interval(own)),

@@ -26,7 +26,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     The recipe may also be given as nested mappings; they are not changed. Raises RecipeError with the path to the key,
     the value found and the values accepted.
     """
-    data = parse_yaml(_recipe_text(source), str(source)) if isinstance(source, str | Path) else deepcopy(dict(source))
+    data = parse_yaml(recipe_text(source), str(source)) if isinstance(source, str | Path) else deepcopy(dict(source))
     if not isinstance(data, dict):
         raise RecipeError(f"{source}: a recipe is a mapping of sections, found {type(data).__name__}")
     for override in overrides:
@@ -87,7 +87,8 @@ def _quoted_where_needed(text: str) -> str:
     return text if plain else json.dumps(text)
 
 
-def _recipe_text(source: str | Path) -> str:
+def recipe_text(source: str | Path) -> str:
+    """The YAML of a recipe's file, or of a builtin recipe. Raises RecipeError if there is neither."""
     path = Path(source)
     builtin = files("copd.recipe") / "builtin" / f"{source}.yaml"
     try:
