@@ -143,7 +143,7 @@ def step_of(work: Work) -> Callable[[int], object]:
     def step(number: int) -> None:
         for branch in branches:
             branch.version = number
-        finish(mutual_opd(handles, edges, number, batches, Unlogged()))
+        finish(mutual_opd(handles, edges, number, batches, Unlogged(), version=number))
 
     return step
 

@@ -6,6 +6,7 @@
 - `evaluate`: compares models on test problems
 - `behaviour`: compares a student with a teacher
 - `merge`: merges model folders
+- `compare`: trains arms over seeds, and writes the page about them
 - `filter`: keeps the rows that teach something
 - `check`: reports every bad row of files
 - `warmup`: makes a base for the embedded world

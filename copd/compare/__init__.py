@@ -3,6 +3,7 @@
 - `comparison`: the file of a comparison
 - `jobs`: its jobs: an arm, a seed and an account, as one `copd train` each
 - `budgets`: what each account lets an arm spend
+- `search`: what an arm chooses before the test
 - `running`: runs the jobs, as many at once as there are cores
 - `outcomes`: what is kept of a finished job, in one small file
 - `summary`: differences over seeds, with intervals and tests

@@ -76,7 +76,8 @@ def read_chosen(file: Path, comparison: Comparison) -> Mapping[str, Changes]:
         ) from error
     found = {}
     for arm, candidates in comparison.search.candidates.items():
-        changes = record.get(arm, {}).get("changes") if isinstance(record, dict) else None
+        chosen = record.get(arm) if isinstance(record, dict) else None
+        changes = chosen.get("changes") if isinstance(chosen, dict) else None
         if changes not in candidates:
             raise RecipeError(f"{path}: {arm}: {changes!r} is no candidate of {file}; run --search again")
         found[arm] = changes

@@ -1,4 +1,4 @@
-"""The mathematics of the method: pure functions of tensors. Imports torch and nothing else.
+"""The mathematics of the method: pure functions of tensors. Imports torch, and mpmath for Student's distribution.
 
 - `advantages`: group-relative advantages
 - `losses`: token-level surrogates, the KL to a reference, and their aggregation
@@ -7,4 +7,5 @@
 - `logprobs`: log-probs of tokens under the vocabulary mask; draws from them
 - `merge`: merge methods for K tensors of one name, and for K models
 - `intervals`: intervals at 95 %, and the pass@k estimator
+- `seeds`: intervals, tests and corrections over seeds
 """

@@ -1,6 +1,7 @@
 """What a comparison over several seeds allows to say: intervals, tests, and the seeds that a difference needs."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import mpmath
@@ -9,6 +10,7 @@ from torch import Tensor
 
 CONFIDENCE = 0.95
 MOST_SEEDS = 10_000
+DRAWS_AT_ONCE = 100
 
 
 def t_below(t: float, degrees: float) -> float:
@@ -66,14 +68,12 @@ def seeds_needed(values_S: Sequence[float], difference: float) -> int | None:
     if len(values_S) < 2:
         return None
     deviation = _deviation(values_S)
-    for count in range(2, MOST_SEEDS):
-        if count > 1 + (deviation / difference) ** 2 * 3 and _half(deviation, count) <= difference:
-            return count
-    return None
+    count = bisect_left(range(MOST_SEEDS + 1), True, lo=2, key=lambda n: _half(deviation, n) <= difference)
+    return count if count <= MOST_SEEDS else None
 
 
 def pigeonhole_interval(
-    difference_SP: Tensor, sources_P: Sequence[Sequence[str]], *, draws: int = 2000, seed: int = 0
+    difference_SP: Tensor, sources_P: Sequence[Sequence[str]], *, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """A 95 % interval of the mean of `difference_SP` over other seeds and other problems.
 
@@ -83,22 +83,38 @@ def pigeonhole_interval(
     """
     names = {name: i for i, name in enumerate(dict.fromkeys(s for sources in sources_P for s in sources))}
     own = iter(range(len(names), len(names) + len(sources_P)))
-    places_P = [[names[s] for s in sources] or [next(own)] for sources in sources_P]
+    places_P = [[names[s] for s in dict.fromkeys(sources)] or [next(own)] for sources in sources_P]
     total, widest = len(names) + len(sources_P), max(map(len, places_P))
     padded_PW = torch.tensor([[*places, *[total] * (widest - len(places))] for places in places_P])
-    used = torch.unique(padded_PW[padded_PW < total])
     generator = torch.Generator().manual_seed(seed)
-    count_S, means = len(difference_SP), torch.empty(draws, dtype=torch.float64)
-    for draw in range(draws):
-        weight_S = torch.bincount(torch.randint(count_S, (count_S,), generator=generator), minlength=count_S).double()
-        weight_K = torch.ones(total + 1, dtype=torch.float64)
-        drawn = torch.randint(len(used), (len(used),), generator=generator)
-        weight_K[used] = torch.bincount(drawn, minlength=len(used)).double()
-        weight_P = weight_K[padded_PW].prod(-1)
-        means[draw] = (weight_S @ difference_SP.double() @ weight_P) / (weight_S.sum() * weight_P.sum())
+    means_D = torch.cat(
+        [_resampled(difference_SP.double(), padded_PW, total, part, generator) for part in _parts(draws)]
+    )
     tail = (1 - CONFIDENCE) / 2
-    low, high = torch.quantile(means, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = torch.quantile(means_D, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
+
+
+def _parts(draws: int) -> list[int]:
+    """Numbers of draws that are made together."""
+    return [min(DRAWS_AT_ONCE, draws - first) for first in range(0, draws, DRAWS_AT_ONCE)]
+
+
+def _resampled(difference_SP: Tensor, padded_PW: Tensor, total: int, draws: int, generator: torch.Generator) -> Tensor:
+    """The mean of the differences in each draw. [D]. `padded_PW` holds each problem's sources, filled up by `total`."""
+    weight_DS = _counts(len(difference_SP), draws, generator)
+    used = torch.unique(padded_PW[padded_PW < total])
+    weight_DK = torch.ones(draws, total + 1, dtype=torch.float64)
+    weight_DK[:, used] = _counts(len(used), draws, generator)
+    weight_DP = weight_DK[:, padded_PW].prod(-1)
+    sums_D = ((weight_DS @ difference_SP) * weight_DP).sum(-1)
+    return sums_D / (weight_DS.sum(-1) * weight_DP.sum(-1))
+
+
+def _counts(things: int, draws: int, generator: torch.Generator) -> Tensor:
+    """How often each of the things comes in a sample of as many, with replacement. [D, things]."""
+    drawn = torch.randint(things, (draws, things), generator=generator)
+    return torch.zeros(draws, things, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
 
 
 def _deviation(values_S: Sequence[float]) -> float:

@@ -1,0 +1,110 @@
+"""`copd compare` as a user runs it: real jobs, one that fails, a signal, and a call that runs what is missing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from copd.commands.compare import Asked, dry_run, plan_of, run_comparison
+from copd.compare.outcomes import read_outcomes
+from copd.errors import RecipeError
+
+FILE = {
+    "rollouts": 48,
+    "problems": 3,
+    "pass_at": [1],
+    "changes": {
+        "branches": {
+            name: {"task": {"kind": "digits", "capability": name, "conflict": 1.0}} for name in ("text", "image")
+        },
+        "schedule": {"cycles": 1, "rl_steps": 2, "opd_steps": 1},
+        "sampling": {"prompts_per_step": 2, "rollouts_per_prompt": 4, "max_new_tokens": 12},
+        "opd": {"prompts_per_step": 1, "rollouts_per_prompt": 4},
+        "evaluation": {"validation_problems": 1, "behaviour_problems": 1},
+    },
+    "arms": {
+        "average": {"method": "merge_only"},
+        "expert": {"method": "expert"},
+        "broken": {"method": "mixed", "experts.run": "nowhere"},
+    },
+}
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(FILE))
+    return path
+
+
+def asked(file, said, seeds=(0,)):
+    return Asked(file, seeds, file.parent / "out", 2, said.append)
+
+
+def test_a_dry_run_shows_jobs_rollouts_tokens_and_minutes_and_trains_nothing(file):
+    rows = {row[0]: row[1:] for row in dry_run(asked(file, [], (0, 1)), search=False)}
+    assert rows["rollouts/average"] == ("2", "0", "0", "0"), "its experts are counted by themselves"
+    assert rows["rollouts/broken"][:3] == ("2", "96", "1,152")
+    (experts,) = [row for name, row in rows.items() if name.startswith("experts-")]
+    assert experts[:3] == ("2", "96", "1,152")
+    assert rows["all"][:2] == ("8", "192")
+    assert not (file.parent / "out").exists()
+
+
+def test_seeds_of_the_search_are_refused_in_the_test(file):
+    search = {"seeds": [1], "candidates": {"average": [{}, {"merge": {"method": "ties"}}]}}
+    file.write_text(yaml.safe_dump({**FILE, "search": search}))
+    with pytest.raises(RecipeError, match="--seeds: 1 is a seed of the search"):
+        plan_of(asked(file, [], (0, 1)), search=False)
+    with pytest.raises(RecipeError, match=r"study.chosen.yaml: missing"):
+        plan_of(asked(file, []), search=False)
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_is_told_the_others_go_on_and_nothing_is_run_twice(file, undrawn):
+    said: list[str] = []
+    path, progress = run_comparison(asked(file, said))
+    assert path == file.parent / "out" / "comparison.html"
+    assert "experts.run: nowhere" in progress.failed["rollouts/broken/seed-0"]
+    assert any(line.startswith("rollouts/broken/seed-0: FAILED: exit status 2") for line in said)
+    outcomes = read_outcomes(file.parent / "out" / "results")
+    assert [o.arm for o in outcomes] == ["average", "expert"]
+    assert all(o.rollouts == 48 and o.spent["rollouts"] == 48 for o in outcomes)
+    assert outcomes[0].products == ("merged",)
+    assert set(outcomes[1].right) == {"base", "text", "image"}
+    sources = json.loads((file.parent / "out" / "results" / "problems.json").read_text())
+    assert [len(each) for each in sources.values()] == [3, 3]
+    assert all(name.startswith("handwriting/") for problem in sources["image"] for name in problem)
+
+    again: list[str] = []
+    file.write_text(yaml.safe_dump({**FILE, "arms": {name: FILE["arms"][name] for name in ("average", "expert")}}))
+    _, progress = run_comparison(asked(file, again))
+    assert (progress.skipped, progress.failed, again) == (2, {}, [])
+
+
+@pytest.mark.slow
+def test_a_signal_ends_all_jobs_and_the_same_command_goes_on(file):
+    out = file.parent / "out"
+    arms = {"mixed": {"method": "mixed"}, "expert": {"method": "expert"}}
+    long = {**FILE, "rollouts": 960, "arms": arms}
+    file.write_text(yaml.safe_dump(long))
+    command = [sys.executable, "-m", "copd", "compare", str(file), "--seeds", "1", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        deadline = time.monotonic() + 240
+        while len(list(out.glob("runs/rollouts/*/seed-0/metrics.jsonl"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGTERM
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(out) not in "".join(line for line in listed.splitlines() if str(os.getpid()) not in line)
+    assert subprocess.run(command, capture_output=True, timeout=400).returncode == 0
+    assert {o.arm: o.spent["rollouts"] for o in read_outcomes(out / "results")} == {"mixed": 960, "expert": 960}

@@ -1,0 +1,150 @@
+"""Jobs of a comparison: what each trains, at which budget, and whose experts it takes over."""
+
+import pytest
+
+from copd.assemble.plan import make_plan
+from copd.compare.budgets import budget_of, critical_path, steps_of_a_model
+from copd.compare.comparison import Comparison
+from copd.compare.jobs import jobs_of, searches_of
+from copd.errors import RecipeError
+from copd.recipe.reading import load_recipe
+
+DENSE = {"signal": "reverse_kl", "prompts_per_step": 32, "rollouts_per_prompt": 1}
+ARMS = {
+    "mixed": {"method": "mixed"},
+    "one_cycle": {
+        "opd": DENSE,
+        "schedule": {"cycles": 1, "rl_steps": 150, "opd_steps": 0},
+        "merge": {"method": "distil", "steps": 60},
+    },
+    "mopd": {"method": "mopd", "opd": DENSE, "schedule": {"cycles": 1, "rl_steps": 150, "opd_steps": 60}},
+    "average": {"method": "merge_only"},
+    "expert": {"method": "expert"},
+    "copd": {},
+}
+SEARCH = {"seeds": [7, 8], "problems": 5, "candidates": {"mixed": [{}, {"optimizer.learning_rate": 2e-4}]}}
+
+
+def comparison(**changes) -> Comparison:
+    return Comparison.model_validate({"rollouts": 92_160, "problems": 9, "arms": ARMS, **changes})
+
+
+@pytest.fixture(scope="module")
+def jobs():
+    return jobs_of(comparison(), (0, 1), {})
+
+
+def test_every_arm_has_a_job_for_every_seed_with_one_core_and_the_tests_problems(jobs):
+    own = [job for job in jobs if job.arm]
+    assert [(job.arm, job.seed) for job in own] == [(arm, seed) for seed in (0, 1) for arm in ARMS]
+    for job in own:
+        recipe = job.recipe
+        assert (recipe.seed, recipe.backend, recipe.model.threads_per_branch) == (job.seed, "local", 1)
+        assert (recipe.evaluation.problems, recipe.evaluation.models) == (9, "product")
+        assert make_plan(recipe).rollouts == pytest.approx(92_160, rel=0.05)
+
+
+def test_arms_of_a_seed_that_begin_with_the_same_experts_share_one_job_for_them(jobs):
+    experts = [job for job in jobs if not job.arm]
+    assert [job.seed for job in experts] == [0, 1]
+    assert {job.arm for job in jobs if job.needs} == {"one_cycle", "mopd", "average", "expert", "copd"}
+    assert all(job.needs.seed == job.seed for job in jobs if job.needs)
+    for job in experts:
+        place = jobs.index(job)
+        assert all(jobs.index(other) > place for other in jobs if other.needs == job)
+
+
+def test_shared_experts_are_kept_wherever_an_arm_takes_them_over(jobs):
+    experts = next(job for job in jobs if not job.arm).recipe
+    begins = {make_plan(job.recipe).schedule.steps_before_exchange for job in jobs if job.needs}
+    assert set(experts.checkpoint.keep_at) == begins
+    assert make_plan(experts).schedule.steps == max(begins)
+
+
+def test_an_arm_of_other_experts_shares_none():
+    arms = {name: ARMS[name] for name in ("mixed", "one_cycle", "mopd")}
+    arms["mopd"] = {**arms["mopd"], "optimizer.learning_rate": 2e-4}
+    assert [job.needs for job in jobs_of(comparison(arms=arms), (0,), {})] == [None, None, None]
+
+
+def test_a_job_is_a_command_that_a_reader_can_run(jobs):
+    job = next(job for job in jobs if job.arm == "one_cycle")
+    assert job.command.startswith("copd train demo ")
+    assert "experts.run" not in job.command
+    assert "'opd={" in job.command
+
+
+def test_results_of_another_recipe_do_not_count_and_the_seed_is_no_part_of_it(jobs):
+    first, second = (job for job in jobs if job.arm == "mixed")
+    assert first.fingerprint == second.fingerprint
+    assert len({job.fingerprint for job in jobs}) == len(ARMS) + 1
+    (other, *_) = jobs_of(comparison(problems=10), (0,), {})
+    assert other.fingerprint != first.fingerprint
+
+
+def test_what_a_search_has_chosen_changes_the_arm():
+    chosen = {"mixed": {"optimizer.learning_rate": 2e-4}}
+    job = next(job for job in jobs_of(comparison(search=SEARCH), (0,), chosen) if job.arm == "mixed")
+    assert job.recipe.optimizer.learning_rate == 2e-4
+
+
+def test_a_search_has_a_job_for_each_candidate_and_seed_on_validation_problems():
+    jobs = searches_of(comparison(search=SEARCH))
+    assert [(job.arm, job.seed) for job in jobs] == [(f"mixed.{n}", seed) for seed in (7, 8) for n in (0, 1)]
+    assert {(job.recipe.evaluation.split, job.recipe.evaluation.problems) for job in jobs} == {("validation", 5)}
+    assert [job.recipe.optimizer.learning_rate for job in jobs[:2]] == [1e-4, 2e-4]
+
+
+def test_without_a_search_none_can_run():
+    with pytest.raises(RecipeError, match="--search: the file has no search"):
+        searches_of(comparison())
+
+
+@pytest.mark.parametrize(
+    ("arm", "said"),
+    [
+        ({"method": "mixed", "optimiser.learning_rate": 1}, "arm bad: optimiser: unknown key"),
+        ({"method": "mopd", "schedule.opd_steps": 0}, "arm bad: schedule: method mopd needs"),
+    ],
+)
+def test_a_fault_names_its_arm(arm, said):
+    with pytest.raises(RecipeError, match=said):
+        jobs_of(comparison(arms={"mixed": {"method": "mixed"}, "bad": arm}), (0,), {})
+
+
+def planned(arm: str, account: str):
+    """The plan of an arm under an account, the reference being `mixed`."""
+    (job,) = (job for job in jobs_of(comparison(accounts=[account]), (0,), {}) if job.arm == arm)
+    return make_plan(job.recipe)
+
+
+@pytest.mark.parametrize("arm", ["one_cycle", "copd", "average"])
+def test_under_equal_steps_a_model_gets_as_many_as_the_mixed_one(arm):
+    mixed, own = planned("mixed", "steps"), planned(arm, "steps")
+    assert steps_of_a_model(mixed) == mixed.schedule.steps
+    assert steps_of_a_model(own) == pytest.approx(steps_of_a_model(mixed), rel=0.05)
+
+
+def test_under_equal_steps_an_expert_gets_a_kth():
+    mixed, experts = planned("mixed", "steps"), planned("expert", "steps")
+    assert experts.schedule.steps == pytest.approx(mixed.schedule.steps / 3, rel=0.05)
+
+
+@pytest.mark.parametrize("arm", ["one_cycle", "copd", "expert"])
+def test_under_an_equal_critical_path_machines_are_busy_equally_long(arm):
+    assert critical_path(planned(arm, "critical_path")) == pytest.approx(
+        critical_path(planned("mixed", "critical_path")), rel=0.05
+    )
+
+
+def test_the_critical_path_by_hand():
+    """The demo: 60 RLVR steps of 192, 40 OPD steps in which the hub answers 192 + 2 x 96 prompts."""
+    plan = make_plan(load_recipe("demo"))
+    assert critical_path(plan) == 100 * 192 + 40 * 2 * 96
+    mixed = make_plan(load_recipe("demo", ["method=mixed"]))
+    assert critical_path(mixed) == mixed.rollouts / 3
+
+
+def test_equal_rollouts_are_taken_as_they_are():
+    recipes = load_recipe("demo"), load_recipe("demo", ["method=mixed"])
+    assert budget_of("rollouts", *recipes, 12_345) == 12_345

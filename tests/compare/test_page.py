@@ -1,0 +1,63 @@
+"""The page of a comparison says what the outcomes say, and no more."""
+
+import pytest
+
+from copd.compare.comparison import Comparison
+from copd.compare.page import write_page
+
+
+@pytest.fixture
+def page(make_outcome, tmp_path, undrawn_here):
+    def of(outcomes, **changes):
+        arms = {o.arm: {} for o in outcomes}
+        comparison = Comparison.model_validate({"rollouts": 1000, "arms": arms, **changes})
+        return write_page(tmp_path, comparison, outcomes, {}).read_text()
+
+    return of
+
+
+@pytest.fixture
+def outcomes(make_outcome):
+    mixed = [make_outcome("mixed", seed, {"text": 0.4, "image": 0.5}) for seed in range(3)]
+    gains = ((0.3, 0.2), (0.3, 0.25), (0.35, 0.2))
+    one = [make_outcome("one", s, {"text": 0.4 + t, "image": 0.5 + i}) for s, (t, i) in enumerate(gains)]
+    return [*mixed, *one]
+
+
+def test_an_arm_that_is_ahead_in_every_seed_is_said_to_be_clearly_ahead(page, outcomes):
+    said = page(outcomes)
+    assert "one has the best average: 71.7 %." in said
+    assert "Clearly ahead of mixed, by Holm&#39;s correction: one (+26.7)." in said
+    assert "2 arms, 3 seeds" in said
+
+
+def test_one_seed_claims_nothing(page, outcomes):
+    said = page([o for o in outcomes if o.seed == 0])
+    assert "One seed does not say how another would come out" in said
+    assert "Clearly" not in said
+    assert "inf" not in said.replace("information", "")
+
+
+def test_arms_alike_are_not_told_apart(page, make_outcome):
+    shares = ((0.4, 0.5), (0.5, 0.4), (0.45, 0.45))
+    outcomes = [make_outcome(arm, s, {"text": pair[k]}) for s, pair in enumerate(shares) for k, arm in enumerate("ab")]
+    assert "No clear difference to a: b (+0.0)." in page(outcomes)
+
+
+def test_every_account_has_its_section_and_every_arm_its_command(page, outcomes, make_outcome):
+    steps = [make_outcome(arm, seed, account="steps") for arm in ("mixed", "one") for seed in range(3)]
+    said = page([*outcomes, *steps], accounts=["rollouts", "steps"])
+    assert said.index("Equal rollouts") < said.index("Equal steps of a model")
+    assert said.count("copd train demo seed=0 --out runs/one") == 1
+
+
+def test_every_reference_has_its_table(page, outcomes):
+    said = page(outcomes, references=["one", "mixed"])
+    assert said.index("Points more than one") < said.index("Points more than mixed")
+
+
+def test_curves_are_of_the_product_and_behaviour_of_pairs_of_branches(page, outcomes):
+    said = page(outcomes)
+    for title in ("validation accuracy", "overlap", "symmetric KL"):
+        assert f'aria-label="rollouts: {title}"' in said
+    assert "0.85" in said  # the mean of 0.9 and 0.8
