@@ -1,10 +1,12 @@
 """Jobs of a comparison: what each trains, at which budget, and whose experts it takes over."""
 
+from pathlib import Path
+
 import pytest
 
 from copd.assemble.plan import make_plan
 from copd.compare.budgets import budget_of, critical_path, steps_of_a_model
-from copd.compare.comparison import Comparison
+from copd.compare.comparison import Comparison, read_comparison
 from copd.compare.jobs import jobs_of, searches_of
 from copd.errors import RecipeError
 from copd.recipe.reading import load_recipe
@@ -148,3 +150,19 @@ def test_the_critical_path_by_hand():
 def test_equal_rollouts_are_taken_as_they_are():
     recipes = load_recipe("demo"), load_recipe("demo", ["method=mixed"])
     assert budget_of("rollouts", *recipes, 12_345) == 12_345
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("path", ["studies/demo.yaml", "studies/conflict/main.yaml", "docs/compare.md"])
+def test_the_comparisons_of_the_repository_are_sound(path, tmp_path):
+    file = ROOT / path
+    if file.suffix == ".md":
+        text = file.read_text().partition("```yaml\n")[2].partition("```")[0]
+        file = tmp_path / "study.yaml"
+        file.write_text(text)
+    found = read_comparison(file)
+    assert {job.arm for job in jobs_of(found, (0,), {}) if job.arm} == set(found.arms)
+    if found.search:
+        assert searches_of(found)
