@@ -27,6 +27,8 @@ MISMATCH, MISMATCH_IN_HALF = 1e-3, 0.05
 """Accepted mean difference of sampler and trainer in nats per token, in float32 and under autocast."""
 FAR = 10.0
 """Accepted factor between a branch's gradient norm and the median of its peers' norms."""
+UNEQUAL = 3.0
+"""Accepted factor between the gradient norms of the parts of a branch's update, their weights included."""
 
 
 class Fault(NamedTuple):
@@ -104,6 +106,7 @@ class Health:
             yield from self._entropy(branch, numbers["native/entropy"])
         if numbers.get("grad_norm"):
             yield from self._norm(branch, step, numbers["grad_norm"])
+        yield from self._parts(branch, [name for name in numbers if name.endswith("/grad_norm")])
 
     def _recent(self, branch: str, name: str) -> float | None:
         """The mean over the last updates that had this value; None if there are too few."""
@@ -176,6 +179,16 @@ class Health:
             said = f"branch {branch}: its gradient norm, {usual:.2g}, is far from its peers', {theirs:.2g}; "
             said += "one learning rate may not suit both"
             yield _Look("gradient", branch, "", not theirs / FAR <= usual <= FAR * theirs, said)
+
+    def _parts(self, branch: str, names: Collection[str]) -> Iterator[_Look]:
+        """Compare the gradient norms of the parts of an update that has several."""
+        means = {name.partition("/")[0]: norm for name in names if (norm := self._recent(branch, name))}
+        if len(names) < 2 or len(means) < len(names):
+            return
+        great, small = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+        said = f"branch {branch}: the gradient of {great} is {means[great] / means[small]:.1f} times that of {small}, "
+        said += "their weights included: it decides the step; change opd.weight, or the weights of topology.edges"
+        yield _Look("parts", branch, "", means[great] > UNEQUAL * means[small], said)
 
     def _overlap(self, overlap: Mapping[Any, Mapping], chance: Mapping[Any, float]) -> Iterator[_Look]:
         """The overlap of every edge at the largest k. The floor is halfway between chance and full agreement."""

@@ -135,6 +135,17 @@ def test_a_gradient_norm_far_from_the_median_of_the_peers_is_a_failure(factor, f
     assert {branch for _, _, branch in fired(Health(), events)} == ({"odd"} if fires else set())
 
 
+@pytest.mark.parametrize(("norm", "fires"), [(0.59, False), (0.61, True), (0.069, False), (0.066, True)])
+def test_a_part_whose_gradient_is_three_times_anothers_decides_the_step(norm, fires):
+    events = updates(30, native__grad_norm=0.2, from_b__grad_norm=norm)
+    assert fired(Health(), events) == ([(WINDOW - 1, "parts", "a")] if fires else [])
+
+
+def test_a_part_without_a_gradient_and_a_part_alone_are_no_unequal_parts():
+    assert fired(Health(), updates(30, native__grad_norm=0.0, from_b__grad_norm=0.5)) == []
+    assert fired(Health(), updates(30, native__grad_norm=0.5)) == []
+
+
 def test_gradient_norms_of_different_steps_are_not_compared():
     assert fired(Health(), [*updates(20), *(update(step, "b", grad_norm=90.0) for step in range(20, 40))]) == []
 
