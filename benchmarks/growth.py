@@ -20,7 +20,8 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from benchmarks.measure import interleave
 from benchmarks.ours import Coin, Lengthened
-from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
+from copd.branches.actor import SamplingSettings
+from copd.branches.branch import Branch, ObjectiveSettings
 from copd.branches.local import finish, local_handle
 from copd.branches.signals import SampledToken, Signal
 from copd.maths.distill import clamped_delta

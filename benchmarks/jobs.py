@@ -25,7 +25,8 @@ from benchmarks.ours import (
     without_shortcuts,
     written,
 )
-from copd.branches.branch import Branch, generator_of
+from copd.branches.actor import generator_of
+from copd.branches.branch import Branch
 from copd.model.policy import Policy
 
 Side = Callable[[int], object]

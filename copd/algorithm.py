@@ -49,7 +49,13 @@ async def copd(
             (step,) = stretch.steps
             version = schedule.updates_before(step)
             if stretch.phase is Phase.OPD:
+                if batches.held_teachers and here.begins_phase:
+                    await gather(*(branch.hold() for branch in branches.values()))
+                if batches.held_teachers:
+                    version = schedule.updates_before(schedule.phase_start(step))
                 await mutual_opd(branches, edges, step, batches, observer, version=version)
+                if batches.held_teachers and here.ends_phase:
+                    await gather(*(branch.release() for branch in branches.values()))
             else:
                 assert consolidated
                 if here.begins_phase:

@@ -83,7 +83,11 @@ async def lessons(
     visits = await gather(
         *(
             branches[edge.student].collect(
-                branches[edge.teacher].capability, step, batches.opd_prompts, batches.opd_rollouts_per_prompt
+                branches[edge.teacher].capability,
+                step,
+                batches.opd_prompts,
+                batches.opd_rollouts_per_prompt,
+                visit=True,
             )
             for edge in edges
         )

@@ -105,9 +105,16 @@ class Schedule:
         rests = (span.steps for span in self._spans if span.phase is Phase.CONSOLIDATION)
         return step - sum(min(len(steps), max(0, step - steps.start)) for steps in rests)
 
+    def phase_start(self, step: int) -> int:
+        """The first step of the phase that this step belongs to."""
+        return self._span(step).steps.start
+
+    def _span(self, step: int) -> _Span:
+        return self._spans[bisect_right(self._spans, step, key=lambda span: span.steps.start) - 1]
+
     def position(self, step: int) -> Position:
         """The position of step 0 <= step < steps."""
-        span = self._spans[bisect_right(self._spans, step, key=lambda span: span.steps.start) - 1]
+        span = self._span(step)
         begins, ends = step == span.steps[0], step == span.steps[-1]
         of_cycle = begins and span.begins_cycle, ends and span.ends_cycle
         return Position(span.cycle, span.phase, begins, of_cycle[0], ends, of_cycle[1])
@@ -131,7 +138,8 @@ class Schedule:
 class Batches:
     """Sizes of a step: prompts, and rollouts per prompt, for a branch's own capability and for one incoming edge.
 
-    `native_in_opd`: whether a step of mutual OPD has a native batch too.
+    `native_in_opd`: whether a step of mutual OPD has a native batch too. `held_teachers`: whether branches teach with
+    the weights that they had when the phase of mutual OPD began.
     """
 
     prompts: int
@@ -139,6 +147,7 @@ class Batches:
     opd_prompts: int
     opd_rollouts_per_prompt: int
     native_in_opd: bool = True
+    held_teachers: bool = False
 
     @property
     def native(self) -> int:

@@ -222,8 +222,13 @@ class BranchHandle(Observed, Protocol):
     capability: str
     """Name of the task that the branch trains on and teaches its peers on."""
 
-    async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
-        """Sample and grade responses to the task's next training problems, a function of (seed, branch, step)."""
+    async def collect(
+        self, task: str, step: int, prompts: int, rollouts_per_prompt: int, *, visit: bool = False
+    ) -> Rollouts:
+        """Sample and grade responses to the task's next training problems, a function of (seed, branch, step).
+
+        With `visit` a teacher will score them; the problems are others than those of native batches.
+        """
         ...
 
     async def score(self, rollouts: Rollouts) -> Score:
@@ -232,6 +237,14 @@ class BranchHandle(Observed, Protocol):
 
     async def update(self, parts: Sequence[Part]) -> dict[str, float]:
         """Make one update; the metrics of each part. Raises NonFiniteError after several bad steps in a row."""
+        ...
+
+    async def hold(self) -> None:
+        """From now on, teach with the weights of now, whatever training makes of them."""
+        ...
+
+    async def release(self) -> None:
+        """Teach with the current weights again."""
         ...
 
     async def weights(self) -> Mapping[str, Tensor]:

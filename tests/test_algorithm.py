@@ -48,7 +48,7 @@ class Noting:
 
     def __init__(self, name: str, log: list[tuple[str, Call]], turns: int = 0) -> None:
         self.name, self.capability, self.turns = name, f"capability of {name}", turns
-        self.version = 0
+        self.version, self.held = 0, None
         self._log = log
 
     async def _do(self, call: Call) -> None:
@@ -57,13 +57,13 @@ class Noting:
             await asyncio.sleep(0)
         self._log.append(("end", call))
 
-    async def collect(self, task, step, prompts, rollouts_per_prompt):
+    async def collect(self, task, step, prompts, rollouts_per_prompt, *, visit=False):
         answers = Answers(self.name, task, step, (prompts, rollouts_per_prompt))
         await self._do(Call(self.name, "collect", answers))
         return answers
 
     async def score(self, rollouts):
-        marks = Marks(self.name, rollouts, self.version)
+        marks = Marks(self.name, rollouts, self.version if self.held is None else self.held)
         await self._do(Call(self.name, "score", rollouts))
         return marks
 
@@ -80,6 +80,14 @@ class Noting:
 
     async def start_optimizer(self):
         await self._do(Call(self.name, "start_optimizer", None))
+
+    async def hold(self):
+        await self._do(Call(self.name, "hold", None))
+        self.held = self.version
+
+    async def release(self):
+        await self._do(Call(self.name, "release", None))
+        self.held = None
 
 
 class Looking:
@@ -210,6 +218,32 @@ def test_without_native_batches_an_opd_step_is_its_lessons_alone(turns):
     assert names.count(("native",)) == 3 * 2
     assert names.count(("from_b", "from_c")) == names.count(("from_a",)) / 2 == 6
     assert len(stage.calls("collect")) == 3 * 2 + 4 * 6
+
+
+@pytest.mark.parametrize("turns", PACES)
+@pytest.mark.parametrize("meet_every", [1, 100])
+def test_held_teachers_teach_as_they_were_when_the_phase_began(turns, meet_every):
+    stage, schedule = Stage(turns, meet_every), Schedule(2, 2, 3)
+    edges, batches = (*hub("abc", 1.0), Edge("b", "b", 0.5)), replace(BATCHES, held_teachers=True)
+    asyncio.run(copd(stage.branches, edges, schedule, batches, stage.observer))
+    versions = {
+        (part.rollouts.step, part.teacher.version, part.teacher_version)
+        for call in stage.calls("update")
+        for part in call.subject
+        if part.teacher
+    }
+    assert versions == {(step, first, first) for first in (2, 7) for step in range(first, first + 3)}
+    assert [call.what for call in stage.calls("hold")] == ["hold"] * 6
+    assert len(stage.calls("release")) == 6
+
+
+def test_a_phase_that_goes_on_in_its_middle_holds_what_it_held():
+    stage, batches = Stage(), replace(BATCHES, held_teachers=True)
+    for branch in stage.branches.values():
+        branch.held = 2
+    asyncio.run(copd(stage.branches, SOME, Schedule(1, 2, 3), batches, stage.observer, 3))
+    assert stage.calls("hold") == []
+    assert {part.teacher_version for call in stage.calls("update") for part in call.subject if part.teacher} == {2}
 
 
 @pytest.mark.parametrize(("edges", "scores"), [(hub("abc", 1.0), 4), (full("abc", 1.0), 6), (SOME, 3), ((), 0)])

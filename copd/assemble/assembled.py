@@ -11,7 +11,7 @@ import torch
 
 from copd.assemble.preflight import check_overlap, check_prompts, reject_unfit, settle_paths
 from copd.assemble.tasks import conflict_warnings, data_warnings, leak_warnings, make_tasks
-from copd.branches.branch import Actor, SamplingSettings
+from copd.branches.actor import Actor, SamplingSettings
 from copd.model.folders import compute_on, model_folder
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe

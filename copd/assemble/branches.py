@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from functools import partial
 
 from copd.assemble.assembled import Assembled, Inheritance, assembled
-from copd.branches.branch import Branch, ObjectiveSettings, Reference, generator_of
+from copd.branches.actor import generator_of
+from copd.branches.branch import Branch, ObjectiveSettings, Reference
 from copd.branches.signals import SampledToken, Signal, StudentsLikeliest, TeachersLikeliest, WholeVocabulary
 from copd.maths.distill import WHOLE_VOCABULARY, clamped_delta, masked_delta, proximal_delta
 from copd.maths.divergences import Divergence, forward_kl, jensen_shannon, reverse_kl

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from copd.assemble import SERVER
 from copd.assemble.assembled import Assembled
 from copd.assemble.branches import lone_branch, make_branch
-from copd.branches.branch import Actor
+from copd.branches.actor import Actor
 from copd.branches.local import Turns, local_handle, threaded_handle
 from copd.branches.processes import BranchProcess
 from copd.model.policy import Policy

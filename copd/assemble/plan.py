@@ -38,8 +38,8 @@ class Plan:
 
     @property
     def taught(self) -> tuple[Edge, ...]:
-        """The edges of all phases."""
-        return (*self.edges, *self.lessons)
+        """The edges of all phases between two models."""
+        return tuple(edge for edge in (*self.edges, *self.lessons) if edge.student != edge.teacher)
 
     @property
     def rollouts(self) -> int:
@@ -102,6 +102,7 @@ def make_plan(recipe: Recipe) -> Plan:
         recipe.opd.prompts_per_step,
         recipe.opd.rollouts_per_prompt,
         recipe.opd.native,
+        held_teachers=recipe.opd.teachers == "phase_start",
     )
     asked = _asked(recipe)
     compared = _copd(recipe, asked, batches)
@@ -131,7 +132,7 @@ def _copd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int | Non
     `schedule.first_rl_steps` replaces S_RL in the first cycle.
     """
     names = tuple(recipe.branches)
-    edges = _edges(recipe) if len(names) > 1 and recipe.schedule.opd_steps else ()
+    edges = (*_edges(recipe), *_anchors(recipe)) if len(names) > 1 and recipe.schedule.opd_steps else ()
     lessons = tuple(Edge(MERGED, name, recipe.opd.weight) for name in names) if asked.merge_steps else ()
     native = len(names) * batches.native
     opd_step = batches.native_in_opd * native + len(edges) * batches.per_edge
@@ -222,6 +223,12 @@ def _two_stages(asked: Schedule, method: str) -> Schedule:
     if not alone or not taught:
         raise RecipeError(f"schedule: method {method} needs rl_steps and opd_steps above 0: experts, then distillation")
     return Schedule(1, alone, 0, merge_steps=taught)
+
+
+def _anchors(recipe: Recipe) -> tuple[Edge, ...]:
+    """The edges from each branch to itself."""
+    weight = recipe.opd.anchor
+    return tuple(Edge(name, name, weight) for name in recipe.branches) if weight else ()
 
 
 def _edges(recipe: Recipe) -> tuple[Edge, ...]:

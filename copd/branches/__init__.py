@@ -1,6 +1,7 @@
 """A branch, and the handles on it, wherever it lives.
 
-- `branch`: policy, tasks, grading and learner, put together
+- `actor`: policy, tasks and grading, put together
+- `branch`: an actor that learns and teaches
 - `signals`: the signals of OPD, from the teacher's answer to the student's objective
 - `handle`: the one class of handles
 - `local`: calls to a branch of this process; turns on a device

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from copd.branches.actor import Actor, SamplingSettings, generator_of
 from copd.branches.signals import Signal
 from copd.compute.batching import take_rows
 from copd.errors import CheckpointError, NonFiniteError
 from copd.maths.advantages import group_advantages, has_signal
 from copd.model.learner import Learner
 from copd.model.objectives import AnchoredGrpoObjective, GrpoObjective, Objective
-from copd.model.pieces import token_pieces
 from copd.model.policy import Policy
-from copd.rewards.grading import Grader, Response
+from copd.rewards.grading import Grader
 from copd.tasks.asked import Asked
-from copd.types import Part, Problem, Rollouts, Score, Split, Task
+from copd.types import Part, Rollouts, Score, Split, Task
 
 VISIT_STRIDE = 10_000_000
 """A visitor to a peer's capability reads problems from (1 + the visitor's index) times this number on."""
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How responses are sampled: at most `max_new_tokens`, at `temperature`. All randomness comes from `seed`."""
-
-    seed: int
-    max_new_tokens: int
-    temperature: float
 
 
 @dataclass(frozen=True)
@@ -60,6 +49,14 @@ class ObjectiveSettings:
     opd_learning_rate: float | None = None
 
 
+@dataclass(frozen=True)
+class Held:
+    """The model that a branch teaches with, and the version of its weights."""
+
+    policy: Policy
+    version: int
+
+
 @dataclass
 class Counts:
     """The ledger of one branch since the start of the run: rollouts, tokens, and seconds by activity.
@@ -76,96 +73,6 @@ class Counts:
     collect_seconds: float = 0.0
     score_seconds: float = 0.0
     update_seconds: float = 0.0
-
-
-class Actor:
-    """A policy that answers the problems of several tasks, has its responses graded, and scores those of others."""
-
-    def __init__(
-        self,
-        name: str,
-        policy: Policy,
-        tasks: Mapping[str, Task],
-        sampling: SamplingSettings,
-        grader: Grader | None = None,
-        asked: Asked | None = None,
-    ) -> None:
-        """`grader`: by default one without user verifiers, whose processes end with this process.
-
-        `asked` holds the validation problems, which models may share; by default the actor has its own.
-        """
-        self.name = name
-        self.policy = policy
-        self.tasks = tasks
-        self.sampling = sampling
-        self.grader = grader or Grader()
-        self.asked = asked or Asked(tasks)
-        self.version = 0
-        self.home = policy.device
-        """The device on which the actor computes. While it waits for its turn, it may be on another."""
-
-    def move(self, device: torch.device | str) -> None:
-        """Move the weights, and everything else that computing needs, to a device."""
-        self.policy.to(device)
-
-    def answer(
-        self, problems: Sequence[Problem], rollouts_per_prompt: int, generator: torch.Generator | None
-    ) -> Rollouts:
-        """Sample responses and grade them; greedy without a generator."""
-        return self.grade(self.sample(problems, rollouts_per_prompt, generator))
-
-    def sample(
-        self, problems: Sequence[Problem], rollouts_per_prompt: int, generator: torch.Generator | None
-    ) -> Rollouts:
-        """Sample responses as the run does, without grading; greedy without a generator."""
-        return self.policy.sample(
-            problems,
-            rollouts_per_prompt=rollouts_per_prompt,
-            generator=generator,
-            max_new_tokens=self.sampling.max_new_tokens,
-            temperature=self.sampling.temperature,
-        )
-
-    def grade(self, rollouts: Rollouts) -> Rollouts:
-        """This policy's responses with their rewards and the policy's current version."""
-        rows = zip(rollouts.tokens_NT, rollouts.mask_NT, strict=True)
-        spoken_N = [tokens_T[mask_T] for tokens_T, mask_T in rows]
-        texts, finished = self.texts(rollouts), rollouts.finished_N.tolist()
-        responses = [Response(*each) for each in zip(texts, spoken_N, finished, strict=True)]
-        grades = self.grader.grade([rollouts.problems[p] for p in rollouts.prompt_of_N.tolist()], responses)
-        return replace(
-            rollouts,
-            reward_N=torch.tensor(grades.rewards),
-            correct_N=torch.tensor(grades.correct),
-            grader_failures=grades.failures,
-            version=self.version,
-        )
-
-    def answer_first(self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool) -> Rollouts:
-        """Graded responses to the first problems of a task, the same at every call; not counted in the ledger.
-
-        All models sample with the same random numbers, so that luck does not make a difference between them.
-        """
-        problems = self.asked.first(split, task, count)
-        generator = None if greedy else generator_of(self.sampling.seed, "validation", task, 0)
-        return self.answer(problems, rollouts_per_prompt, generator)
-
-    def inspect(self, rollouts: Rollouts, k: int = 0, ids_NTK: Tensor | None = None) -> Score:
-        """This policy's current log-probs of any model's responses; not counted in the ledger."""
-        return self.policy.score(rollouts, k=k, ids_NTK=ids_NTK, version=self.version)
-
-    def texts(self, rollouts: Rollouts) -> list[str]:
-        """The responses as text, end tokens left out. [N]."""
-        return self.policy.texts(rollouts)
-
-    def pieces(self, rollouts: Rollouts, row: int) -> list[str]:
-        """One response token by token, the end token included."""
-        ids = rollouts.tokens_NT[row][rollouts.mask_NT[row]].tolist()
-        return token_pieces(self.policy.encoder.family.tokenizer, ids)
-
-    def save(self, folder: Path, card: str) -> None:
-        """Write the model with processor, vocabulary mask and model card, loadable by plain transformers."""
-        self.policy.save(folder, card)
 
 
 class Branch(Actor):
@@ -191,19 +98,27 @@ class Branch(Actor):
         self.learner = learner
         self.settings = settings
         self.ledger = Counts()
+        self._held: Held | None = None
 
     def move(self, device: torch.device | str) -> None:
         super().move(device)
         self.learner.to(device)
+        if self._held:
+            self._held.policy.to(device)
 
-    def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Rollouts:
-        """Sample and grade responses to training problems. Each branch has its own range of a peer's problems."""
+    def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int, *, visit: bool = False) -> Rollouts:
+        """Sample and grade responses to training problems.
+
+        A visit is to a teacher's problems: each branch has its own range of them. A branch that visits its own
+        capability answers others than its native ones, by other random numbers.
+        """
         started = time.perf_counter()
-        first = step * prompts + (0 if task == self.capability else VISIT_STRIDE * (1 + self.index))
+        visit = visit or task != self.capability
+        first = step * prompts + (VISIT_STRIDE * (1 + self.index) if visit else 0)
         problems = [self.tasks[task].problem(Split.TRAIN, first + i) for i in range(prompts)]
-        generator = generator_of(self.sampling.seed, self.name, task, step)
-        rollouts = self.answer(problems, rollouts_per_prompt, generator)
-        if task != self.capability:
+        stream = f"{task} (visit)" if visit and task == self.capability else task
+        rollouts = self.answer(problems, rollouts_per_prompt, generator_of(self.sampling.seed, self.name, stream, step))
+        if visit:
             rollouts = self.settings.signal.asked(self.policy, rollouts)
             self.ledger.tokens_scored += 0 if rollouts.likeliest_NTK is None else int(rollouts.mask_NT.sum())
         self.ledger.rollouts += len(rollouts.tokens_NT)
@@ -212,12 +127,21 @@ class Branch(Actor):
         return rollouts
 
     def score(self, rollouts: Rollouts) -> Score:
-        """Teach: log-probs of a peer's responses under the current weights."""
+        """Teach: log-probs of responses under the current weights, or under those that are held."""
         started = time.perf_counter()
-        score = self.settings.signal.score(self.policy, rollouts, self.version)
+        teacher = self._held or Held(self.policy, self.version)
+        score = self.settings.signal.score(teacher.policy, rollouts, teacher.version)
         self.ledger.tokens_scored += int(rollouts.mask_NT.sum())
         self.ledger.score_seconds += time.perf_counter() - started
         return score
+
+    def hold(self) -> None:
+        """From now on, teach with the weights of now: a copy of the model keeps them."""
+        self._held = Held(self.policy.clone(), self.version)
+
+    def release(self) -> None:
+        """Teach with the current weights again."""
+        self._held = None
 
     def update(self, parts: Sequence[Part]) -> dict[str, float]:
         """Make the optimizer steps over one batch of graded rollouts and teachers' scores; return the metrics.
@@ -275,8 +199,10 @@ class Branch(Actor):
         return AnchoredGrpoObjective(part.name, rollouts, part.weight, advantage_M, logp_MT, reference.kl_coefficient)
 
     def state(self) -> dict[str, Tensor]:
-        """The state of the learner, and the version. A resumed branch needs these and the step, and no more."""
-        return {**self.learner.state(), "version": torch.tensor(self.version)}
+        """The state of the learner, the version, and what is held. A resumed branch needs these and the step."""
+        held = {f"held/{name}": tensor for name, tensor in self._held.policy.weights().items()} if self._held else {}
+        versions = {"held_version": torch.tensor(self._held.version)} if self._held else {}
+        return {**self.learner.state(), "version": torch.tensor(self.version), **held, **versions}
 
     def counts(self) -> dict[str, float]:
         """The branch's ledger since the start of the run."""
@@ -288,6 +214,13 @@ class Branch(Actor):
             raise CheckpointError("tensor 'version' is missing")
         self.learner.load_state(tensors)
         self.version = int(tensors["version"])
+        self._held = None
+        if "held_version" in tensors:
+            self._held = Held(self.policy.clone(), int(tensors["held_version"]))
+            prefix = "held/"
+            self._held.policy.load_weights(
+                {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            )
         self.ledger = Counts(**counts)  # type: ignore[arg-type]
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -302,12 +235,6 @@ class Branch(Actor):
     def weights(self) -> dict[str, Tensor]:
         """All weights by name on the CPU, tied ones once. An adapter's update is added to the weights it changes."""
         return self.policy.weights()
-
-
-def generator_of(seed: int, who: str, task: str, step: int) -> torch.Generator:
-    """The generator of one batch, a function of (seed, who samples, task, step), so that resuming needs no state."""
-    digest = hashlib.sha256(f"{seed}/{who}/{task}/{step}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def describe(part: Part, trained: Rollouts) -> dict[str, float]:

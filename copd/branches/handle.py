@@ -44,14 +44,22 @@ class Handle:
     async def pieces(self, rollouts: Rollouts, row: int) -> list[str]:
         return await self._carry("pieces", rollouts, row)
 
-    async def collect(self, task: str, step: int, prompts: int, rollouts_per_prompt: int) -> Any:
-        return await self._carry("collect", task, step, prompts, rollouts_per_prompt)
+    async def collect(
+        self, task: str, step: int, prompts: int, rollouts_per_prompt: int, *, visit: bool = False
+    ) -> Any:
+        return await self._carry("collect", task, step, prompts, rollouts_per_prompt, visit=visit)
 
     async def score(self, rollouts: Any) -> Score:
         return await self._carry("score", rollouts)
 
     async def update(self, parts: Sequence[Part]) -> dict[str, float]:
         return await self._carry("update", parts)
+
+    async def hold(self) -> None:
+        await self._carry("hold")
+
+    async def release(self) -> None:
+        await self._carry("release")
 
     async def counts(self) -> dict[str, float]:
         return await self._carry("counts")

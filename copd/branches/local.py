@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from copd.branches.branch import Actor, Branch
+from copd.branches.actor import Actor
+from copd.branches.branch import Branch
 from copd.branches.handle import Handle
 
 T = TypeVar("T")

@@ -177,8 +177,8 @@ class _Desk:
     def call(self, method: str) -> Callable[..., Any]:
         return getattr(self if hasattr(self, method) else self._branch, method)
 
-    def collect(self, *asked: Any) -> int:
-        self._kept[number := next(self._numbers)] = self._branch.collect(*asked)
+    def collect(self, *asked: Any, **options: Any) -> int:
+        self._kept[number := next(self._numbers)] = self._branch.collect(*asked, **options)
         return number
 
     def content(self, number: int) -> bytes:

@@ -11,7 +11,7 @@ from rich.progress import track
 
 from copd.assemble.assembled import assembled
 from copd.assemble.rows import make_rows, rows_section
-from copd.branches.branch import Actor, generator_of
+from copd.branches.actor import Actor, generator_of
 from copd.errors import DataError
 from copd.measure.evaluate import right_answers
 from copd.measure.passrates import PassRates

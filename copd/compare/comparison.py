@@ -36,7 +36,7 @@ class Comparison(Section):
     recipe: str = Field("demo", description="a YAML file, from the folder of this file, or a builtin recipe by name")
     changes: Changes = Field({}, description="overrides for all arms")
     arms: dict[ArmName, Changes] = Field(min_length=1, description="each arm by name, with its overrides")
-    references: tuple[ArmName, ...] = Field(
+    references: tuple[str, ...] = Field(
         (), description="arms that the others are compared with; none = the first. R is what the first of them spends"
     )
     accounts: tuple[Account, ...] = Field(
@@ -49,7 +49,7 @@ class Comparison(Section):
     )
     problems: Count = Field(1000, description="test problems per capability")
     pass_at: tuple[Count, ...] = Field((1, 4), description="values of k of pass@k")
-    search: SearchSection | None = None
+    search: SearchSection | None = Field(None, description="what arms choose before the test; null = nothing")
 
     @model_validator(mode="after")
     def _sound(self) -> Comparison:

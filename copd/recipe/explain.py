@@ -16,6 +16,7 @@ from copd.recipe.task_sections import TASK_TAG, TASKS
 PATTERN_MEANT = {
     "branches": "a branch's name is a letter, then letters, digits, _ or -, at most 32 in all",
     "verifiers": "a verifier's name is letters, digits, _, / or -, at most 64 in all",
+    "candidates": "an arm's name is a letter, then letters, digits, _, . or -, at most 40 in all",
     "arms": "an arm's name is a letter, then letters, digits, _, . or -, at most 40 in all",
     "device": "accepted: cpu, mps, cuda or cuda:N",
     "revision": "a commit is meant, 40 hexadecimal digits",

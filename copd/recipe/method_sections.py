@@ -34,6 +34,17 @@ class OpdSection(Section):
         strict=True,
         description="whether an OPD step of copd also has a batch of GRPO on each branch's own capability (the paper)",
     )
+    teachers: Literal["moving", "phase_start"] = Field(
+        "moving",
+        description="weights with which branches teach in mutual OPD. moving: the current ones (the paper); "
+        "phase_start: those at the beginning of the phase, which a copy of each branch's model keeps",
+    )
+    anchor: float = Field(
+        0.0,
+        ge=0,
+        description="with teachers phase_start: weight of one more lesson, in which a branch teaches itself its own "
+        "capability; 0 = none. It costs as much as an edge",
+    )
     learning_rate: Positive | None = Field(None, description="of steps with a teacher; null = optimizer.learning_rate")
     weight: float = Field(1.0, ge=0, description="weight of each incoming edge in hub and full topologies")
     bound: Literal["clamp", "mask", "proximal"] = Field(
@@ -48,6 +59,11 @@ class OpdSection(Section):
 
     @model_validator(mode="after")
     def _sound(self) -> OpdSection:
+        if self.anchor and self.teachers == "moving":
+            raise ValueError(
+                f".anchor: is {self.anchor}, but teachers is 'moving', and from itself as it is now a branch learns "
+                "nothing; set teachers: phase_start"
+            )
         if self.signal == "sampled" and self.top_k != TOP_K:
             raise ValueError(f".top_k: is {self.top_k}, but signal is 'sampled'; it belongs to the other signals")
         if self.signal != "sampled" and self.bound != "clamp":

@@ -83,6 +83,14 @@ def test_frozen_teachers_teach_alone_whatever_copd_does(changes, native):
     assert plan_of(*changes).batches.native_in_opd == native
 
 
+def test_an_anchor_costs_an_edge_of_each_branch_to_itself_and_is_no_teaching_between_two():
+    plan = plan_of("opd.teachers=phase_start", "opd.anchor=0.25")
+    assert plan.edges[4:] == tuple(Edge(name, name, 0.25) for name in ("text", "image", "video"))
+    assert plan.taught == plan.edges[:4]
+    assert plan.step_cost(3) == 84 + 3 * 15
+    assert plan.batches.held_teachers
+
+
 def test_an_opd_step_costs_the_visits_of_all_edges_more():
     plan = plan_of()
     assert [plan.step_cost(step) for step in range(5)] == [24, 24, 24, 84, 84]

@@ -4,7 +4,8 @@ from functools import partial
 
 import pytest
 
-from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
+from copd.branches.actor import SamplingSettings
+from copd.branches.branch import Branch, ObjectiveSettings
 from copd.branches.signals import SampledToken
 from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner

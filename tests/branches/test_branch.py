@@ -7,14 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-from copd.branches.branch import (
-    VISIT_STRIDE,
-    Actor,
-    ObjectiveSettings,
-    Reference,
-    SamplingSettings,
-    generator_of,
-)
+from copd.branches.actor import Actor, SamplingSettings, generator_of
+from copd.branches.branch import VISIT_STRIDE, ObjectiveSettings, Reference
 from copd.branches.signals import SampledToken
 from copd.compute.batching import take_rows
 from copd.errors import NonFiniteError

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from copd.branches.branch import Actor, Branch, ObjectiveSettings, SamplingSettings
+from copd.branches.actor import Actor, SamplingSettings
+from copd.branches.branch import Branch, ObjectiveSettings
 from copd.branches.local import local_handle
 from copd.branches.signals import SampledToken
 from copd.maths.distill import sampled_delta

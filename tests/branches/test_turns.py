@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 import torch
 
-from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
+from copd.branches.actor import SamplingSettings
+from copd.branches.branch import Branch, ObjectiveSettings
 from copd.branches.local import Turns, finish, local_handle
 from copd.branches.signals import SampledToken
 from copd.maths.distill import clamped_delta

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from copd.assemble.rows import make_rows
-from copd.branches.branch import Actor
+from copd.branches.actor import Actor
 from copd.commands.filter import filter_rows
 from copd.errors import DataError, ModelFolderError, RecipeError
 from copd.recipe.reading import make_recipe

@@ -9,7 +9,7 @@ from tiny_kinds import tiny_of_kind
 
 from copd.assemble.assembled import load_policy
 from copd.assemble.tasks import make_tasks
-from copd.branches.branch import Actor, SamplingSettings
+from copd.branches.actor import Actor, SamplingSettings
 from copd.branches.local import finish, local_handle
 from copd.commands.merge import described_merge, merge_models
 from copd.errors import MergeError, ModelFolderError, RecipeError

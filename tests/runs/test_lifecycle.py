@@ -66,7 +66,7 @@ class Pacing:
         self.name, self.capability, self.turns = name, name, turns
         self.updates = 0
 
-    async def collect(self, *asked):
+    async def collect(self, *asked, visit=False):
         for _ in range(self.turns):
             await asyncio.sleep(0)
 

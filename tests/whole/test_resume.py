@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import copd
-from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
+from copd.branches.actor import SamplingSettings
+from copd.branches.branch import Branch, ObjectiveSettings
 from copd.branches.signals import SampledToken
 from copd.commands.train import result_of
 from copd.errors import CheckpointError, RecipeError, WriteError

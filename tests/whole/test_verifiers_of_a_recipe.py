@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 
 import copd
-from copd.branches.branch import Branch, ObjectiveSettings, SamplingSettings
+from copd.branches.actor import SamplingSettings
+from copd.branches.branch import Branch, ObjectiveSettings
 from copd.branches.signals import SampledToken
 from copd.commands.train import train
 from copd.errors import CheckpointError, RecipeError
