@@ -239,6 +239,11 @@ REFUSED = [
         TWO + "grpo: {normalize_std: 'no'}", ["grpo.normalize_std", "true or false", "'no'"], id="a word for a truth"
     ),
     pytest.param(TWO + "opd: {bound: none}", ["opd.bound", "'clamp', 'mask' or 'proximal'"], id="an unknown bound"),
+    pytest.param(
+        TWO + "opd: {anchor: 0.5}",
+        ["opd.anchor: is 0.5, but teachers is 'moving'", "set teachers: phase_start"],
+        id="an anchor that moves",
+    ),
     pytest.param(TWO + "opd: {bound: proximal, teacher_share: 0}", ["opd.teacher_share", "'0'"], id="no teacher"),
     pytest.param(
         TWO + "opd: {bound: proximal, clamp: 3}",

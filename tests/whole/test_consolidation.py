@@ -97,6 +97,30 @@ def test_resuming_is_bit_identical(run, tmp_path, stop, assert_same, stopped):
         assert_same(ours.tensors(branch), theirs.tensors(branch))
 
 
+@pytest.mark.slow
+def test_a_run_that_goes_on_among_held_teachers_is_bit_identical(tmp_path, assert_same, stopped):
+    changes = [
+        *SMALL,
+        "schedule={cycles: 1, rl_steps: 1, opd_steps: 3}",
+        "merge={method: mean}",
+        "opd={signal: reverse_kl, prompts_per_step: 2, rollouts_per_prompt: 1, teachers: phase_start, anchor: 0.5}",
+    ]
+    whole = copd.train(load_recipe("demo", changes), tmp_path / "whole")
+    for event in events(whole, "update"):
+        if event["phase"] == "opd":
+            assert {f"from_{name}/divergence" for name in NAMES} <= set(event)
+    folder = tmp_path / "resumed"
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
+    for checkpoint in (folder / "checkpoints").iterdir():
+        if checkpoint.name != "step-00000002":
+            shutil.rmtree(checkpoint)
+    stopped(folder)
+    copd.train(load_recipe("demo", changes), folder, resume=True)
+    ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, whole))
+    for branch in theirs.branches:
+        assert_same(ours.tensors(branch), theirs.tensors(branch))
+
+
 def test_branches_that_begin_anew_from_their_mean_are_alike_after_one_step(tmp_path):
     changes = ["merge={method: mean, steps: null}", "schedule={cycles: 2, rl_steps: 2, opd_steps: 0, restart: merge}"]
     folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run")
