@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from copd.recipe.fields import Count, Positive, Section
 
 CLAMP, TEACHER_SHARE, TOP_K = 5.0, 0.9, 64
+BOUND = {"bound": "clamp", "clamp": CLAMP, "teacher_share": TEACHER_SHARE}
+"""The fields that only the sampled signal has, and their defaults."""
 DISTIL = "distil"
 """The merge that is not computed from weights: the branches teach their mean, each on its own prompts."""
 
@@ -66,10 +68,10 @@ class OpdSection(Section):
             )
         if self.signal == "sampled" and self.top_k != TOP_K:
             raise ValueError(f".top_k: is {self.top_k}, but signal is 'sampled'; it belongs to the other signals")
-        if self.signal != "sampled" and self.bound != "clamp":
-            raise ValueError(f".bound: is {self.bound!r}, but signal {self.signal!r} has none; leave it out")
-        if self.signal != "sampled" and self.clamp != CLAMP:
-            raise ValueError(f".clamp: is {self.clamp}, but signal {self.signal!r} has none; leave it out")
+        for name, default in BOUND.items():
+            found = getattr(self, name)
+            if self.signal != "sampled" and found != default:
+                raise ValueError(f".{name}: is {found!r}, but signal {self.signal!r} has none; leave it out")
         if self.bound == "proximal" and self.clamp != CLAMP:
             raise ValueError(f".clamp: is {self.clamp}, but with bound 'proximal' there is none; leave it out")
         if self.bound != "proximal" and self.teacher_share != TEACHER_SHARE:

@@ -269,6 +269,11 @@ REFUSED = [
         id="a bound of a direct loss",
     ),
     pytest.param(
+        TWO + "opd: {signal: reverse_kl, teacher_share: 0.5}",
+        ["opd.teacher_share: is 0.5, but signal 'reverse_kl' has none; leave it out"],
+        id="a share of a direct loss",
+    ),
+    pytest.param(
         TWO + "opd: {native: false}\ntopology: {edges: [{student: a, teacher: b}]}",
         ["opd.native: is false, but no edge teaches branch 'b'"],
         id="a branch without anything to do",
