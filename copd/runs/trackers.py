@@ -48,7 +48,8 @@ def tensorboard(folder: Path, first_step: int, recipe: Mapping[str, Any]) -> Log
 def wandb(folder: Path, first_step: int, recipe: Mapping[str, Any]) -> Log:
     """A Weights & Biases run with the name of the run folder. The folder keeps the run's id. Its x-axis is the step.
 
-    Account and mode come from wandb's own environment. Raises RecipeError if wandb refuses.
+    Account and mode come from wandb's own environment. It prints nothing, neither where it syncs to nor its summary
+    over the run's result. Raises RecipeError if wandb refuses.
     """
     import wandb
 
@@ -64,7 +65,7 @@ def wandb(folder: Path, first_step: int, recipe: Mapping[str, Any]) -> Log:
             dir=folder,
             config=dict(recipe),
             resume="allow",
-            settings=wandb.Settings(quiet=True, console="off"),  # it would print its summary over the run's result
+            settings=wandb.Settings(silent=True, console="off"),
         )
     except wandb.errors.Error as error:
         raise RecipeError(f"trackers: wandb: {error}") from error

@@ -88,16 +88,19 @@ def test_a_resumed_run_replaces_the_steps_it_writes_again(tmp_path):
     assert [(event.step, event.value) for event in events.Scalars("reward")] == [(0, 1.0), (1, 2.0), (2, 2.0)]
 
 
-def test_wandb_keeps_the_numbers_in_a_run_that_was_never_online_and_no_key(tmp_path, monkeypatch):
+def test_wandb_keeps_the_numbers_in_a_run_that_was_never_online_and_no_key_and_prints_nothing(
+    tmp_path, monkeypatch, capfd
+):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_SILENT", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     folder = tmp_path / "demo"
     folder.mkdir()
     (log,) = open_trackers(["wandb"], folder, 0, {"seed": 7})
     log.log(5, {"update/text/native/reward": 0.125})
     log.close()
+    assert capfd.readouterr() == ("", "")
     (written,) = folder.rglob("*.wandb")
     for _ in range(300):  # a process of wandb's own writes it, at its leisure
         contents = written.read_bytes()
