@@ -7,7 +7,6 @@ steps and are thrown away. Nothing is written.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ from copd.rewards.grading import OURS
 from copd.rows.rows import Rows
 from copd.runs.screen import memory_in_words
 from copd.schedule import Batches
-from copd.system.processes import peak
+from copd.system.processes import peak, usable_cores
 from copd.topology import Edge
 from copd.types import BASE, Part, Problem, Rollouts, Score, Split, Task
 
@@ -288,7 +287,7 @@ def noise(who: str, rollouts: Rollouts, own: Score, other: Score, what: str, *, 
 
 def branches_at_once(backend: str, branches: int, threads: int) -> int:
     """How many branches compute at the same time: one in one process; in processes, as many as there are cores for."""
-    return 1 if backend == "local" else max(1, min(branches, (os.cpu_count() or 1) // threads))
+    return 1 if backend == "local" else max(1, min(branches, usable_cores() // threads))
 
 
 def _lesson_and_estimate(bench: Bench, plan: Plan, at_once: int) -> Iterator[Finding]:

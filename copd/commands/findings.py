@@ -15,6 +15,7 @@ import torch
 
 from copd.measure.health import MANY_TRUNCATED
 from copd.rewards.answers import OPENING, behind_thoughts
+from copd.system.processes import usable_cores
 
 Verdict = Literal["ok", "warning", "failed"]
 LONGEST_TEXT, LONGEST_REASON = 120, 300
@@ -34,12 +35,12 @@ class Finding:
 
 
 def machine(threads: int) -> Iterator[Finding]:
-    """Versions, cores, GPUs, memory and disk; a warning if a branch wants more threads than there are cores."""
+    """Versions, usable cores, GPUs, memory and disk; a warning if a branch wants more threads than there are cores."""
     libraries = ", ".join(f"{name} {version(name)}" for name in ("copd", "torch", "transformers"))
     yield Finding("versions", "ok", f"Python {platform.python_version()}, {libraries}")
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     cards = ", ".join(f"{gpu.name} with {size(gpu.total_memory)}" for gpu in gpus) or "no GPU"
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     enough = threads <= cores
     advice = "" if enough else f"; model.threads_per_branch={threads} is more"
     yield Finding("processors", "ok" if enough else "warning", f"{cores} cores{advice}; {cards}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from copd.compare.jobs import Job
 from copd.compare.outcomes import finished_by, outcome_of, outcome_path, write_outcome
 from copd.errors import CopdError
+from copd.system.processes import usable_cores
 
 POLL_SECONDS = 0.5
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -76,7 +77,7 @@ def run_jobs(jobs: Sequence[Job], out: Path, workers: int, tell: Callable[[str],
 
 def workers_for(asked: int | None) -> int:
     """How many jobs run at once: as many as asked for, else one for each core that this process may use."""
-    return asked or len(os.sched_getaffinity(0))
+    return asked or usable_cores()
 
 
 def _start(progress: Progress, runs: Path, workers: int) -> None:

@@ -1,6 +1,6 @@
 """Calls to the operating system.
 
 - `files`: digests of files, and their replacement as a whole
-- `processes`: processes that do not import the script that started them; memory that they hold
+- `processes`: processes that do not import the script that started them; their memory and cores
 - `signals`: SIGTERM and SIGINT as an exception that is not lost
 """

@@ -1,6 +1,6 @@
 """Processes that do not import the script that started the training, so that the script needs no `__main__` guard.
 
-Also the start and the end of a process, and the memory that it holds.
+Also the start and the end of a process, the memory that it holds, and the cores that it may use.
 """
 
 from __future__ import annotations
@@ -121,6 +121,11 @@ def summed(held: Iterable[Memory]) -> Memory:
     each = list(held)
     gpus = zip_longest(*(one.gpus for one in each), fillvalue=0)
     return Memory(sum(one.machine for one in each), tuple(map(sum, gpus)))
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: those it is pinned to; where the system does not tell, all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak() -> Memory:

@@ -404,8 +404,9 @@ def test_the_exit_status_tells_sound_failed_and_wrong_apart_and_nothing_is_writt
     assert not any(tmp_path.iterdir())
 
 
-def test_branches_in_processes_are_estimated_as_many_at_once_as_there_are_cores_for(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+def test_branches_in_processes_are_estimated_as_many_at_once_as_there_are_usable_cores_for(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert branches_at_once("local", 3, 1) == 1
     assert [branches_at_once("processes", 3, threads) for threads in (1, 3, 4, 8, 16)] == [3, 2, 2, 1, 1]
     plan = make_plan(load_recipe("demo"))
