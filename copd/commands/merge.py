@@ -15,7 +15,8 @@ from copd.branches.local import finish, local_handle
 from copd.errors import RecipeError
 from copd.measure.evaluate import AVERAGE, Accuracy, evaluate
 from copd.model.folders import model_folder
-from copd.model.merging import MergedFolders, ModelFolder, write_merged
+from copd.model.merging import MergedFolders, write_merged
+from copd.model.stored import ModelFolder
 from copd.recipe.method_sections import MergeSection
 from copd.recipe.model import Recipe
 from copd.runs.cards import MERGE_CARD

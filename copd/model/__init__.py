@@ -3,10 +3,12 @@
 - `policy`: a model with its processor and vocabulary mask: samples, log-probs, weights
 - `folders`: finds, loads and saves models; chooses device and type of the arithmetic
 - `vocabulary`: the one vocabulary mask, and whether two models share it
+- `differences`: where two nested values differ, in few words
 - `lora`: adapters on one frozen base
 - `learner`: parts to one optimizer step; the only backward
 - `objectives`: GRPO and OPD: advantage and penalty of each token, each part with its own denominator
 - `merging`: model folders merged tensor by tensor
+- `stored`: the tensors and settings of a model folder, without loading the model
 - `pieces`: responses as text, token by token
 - `parity`: the check at start that chooses a model's path
 - `tiny`: a Qwen3-VL of 1.3 M parameters

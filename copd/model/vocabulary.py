@@ -7,15 +7,19 @@ Student and teacher exchange token ids, and so must share the mask; so must mode
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import torch
+from jinja2 import Environment, TemplateSyntaxError
 from torch import Tensor
 
 from copd.compute.family import folder_of, tokenizer_of
 from copd.errors import ModelFolderError
+from copd.model.differences import differences, shown
 
+JINJA = Environment(trim_blocks=True, lstrip_blocks=True)
+"""The rules by which transformers reads chat templates."""
 ADDED = ("special", "normalized", "single_word", "lstrip", "rstrip")
 
 
@@ -102,13 +106,17 @@ def check_same_vocabulary(a: Speaker, b: Speaker, names: tuple[str, str] = ("bas
     vocabulary, the banned tokens, the end tokens, the chat templates and the picture processors. The message names the
     first difference, and calls the two policies by `names`.
     """
-    difference = (
+    if difference := difference_of_vocabulary(a, b, names):
+        raise ModelFolderError(difference)
+
+
+def difference_of_vocabulary(a: Speaker, b: Speaker, names: tuple[str, str]) -> str | None:
+    """The first difference for which `check_same_vocabulary` would refuse the two; None if there is none."""
+    return (
         first_difference(a.processor, b.processor, TOKENIZER, names)
         or first_difference(a, b, MASK, names)
         or first_difference(a.processor, b.processor, PROMPTS, names)
     )
-    if difference:
-        raise ModelFolderError(difference)
 
 
 def first_difference(a: Any, b: Any, views: Mapping[str, Callable[[Any], Any]], names: tuple[str, str]) -> str | None:
@@ -118,11 +126,11 @@ def first_difference(a: Any, b: Any, views: Mapping[str, Callable[[Any], Any]], 
     policies.
     """
     for what, view in views.items():
-        for where, found_a, found_b in _differences(view(a), view(b)):
-            return (
-                f"{names[0]} and {names[1]} do not share their vocabulary: {what}{where} is {_short(found_a)} in "
-                f"{names[0]} and {_short(found_b)} in {names[1]}"
-            )
+        for where, *found in differences(view(a), view(b)):
+            told = zip(shown(*found), names, strict=True)
+            place = what + "".join(f" {key!r}" for key in where)
+            said = " and ".join(f"{value} in {name}" for value, name in told)
+            return f"{names[0]} and {names[1]} do not share their vocabulary: {place} is {said}"
     return None
 
 
@@ -140,6 +148,25 @@ def _pipeline(processor: Any) -> Any:
     state = json.loads(backend.to_str())
     elsewhere = ("padding", "truncation", "added_tokens", "version")
     return {name: value for name, value in state.items() if name not in elsewhere}
+
+
+def as_jinja_reads(template: Any) -> Any:
+    """A chat template without what makes no difference to what it renders: comments, and white space that Jinja drops.
+
+    It is only cut into tokens, and never rendered. What is no template is returned as it is.
+    """
+    if isinstance(template, Mapping):
+        return {name: as_jinja_reads(text) for name, text in template.items()}
+    try:
+        tokens = list(JINJA.lex(template or ""))
+    except TemplateSyntaxError:
+        return template
+    kept = (
+        value if kind in ("data", "string") else value.strip() or " "
+        for _, kind, value in tokens
+        if not kind.startswith("comment")
+    )
+    return None if template is None else "".join(kept)
 
 
 def _pictures(processor: Any) -> dict[str, Any]:
@@ -162,28 +189,7 @@ MASK: dict[str, Callable[[Speaker], Any]] = {
 }
 """Views of which tokens may be emitted."""
 PROMPTS: dict[str, Callable[[Any], Any]] = {
-    "the chat template": lambda processor: getattr(processor, "chat_template", None),
+    "the chat template": lambda processor: as_jinja_reads(getattr(processor, "chat_template", None)),
     "the picture processor's": _pictures,
 }
 """Views of what turns a problem into a prompt."""
-
-
-def _differences(a: Any, b: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The places, in order, at which two nested values differ, each with both values."""
-    if _nested(a) and _nested(b):
-        a, b = dict(enumerate(a)), dict(enumerate(b))
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        for key in sorted({**a, **b}, key=lambda key: (isinstance(key, str), key)):
-            yield from _differences(a.get(key), b.get(key), f"{where} {key!r}")
-    elif a != b:
-        yield where, a, b
-
-
-def _nested(value: Any) -> bool:
-    """Whether a value is a list of pairs or mappings, such as merges. Lists of numbers or words are compared whole."""
-    return isinstance(value, list) and any(isinstance(part, list | Mapping) for part in value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return "absent" if value is None else text if len(text) <= 60 else f"{text[:57]}..."

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from copd.maths.merge import slerp
-from copd.model.merging import MergedFolders, ModelFolder, write_merged
+from copd.model.merging import MergedFolders, write_merged
+from copd.model.stored import ModelFolder
 
 pytest.importorskip("mergekit", reason="mergekit is not installed: pip install mergekit")
 WEIGHTS = "model.safetensors"

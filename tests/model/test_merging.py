@@ -16,8 +16,9 @@ from transformers import AutoModelForImageTextToText
 
 from copd.errors import MergeError, ModelFolderError, WriteError
 from copd.maths.merge import mean, merge
-from copd.model.merging import MergedFolders, ModelFolder, write_merged
+from copd.model.merging import MergedFolders, write_merged
 from copd.model.policy import Policy
+from copd.model.stored import ModelFolder
 
 SETTINGS = {
     "mean": {},
@@ -28,12 +29,15 @@ SETTINGS = {
     "slerp": {"weights": (3.0, 1.0)},
 }
 EMBEDDING, NORM = "model.language_model.embed_tokens.weight", "model.language_model.norm.weight"
+ABSENT = object()
+ROPE = {"mrope_interleaved": True, "mrope_section": [6, 5, 5], "rope_theta": 10000.0, "rope_type": "default"}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 MERGES_A_FEW_AND_MANY_TENSORS = """
 import sys
 from pathlib import Path
-from copd.model.merging import MergedFolders, ModelFolder, write_merged
+from copd.model.merging import MergedFolders, write_merged
+from copd.model.stored import ModelFolder
 
 def peak():
     line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -129,7 +133,7 @@ def test_the_merged_folder_loads_plainly_and_as_a_policy_and_answers_alike(folde
 
 
 def test_all_but_weights_and_card_is_copied_from_the_first_branch(copies, tmp_path):
-    edit(copies["a"] / "generation_config.json", suppress_tokens=[1, 2])
+    edit(copies["a"] / "generation_config.json", max_new_tokens=7)
     for name in ("LICENSE", "pytorch_model.bin", "modeling.py", "SHA256SUMS", INDEX):
         (copies["a"] / name).write_text("x", encoding="utf-8")
     (copies["a"] / "checkpoints").mkdir()
@@ -289,6 +293,13 @@ def retokenize(folder: Path, **changes) -> None:
     path.write_text(json.dumps(tokenizer), encoding="utf-8")
 
 
+def edit_text_config(folder: Path, **changes) -> None:
+    """Other fields of the language model; `ABSENT` leaves one out."""
+    path = folder / "config.json"
+    settings = {**json.loads(path.read_text(encoding="utf-8"))["text_config"], **changes}
+    edit(path, text_config={name: value for name, value in settings.items() if value is not ABSENT})
+
+
 def edit_pictures(folder: Path, **changes) -> None:
     path = folder / "processor_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))["image_processor"]
@@ -360,6 +371,21 @@ UNLIKE = [
         id="chat template",
     ),
     pytest.param(
+        lambda folders: rewrite_template(folders["b"], lambda text: text.replace("video_pad", "film_pad")),
+        r"the chat template is \.\.\.\".{20}video_pad.*\"\.\.\. in a and \.\.\.\".{20}film_pad.*\"\.\.\. in b",
+        id="far inside the chat template",
+    ),
+    pytest.param(
+        lambda folders: edit(folders["b"] / "generation_config.json", eos_token_id=[101, 5]),
+        "the end token 5 is absent in a and 'end' in b",
+        id="one end token more",
+    ),
+    pytest.param(
+        lambda folders: edit(folders["b"] / "generation_config.json", suppress_tokens=[7]),
+        "the banned id 7 is absent in a and 'banned' in b",
+        id="one banned token more",
+    ),
+    pytest.param(
         lambda folders: edit_pictures(folders["b"], image_mean=[0.5] * 3),
         r"the picture processor's 'image_processor' 'image_mean' is \[0\.1, .* in a and \[0\.5, .* in b",
         id="pictures",
@@ -372,6 +398,72 @@ def test_branches_that_read_or_write_text_otherwise_are_refused_with_the_first_d
     change(copies)
     with pytest.raises(MergeError, match=f"^a and b do not share their vocabulary: {difference}"):
         merged_of(copies)
+
+
+def rewrite_template(folder: Path, change) -> None:
+    path = folder / "chat_template.jinja"
+    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def written_by_another_version(folders):
+    for name in ("_name_or_path", "transformers_version", "torch_dtype"):
+        edit(folders["b"] / "config.json", **{name: "4.57.0"})
+    edit(folders["b"] / "config.json", use_cache=False, architectures=None)
+
+
+ALIKE = [
+    pytest.param(lambda folders: rewrite_template(folders["b"], lambda text: text + "\n"), id="a final newline"),
+    pytest.param(
+        lambda folders: rewrite_template(folders["b"], lambda text: "{# made by us #}" + text), id="a comment"
+    ),
+    pytest.param(written_by_another_version, id="bookkeeping"),
+    pytest.param(
+        lambda folders: edit_text_config(folders["b"], rope_theta=10000.0, rope_parameters=None, rope_scaling=ROPE),
+        id="rope as former versions wrote it",
+    ),
+    pytest.param(lambda folders: edit_text_config(folders["b"], attention_bias=ABSENT), id="a default left out"),
+    pytest.param(
+        lambda folders: edit(folders["b"] / "generation_config.json", suppress_tokens=None),
+        id="a mask that follows from the tokenizer",
+    ),
+    pytest.param(lambda folders: edit_text_config(folders["base"], rms_norm_eps=1e-3), id="a base of its own"),
+]
+
+
+@pytest.mark.parametrize("change", ALIKE)
+def test_branches_that_compute_and_speak_alike_are_merged_however_their_files_spell_it(copies, change):
+    change(copies)
+    merged_of(copies, "ties")
+
+
+OTHERWISE = [
+    pytest.param({"rms_norm_eps": 1e-3}, r"text_config\.rms_norm_eps is 1e-06 in a and 0\.001 in b", id="a number"),
+    pytest.param(
+        {"rope_parameters": {**ROPE, "rope_theta": 12345.0}},
+        r"text_config\.rope_parameters\.rope_theta is 10000\.0 in a and 12345\.0 in b",
+        id="a nested number",
+    ),
+    pytest.param({"hidden_act": "gelu"}, r"text_config\.hidden_act is 'silu' in a and 'gelu' in b", id="a word"),
+    pytest.param({"attention_bias": True}, r"text_config\.attention_bias is False in a and True in b", id="a default"),
+    pytest.param({"window": 8}, r"text_config\.window is absent in a and 8 in b", id="a field of one alone"),
+]
+
+
+@pytest.mark.parametrize(("changes", "difference"), OTHERWISE)
+def test_branches_whose_configuration_computes_otherwise_are_refused_with_field_values_and_folders(
+    copies, changes, difference
+):
+    edit_text_config(copies["b"], **changes)
+    with pytest.raises(MergeError, match=rf"^config\.json: {difference}; branches of a merge must compute alike$"):
+        merged_of(copies)
+
+
+@pytest.mark.parametrize("again", ["a", "link"])
+def test_one_folder_is_no_two_branches(copies, again):
+    (copies["a"].parent / "link").symlink_to(copies["a"])
+    twins = [ModelFolder(copies["a"], "a"), ModelFolder(copies["a"].parent / again, again)]
+    with pytest.raises(MergeError, match=f"^--branch: a and {again} are one folder; give each once"):
+        MergedFolders(twins, None, "mean", {})
 
 
 def test_a_base_needs_the_branches_tokenizer_and_not_their_way_to_ask(copies):

@@ -175,13 +175,14 @@ def test_files_of_users_are_opened_by_one_module_for_each_library(library, modul
     assert importers == modules
 
 
-def test_only_the_report_makes_pages_and_draws_and_only_a_prompt_template_is_rendered_beside_it():
+def test_only_pages_are_made_and_drawn_and_only_templates_of_prompts_are_read_beside_them():
     users = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
         if {name.split(".")[0] for name in imports(path)} & {"jinja2", "markupsafe", "matplotlib"}
     }
-    assert {name for name in users if not name.startswith("report/")} == {"rows/template.py", "compare/page.py"}
+    beside = {"compare/page.py", "model/vocabulary.py", "rows/template.py"}
+    assert {name for name in users if not name.startswith("report/")} == beside
 
 
 def test_only_the_rooms_of_the_model_call_models_and_tokenizers():
