@@ -3,6 +3,7 @@
 - `train`: recipe to run folder
 - `doctor`: checks of a recipe before a long run
 - `findings`: a finding in words; the machine
+- `advice`: why the base's responses are not right, and what to do
 - `evaluate`: compares models on test problems
 - `behaviour`: compares a student with a teacher
 - `merge`: merges model folders

@@ -22,7 +22,8 @@ from copd.branches.actor import generator_of
 from copd.branches.branch import describe
 from copd.branches.handle import Handle
 from copd.branches.local import Turns, finish, local_handle
-from copd.commands.findings import Finding, advice_on, machine, one_line, short, size
+from copd.commands.advice import Answered, advice_on
+from copd.commands.findings import Finding, machine, one_line, short, size
 from copd.compute.batching import take_rows
 from copd.compute.family import Encoded, Family
 from copd.errors import CopdError
@@ -30,7 +31,6 @@ from copd.model.folders import load_family, model_folder
 from copd.model.parity import TOLERANCE_NATS, UNABLE, largest_difference
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe
-from copd.rewards.grading import OURS
 from copd.rows.rows import Rows
 from copd.runs.screen import memory_in_words
 from copd.schedule import Batches
@@ -240,10 +240,10 @@ def capability(name: str, bench: Bench, rollouts_per_prompt: int, failures: list
         seen["truncated_rate"],
     )
     texts = bench.actor.policy.texts(rollouts)
-    ours = [rollouts.problems[p].verifier in OURS for p in rollouts.prompt_of_N.tolist()]
-    advice = advice_on(
-        texts, rollouts.finished_N.tolist(), ours, rate, signal, bench.answer_form, rollouts.grader_failures
-    )
+    problems = [rollouts.problems[p] for p in rollouts.prompt_of_N.tolist()]
+    rows = zip(texts, problems, rollouts.finished_N.tolist(), rollouts.correct_N.tolist(), strict=True)
+    responses = [Answered(*row) for row in rows]
+    advice = advice_on(responses, signal, bench.answer_form, rollouts.grader_failures)
     found = (
         f"pass rate {rate:.2f}, mean reward {seen['reward']:.2f}, {signal:.0%} of {PROBED} groups of "
         f"{rollouts_per_prompt} with signal, {truncated:.0%} truncated, {seen['response_length']:.0f} tokens each"

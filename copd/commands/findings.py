@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,16 +13,12 @@ from typing import Literal
 
 import torch
 
-from copd.measure.health import MANY_TRUNCATED
-from copd.rewards.answers import OPENING, behind_thoughts
 from copd.system.processes import usable_cores
 
 Verdict = Literal["ok", "warning", "failed"]
 LONGEST_TEXT, LONGEST_REASON = 120, 300
 """Most characters shown of a prompt or response, and of an error that is not copd's own."""
 GIB = 2**30
-LEAST_SIGNAL, FEW_ANSWERS = 0.1, 0.1
-"""Least share of groups with signal, and least share of responses with a final answer."""
 
 
 @dataclass(frozen=True)
@@ -46,47 +42,6 @@ def machine(threads: int) -> Iterator[Finding]:
     yield Finding("processors", "ok" if enough else "warning", f"{cores} cores{advice}; {cards}")
     memory, free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), shutil.disk_usage(Path.cwd()).free
     yield Finding("memory and disk", "ok", f"{size(memory)} of memory; {size(free)} free in {Path.cwd()}")
-
-
-def advice_on(
-    texts: Sequence[str],
-    finished: Sequence[bool],
-    ours: Sequence[bool],
-    rate: float,
-    signal: float,
-    form: str,
-    failures: int = 0,
-) -> list[str]:
-    """What to do about the base's responses to the problems of a capability, each by its own signs.
-
-    `ours`: whether a verifier of copd grades the response, which needs a final answer in the `form`.
-    """
-    answered = [OPENING[form] in (behind_thoughts(text) or "") for text in texts]
-    truncated = [has for has, whole in zip(answered, finished, strict=True) if not whole]
-    graded = [has for has, whole, own in zip(answered, finished, ours, strict=True) if whole and own]
-    found = []
-    if len(truncated) > MANY_TRUNCATED * len(texts):
-        if sum(truncated) > len(truncated) / 2:
-            found.append(
-                "most responses go on behind their answer until they are truncated: look at the samples; perhaps the "
-                "model ends by a token that neither generation_config.json, tokenizer nor chat template names"
-            )
-        else:
-            found.append("most responses are truncated: raise sampling.max_new_tokens")
-    elif rate == 0 and graded and sum(graded) < FEW_ANSWERS * len(graded):
-        found.append(
-            f"hardly a response has a final answer in {OPENING[form]}: say in system_prompt where the answer goes, or "
-            "choose another reward.answer_form"
-        )
-    elif rate == 0 and failures:
-        found.append("nothing is right, and graders fail: see the line about grading")
-    elif rate == 0:
-        found.append("nothing is right: take easier problems, or another base")
-    if rate == 1:
-        found.append("everything is right: take harder problems")
-    elif rate > 0 and signal < LEAST_SIGNAL:
-        found.append("hardly a group has signal: take problems nearer to half right, or larger groups")
-    return found
 
 
 def one_line(error: Exception) -> str:

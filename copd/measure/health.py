@@ -154,8 +154,9 @@ class Health:
         if (self._recent(branch, "native/truncated_rate") or 0.0) > MANY_TRUNCATED:
             return "most are truncated: raise sampling.max_new_tokens, or see whether they go on behind their answer"
         return (
-            "look at the samples: without a final answer in its form, say in system_prompt where it goes; with wrong "
-            "answers, take easier problems"
+            "look at the samples, and at the causes that copd doctor counts: a response needs one final answer in its "
+            "form, closed and behind its thoughts (system_prompt can say so); where right answers count as wrong, mend "
+            "the references; else take easier problems"
         )
 
     def _entropy(self, branch: str, entropy: float) -> Iterator[_Look]:

@@ -155,12 +155,35 @@ def test_a_capability_without_signal_is_warned_of_with_advice_and_one_with_signa
     found = findings(make_recipe(rows))
     base = {name: found[f"{name}: the base"][0] for name in rows["branches"]}
     assert [finding.verdict for finding in base.values()] == ["ok", "warning", "warning"]
-    assert "nothing is right: take easier problems" in base["hopeless"].found
+    assert "nothing is right: 100% a wrong answer; " in base["hopeless"].found
+    assert "take easier problems" in base["hopeless"].found
     assert "everything is right: take harder problems" in base["solved"].found
     assert all(finding.verdict == "ok" for name in rows["branches"] for finding in found[f"{name}: grading"])
     assert found["solved: sampler against trainer"][0].verdict == "warning"
     assert "there was no signal" in found["solved: sampler against trainer"][0].found
     assert re.fullmatch(r"(\w+: \d+ training rows(, )?){3}", found["data"][0].found)
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("", []),
+        (
+            "<|im_end|>",
+            ["nothing is right: ", "% a wrong answer", "the answer that comes nearest is ", "<|im_end|>'"],
+        ),
+    ],
+    ids=["an answer", "one that no response can give"],
+)
+def test_a_reference_that_cannot_be_given_is_shown_beside_an_answer(rows, tmp_path, end, said):
+    problems = [Digits("text").problem(Split.TRAIN, i) for i in range(40)]
+    lines = [{"prompt": p.prompt, "answer": p.answer + end, "verifier": "exact"} for p in problems]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    task = {"kind": "rows", "train": str(tmp_path / "rows.jsonl")}
+    recipe = {**rows, "branches": {"a": {"task": task}}, "verifiers": {}}
+    found = next(finding for finding in examine(make_recipe(recipe)) if finding.check == "a: the base").found
+    assert all(part in found for part in said)
+    assert ("nothing is right" in found) == bool(said)
 
 
 def test_truncated_responses_are_warned_of(rows):

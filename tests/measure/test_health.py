@@ -235,7 +235,7 @@ def test_a_run_resumed_anywhere_is_warned_as_one_that_was_never_stopped():
     [
         ({"native__grader_failures": 3.0}, "graders fail"),
         ({"native__truncated_rate": 0.9}, "raise sampling.max_new_tokens"),
-        ({}, "without a final answer in its form"),
+        ({}, "one final answer in its form"),
     ],
 )
 def test_where_no_response_is_right_the_advice_follows_what_the_updates_say(changes, said):
