@@ -93,7 +93,7 @@ def check_stamp(given: str, now: tuple[int, int], first: tuple[int, int]) -> Non
 
 @dataclass(frozen=True)
 class JsonLinesFile:
-    """One JSON object per line, in UTF-8, with or without a byte order mark. Empty lines are skipped."""
+    """One JSON object per line, in UTF-8. Empty lines are skipped, and so is a byte order mark before a line."""
 
     given: str
     path: Path
@@ -108,6 +108,8 @@ class JsonLinesFile:
                     raise DataError(f"{self.given}: is {what}")
             if head.startswith(TAR, TAR_AT):
                 raise DataError(f"{self.given}: is a tar archive; unpack it first")
+            if b"\0" in head[:2]:
+                raise DataError(f"{self.given}: starts like UTF-16 without a mark; save it as UTF-8")
             offset = len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
             file.seek(offset)
             line = 0
@@ -160,12 +162,11 @@ def _copy_lines(target: BinaryIO, file: JsonLinesFile, positions: Sequence[int])
 
 def _parsed(text: bytes) -> dict[str, Any] | BadRow:
     try:
-        row = DECODER.decode(text.strip().decode())
+        row = DECODER.decode(text.removeprefix(BYTE_ORDER_MARK).strip().decode())
     except UnicodeDecodeError as error:
         return BadRow(f"not UTF-8 at byte {error.start + 1}")
     except json.JSONDecodeError as error:
-        cut = "; a row is one line" if text.strip() in (b"{", b"[") or error.pos >= len(error.doc) else ""
-        return BadRow(f"not JSON: {error.msg} at column {error.colno}{cut}")
+        return BadRow(f"not JSON: {error.msg} at column {error.pos + 1}{_likely_cause(error)}")
     except ValueError as error:
         return BadRow(f"not JSON: {error}"[:120])
     except RecursionError:
@@ -174,6 +175,14 @@ def _parsed(text: bytes) -> dict[str, Any] | BadRow:
         return row
     names = {list: "a list", str: "a text", type(None): "null"}
     return BadRow(f"{names.get(type(row), 'a number or truth value')}; accepted: a JSON object")
+
+
+def _likely_cause(error: json.JSONDecodeError) -> str:
+    """What line ends have to do with a text that is no JSON, or nothing."""
+    read = error.doc[: error.pos]
+    if error.msg == "Extra data":
+        return "; end lines in LF, not in CR alone" if read.endswith("\r") else "; a line is one row"
+    return "; a row is one line" if error.doc in ("{", "[") or not error.doc[error.pos :] else ""
 
 
 def _no_constant(name: str) -> NoReturn:

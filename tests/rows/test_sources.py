@@ -55,6 +55,8 @@ def test_a_byte_order_mark_windows_line_ends_and_empty_lines_are_passed_over(ope
         (b'{"a": ' + b"9" * 5000 + b"}", "not JSON: Exceeds the limit"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a": "\xff"}', "not UTF-8 at byte 8"),
+        (b'{"a": 1}\r{"a": 2}', "not JSON: Extra data at column 10; end lines in LF, not in CR alone"),
+        (b'{"a": 1} {"a": 2}', "not JSON: Extra data at column 10; a line is one row"),
         (b"[1]", "a list; accepted: a JSON object"),
         (b"null", "null; accepted: a JSON object"),
         (b"3", "a number or truth value"),
@@ -66,6 +68,19 @@ def test_a_line_that_is_no_row_is_told_and_the_others_are_read(opened, line, rea
     assert (first, last) == ((1, {"a": 1}), (3, {"a": 2}))
     assert bad[0] == 2
     assert reason in bad[1]
+
+
+def test_a_mark_within_joined_files_is_passed_over(opened):
+    mark = b"\xef\xbb\xbf"
+    file = opened(b'{"a": 1}\n' + mark + b'{"a": 2}\n')
+    assert told(file) == [(1, {"a": 1}), (2, {"a": 2})]
+    assert [file.read(position)["a"] for _, position, _ in file.scan()] == [1, 2]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-be"])
+def test_a_file_in_utf_16_is_refused_by_its_encoding_without_a_mark_too(opened, encoding):
+    with pytest.raises(DataError, match=r"^f.jsonl: starts like UTF-16 without a mark; save it as UTF-8$"):
+        told(opened('{"a": 1}\n'.encode(encoding)))
 
 
 def test_a_row_of_many_keys_is_read_or_refused_at_once(opened):
