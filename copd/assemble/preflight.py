@@ -11,6 +11,7 @@ from copd.model.parity import settle_path
 from copd.model.policy import Policy
 from copd.model.vocabulary import control_tokens
 from copd.recipe.model import Recipe
+from copd.rewards.grading import OURS
 from copd.rows.rows import Rows
 from copd.types import Problem, Split, Task
 
@@ -78,6 +79,8 @@ def _unfit(
     for text in (part for message in problem.messages for part in message.parts if isinstance(part, str)):
         if forged := next((token for token in forbidden if token in text), None):
             return f"the text holds the model's control token {forged!r}"
+    if problem.verifier in OURS and (forged := next((token for token in forbidden if token in problem.answer), None)):
+        return f"the answer holds {forged!r}, a control token that the model cannot emit"
     try:
         (length,) = encoder.lengths([problem])
     except (ValueError, ChatRefused) as error:

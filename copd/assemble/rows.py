@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from copd.errors import RecipeError
 from copd.recipe.model import Recipe
 from copd.recipe.task_sections import RowsTask
 from copd.rewards.answers import final_answer
 from copd.rewards.grading import OURS
-from copd.rewards.verifiers import misread
+from copd.rewards.verifiers import letter, misread
+from copd.rows.check import ANSWERED
 from copd.rows.formats import RowRules
 from copd.rows.media import MediaRules
 from copd.rows.opening import Settings
 from copd.rows.rows import Index, Rows
-from copd.rows.template import compile_template
+from copd.rows.template import columns_in, compile_template
 from copd.types import Split
 
 
@@ -27,18 +29,19 @@ def make_rows(
     verifiers: Collection[str],
     asked: Mapping[Split, int] | None = None,
     index: Index | None = None,
+    answer_form: str = "boxed",
 ) -> Rows:
     """The task of a branch on rows. Every row is read and checked, except for its media.
 
     `verifiers` are the recipe's own. `asked`: how many problems of validation and test will be asked. `index`: from a
-    process that has read the rows.
+    process that has read the rows. `answer_form`: the recipe's.
 
     Raises DataError naming file and line, RecipeError for a prompt template that cannot be used.
     """
     return Rows(
         name,
         {Split.TRAIN: section.train, Split.VALIDATION: section.validation, Split.TEST: section.test},
-        settings_of(section, f"branches.{name}.task", verifiers),
+        settings_of(section, f"branches.{name}.task", verifiers, answer_form),
         seed=seed,
         shares={Split.VALIDATION: section.validation_share, Split.TEST: section.test_share},
         asked=asked,
@@ -46,16 +49,46 @@ def make_rows(
     )
 
 
-def settings_of(section: RowsTask, given_as: str, verifiers: Collection[str]) -> Settings:
-    """How to read the rows of a section. `given_as` is its path in messages; `verifiers` are the recipe's own."""
-    template, known = section.prompt_template, OURS | set(verifiers)
-    rules = RowRules(
-        verifiers=known,
+def rules_of(answer_form: str, **rules: Any) -> RowRules:
+    """Rules for rows whose answers responses give in this form. `rules`: other fields of `RowRules`."""
+    return RowRules(
         boxed_answer=partial(final_answer, finished=True),
+        misread=partial(ungradable, answer_form),
+        letter=letter,
+        **rules,
+    )
+
+
+def ungradable(answer_form: str, verifier: str, answer: str) -> str | None:
+    """Why a verifier of ours would find every response wrong, or None.
+
+    The right response is read as the grader reads it: the final answer in it must be the reference.
+    """
+    if reason := misread(verifier, answer):
+        return reason
+    if answer.isalnum():
+        return None
+    right = ANSWERED[answer_form].format(answer)
+    found = final_answer(right, finished=True, form=answer_form)
+    if found == answer:
+        return None
+    read = "has no final answer" if found is None else f"has the final answer {found[:40]!r}"
+    return f"a response that ends like {right[:80]} {read}"
+
+
+def settings_of(section: RowsTask, given_as: str, verifiers: Collection[str], answer_form: str = "boxed") -> Settings:
+    """How to read the rows of a section.
+
+    `given_as` is its path in messages; `verifiers` are the recipe's own, and so is `answer_form`.
+    """
+    template, known = section.prompt_template, OURS | set(verifiers)
+    rules = rules_of(
+        answer_form,
+        verifiers=known,
         verifier=section.verifier,
         system_prompt=section.system_prompt,
         template=None if template is None else compile_template(template, f"{given_as}.prompt_template"),
-        misread=misread,
+        shown=frozenset() if template is None else columns_in(template),
         own=frozenset(verifiers),
     )
     if section.verifier is not None and section.verifier not in known:

@@ -28,7 +28,8 @@ def make_tasks(recipe: Recipe, indexes: Mapping[str, Index] | None = None) -> di
         section = branch.task
         if section.kind == "rows":
             index = (indexes or {}).get(name)
-            tasks[name] = rows = make_rows(name, section, recipe.seed, recipe.verifiers, _asked(recipe), index)
+            asked, form = _asked(recipe), recipe.reward.answer_form
+            tasks[name] = rows = make_rows(name, section, recipe.seed, recipe.verifiers, asked, index, form)
             _check_sizes(recipe, name, rows)
         else:
             tasks[name] = digits = Digits(**section.model_dump(exclude={"kind"}), seed=recipe.seed)

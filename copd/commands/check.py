@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-from copd.assemble.rows import rows_section, settings_of
+from copd.assemble.rows import rows_section, rules_of, settings_of
 from copd.recipe.model import Recipe
-from copd.rewards.answers import final_answer
 from copd.rewards.grading import OURS
-from copd.rewards.verifiers import misread
 from copd.rows.check import UNNAMED, Report, check_rows
-from copd.rows.formats import RowRules
 from copd.rows.opening import Settings, open_files
 from copd.types import Split
 
@@ -27,7 +23,7 @@ def check_file(
     most: int | None = None,
 ) -> list[Report]:
     """Check the rows of one file without a recipe. A row need not name a verifier. See `copd.rows.check`."""
-    rules = RowRules(OURS, partial(final_answer, finished=True), verifier=UNNAMED, misread=misread)
+    rules = rules_of("boxed", verifiers=OURS, verifier=UNNAMED)
     settings = Settings(rules=rules, format=format_name, data_root=None if root is None else Path(root))
     sources = open_files([file], Split.TRAIN.value, settings)
     return [check_rows(sources, settings, media=media, say=say, most=most)]
@@ -47,7 +43,7 @@ def check_branch(
     Raises RecipeError for a branch that does not exist or has no rows.
     """
     section = rows_section(recipe, branch)
-    settings = settings_of(section, f"branches.{branch}.task", recipe.verifiers)
+    settings = settings_of(section, f"branches.{branch}.task", recipe.verifiers, recipe.reward.answer_form)
     files = {split.value: getattr(section, split.value) for split in Split}
     if file is not None:
         files = {Split.TRAIN.value: [file]}

@@ -46,7 +46,7 @@ def filter_rows(
         section = section.model_copy(update={"train": (file,)})
     if model is not None:
         model_folder(model, "--model")
-    rows = make_rows(branch, section, recipe.seed, recipe.verifiers)
+    rows = make_rows(branch, section, recipe.seed, recipe.verifiers, answer_form=recipe.reward.answer_form)
     check_copy(rows.sources(Split.TRAIN), rows.settings, out)
     with assembled(recipe, logger.warning, tasks={branch: rows}) as made:
         actor = made.actor("filter", made.model(model))

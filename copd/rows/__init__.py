@@ -6,7 +6,11 @@
 - `parquet`: parquet files; the only module that calls pyarrow
 - `hub`: data sets of the Hugging Face hub, pinned to a commit
 - `formats`: rows of four libraries to one form, checked
-- `answers`: the reference answer of a row, and its choices
+- `references`: pictures and videos that a row names or holds
+- `answers`: the reference answer of a row
+- `choices`: the choices of a row and their letters
+- `unread`: columns and keys of a row that are not read
+- `notes`: counts what is not read, or read otherwise
 - `prompts`: a row's prompt to messages
 - `template`: prompt templates, in Jinja's sandbox
 - `columns`: the columns of a row that go with its problem

@@ -1,4 +1,4 @@
-"""The reference answer of a row, and the choices that a row gives beside its question."""
+"""The reference answer of a row."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from string import ascii_uppercase
 from typing import Any, NamedTuple
 
-from copd.errors import BadRow, visible
-from copd.rows.prompts import kind_of, sound_text, sound_unicode
+from copd.errors import BadRow
+from copd.rows.prompts import CONTROL_TOKEN, kind_of, sound_unicode
 
 THINK, THOUGHT = "<think>", "</think>"
 TAG, CLOSING_TAG = "<answer>", "</answer>"
 BOXED = "\\boxed{"
-CHOICES = ("options", "choices")
-"""Columns that may hold the choices of a question."""
-MAX_CHOICES = 26
-LABELLED = re.compile(r"\s*[(\[]?([A-Za-z])\s?[.):\]]")
+INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f\u200b\u2060\ufeff]")
+"""Control characters but for white space, zero-width spaces, and the byte order mark. No model writes them."""
+TAGS = re.compile(r"</?(?:answer|think|thinking|thoughts?|reasoning)>", re.IGNORECASE)
+LEAD_IN = re.compile(r"\W{0,5}(?:the )?(?:final |correct )?answer(?: is\b|\s?[:=])", re.IGNORECASE)
+GSM8K = "#### "
 
 
 class Solution(NamedTuple):
@@ -64,53 +64,25 @@ def answer_text(value: Any, *, of_any_type: bool) -> str:
         only = " (only a verifier of your own reads others)" if isinstance(value, list | tuple | Mapping) else ""
         raise BadRow(f"the answer is {kind_of(value)}; accepted: a text or a number{only}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise BadRow(f"the answer is {value}; accepted: a text or a number")
+        raise BadRow(f"the answer is {value}; accepted: a text or a finite number")
     text = value.strip() if isinstance(value, str) else repr(value)
     if not text:
         raise BadRow("the answer is empty")
     return sound_unicode(text, "the answer")
 
 
-class Choices(NamedTuple):
-    """The column of a row's choices, and each choice with its letter; no choices if the column is not read."""
-
-    column: str
-    lines: list[str]
-
-
-def choices_of(raw: Mapping[str, Any]) -> Choices | None:
-    """The choices of a row; None for a row without such a column.
-
-    They are a list of texts, texts by letter, or texts and letters in two lists: `{"text": [...], "label": [...]}`.
-    A text or number in the column is no list of choices. Raises BadRow for a choice that is no text.
-    """
-    column = next((name for name in CHOICES if raw.get(name)), None)
-    if column is None:
+def unsaid(answer: str) -> str | None:
+    """What an answer holds that no final answer of a response does, so that every response would be wrong; or None."""
+    if answer.isalnum():
         return None
-    given = raw[column]
-    if isinstance(given, Mapping):
-        texts, letters = given.get("text"), given.get("label")
-        if isinstance(texts, list | tuple) and isinstance(letters, list | tuple) and len(texts) == len(letters):
-            given = dict(zip(letters, texts, strict=True))
-        given = {letter: text for letter, text in given.items() if text is not None}
-        return Choices(column, [f"{letter}. {_choice(text, column, letter)}" for letter, text in given.items()])
-    if not isinstance(given, list | tuple):
-        return Choices(column, [])
-    if len(given) > MAX_CHOICES:
-        raise BadRow(f"{len(given)} {column}; accepted: at most {MAX_CHOICES}")
-    lines = [_choice(text, column, i) for i, text in enumerate(given)]
-    own = [match and match[1].upper() for match in map(LABELLED.match, lines)]
-    letters = list(ascii_uppercase[: len(lines)])
-    return Choices(column, lines if own == letters else [f"{a}. {b}" for a, b in zip(letters, lines, strict=True)])
-
-
-def _choice(value: Any, column: str, where: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadRow(f"{column}[{visible(str(where)[:20])}] is {kind_of(value)}; accepted: a text or a number")
-    return sound_text(str(value)).strip()
-
-
-def shows(text: str, lines: list[str]) -> bool:
-    """Whether a text has all choices, each behind its letter."""
-    parts = [(match[1], line[match.end() :].strip()) for line in lines if (match := LABELLED.match(line))]
-    return all(re.search(rf"(?<!\w)[(\[]?{letter}\s?[.):\]]\s*{re.escape(body)}(?!\w)", text) for letter, body in parts)
+    if token := CONTROL_TOKEN.search(answer):
+        return f"a response cannot hold the control token {token[0]!r}"
+    if invisible := INVISIBLE.search(answer):
+        return f"it holds the invisible character U+{ord(invisible[0]):04X}"
+    if tag := TAGS.search(answer):
+        return f"a final answer never holds {tag[0]}; give what stands inside or behind it"
+    if lead := LEAD_IN.match(answer):
+        return f"a final answer does not begin with {lead[0]!r}; give what stands behind it"
+    if GSM8K in answer:
+        return f"a final answer does not hold {GSM8K.strip()}; give what stands behind it"
+    return None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from copd.errors import BadRow, visible
 from copd.rows.formats import Row
 from copd.rows.media import DataRoot
+from copd.rows.notes import count_notes
 from copd.rows.opening import Settings, Source
 from copd.rows.prompts import as_text
 from copd.rows.rows import index_rows, load_media
@@ -102,7 +103,7 @@ def check_rows(
         if media:
             load_media(row, root, settings.media)
         report.first = report.first or row
-        report.notes.update(row.notes)
+        count_notes(report.notes, row, settings.media)
         report.kinds[row.kind] += 1
         report.verifiers[row.verifier] += 1
 

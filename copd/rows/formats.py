@@ -16,19 +16,18 @@ Choices in a column `options` or `choices` that the question does not show are p
 
 from __future__ import annotations
 
-import base64
-import binascii
-import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import lru_cache
 from typing import Any
 
 from copd.errors import BadRow, DataError, visible
-from copd.rows.answers import Choices, answer_text, choices_of, shows, within
+from copd.rows.answers import answer_text, unsaid, within
+from copd.rows.choices import Choices, below, check_answer, choices_of, shows
+from copd.rows.columns import left_out
 from copd.rows.media import Reference
 from copd.rows.prompts import Turn, as_text, kind_of, place_media, read_turns, sound_text, sound_unicode
+from copd.rows.references import Video, media_of
+from copd.rows.unread import OPTIONAL, check_columns
 from copd.types import Message
 
 Raw = Mapping[str, Any]
@@ -40,23 +39,15 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "trl": ("prompt", "solution"),
     "easyr1": ("problem", "answer"),
 }
-OPTIONAL = ("images", "videos", "verifier", "id", "fps")
-SPELLED: Mapping[str, tuple[str, ...]] = {
-    "native": OPTIONAL,
-    "verl": ("images", "videos"),
-    "trl": ("videos",),
-    "easyr1": ("images", "videos"),
-}
-"""Optional columns by format. A similar name is refused: without its picture, a row would be another problem."""
-MAX_MEDIA = 128
-"""Most images, and most videos, of one row."""
-MAX_COLUMNS, MAX_NAME = 1000, 20
-"""Most columns of one row, and most characters of a name that may be a misspelt one. Names seen are remembered."""
-PICTURE_IN_BASE64 = ("iVBORw0KGgo", "/9j/", "UklGR")
-"""How PNG, JPEG and WEBP begin in base64."""
-DATA_URL = "data:"
-READ_BESIDE = {"bytes", "path", "image", "video", "type", "fps"}
-"""What is read of a picture or video that is a mapping; `type` says what the key says."""
+ALSO_READ: Mapping[str, tuple[str, ...]] = {"trl": ("image",), "easyr1": ("problem_id", "data_type")}
+READ = {name: frozenset({*columns, *OPTIONAL, *ALSO_READ.get(name, ())}) for name, columns in REQUIRED.items()}
+"""The columns that are read, by format."""
+MAX_COLUMNS = 1000
+"""Most columns of one row."""
+EXACT, CHOICE = "exact", "choice"
+"""Verifiers of `copd.rewards.verifiers`: one compares answers as texts, one as letters."""
+UNHELD = "does not reach the reward function: JSON cannot hold it, or the row is too large"
+RESPELLED = "the answer is a number in its shortest form, such as 3.1 for 3.10; for verifier exact write it as a text"
 
 
 @dataclass(frozen=True)
@@ -68,7 +59,9 @@ class RowRules:
     boxed_answer   the content of the only `\\boxed{}` of a text, or None (`copd.rewards.answers`)
     system_prompt  for rows without a system message
     template       from (text of the last user message, the row) to the text that takes its place
-    misread        from (verifier, answer) to why that verifier cannot read it, or None (`copd.rewards.verifiers`)
+    shown          columns that the template reads
+    misread        from (verifier, answer) to why no response can be graded right, or None (`copd.assemble.rows`)
+    letter         the letter that verifier choice reads in an answer, or None (`copd.rewards.verifiers`)
     own            the user's own verifiers, which read answers of any type
     """
 
@@ -77,7 +70,9 @@ class RowRules:
     verifier: str | None = None
     system_prompt: str | None = None
     template: Callable[[str, Raw], str] | None = None
+    shown: Collection[str] = ()
     misread: Callable[[str, str], str | None] = lambda verifier, answer: None
+    letter: Callable[[str], str | None] = lambda answer: answer
     own: Collection[str] = ()
 
 
@@ -95,7 +90,7 @@ class Row:
     verifier: str
     id: str | None = None
     images: tuple[Reference, ...] = ()
-    videos: tuple[Reference | tuple[Reference, ...], ...] = ()
+    videos: tuple[Video, ...] = ()
     fps: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -133,44 +128,58 @@ def read_row(raw: Raw, format_name: str, rules: RowRules) -> Row:
             raise BadRow(f"{column} is null" if column in raw else f"{column} is missing; columns are {_named(raw)}")
     if len(raw) > MAX_COLUMNS:
         raise BadRow(f"{len(raw)} columns; accepted: at most {MAX_COLUMNS}")
-    _check_spelling(tuple(name for name in raw if len(name) <= MAX_NAME), format_name)
+    notes = check_columns(raw, READ[format_name], rules.shown)
     fields = FORMATS[format_name](raw, rules)
-    notes: list[str] = []
-    images = tuple(_reference(item, "images", i, notes) for i, item in enumerate(_list(fields, "images")))
-    given = _list(fields, "videos")
-    videos = tuple(_video(item, i, notes) for i, item in enumerate(given))
-    turns = _with_choices(read_turns(fields["prompt"]), choices := choices_of(raw), rules, notes)
+    asked = read_turns(fields["prompt"], notes)
+    media = media_of(fields, notes)
     verifier = _verifier(fields.get("verifier"), rules)
-    answer = answer_text(fields["answer"], of_any_type=verifier in rules.own)
-    if reason := rules.misread(verifier, answer):
-        raise BadRow(f"the answer is {answer[:40]!r}; {reason}")
+    answer = _answer(fields["answer"], verifier, rules, notes)
+    if verifier in rules.own:
+        notes += [f"the column `{name}` {UNHELD}" for name in left_out(raw)]
+    choices = choices_of(raw)
+    turns = asked if choices is None else _with_choices(asked, choices, rules, notes)
     dressed = _dressed(turns, raw, rules)
-    if choices and choices.lines and rules.template and not shows(dressed[-1][1], choices.lines):
-        notes.append(f"the column {choices.column} is not in the prompt that prompt_template makes")
+    if choices and choices.each:
+        if rules.template is not None and not shows(dressed[-1][1], choices):
+            notes.append(f"the column {choices.column} is not in the prompt that prompt_template makes")
+        elif verifier not in rules.own:
+            check_answer(answer, rules.letter(answer) if verifier == CHOICE else None, choices, notes)
     return Row(
-        messages=place_media(dressed, len(images), len(videos)),
+        messages=place_media(dressed, len(media.images), len(media.videos), notes),
         question="\n".join(text for _, text in turns),
         answer=answer,
         verifier=verifier,
         id=_id(fields.get("id")),
-        images=images,
-        videos=videos,
-        fps=_fps(_rate(given) if fields.get("fps") is None else fields["fps"]),
+        images=media.images,
+        videos=media.videos,
+        fps=media.fps,
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _with_choices(turns: list[Turn], choices: Choices | None, rules: RowRules, notes: list[str]) -> list[Turn]:
+def _answer(value: Any, verifier: str, rules: RowRules, notes: list[str]) -> str:
+    """The reference answer as text. Raises BadRow for one that no response can equal.
+
+    Where only a default of `copd data check` stands for the verifier, that is noted.
+    """
+    is_own = verifier in rules.own
+    answer = answer_text(value, of_any_type=is_own)
+    if not is_own and (reason := rules.misread(verifier, answer) or unsaid(answer)):
+        if verifier in rules.verifiers:
+            raise BadRow(f"the answer is {answer[:40]!r}; {reason}")
+        notes.append(visible(f"verifiers of copd refuse the answer: {reason}"))
+    if verifier == EXACT and isinstance(value, float):
+        notes.append(RESPELLED)
+    return answer
+
+
+def _with_choices(turns: list[Turn], choices: Choices, rules: RowRules, notes: list[str]) -> list[Turn]:
     """The turns with the row's choices below its question, unless it shows them or a template may."""
-    if choices is None or rules.template is not None:
+    notes += choices.notes
+    if rules.template is not None or not choices.each:
         return turns
-    if not choices.lines:
-        notes.append(f"the column {choices.column} is not read: it is no list of choices")
-        return turns
-    if shows(turns[-1][1], choices.lines):
-        return turns
-    notes.append(f"the column {choices.column} is put below the question, which does not show it")
-    return [*turns[:-1], (turns[-1][0], "\n".join([turns[-1][1], *choices.lines]))]
+    role, question = turns[-1]
+    return [*turns[:-1], (role, below(question, choices, notes))]
 
 
 def _dressed(turns: list[Turn], raw: Raw, rules: RowRules) -> list[Turn]:
@@ -221,83 +230,8 @@ FORMATS: Mapping[str, Callable[[Raw, RowRules], Raw]] = {
 """By format, a function from a row to one with the native columns. The required columns are there."""
 
 
-@lru_cache(maxsize=64)
-def _check_spelling(columns: tuple[str, ...], format_name: str) -> None:
-    """Refuse a column whose name looks like that of an absent optional column. Other columns are accepted."""
-    absent = [name for name in SPELLED[format_name] if name not in columns]
-    for column in set(columns) - {*REQUIRED[format_name], *OPTIONAL}:
-        if near := get_close_matches(column, absent, n=1, cutoff=0.85):
-            raise BadRow(f"unknown column {column!r}; did you mean {near[0]!r}?")
-
-
 def _named(columns: Iterable[str]) -> str:
     return visible(", ".join(name[:40] for name in list(columns)[:20])) or "(none)"
-
-
-def _list(fields: Raw, column: str) -> Sequence[Any]:
-    value = fields.get(column)
-    if value is None:
-        return ()
-    if not isinstance(value, list | tuple):
-        raise BadRow(f"{column} is {kind_of(value)}; accepted: a list")
-    if len(value) > MAX_MEDIA:
-        raise BadRow(f"{len(value)} {column}; accepted: at most {MAX_MEDIA}")
-    return value
-
-
-def _video(value: Any, index: int, notes: list[str]) -> Reference | tuple[Reference, ...]:
-    frames = value.get("video") if isinstance(value, Mapping) else value
-    if not isinstance(frames, list | tuple):
-        if isinstance(value, Mapping) and value.get("fps") is not None:
-            notes.append("fps beside a video file is not read; media.fps in the recipe samples it")
-        return _reference(value, "videos", index, notes)
-    if not frames:
-        raise BadRow(f"videos[{index}] holds no frames")
-    _note_unread(value, "videos", notes)
-    return tuple(_reference(frame, f"videos[{index}]", i, notes) for i, frame in enumerate(frames))
-
-
-def _rate(videos: Sequence[Any]) -> Any:
-    """The frame rate that stands beside every video of a row; None without one. Raises BadRow for different ones."""
-    rates = [video.get("fps") if isinstance(video, Mapping) else None for video in videos]
-    if any(rate != rates[0] for rate in rates):
-        raise BadRow("its videos have different fps; accepted: one for all")
-    return rates[0] if rates else None
-
-
-def _reference(value: Any, column: str, index: int, notes: list[str]) -> Reference:
-    """A path, bytes, or a mapping that holds one of them: {"bytes": ..., "path": ...}, {"image": ...}, {"video": ...}.
-
-    In JSON bytes are written in base64, or as a data URL.
-    """
-    if isinstance(value, Mapping):
-        _note_unread(value, column, notes)
-        content = value.get("bytes")
-        if isinstance(content, str):
-            content = _base64(content, f"{column}[{index}].bytes")
-        value = next((v for v in (content, *(value.get(k) for k in ("path", "image", "video"))) if v is not None), None)
-    if isinstance(value, str) and value.lstrip().startswith((DATA_URL, *PICTURE_IN_BASE64)):
-        return _base64(value, f"{column}[{index}]")
-    if not isinstance(value, str | bytes):
-        raise BadRow(f"{column}[{index}] is {kind_of(value)}; accepted: a path, or bytes")
-    return value
-
-
-def _base64(text: str, where: str) -> bytes:
-    try:
-        return base64.b64decode("".join(text.rpartition(",")[2].split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise BadRow(f"{where} is not base64") from None
-
-
-def _note_unread(value: Any, column: str, notes: list[str]) -> None:
-    """Note what stands beside a picture or video and is not read, such as bounds of other libraries."""
-    unread = set(value) - READ_BESIDE if isinstance(value, Mapping) else ()
-    notes += [
-        f"{visible(str(name)[:MAX_NAME])} beside {column} is not read; media in the recipe has bounds for all"
-        for name in sorted(unread, key=str)
-        if value[name] is not None
-    ]
 
 
 def _verifier(name: Any, rules: RowRules) -> str:
@@ -314,11 +248,3 @@ def _id(value: Any) -> str | None:
     if value is None or (isinstance(value, int | str) and not isinstance(value, bool)):
         return None if value in (None, "") else sound_unicode(str(value), "the id")
     raise BadRow(f"id is {kind_of(value)}; accepted: a text or a whole number")
-
-
-def _fps(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
-        raise BadRow(f"fps is {str(value)[:40]}; accepted: a number above 0")
-    return float(value)

@@ -8,27 +8,36 @@ from dataclasses import replace
 from typing import Any
 
 from copd.errors import BadRow
+from copd.rows.unread import unread_keys
 from copd.types import Medium, Message
 
 ROLES = ("system", "user", "assistant")
 MARKS = {Medium.IMAGE: "<image>", Medium.VIDEO: "<video>"}
 MEDIUM_OF_MARK = {mark: medium for medium, mark in MARKS.items()}
 MARK = re.compile("(<image>|<video>)")
+OTHER_MARK = re.compile(r"<(?:image|img|video)[ _-]?\d*>|\[(?:image|video)\]", re.IGNORECASE)
+"""Marks of other libraries. They stay text."""
+MEDIA_KEY = re.compile("image|video|picture|frame", re.IGNORECASE)
+MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content)["']\s*:""")
 CONTROL_TOKEN = re.compile(r"<\|\w+\|>")
 
 Turn = tuple[str, str]
 """A role, and a text with marks for media."""
 
 
-def read_turns(prompt: Any) -> list[Turn]:
+def read_turns(prompt: Any, notes: list[str]) -> list[Turn]:
     """The turns of a prompt, which is a text or a list of messages. Raises BadRow.
 
     A message's content is a text, or a list of parts of type text, image and video.
     """
     if isinstance(prompt, str):
         turns = [("user", sound_text(prompt))]
+        if MESSAGES_AS_TEXT.match(prompt):
+            notes.append("the prompt is a list of messages written as a text, and is asked as that text")
     elif isinstance(prompt, list | tuple):
-        turns = [_turn(message, f"prompt[{i}]") for i, message in enumerate(prompt)]
+        if prompt and all(isinstance(text, str) for text in prompt):
+            raise BadRow("the prompt is a list of texts; accepted: a text or a list of messages; a row is one problem")
+        turns = [_turn(message, f"prompt[{i}]", notes) for i, message in enumerate(prompt)]
     else:
         raise BadRow(f"the prompt is {kind_of(prompt)}; accepted: a text or a list of messages")
     if not turns or turns[-1][0] != "user":
@@ -55,9 +64,10 @@ def sound_unicode(text: str, what: str = "the text") -> str:
     return text
 
 
-def place_media(turns: Sequence[Turn], images: int, videos: int) -> tuple[Message, ...]:
+def place_media(turns: Sequence[Turn], images: int, videos: int, notes: list[str]) -> tuple[Message, ...]:
     """Split texts at their marks. Without any mark, all media stand before the text of the first user message.
 
+    Marks of other libraries in a row with media are noted.
     Raises BadRow if marks and media differ in number, or if the last message has no text.
     """
     if not MARK.sub("", turns[-1][1]).strip():
@@ -65,6 +75,8 @@ def place_media(turns: Sequence[Turn], images: int, videos: int) -> tuple[Messag
     if not images and not videos and not any(mark in text for _, text in turns for mark in MEDIUM_OF_MARK):
         return tuple(Message(role, (text,)) for role, text in turns)
     messages = [Message(role, tuple(_cut(text))) for role, text in turns]
+    others = {mark for _, text in turns for mark in OTHER_MARK.findall(text) if mark not in MEDIUM_OF_MARK}
+    notes += [f"{mark[:20]} in the prompt is asked as text; marks are <image> and <video>" for mark in sorted(others)]
     media = {Medium.IMAGE: images, Medium.VIDEO: videos}
     marks = {medium: sum(message.parts.count(medium) for message in messages) for medium in Medium}
     if not any(marks.values()) and any(media.values()):
@@ -100,23 +112,27 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), f"of type {type(value).__name__}")
 
 
-def _turn(message: Any, where: str) -> Turn:
+def _turn(message: Any, where: str, notes: list[str]) -> Turn:
     if not isinstance(message, Mapping):
         raise BadRow(f"{where} is {kind_of(message)}; accepted: a mapping with role and content")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         raise BadRow(f"{where}.role is {str(role)[:40]!r}; accepted: {', '.join(ROLES)}")
     if isinstance(content, list | tuple):
-        content = "".join(_part(part, f"{where}.content[{i}]") for i, part in enumerate(content))
+        content = "".join(_part(part, f"{where}.content[{i}]", notes) for i, part in enumerate(content))
     if not isinstance(content, str):
         raise BadRow(f"{where}.content is {kind_of(content)}; accepted: a text or a list of parts")
+    notes += [_unread(key, "a message") for key in unread_keys(message, ("role", "content"))]
     return role, sound_text(content)
 
 
-def _part(part: Any, where: str) -> str:
+def _part(part: Any, where: str, notes: list[str]) -> str:
     if not isinstance(part, Mapping):
         raise BadRow(f"{where} is {kind_of(part)}; accepted: a mapping with type")
     kind = part.get("type")
+    if kind in ("image", "video", "text"):
+        read = ("type", "text") if kind == "text" else ("type",)
+        notes += [_unread(key, f"a part of type {kind}") for key in unread_keys(part, read)]
     if kind in ("image", "video"):
         return MARKS[Medium(kind)]
     if kind != "text":
@@ -124,6 +140,11 @@ def _part(part: Any, where: str) -> str:
     if not isinstance(part.get("text"), str):
         raise BadRow(f"{where}.text is {kind_of(part.get('text'))}; accepted: a text")
     return part["text"]
+
+
+def _unread(key: str, where: str) -> str:
+    held = "; pictures and videos are read from the columns images and videos" if MEDIA_KEY.search(key) else ""
+    return f"the key `{key}` of {where} is not read{held}"
 
 
 def _cut(text: str) -> list[str | Medium]:

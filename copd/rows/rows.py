@@ -25,6 +25,7 @@ from copd.rows.columns import columns_of
 from copd.rows.formats import Row, RowRules
 from copd.rows.index import RowIndex, RowSet, cut
 from copd.rows.media import DataRoot, MediaRules, load_frames, load_image, named
+from copd.rows.notes import count_notes
 from copd.rows.opening import Settings, Source, open_files
 from copd.rows.sources import RowFile, check_stamp
 from copd.rows.video import load_video
@@ -92,7 +93,7 @@ class Rows:
             self._take(index)
             return
         self._sets = {
-            split: index_rows(opened, settings.rules, self._bad.meet, lambda row, _: self.notes.update(row.notes))
+            split: index_rows(opened, settings.rules, self._bad.meet, self._note)
             for split, opened in self._opened.items()
         }
         missing = {split: (shares or {}).get(split, 0.0) for split in Split if split not in self._sets}
@@ -111,6 +112,9 @@ class Rows:
     def keys(self, split: Split) -> np.ndarray:
         """The key of every row of a split (`index.key_of`). [n] uint64. Equal texts, or equal media, share one."""
         return self._sets[split].key_n
+
+    def _note(self, row: Row, root: DataRoot) -> None:
+        count_notes(self.notes, row, self.settings.media)
 
     @property
     def skipped(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError
+from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -39,3 +39,8 @@ def compile_template(source: str, given_as: str) -> Callable[[str, Mapping[str, 
             raise BadRow(f"the prompt template fails: {error}") from None
 
     return render
+
+
+def columns_in(source: str) -> frozenset[str]:
+    """The names of columns that a template, which compiles, reads."""
+    return frozenset(meta.find_undeclared_variables(ImmutableSandboxedEnvironment().parse(source))) - HIDDEN

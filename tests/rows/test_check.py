@@ -75,7 +75,7 @@ def test_media_are_decoded_unless_told_otherwise_but_always_looked_for(checked, 
 
 
 def test_the_first_sound_row_is_shown_as_a_model_is_asked_it_with_a_right_response_and_notes_are_counted(checked):
-    rows = ["{", row(prompt="Which?\nOne.", answer="B", options=["red", "blue"]), row(options=["x"]), row()]
+    rows = ["{", row(prompt="Which?\nOne.", answer="B", options=["red", "blue"]), row(options=["1"]), row()]
     report, _ = checked(rows, answer_form="tag")
     assert report.lines() == [
         "f.jsonl (native): 4 rows, 1 bad; kinds: text 3; verifiers: (none named) 3",

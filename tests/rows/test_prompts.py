@@ -10,7 +10,8 @@ IMAGE, VIDEO = Medium.IMAGE, Medium.VIDEO
 
 
 def placed(prompt, images=0, videos=0):
-    return place_media(read_turns(prompt), images, videos)
+    notes = []
+    return place_media(read_turns(prompt, notes), images, videos, notes)
 
 
 def test_media_stand_where_they_are_marked():

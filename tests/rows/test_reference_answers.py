@@ -1,4 +1,4 @@
-"""The reference answer of a row, and choices that stand in a column of their own."""
+"""The reference answer of a row, and what of a row's media is read."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ from PIL import Image
 from copd.errors import BadRow
 from copd.rewards.answers import final_answer
 from copd.rewards.verifiers import misread
-from copd.rows.answers import choices_of, within
+from copd.rows.answers import within
 from copd.rows.formats import RowRules, read_row
 
 BOXED = partial(final_answer, finished=True)
@@ -58,6 +58,45 @@ def test_an_answer_that_no_final_answer_can_equal_is_refused_unless_a_verifier_o
     assert read_row({"prompt": "?", "answer": answer, "verifier": "mine"}, "native", RULES).answer == answer
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("7<|im_end|>", r"a response cannot hold the control token '<\|im_end\|>'"),
+        ("\ufeff7", r"it holds the invisible character U\+FEFF"),
+        ("7\u200b", r"it holds the invisible character U\+200B"),
+        ("7\0", r"it holds the invisible character U\+0000"),
+        ("<ANSWER>7</ANSWER>", "a final answer never holds <ANSWER>; give what stands inside or behind it"),
+        ("<reasoning>3+4</reasoning>7", "a final answer never holds <reasoning>"),
+        ("Answer: 7", "a final answer does not begin with 'Answer:'; give what stands behind it"),
+        ("**Final answer: 7**", "does not begin with"),
+        ("The answer is 7.", "does not begin with 'The answer is'"),
+        ("3+4 is 7.\n#### 7", "a final answer does not hold ####; give what stands behind it"),
+    ],
+)
+def test_an_answer_that_no_final_answer_is_like_is_refused_and_noted_where_the_verifier_is_unknown(answer, reason):
+    with pytest.raises(BadRow, match=reason):
+        read_row({"prompt": "?", "answer": answer}, "native", RULES)
+    assert read_row({"prompt": "?", "answer": answer, "verifier": "mine"}, "native", RULES).notes == ()
+    unnamed = read_row({"prompt": "?", "answer": answer}, "native", RowRules(frozenset({"exact"}), BOXED, "(none)"))
+    (note,) = unnamed.notes
+    assert note.startswith("verifiers of copd refuse the answer: ")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "answerable",
+        "Answers: none",
+        "a < b > c",
+        "\u0645\u06cc\u200c\u0631\u0648\u0645",
+        "\U0001f469\u200d\U0001f4bb",
+        "#4",
+    ],
+)
+def test_an_answer_of_unusual_texts_is_one(answer):
+    assert read_row({"prompt": "?", "answer": answer}, "native", RULES).answer == answer
+
+
 def test_a_verifier_of_the_user_reads_mappings_and_lists_as_json_and_ours_do_not():
     truth = {"boxes": [[1, 2]], "label": "é"}
     row = {"prompt": "?", "reward_model": {"ground_truth": truth}, "verifier": "mine"}
@@ -68,70 +107,6 @@ def test_a_verifier_of_the_user_reads_mappings_and_lists_as_json_and_ours_do_not
         read_row({**row, "verifier": "exact"}, "verl", RULES)
     with pytest.raises(BadRow, match="the answer is a list that JSON cannot hold"):
         read_row({"prompt": "?", "answer": [float("nan")], "verifier": "mine"}, "native", RULES)
-
-
-COLOURS = ["A. red", "B. blue", "C. green"]
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (COLOURS, COLOURS),
-        (["red", "blue", "green"], COLOURS),
-        ({"A": "red", "B": "blue", "C": "green", "D": None}, COLOURS),
-        (["(A) red", "(B) blue"], ["(A) red", "(B) blue"]),
-        ([1, 2], ["A. 1", "B. 2"]),
-        ({"text": ["red", "blue"], "label": ["A", "B"]}, ["A. red", "B. blue"]),
-        (["A. Einstein", "I. Newton"], ["A. A. Einstein", "B. I. Newton"]),
-    ],
-)
-def test_choices_have_letters(given, expected):
-    assert choices_of({"options": given}) == ("options", expected)
-    assert choices_of({"choices": given}) == ("choices", expected)
-
-
-@pytest.mark.parametrize(
-    ("given", "reason"),
-    [
-        ([["a"]], r"options\[0\] is a list"),
-        (["b", None], r"options\[1\] is null"),
-        ({"A": ["a"]}, r"options\[A\] is a list"),
-        (["x"] * 27, "27 options; accepted: at most 26"),
-    ],
-)
-def test_a_choice_that_is_no_text_is_refused_with_its_place(given, reason):
-    with pytest.raises(BadRow, match=reason):
-        choices_of({"options": given})
-
-
-def test_a_column_that_is_no_list_of_choices_is_noted_and_not_read():
-    row = read_row({"prompt": "?", "answer": "1", "choices": 4}, "native", RULES)
-    assert (row.prompt, row.notes) == ("?", ("the column choices is not read: it is no list of choices",))
-
-
-def test_choices_that_the_question_does_not_show_are_put_below_it_and_noted():
-    row = {"problem": "What colour?", "answer": "B", "verifier": "choice", "options": COLOURS}
-    found = read_row(row, "easyr1", RULES)
-    assert found.prompt == "What colour?\nA. red\nB. blue\nC. green"
-    assert found.notes == ("the column options is put below the question, which does not show it",)
-    shown = read_row({**row, "problem": "What colour? (A) red (B) blue (C) green"}, "easyr1", RULES)
-    assert (shown.prompt, shown.notes) == ("What colour? (A) red (B) blue (C) green", ())
-    hidden = read_row({**row, "problem": "2345 mod 7?", "options": ["2", "3", "4", "5"]}, "easyr1", RULES)
-    assert hidden.prompt == "2345 mod 7?\nA. 2\nB. 3\nC. 4\nD. 5"
-
-
-def test_a_template_has_the_choices_or_a_note_says_that_it_has_not():
-    row = {"problem": "What colour?", "answer": "B", "verifier": "choice", "options": COLOURS}
-    whole, half = (
-        RowRules(
-            RULES.verifiers, BOXED, "exact", template=lambda text, raw, n=n: "\n".join([text, *raw["options"][:n]])
-        )
-        for n in (3, 1)
-    )
-    assert read_row(row, "easyr1", whole).notes == ()
-    found = read_row(row, "easyr1", half)
-    assert found.prompt == "What colour?\nA. red"
-    assert found.notes == ("the column options is not in the prompt that prompt_template makes",)
 
 
 def picture(kind: str) -> bytes:
@@ -146,8 +121,15 @@ def test_a_picture_in_base64_or_a_data_url_is_bytes_wherever_a_path_may_stand(ki
     row = {"prompt": "?", "answer": "1", "images": [text, f"data:image/{kind.lower()};base64,{text}", {"bytes": text}]}
     row["images"].append("\n".join(text[i : i + 76] for i in range(0, len(text), 76)))
     assert read_row(row, "native", RULES).images == (picture(kind),) * 4
+    assert read_row({**row, "images": [f"base64,{text}"]}, "native", RULES).images == (picture(kind),)
     with pytest.raises(BadRow, match=r"images\[0\] is not base64"):
         read_row({**row, "images": [f"data:image/png;base64,{text[:-3]}?"]}, "native", RULES)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
+def test_a_picture_of_another_format_in_base64_is_bytes_and_no_path(kind):
+    row = {"prompt": "?", "answer": "1", "images": [base64.b64encode(picture(kind)).decode()]}
+    assert read_row(row, "native", RULES).images == (picture(kind),)
 
 
 def test_frames_and_rate_of_a_mapping_are_read_and_bounds_in_it_are_noted():

@@ -274,7 +274,7 @@ def test_two_files_of_one_numbering_are_taken_and_their_problems_told_apart(writ
 
 
 def test_what_is_read_in_another_way_is_counted(write):
-    rows = [{**row, "options": ["1", "2"]} for row in sums(3)]
+    rows = [{**row, "options": ["1", row["answer"]]} for row in sums(3)]
     task = Rows("t", {split: [write(f"{split.value}.jsonl", rows)] for split in Split}, SETTINGS)
     assert dict(task.notes) == {"the column options is put below the question, which does not show it": 9}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from copd.errors import BadRow, RecipeError
-from copd.rows.template import compile_template
+from copd.rows.template import columns_in, compile_template
 
 WHERE = "branches.a.task.prompt_template"
 
@@ -16,6 +16,11 @@ def test_a_template_sees_the_text_and_the_columns_of_the_row():
     assert rendered("{{ prompt }}\nOf {{ options | join(', ') }}.", options=["A", "B"]) == "1+1?\nOf A, B."
     assert rendered("{{ content }}{{ problem }}", prompt="x") == "xx"
     assert rendered("{% if level is defined %}{{ level }}{% else %}none{% endif %}") == "none"
+
+
+def test_the_columns_that_a_template_reads_are_known():
+    source = "{% for x in options %}{{ x }}{% endfor %}{{ prompt }}{% if level is defined %}{{ level }}{% endif %}"
+    assert columns_in(source) == {"options", "prompt", "level"}
 
 
 @pytest.mark.parametrize("column", ["answer", "solution", "reward_model", "extra_info"])

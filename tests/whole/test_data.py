@@ -181,6 +181,17 @@ def test_a_text_that_forges_a_turn_with_a_control_token_of_the_model_is_a_bad_ro
         draw_all(policy, tasks)
 
 
+def test_an_answer_that_holds_a_control_token_of_the_model_is_a_bad_row(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    lines = (folder / "text.jsonl").read_text().splitlines()
+    lines[0] = json.dumps({"prompt": "1?", "answer": "1<end_of_turn>", "verifier": "exact"})
+    (tmp_path / "text.jsonl").write_text("\n".join(lines))
+    policy, tasks = load_policy(recipe_of(tmp_path)), make_tasks(recipe_of(tmp_path))
+    policy.tokenizer.add_tokens(AddedToken("<end_of_turn>", special=True))
+    with pytest.raises(DataError, match=r"text.jsonl:1: the answer holds '<end_of_turn>', a control token that the"):
+        draw_all(policy, tasks)
+
+
 def test_a_damaged_picture_that_evaluation_will_ask_for_is_found_before_anything_is_trained(folder, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     lines = (folder / "image.jsonl").read_text().splitlines()
