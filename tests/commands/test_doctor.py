@@ -169,8 +169,8 @@ def test_a_capability_without_signal_is_warned_of_with_advice_and_one_with_signa
     [
         ("", []),
         (
-            "<|im_end|>",
-            ["nothing is right: ", "% a wrong answer", "the answer that comes nearest is ", "<|im_end|>'"],
+            " cm",
+            ["nothing is right: ", "% a wrong answer", "the answer that comes nearest is ", " cm'"],
         ),
     ],
     ids=["an answer", "one that no response can give"],

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,7 @@ import typer
 
 from copd import errors
 from copd.commands.exits import status_of
-
-BOTH = ["--branch", "builtin:digits", "--branch", "builtin:digits"]
+from copd.model.folders import model_folder
 
 
 @pytest.fixture
@@ -156,11 +156,13 @@ def test_without_a_command_the_help_is_shown_and_no_error(command):
     assert done.stderr == ""
 
 
-def test_a_disk_that_is_full_is_a_failure_and_no_mistake(command, tmp_path):
+def test_a_disk_that_is_full_is_a_failure_and_no_mistake(command, tmp_path, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other") / "base"
+    shutil.copytree(model_folder("builtin:digits"), other)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        done = command("merge", *BOTH, "--out", "o")
+        done = command("merge", "--branch", "builtin:digits", "--branch", str(other), "--out", "o")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert done.returncode == 1
