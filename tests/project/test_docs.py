@@ -50,7 +50,7 @@ NOT_RUN = {
     "python benchmarks/": "the same",
     "python -m benchmarks.": "likewise; tests/project/test_benchmarks.py runs them at a reduced size",
     ".venv-bench/": "another environment, which `make bench` makes",
-    "copd compare ": "hours; tests/commands/test_compare.py runs it at a reduced size",
+    "copd compare ": "hours; tests/commands/test_compare_arms.py runs it at a reduced size",
     "vllm ": "needs a GPU, and a package that copd does not depend on",
 }
 """How commands begin that the tests leave out, and why."""
