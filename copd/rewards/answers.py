@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 BOXED = "\\boxed{"
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+"""A brace, or a character behind a backslash, which is none."""
 THINK, THOUGHT = "<think>", "</think>"
 TAG, CLOSING_TAG = "<answer>", "</answer>"
 
@@ -34,15 +37,15 @@ def behind_thoughts(response: str) -> str | None:
 
 
 def only_box(text: str) -> str | None:
-    """The content of the only `\\boxed{}`, however deeply its braces nest."""
+    """The content of the only `\\boxed{}`, however deeply its braces nest. An escaped brace such as `\\{` is a sign."""
     if text.count(BOXED) != 1:
         return None
     start = text.index(BOXED) + len(BOXED)
     depth = 1
-    for at, character in enumerate(text[start:], start):
-        depth += {"{": 1, "}": -1}.get(character, 0)
+    for brace in BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0:
-            return text[start:at].strip()
+            return text[start : brace.start()].strip()
     return None
 
 

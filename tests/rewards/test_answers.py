@@ -17,6 +17,12 @@ ANSWERS = [
     (r"\boxed{   }", ""),
     (r"so \boxed{5}, not 6 or {7}", "5"),
     (r"\\boxed{5}", "5"),
+    (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+    (
+        r"\boxed{\left\{\begin{array}{l}x=1\\y=2\end{array}\right.}",
+        r"\left\{\begin{array}{l}x=1\\y=2\end{array}\right.",
+    ),
+    (r"\boxed{1\\}", r"1\\"),
     ("\\boxed{1\n2}", "1\n2"),
     ("\\boxed{7\x00}", "7\x00"),
     ("\\boxed{\ud800}", "\ud800"),
