@@ -20,14 +20,17 @@ LONGEST_NUMBER, LONGEST_TEXT = 100, 10_000
 
 INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
-POWER = r"10\s?\^\s?(?:\{\s?(?P<power>[+-]?\d{1,3})\s?\}|(?P<digit>\d))"
+POWER = r"10\s?\^\s?(?:\{{\s?(?P<power{n}>[+-]?\d{{1,3}})\s?\}}|(?P<typed{n}>-?\d{{1,3}}))"
 NUMBER = re.compile(
     rf"(?P<sign>[+-]?)\s?(?:(?P<decimal>{DECIMAL})(?:\\overline\{{(?P<repeated>\d{{1,18}})\}})?"
-    rf"(?:[eE](?P<exponent>[+-]?\d{{1,3}})|\s?(?:\\times|\\cdot|\*|\u00d7|\u00b7)\s?{POWER})?"
+    rf"(?:[eE](?P<exponent>[+-]?\d{{1,3}})|\s?(?:\\times|\\cdot|\*|\u00d7|\u00b7)\s?{POWER.format(n=1)})?"
+    rf"|(?P<ten>{POWER.format(n=2)})"
     rf"|(?:(?P<whole>\d{{1,18}})\s+)?(?P<over>{DECIMAL})\s?/\s?(?P<under>{DECIMAL})"
-    rf"|(?P<before>\d{{1,18}})?\s?\\[dt]?frac\s?\{{(?P<upper>{DECIMAL})\}}\s?\{{(?P<lower>{DECIMAL})\}})\s?(?P<percent>\\?%)?",
+    rf"|(?P<before>\d{{1,18}})?\s?\\[dt]?frac(?:\s?\{{(?P<upper>{DECIMAL})\}}\s?\{{(?P<lower>{DECIMAL})\}}|\s?(?P<high>\d)\s?(?P<low>\d)))\s?(?P<percent>\\?%)?",
     re.ASCII,
 )
+POWERS_OF_TEN = ("power1", "typed1", "power2", "typed2")
+"""The groups of a power of ten, behind a number and alone."""
 LETTER = re.compile(r"\(\s?([A-Ja-j])\s?\)|\[\s?([A-Ja-j])\s?\]|([A-Ja-j])\s?[.:)]?")
 WRAPPED = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit)\s?\{(.*)\}|\$(.*)\$|\*\*(.*)\*\*")
 WRAPPINGS = 4
@@ -87,12 +90,19 @@ def as_number(text: str) -> Number | None:
     """The number that a text spells, or None."""
     if len(text) > LONGEST_NUMBER:
         return None
-    plain = text.replace("{,}", ",").replace("\\!", "").replace("\\,", "").replace("\u2212", "-")
+    plain = (
+        text.replace("{,}", ",")
+        .replace("\\!", "")
+        .replace("\\,", "")
+        .replace("\u2212", "-")
+        .replace("\u2013", "-")
+        .replace("\\bar{", "\\overline{")
+    )
     match = NUMBER.fullmatch(plain.strip().strip("$").strip())
     if not match:
         return None
-    over = Fraction((match["decimal"] or match["over"] or match["upper"]).replace(",", ""))
-    under = Fraction((match["under"] or match["lower"] or "1").replace(",", ""))
+    over = Fraction((match["decimal"] or match["over"] or match["upper"] or match["high"] or "1").replace(",", ""))
+    under = Fraction((match["under"] or match["lower"] or match["low"] or "1").replace(",", ""))
     if under == 0:
         return None
     if match["repeated"]:
@@ -101,7 +111,7 @@ def as_number(text: str) -> Number | None:
         decimals, period = len(match["decimal"].partition(".")[2]), len(match["repeated"])
         over += Fraction(int(match["repeated"]), (10**period - 1) * 10**decimals)
     size = int(match["whole"] or match["before"] or 0) + over / under
-    size *= Fraction(10) ** int(match["exponent"] or match["power"] or match["digit"] or 0)
+    size *= Fraction(10) ** int(next(filter(None, match.group("exponent", *POWERS_OF_TEN)), 0))
     return Number(-size if match["sign"] == "-" else size, match["percent"] is not None)
 
 
