@@ -2,7 +2,7 @@
 
 Invented answers of the kinds that mathematics problems have, 8 responses to a problem, half of them right, some of
 those in another spelling than the reference. Four numbers: batches as a run grades them (equal answers of a group are
-verified once, equal texts and plain numbers without a process), of all kinds, of plain numbers alone and of all but
+verified once, what kinds decide without a process), of all kinds, of plain numbers alone and of all but
 these; and math-verify alone, one call per problem. Each is also told as a multiple of the floor of 500 per second.
 Processes are warm: they have graded another batch before.
 """
@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from copd.rewards.grading import Grader, Response
+from copd.rewards.mathematics import equivalent
 from copd.rewards.pool import KillablePool
-from copd.rewards.worker import verify_mathematically
 from copd.types import Problem
 
 GROUP = 8
@@ -79,7 +79,7 @@ def main(workers: int = 2, problems: int = 128) -> None:
     try:
         for warm in (pairs[::2], pairs[1::2]):
             started = time.perf_counter()
-            pool.run([(verify_mathematically, *pair) for pair in warm])
+            pool.run([(equivalent, *pair) for pair in warm])
             rate = len(warm) / (time.perf_counter() - started)
     finally:
         pool.close()

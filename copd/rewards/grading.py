@@ -15,7 +15,7 @@ from torch import Tensor
 from copd.errors import RecipeError
 from copd.rewards.adapters import Sample, UserVerifier
 from copd.rewards.answers import final_answer
-from copd.rewards.kinds import expression, judged
+from copd.rewards.equality import judged
 from copd.rewards.pool import Call, KillablePool
 from copd.rewards.verifiers import VERIFIERS, Verdict
 from copd.rewards.worker import describe, verify_by_user, verify_mathematically
@@ -167,13 +167,13 @@ def _sample(problem: Problem, response: Response) -> Sample:
 
 
 def _plan_math(answer: str, reference: str) -> Verdict | Call:
-    """Kinds decide where both sides have one that they know, or are one text; math-verify gets the rest."""
+    """Kinds decide where they can, or both sides are one text; a grading process gets what mathematics must decide."""
     right = judged(answer, reference)
     if right is not None:
         return RIGHT if right else WRONG
     if len(answer) > LONGEST_MATH:
         return WRONG
-    return (verify_mathematically, expression(answer), expression(reference))
+    return (verify_mathematically, answer, reference)
 
 
 def user_verifiers(verifiers: Mapping[str, str]) -> list[UserVerifier]:

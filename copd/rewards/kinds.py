@@ -1,8 +1,8 @@
-"""The kind of an answer: a quantity, words, a list of words or a date. It decides first what is equal.
+"""The kind of a text without parts: a quantity, words, a date, a time, an expression and others.
 
-A text of no such kind is left to mathematics. A quantity is a number, perhaps with a unit. Words are words, not
-products of their letters. A date is a day, not a difference of three numbers. Imports no torch: grading processes use
-it too.
+Kinds decide first what is equal. Only an expression is left to mathematics, and a text is one only if all of it is
+mathematical notation. What has no other kind is a phrase, which equals the same phrase only. Imports no torch:
+grading processes use it too.
 """
 
 from __future__ import annotations
@@ -10,71 +10,68 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from datetime import datetime
+from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from copd.rewards.units import CURRENCY, NO_UNIT, PERCENT, POWERS, unit_name
-from copd.rewards.verifiers import Number, as_number, same_number
+from copd.rewards.spelling import DEGREE, FONT, FUNCTIONS, TEXT, bare, calculable
+from copd.rewards.units import CURRENCY, KNOWN, NO_UNIT, PERCENT, PERCENT_WORDS, multiple, unit_name
+from copd.rewards.verifiers import Number, as_number
 
-LONGEST = 300
-"""Most characters of a text that has a kind."""
-TYPING = r"""
-− -
-– -
-× \times
-· \cdot
-⋅ \cdot
-÷ \div
-° ^\circ
-π \pi
-∞ \infty
-∪ \cup
-∩ \cap
-≤ \le
-≥ \ge
-≠ \ne
-± \pm
-² ^2
-³ ^3
-½ \frac{1}{2}
-¼ \frac{1}{4}
-¾ \frac{3}{4}
-⁄ /
-"""
-SIGNS = {line[0]: line[2:] + " " * line[-1].isalpha() for line in TYPING.split("\n") if line}
-"""Characters that are typed in the place of LaTeX, and the LaTeX that they stand for."""
-TYPED = re.compile("|".join(map(re.escape, SIGNS)))
-ROOT = re.compile(r"\u221a\s?(?:\(([^()]*)\)|(\d+|[A-Za-z]))")
-NAMED = re.compile(r"(?<![\\A-Za-z])(?:(pi)|infinity)(?![A-Za-z])")
-E_NOTATION = re.compile(r"(?<![\w.\\{])(\d+(?:\.\d+)?|\.\d+)[eE]([+-]?\d{1,3})(?![\w.])")
-SPACE = re.compile(r"\\[,;:! ]|~|\s+")
-FONTS = "text|textbf|textrm|textit|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|mathtt|mbox|emph|operatorname"
-FONT = rf"\\(?:{FONTS})\s?\{{([^{{}}]*)\}}"
-TEXT, DEGREE = re.compile(FONT), re.compile(r"\^\s?(?:\{\s?\\circ\s?\}|\\circ)|\\degrees?\b")
 POWER = r"(?:\^\{?[23]\}?)?"
 PLAIN_UNIT = rf"(?:(?<=[\d}})\]!])|(?<=\\pi))\s+(?:[A-Za-z]{{2}}[A-Za-z/ ]*|[A-Za-z]/[A-Za-z ]+){POWER}"
 BEHIND = re.compile(rf"(?P<before>.*(?P<last>\S))(?P<unit>(?:\\[,;: ]|\s)*{FONT}{POWER}|{PLAIN_UNIT})")
 """A unit behind an expression: in a font of text, or apart from what ends it."""
-SEVERAL = re.compile(r"[,;]\s|\b(?:and|or)\b")
-"""Several answers stand there: a unit behind the last belongs to it alone."""
-GROUPED = re.compile(r"(?<=[\d,])\\[,!]\s*(?=\d)")
-"""Thin space between the groups of a number's digits."""
+SIGN = r"\\?\$|[\u20ac\u00a3\u00a5\u20b9]"
 QUANTITY = re.compile(
-    r"(?P<sign>\\?\$|[\u20ac\u00a3\u00a5])?\s?(?P<number>[+-]?.*?[\d.})%])(?P<gap>\s*)"
-    r"(?P<unit>(?![eE][+-]?\d)[^\W\d_][^\\={}()<>,;:+]*)?"
+    rf"(?P<sign>{SIGN}|(?:Rs\.?|USD)(?=\s?\d))?\s?(?P<number>[+-]?.*?[\d.}})%])(?P<gap>\s*)"
+    rf"(?P<unit>(?![eE][+-]?\d)(?:[^\W\d_]|\u00a2)[^\\={{}}()<>,;:+]*|{SIGN})?"
 )
+MINUS_BEFORE_SIGN = re.compile(rf"-\s?({SIGN})\s?(?=[\d.])")
+PRODUCTS = frozenset(("mg", "ms", "mV"))
+"""Units that may as well be products where they touch the number."""
+ORDINAL = frozenset(("st", "nd", "rd", "th"))
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019.-][^\W\d_]+)*\.?|[A-Za-z][A-Za-z0-9]{1,30}")
 FORMULA = re.compile(r"(?:[A-Z][a-z]?(?:_?\{?\d{1,3}\}?)?){2,20}")
-BASED = re.compile(r"(\d[0-9A-Fa-f]*)_\s?\{?\s?(\d{1,2})\s?\}?")
+BASED = re.compile(r"(\d[0-9A-Fa-f]*(?:\.[0-9A-Fa-f]+)?)_\s?\{?\s?(\d{1,2}|two|eight|ten|sixteen)\s?\}?")
+BASES = {"two": "2", "eight": "8", "ten": "10", "sixteen": "16"}
 DATES = ("%Y-%m-%d", "%Y/%m/%d", "%B %d, %Y", "%B %d %Y", "%b %d, %Y", "%b %d %Y", "%d %B %Y", "%d %b %Y")
+MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+OF_A_DATE = re.compile(
+    rf"\d{{4}}[-/]\d\d?[-/]\d\d?|(?=.*\d)(?=.*(?i:{MONTHS}))[A-Za-z\d]+[., ]+[A-Za-z\d]+(?:[, ]+\d{{4}})?"
+)
+LEAP = "2000"
+"""A year with all days, for a day without a year."""
 SLASHED = re.compile(r"0?(\d{1,2})/0?(\d{1,2})/(\d{4})")
 """A date whose month may be the first or the second number: only the same three numbers are equal."""
-SHORT_WORDS = "no ok on up go so is it us we he me my by at to of or as an am pm uk tv"
+CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?(?:\s?([AaPp])\.?\s?[Mm]\b\.?)?")
+DASHED = re.compile(r"(\d+(?:\.\d+)?(?:-\d+(?:\.\d+)?)+)(?:\s+([A-Za-z].*)|%)?")
+DOTTED = re.compile(r"[vV]?\d+(?:\.\d+){2,}")
+SHORT_WORDS = "no ok on up go so is it us we he me my by at to of or as an am pm uk tv do in if be hi ox ii iv vi ix xi"
 SHORT = frozenset(SHORT_WORDS.split())
-"""English words of two letters; others of two letters may be symbols of elements, or products."""
-PRODUCT = re.compile(rf"(?!(?:{SHORT_WORDS.replace(' ', '|')})$)[a-z]{{2}}|[b-df-hj-np-tv-z]{{2,4}}")
-"""Two letters that are no word, or up to four without a vowel: `xy` may be `x` times `y`."""
-BRACKETS = {"(": ")", "[": "]", "{": "}"}
+"""English words and numerals of two letters; others of two letters may be symbols of elements, or products."""
+UNKNOWNS = re.compile(r"[u-z]+")
+"""Letters that stand for numbers, whose product has no order."""
+PRODUCT = re.compile(
+    rf"(?!(?:{SHORT_WORDS.replace(' ', '|')})$)(?:[a-z]{{2}}|[b-df-hj-np-tv-z]{{3,4}}|[a-z]{{1,3}}[A-Z][a-zA-Z]{{0,2}})"
+)
+"""Letters that may be a product: two that are no word, up to four without a vowel, or small ones before a capital."""
+TOKEN = re.compile(r"\s*(\\[A-Za-z]+|\\.|[A-Za-z]+|\d+(?:\.\d*)?|\.\d+|.)")
+COMMAND_NAMES = """
+frac sqrt binom choose times cdot div ast pm mp over circ infty pi alpha beta gamma delta epsilon varepsilon zeta eta
+theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi
+Sigma Upsilon Phi Psi Omega cup cap setminus emptyset varnothing mathbb sum prod int lim to infin lfloor rfloor lceil
+rceil lvert rvert vert mid overline arctan arcsin arccos sinh cosh tanh sin cos tan cot sec csc ln log lg exp det gcd
+lcm max min mod bmod
+"""
+COMMANDS = frozenset(COMMAND_NAMES.split())
+"""Commands of LaTeX that mathematics reads as what they say; a text with another is a phrase."""
+WORDS_OF_MATHS = frozenset((*FUNCTIONS.split(), "pi", "inf", "infinity"))
+MARK = re.compile(r"\^\s?\{?\s?(?:T\b|\*|\d*[+-]\s?(?:\}|$)|'|\\(?:prime|dagger|top|intercal))|_\{?[^{}]*'")
+"""Transposes, conjugates and charges, which are no powers."""
+ORDERED = re.compile(r"[A-Z]\^\{-1\}\s?[A-Z]|[A-Z]\s?[A-Z]\^\{-1\}|(?<!\\)([A-Z])([A-Z])\s?-\s?\2\1(?![A-Za-z])")
+"""Products of matrices, whose order counts."""
+PRIMES = re.compile(r"(?<![A-Za-z\\])([A-Za-z])('{1,4})")
 
 
 class Quantity(NamedTuple):
@@ -85,10 +82,31 @@ class Quantity(NamedTuple):
     unit: str
 
 
+class Expression(NamedTuple):
+    """Mathematical notation, as LaTeX without its unit, and the unit's name."""
+
+    latex: str
+    unit: str
+
+
 class Date(NamedTuple):
     """A day, spelled in one way."""
 
     spelled: str
+
+
+class Clock(NamedTuple):
+    """A time of day or a duration in hours, minutes and seconds; `half` is a or p, or empty."""
+
+    parts: tuple[int, ...]
+    half: str
+
+
+class Dashed(NamedTuple):
+    """Numbers with dashes between them, such as a range, a score or a month, and their unit."""
+
+    numbers: tuple[Fraction, ...]
+    unit: str
 
 
 class Based(NamedTuple):
@@ -98,156 +116,211 @@ class Based(NamedTuple):
     base: str
 
 
+class Row(NamedTuple):
+    """Numbers or single letters with spaces between them, which have an order."""
+
+    signs: tuple[str, ...]
+
+
 class Words(NamedTuple):
     """Words as they are compared: without the case of their letters."""
 
     folded: str
 
 
-class Listed(NamedTuple):
-    """Words with commas between them, as they are compared: in the order of the alphabet unless it counts."""
+class Letters(NamedTuple):
+    """Letters that are a word or a product."""
 
-    bracket: str
-    folded: tuple[str, ...]
-
-
-Kind = Quantity | Date | Based | Words | Listed
+    run: str
 
 
-def judged(answer: str, reference: str) -> bool | None:
-    """Whether an answer is right where kinds decide it; None where mathematics must.
+class Phrase(NamedTuple):
+    """Anything else, as it is compared: without spaces around signs and the case of longer words."""
 
-    Two quantities are equal if their numbers are, as under `number`, and their units, if both have one. A date equals
-    no other kind. Words are compared with words only, since `ab` may be the product of `a` and `b`.
-    """
-    if _closed_up(answer) == _closed_up(reference):
-        return True
-    if len({_measured(answer)[1], _measured(reference)[1]} - {""}) > 1:
-        return False
-    found, wanted = kind(answer), kind(reference)
-    if isinstance(found, Quantity) and isinstance(wanted, Quantity):
-        return same_number(found.number, wanted.number)
-    if isinstance(found, Date) or isinstance(wanted, Date):
-        return found == wanted
-    for kinds in (Based, (Words, Listed)):
-        if isinstance(found, kinds) and isinstance(wanted, kinds):
-            return found == wanted
-    return None
+    folded: str
 
 
-def kind(text: str) -> Kind | None:
-    """The quantity, the date, the words or the list of words that a text is; None for what only mathematics reads."""
-    return _kind(text) if len(text) <= LONGEST else None
+Atom = Quantity | Expression | Date | Clock | Dashed | Based | Row | Words | Letters | Phrase
 
 
 @lru_cache(maxsize=4096)
-def _kind(text: str) -> Kind | None:
-    bare = _bare(text)
-    if match := BASED.fullmatch(bare):
-        return Based(match[1].casefold().lstrip("0"), match[2].casefold())
-    return _as_date(bare) or _as_quantity(bare) or _as_list(bare) or _as_words(bare)
+def atom(text: str) -> Atom:
+    """What a text in one spelling is, if it has no parts."""
+    plain = bare(text)
+    if match := BASED.fullmatch(plain):
+        return Based(match[1].casefold().lstrip("0"), BASES.get(match[2], match[2]))
+    for read in (_as_date, _as_clock, _as_quantity, _as_dashed, _as_row, _as_words):
+        if found := read(plain):
+            return found
+    return _as_expression(text) or Phrase(_normal(plain))
 
 
-def _closed_up(text: str) -> str:
-    """The text without white space between a number and a letter: `3 m` may be metres or a product, like `3m`."""
-    return re.sub(r"(?<=\d)\s+(?=[A-Za-z])", "", text.strip())
+def _as_date(plain: str) -> Date | None:
+    if match := SLASHED.fullmatch(plain):
+        return Date("/".join(match.groups()))
+    plain = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", plain)
+    if not 5 <= len(plain) <= 20 or not OF_A_DATE.fullmatch(plain):
+        return None
+    plain = re.sub(r"\bSept\b", "Sep", re.sub(r"(?<=[A-Za-z])\.", "", re.sub(r",(?=\S)", ", ", plain)))
+    for form in DATES:
+        with suppress(ValueError):
+            return Date(datetime.strptime(plain, form).date().isoformat())
+        with suppress(ValueError):
+            return Date(datetime.strptime(f"{plain} {LEAP}", form).date().isoformat().removeprefix(LEAP))
+    return None
 
 
-def expression(text: str) -> str:
-    """The text as LaTeX for mathematics: typed signs as commands, 6e23 as a product, no unit behind it."""
-    plain = E_NOTATION.sub(r"\1 \\times 10^{\2}", _latex(_measured(text)[0]))
-    return DEGREE.sub("", NAMED.sub(lambda found: r"\pi " if found[1] else r"\infty ", plain))
+def _as_clock(plain: str) -> Clock | None:
+    match = CLOCK.fullmatch(plain)
+    if not match or not (match[2] or match[4]) or any(int(part or 0) > 59 for part in match.group(2, 3)):
+        return None
+    return Clock(tuple(int(part or 0) for part in match.group(1, 2, 3)), (match[4] or "").casefold())
 
 
-def _measured(text: str) -> tuple[str, str]:
-    """What stands before a unit, and the unit's name; without a unit all of the text, and an empty name."""
-    if len(text) > LONGEST:
-        return text, ""
-    if isinstance(quantity := kind(text), Quantity):
-        return quantity.spelled, quantity.unit
-    match = BEHIND.fullmatch(_latex(text).strip())
-    if match is None or SEVERAL.search(match["before"]):
-        return text, ""
-    unit = unit_name(_bare(match["unit"]), any_word=match["last"] in "0123456789}!")
-    return (match["before"], unit) if unit else (text, "")
-
-
-def _latex(text: str) -> str:
-    text = re.sub(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)", r" \\times ", GROUPED.sub("", text))
-    text = ROOT.sub(lambda found: rf"\sqrt{{{found[1] or found[2]}}}", text)
-    return TYPED.sub(lambda found: SIGNS[found[0]], text)
-
-
-def _bare(text: str) -> str:
-    """The text without what only sets type: fonts, dollar signs around it, kinds of white space."""
-    text = _latex(text).replace("\\left", "").replace("\\right", "").replace("\\%", "%")
-    text = DEGREE.sub(" degree ", TEXT.sub(r" \1 ", text))
-    text = SPACE.sub(" ", text).strip()
-    text = re.sub(r"(?<!\\)\$([^$]*)(?<!\\)\$", r"\1", text)
-    return text.strip().strip("\"'\u201c\u201d\u2018\u2019").strip()
-
-
-def _as_quantity(bare: str) -> Quantity | None:
-    match = QUANTITY.fullmatch(bare)
+def _as_quantity(plain: str) -> Quantity | None:
+    plain = re.sub(r"\\mu\s*(?=[A-Za-z])", "\u03bc", plain).replace("\\Omega", "\u03a9")
+    plain = MINUS_BEFORE_SIGN.sub(r"\1-", plain)
+    match = QUANTITY.fullmatch(plain)
     number = as_number(match["number"]) if match else None
     if match is None or number is None:
         return None
     spelled, unit = match["number"], " ".join((match["unit"] or "").rstrip(" .").split())
     currency = CURRENCY.get(match["sign"] or "", "")
-    if unit.casefold() in PERCENT:
-        return None if number.percent or currency else Quantity(number._replace(percent=True), f"{spelled}\\%", "")
-    while match["gap"] and (power := POWERS.get(unit.partition(" ")[0].casefold().removesuffix("s"))):
-        number, unit = number._replace(bare=number.bare * 10**power), unit.partition(" ")[2]
-        spelled = rf"{spelled} \times 10^{{{power}}}"
-    if not unit:
-        return Quantity(number, spelled, currency)
-    name = unit_name(unit, any_word=bool(match["gap"]))
-    if name is None or currency or (len(unit) == 1 and not match["gap"]):
+    if currency and number.percent:
+        return None
+    if unit.casefold() in PERCENT_WORDS:
+        return None if number.percent or currency else Quantity(number._replace(percent=True), f"{spelled}%", PERCENT)
+    while match["gap"] and (factor := multiple(unit.partition(" ")[0])):
+        number, unit = number._replace(bare=number.bare * factor), unit.partition(" ")[2]
+        spelled = rf"{spelled} \cdot \frac{{{factor.numerator}}}{{{factor.denominator}}}"
+    if not unit or (unit in ORDINAL and not match["gap"]):
+        return Quantity(number, spelled, currency or (PERCENT if number.percent else ""))
+    name = CURRENCY.get(unit) or unit_name(unit, any_word=bool(match["gap"]))
+    if not match["gap"] and (unit in PRODUCTS or (unit.isalpha() and unit.isascii() and unit not in KNOWN)):
+        return None
+    if name is None or (currency and currency != name) or (len(unit) == 1 and not match["gap"] and unit.isascii()):
         return None
     return Quantity(number, spelled, name)
 
 
-def _as_date(bare: str) -> Date | None:
-    if match := SLASHED.fullmatch(bare):
-        return Date("/".join(match.groups()))
-    bare = re.sub(r",(?=\S)", ", ", re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", bare))
-    if 8 <= len(bare) <= 20:
-        for form in DATES:
-            with suppress(ValueError):
-                return Date(datetime.strptime(bare, form).date().isoformat())
-    return None
+def _as_dashed(plain: str) -> Dashed | Phrase | None:
+    if DOTTED.fullmatch(plain):
+        return Phrase(plain.casefold())
+    match = DASHED.fullmatch(plain)
+    if not match:
+        return None
+    unit = unit_name(match[2], any_word=True) if match[2] else PERCENT if plain.endswith("%") else ""
+    return None if unit is None else Dashed(tuple(map(Fraction, match[1].split("-"))), unit)
 
 
-def _as_words(bare: str) -> Words | None:
-    if FORMULA.fullmatch(bare):
-        return Words(_folded(re.sub(r"[_{}]", "", bare)))
-    bare = bare.strip(" .*!?")
-    bare = bare[1:-1] if bare[:1] == "(" and bare.endswith(")") and "," not in bare else bare
-    tokens = bare.split()
+def _as_row(plain: str) -> Row | None:
+    signs = plain.split()
+    if match := re.fullmatch(r"(?:\(\s?[A-Za-z]\s?\)\s?){2,}", plain):
+        return Row(tuple(re.findall("[A-Za-z]", match[0])))
+    if len(signs) < 2:
+        return None
+    numbers = sum(bool(re.fullmatch(r"[+-]?\d+(?:\.\d+)?", sign)) for sign in signs)
+    letters = sum(len(sign) == 1 and sign.isalpha() for sign in signs)
+    return Row(tuple(signs)) if numbers + letters == len(signs) and numbers != 1 else None
+
+
+def _as_words(plain: str) -> Words | Letters | None:
+    if FORMULA.fullmatch(plain):
+        return Words(_folded(re.sub(r"[_{}]", "", plain)))
+    plain = plain.strip(" .*!?")
+    tokens = plain.split()
     numbered = len(tokens) > 1 and len(tokens[0]) > 1 and tokens[0].isalpha() and tokens[0].casefold() not in NO_UNIT
     if not tokens or not all(WORD.fullmatch(token) or (numbered and token.isdecimal()) for token in tokens):
         return None
     if any(len(part) == 1 for token in tokens if "-" in token for part in token.split("-")):
         return None  # x-y is a difference
-    if max(sum(map(str.isalpha, token)) for token in tokens) == 1 or (
-        len(tokens) == 1 and PRODUCT.fullmatch(tokens[0])
+    if tokens[0] in WORDS_OF_MATHS or (
+        len(tokens[0]) == 1 and max(sum(map(str.isalpha, token)) for token in tokens) == 1
     ):
-        return None  # x y and xy are products
+        return None
+    if len(tokens) == 1 and PRODUCT.fullmatch(tokens[0]):
+        return Letters(tokens[0])
     return Words(" ".join(map(_folded, tokens)))
 
 
-def _as_list(bare: str) -> Listed | None:
-    bare = bare.replace("\\{", "{").replace("\\}", "}")
-    bracket = bare[:1] if bare[:1] in BRACKETS and bare.endswith(BRACKETS[bare[0]]) else ""
-    parts = re.split(r"\s*[,;]\s*(?:and\s+)?|\s+and\s+", bare[1:-1] if bracket else bare)
-    items = [_as_words(item.strip()) for item in parts]
-    folded = [item.folded for item in items if item]
-    if len(items) < 2 or len(folded) < len(items):
+def _as_expression(text: str) -> Expression | None:
+    unit, match = "", BEHIND.fullmatch(text)
+    if match:
+        unit = unit_name(bare(match["unit"]), any_word=match["last"] in "0123456789}!") or ""
+        text = match["before"] if unit else text
+    text = re.sub(
+        r"(?<!_)(?<!_\{)\\(?:operatorname|mathrm|text)\s?\{\s?(" + FUNCTIONS.replace(" ", "|") + r")\s?\}",
+        r"\\\1 ",
+        text,
+    )
+    text = TEXT.sub(lambda found: found[1] if _set_upright(found) else found[0], text.strip().strip("$"))
+    text = re.sub(r"\\mathrm\b", "", text) if not TEXT.search(text) else text
+    if MARK.search(text) or ORDERED.search(text):
         return None
-    return Listed(bracket, tuple(folded)) if bracket in ("(", "[") else Listed("", tuple(sorted(folded)))
+    text = PRIMES.sub(lambda found: f"{found[1]}_{{{'prime' * len(found[2])}}}", text)
+    text = calculable(text)
+    return Expression(text, unit) if is_notation(text) else None
+
+
+def _set_upright(found: re.Match[str]) -> bool:
+    """Whether a font is set around a letter, or around a subscript."""
+    return len(found[1].strip()) == 1 or found.string[: found.start()].rstrip("{ ").endswith("_")
+
+
+def is_notation(latex: str) -> bool:
+    """Whether all of a text is mathematical notation: no prose, no code, no command that mathematics would not read."""
+    before, subscript = "", re.compile(r"_\s?(?:\{[A-Za-z0-9,]*\}|\\?[A-Za-z]+|\d)")
+    latex = re.sub(r"\\mathbb\s?\{?[A-Z]\}?", r"\\emptyset ", subscript.sub("", latex))
+    latex = re.sub(r"\\(begin|end)\s?\{[a-z]*matrix\}(?:\{[clr|]*\})?", " ", latex)
+    seen = False
+    for match in TOKEN.finditer(latex.strip()):
+        token, apart = match[1], match[0] != match[1]
+        if token[0] == "\\" and token[1:].isalpha():
+            if token[1:] not in COMMANDS:
+                return False
+        elif token.isascii() and token.isalpha():
+            if not _is_product(token, apart and before.isalnum(), latex.strip()[match.end() : match.end() + 2]):
+                return False
+        elif token[0].isdigit() or token[0] == ".":
+            if before.isalpha() and before.isascii() and before not in WORDS_OF_MATHS:
+                return False  # A12, or `6 feet 2`
+            if apart and before[:1].isdigit():
+                return False
+        elif token not in "+-*/^_=()[]{}|!,&<>" and token not in (
+            "\\{",
+            "\\}",
+            "\\%",
+            "\\\\",
+            "\\|",
+            "\\ ",
+            "\\,",
+            "%",
+        ):
+            return False
+        seen = seen or token[0].isalnum() or token[0] == "\\"
+        before = token
+    return seen
+
+
+def _is_product(run: str, apart: bool, behind: str) -> bool:
+    """Whether letters in a row may be a product, and no word: `mgh`, but not the feet of `6 feet`."""
+    if run in WORDS_OF_MATHS:
+        return True
+    apart = apart or (behind[:1] == " " and behind[1:].isalnum())
+    return len(run) < 2 or (len(run) < 4 and not apart) or (len(run) == 2 and run not in SHORT | NO_UNIT | KNOWN.keys())
 
 
 def _folded(word: str) -> str:
-    """A word without the case of its letters. Of two letters the second keeps its case, since Co is not CO."""
+    """A word without the case of its letters, unless that says something: Co is not CO, and CO2 is not Co2."""
     folded = word.casefold().replace("\u2019", "'").rstrip(".")
-    return folded if len(folded) != 2 or len(word) != 2 or folded in SHORT else folded[0] + word[1]
+    if len(folded) == 2 and len(word) == 2 and folded not in SHORT:
+        return folded[0] + word[1]
+    usual = word.islower() or word.isupper() or word.istitle()
+    symbols = FORMULA.fullmatch(word) and (not usual or not word.isalpha())
+    return word if symbols else folded
+
+
+def _normal(plain: str) -> str:
+    plain = re.sub(r"\s*([^\w\s.'])\s*", r"\1", DEGREE.sub("^\\\\circ", plain).rstrip(" ."))
+    plain = re.sub(r"\{(\w)\}", r"\1", plain)
+    return re.sub(r"(?<![\\A-Za-z])[A-Za-z]{3,}", lambda found: found[0].casefold(), plain)

@@ -1,38 +1,86 @@
-"""Names of units, as they stand behind a number. Imports no torch: grading processes use it too."""
+"""Names of units, and words for numbers, as they stand behind a number.
+
+Imports no torch: grading processes use it too.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from fractions import Fraction
 
 NAMES = """
-m meter metre, cm centimeter centimetre, mm millimeter millimetre, km kilometer kilometre, nm, dm, ha, ft foot feet,
-in inch inches, mi mile, yd yard, g gram gramme, mg milligram, kg kilogram, oz ounce, pound lb lbs, s sec second, ms
-millisecond, min minute, h hr hour, yr year, l L liter litre, ml mL milliliter millilitre, gal gallon, K kelvin,
-C celsius, F fahrenheit, N newton, kN, J joule, kJ, W watt, kW, V volt, kV, mV, A ampere, mA, eV, Hz hertz, Pa pascal,
-mol mole, kB, MB, GB, dB, degree deg, rad radian, square sq, cubic, dollar usd USD, euro eur EUR
+m meter metre, cm centimeter centimetre, mm millimeter millimetre, km kilometer kilometre, ft foot feet, in inch inches,
+mi mile, yd yard, g gram gramme gm, mg milligram, kg kilogram, oz ounce, lb, s sec second, ms millisecond, min minute,
+h hr hour, yr year, l L liter litre, ml mL milliliter millilitre, gal gallon, K kelvin, C celsius, F fahrenheit,
+N newton, J joule, W watt, V volt, A ampere amp, eV, Hz hertz, Pa pascal, mol mole, ohm \u03a9, ha hectare, kB, MB, GB,
+TB, dB, rpm, rps, degree deg, rad radian, square sq, cubic cu, dollar usd USD, cent \u00a2, euro eur EUR,
+pound-sterling gbp GBP, yen jpy JPY, rupee, pound
 """
+PREFIXES = "P T G M k m \u03bc n p"
+BASES = "m g s N J W V A Hz Pa mol L l B b bit eV \u03a9 Wh cal bar"
+OTHER_SYMBOLS = "Nm Gs gs cm dm hm cL dL dl hPa \u03bcF nF pF \u03bcC"
 KNOWN = {name: names.split()[0] for names in NAMES.split(",") for name in names.split()}
 """The names of common units, without a plural s, and the one by which each is compared."""
+SYMBOLS = {prefix + base for prefix in PREFIXES.split() for base in BASES.split()} | {*OTHER_SYMBOLS.split()}
+"""Symbols of units with a prefix, whose case counts: a mm is no Mm."""
+FOLDED: Mapping[str, frozenset[str]] = {
+    folded: frozenset(name for name in SYMBOLS | KNOWN.keys() if name.casefold() == folded)
+    for folded in {name.casefold() for name in SYMBOLS | KNOWN.keys()}
+}
+"""The units that a name may mean if its case is ignored."""
+MEANT_BY = {"pound": {"lb", "pound-sterling"}}
+"""Names of several units, which are equal to each."""
 PHRASES = """
 and or to of if for when where not is are over plus minus mod squared cubed factorial at least most less than about pi
-infinity root sqrt sin cos tan sec cot csc arcsin arccos arctan log ln exp gcd lcm max min choose remainder base dozen
-half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth
-ninths tenth tenths hundredth hundredths thousandth thousandths lakh crore maybe probably
+infinity root sqrt sin cos tan sec cot csc arcsin arccos arctan log ln exp gcd lcm max min choose remainder base maybe
+probably below above under short zero negative loss out in from by divided multiplied ago before after behind bc ad bce
+ce am pm gross score
+january february march april june july august september october november december jan feb mar apr jun jul aug sep sept
+oct nov dec
 """
 NO_UNIT = frozenset(PHRASES.split())
 """Words that say more than a unit does."""
-CURRENCY = {"$": "dollar", "\\$": "dollar", "\u20ac": "euro", "\u00a3": "pound", "\u00a5": "yen"}
+CURRENCY = {
+    "Rs": "rupee",
+    "Rs.": "rupee",
+    "USD": "dollar",
+    "$": "dollar",
+    "\\$": "dollar",
+    "\u20ac": "euro",
+    "\u00a3": "pound-sterling",
+    "\u00a5": "yen",
+    "\u20b9": "rupee",
+}
 """Signs before a number, and the unit that each stands for."""
-POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-"""Powers of ten that are written as words."""
+LARGE = "thousand million billion trillion quadrillion quintillion sextillion septillion octillion nonillion"
+PARTS = "half third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
+TEENS = "thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth"
+TENS = "twentieth thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth"
+COUNTS = {"hundred": 100, "lakh": 10**5, "crore": 10**7, "dozen": 12}
+COUNTS |= {name: 1000**n for n, name in enumerate(LARGE.split(), 1)}
+MULTIPLES: Mapping[str, Fraction] = {
+    **{name: Fraction(count) for name, count in COUNTS.items()},
+    **{f"{name}th": Fraction(1, count) for name, count in COUNTS.items() if name != "dozen"},
+    **{name: Fraction(1, n) for n, name in enumerate(PARTS.split(), 2)},
+    **{name: Fraction(1, n) for n, name in enumerate(TEENS.split(), 13)},
+    **{name: Fraction(1, 10 * n) for n, name in enumerate(TENS.split(), 2)},
+    "quarter": Fraction(1, 4),
+    "halve": Fraction(1, 2),
+}
+"""Words behind a number that multiply it, without a plural s."""
 WHOLE = {"mph": "mi / h", "kmh": "km / h", "kph": "km / h", "kmph": "km / h"}
 """Abbreviations of several units, and the name by which each is compared."""
-PERCENT = frozenset(("percent", "per cent", "pct"))
-WORDS = re.compile(r"[^\W\d_]+|-?\d|/")
-FOREIGN = re.compile(r"[^\w\s/^.{}\-]")
+PERCENT_WORDS = frozenset(("percent", "per cent", "pct"))
+PERCENT = "%"
+"""The name by which a per cent sign is compared with units."""
+WORDS = re.compile(r"[^\W\d_]+|\u00a2|-?\d|/")
+FOREIGN = re.compile(r"[^\w\s/^.{}\-\u00a2]")
 APART = re.compile(r"(?<![A-Za-z^{\-])\d")
 """A number that is no exponent: what it stands in says more than a unit does, as `1 in 6` or `5 hours 30`."""
 VOWEL = re.compile("[aeiouy]", re.IGNORECASE)
+SPELLED_OUT = 4
+"""Letters from which on a word is no symbol, so that its case says nothing."""
 
 
 def unit_name(text: str, *, any_word: bool) -> str | None:
@@ -44,21 +92,55 @@ def unit_name(text: str, *, any_word: bool) -> str | None:
         return WHOLE[text]
     text = re.sub(r"(?<=\w) (squared|cubed)\b", lambda found: "^2" if found[1] == "squared" else "^3", text)
     words = WORDS.findall(text.replace(" per ", " / "))
-    letters = [word for word in words if word.isalpha()]
-    if not letters or FOREIGN.search(text) or APART.search(text) or NO_UNIT & {word.casefold() for word in letters}:
+    letters = [word for word in words if word[0] not in "-/0123456789"]
+    if not letters or FOREIGN.search(text) or APART.search(text) or any(map(_says_more, letters)):
         return None
     if "/" not in words and sum(len(word) == 1 for word in letters) > 1:
         return None  # letters apart are a product
-    names = [KNOWN.get(word) or (KNOWN.get(_singular(word)) if len(word) > 1 else None) for word in words]
-    for name, word in zip(names, words, strict=True):
-        if word.isalpha() and not name and not (any_word and len(word) > 2 and VOWEL.search(word)):
+    found = []
+    for word in words:
+        name = _known(word) if word in letters else word
+        if not name and not (any_word and len(word) > 2 and VOWEL.search(word)):
             return None
-    found = [name or _singular(word) for name, word in zip(names, words, strict=True)]
+        found.append(name or _singular(word))
     if len(found) > 1 and found[0] == "degree":
         del found[0]
     if len(found) > 1 and found[0] in ("square", "cubic"):
         found = [*found[1:], "2" if found[0] == "square" else "3"]
     return " ".join(found)
+
+
+def same_unit(one: str, other: str) -> bool:
+    """Whether two units may be the same; a missing one may be any."""
+    return not one or not other or one == other or other in MEANT_BY.get(one, ()) or one in MEANT_BY.get(other, ())
+
+
+def multiple(word: str) -> Fraction | None:
+    """What a word behind a number multiplies it by, such as `million` or `hundredths`."""
+    folded = word.casefold()
+    return MULTIPLES.get(folded) or MULTIPLES.get(folded.removesuffix("s"))
+
+
+def _says_more(word: str) -> bool:
+    folded = word.casefold()
+    return (
+        (folded in NO_UNIT and word not in KNOWN)
+        or multiple(word) is not None
+        or folded.endswith(("illionth", "illion"))
+    )
+
+
+def _known(word: str) -> str | None:
+    """The name of a common unit; a symbol of a few letters keeps its case, unless only one unit has these letters."""
+    for each in (word, word[:-1] if len(word) > 2 and word.endswith("s") else word):
+        if each in KNOWN or each in SYMBOLS:
+            return KNOWN.get(each, each)
+    for folded in (word.casefold(), _singular(word)):
+        meant = FOLDED.get(folded, frozenset())
+        if len(meant) == 1 and (len(word) >= SPELLED_OUT or not word.islower()) and len(word) > 1:
+            (name,) = meant
+            return KNOWN.get(name, name)
+    return word if word.casefold() in FOLDED and 1 < len(word) < SPELLED_OUT and not word.islower() else None
 
 
 def _singular(word: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from copd.rewards import adapters
 from copd.rewards.adapters import Sample, UserVerifier
+from copd.rewards.equality import judged
 from copd.rewards.verifiers import Verdict
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -107,10 +108,10 @@ def describe(verifier: UserVerifier) -> str:
 
 
 def verify_mathematically(answer: str, reference: str) -> Verdict:
-    """math-verify on two pieces of LaTeX."""
+    """What is equal by kinds, with math-verify between expressions."""
     from copd.rewards.mathematics import equivalent
 
-    right = equivalent(answer, reference)
+    right = bool(judged(answer, reference, equivalent))
     return Verdict(float(right), right)
 
 

@@ -28,10 +28,15 @@ ROOMS = {
     "rewards/answers.py": set(),
     "rewards/verifiers.py": set(),
     "rewards/adapters.py": {"copd.rewards.verifiers"},
-    "rewards/kinds.py": {"copd.rewards.units", "copd.rewards.verifiers"},
+    "rewards/equality.py": {
+        f"copd.rewards.{module}" for module in ("kinds", "parts", "spelling", "units", "verifiers")
+    },
+    "rewards/parts.py": {"copd.rewards.kinds", "copd.rewards.spelling"},
+    "rewards/kinds.py": {"copd.rewards.spelling", "copd.rewards.units", "copd.rewards.verifiers"},
+    "rewards/spelling.py": set(),
     "rewards/units.py": set(),
     "rewards/mathematics.py": set(),
-    "rewards/worker.py": {"copd.rewards.adapters", "copd.rewards.mathematics", "copd.rewards.verifiers"},
+    "rewards/worker.py": {f"copd.rewards.{module}" for module in ("adapters", "equality", "mathematics", "verifiers")},
     "rewards/pool.py": {"copd.system.processes", "copd.rewards.adapters", "copd.rewards.worker"},
     "measure": EVERYBODY | {"copd.maths"},
     "branches": EVERYBODY
@@ -67,7 +72,10 @@ OUTSIDE = {
     "rewards/answers.py": set(),
     "rewards/verifiers.py": set(),
     "rewards/adapters.py": set(),
+    "rewards/equality.py": set(),
+    "rewards/parts.py": set(),
     "rewards/kinds.py": set(),
+    "rewards/spelling.py": set(),
     "rewards/units.py": set(),
     "rewards/mathematics.py": {"antlr4", "latex2sympy2_extended", "math_verify", "sympy"},
     "rewards/worker.py": set(),

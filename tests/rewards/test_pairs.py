@@ -1,0 +1,317 @@
+"""What is equal under `math`, kind by kind: pairs beside those of docs/rewards.md."""
+
+import pytest
+
+from copd.rewards.grading import _plan_math
+from copd.rewards.verifiers import Verdict
+
+
+def right(answer: str, reference: str) -> bool:
+    """The verdict of `math`, without a grading process."""
+    plan = _plan_math(answer, reference)
+    return (plan if isinstance(plan, Verdict) else plan[0](*plan[1:])).correct
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("mgR", "mgr", False),
+        (r"\Delta", r"\delta", False),
+        ("F=GMm/r^2", "F=GMm/R^2", False),
+    ],
+)
+def test_capital_letters_are_other_symbols(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("3 MPa", "3 mPa", False),
+        ("5 MW", "5 mW", False),
+        ("5 Mg", "5 mg", False),
+        ("5 T", "5 t", False),
+        (r"5 M\Omega", r"5 m\Omega", False),
+        ("3 KM", "3 km", True),
+        (r"5 \mu m", "5 μm", True),
+        ("5 Ω", "5 ohms", True),
+    ],
+)
+def test_the_case_of_a_unit_counts_where_two_units_differ_by_it(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("x=1,500", "x=1, 500", False),
+        ("(1,000, 2,000)", "(1000, 2000)", True),
+        (r"\sqrt{1,000}", r"10\sqrt{10}", True),
+        ("(100,200)", "(100, 200)", True),
+        (r"10\,000\pi", r"10000\pi", True),
+    ],
+)
+def test_a_comma_before_three_digits_groups_and_one_before_a_space_lists(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("B D A C", "A B C D", False),
+        ("(B)(A)", "(A)(B)", False),
+        ("3 4", "3, 4", True),
+        ("BDAC", "B D A C", True),
+    ],
+)
+def test_numbers_and_letters_apart_by_spaces_keep_their_order(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("B^TA^T", "A^TB^T", False),
+        ("A^T", "A", False),
+        ("y'", "y", False),
+        ("f'(x)=6x", r"f'(x) = 2 \cdot 3x", True),
+    ],
+)
+def test_primes_and_transposes_are_part_of_a_name(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("5", r"\neq 5", False),
+        ("> 5", "5", False),
+        ("x<2 or x>5", "x<2 and x>5", False),
+        ("(1,3)", "1<x<3", True),
+        (r"x \ge 2", r"[2,\infty)", True),
+    ],
+)
+def test_a_sign_of_a_relation_is_part_of_the_answer(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("16", "15=16", False),
+        ("5", "x=4=5", False),
+        ("f(x)=2x", "2x", True),
+        ("16", "16=x", True),
+    ],
+)
+def test_an_equation_is_worth_its_value_only_if_it_gives_one(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("a=2,b=3", "x=3,y=2", False),
+        ("1,2,2", "1,1,2", False),
+        ("1,1,2", "1,2", False),
+        (r"\{1,1,2\}", r"\{1,2\}", True),
+        ("(1,2)", "(x,y)=(1,2)", True),
+        ("5,6", "x=5 or 6", True),
+        (r"\pm 2", "2, -2", True),
+    ],
+)
+def test_assignments_go_by_name_and_each_value_counts_once(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("3 basis points", r"3\%", False),
+        ("£5", "5 lbs", False),
+        ("5 lbs", "5 pounds", True),
+        (r"5\%", "5 percent", True),
+    ],
+)
+def test_a_per_cent_sign_is_no_other_unit(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("5 dozens", "5", False),
+        ("5 crores", "5", False),
+        ("5 degrees below zero", "5", False),
+        ("20 June", "20", False),
+        ("5 dollars short", "5", False),
+        ("5 quadrillion", r"5 \cdot 10^{15}", True),
+        ("2 twelfths", "1/6", True),
+        ("2 thirds", r"\frac{2}{3}", True),
+    ],
+)
+def test_words_for_numbers_multiply_and_words_that_say_more_are_no_unit(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("3-5 days", "-2", False),
+        ("2024-03", "2021", False),
+        ("192.168.0.1", "10.0.0.1", False),
+        ("0x1F", "0", False),
+        ("101.1_2", "101.1_8", False),
+        ("3:4", "6:8", False),
+        ("3-5 days", "3–5", True),
+        ("3:30 PM", r"3:30 \text{ p.m.}", True),
+        ("02:30", "2:30", True),
+        ("3:4", r"\frac{3}{4}", True),
+        (r"1:\sqrt{3}", r"1 : \sqrt3", True),
+    ],
+)
+def test_times_ranges_dates_and_codes_are_not_computed(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("A1 B2", "A2 B1", False),
+        ("12A", "A12", False),
+        ("3D", "D3", False),
+    ],
+)
+def test_phrases_with_numbers_are_no_products(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("my", "ym", False),
+        (r"\angle ABC", r"\angle BAC", False),
+        (r"\triangle ABC", r"\triangle ACB", False),
+        ("ab", r"b \cdot a", True),
+        ("mgh", "m g h", True),
+    ],
+)
+def test_words_are_no_products(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        (r"\{(1,2),(3,4)\}", r"\{\{1,2\},\{3,4\}\}", False),
+        ("(1,2)", "2,1", False),
+        ("(1,2)", "1, 2", True),
+    ],
+)
+def test_a_set_is_no_point(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("√x²", "x", False),
+        ("√π", r"\sqrt{\pi}", True),
+        ("√((1+2)·3)", "3", True),
+        ("√{3}", r"\sqrt3", True),
+        (r"√\frac{1}{4}", "0.5", True),
+    ],
+)
+def test_a_typed_root_takes_what_stands_under_it(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        (r"\pi", r"\pi^\circ", False),
+        (r"2\cos(60°)", "1", True),
+        (r"90^\circ - x", "90-x", True),
+    ],
+)
+def test_degrees_in_a_function_are_degrees(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("10⁵", "100000", True),
+        ("3 × 10⁸", "3e8", True),
+        ("x⁴", "x^4", True),
+        ("⅓", "1/3", True),
+        ("1024", "2^10", True),
+        ("x^10", "x^{10}", True),
+        ("2**10", "1024", True),
+    ],
+)
+def test_typed_powers_and_fractions_are_read(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        (r"\sqrt{0.5x}", r"\sqrt{x/2}", True),
+    ],
+)
+def test_decimals_in_powers_and_functions_are_fractions(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        (r"\{\begin{array}{l}x=1\\y=2\end{array}", "x=1,y=2", True),
+    ],
+)
+def test_a_system_of_equations_is_a_list(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("1", "x=1.0000005", False),
+        ("x=1", "1.0000005", False),
+        (r"\frac{1}{2}mv^2", r"\frac{mv^2}{2}", True),
+        ("mc^2", "E = m c^2", True),
+        (r"\frac{3}{2} kT", r"\frac32", False),
+        ("2mg", "2", False),
+        (r"\left(100,200\right)", "(100, 200)", True),
+        ("True, False", "False, True", False),
+        (r"P^{-1}AP", "A", False),
+        (r"v_{\text{max}}", "v_{max}", True),
+        (r"\begin{pmatrix}1\\(2)\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}", True),
+        ("1 \\pm \\sqrt{2}, 5", "5, 1-\\sqrt2, 1+\\sqrt2", True),
+        ("0.1234...", "0.1234", False),
+        ("x" + "+0" * 200, "x", True),
+        ("x+" * 200 + "y=16", "16", False),
+    ],
+)
+def test_other_pairs_that_are_easily_mistaken(reference, answer, verdict):
+    assert right(answer, reference) is verdict
