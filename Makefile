@@ -15,7 +15,7 @@ CHANGES_mopd_mean := method=mopd mopd.student=mean
 CHANGES_mixed_batch := method=mixed mixed.batch=K_times
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: demo table $(METHODS:%=runs/%) docs bench test test-slow test-processors mutations soak base coverage check format lock \
+.PHONY: demo table $(METHODS:%=runs/%) study docs bench test test-slow test-processors mutations soak base coverage check format lock \
   clean clean-runs
 
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
@@ -29,6 +29,10 @@ $(METHODS:%=runs/%): $(VENV)/.installed
 	$(BIN)/copd train demo $(CHANGES) --out $@ --resume
 
 $(OF_EXPERTS:%=runs/%): runs/expert
+
+study: $(VENV)/.installed  ## the study of studies/conflict: search, then ten seeds; hours, goes on where it was stopped
+	$(BIN)/copd compare studies/conflict/main.yaml --search --out studies/conflict
+	$(BIN)/copd compare studies/conflict/main.yaml --seeds 10 --out studies/conflict
 
 docs: $(VENV)/.installed  ## renew the tables of the pages: fields of the recipe, tests of faults, speed
 	$(BIN)/python tools/recipe_reference.py
