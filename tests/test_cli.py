@@ -127,8 +127,10 @@ def test_a_commit_that_is_not_in_the_cache_and_cannot_be_fetched_is_told(command
 
 
 def test_merge_scans_from_any_folder_and_says_what_decided(command, tmp_path):
+    shutil.copytree(model_folder("builtin:digits"), tmp_path / "other")
+    both = ["--branch", "builtin:digits", "--branch", "other"]
     few = ["--set", "evaluation.validation_problems=2", "--grid", "1"]
-    done = command("merge", *BOTH, "--method", "weighted", "--scan", *few, "--out", "both")
+    done = command("merge", *both, "--method", "weighted", "--scan", *few, "--out", "both")
     assert done.returncode == 0, done.stderr
     for said in ("greedy accuracy on validation problems", "weights 1 0", "weights 0 1", "weighted, weights"):
         assert said in done.stdout
