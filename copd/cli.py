@@ -280,16 +280,16 @@ def compare(
     A job whose result is in OUT is not run again. A job that fails is reported, and the others go on. Exit status 1:
     some job failed.
     """
-    from copd.commands.compare import Asked, plan_of, run_comparison, run_search
+    from copd.commands.compare import Asked, run_comparison, run_search
     from copd.commands.compare import dry_run as look
-    from copd.compare.running import workers_for
+    from copd.system.processes import usable_cores
 
     console = Console()
     asked = Asked(
         file,
         range(first_seed, first_seed + seeds),
         out,
-        workers_for(workers),
+        workers or usable_cores(),
         lambda line: console.print(line, markup=False, soft_wrap=True),
     )
     if dry_run:
@@ -298,7 +298,6 @@ def compare(
             table.add_row(*row)
         console.print(table)
         return
-    plan_of(asked, search=search)
     path, progress = (run_search if search else run_comparison)(asked)
     console.print(f"{progress.skipped} jobs were there already, {len(progress.failed)} failed: {path}", soft_wrap=True)
     raise typer.Exit(int(bool(progress.failed)))

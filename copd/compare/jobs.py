@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Job:
     rollouts: int
     needs: Job | None = None
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe:
         return load_recipe(self.source, self.overrides)
 

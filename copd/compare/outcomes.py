@@ -59,8 +59,11 @@ class Outcome:
 
     def product_P(self, capability: str) -> Tensor:
         """`greedy_P` of the product; of experts that are no single model, that of the capability's own."""
-        model = self.products[0] if len(self.products) == 1 else capability
-        return self.greedy_P(model, capability)
+        return self.greedy_P(self.model_for(capability), capability)
+
+    def model_for(self, capability: str) -> str:
+        """The model that answers for the arm in a capability: its product, or the capability's own expert."""
+        return self.products[0] if len(self.products) == 1 else capability
 
 
 def outcome_of(job: Job, folder: Path) -> Outcome:

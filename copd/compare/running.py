@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from copd.assemble.plan import make_plan
 from copd.compare.jobs import Job
 from copd.compare.outcomes import finished_by, outcome_of, outcome_path, write_outcome
 from copd.errors import CopdError
-from copd.system.processes import usable_cores
 
 POLL_SECONDS = 0.5
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -44,8 +44,6 @@ class Progress:
 
 def own_rollouts(job: Job) -> int:
     """Rollouts that the job itself makes: without those of experts that it takes over."""
-    from copd.assemble.plan import make_plan
-
     plan = make_plan(job.recipe)
     before = plan.schedule.steps_before_exchange * plan.costs.rl_step if job.needs else 0
     return plan.rollouts - before
@@ -73,11 +71,6 @@ def run_jobs(jobs: Sequence[Job], out: Path, workers: int, tell: Callable[[str],
         for _, process, _ in progress.running.values():
             process.wait()
     return progress
-
-
-def workers_for(asked: int | None) -> int:
-    """How many jobs run at once: as many as asked for, else one for each core that this process may use."""
-    return asked or usable_cores()
 
 
 def _start(progress: Progress, runs: Path, workers: int) -> None:

@@ -83,10 +83,7 @@ def _row(arm: str, own: Sequence[Outcome], experts: Mapping[int, Outcome]) -> Ar
 
 
 def _sampled(outcome: Outcome, k: str) -> float:
-    values = [
-        outcome.sampled[outcome.products[0] if len(outcome.products) == 1 else name][name][k]
-        for name in outcome.problems
-    ]
+    values = [outcome.sampled[outcome.model_for(name)][name][k] for name in outcome.problems]
     return sum(values) / len(values)
 
 
