@@ -1,4 +1,8 @@
-"""Who teaches whom, and with what weight (method.md section 5)."""
+"""Who teaches whom, and with what weight (method.md section 5).
+
+A `weight` given to one of these functions is what all teachers of a student weigh together, so that one with many
+teachers still hears its own RLVR.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,17 @@ class Edge:
 def hub(branches: Sequence[str], weight: float) -> tuple[Edge, ...]:
     """The first branch teaches each of the others and is taught by each of them."""
     centre, *spokes = branches
-    return tuple(edge for spoke in spokes for edge in (Edge(centre, spoke, weight), Edge(spoke, centre, weight)))
+    from_spokes = to_one(centre, spokes, weight)
+    return tuple(edge for back in from_spokes for edge in (back, Edge(back.teacher, centre, weight)))
 
 
 def full(branches: Sequence[str], weight: float) -> tuple[Edge, ...]:
     """Every branch is taught by every other; with two branches this is the hub."""
-    return tuple(Edge(student, teacher, weight) for student in branches for teacher in branches if student != teacher)
+    return tuple(
+        edge for student in branches for edge in to_one(student, [name for name in branches if name != student], weight)
+    )
+
+
+def to_one(student: str, teachers: Sequence[str], weight: float) -> tuple[Edge, ...]:
+    """Each of the teachers teaches this student."""
+    return tuple(Edge(student, teacher, weight / len(teachers)) for teacher in teachers)

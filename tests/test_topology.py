@@ -2,7 +2,7 @@
 
 import pytest
 
-from copd.topology import Edge, full, hub
+from copd.topology import Edge, full, hub, to_one
 
 
 def pairs(edges: tuple[Edge, ...]) -> list[tuple[str, str]]:
@@ -43,8 +43,16 @@ def test_teaching_is_mutual_and_nobody_teaches_itself(topology, branches):
 
 
 @pytest.mark.parametrize("topology", [hub, full])
-def test_every_edge_has_the_given_beta(topology):
-    assert {edge.weight for edge in topology(list("abc"), 0.25)} == {0.25}
+@pytest.mark.parametrize("branches", [list("ab"), list("abcd")])
+def test_all_teachers_of_a_student_share_the_weight_equally(topology, branches):
+    edges = topology(branches, 0.75)
+    for student in branches:
+        weights = [edge.weight for edge in edges if edge.student == student]
+        assert weights == [0.75 / len(weights)] * len(weights)
+
+
+def test_teachers_of_one_student_teach_it_and_nobody_else():
+    assert to_one("m", "abcd", 1.0) == tuple(Edge("m", teacher, 0.25) for teacher in "abcd")
 
 
 def test_hub_and_full_are_one_for_two_branches():

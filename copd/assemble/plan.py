@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from copd.errors import RecipeError
 from copd.recipe.model import Recipe
 from copd.schedule import TOLERATED, Batches, Costs, Phase, Schedule
-from copd.topology import Edge, full, hub
+from copd.topology import Edge, full, hub, to_one
 from copd.types import MERGED, MIXED, STUDENT
 
 
@@ -133,7 +133,7 @@ def _copd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int | Non
     """
     names = tuple(recipe.branches)
     edges = (*_edges(recipe), *_anchors(recipe)) if len(names) > 1 and recipe.schedule.opd_steps else ()
-    lessons = tuple(Edge(MERGED, name, recipe.opd.weight) for name in names) if asked.merge_steps else ()
+    lessons = to_one(MERGED, names, recipe.opd.weight) if asked.merge_steps else ()
     native = len(names) * batches.native
     opd_step = batches.native_in_opd * native + len(edges) * batches.per_edge
     costs = Costs(native, opd_step, len(lessons) * batches.per_edge)
@@ -172,7 +172,7 @@ def _static_opd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int
     batches = replace(batches, native_in_opd=recipe.static_opd.native)
     costs = Costs(2 * batches.native, merge_step=batches.per_edge + batches.native_in_opd * batches.native)
     schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method), rollouts)
-    pair, lessons = (student, teacher), (Edge(student, teacher, recipe.opd.weight),)
+    pair, lessons = (student, teacher), to_one(student, [teacher], recipe.opd.weight)
     return Plan(tuple(recipe.branches), pair, pair, (), schedule, batches, costs, student, lessons)
 
 
@@ -181,7 +181,7 @@ def _mopd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> P
     names, batches = tuple(recipe.branches), replace(batches, native_in_opd=False)
     costs = Costs(len(names) * batches.native, merge_step=len(names) * batches.per_edge)
     schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method), rollouts)
-    lessons = tuple(Edge(STUDENT, name, recipe.opd.weight) for name in names)
+    lessons = to_one(STUDENT, names, recipe.opd.weight)
     return Plan(names, (*names, STUDENT), names, (), schedule, batches, costs, STUDENT, lessons)
 
 

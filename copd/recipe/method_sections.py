@@ -29,8 +29,8 @@ class OpdSection(Section):
         description="with a direct loss, where the vocabulary has over 4,096 tokens: it compares so many likeliest "
         "tokens, the student's for reverse_kl, else the teacher's, and one bucket for the rest",
     )
-    prompts_per_step: Count = Field(8, description="prompts per incoming edge and OPD step")
-    rollouts_per_prompt: Count = Field(8, description="responses per such prompt")
+    prompts_per_step: Count = Field(8, description="prompts per incoming edge and OPD step; default of a direct loss: 64")
+    rollouts_per_prompt: Count = Field(8, description="responses per such prompt; default of a direct loss: 1")
     native: bool = Field(
         True,
         strict=True,
@@ -48,7 +48,11 @@ class OpdSection(Section):
         "capability; 0 = none. It costs as much as an edge",
     )
     learning_rate: Positive | None = Field(None, description="of steps with a teacher; null = optimizer.learning_rate")
-    weight: float = Field(1.0, ge=0, description="weight of each incoming edge in hub and full topologies")
+    weight: float = Field(
+        1.0,
+        ge=0,
+        description="weight of all lessons of a student together, which share it equally; listed edges have their own",
+    )
     bound: Literal["clamp", "mask", "proximal"] = Field(
         "clamp",
         description="with signal sampled: bound of the log-prob difference to the teacher. clamp: to [-clamp, clamp]; "
@@ -58,6 +62,14 @@ class OpdSection(Section):
     teacher_share: float = Field(
         TEACHER_SHARE, gt=0, le=1, description="with bound proximal: share of the teacher in the mixture (a)"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes(cls, data: Any) -> Any:
+        """A direct loss has no use for a group of responses, and gains from prompts."""
+        if isinstance(data, dict) and data.get("signal", "sampled") != "sampled":
+            return {"prompts_per_step": 64, "rollouts_per_prompt": 1, **data}
+        return data
 
     @model_validator(mode="after")
     def _sound(self) -> OpdSection:

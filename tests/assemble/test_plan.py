@@ -31,12 +31,15 @@ def test_copd_has_a_branch_per_capability_and_the_recipes_schedule():
 @pytest.mark.parametrize(
     ("topology", "edges"),
     [
-        ("{kind: hub}", [("text", "image"), ("image", "text"), ("text", "video"), ("video", "text")]),
-        ("{kind: edges, edges: [{student: image, teacher: video, weight: 0.5}]}", [("image", "video")]),
+        (
+            "{kind: hub}",
+            [("text", "image", 0.25), ("image", "text", 0.5), ("text", "video", 0.25), ("video", "text", 0.5)],
+        ),
+        ("{kind: edges, edges: [{student: image, teacher: video, weight: 0.5}]}", [("image", "video", 0.5)]),
     ],
 )
 def test_edges_follow_the_topology(topology, edges):
-    assert plan_of(f"topology={topology}").edges == tuple(Edge(*edge, 0.5) for edge in edges)
+    assert plan_of(f"topology={topology}").edges == tuple(Edge(*edge) for edge in edges)
 
 
 def test_listed_edges_keep_their_own_beta():
@@ -239,7 +242,7 @@ def test_consolidation_trains_the_student_alone(changes, learners, student):
 def test_a_merge_by_distillation_has_a_student_whom_all_branches_teach():
     plan = plan_of("merge={method: distil, steps: 5}")
     assert plan.branches == ("text", "image", "video", "merged")
-    assert plan.lessons == tuple(Edge("merged", name, 0.5) for name in ("text", "image", "video"))
+    assert plan.lessons == tuple(Edge("merged", name, 0.5 / 3) for name in ("text", "image", "video"))
     assert plan.taught == (*plan.edges, *plan.lessons)
     assert plan.product == "merged"
     assert [plan.step_cost(step) for step in range(10, 15)] == [45] * 5

@@ -510,6 +510,20 @@ def test_the_demo_is_three_branches_in_conflict_around_a_hub():
     assert (demo.method, demo.topology.kind) == ("copd", "hub")
 
 
+@pytest.mark.parametrize(
+    ("opd", "sizes"),
+    [
+        ("", (8, 8)),
+        ("signal: reverse_kl", (64, 1)),
+        ("signal: jsd, prompts_per_step: 5", (5, 1)),
+        ("signal: forward_kl, rollouts_per_prompt: 3", (64, 3)),
+    ],
+)
+def test_a_direct_loss_asks_many_prompts_once_unless_told_otherwise(recipe_file, opd, sizes):
+    found = load_recipe(recipe_file(TWO + f"opd: {{{opd}}}\n")).opd
+    assert (found.prompts_per_step, found.rollouts_per_prompt) == sizes
+
+
 def test_overrides_change_their_key_and_nothing_else(recipe_file):
     path = recipe_file(TWO + "schedule: {cycles: 4, rl_steps: 2}\n")
     changed = leaves(load_recipe(path, ["schedule.cycles=7", "branches.b.task.conflict=0.5"]).model_dump())
