@@ -1,8 +1,8 @@
 """Co-Evolving Policy Distillation (arXiv 2604.27083): several reasoning skills into one model.
 
-Read the package in this order: `types` (the objects that travel), `algorithm` (Algorithm 1), `maths/` (every equation),
-`branches/branch` (a branch puts them together), `model/` (a model as a thing), `compute/` (how it is computed),
-`commands/train` (recipe to run folder).
+Read the package in this order: `types` (the objects that travel), `algorithm` (Algorithm 1) and `phases` (its phases),
+`maths/` (every equation), `branches/branch` (a branch puts them together), `model/` (a model as a thing), `compute/`
+(how it is computed), `commands/train` (recipe to run folder).
 """
 
 from __future__ import annotations

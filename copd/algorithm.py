@@ -7,9 +7,9 @@
                 + for each peer j: rollouts on D_j, scored by branch j now; one update      -> `mutual_opd`, `lessons`
     theta* <- Merge(theta_0 .. theta_K-1)                                -> `merged`
 
-Beyond the paper, a cycle may end with phase III: the branches rest and teach one student, which began as their merge
-(`consolidation`). That student is then theta*. The branches may begin the next cycle from theta* (`restart`). All these
-functions are in `copd.phases`.
+Beyond the paper, a cycle may end with phase III: the branches rest and teach one student, which is then theta*
+(`consolidation`). The student begins as their merge, or with weights of its own (`begin`). The branches may begin the
+next cycle from theta* (`restart`). All these functions are in `copd.phases`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ async def copd(
 ) -> None:
     """Train the branches from step `start` to the end of the schedule.
 
-    `merge` is needed where branches begin a cycle from their merge. With `consolidated` it makes the student's first
-    weights in each phase III. Without it the student keeps the weights that it has.
+    `merge` is needed where branches begin a cycle from their merge. With `consolidated`, `merge` also makes the
+    student's first weights in each phase III; without `merge` the student keeps its weights.
     """
     for stretch in schedule.stretches(start, observer.meet_every, observer.meet_after):
         here = schedule.position(stretch.steps[0])

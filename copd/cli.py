@@ -127,7 +127,7 @@ def doctor(
 @app.command("eval")
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(help="Each a folder, builtin:NAME, or a hub id with its commit, ID@COMMIT.")
+        list[str], typer.Argument(help="Models: each is a folder, builtin:NAME, or ID@COMMIT of Hugging Face.")
     ],
     recipe: Compared = "demo",
     change: Changes = None,
@@ -149,7 +149,9 @@ def behaviour(
     student: Annotated[
         str, typer.Argument(help="The model that answers: a folder, builtin:NAME, or ID@COMMIT of Hugging Face.")
     ],
-    teacher: Annotated[str, typer.Argument(help="The model that scores the student's tokens; likewise.")],
+    teacher: Annotated[
+        str, typer.Argument(help="The model that scores the student's tokens: named in the same ways as the student.")
+    ],
     recipe: Compared = "demo",
     problems: Annotated[
         int | None,
@@ -176,7 +178,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="The HTML file; default report.html in the run, or comparison.html beside several."),
+        typer.Option(help="The HTML file; default report.html in the run, or comparison.html beside the runs."),
     ] = None,
 ) -> None:
     """Write one self-contained HTML page about a run, or one that compares several runs."""
@@ -193,11 +195,21 @@ def merge(
     out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
     base: Annotated[str | None, typer.Option(help="The branches' base: a folder, builtin:NAME or ID@COMMIT.")] = None,
     method: Annotated[str, typer.Option(help="mean, weighted, task_arithmetic, ties, dare or slerp.")] = "mean",
-    weight: Annotated[list[float] | None, typer.Option(help="With weighted, ties, slerp: once per branch.")] = None,
-    scale: Annotated[float | None, typer.Option(help="Of task_arithmetic, ties, dare.")] = None,
-    density: Annotated[float | None, typer.Option(help="With ties and dare: the share that is kept.")] = None,
+    weight: Annotated[
+        list[float] | None, typer.Option(help="With weighted, ties, slerp: a number, once per branch.")
+    ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option(help="With task_arithmetic, ties, dare: factor of the change that is added to the base."),
+    ] = None,
+    density: Annotated[float | None, typer.Option(help="With ties, dare: share of each change that is kept.")] = None,
     seed: Annotated[int | None, typer.Option(help="With dare: decides which entries are kept.")] = None,
-    scan: Annotated[bool, typer.Option("--scan", help="Try a grid; keep what is best on validation problems.")] = False,
+    scan: Annotated[
+        bool,
+        typer.Option(
+            "--scan", help="Try a grid of weights or scales; keep the merge that is best on validation problems."
+        ),
+    ] = False,
     recipe: Annotated[
         str | None, typer.Option(help="With --scan: the recipe whose validation problems decide; default demo.")
     ] = None,
@@ -236,13 +248,13 @@ def merge(
 def warmup(
     out: Annotated[Path, typer.Argument(help="Folder for the new base model.")] = Path("runs/base"),
     conflict: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of problems with conflicting conventions.")
+        float, typer.Option(min=0, max=1, help="Share of problems that follow the capability's own convention.")
     ] = 1.0,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Supervised steps; default: as many as builtin:digits had.")
     ] = None,
 ) -> None:
-    """Build a base for the embedded world: a tiny Qwen3-VL that supervised steps have taught some skill."""
+    """Build a base for the embedded world: supervised steps teach a tiny Qwen3-VL to answer some of its problems."""
     from copd.commands.warmup import build_base
 
     build_base(out, conflict=conflict, steps=steps)
@@ -269,16 +281,20 @@ def show(
 def compare(
     file: Annotated[Path, typer.Argument(help="A YAML file: a recipe, and arms that differ in their overrides.")],
     out: Annotated[Path, typer.Option(help="Folder for runs, results and the page.")],
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from --first-seed on.")] = 3,
-    first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from --first-seed on.")] = 3,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Jobs at once; default one for each core.")] = None,
-    search: Annotated[bool, typer.Option("--search", help="Let arms choose settings on validation first.")] = False,
+    search: Annotated[
+        bool,
+        typer.Option("--search", help="Run the search, not the test: arms choose settings by validation problems."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show jobs, rollouts, tokens and minutes only.")] = False,
 ) -> None:
     """Train every arm with every seed at one budget, and write a page with differences over seeds.
 
-    A job whose result is in OUT is not run again. A job that fails is reported, and the others go on. Exit status 1:
-    some job failed.
+    A job whose result is in OUT is not run again. A job that fails is reported, and the others go on.
+
+    Exit status 1: some job failed.
     """
     from copd.commands.compare import Asked, run_comparison, run_search
     from copd.commands.compare import dry_run as look

@@ -30,8 +30,9 @@ def check(
 ) -> None:
     """Check rows without a model. Report each bad row by file, line and reason, and count rows by kind and verifier.
 
-    A row is bad if an earlier row of its file has its id. Exit status 0: all rows are sound. 1: some are bad. 2: a
-    file cannot be read, or the command is wrong.
+    A row is bad if an earlier row of its file has its id.
+
+    Exit status 0: all rows are sound. 1: some are bad. 2: a file cannot be read, or the command is wrong.
     """
     from copd.commands.check import check_branch, check_file
     from copd.recipe.reading import load_recipe

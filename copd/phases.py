@@ -1,7 +1,8 @@
 """The phases of CoPD (method.md sections 3 to 5), and the merge.
 
-A branch is a handle: its calls are awaited, its rollouts are passed on unread, and where it lives does not matter. A
-part of an update is native GRPO where it has no teacher, OPD where it has one; each has its own denominator.
+A branch is a handle: its calls are awaited. The phases pass its rollouts on unread, and do not know where the branch
+lives. A part of an update without a teacher is native GRPO; a part with a teacher is OPD. Each part has its own
+denominator.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Merge = Callable[[Sequence[Mapping[str, Tensor]]], dict[str, Tensor]]
 
 
 class Observer(Protocol):
-    """Logs every update; measures and saves where the branches meet. An observer never changes a branch."""
+    """Logs every update. Measures and saves whenever the branches meet. An observer never changes a branch."""
 
     meet_every: int
     meet_after: Collection[int]
@@ -61,9 +62,10 @@ async def mutual_opd(
     *,
     version: int,
 ) -> None:
-    """One step of phase II. All branches score with the weights they had when the step began; then all update.
+    """One step of phase II. All branches score before any of them updates.
 
-    `version` is that of all branches when the step begins.
+    They score with their weights at `version`: those at the beginning of the step or, where teachers are held, those at
+    the beginning of the phase.
     """
     students = list(branches.values())
     on_their_own = students if batches.native_in_opd else []
@@ -79,7 +81,7 @@ async def mutual_opd(
 async def lessons(
     branches: Mapping[str, BranchHandle], edges: Sequence[Edge], step: int, batches: Batches, *, version: int
 ) -> dict[str, list[Part]]:
-    """The OPD parts of each student: it answers its teachers' prompts; teachers at `version` score the responses."""
+    """The OPD parts by student. Students answer their teachers' prompts; teachers at `version` score the responses."""
     visits = await gather(
         *(
             branches[edge.student].collect(
@@ -103,14 +105,14 @@ async def lessons(
 
 @dataclass(frozen=True)
 class Consolidation:
-    """Phase III: who is taught by the resting branches, and the edges from them."""
+    """Phase III: the student, and the edges from the resting branches that teach it."""
 
     student: BranchHandle
     edges: Sequence[Edge]
 
 
 async def begin(student: BranchHandle, branches: Mapping[str, BranchHandle], merge: Merge | None) -> None:
-    """The student before phase III: its first weights, and an optimizer without moments."""
+    """Prepare the student for phase III: the merge as its first weights, else its own; an optimizer without moments."""
     if merge:
         await student.load_weights(await merged(branches, merge))
     else:
@@ -126,9 +128,9 @@ async def consolidation(
     *,
     version: int,
 ) -> None:
-    """One step of phase III. The teachers stand at `version`, at which their own training ended.
+    """One step of phase III. The teachers rest at `version`.
 
-    A student that is one of the branches has a native batch too, as in phase II.
+    A student that is one of the branches may have a native batch too, as in phase II.
     """
     student = consolidated.student
     everybody = {**branches, student.name: student}
@@ -145,7 +147,10 @@ async def restart(branches: Mapping[str, BranchHandle], weights: Mapping[str, Te
 async def merged(
     branches: Mapping[str, BranchHandle], merge: Merge | None, consolidated: Consolidation | None = None
 ) -> Mapping[str, Tensor]:
-    """theta*: the merge of the K branches, or the student that they have taught. The base is not one of them."""
+    """theta*: the merge of the K branches, or the weights of the student that they have taught.
+
+    The base is not one of the branches.
+    """
     if consolidated:
         return await consolidated.student.weights()
     assert merge

@@ -14,9 +14,9 @@ TOLERATED = 20
 
 
 class Phase(Enum):
-    """RLVR: each branch trains alone on its own capability. OPD: its peers also teach it on their prompts.
+    """RLVR: each branch trains alone on its own capability. OPD: the branches teach each other.
 
-    CONSOLIDATION: the branches, which rest, teach one student that began as their mean.
+    CONSOLIDATION: the branches rest and teach one student.
     """
 
     RLVR = "rlvr"
@@ -57,7 +57,7 @@ class Schedule:
     """N cycles of S_RL steps of RLVR and S_OPD steps of mutual OPD (method.md section 5).
 
     The first cycle has `first_rl_steps` of RLVR if they are given. The last cycle ends with `merge_steps` of
-    consolidation. With `restart` every cycle does, and the branches begin the next one from the merge.
+    consolidation. With `restart` every cycle ends so, and the branches begin the next cycle from the merge.
     """
 
     cycles: int

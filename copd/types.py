@@ -19,7 +19,7 @@ BASE, MERGED = "base", "merged"
 MIXED = "mixed"
 """The only branch of the method `mixed`, trained on all capabilities."""
 STUDENT = "student"
-"""The branch of `mopd` that only learns from the experts."""
+"""The student of `mopd`: a branch that only the experts teach."""
 RESERVED_NAMES = frozenset({BASE, MERGED, MIXED, STUDENT, "mean", "average"})
 """Names that no branch of a recipe may have."""
 
@@ -232,7 +232,7 @@ class BranchHandle(Observed, Protocol):
         ...
 
     async def score(self, rollouts: Rollouts) -> Score:
-        """Log-probs of any rollouts under this branch's current weights. The ledger counts them as teaching."""
+        """Log-probs of any rollouts under the weights that this branch teaches with. The ledger counts the tokens."""
         ...
 
     async def update(self, parts: Sequence[Part]) -> dict[str, float]:
@@ -240,7 +240,7 @@ class BranchHandle(Observed, Protocol):
         ...
 
     async def hold(self) -> None:
-        """From now on, teach with the weights of now, whatever training makes of them."""
+        """From now on, teach with the present weights, while training changes those of the branch."""
         ...
 
     async def release(self) -> None:

@@ -16,7 +16,7 @@ DISTIL = "distil"
 
 
 class OpdSection(Section):
-    """The mutual OPD objective."""
+    """The objective of OPD, in mutual OPD and in consolidation."""
 
     signal: Literal["sampled", "reverse_kl", "forward_kl", "jsd"] = Field(
         "sampled",
@@ -39,7 +39,7 @@ class OpdSection(Section):
     teachers: Literal["moving", "phase_start"] = Field(
         "moving",
         description="weights with which branches teach in mutual OPD. moving: the current ones (the paper); "
-        "phase_start: those at the beginning of the phase, which a copy of each branch's model keeps",
+        "phase_start: those at the beginning of the phase, in a copy of each branch's model",
     )
     anchor: float = Field(
         0.0,
@@ -75,8 +75,8 @@ class OpdSection(Section):
     def _sound(self) -> OpdSection:
         if self.anchor and self.teachers == "moving":
             raise ValueError(
-                f".anchor: is {self.anchor}, but teachers is 'moving', and from itself as it is now a branch learns "
-                "nothing; set teachers: phase_start"
+                f".anchor: is {self.anchor}, but teachers is 'moving', and a branch learns nothing from its own "
+                "current weights; set teachers: phase_start"
             )
         if self.signal == "sampled" and self.top_k != TOP_K:
             raise ValueError(f".top_k: is {self.top_k}, but signal is 'sampled'; it belongs to the other signals")
@@ -111,7 +111,8 @@ class MergeSection(Section):
     method: Literal["mean", "weighted", "task_arithmetic", "ties", "dare", "slerp", "distil"] = Field(
         "mean",
         description="how the K branches become one model; task_arithmetic, ties and dare add to the base; distil: all "
-        "branches, frozen, teach one student that begins as their mean, as opd says; its rollouts count",
+        "branches, frozen, teach one student that begins as their mean, with the settings of opd; R counts the "
+        "rollouts",
     )
     weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
         None, description="for weighted, ties, slerp: one per branch, relative to their sum; ties, slerp: null = equal"

@@ -96,9 +96,15 @@ class Recipe(Section):
         if self.method == "copd" and self.merge.method == DISTIL and len(self.branches) < 2:
             raise ValueError("merge.method: 'distil' needs at least two branches")
         if self.method == "copd" and self.merge.method == DISTIL and self.lora is not None:
-            raise ValueError("merge.method: 'distil' begins with the branches' mean, but an adapter as the base")
+            raise ValueError(
+                "merge.method: 'distil' begins with the branches' mean, but an adapter can only begin as the base; "
+                "choose another method, or leave lora out"
+            )
         if self.method == "copd" and self.schedule.restart != "none" and self.lora is not None:
-            raise ValueError(f"schedule.restart: is {self.schedule.restart!r}, but an adapter begins as the base")
+            raise ValueError(
+                f"schedule.restart: is {self.schedule.restart!r}, but an adapter can only begin as the base; set none, "
+                "or leave lora out"
+            )
         return self
 
     @model_validator(mode="after")
