@@ -29,7 +29,7 @@ class OpdSection(Section):
         description="with a direct loss, where the vocabulary has over 4,096 tokens: it compares so many likeliest "
         "tokens, the student's for reverse_kl, else the teacher's, and one bucket for the rest",
     )
-    prompts_per_step: Count = Field(8, description="prompts per incoming edge and OPD step; default of a direct loss: 64")
+    prompts_per_step: Count = Field(8, description="prompts of an edge in an OPD step; default of a direct loss: 64")
     rollouts_per_prompt: Count = Field(8, description="responses per such prompt; default of a direct loss: 1")
     native: bool = Field(
         True,
