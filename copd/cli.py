@@ -315,7 +315,7 @@ def compare(
         console.print(table)
         return
     path, progress = (run_search if search else run_comparison)(asked)
-    console.print(f"{progress.skipped} jobs were there already, {len(progress.failed)} failed: {path}", soft_wrap=True)
+    console.print(f"{progress.skipped} jobs were done before, {len(progress.failed)} failed: {path}", soft_wrap=True)
     raise typer.Exit(int(bool(progress.failed)))
 
 

@@ -57,6 +57,10 @@ class ProcessError(CopdError):
     """The process of a branch ended before the run did."""
 
 
+class JobError(CopdError):
+    """Jobs of a comparison that did not come to their end, so that nothing can be said of the rest."""
+
+
 def first_line(error: Exception) -> str:
     """A library's error message in one line of at most 200 characters; the error's name if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

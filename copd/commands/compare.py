@@ -20,7 +20,7 @@ from copd.compare.page import write_page
 from copd.compare.running import Progress, own_rollouts, run_jobs
 from copd.compare.search import choose, chosen_file, read_chosen, write_chosen
 from copd.compare.summary import Sources
-from copd.errors import RecipeError
+from copd.errors import JobError, RecipeError
 from copd.system.files import replace_text
 from copd.types import Part, Problem, Split
 
@@ -63,7 +63,7 @@ def run_comparison(asked: Asked) -> tuple[Path, Progress]:
         read_outcome(outcome_path(job, asked.out / "results")) for job in jobs if job.name in progress.done and job.arm
     ]
     if not outcomes:
-        raise RecipeError(f"{asked.file}: no job came to its end; see the lines above and {asked.out / 'runs'}")
+        raise JobError(f"{asked.file}: no job came to its end; see the lines above and {asked.out / 'runs'}")
     return write_page(asked.out, comparison, outcomes, sources), progress
 
 
@@ -73,7 +73,7 @@ def run_search(asked: Asked) -> tuple[Path, Progress]:
     out = asked.out / "search"
     progress = run_jobs(jobs, out, asked.workers, asked.tell)
     if progress.failed:
-        raise RecipeError(f"--search: {len(progress.failed)} of {len(jobs)} jobs failed; nothing was chosen")
+        raise JobError(f"--search: {len(progress.failed)} of {len(jobs)} jobs failed; nothing was chosen")
     outcomes = [read_outcome(outcome_path(job, out / "results")) for job in jobs if job.arm]
     choices = choose(comparison, outcomes)
     for choice in choices:
@@ -108,15 +108,20 @@ def _row(name: str, jobs: int, rollouts: int, longest: int, seconds: float) -> t
 
 
 def seconds_per_rollout(job: Job) -> float:
-    """Measured on one step of GRPO of the job's first branch at its real size, after one to warm up."""
+    """Measured on one step of GRPO of each of the job's learners at its real size, after one to warm up."""
     with assembled(job.recipe, lambda _: None) as made:
         plan = make_plan(made.recipe)
-        branch = make_branch(made, plan.learners[0], 0)
-        for step in range(2):
-            began = time.perf_counter()
-            rollouts = branch.collect(branch.capability, step, plan.batches.prompts, plan.batches.rollouts_per_prompt)
-            branch.update([Part("native", rollouts)])
-        return (time.perf_counter() - began) / plan.batches.native
+        seconds = 0.0
+        for index, name in enumerate(plan.learners):
+            branch = make_branch(made, name, index)
+            for step in range(2):
+                began = time.perf_counter()
+                rollouts = branch.collect(
+                    branch.capability, step, plan.batches.prompts, plan.batches.rollouts_per_prompt
+                )
+                branch.update([Part("native", rollouts)])
+            seconds += time.perf_counter() - began
+        return seconds / (len(plan.learners) * plan.batches.native)
 
 
 def _look_at_problems(jobs: Sequence[Job], comparison: Comparison, asked: Asked) -> Sources:

@@ -40,16 +40,21 @@ class Job:
     def recipe(self) -> Recipe:
         return load_recipe(self.source, self.overrides)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of the recipe's text and of the overrides but for the seed: a result of others does not count."""
         decides = [recipe_text(self.source), *sorted(each for each in self.overrides if each != f"seed={self.seed}")]
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
+    def folder(self, runs: Path) -> Path:
+        """Where its run is. A job that was changed has another folder, so that it takes over nothing of the former."""
+        kind, _, seed = self.name.rpartition("/")
+        return runs / (f"{kind}-{self.fingerprint[:8]}" if self.arm else kind) / seed
+
     def arguments(self, runs: Path) -> list[str]:
         """What `copd` is called with; runs are folders in `runs`."""
-        taken = [f"experts.run={runs / self.needs.name}"] if self.needs else []
-        return ["train", self.source, *self.overrides, *taken, "--out", str(runs / self.name), "--resume"]
+        taken = [f"experts.run={self.needs.folder(runs)}"] if self.needs else []
+        return ["train", self.source, *self.overrides, *taken, "--out", str(self.folder(runs)), "--resume"]
 
     @property
     def command(self) -> str:

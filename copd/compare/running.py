@@ -83,7 +83,7 @@ def _start(progress: Progress, runs: Path, workers: int) -> None:
             progress.tell(f"{job.name}: not run: {progress.failed[job.name]}")
         elif job.needs is None or job.needs.name in progress.done:
             progress.waiting.remove(job)
-            folder = runs / job.name
+            folder = job.folder(runs)
             folder.mkdir(parents=True, exist_ok=True)
             log = folder.with_name(f"{folder.name}.log")
             with log.open("ab") as lines:
@@ -104,7 +104,7 @@ def _collect(progress: Progress, runs: Path, results: Path) -> None:
             continue
         del progress.running[name]
         seconds = time.perf_counter() - began
-        folder = runs / name
+        folder = job.folder(runs)
         try:
             if status:
                 raise CopdError(f"exit status {status}: {_last_line(folder.with_name(f'{folder.name}.log'))}")

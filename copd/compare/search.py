@@ -33,7 +33,7 @@ class Choice:
     def told(self) -> str:
         """The choice in one line."""
         listed = ", ".join(f"{100 * value:.1f}" for value in self.averages)
-        return f"{self.arm}: {self.changes} of candidates with {listed} %"
+        return f"{self.arm}: chose {self.changes}; its candidates have validation averages of {listed} %"
 
 
 def choose(comparison: Comparison, outcomes: Sequence[Outcome]) -> list[Choice]:

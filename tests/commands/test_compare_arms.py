@@ -12,7 +12,7 @@ import yaml
 
 from copd.commands.compare import Asked, dry_run, plan_of, run_comparison
 from copd.compare.outcomes import read_outcomes
-from copd.errors import RecipeError
+from copd.errors import JobError, RecipeError
 
 FILE = {
     "rollouts": 48,
@@ -85,6 +85,18 @@ def test_a_job_that_fails_is_told_the_others_go_on_and_nothing_is_run_twice(file
     file.write_text(yaml.safe_dump({**FILE, "arms": {name: FILE["arms"][name] for name in ("average", "expert")}}))
     _, progress = run_comparison(asked(file, again))
     assert (progress.skipped, progress.failed, again) == (2, {}, [])
+
+    arms = {"expert": FILE["arms"]["expert"], "average": {"method": "merge_only", "merge": {"method": "ties"}}}
+    file.write_text(yaml.safe_dump({**FILE, "arms": arms}))
+    _, progress = run_comparison(asked(file, again))
+    assert (progress.skipped, progress.failed) == (1, {}), "only the arm that was changed is run again"
+
+
+def test_if_no_job_comes_to_its_end_the_command_has_failed_rather_than_been_called_wrongly(file):
+    file.write_text(yaml.safe_dump({**FILE, "arms": {"broken": FILE["arms"]["broken"]}}))
+    with pytest.raises(JobError, match="no job came to its end") as raised:
+        run_comparison(asked(file, []))
+    assert raised.value.exit_status == 1
 
 
 @pytest.mark.slow

@@ -84,6 +84,13 @@ def test_results_of_another_recipe_do_not_count_and_the_seed_is_no_part_of_it(jo
     assert other.fingerprint != first.fingerprint
 
 
+def test_a_changed_job_has_a_run_of_its_own_and_every_seed_another(jobs):
+    changed = jobs_of(comparison(problems=8), (0, 1), {})
+    folders = [job.folder(Path("runs")) for job in (*jobs, *changed) if job.arm]
+    assert len(set(folders)) == len(folders)
+    assert {"--out", str(folders[0])} <= set(next(job for job in jobs if job.arm).arguments(Path("runs")))
+
+
 def test_what_a_search_has_chosen_changes_the_arm():
     chosen = {"mixed": {"optimizer.learning_rate": 2e-4}}
     job = next(job for job in jobs_of(comparison(search=SEARCH), (0,), chosen) if job.arm == "mixed")
