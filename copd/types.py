@@ -48,15 +48,15 @@ class Message:
     """One turn of a chat: its role (system, user, assistant), and texts with the places of media between them."""
 
     role: str
-    parts: tuple[str | Medium, ...]
+    items: tuple[str | Medium, ...]
 
     @property
     def content(self) -> str | list[dict[str, str]]:
-        """The content as chat templates take it: a string without media, else a list of parts."""
-        texts = [part for part in self.parts if isinstance(part, str)]
-        if len(texts) == len(self.parts):
+        """The content as chat templates take it: a string without media, else a list of items."""
+        texts = [item for item in self.items if isinstance(item, str)]
+        if len(texts) == len(self.items):
             return "".join(texts)
-        return [{"type": "text", "text": p} if isinstance(p, str) else {"type": p.value} for p in self.parts]
+        return [{"type": "text", "text": i} if isinstance(i, str) else {"type": i.value} for i in self.items]
 
 
 @dataclass(frozen=True, eq=False)

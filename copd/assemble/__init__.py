@@ -1,4 +1,4 @@
-"""From a recipe to its parts. Only this room, `recipe`, `commands` and the command line see a whole recipe.
+"""From a recipe to all that it asks for. Only this room, `recipe`, `commands` and the command line see a whole recipe.
 
 - `assembled`: one object with tasks, base, grader and warnings
 - `tasks`: a recipe's tasks

@@ -1,4 +1,4 @@
-"""A recipe's parts in one object: its tasks, its base, its grader, and its warnings."""
+"""What a recipe asks for, in one object: its tasks, its base, its grader, and its warnings."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Inheritance:
 
 
 class Assembled:
-    """The parts that every command makes of a recipe. Each part is made when it is first asked for.
+    """What every command makes of a recipe. Each thing is made when it is first asked for.
 
-    `warn` gets each warning once. Parts raise RecipeError, DataError or ModelFolderError if the recipe, the data or the
-    model cannot be used.
+    `warn` gets each warning once. The properties raise RecipeError, DataError or ModelFolderError if the recipe, the
+    data or the model cannot be used.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ def assembled(
     tasks: Mapping[str, Task] | None = None,
     inherited: Inheritance | None = None,
 ) -> Iterator[Assembled]:
-    """A recipe's parts while the block lives, with the recipe's number of threads for torch.
+    """What a recipe asks for, while the block lives, with the recipe's number of threads for torch.
 
     At the end of the block a warning reports the bad rows that were found in it, and torch has its threads back.
     """

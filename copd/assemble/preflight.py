@@ -76,7 +76,7 @@ def _unfit(
 
     Takes no model, so that a task that calls it keeps none.
     """
-    for text in (part for message in problem.messages for part in message.parts if isinstance(part, str)):
+    for text in (item for message in problem.messages for item in message.items if isinstance(item, str)):
         if forged := next((token for token in forbidden if token in text), None):
             return f"the text holds the model's control token {forged!r}"
     if problem.verifier in OURS and (forged := next((token for token in forbidden if token in problem.answer), None)):

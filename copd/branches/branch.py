@@ -116,8 +116,8 @@ class Branch(Actor):
         visit = visit or task != self.capability
         first = step * prompts + (VISIT_STRIDE * (1 + self.index) if visit else 0)
         problems = [self.tasks[task].problem(Split.TRAIN, first + i) for i in range(prompts)]
-        stream = f"{task} (visit)" if visit and task == self.capability else task
-        rollouts = self.answer(problems, rollouts_per_prompt, generator_of(self.sampling.seed, self.name, stream, step))
+        draws = f"{task} (visit)" if visit and task == self.capability else task
+        rollouts = self.answer(problems, rollouts_per_prompt, generator_of(self.sampling.seed, self.name, draws, step))
         if visit:
             rollouts = self.settings.signal.asked(self.policy, rollouts)
             self.ledger.tokens_scored += 0 if rollouts.likeliest_NTK is None else int(rollouts.mask_NT.sum())

@@ -57,7 +57,7 @@ def examine(recipe: Recipe) -> Iterator[Finding]:
     plan = make_plan(recipe)
     yield from machine(recipe.model.threads_per_branch)
     try:
-        yield from _examine_parts(recipe, plan)
+        yield from _examine_made(recipe, plan)
     except (CopdError, OSError) as error:
         yield Finding("examination", "failed", f"ends here: {error}")
     except (RuntimeError, ValueError) as error:
@@ -65,14 +65,14 @@ def examine(recipe: Recipe) -> Iterator[Finding]:
         yield Finding("examination", "failed", f"ends here: {reason}")
 
 
-def _examine_parts(recipe: Recipe, plan: Plan) -> Iterator[Finding]:
+def _examine_made(recipe: Recipe, plan: Plan) -> Iterator[Finding]:
     warnings: list[str] = []
     with assembled(recipe, warnings.append) as made:
         yield from _examine_assembled(made, plan, warnings)
 
 
 def _examine_assembled(made: Assembled, plan: Plan, warnings: list[str]) -> Iterator[Finding]:
-    """`warnings` holds the warnings of the parts and the grader."""
+    """`warnings` holds the warnings of model, tasks and grader."""
     recipe, loaded = made.recipe, made.loaded
     weights_bytes = sum(parameter.nbytes for parameter in loaded.model.parameters())
     yield _described(recipe.model.path, loaded)

@@ -61,8 +61,8 @@ def merge_models(
 
 def described_merge(section: MergeSection) -> str:
     """A merge and its settings in words."""
-    parts = {name: value for name, value in section.settings.items() if value is not None}
-    shown = {n: " ".join(f"{x:.3g}" for x in v) if isinstance(v, tuple) else f"{v:.3g}" for n, v in parts.items()}
+    chosen = {name: value for name, value in section.settings.items() if value is not None}
+    shown = {n: " ".join(f"{x:.3g}" for x in v) if isinstance(v, tuple) else f"{v:.3g}" for n, v in chosen.items()}
     return ", ".join([section.method, *(f"{name} {value}" for name, value in shown.items())])
 
 

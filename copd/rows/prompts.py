@@ -78,11 +78,11 @@ def place_media(turns: Sequence[Turn], images: int, videos: int, notes: list[str
     others = {mark for _, text in turns for mark in OTHER_MARK.findall(text) if mark not in MEDIUM_OF_MARK}
     notes += [f"{mark[:20]} in the prompt is asked as text; marks are <image> and <video>" for mark in sorted(others)]
     media = {Medium.IMAGE: images, Medium.VIDEO: videos}
-    marks = {medium: sum(message.parts.count(medium) for message in messages) for medium in Medium}
+    marks = {medium: sum(message.items.count(medium) for message in messages) for medium in Medium}
     if not any(marks.values()) and any(media.values()):
         first = next(i for i, message in enumerate(messages) if message.role == "user")
         places = tuple(medium for medium in Medium for _ in range(media[medium]))
-        messages[first] = replace(messages[first], parts=(*places, *messages[first].parts))
+        messages[first] = replace(messages[first], items=(*places, *messages[first].items))
     elif marks != media:
         raise BadRow(
             "; ".join(
@@ -96,7 +96,7 @@ def place_media(turns: Sequence[Turn], images: int, videos: int, notes: list[str
 
 def as_text(message: Message) -> str:
     """A message as one text, with marks at the places of media."""
-    return "".join(part if isinstance(part, str) else MARKS[part] for part in message.parts)
+    return "".join(item if isinstance(item, str) else MARKS[item] for item in message.items)
 
 
 def kind_of(value: Any) -> str:

@@ -319,7 +319,7 @@ def test_without_the_deviation_advantages_are_the_centred_rewards(make_branch, g
     assert_same(moments(branch), moments(other), atol=1e-6)
 
 
-def test_masked_responses_that_were_cut_are_as_if_they_had_not_been_drawn(make_branch, graded, assert_same):
+def test_masked_truncated_responses_are_as_if_they_had_not_been_drawn(make_branch, graded, assert_same):
     """In the loss, in the denominator, and in the mean and deviation of their group."""
     rewards_N = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0, 1.0])
     finished_N = torch.tensor([True, True, False, True, True, True])
@@ -349,7 +349,7 @@ def test_a_signal_that_only_a_cut_response_makes_is_none_when_cut_responses_are_
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_where_every_response_is_cut_and_masked_nothing_is_trained_and_nothing_fails(make_branch, graded, policy, held):
+def test_where_all_are_truncated_and_masked_nothing_is_trained_and_nothing_fails(make_branch, graded, policy, held):
     reference = Reference(policy, 0.1) if held else None
     branch = make_branch(settings=replace(SETTINGS, mask_truncated=True, reference=reference))
     metrics = branch.update([Part("native", replace(graded, finished_N=torch.zeros(6, dtype=torch.bool)))])

@@ -104,7 +104,7 @@ def test_a_tag_holds_the_answer_only_where_the_recipe_says_so(response, answer):
 
 
 @pytest.mark.parametrize(("response", "answer"), ANSWERS)
-def test_a_response_cut_by_the_length_limit_answers_nothing(response, answer):
+def test_a_truncated_response_answers_nothing(response, answer):
     assert final_answer(response, finished=False) is None
 
 

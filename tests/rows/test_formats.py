@@ -278,6 +278,6 @@ def test_whatever_a_row_holds_it_is_read_or_refused_but_nothing_crashes():
             except BadRow:
                 continue
             assert isinstance(row.answer, str)
-            assert sum(part is Medium.IMAGE for message in row.messages for part in message.parts) == len(row.images)
+            assert sum(part is Medium.IMAGE for message in row.messages for part in message.items) == len(row.images)
             read += 1
     assert read > 1000

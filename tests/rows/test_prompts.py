@@ -24,7 +24,7 @@ def test_without_any_mark_media_stand_before_the_first_words_of_the_user():
     chat = [{"role": r, "content": c} for r, c in (("system", "s"), ("user", "u"), ("assistant", "a"), ("user", "v"))]
     system, first, _, last = placed(chat, images=2, videos=1)
     assert first == Message("user", (IMAGE, IMAGE, VIDEO, "u"))
-    assert (system.parts, last.parts) == (("s",), ("v",))
+    assert (system.items, last.items) == (("s",), ("v",))
 
 
 @pytest.mark.parametrize(

@@ -293,7 +293,7 @@ def test_media_are_decoded_in_the_order_of_their_marks(write, three, picture):
     three[TEST] = [write("c.jsonl", [row])]
     problem = Rows("sums", three, SETTINGS).problem(TEST, 0)
     video, image = Medium.VIDEO, Medium.IMAGE
-    assert problem.messages[0].parts == (video, "a", image, "b", image, "c", video)
+    assert problem.messages[0].items == (video, "a", image, "b", image, "c", video)
     assert [int(i.max()) for i in problem.images] == [2, 3]
     assert [v[:, 0, 0, 0].tolist() for v in problem.videos] == [[4, 5], [4, 4]]
     assert problem.fps_of_videos == (4.0, 4.0)
@@ -384,4 +384,4 @@ def test_parquet_rows_with_embedded_bytes_become_problems(tmp_path, three):
     task = Rows("greys", three, SETTINGS)
     problems = [task.problem(TEST, i) for i in np.random.default_rng(0).permutation(40)]
     assert all(int(problem.images[0].max()) == int(problem.answer) for problem in problems)
-    assert problems[0].messages[0].parts == (Medium.IMAGE, "How bright?")
+    assert problems[0].messages[0].items == (Medium.IMAGE, "How bright?")

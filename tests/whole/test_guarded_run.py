@@ -23,7 +23,7 @@ CUT = [
     "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [1]}",
     "checkpoint={every_steps: 6, keep_last: 9}",
 ]
-"""Every response is cut, so that none is right: two silent failures."""
+"""Every response is truncated, so that none is right: two silent failures."""
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -40,34 +40,34 @@ def record(folder):
 
 
 @pytest.fixture(scope="module")
-def cut(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cut") / "run"
+def truncated_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("truncated") / "run"
     return folder, trained(folder)
 
 
-def test_what_fails_silently_is_said_on_the_screen_and_in_the_record(cut):
-    folder, said = cut
+def test_what_fails_silently_is_said_on_the_screen_and_in_the_record(truncated_run):
+    folder, said = truncated_run
     found = [(line["step"], line["guard"], line.get("branch")) for line in record(folder) if line["event"] == "warning"]
     assert found == [(-1, "length", None), (9, "length", "text"), (9, "reward", "text")]
     assert "warning: after step 10: branch text: nothing to learn in 10 steps: no response is right" in said
     assert "warning: after step 10: branch text, native: 100% of the last responses were truncated" in said
 
 
-def test_a_resumed_run_warns_as_one_that_was_never_stopped(cut, tmp_path, stopped):
+def test_a_resumed_run_warns_as_one_that_was_never_stopped(truncated_run, tmp_path, stopped):
     """The guards look back beyond the checkpoint, at updates that the resumed process has not made."""
     folder = tmp_path / "run"
-    shutil.copytree(cut[0], folder)
+    shutil.copytree(truncated_run[0], folder)
     stopped(folder)
     shutil.rmtree(folder / "checkpoints" / "step-00000012")
     said = trained(folder, resume=True)
-    assert record(folder) == record(cut[0])
+    assert record(folder) == record(truncated_run[0])
     assert "nothing to learn in 10 steps" in said
     assert "of the base's responses" not in said, "what was said before is not said again"
 
 
-def test_a_record_that_is_no_record_is_not_resumed(cut, tmp_path, stopped):
+def test_a_record_that_is_no_record_is_not_resumed(truncated_run, tmp_path, stopped):
     folder = tmp_path / "run"
-    shutil.copytree(cut[0], folder)
+    shutil.copytree(truncated_run[0], folder)
     stopped(folder)
     first, rest = (folder / "metrics.jsonl").read_bytes().split(b"\n", 1)
     (folder / "metrics.jsonl").write_bytes(b'{"event": "update"}'.ljust(len(first)) + b"\n" + rest)
@@ -75,8 +75,8 @@ def test_a_record_that_is_no_record_is_not_resumed(cut, tmp_path, stopped):
         trained(folder, resume=True)
 
 
-def test_every_checkpoint_is_noted_with_size_and_time(cut):
-    folder, _ = cut
+def test_every_checkpoint_is_noted_with_size_and_time(truncated_run):
+    folder, _ = truncated_run
     saves = list(read_lines(folder / "checkpoints.jsonl"))
     assert [save["steps_done"] for save in saves] == [6, 12]
     for save in saves:
@@ -87,13 +87,13 @@ def test_every_checkpoint_is_noted_with_size_and_time(cut):
     assert ledger["save_seconds"] == pytest.approx(sum(save["save_seconds"] for save in saves), abs=0.01)
 
 
-def test_the_report_lists_the_warnings(cut):
-    page = (cut[0] / "report.html").read_text(encoding="utf-8")
+def test_the_report_lists_the_warnings(truncated_run):
+    page = (truncated_run[0] / "report.html").read_text(encoding="utf-8")
     assert '<h2 id="warnings">Warnings</h2>' in page
     assert page.count("nothing to learn in 10 steps") == 1
 
 
-def test_a_warning_is_one_line_of_json(cut):
-    lines = (cut[0] / "metrics.jsonl").read_text().splitlines()
+def test_a_warning_is_one_line_of_json(truncated_run):
+    lines = (truncated_run[0] / "metrics.jsonl").read_text().splitlines()
     (first, *_) = [json.loads(line) for line in lines if '"event": "warning"' in line]
     assert set(first) == {"event", "step", "seconds", "guard", "message"}
