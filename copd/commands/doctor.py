@@ -291,12 +291,20 @@ def branches_at_once(backend: str, branches: int, threads: int) -> int:
 
 
 def _lesson_and_estimate(bench: Bench, plan: Plan, at_once: int) -> Iterator[Finding]:
-    """One part of OPD, for the first edge, if any. The seconds of all steps then give the estimate."""
+    """One part of OPD, for the first edge, if any. The seconds of all steps then give the estimate.
+
+    Branches that hold a copy to teach with hold it here too, so that the memory is that of the run.
+    """
     spent = [finish(bench.branches[name].counts()) for name in plan.learners]
     native = sum(each["collect_seconds"] + each["update_seconds"] for each in spent)
     visit = 0.0
     if plan.taught:
+        holding = [bench.branches[name] for name in plan.learners if plan.edges and plan.batches.held_teachers]
+        for branch in holding:
+            finish(branch.hold())
         visit, finding = lesson(bench, plan.taught[0], plan.batches)
+        for branch in holding:
+            finish(branch.release())
         yield finding
     yield estimate(plan, native / (len(spent) * plan.batches.native), visit / plan.batches.per_edge, at_once)
 

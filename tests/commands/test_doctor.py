@@ -16,6 +16,7 @@ from copd.assemble.assembled import assembled, load_policy
 from copd.assemble.plan import make_plan
 from copd.branches.local import finish
 from copd.cli import main
+from copd.commands import doctor
 from copd.commands.doctor import (
     Bench,
     branches_at_once,
@@ -379,6 +380,20 @@ def test_noise_of_a_lesson_is_held_against_the_teachers_delta(bench_of):
     assert seconds > 0
     mismatch, delta = (float(found) for found in re.findall(r"\d\.\de-\d+", finding.found))
     assert mismatch < 1e-6 < 1e-3 < delta
+
+
+@pytest.mark.parametrize(("teachers", "expected"), [("moving", False), ("phase_start", True)])
+def test_the_memory_of_the_estimate_has_the_copies_with_which_branches_teach(bench_of, monkeypatch, teachers, expected):
+    bench, plan = bench_of(f"opd.teachers={teachers}")
+
+    def held() -> set[bool]:
+        states = [finish(branch.state()) for branch in bench.branches.values()]
+        return {"held_version" in state for state in states}
+
+    during = []
+    monkeypatch.setattr(doctor, "lesson", lambda *_: (1.0, during.append(held())))
+    list(doctor._lesson_and_estimate(bench, plan, 1))
+    assert (during, held()) == ([{expected}], {False})
 
 
 @pytest.mark.parametrize("method", ["copd", "expert", "mixed", "merge_only", "static_opd", "mopd"])

@@ -9,7 +9,7 @@ from copd.errors import BadRow, DataError
 from copd.rows.media import DataRoot
 from copd.rows.opening import open_rows
 
-pyarrow = pytest.importorskip("pyarrow")
+pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install pyarrow")
 
 from pyarrow import parquet as writer  # noqa: E402
 

@@ -12,7 +12,7 @@ from copd.rows import video
 from copd.rows.media import DataRoot, MediaRules
 from copd.rows.video import load_video
 
-av = pytest.importorskip("av")
+av = pytest.importorskip("av", reason="av is not installed: pip install av")
 RULES = MediaRules()
 
 

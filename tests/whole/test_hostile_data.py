@@ -49,7 +49,7 @@ def movie(content: bytes = b"", **how) -> tuple[str, Callable[[Path], object]]:
     """The same of a film, of this content or made so."""
 
     def write(folder: Path) -> None:
-        pytest.importorskip("av")
+        pytest.importorskip("av", reason="av is not installed: pip install av")
         if how:
             film(folder / "a.mp4", **how)
         else:
@@ -67,7 +67,7 @@ def link(target: str) -> tuple[str, Callable[[Path], object]]:
 
 
 def half_a_film(folder: Path) -> None:
-    pytest.importorskip("av")
+    pytest.importorskip("av", reason="av is not installed: pip install av")
     content = film(folder / "a.mp4")
     (folder / "a.mp4").write_bytes(content[: len(content) // 2])
 
