@@ -34,10 +34,11 @@ study: $(VENV)/.installed  ## the study of studies/conflict: search, then ten se
 	$(BIN)/copd compare studies/conflict/main.yaml --search --out studies/conflict
 	$(BIN)/copd compare studies/conflict/main.yaml --seeds 10 --out studies/conflict
 
-docs: $(VENV)/.installed  ## renew the tables of the pages: fields of the recipe, tests of faults, speed
+docs: $(VENV)/.installed  ## renew the tables of the pages: fields of the recipe, tests of faults, speed, results of the study
 	$(BIN)/python tools/recipe_reference.py
 	$(BIN)/python tools/reliability_reference.py
 	$(BIN)/python tools/speed_reference.py
+	$(BIN)/python tools/results_page.py
 
 bench: $(BENCH)/.installed  ## the tables of benchmarks/README.md; 15 minutes, on a machine that does nothing else
 	$(BENCH)/bin/python -m benchmarks.run

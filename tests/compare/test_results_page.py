@@ -1,0 +1,63 @@
+"""docs/results.md is what `make docs` draws from the results, and says what they say."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from copd.compare.outcomes import write_outcome
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def results_page():
+    spec = importlib.util.spec_from_file_location("results_page", ROOT / "tools" / "results_page.py")
+    module = sys.modules["results_page"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def study(results_page, make_outcome, tmp_path):
+    """A study of three arms, of which `mixed` and `one` have finished three seeds, and one of two candidates."""
+    search = {"candidates": {"mixed": [{}, {"seed": 3}]}}
+    arms = {"mixed": {"method": "mixed"}, "one": {}, "late": {}}
+    file = tmp_path / "main.yaml"
+    file.write_text(yaml.safe_dump({"rollouts": 1000, "arms": arms, "problems": 40, "search": search}, sort_keys=False))
+    for seed, gain in enumerate((0.2, 0.2, 0.25)):
+        for outcome in (make_outcome(seed=seed), make_outcome("one", seed, {"text": 0.5 + gain, "image": 0.5})):
+            write_outcome(tmp_path / "results" / "rollouts" / outcome.arm / f"seed-{seed}.json", outcome)
+    searched = make_outcome("mixed.1", 1000, {"text": 0.5, "image": 0.3})
+    write_outcome(tmp_path / "search" / "results" / "rollouts" / "mixed.1" / "seed-1000.json", searched)
+    return results_page.Study(file)
+
+
+def test_the_page_of_results_is_what_the_results_say(results_page):
+    assert results_page.PAGE.read_text() == results_page.page(results_page.Study(results_page.MAIN)), "make docs"
+
+
+def test_the_page_begins_with_what_can_be_told_apart(results_page, study):
+    said = results_page.page(study)
+    assert "After 3 seeds of an arm: one has the best average: 60.8 %. Clearly ahead of mixed" in said
+    assert "| `mixed` | 3 | 50.0 [50.0, 50.0] | 25.0 [25.0, 25.0] | 37.5 [37.5, 37.5] | 50.0 | 75.0 | 1,000 |" in said
+    assert "| `one` | +23.3 [+19.7, +26.9] |" in said
+    assert "3 of 3" in said
+    assert "copd train demo seed=0 --out runs/one" in said
+    assert "`late`" not in said
+
+
+def test_a_candidate_that_has_not_run_is_shown_as_such(results_page, study):
+    said = results_page.page(study)
+    assert "| `mixed` | as the arm | not run yet |" in said
+    assert "| `mixed` | `seed=3` | **40.0** |" in said
+
+
+def test_without_a_seed_of_the_test_the_page_claims_nothing(results_page, study):
+    for path in (study.file.parent / "results").rglob("*.json"):
+        path.unlink()
+    said = results_page.page(study)
+    assert "No seed of the test has run yet" in said
+    assert "has the best" not in said

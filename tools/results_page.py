@@ -1,0 +1,213 @@
+"""docs/results.md, from the committed results of the study and from tools/results.md.jinja (`make docs`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+
+import jinja2
+
+from copd.commands.compare import PROBLEMS
+from copd.compare.comparison import Comparison, read_comparison
+from copd.compare.jobs import candidate_name
+from copd.compare.outcomes import Outcome, read_outcomes
+from copd.compare.page import verdict
+from copd.compare.summary import ArmRow, Contrast, Sources, arm_rows, contrasts
+from copd.maths.seeds import t_interval
+from copd.measure.evaluate import AVERAGE, Estimate, columns_of
+from copd.types import MERGED, MIXED, STUDENT
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "results.md"
+MAIN = ROOT / "studies" / "conflict" / "main.yaml"
+TEMPLATE = Path(__file__).with_name("results.md.jinja")
+
+
+@dataclass(frozen=True)
+class Study:
+    """The outcomes of a comparison as far as they are there, in the words and tables of the page."""
+
+    file: Path
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        return read_comparison(self.file)
+
+    @cached_property
+    def outcomes(self) -> list[Outcome]:
+        """Of the test, arms in the order of the file."""
+        found = [o for o in read_outcomes(self.file.parent / "results") if o.arm in self.comparison.arms]
+        order = list(self.comparison.arms)
+        return sorted(found, key=lambda o: (order.index(o.arm), o.seed))
+
+    @cached_property
+    def sources(self) -> Sources:
+        path = self.file.parent / "results" / PROBLEMS
+        found: Sources = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return found
+
+    @cached_property
+    def rows(self) -> dict[str, ArmRow]:
+        return {row.arm: row for row in arm_rows(self.outcomes)}
+
+    @property
+    def candidates(self) -> int:
+        """How many candidates each arm that searches has."""
+        assert self.comparison.search
+        return len(next(iter(self.comparison.search.candidates.values())))
+
+    def verdict(self) -> str:
+        """The first paragraph: what is best, and what can and cannot be told apart from each reference."""
+        against = [(name, self.against(name)) for name in self.comparison.compared_with if name in self.rows]
+        counts = sorted({len(row.seeds) for row in self.rows.values()})
+        seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        return " ".join([f"After {seeds} seeds of an arm:", *verdict(list(self.rows.values()), against)])
+
+    def against(self, reference: str) -> list[Contrast]:
+        """Every other arm against this one."""
+        return contrasts(self.outcomes, reference, self.sources)
+
+    def contrast(self, arm: str, reference: str, capability: str = AVERAGE) -> Contrast | None:
+        """One arm against another; None where no seed has both."""
+        found = [c for c in self.against(reference) if (c.arm, c.capability) == (arm, capability)]
+        return found[0] if found else None
+
+    def accuracies(self) -> str:
+        """Greedy accuracy of each arm."""
+        names = columns_of(list(self.outcomes[0].problems))
+        ks = list(next(iter(self.rows.values())).pass_at)
+        header = ("arm", "seeds", *names, *(f"pass@{k}" for k in ks), "rollouts")
+        lines = [
+            (
+                f"`{arm}`",
+                f"{len(row.seeds)}",
+                *(share(row.accuracy[name], len(row.seeds)) for name in names),
+                *(f"{100 * row.pass_at[k].value:.1f}" for k in ks),
+                f"{row.rollouts:,.0f}",
+            )
+            for arm, row in self.rows.items()
+        ]
+        return markdown(header, lines)
+
+    def differences(self, reference: str) -> str:
+        """Points more than a reference on average over capabilities."""
+        header = ("arm", "points more", "over seeds and problems", "p by Holm", "seeds won", "seeds for ±1 point")
+        lines = [
+            (
+                f"`{c.arm}`",
+                gain(c.over_seeds, c.seeds),
+                f"[{100 * c.over_problems[0]:+.1f}, {100 * c.over_problems[1]:+.1f}]",
+                f"{c.holm:.3f}" if c.seeds > 1 else "–",
+                f"{c.wins * c.seeds:g} of {c.seeds}",
+                f"{c.seeds_needed or '–'}",
+            )
+            for c in self.against(reference)
+            if c.capability == AVERAGE
+        ]
+        return markdown(header, lines)
+
+    def regrets(self) -> str:
+        """Points more than each capability's own expert."""
+        rows = [row for row in self.rows.values() if row.regret]
+        names = list(rows[0].regret)
+        lines = [
+            (f"`{row.arm}`", *(gain(row.regret[name], len(row.seeds)) for name in names))
+            for row in rows
+            if len(self.rows) > 1 and row.arm != "expert"
+        ]
+        return markdown(("arm", *names), lines)
+
+    def search(self) -> str:
+        """Validation averages of the candidates of the search, as far as they are there."""
+        assert self.comparison.search
+        folder = self.file.parent / "search" / "results"
+        found = {o.arm: 100 * o.accuracy(AVERAGE) for o in read_outcomes(folder)}
+        lines = []
+        for arm, candidates in self.comparison.search.candidates.items():
+            values = [found.get(candidate_name(arm, place)) for place in range(len(candidates))]
+            best = max((value for value in values if value is not None), default=None)
+            for changes, value in zip(candidates, values, strict=True):
+                cell = "not run yet" if value is None else f"{value:.1f}"
+                lines.append((f"`{arm}`", settings(changes), f"**{cell}**" if value == best and best else cell))
+        return markdown(("arm", "candidate", "validation average, %"), lines)
+
+    def likeness(self) -> str:
+        """Overlap and symmetric KL of the branches at the ends of phases, mean of all pairs and seeds."""
+        lines = []
+        for arm in self.rows:
+            points: dict[tuple[int, str], list[tuple[float, float]]] = {}
+            for outcome in (o for o in self.outcomes if o.arm == arm):
+                for point in outcome.behaviour:
+                    if (pairs := of_pairs(point)) is not None:
+                        points.setdefault((point["step"] + 1, point["phase"]), []).append(pairs)
+            for (step, phase), own in points.items():
+                overlaps, kls = zip(*own, strict=True)
+                lines.append((f"`{arm}`", f"{step}", phase, spread(overlaps), spread(kls)))
+        return markdown(("arm", "after step", "end of", "overlap", "symmetric KL, nats"), lines)
+
+    def commands(self) -> str:
+        """One command for each arm."""
+        first = {o.arm: o.command for o in reversed(self.outcomes)}
+        return "\n\n".join(f"`{arm}`\n\n```sh\n{first[arm]}\n```" for arm in self.rows)
+
+
+def of_pairs(point: dict[str, dict[str, dict[str, float | None]]]) -> tuple[float, float] | None:
+    """Mean overlap and symmetric KL of all pairs of branches at one point; None where there is no pair."""
+    means = []
+    for measure in ("overlap", "symmetric_kl"):
+        values = [
+            value
+            for student, row in point[measure].items()
+            for teacher, value in row.items()
+            if student != teacher and value is not None and not {student, teacher} & {MERGED, STUDENT, MIXED}
+        ]
+        if not values:
+            return None
+        means.append(fmean(values))
+    return means[0], means[1]
+
+
+def spread(values: Sequence[float]) -> str:
+    """A mean with its t interval over seeds."""
+    value, low, high = t_interval(list(values))
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]" if len(values) > 1 else f"{value:.3f}"
+
+
+def share(e: Estimate, seeds: int) -> str:
+    """A percentage with its interval over seeds, if there are several."""
+    return f"{100 * e.value:.1f}" + (f" [{100 * e.low:.1f}, {100 * e.high:.1f}]" if seeds > 1 else "")
+
+
+def gain(e: Estimate, seeds: int) -> str:
+    """A difference in points with its interval over seeds, if there are several."""
+    return f"{100 * e.value:+.1f}" + (f" [{100 * e.low:+.1f}, {100 * e.high:+.1f}]" if seeds > 1 else "")
+
+
+def settings(changes: dict[str, object]) -> str:
+    """The overrides of a candidate."""
+    return ", ".join(f"`{name}={json.dumps(value)}`" for name, value in changes.items()) or "as the arm"
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table of cells."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *lines))
+
+
+def page(main: Study) -> str:
+    """The whole page."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(main=main)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(Study(MAIN)), encoding="utf-8")
