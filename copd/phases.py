@@ -81,10 +81,13 @@ async def mutual_opd(
 async def lessons(
     branches: Mapping[str, BranchHandle], edges: Sequence[Edge], step: int, batches: Batches, *, version: int
 ) -> dict[str, list[Part]]:
-    """The OPD parts by student. Students answer their teachers' prompts; teachers at `version` score the responses."""
+    """The OPD parts by student. Students answer their teachers' prompts; teachers at `version` score the responses.
+
+    With `batches.teachers_answer` each teacher answers its prompts itself, which makes the distillation off-policy.
+    """
     visits = await gather(
         *(
-            branches[edge.student].collect(
+            branches[edge.teacher if batches.teachers_answer else edge.student].collect(
                 branches[edge.teacher].capability,
                 step,
                 batches.opd_prompts,
@@ -98,7 +101,8 @@ async def lessons(
     scores = await gather(*(branches[edge.teacher].score(rollouts) for edge, rollouts in answered))
     taught: dict[str, list[Part]] = {}
     for (edge, rollouts), score in zip(answered, scores, strict=True):
-        part = Part(f"from_{edge.teacher}", rollouts, edge.weight, score, teacher_version=version)
+        name, by_teacher = f"from_{edge.teacher}", batches.teachers_answer
+        part = Part(name, rollouts, edge.weight, score, teacher_version=version, by_teacher=by_teacher)
         taught.setdefault(edge.student, []).append(part)
     return taught
 

@@ -139,7 +139,8 @@ class Batches:
     """Sizes of a step: prompts, and rollouts per prompt, for a branch's own capability and for one incoming edge.
 
     `native_in_opd`: whether a step of mutual OPD has a native batch too. `held_teachers`: whether branches teach with
-    the weights that they had when the phase of mutual OPD began.
+    the weights that they had when the phase of mutual OPD began. `teachers_answer`: whether teachers answer the prompts
+    of an edge, instead of students.
     """
 
     prompts: int
@@ -148,6 +149,7 @@ class Batches:
     opd_rollouts_per_prompt: int
     native_in_opd: bool = True
     held_teachers: bool = False
+    teachers_answer: bool = False
 
     @property
     def native(self) -> int:

@@ -172,7 +172,8 @@ class Part:
     """One summand of an optimizer step's objective, with its own denominator (method.md, trap 1).
 
     Without a `teacher` the part is native GRPO on graded rollouts. With a `teacher` it is OPD towards the teacher's
-    log-probs, which must be of the teacher's version `teacher_version`.
+    log-probs, which must be of the teacher's version `teacher_version`. The responses are the student's own of now;
+    with `by_teacher` they are the teacher's, which makes the distillation off-policy.
     """
 
     name: str
@@ -180,6 +181,7 @@ class Part:
     weight: float = 1.0
     teacher: Score | None = None
     teacher_version: int = 0
+    by_teacher: bool = False
 
 
 class Answering(Protocol):

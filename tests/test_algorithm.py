@@ -237,6 +237,17 @@ def test_held_teachers_teach_as_they_were_when_the_phase_began(turns, meet_every
     assert len(stage.calls("release")) == 6
 
 
+@pytest.mark.parametrize("turns", PACES)
+def test_teachers_who_answer_their_prompts_themselves_score_their_own_responses(turns):
+    stage, batches = Stage(turns), replace(BATCHES, teachers_answer=True)
+    asyncio.run(mutual_opd(stage.branches, SOME, 7, batches, stage.observer, version=0))
+    parts = [(call.branch, part) for call in stage.calls("update") for part in call.subject]
+    visits = {(student, part.rollouts.student, part.teacher.teacher) for student, part in parts if part.teacher}
+    assert visits == {("a", "b", "b"), ("c", "b", "b"), ("a", "c", "c")}
+    assert all(part.by_teacher == (part.teacher is not None) for _, part in parts)
+    assert {part.rollouts.size for _, part in parts if part.teacher} == {(4, 2)}
+
+
 def test_a_phase_that_goes_on_in_its_middle_holds_what_it_held():
     stage, batches = Stage(), replace(BATCHES, held_teachers=True)
     for branch in stage.branches.values():

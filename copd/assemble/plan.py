@@ -103,6 +103,7 @@ def make_plan(recipe: Recipe) -> Plan:
         recipe.opd.rollouts_per_prompt,
         recipe.opd.native,
         held_teachers=recipe.opd.teachers == "phase_start",
+        teachers_answer=recipe.opd.responses == "teacher",
     )
     asked = _asked(recipe)
     compared = _copd(recipe, asked, batches)

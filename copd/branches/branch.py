@@ -148,8 +148,9 @@ class Branch(Actor):
 
         The version goes up by one, however many iterations the learner makes.
 
-        Raises ValueError for responses of an earlier version of the weights, and for a teacher's score of another
-        version than the part demands. Raises NonFiniteError naming the branch after several bad steps in a row.
+        Raises ValueError for own responses of an earlier version of the weights, and for a teacher's responses or
+        score of another version than the part demands. Raises NonFiniteError naming the branch after several bad steps
+        in a row.
         """
         started = time.perf_counter()
         objectives = [self._objective(part) for part in parts]
@@ -162,18 +163,20 @@ class Branch(Actor):
         seconds = time.perf_counter() - started
         self.ledger.tokens_trained += report.tokens_trained
         self.ledger.update_seconds += seconds
+        apart = {f"{part.name}/logp_mismatch" for part in parts if part.by_teacher}
         described = [describe(part, each.rollouts) for part, each in zip(parts, objectives, strict=True)]
         return {
             **{name: value for metrics in described for name, value in metrics.items()},
-            **report.metrics,
+            **{name: value for name, value in report.metrics.items() if name not in apart},
             "skipped": float(report.skipped),
             "tokens_per_second": report.tokens_trained / seconds,
         }
 
     def _objective(self, part: Part) -> Objective:
-        if part.rollouts.version != self.version:
+        due = part.teacher_version if part.by_teacher else self.version
+        if part.rollouts.version != due:
             raise ValueError(
-                f"branch {self.name}: {part.name} was sampled at version {part.rollouts.version}, now is {self.version}"
+                f"branch {self.name}: {part.name} was sampled at version {part.rollouts.version}, due is {due}"
             )
         if part.teacher is None:
             return self._native(part)

@@ -2,7 +2,8 @@
 
 Each process builds its own branch and answers the calls that come over its pipe, one after the other. Responses stay in
 the process that sampled them until its branch's next update. The algorithm passes on a reference to them, and a teacher
-gets a copy. A process ends with the run that started it, however the run ends.
+gets a copy. Responses that a teacher gave itself leave its process when it scores them, and its student gets a copy. A
+process ends with the run that started it, however the run ends.
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ ENDING_SECONDS = 5
 """Seconds in which a process that is no longer needed may end by itself."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Kept:
-    """Responses that stayed in the process of the branch that sampled them."""
+    """Responses that stayed in the process of the branch that sampled them, until they have left it as `content`."""
 
     owner: BranchProcess
     number: int
+    content: bytes | None = None
 
 
 class BranchProcess:
@@ -86,18 +88,26 @@ class BranchProcess:
     async def _carry(self, method: str, *arguments: Any, **options: Any) -> Any:
         if method == "score":
             (kept,) = arguments
-            arguments = (await kept.owner._ask("content", kept.number),)
+            if kept.owner is self and kept.content is None:
+                kept.content = await self._ask("taken", kept.number)
+            arguments = (kept.content or await kept.owner._ask("content", kept.number),)
         elif method == "update":
             arguments = (self._numbered(*arguments),)
         value = await self._ask(method, *arguments, **options)
         return Kept(self, value) if method == "collect" else value
 
     def _numbered(self, parts: Sequence[Part]) -> list[Any]:
-        """The parts, with rollouts replaced by their numbers. Raises ValueError for responses of another branch."""
+        """The parts, with rollouts replaced by their numbers or, if they have left their process, by their content.
+
+        Raises ValueError for responses that are still in another branch's process.
+        """
         references: list[Any] = [part.rollouts for part in parts]
-        if any(kept.owner is not self for kept in references):
-            raise ValueError(f"branch {self.name} cannot be trained on responses of another branch")
-        return [replace(part, rollouts=kept.number) for part, kept in zip(parts, references, strict=True)]
+        if any(kept.owner is not self and kept.content is None for kept in references):
+            raise ValueError(f"branch {self.name} cannot be trained on responses that another branch keeps")
+        return [
+            replace(part, rollouts=kept.number if kept.content is None else kept.content)
+            for part, kept in zip(parts, references, strict=True)
+        ]
 
     async def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
         message = (method, arguments, options)
@@ -184,13 +194,21 @@ class _Desk:
     def content(self, number: int) -> bytes:
         return bytes(_ByValue.dumps(self._kept[number]))
 
+    def taken(self, number: int) -> bytes:
+        content = self.content(number)
+        del self._kept[number]
+        return content
+
     def score(self, content: bytes) -> Any:
         return self._branch.score(_ByValue.loads(content))
 
     def update(self, parts: Sequence[Any]) -> dict[str, float]:
-        metrics = self._branch.update([replace(part, rollouts=self._kept[part.rollouts]) for part in parts])
+        metrics = self._branch.update([replace(part, rollouts=self._found(part.rollouts)) for part in parts])
         self._kept.clear()
         return metrics
+
+    def _found(self, rollouts: int | bytes) -> Rollouts:
+        return self._kept[rollouts] if isinstance(rollouts, int) else _ByValue.loads(rollouts)
 
 
 class _ByValue(ForkingPickler):

@@ -31,6 +31,11 @@ class OpdSection(Section):
     )
     prompts_per_step: Count = Field(8, description="prompts of an edge in an OPD step; default of a direct loss: 64")
     rollouts_per_prompt: Count = Field(8, description="responses per such prompt; default of a direct loss: 1")
+    responses: Literal["student", "teacher"] = Field(
+        "student",
+        description="who answers the prompts of an edge. student: on-policy distillation; teacher: off-policy, with "
+        "signal forward_kl or jsd",
+    )
     native: bool = Field(
         True,
         strict=True,
@@ -77,6 +82,16 @@ class OpdSection(Section):
             raise ValueError(
                 f".anchor: is {self.anchor}, but teachers is 'moving', and a branch learns nothing from its own "
                 "current weights; set teachers: phase_start"
+            )
+        if self.responses == "teacher" and self.signal not in ("forward_kl", "jsd"):
+            raise ValueError(
+                f".responses: is 'teacher', but signal {self.signal!r} compares what the student samples; set signal: "
+                "forward_kl or jsd"
+            )
+        if self.responses == "teacher" and self.teachers == "phase_start":
+            raise ValueError(
+                ".responses: is 'teacher', but with teachers 'phase_start' a branch samples with other weights than it "
+                "teaches with; set teachers: moving"
             )
         if self.signal == "sampled" and self.top_k != TOP_K:
             raise ValueError(f".top_k: is {self.top_k}, but signal is 'sampled'; it belongs to the other signals")

@@ -94,6 +94,13 @@ def test_an_anchor_costs_an_edge_of_each_branch_to_itself_and_is_no_teaching_bet
     assert plan.batches.held_teachers
 
 
+@pytest.mark.parametrize(("responses", "answer"), [("student", False), ("teacher", True)])
+def test_whoever_answers_an_edge_costs_the_same(responses, answer):
+    plan = plan_of("opd={signal: forward_kl}", f"opd.responses={responses}")
+    assert plan.batches.teachers_answer == answer
+    assert plan.rollouts == plan_of("opd={signal: forward_kl}").rollouts
+
+
 def test_an_opd_step_costs_the_visits_of_all_edges_more():
     plan = plan_of()
     assert [plan.step_cost(step) for step in range(5)] == [24, 24, 24, 84, 84]

@@ -9,10 +9,11 @@ import torch
 
 from copd.branches.actor import Actor, SamplingSettings, generator_of
 from copd.branches.branch import VISIT_STRIDE, ObjectiveSettings, Reference
-from copd.branches.signals import SampledToken
+from copd.branches.signals import SampledToken, WholeVocabulary
 from copd.compute.batching import take_rows
 from copd.errors import NonFiniteError
 from copd.maths.distill import clamped_delta
+from copd.maths.divergences import forward_kl
 from copd.model.learner import MAX_SKIPPED_IN_A_ROW, Learner
 from copd.model.objectives import DistillObjective, GrpoObjective, over_constant, over_sequences, over_tokens
 from copd.model.policy import Policy
@@ -203,9 +204,22 @@ def test_responses_of_an_earlier_version_are_refused_and_nothing_changes(make_br
     branch.update([Part("native", graded)])
     before = weights_of(branch)
     stale = Part("opd", graded, 1.0, branch.inspect(graded), 1) if taught else Part("native", graded)
-    with pytest.raises(ValueError, match=f"{stale.name} was sampled at version 0, now is 1"):
+    with pytest.raises(ValueError, match=f"{stale.name} was sampled at version 0, due is 1"):
         branch.update([stale])
     assert_same(weights_of(branch), before)
+
+
+def test_a_student_learns_on_its_teachers_responses_however_often_it_was_updated_itself(make_branch, graded, ending):
+    settings = replace(SETTINGS, signal=WholeVocabulary(forward_kl))
+    branch, teacher = make_branch(settings=settings), make_branch("image", policy=ending, settings=settings)
+    branch.version = 5
+    score = teacher.score(graded)
+    metrics = branch.update([Part("from_image", graded, 0.7, score, by_teacher=True)])
+    assert metrics["from_image/divergence"] > 0
+    assert "from_image/logp_mismatch" not in metrics, "nobody else's log-probs are those of the student"
+    assert branch.version == 6
+    with pytest.raises(ValueError, match="from_image was sampled at version 0, due is 1"):
+        branch.update([Part("from_image", graded, 0.7, score, 1, by_teacher=True)])
 
 
 def test_the_metrics_of_an_update_describe_its_rollouts(make_branch, graded):

@@ -106,6 +106,31 @@ def test_a_process_gives_what_a_branch_of_this_process_gives(pair, assert_same):
     assert there[6]["rollouts"] == here[6]["rollouts"] == 12
 
 
+def test_a_student_learns_on_its_teachers_responses_as_in_one_process_and_the_teacher_keeps_none(assert_same):
+    async def learned(student, teacher):
+        given = await teacher.collect("image", 5, 1, 2, visit=True)
+        score = await teacher.score(given)
+        assert (await teacher.score(given)).version == score.version
+        part = Part("from_image", given, 0.5, score, score.version, by_teacher=True)
+        metrics = await student.update([part])
+        return {name: value for name, value in metrics.items() if name != "tokens_per_second"}, given
+
+    with lone_branch(RECIPE, "text", 0, None, print) as text, lone_branch(RECIPE, "image", 1, None, print) as image:
+        here, _ = asyncio.run(learned(local_handle(text), local_handle(image)))
+        weights = text.weights()
+    processes = [started(name) for name in NAMES[:2]]
+    try:
+        student, teacher = (process.handle() for process in processes)
+        there, given = asyncio.run(learned(student, teacher))
+        assert there == here
+        assert_same(asyncio.run(student.weights()), weights)
+        with pytest.raises(RuntimeError, match="KeyError"):
+            asyncio.run(teacher._carry.__self__._ask("content", given.number))
+    finally:
+        for process in processes:
+            process.close()
+
+
 def test_weights_and_state_travel_both_ways(pair, assert_same):
     text, image = pair
 
@@ -126,7 +151,7 @@ def test_responses_stay_until_the_branch_that_sampled_them_has_been_updated(pair
 
     async def too_late():
         rollouts = await text.collect("image", 3, 1, 4)
-        with pytest.raises(ValueError, match="branch image cannot be trained on responses of another branch"):
+        with pytest.raises(ValueError, match="branch image cannot be trained on responses that another branch keeps"):
             await image.update([Part("native", rollouts)])
         own = await text.collect("text", 3, 2, 4)
         await text.update([Part("native", own)])

@@ -274,6 +274,16 @@ REFUSED = [
         id="a share of a direct loss",
     ),
     pytest.param(
+        TWO + "opd: {signal: reverse_kl, responses: teacher}",
+        ["opd.responses: is 'teacher', but signal 'reverse_kl' compares what the student samples", "forward_kl or jsd"],
+        id="a student's loss on a teacher's responses",
+    ),
+    pytest.param(
+        TWO + "opd: {signal: jsd, responses: teacher, teachers: phase_start}",
+        ["opd.responses: is 'teacher', but with teachers 'phase_start'"],
+        id="responses of the moving branch and scores of the held one",
+    ),
+    pytest.param(
         TWO + "opd: {native: false}\ntopology: {edges: [{student: a, teacher: b}]}",
         ["opd.native: is false, but no edge teaches branch 'b'"],
         id="a branch without anything to do",
