@@ -72,6 +72,7 @@ def make_objectives(recipe: Recipe, base: Policy) -> ObjectiveSettings:
         mask_truncated=grpo.mask_truncated,
         reference=Reference(base, grpo.kl_coefficient) if grpo.kl_coefficient else None,
         opd_learning_rate=recipe.opd.learning_rate,
+        opd_iterations=recipe.opd.iterations,
     )
 
 

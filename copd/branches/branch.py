@@ -14,7 +14,7 @@ from copd.branches.signals import Signal
 from copd.compute.batching import take_rows
 from copd.errors import CheckpointError, NonFiniteError
 from copd.maths.advantages import group_advantages, has_signal
-from copd.model.learner import Learner
+from copd.model.learner import Learner, StepReport
 from copd.model.objectives import AnchoredGrpoObjective, GrpoObjective, Objective
 from copd.model.policy import Policy
 from copd.rewards.grading import Grader
@@ -38,8 +38,8 @@ class ObjectiveSettings:
     """The settings of the parts of an update.
 
     `signal` is that of OPD. With `mask_truncated`, truncated native responses are left out as if they had not been
-    sampled. `reference` is None if there is no KL term. Updates with a teacher have the rate `opd_learning_rate`; None:
-    the learner's own.
+    sampled. `reference` is None if there is no KL term. Batches with a teacher have the rate `opd_learning_rate` and
+    `opd_iterations`; None: those of the learner.
     """
 
     signal: Signal
@@ -47,6 +47,7 @@ class ObjectiveSettings:
     mask_truncated: bool = False
     reference: Reference | None = None
     opd_learning_rate: float | None = None
+    opd_iterations: int | None = None
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,7 @@ class Branch(Actor):
         started = time.perf_counter()
         objectives = [self._objective(part) for part in parts]
         try:
-            taught = any(part.teacher is not None for part in parts)
-            report = self.learner.step(objectives, learning_rate=self.settings.opd_learning_rate if taught else None)
+            report = self._step(objectives, taught=any(part.teacher is not None for part in parts))
         except NonFiniteError as error:
             raise NonFiniteError(f"branch {self.name}: {error}") from error
         self.version += 1
@@ -171,6 +171,14 @@ class Branch(Actor):
             "skipped": float(report.skipped),
             "tokens_per_second": report.tokens_trained / seconds,
         }
+
+    def _step(self, objectives: Sequence[Objective], *, taught: bool) -> StepReport:
+        if not taught:
+            return self.learner.step(objectives)
+        settings = self.settings
+        return self.learner.step(
+            objectives, learning_rate=settings.opd_learning_rate, iterations=settings.opd_iterations
+        )
 
     def _objective(self, part: Part) -> Objective:
         due = part.teacher_version if part.by_teacher else self.version

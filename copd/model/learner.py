@@ -93,8 +93,10 @@ class Learner:
         )
         self.skipped_in_a_row = 0
 
-    def step(self, parts: Sequence[Objective], *, learning_rate: float | None = None) -> StepReport:
-        """Make `iterations` updates from the weighted sum of the parts, at another `learning_rate` if one is given.
+    def step(
+        self, parts: Sequence[Objective], *, learning_rate: float | None = None, iterations: int | None = None
+    ) -> StepReport:
+        """Make updates from the weighted sum of the parts, at another rate or as many others as are given.
 
         Ratios, advantages and deltas refer to the log-probs of the first iteration. An iteration with a log-prob, loss
         or gradient that is not finite changes nothing and ends the step. The step then counts as skipped; the
@@ -104,7 +106,7 @@ class Learner:
             group["lr"] = learning_rate or self.learning_rate
         frozen: list[list[_Frozen]] = [[] for _ in parts]
         done = [self._pass(parts, frozen)]
-        while len(done) < self.iterations and not done[-1].skipped:
+        while len(done) < (iterations or self.iterations) and not done[-1].skipped:
             done.append(self._pass(parts, frozen))
         skipped = done[-1].skipped
         self._count(skipped=skipped)

@@ -53,6 +53,9 @@ class OpdSection(Section):
         "capability; 0 = none. It costs as much as an edge",
     )
     learning_rate: Positive | None = Field(None, description="of steps with a teacher; null = optimizer.learning_rate")
+    iterations: Count | None = Field(
+        None, description="optimizer steps over each batch with a teacher; null = grpo.iterations"
+    )
     weight: float = Field(
         1.0,
         ge=0,

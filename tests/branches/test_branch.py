@@ -184,6 +184,19 @@ def test_a_step_with_a_teacher_has_its_own_rate_and_the_next_one_the_learners_ag
     assert [group["lr"] for group in branch.learner.optimizer.param_groups] == [1e-3]
 
 
+@pytest.mark.parametrize(("asked", "made"), [(None, 1), (3, 3)])
+def test_a_batch_with_a_teacher_has_its_own_iterations_and_the_next_one_the_learners_again(
+    make_branch, graded, ending, asked, made
+):
+    settings = replace(SETTINGS, opd_iterations=asked)
+    branch, teacher = make_branch(settings=settings), make_branch("image", policy=ending)
+    branch.update([Part("opd", graded, 1.0, teacher.score(graded))])
+    steps = {int(state["step"]) for state in branch.learner.optimizer.state.values()}
+    branch.update([Part("native", replace(graded, version=1))])
+    again = {int(state["step"]) for state in branch.learner.optimizer.state.values()}
+    assert (steps, again, branch.version) == ({made}, {made + 1}, 2)
+
+
 def test_a_teachers_score_of_another_version_is_refused_and_nothing_changes(make_branch, graded, assert_same):
     branch, teacher = make_branch(), make_branch("image", 1)
     branch.update([Part("native", graded)])
