@@ -21,7 +21,7 @@ from copd.runs.runlog import ANSWERS, read_lines
 
 CAPABILITIES = ("text", "image", "video")
 MODELS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("demo", {"base": "base"}),
+    ("copd", {"base": "base"}),
     ("expert", {name: f"{name} expert" for name in CAPABILITIES}),
     ("merge_only", {"merged": "experts, merged"}),
     ("static_opd", {"text": "static OPD, image expert to text expert"}),
@@ -29,7 +29,7 @@ MODELS: tuple[tuple[str, dict[str, str]], ...] = (
     ("mopd_mean", {"student": "MOPD, from the experts' mean"}),
     ("mixed", {"mixed": "mixed RLVR, K = 3 times the steps"}),
     ("mixed_batch", {"mixed": "mixed RLVR, K times the batch"}),
-    ("demo", {name: f"CoPD, {name} branch" for name in CAPABILITIES} | {"merged": "CoPD, merged"}),
+    ("copd", {name: f"CoPD, {name} branch" for name in CAPABILITIES} | {"merged": "CoPD, merged"}),
 )
 """Run folder, and its models with their labels, in the order of the table."""
 
@@ -77,7 +77,7 @@ def grid(table: list[tuple[str, dict[str, str]]]) -> str:
 
 def sampled(runs: Path) -> str:
     """What RLVR starts from: the base's accuracy in answers that are sampled, in each capability."""
-    cells = [cell for cell in result_of(runs / "demo") if cell.model == "base"]
+    cells = [cell for cell in result_of(runs / "copd") if cell.model == "base"]
     return "Sampled answers of the base: " + ", ".join(f"{c.capability} {percent(c.pass_at[1])}" for c in cells) + ".\n"
 
 
@@ -95,8 +95,8 @@ def paired(runs: Path, against: str) -> str:
 
 
 def picture(runs: Path, out: Path) -> None:
-    """Overlap and divergence between the branches, and their accuracy, through the demo run; experts dashed."""
-    copd, expert = (list(read_lines(runs / run / "metrics.jsonl")) for run in ("demo", "expert"))
+    """Overlap and divergence between the branches, and their accuracy, through the run of CoPD; experts dashed."""
+    copd, expert = (list(read_lines(runs / run / "metrics.jsonl")) for run in ("copd", "expert"))
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for axes, draw in ((left, draw_overlap), (middle, draw_divergence)):

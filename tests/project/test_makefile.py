@@ -1,24 +1,30 @@
 """What make would do, as it says itself; nothing is started but what pretends to be Python, and `make clean-runs`."""
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from copd.assemble.plan import make_plan
 from copd.recipe.reading import load_recipe
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 EXPERTS = "experts.run=runs/expert"
+EDGES = [("text", "image"), ("image", "text"), ("text", "video"), ("video", "text")]
+LISTED = json.dumps([{"student": student, "teacher": teacher} for student, teacher in EDGES], separators=(",", ":"))
 RUNS = {
+    "copd": ["topology.kind=edges", f"topology.edges={LISTED}"],
     "expert": ["method=expert"],
     "merge_only": ["method=merge_only", EXPERTS],
     "static_opd": ["method=static_opd", EXPERTS],
-    "mopd": ["method=mopd", EXPERTS],
-    "mopd_mean": ["method=mopd", "mopd.student=mean", EXPERTS],
+    "mopd": ["method=mopd", "opd.weight=3", EXPERTS],
+    "mopd_mean": ["method=mopd", "mopd.student=mean", "opd.weight=3", EXPERTS],
     "mixed": ["method=mixed"],
     "mixed_batch": ["method=mixed", "mixed.batch=K_times"],
 }
@@ -37,7 +43,7 @@ def commands(*goal: str, folder: Path = ROOT, path: Path | None = None) -> list[
 def trained(lines: list[str]) -> dict[str, list[str]]:
     """The changes of the demo recipe by run folder, for every training among commands."""
     found = re.findall(r"copd train demo (.*)--out runs/(\w+) --resume", "\n".join(lines))
-    return {run: changes.split() for changes, run in found}
+    return {run: shlex.split(changes) for changes, run in found}
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -49,10 +55,18 @@ def test_a_run_of_the_table_has_its_own_changes_and_gives_none_to_those_that_it_
 
 def test_the_table_is_of_all_runs_and_ends_with_one_report_of_them():
     lines = commands("table")
-    assert trained(lines) == {"demo": [], **RUNS}
+    assert trained(lines) == RUNS
     program, report, *runs = lines[-1].split()
     assert (Path(program).name, report) == ("copd", "report")
-    assert sorted(runs) == sorted(f"runs/{run}" for run in ("demo", *RUNS))
+    assert sorted(runs) == sorted(f"runs/{run}" for run in RUNS)
+
+
+def test_in_the_table_every_lesson_of_copd_and_of_mopd_weighs_one():
+    plans = [make_plan(load_recipe("demo", RUNS[run])) for run in ("copd", "mopd", "mopd_mean")]
+    assert [{edge.weight for edge in plan.taught} for plan in plans] == [{1.0}] * 3
+    assert [(edge.student, edge.teacher) for edge in plans[0].edges] == [
+        (edge.student, edge.teacher) for edge in make_plan(load_recipe("demo")).edges
+    ]
 
 
 def program(path: Path, text: str) -> Path:

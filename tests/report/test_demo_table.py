@@ -11,7 +11,7 @@ from copd.measure.evaluate import Answers, tabulate
 from copd.runs.runlog import read_lines, write_lines
 
 STUDY = str(Path(__file__).parents[2] / "studies" / "demo_table.py")
-METHODS = {"demo": "copd", "mopd_mean": "mopd", "mixed_batch": "mixed"}
+METHODS = {"mopd_mean": "mopd", "mixed_batch": "mixed"}
 PROBLEMS = 200
 RIGHT = {"CoPD, merged": range(100), "experts, merged": range(96, 200), "mixed RLVR, K = 3 times the steps": range(130)}
 """Which problems of every capability a model answers right; of the others, all models answer the first 80."""
@@ -61,7 +61,7 @@ def test_accuracies_rollouts_and_the_sampled_accuracy_of_the_base_are_printed(st
     said, *_ = study().partition("Difference to")
     assert [cell.split(" ")[0] for cell in row(said, "CoPD, merged")] == ["50.0"] * 4
     assert row(said, "experts, merged")[0].startswith("52.0 [45.1, ")
-    assert "Rollouts: demo 64, expert 64, merge_only 64," in said
+    assert "Rollouts: copd 64, expert 64, merge_only 64," in said
     assert "Sampled answers of the base: text 40.0 [" in said
 
 
