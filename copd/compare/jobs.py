@@ -17,6 +17,7 @@ from copd.errors import RecipeError
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe, recipe_text
 from copd.runs.experts import DECIDES_EXPERTS
+from copd.runs.runlog import RUN_MANIFEST
 
 ALONE = ("backend=local", "model.threads_per_branch=1")
 """A job has one core: its branches take turns in one process."""
@@ -52,9 +53,14 @@ class Job:
         return runs / (f"{kind}-{self.fingerprint[:8]}" if self.arm else kind) / seed
 
     def arguments(self, runs: Path) -> list[str]:
-        """What `copd` is called with; runs are folders in `runs`."""
-        taken = [f"experts.run={self.needs.folder(runs)}"] if self.needs else []
-        return ["train", self.source, *self.overrides, *taken, "--out", str(self.folder(runs)), "--resume"]
+        """What `copd` is called with; runs are folders in `runs`.
+
+        A run that has begun keeps the experts that it took over, whichever other arms share by now.
+        """
+        folder = self.folder(runs)
+        experts = _taken_over(folder, str(self.needs.folder(runs)) if self.needs else None)
+        taken = [f"experts.run={experts}"] if experts else []
+        return ["train", self.source, *self.overrides, *taken, "--out", str(folder), "--resume"]
 
     @property
     def command(self) -> str:
@@ -162,6 +168,16 @@ def _experts_job(group: Sequence[Job]) -> Job:
     job = replace(model, arm=None, overrides=overrides)
     name = f"experts-{job.fingerprint[:8]}/seed-{model.seed}"
     return replace(job, name=name, rollouts=make_plan(job.recipe).rollouts)
+
+
+def _taken_over(folder: Path, otherwise: str | None) -> str | None:
+    """The run whose experts the run in `folder` began with; `otherwise` where none has begun."""
+    try:
+        manifest = json.loads((folder / RUN_MANIFEST).read_text(encoding="utf-8"))
+        found: str | None = manifest["recipe"]["experts"]["run"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return otherwise
+    return found
 
 
 def _quoted(text: str) -> str:

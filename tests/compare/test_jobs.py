@@ -1,5 +1,6 @@
 """Jobs of a comparison: what each trains, at which budget, and whose experts it takes over."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,23 @@ def test_a_changed_job_has_a_run_of_its_own_and_every_seed_another(jobs):
     folders = [job.folder(Path("runs")) for job in (*jobs, *changed) if job.arm]
     assert len(set(folders)) == len(folders)
     assert {"--out", str(folders[0])} <= set(next(job for job in jobs if job.arm).arguments(Path("runs")))
+
+
+def test_a_run_that_has_begun_keeps_its_experts_whichever_other_arms_share_by_now(tmp_path):
+    arms = {name: ARMS[name] for name in ("one_cycle", "expert")}
+    sharing = next(job for job in jobs_of(comparison(arms=arms), (0,), {}) if job.arm == "one_cycle")
+    (alone,) = jobs_of(comparison(arms={"one_cycle": ARMS["one_cycle"]}), (0,), {})
+    experts = f"experts.run={sharing.needs.folder(tmp_path)}"
+    assert experts in sharing.arguments(tmp_path)
+    assert not any(each.startswith("experts.run=") for each in alone.arguments(tmp_path))
+    folder = alone.folder(tmp_path)
+    assert folder == sharing.folder(tmp_path)
+    folder.mkdir(parents=True)
+    recorded = {"recipe": {"experts": {"run": str(sharing.needs.folder(tmp_path))}}}
+    (folder / "manifest.json").write_text(json.dumps(recorded))
+    assert experts in alone.arguments(tmp_path)
+    (folder / "manifest.json").write_text(json.dumps({"recipe": {"experts": {"run": None}}}))
+    assert not any(each.startswith("experts.run=") for each in sharing.arguments(tmp_path))
 
 
 def test_what_a_search_has_chosen_changes_the_arm():

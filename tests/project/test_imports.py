@@ -55,7 +55,15 @@ ROOMS = {
     "runs": EVERYBODY
     | {"copd.schedule", "copd.topology", "copd.measure", "copd.recipe.sections", "copd.assemble.plan"},
     "compare": EVERYBODY
-    | {"copd.schedule", "copd.recipe", "copd.assemble.plan", "copd.maths", "copd.runs.experts", "copd.report"}
+    | {
+        "copd.schedule",
+        "copd.recipe",
+        "copd.assemble.plan",
+        "copd.maths",
+        "copd.runs.experts",
+        "copd.runs.runlog",
+        "copd.report",
+    }
     | {"copd.measure.evaluate"},
     "assemble": EVERYBODY
     | {"copd.schedule", "copd.topology", "copd.recipe", "copd.model", "copd.compute", "copd.maths", "copd.tasks"}
