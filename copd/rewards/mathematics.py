@@ -40,7 +40,16 @@ class TwoStages(latex2sympy2.PSParser):
             return super().math()
 
 
+class AllDigits(latex2sympy2._Latex2Sympy):
+    """math-verify's reader of LaTeX, which computes with more digits than a decimal has, so that 0.1 + 0.2 is 0.3."""
+
+    def parse_number(self, text: str) -> Any:
+        number = super().parse_number(text)
+        return Float(text.replace(",", ""), DIGITS + len(text)) if isinstance(number, Float) else number
+
+
 latex2sympy2.PSParser = TwoStages
+latex2sympy2._Latex2Sympy = AllDigits
 
 
 NORMAL = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="none")
@@ -54,8 +63,6 @@ DIGITS, EXACT = 60, 1e-40
 """Digits to which values are computed, and the relative difference up to which two exact ones are equal."""
 LARGEST_POWER = 10_000
 """A larger number in an expression with symbols may be a power, and is left to their symbolic comparison."""
-WHOLE = 1e-12
-"""Relative difference of a decimal, of which math-verify keeps 15 digits, to the whole number that it spells."""
 
 
 def same_value(reference: Any, answer: Any, *_: int) -> bool:
@@ -96,7 +103,7 @@ def _close(wanted: Any, found: Any) -> bool:
         return False
     tolerance = EXACT
     if wanted.has(Float) or found.has(Float):
-        tolerance = WHOLE if wanted.is_integer else ROUNDED
+        tolerance = EXACT if wanted.is_integer else ROUNDED
     return bool(abs(values[0] - values[1]) <= tolerance * abs(values[0]))
 
 

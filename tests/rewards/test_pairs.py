@@ -285,6 +285,30 @@ def test_decimals_in_powers_and_functions_are_fractions(reference, answer, verdi
 @pytest.mark.parametrize(
     ("reference", "answer", "verdict"),
     [
+        ("3", "3.0000000000000001", False),
+        ("1", "0.99999999999999999", False),
+        ("3", "-(-3.0000000000000001)", False),
+        ("3", "2+1.0000000000000001", False),
+        (r"\sqrt{9}", "3.0000000000000001", False),
+        ("3x", "3.0000000000000001x", False),
+        ("x>3", "x>3.0000000000000001", False),
+        ("x^2", "x^{2.0000000000000001}", False),
+        ("3", "3." + "0" * 120 + "1", False),
+        ("3", "2." + "9" * 120, False),
+        ("3", "3." + "0" * 120, True),
+        ("1", "0.1+0.2+0.7", True),
+        ("16", r"0.1 \cdot 160", True),
+        (r"x^{\frac{1}{10}}", "x^{0.1}", True),
+    ],
+)
+def test_all_digits_of_a_decimal_count_against_a_whole_number(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
         (r"\{\begin{array}{l}x=1\\y=2\end{array}", "x=1,y=2", True),
     ],
 )
