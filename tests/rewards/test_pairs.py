@@ -188,6 +188,71 @@ def test_times_ranges_dates_and_codes_are_not_computed(reference, answer, verdic
 @pytest.mark.parametrize(
     ("reference", "answer", "verdict"),
     [
+        ("5", "5kJ", True),
+        ("5kJ", "5", True),
+        ("5kJ", "5.0 kJ", True),
+        ("5kJ", "5 J", False),
+        ("5kJ", "5MJ", False),
+        ("-2.5kPa", "-2.5", True),
+        ("1e3kWh", "1000", True),
+        ("18", "18dollars", True),
+        ("90degrees", "90", True),
+        ("12km/h", "12", True),
+        ("3m/s", "3", True),
+        ("10-20cm", "10-20", True),
+        (r"2\sqrt{3}cm", r"2\sqrt{3}", True),
+        ("5.0 m", "5m", True),
+        ("5.0 Ω", "5Ω", True),
+        (r"5\mu m", r"5.0 \mu m", True),
+        ("5m", "5.0 km", False),
+    ],
+)
+def test_a_unit_that_touches_its_number_is_one_like_a_unit_apart(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        *(("5k", "5"), ("5k", "5000"), ("3e5", "3"), ("2m", "2"), ("5x", "5"), ("3i", "3"), ("5N", "5"), ("2mg", "2")),
+        *(("2nm", "2"), ("3kV", "3"), ("2mgs", "2"), ("2meV", "2"), ("2ha", "2"), ("3m^2", "3"), ("3g/m", "3")),
+        *((r"3\mu N", "3"), (r"2\Omega", "2"), ("3mi", "3"), ("5mg/L", "5"), ("2KM", "2"), ("1-2x", "1-2")),
+        *((r"2\pi ft", r"2\pi"), (r"2\pi hr", r"2\pi"), (r"2\pi mg", r"2\pi"), (r"\frac{g}{2} ha", r"\frac{g}{2}")),
+    ],
+)
+def test_letters_that_touch_a_number_and_may_be_factors_are_no_unit(reference, answer):
+    assert not right(answer, reference)
+    assert not right(reference, answer)
+    assert right(reference, reference)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("5 six", "5", False),
+        ("5 times six", "5", False),
+        ("5 grand", "5", False),
+        ("5 permille", "5", False),
+        ("5 actually wrong", "5", False),
+        ("3 alpha", "3", False),
+        ("2 sinx", "2", False),
+        ("2 abc", "2", False),
+        ("2 xyz", "2", False),
+        ("5 times", "5", True),
+        ("3 cats", "3", True),
+        ("1 egg", "1", True),
+        ("5 logs", "5", True),
+    ],
+)
+def test_a_word_behind_a_number_is_what_it_counts_unless_it_says_more_or_may_be_a_product(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
         ("A1 B2", "A2 B1", False),
         ("12A", "A12", False),
         ("3D", "D3", False),
