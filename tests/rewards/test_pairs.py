@@ -375,6 +375,33 @@ def test_all_digits_of_a_decimal_count_against_a_whole_number(reference, answer,
 @pytest.mark.parametrize(
     ("reference", "answer", "verdict"),
     [
+        ("-1", "i^2", True),
+        ("5", "|3+4i|", True),
+        ("2i", r"\sqrt{-4}", True),
+        ("1-i, 1+i", "1+i, 1-i", True),
+        ("i", "-i", False),
+        ("1.5i", "1.50001i", False),
+        ("-x", "xi^2", False),
+        ("-1", "xi", False),
+        (r"\frac{n(n+1)}{2}", r"\sum_{i=1}^{n} i", True),
+    ],
+)
+def test_an_i_without_other_letters_is_the_imaginary_unit_and_else_may_be_an_index(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [("1", "1-10^{-50}"), (r"1-10^{-50}", "1"), (r"\frac{10^{60}+1}{10^{60}}", "1"), ("10^{50}", "10^{50}+1")],
+)
+def test_fractions_that_differ_are_unequal_however_little(reference, answer):
+    assert not right(answer, reference)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
         (r"\{\begin{array}{l}x=1\\y=2\end{array}", "x=1,y=2", True),
     ],
 )
