@@ -37,6 +37,7 @@ and or to of if for when where not is are over plus minus mod modulo squared cub
 about pi infinity root sqrt sin cos tan sec cot csc arcsin arccos arctan log ln exp gcd lcm max min choose remainder
 base maybe probably below above under short negative loss out in from by divided multiplied ago before after behind bc
 ad bce ce am pm gross score grand twice thrice double triple permille permil ppm
+undefined impossible imaginary false inverse
 actually wrong incorrect wait sorry rather instead otherwise except without never none unless roughly nearly almost
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
 eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety

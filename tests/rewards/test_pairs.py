@@ -75,6 +75,30 @@ def test_numbers_and_letters_apart_by_spaces_keep_their_order(reference, answer,
 @pytest.mark.parametrize(
     ("reference", "answer", "verdict"),
     [
+        ("ABC'", "ABC", False),
+        ("ab'", "ab", False),
+        ("5'", '5"', False),
+        ("5''", "5'", False),
+        ("\"5'", "5", False),
+        (r"\text{ABC}'", "ABC", False),
+        ("'yes'", "yes", True),
+        ('"New York"', "New York", True),
+        ("“no”", "no", True),
+        ("‘no’", "no", True),
+        ("``no''", "no", True),
+        ("'Don't'", "don't", True),
+        ('"a", "b"', "b, a", True),
+        ("`x`", "x", True),
+    ],
+)
+def test_one_mark_alone_is_a_prime_and_only_a_pair_quotes(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
         ("B^TA^T", "A^TB^T", False),
         ("A^T", "A", False),
         ("y'", "y", False),
@@ -382,7 +406,7 @@ def test_all_digits_of_a_decimal_count_against_a_whole_number(reference, answer,
         ("i", "-i", False),
         ("1.5i", "1.50001i", False),
         ("-x", "xi^2", False),
-        ("-1", "xi", False),
+        ("i^2", r"n \cdot i", False),
         (r"\frac{n(n+1)}{2}", r"\sum_{i=1}^{n} i", True),
     ],
 )
