@@ -48,6 +48,7 @@ SLASHED = re.compile(r"0?(\d{1,2})/0?(\d{1,2})/(\d{4})")
 CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?(?:\s?([AaPp])\.?\s?[Mm]\b\.?)?")
 DASHED = re.compile(r"(\d+(?:\.\d+)?(?:-\d+(?:\.\d+)?)+)(?:(\s*)([A-Za-z].*)|%)?")
 DOTTED = re.compile(r"[vV]?\d+(?:\.\d+){2,}")
+EMPHASIS = re.compile(r"^(\*{1,3})([^*]+)\1$")
 SHORT_WORDS = "no ok on up go so is it us we he me my by at to of or as an am pm uk tv do in if be hi ox ii iv vi ix xi"
 SHORT = frozenset(SHORT_WORDS.split())
 """English words and numerals of two letters; others of two letters may be symbols of elements, or products."""
@@ -234,8 +235,10 @@ def _as_row(plain: str) -> Row | None:
 def _as_words(plain: str) -> Words | Letters | None:
     if FORMULA.fullmatch(plain):
         return Words(_folded(re.sub(r"[_{}]", "", plain)))
-    plain = plain.strip(" .*!?")
-    tokens = plain.split()
+    said = EMPHASIS.sub(r"\2", plain).strip(" .").rstrip("!?")
+    tokens = said.split()
+    if plain.endswith("!") and tokens and len(tokens[-1]) < 4 and tokens[-1].casefold() not in SHORT | {"yes"}:
+        return None  # ab! is a factorial
     numbered = len(tokens) > 1 and len(tokens[0]) > 1 and tokens[0].isalpha() and tokens[0].casefold() not in NO_UNIT
     if not tokens or not all(WORD.fullmatch(token) or (numbered and token.isdecimal()) for token in tokens):
         return None

@@ -103,7 +103,7 @@ OF_DEGREES = re.compile(rf"(\d+(?:\.\d+)?|\\?[A-Za-z]+|[)}}])\s*(?:{DEGREE.patte
 def spelled(text: str) -> str:
     """The text as LaTeX, with one spelling for numbers, powers and roots."""
     text = unicodedata.normalize("NFC", text.translate(INVISIBLE))
-    text = MARKS.sub(" ", text)
+    text = re.sub(r"^\s*~(?=[A-Za-z(])", r"\\sim ", MARKS.sub(" ", text))
     text = THIN.sub(lambda found: re.sub(r"\D", "", found[0]) if found[0][0] not in "+-" else _signed(found[0]), text)
     text = THOUSANDS.sub(_grouped, BRACED_COMMA.sub(lambda found: "," if "," in found[0] else "", text))
     text = SCRIPT.sub(_script, text)

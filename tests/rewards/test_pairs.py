@@ -99,6 +99,27 @@ def test_one_mark_alone_is_a_prime_and_only_a_pair_quotes(reference, answer, ver
 @pytest.mark.parametrize(
     ("reference", "answer", "verdict"),
     [
+        ("xy!", "xy", False),
+        ("ABC!", "ABC", False),
+        ("AB*", "AB", False),
+        ("!AB", "AB", False),
+        ("!yes", "yes", False),
+        ("~yes", "yes", False),
+        ("CO2*", "CO2", False),
+        ("yes!", "yes", True),
+        ("no?", "no", True),
+        ("*yes*", "yes", True),
+        ("never!", "never.", True),
+    ],
+)
+def test_signs_around_letters_are_operators_and_behind_words_punctuation(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
         ("B^TA^T", "A^TB^T", False),
         ("A^T", "A", False),
         ("y'", "y", False),
