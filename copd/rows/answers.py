@@ -18,6 +18,7 @@ INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f\u200b\u2060\ufeff]")
 """Control characters but for white space, zero-width spaces, and the byte order mark. No model writes them."""
 TAGS = re.compile(r"</?(?:answer|think|thinking|thoughts?|reasoning)>", re.IGNORECASE)
 LEAD_IN = re.compile(r"\W{0,5}(?:the )?(?:final |correct )?answer(?: is\b|\s?[:=])", re.IGNORECASE)
+SENTENCE = re.compile(r"\bthe (?:final |correct )?answer is\b", re.IGNORECASE)
 GSM8K = "#### "
 FLOAT_DIGITS = 15
 """Digits that a float holds of any decimal."""
@@ -98,6 +99,8 @@ def unsaid(answer: str) -> str | None:
         return f"a final answer never holds {tag[0]}; give what stands inside or behind it"
     if lead := LEAD_IN.match(answer):
         return f"a final answer does not begin with {lead[0]!r}; give what stands behind it"
+    if sentence := SENTENCE.search(answer):
+        return f"a final answer does not hold {sentence[0]!r}; give what stands behind it"
     if GSM8K in answer:
         return f"a final answer does not hold {GSM8K.strip()}; give what stands behind it"
     return None
