@@ -95,8 +95,9 @@ WORDS = re.compile(r"[^\W\d_]+|\u00a2|-?\d|/")
 FOREIGN = re.compile(r"[^\w\s/^.{}\-\u00a2]")
 APART = re.compile(r"(?<![A-Za-z^{\-])\d")
 """A number that is no exponent: what it stands in says more than a unit does, as `1 in 6` or `5 hours 30`."""
+VOWEL = re.compile("[aeiouy]", re.IGNORECASE)
 COUNTED = re.compile(r"(?!(?:sin|cos|tan|cot|sec|csc|log|exp)[a-rt-z]$)(?=.*[aeiou]).{4,}", re.IGNORECASE)
-"""What may stand behind a number as what it counts. Of three letters only SHORT words do, since 2 abc is a product."""
+"""What may stand behind a number as what it counts. Of three letters only SHORT words do alone: 2 abc is a product."""
 SHORT_WORDS = """
 man men boy egg cup box bag can jar car bus pen hat cat dog hen pig cow bee ant toy row pie bar ton bit lot set
 """
@@ -122,7 +123,7 @@ def unit_name(text: str, *, any_word: bool) -> str | None:
     found = []
     for word in words:
         name = _known(word) if word in letters else word
-        if not name and not (any_word and (COUNTED.fullmatch(word) or word.casefold() in SHORT)):
+        if not name and not (any_word and _is_counted(word, letters)):
             return None
         found.append(name or _singular(word))
     if len(found) > 1 and found[0] == "degree":
@@ -130,6 +131,12 @@ def unit_name(text: str, *, any_word: bool) -> str | None:
     if len(found) > 1 and found[0] in ("square", "cubic"):
         found = [*found[1:], "2" if found[0] == "square" else "3"]
     return " ".join(found)
+
+
+def _is_counted(word: str, words: list[str]) -> bool:
+    """Whether a word may be part of what is counted, as `red` in `5 red balls`; alone it may be a product."""
+    short = len(word) == 3 and VOWEL.search(word) and any(map(COUNTED.fullmatch, words))
+    return bool(short or COUNTED.fullmatch(word) or word.casefold() in SHORT)
 
 
 def touching_unit(text: str, *, letters: bool = False) -> str | None:

@@ -288,6 +288,8 @@ def test_letters_that_touch_a_number_and_may_be_factors_are_no_unit(reference, a
         ("3 cats", "3", True),
         ("1 egg", "1", True),
         ("5 logs", "5", True),
+        ("5 red balls", "5", True),
+        ("5 years old", "5", True),
     ],
 )
 def test_a_word_behind_a_number_is_what_it_counts_unless_it_says_more_or_may_be_a_product(reference, answer, verdict):
