@@ -56,6 +56,11 @@ GOES_ON = (
     "generation_config, tokenizer nor chat template names"
 )
 
+NOT_HEARD = (
+    "the prompt asks for it, and the model does not follow: show an example in system_prompt, or choose another "
+    "reward.answer_form or base"
+)
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -69,6 +74,11 @@ class Answered:
     def answer(self, form: str) -> str | None:
         """The final answer that the grader sees in a finished response."""
         return final_answer(self.text, finished=True, form=form, prompt=self.problem.prompt)
+
+    def is_asked(self, form: str) -> bool:
+        """Whether the prompt, system prompt included, shows the form of the answer."""
+        texts = [part for message in self.problem.messages for part in message.parts]
+        return any(OPENING[form] in text for text in (self.problem.prompt, *texts) if isinstance(text, str))
 
     def form_fault(self, form: str) -> Cause | None:
         """Why a finished response has no final answer in the form; None if it has one."""
@@ -125,11 +135,21 @@ def _counted(wrong: Sequence[Answered], form: str, failures: int) -> Counter[Cau
 def _told(wrong: Sequence[Answered], causes: Counter[Cause], first: Cause, count: int, form: str) -> str:
     """All causes with their shares, and the advice of the first; if nothing is right, an answer and its reference."""
     shares = ", ".join(f"{number / count:.0%} {cause.value}" for cause, number in causes.most_common())
-    advice = GOES_ON if first is Cause.TRUNCATED and _goes_on(wrong, form) else ADVICE[first]
-    told = f"{shares}; {advice}".replace("{shape}", SHAPE[form])
+    told = f"{shares}; {_advice(wrong, first, form)}".replace("{shape}", SHAPE[form])
     if len(wrong) < count:
         return told
     return f"nothing is right: {told}{_nearest_pair(wrong, form)}"
+
+
+def _advice(wrong: Sequence[Answered], first: Cause, form: str) -> str:
+    """What to do about a cause, after a look at the responses and prompts that have it."""
+    if first is Cause.TRUNCATED and _goes_on(wrong, form):
+        return GOES_ON
+    lacking = [each for each in wrong if each.cause(form) is first is Cause.NO_ANSWER]
+    for other in FORMS:
+        if sum(bool(each.answer(other)) for each in lacking) > len(lacking) / 2:
+            return f"most of these answer in {SHAPE[other]}: set reward.answer_form={other}"
+    return NOT_HEARD if sum(each.is_asked(form) for each in lacking) > len(lacking) / 2 else ADVICE[first]
 
 
 def _goes_on(wrong: Sequence[Answered], form: str) -> bool:

@@ -147,10 +147,10 @@ def read_run(folder: Path) -> RunRecord:
             lines[SAMPLES],
             [Answers.from_record(record) for record in lines[ANSWERS]],
         )
-        if not (folder / METRICS).is_file() and any((folder / made).is_dir() for made in ("merged", "branches")):
-            said = "is missing, so no report can be made; the models of the run are there"
-            raise RunFolderError(f"{folder / METRICS}: {said}")
         if not run.events("behaviour"):
+            if any((folder / made).is_dir() for made in ("merged", "branches")):
+                lost = "holds no measures" if (folder / METRICS).is_file() else "is missing"
+                raise RunFolderError(f"{folder / METRICS}: {lost}, so no report can be made; its models are there")
             raise RunFolderError(f"{folder}: nothing has been measured yet; its report can be made a little later")
         return run
     except FileNotFoundError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from copd.rewards.kinds import UNKNOWNS, Atom, Based, Clock, Dashed, Expression, Letters, Quantity, Row, Words
+from copd.rewards.kinds import UNKNOWNS, Atom, Based, Clock, Dashed, Expression, Letters, Quantity, Row, Words, quantity
 from copd.rewards.parts import FLIPPED, Kind, Ratio, Several, Statement, is_mathematical, kind, latex_of
 from copd.rewards.spelling import spelled
 from copd.rewards.units import same_unit
@@ -73,8 +73,9 @@ def _equal_atoms(found: Atom, wanted: Atom, decide: Decide) -> Verdict:
     if isinstance(found, numeric) and isinstance(wanted, numeric):
         if not same_unit(found.unit, wanted.unit):
             return False
-        if isinstance(found, Quantity) and isinstance(wanted, Quantity):
-            return same_number(found.number, wanted.number)
+        one, other = quantity(found), quantity(wanted)
+        if one and other and (one.unit == other.unit != "" or (one is found and other is wanted)):
+            return same_number(one.number, other.number)
         return decide(latex_of(found), latex_of(wanted))
     if isinstance(found, Dashed) and isinstance(wanted, Dashed):
         return found.numbers == wanted.numbers and same_unit(found.unit, wanted.unit)

@@ -8,18 +8,21 @@ grading processes use it too.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from copd.rewards.spelling import DEGREE, FONT, FUNCTIONS, TEXT, bare, calculable
-from copd.rewards.units import CURRENCY, KNOWN, NO_UNIT, PERCENT, PERCENT_WORDS, multiple, unit_name
+from copd.rewards.units import CURRENCY, KNOWN, NO_UNIT, PERCENT, PERCENT_WORDS, multiple, touching_unit, unit_name
 from copd.rewards.verifiers import Number, as_number
 
 POWER = r"(?:\^\{?[23]\}?)?"
-PLAIN_UNIT = rf"(?:(?<=[\d}})\]!])|(?<=\\pi))\s+(?:[A-Za-z]{{2}}[A-Za-z/ ]*|[A-Za-z]/[A-Za-z ]+){POWER}"
+PLAIN_UNIT = (
+    rf"(?P<gap>(?<=\d)\s+|(?<=[}})\]!])\s*|(?<=\\pi)\s+)(?:[A-Za-z]{{2}}[A-Za-z/ ]*|[A-Za-z]/[A-Za-z ]+){POWER}"
+)
 BEHIND = re.compile(rf"(?P<before>.*(?P<last>\S))(?P<unit>(?:\\[,;: ]|\s)*{FONT}{POWER}|{PLAIN_UNIT})")
 """A unit behind an expression: in a font of text, or apart from what ends it."""
 SIGN = r"\\?\$|[\u20ac\u00a3\u00a5\u20b9]"
@@ -28,8 +31,6 @@ QUANTITY = re.compile(
     rf"(?P<unit>(?![eE][+-]?\d)(?:[^\W\d_]|\u00a2)[^\\={{}}()<>,;:+]*|{SIGN})?"
 )
 MINUS_BEFORE_SIGN = re.compile(rf"-\s?({SIGN})\s?(?=[\d.])")
-PRODUCTS = frozenset(("mg", "ms", "mV"))
-"""Units that may as well be products where they touch the number."""
 ORDINAL = frozenset(("st", "nd", "rd", "th"))
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019.-][^\W\d_]+)*\.?|[A-Za-z][A-Za-z0-9]{1,30}")
 FORMULA = re.compile(r"(?:[A-Z][a-z]?(?:_?\{?\d{1,3}\}?)?){2,20}")
@@ -45,8 +46,9 @@ LEAP = "2000"
 SLASHED = re.compile(r"0?(\d{1,2})/0?(\d{1,2})/(\d{4})")
 """A date whose month may be the first or the second number: only the same three numbers are equal."""
 CLOCK = re.compile(r"(\d{1,2})(?::(\d\d))?(?::(\d\d))?(?:\s?([AaPp])\.?\s?[Mm]\b\.?)?")
-DASHED = re.compile(r"(\d+(?:\.\d+)?(?:-\d+(?:\.\d+)?)+)(?:\s+([A-Za-z].*)|%)?")
+DASHED = re.compile(r"(\d+(?:\.\d+)?(?:-\d+(?:\.\d+)?)+)(?:(\s*)([A-Za-z].*)|%)?")
 DOTTED = re.compile(r"[vV]?\d+(?:\.\d+){2,}")
+EMPHASIS = re.compile(r"^(\*{1,3})([^*]+)\1$")
 SHORT_WORDS = "no ok on up go so is it us we he me my by at to of or as an am pm uk tv do in if be hi ox ii iv vi ix xi"
 SHORT = frozenset(SHORT_WORDS.split())
 """English words and numerals of two letters; others of two letters may be symbols of elements, or products."""
@@ -177,7 +179,8 @@ def _as_clock(plain: str) -> Clock | None:
     return Clock(tuple(int(part or 0) for part in match.group(1, 2, 3)), (match[4] or "").casefold())
 
 
-def _as_quantity(plain: str) -> Quantity | None:
+def _as_quantity(plain: str, reads: Callable[[str], str | None] = touching_unit) -> Quantity | None:
+    """`reads` gives the name of a unit that touches its number."""
     plain = re.sub(r"\\mu\s*(?=[A-Za-z])", "\u03bc", plain).replace("\\Omega", "\u03a9")
     plain = MINUS_BEFORE_SIGN.sub(r"\1-", plain)
     match = QUANTITY.fullmatch(plain)
@@ -195,12 +198,15 @@ def _as_quantity(plain: str) -> Quantity | None:
         spelled = rf"{spelled} \cdot \frac{{{factor.numerator}}}{{{factor.denominator}}}"
     if not unit or (unit in ORDINAL and not match["gap"]):
         return Quantity(number, spelled, currency or (PERCENT if number.percent else ""))
-    name = CURRENCY.get(unit) or unit_name(unit, any_word=bool(match["gap"]))
-    if not match["gap"] and (unit in PRODUCTS or (unit.isalpha() and unit.isascii() and unit not in KNOWN)):
-        return None
-    if name is None or (currency and currency != name) or (len(unit) == 1 and not match["gap"] and unit.isascii()):
-        return None
-    return Quantity(number, spelled, name)
+    name = CURRENCY.get(unit) or (unit_name(unit, any_word=True) if match["gap"] else reads(unit))
+    return None if name is None or (currency and currency != name) else Quantity(number, spelled, name)
+
+
+def quantity(found: Quantity | Expression) -> Quantity | None:
+    """A quantity, or what a product of a number and letters, such as 5m, is if the letters are a unit."""
+    if isinstance(found, Quantity):
+        return found
+    return None if found.unit else _as_quantity(found.latex, partial(unit_name, any_word=False))
 
 
 def _as_dashed(plain: str) -> Dashed | Phrase | None:
@@ -209,7 +215,9 @@ def _as_dashed(plain: str) -> Dashed | Phrase | None:
     match = DASHED.fullmatch(plain)
     if not match:
         return None
-    unit = unit_name(match[2], any_word=True) if match[2] else PERCENT if plain.endswith("%") else ""
+    unit: str | None = PERCENT if plain.endswith("%") else ""
+    if match[3]:
+        unit = unit_name(match[3], any_word=True) if match[2] else touching_unit(match[3])
     return None if unit is None else Dashed(tuple(map(Fraction, match[1].split("-"))), unit)
 
 
@@ -227,8 +235,10 @@ def _as_row(plain: str) -> Row | None:
 def _as_words(plain: str) -> Words | Letters | None:
     if FORMULA.fullmatch(plain):
         return Words(_folded(re.sub(r"[_{}]", "", plain)))
-    plain = plain.strip(" .*!?")
-    tokens = plain.split()
+    said = EMPHASIS.sub(r"\2", plain).strip(" .").rstrip("!?")
+    tokens = said.split()
+    if plain.endswith("!") and tokens and len(tokens[-1]) < 4 and tokens[-1].casefold() not in SHORT | {"yes"}:
+        return None  # ab! is a factorial
     numbered = len(tokens) > 1 and len(tokens[0]) > 1 and tokens[0].isalpha() and tokens[0].casefold() not in NO_UNIT
     if not tokens or not all(WORD.fullmatch(token) or (numbered and token.isdecimal()) for token in tokens):
         return None
@@ -246,7 +256,7 @@ def _as_words(plain: str) -> Words | Letters | None:
 def _as_expression(text: str) -> Expression | None:
     unit, match = "", BEHIND.fullmatch(text)
     if match:
-        unit = unit_name(bare(match["unit"]), any_word=match["last"] in "0123456789}!") or ""
+        unit = _unit_behind(match) or ""
         text = match["before"] if unit else text
     text = re.sub(
         r"(?<!_)(?<!_\{)\\(?:operatorname|mathrm|text)\s?\{\s?(" + FUNCTIONS.replace(" ", "|") + r")\s?\}",
@@ -260,6 +270,13 @@ def _as_expression(text: str) -> Expression | None:
     text = PRIMES.sub(lambda found: f"{found[1]}_{{{'prime' * len(found[2])}}}", text)
     text = calculable(text)
     return Expression(text, unit) if is_notation(text) else None
+
+
+def _unit_behind(match: re.Match[str]) -> str | None:
+    unit, gap = bare(match["unit"]), match["gap"]
+    if gap is not None and re.search("[A-Za-z]", re.sub(r"\\(?!pi(?![A-Za-z]))[A-Za-z]+", "", match["before"])):
+        return touching_unit(unit, letters=True)
+    return touching_unit(unit) if gap == "" else unit_name(unit, any_word=match["last"] in "0123456789}!")
 
 
 def _set_upright(found: re.Match[str]) -> bool:

@@ -14,7 +14,7 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from latex2sympy2_extended.math_normalization import NormalizationConfig, normalize_latex
 from math_verify import grader
 from math_verify.grader import should_treat_as_complex
-from sympy import Basic, Float, Integer, MatrixBase, N, Poly, Rational
+from sympy import Basic, Float, I, Integer, MatrixBase, N, Poly, Rational
 from sympy.polys.polyerrors import BasePolynomialError
 
 for library in ("math_verify", "latex2sympy2_extended"):
@@ -40,7 +40,16 @@ class TwoStages(latex2sympy2.PSParser):
             return super().math()
 
 
+class AllDigits(latex2sympy2._Latex2Sympy):
+    """math-verify's reader of LaTeX, which computes with more digits than a decimal has, so that 0.1 + 0.2 is 0.3."""
+
+    def parse_number(self, text: str) -> Any:
+        number = super().parse_number(text)
+        return Float(text.replace(",", ""), DIGITS + len(text)) if isinstance(number, Float) else number
+
+
 latex2sympy2.PSParser = TwoStages
+latex2sympy2._Latex2Sympy = AllDigits
 
 
 NORMAL = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="none")
@@ -54,8 +63,6 @@ DIGITS, EXACT = 60, 1e-40
 """Digits to which values are computed, and the relative difference up to which two exact ones are equal."""
 LARGEST_POWER = 10_000
 """A larger number in an expression with symbols may be a power, and is left to their symbolic comparison."""
-WHOLE = 1e-12
-"""Relative difference of a decimal, of which math-verify keeps 15 digits, to the whole number that it spells."""
 
 
 def same_value(reference: Any, answer: Any, *_: int) -> bool:
@@ -80,6 +87,8 @@ def same_value(reference: Any, answer: Any, *_: int) -> bool:
 
 
 def _close(wanted: Any, found: Any) -> bool:
+    if isinstance(wanted, Rational) and isinstance(found, Rational):
+        return bool(wanted == found)
     symbols = sorted(wanted.free_symbols | found.free_symbols, key=str)
     if symbols:
         if any(abs(number) > LARGEST_POWER for side in (wanted, found) for number in side.atoms(Integer)):
@@ -96,7 +105,7 @@ def _close(wanted: Any, found: Any) -> bool:
         return False
     tolerance = EXACT
     if wanted.has(Float) or found.has(Float):
-        tolerance = WHOLE if wanted.is_integer else ROUNDED
+        tolerance = EXACT if wanted.is_integer else ROUNDED
     return bool(abs(values[0] - values[1]) <= tolerance * abs(values[0]))
 
 
@@ -119,8 +128,8 @@ def equivalent(answer: str, reference: str) -> bool:
         wanted, found = _parsed(reference, real), _parsed(answer, real)
         if _same(wanted, found):
             return True
-        exact = _exact(wanted), _exact(found)
-        return (exact[0] is not wanted or exact[1] is not found) and _same(*exact)
+        others = [(_exact(wanted), _exact(found)), (_complex(wanted), _complex(found))]
+        return any((one is not wanted or other is not found) and _same(one, other) for one, other in others)
     except (MemoryError, RecursionError):
         raise
     except Exception:  # what the libraries raise for what they cannot read
@@ -135,6 +144,12 @@ def _exact(expression: Any) -> Any:
     """The expression with fractions for decimals, which stand in powers and functions."""
     decimals = expression.atoms(Float) if expression.free_symbols else ()
     return expression.xreplace({each: Rational(str(each)) for each in decimals}) if decimals else expression
+
+
+def _complex(expression: Any) -> Any:
+    """The expression with the imaginary unit for i, if i is its only symbol; else i may be an index."""
+    symbols = expression.free_symbols
+    return expression.xreplace(dict.fromkeys(symbols, I)) if {each.name for each in symbols} == {"i"} else expression
 
 
 @lru_cache(maxsize=4096)

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from copd.rewards.kinds import Atom, Based, Clock, Dashed, Date, Expression, Letters, Phrase, Quantity, Row, Words, atom
-from copd.rewards.spelling import FONT, calculable
+from copd.rewards.spelling import FONT, calculable, unquoted
 
 LONGEST = 300
 """Most characters of a text that has parts."""
@@ -122,7 +122,7 @@ def _structure(text: str) -> Kind | None:
 def unwrapped(text: str) -> str:
     """The text without fonts, dollar signs and brackets around all of it, if the brackets hold no list."""
     for _ in range(WRAPPINGS):
-        before, text = text, re.sub(r"(?<!\.)\.$", "", text.strip().rstrip(",;")).strip()
+        before, text = text, unquoted(re.sub(r"(?<!\.)\.$", "", text.strip().rstrip(",;")).strip())
         if (match := WHOLE_FONT.fullmatch(text)) or (match := re.fullmatch(r"\$+([^$]*)\$+|\*\*([^*]*)\*\*", text)):
             text = next(filter(None, match.groups()), "")
         elif (brackets := enclosed(text)) and not CONDITION.fullmatch(text):

@@ -86,6 +86,9 @@ MARKS = re.compile(
 )
 """What sets type only."""
 SPACE = re.compile(r"\\(?:[,;:! ]|q?quad(?![A-Za-z]))|~|\s+")
+QUOTED, APOSTROPHE = re.compile(r"(\"|''?|``?|\u201c|\u2018)(.+?)(\"|''?|`|\u201d)"), re.compile(r"(?<=\w)'(?=\w)")
+QUOTES = ('""', "''", "``", "`'", "\u201c\u201d", "\u2018'")
+"""Pairs of quotation marks, each of which may be doubled. One mark alone is a prime: ABC' is not ABC."""
 FONTS = "text|textbf|textrm|textit|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|mathtt|mbox|emph|operatorname"
 FONT = rf"\\(?:{FONTS})\s?\{{([^{{}}]*)\}}"
 TEXT, DEGREE = re.compile(FONT), re.compile(r"\^\s?(?:\{\s?\\circ\s?\}|\\circ)|\\degrees?\b")
@@ -100,7 +103,7 @@ OF_DEGREES = re.compile(rf"(\d+(?:\.\d+)?|\\?[A-Za-z]+|[)}}])\s*(?:{DEGREE.patte
 def spelled(text: str) -> str:
     """The text as LaTeX, with one spelling for numbers, powers and roots."""
     text = unicodedata.normalize("NFC", text.translate(INVISIBLE))
-    text = MARKS.sub(" ", text)
+    text = re.sub(r"^\s*~(?=[A-Za-z(])", r"\\sim ", MARKS.sub(" ", text))
     text = THIN.sub(lambda found: re.sub(r"\D", "", found[0]) if found[0][0] not in "+-" else _signed(found[0]), text)
     text = THOUSANDS.sub(_grouped, BRACED_COMMA.sub(lambda found: "," if "," in found[0] else "", text))
     text = SCRIPT.sub(_script, text)
@@ -118,7 +121,15 @@ def bare(text: str) -> str:
     text = DEGREE.sub(" degree ", TEXT.sub(r" \1 ", text.replace("\\%", "%")))
     text = SPACE.sub(" ", text).strip()
     text = re.sub(r"(?<!\\)\$([^$]*)(?<!\\)\$", r"\1", text)
-    return text.strip().strip("\"'\u201c\u201d\u2018\u2019`").strip()
+    return unquoted(text.strip())
+
+
+def unquoted(text: str) -> str:
+    """The text without a pair of quotation marks around all of it."""
+    match = QUOTED.fullmatch(text)
+    if not match or match[1][0] + match[3][0] not in QUOTES:
+        return text
+    return text if {*match[1], *match[3]} & {*APOSTROPHE.sub("", match[2])} else match[2].strip()
 
 
 def calculable(latex: str) -> str:

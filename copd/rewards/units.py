@@ -12,7 +12,8 @@ from fractions import Fraction
 NAMES = """
 m meter metre, cm centimeter centimetre, mm millimeter millimetre, km kilometer kilometre, ft foot feet, in inch inches,
 mi mile, yd yard, g gram gramme gm, mg milligram, kg kilogram, oz ounce, lb, s sec second, ms millisecond, min minute,
-h hr hour, yr year, l L liter litre, ml mL milliliter millilitre, gal gallon, K kelvin, C celsius, F fahrenheit,
+h hr hour, day, week, month, yr year, l L liter litre, ml mL milliliter millilitre, gal gallon, K kelvin, C celsius,
+F fahrenheit,
 N newton, J joule, W watt, V volt, A ampere amp, eV, Hz hertz, Pa pascal, mol mole, ohm \u03a9, ha hectare, kB, MB, GB,
 TB, dB, rpm, rps, degree deg, rad radian, square sq, cubic cu, dollar usd USD, cent \u00a2, euro eur EUR,
 pound-sterling gbp GBP, yen jpy JPY, rupee, pound
@@ -32,10 +33,15 @@ FOLDED: Mapping[str, frozenset[str]] = {
 MEANT_BY = {"pound": {"lb", "pound-sterling"}}
 """Names of several units, which are equal to each."""
 PHRASES = """
-and or to of if for when where not is are over plus minus mod squared cubed factorial at least most less than about pi
-infinity root sqrt sin cos tan sec cot csc arcsin arccos arctan log ln exp gcd lcm max min choose remainder base maybe
-probably below above under short zero negative loss out in from by divided multiplied ago before after behind bc ad bce
-ce am pm gross score
+and or to of if for when where not is are over plus minus mod modulo squared cubed factorial at least most less than
+about pi infinity root sqrt sin cos tan sec cot csc arcsin arccos arctan log ln exp gcd lcm max min choose remainder
+base maybe probably below above under short negative loss out in from by divided multiplied ago before after behind bc
+ad bce ce am pm gross score grand twice thrice double triple permille permil ppm
+undefined impossible imaginary false inverse
+actually wrong incorrect wait sorry rather instead otherwise except without never none unless roughly nearly almost
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
+alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega
 january february march april june july august september october november december jan feb mar apr jun jul aug sep sept
 oct nov dec
 """
@@ -53,6 +59,17 @@ CURRENCY = {
     "\u20b9": "rupee",
 }
 """Signs before a number, and the unit that each stands for."""
+NO_FACTORS = "JW\u03a9"
+"""Bases of units that hardly stand for a number, so that one of them behind a prefix is no product: kJ."""
+PRODUCTS = {name for name in SYMBOLS - KNOWN.keys() if len(name) == 2 and name[1] not in NO_FACTORS}
+PRODUCTS |= {"mg", "ms", "gm", "ha", "hr", "yr", "mi", "meV", "neV", "peV"}
+"""Units whose letters may as well be factors, as in 2mg."""
+OF_TWO = (SYMBOLS | KNOWN.keys()) - PRODUCTS
+"""Other units; only those of two letters are looked up."""
+TOUCHING = frozenset(("m/s", "m/s^2", "mg/dL", "hrs", "yrs", "\u00a2"))
+"""Units that are usual where they touch the number, though their letters may be factors."""
+LENGTHS = frozenset(("mm", "cm", "km"))
+"""The only units of two letters that are read behind letters."""
 LARGE = "thousand million billion trillion quadrillion quintillion sextillion septillion octillion nonillion"
 PARTS = "half third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
 TEENS = "thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth"
@@ -79,6 +96,12 @@ FOREIGN = re.compile(r"[^\w\s/^.{}\-\u00a2]")
 APART = re.compile(r"(?<![A-Za-z^{\-])\d")
 """A number that is no exponent: what it stands in says more than a unit does, as `1 in 6` or `5 hours 30`."""
 VOWEL = re.compile("[aeiouy]", re.IGNORECASE)
+COUNTED = re.compile(r"(?!(?:sin|cos|tan|cot|sec|csc|log|exp)[a-rt-z]$)(?=.*[aeiou]).{4,}", re.IGNORECASE)
+"""What may stand behind a number as what it counts. Of three letters only SHORT words do alone: 2 abc is a product."""
+SHORT_WORDS = """
+man men boy egg cup box bag can jar car bus pen hat cat dog hen pig cow bee ant toy row pie bar ton bit lot set
+"""
+SHORT = frozenset(SHORT_WORDS.split())
 SPELLED_OUT = 4
 """Letters from which on a word is no symbol, so that its case says nothing."""
 
@@ -86,7 +109,7 @@ SPELLED_OUT = 4
 def unit_name(text: str, *, any_word: bool) -> str | None:
     """The name by which a unit is compared, such as `km / h`; None if the text is no unit.
 
-    Common units have one name. With `any_word`, any other words of three letters or more are a unit too: `apples`.
+    Common units have one name. With `any_word`, other words are a unit too: `apples`.
     """
     if text in WHOLE:
         return WHOLE[text]
@@ -100,7 +123,7 @@ def unit_name(text: str, *, any_word: bool) -> str | None:
     found = []
     for word in words:
         name = _known(word) if word in letters else word
-        if not name and not (any_word and len(word) > 2 and VOWEL.search(word)):
+        if not name and not (any_word and _is_counted(word, letters)):
             return None
         found.append(name or _singular(word))
     if len(found) > 1 and found[0] == "degree":
@@ -108,6 +131,26 @@ def unit_name(text: str, *, any_word: bool) -> str | None:
     if len(found) > 1 and found[0] in ("square", "cubic"):
         found = [*found[1:], "2" if found[0] == "square" else "3"]
     return " ".join(found)
+
+
+def _is_counted(word: str, words: list[str]) -> bool:
+    """Whether a word may be part of what is counted, as `red` in `5 red balls`; alone it may be a product."""
+    short = len(word) == 3 and VOWEL.search(word) and any(map(COUNTED.fullmatch, words))
+    return bool(short or COUNTED.fullmatch(word) or word.casefold() in SHORT)
+
+
+def touching_unit(text: str, *, letters: bool = False) -> str | None:
+    """The name of a unit that touches its number; None if it may be a product, as 5m and 2mg are.
+
+    With `letters`, it stands behind letters, or behind a \\pi, from which LaTeX keeps letters apart: 2\\pi ft.
+    """
+    words = [word for word in WORDS.findall(text) if word[0] not in "-/0123456789"]
+    clear = any(_is_clear(word) and (not letters or len(word) > 2 or word in LENGTHS) for word in words)
+    return unit_name(text, any_word=False) if clear or text in TOUCHING else None
+
+
+def _is_clear(word: str) -> bool:
+    return word in OF_TWO if len(word) == 2 else len(word) > 2 and not {word, word.removesuffix("s")} & PRODUCTS
 
 
 def same_unit(one: str, other: str) -> bool:

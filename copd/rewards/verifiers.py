@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 TOLERANCE = Fraction(1, 10**6)
 """Relative tolerance of `number` for a reference that is not whole. Whole numbers are compared exactly."""
-LONGEST_NUMBER, LONGEST_TEXT = 100, 10_000
+LONGEST_NUMBER, LONGEST_TEXT = 1_000, 10_000
 """Most characters of a number and of a text. A longer text equals none: its normal form may take quadratic time."""
 
 INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)

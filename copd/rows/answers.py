@@ -18,7 +18,10 @@ INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f\u200b\u2060\ufeff]")
 """Control characters but for white space, zero-width spaces, and the byte order mark. No model writes them."""
 TAGS = re.compile(r"</?(?:answer|think|thinking|thoughts?|reasoning)>", re.IGNORECASE)
 LEAD_IN = re.compile(r"\W{0,5}(?:the )?(?:final |correct )?answer(?: is\b|\s?[:=])", re.IGNORECASE)
+SENTENCE = re.compile(r"\bthe (?:final |correct )?answer is\b", re.IGNORECASE)
 GSM8K = "#### "
+FLOAT_DIGITS = 15
+"""Digits that a float holds of any decimal."""
 
 
 class Solution(NamedTuple):
@@ -26,6 +29,19 @@ class Solution(NamedTuple):
 
     answer: Any
     is_marked: bool
+
+
+class LongNumber(float):
+    """A number of JSON that a float may not hold to its last digit, and the text that spells it."""
+
+    text: str
+
+
+def number_of(text: str) -> float:
+    """The number that a text of JSON spells; one of many digits keeps them, for an answer is compared exactly."""
+    number = LongNumber(text)
+    number.text = text
+    return number if number == 0 or len(text) > FLOAT_DIGITS else float(text)
 
 
 def within(solution: Any, boxed_answer: Callable[[str], str | None]) -> Solution:
@@ -65,7 +81,7 @@ def answer_text(value: Any, *, of_any_type: bool) -> str:
         raise BadRow(f"the answer is {kind_of(value)}; accepted: a text or a number{only}")
     if isinstance(value, float) and not math.isfinite(value):
         raise BadRow(f"the answer is {value}; accepted: a text or a finite number")
-    text = value.strip() if isinstance(value, str) else repr(value)
+    text = value.strip() if isinstance(value, str) else value.text if isinstance(value, LongNumber) else repr(value)
     if not text:
         raise BadRow("the answer is empty")
     return sound_unicode(text, "the answer")
@@ -83,6 +99,8 @@ def unsaid(answer: str) -> str | None:
         return f"a final answer never holds {tag[0]}; give what stands inside or behind it"
     if lead := LEAD_IN.match(answer):
         return f"a final answer does not begin with {lead[0]!r}; give what stands behind it"
+    if sentence := SENTENCE.search(answer):
+        return f"a final answer does not hold {sentence[0]!r}; give what stands behind it"
     if GSM8K in answer:
         return f"a final answer does not hold {GSM8K.strip()}; give what stands behind it"
     return None

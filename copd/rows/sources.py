@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Protocol
 
 from copd.errors import BadRow, DataError
+from copd.rows.answers import number_of
 from copd.rows.media import DataRoot
 
 MAX_ROW_BYTES = 2**26
@@ -197,4 +198,4 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_once)
+DECODER = json.JSONDecoder(parse_float=number_of, parse_constant=_no_constant, object_pairs_hook=_once)

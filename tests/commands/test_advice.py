@@ -2,9 +2,9 @@
 
 import pytest
 
-from copd.commands.advice import ADVICE, SHAPE, Answered, Cause, advice_on
+from copd.commands.advice import ADVICE, NOT_HEARD, SHAPE, Answered, Cause, advice_on
 from copd.rewards.answers import FORMS
-from copd.types import Problem
+from copd.types import Medium, Message, Problem
 
 BOX, NONE = "so \\boxed{3}", "so it is three"
 TAGGED = "<answer>3</answer>"
@@ -50,7 +50,6 @@ def test_each_advice_is_given_for_its_own_signs(responses, signal, expected):
 
 CAUSES = [
     (NONE, "boxed", Cause.NO_ANSWER),
-    (TAGGED, "boxed", Cause.NO_ANSWER),
     ("", "boxed", Cause.SILENT),
     (" \n", "tag", Cause.SILENT),
     ("<think> 1 + 2 = 3 \\boxed{3}", "boxed", Cause.OPEN_THOUGHTS),
@@ -71,9 +70,30 @@ CAUSES = [
 
 @pytest.mark.parametrize(("text", "form", "cause"), CAUSES)
 def test_the_cause_of_a_response_is_read_as_the_grader_reads_it_and_decides_the_advice(text, form, cause):
-    (advice,) = advice_on([answered(text, prompt=QUESTION)] * 8, 0.0, form)
+    (advice,) = advice_on([answered(text, prompt=QUESTION if cause is Cause.ECHO else "2 + 2?")] * 8, 0.0, form)
     said = f"nothing is right: 100% {cause.value}; {ADVICE[cause]}".replace("{shape}", SHAPE[form])
     assert advice.startswith(said)
+
+
+def test_a_model_that_answers_in_another_form_is_no_reason_to_change_the_prompt():
+    said = "most of these answer in {}: set reward.answer_form={}"
+    (advice,) = advice_on([answered(TAGGED, prompt=QUESTION)] * 5 + [answered(NONE)] * 3, 0.0, "boxed")
+    assert advice == f"nothing is right: 100% no \\boxed{{}}; {said.format(SHAPE['tag'], 'tag')}"
+    (advice,) = advice_on([answered(BOX)] * 8, 0.0, "tag")
+    assert advice == f"nothing is right: 100% no <answer></answer>; {said.format(SHAPE['boxed'], 'boxed')}"
+    (advice,) = advice_on([answered(TAGGED)] * 3 + [answered(NONE)] * 5, 0.0, "boxed")
+    assert FORM in advice
+
+
+def test_a_prompt_that_shows_the_form_is_not_advised_to_say_it():
+    (advice,) = advice_on([answered(NONE, prompt=QUESTION)] * 8, 0.0, "boxed")
+    assert advice == f"nothing is right: 100% no \\boxed{{}}; {NOT_HEARD}"
+    told = (Message("system", ("Put it in <answer></answer>.",)), Message("user", (Medium.IMAGE, "2 + 2?")))
+    problem = Problem("p", "t", "2 + 2?", "4", "integer", messages=told)
+    (advice,) = advice_on([Answered(NONE, problem, True, False)] * 8, 0.0, "tag")
+    assert advice.endswith(NOT_HEARD)
+    (advice,) = advice_on([Answered(NONE, problem, True, False)] * 8, 0.0, "boxed")
+    assert FORM in advice
 
 
 def test_every_cause_has_its_advice_and_every_form_its_shape():

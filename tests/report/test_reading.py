@@ -73,11 +73,14 @@ def test_a_folder_that_is_no_run_is_refused(make_run, tmp_path, missing):
         read_run(folder)
 
 
-def test_a_complete_run_whose_record_was_removed_is_not_taken_for_a_young_one(make_run):
+@pytest.mark.parametrize("lost", ["is missing", "holds no measures"])
+def test_a_complete_run_whose_record_was_removed_or_begun_anew_is_not_taken_for_a_young_one(make_run, lost):
     folder = make_run()
     (folder / "branches").mkdir(exist_ok=True)
     os.remove(folder / "metrics.jsonl")
-    said = f"^{folder / 'metrics.jsonl'}: is missing, so no report can be made; the models of the run are there$"
+    if lost != "is missing":
+        (folder / "metrics.jsonl").write_text('{"event": "health"}\n')
+    said = f"^{folder / 'metrics.jsonl'}: {lost}, so no report can be made; its models are there$"
     with pytest.raises(RunFolderError, match=said):
         read_run(folder)
 

@@ -75,6 +75,51 @@ def test_numbers_and_letters_apart_by_spaces_keep_their_order(reference, answer,
 @pytest.mark.parametrize(
     ("reference", "answer", "verdict"),
     [
+        ("ABC'", "ABC", False),
+        ("ab'", "ab", False),
+        ("5'", '5"', False),
+        ("5''", "5'", False),
+        ("\"5'", "5", False),
+        (r"\text{ABC}'", "ABC", False),
+        ("'yes'", "yes", True),
+        ('"New York"', "New York", True),
+        ("“no”", "no", True),
+        ("‘no’", "no", True),
+        ("``no''", "no", True),
+        ("'Don't'", "don't", True),
+        ('"a", "b"', "b, a", True),
+        ("`x`", "x", True),
+    ],
+)
+def test_one_mark_alone_is_a_prime_and_only_a_pair_quotes(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("xy!", "xy", False),
+        ("ABC!", "ABC", False),
+        ("AB*", "AB", False),
+        ("!AB", "AB", False),
+        ("!yes", "yes", False),
+        ("~yes", "yes", False),
+        ("CO2*", "CO2", False),
+        ("yes!", "yes", True),
+        ("no?", "no", True),
+        ("*yes*", "yes", True),
+        ("never!", "never.", True),
+    ],
+)
+def test_signs_around_letters_are_operators_and_behind_words_punctuation(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
         ("B^TA^T", "A^TB^T", False),
         ("A^T", "A", False),
         ("y'", "y", False),
@@ -188,6 +233,73 @@ def test_times_ranges_dates_and_codes_are_not_computed(reference, answer, verdic
 @pytest.mark.parametrize(
     ("reference", "answer", "verdict"),
     [
+        ("5", "5kJ", True),
+        ("5kJ", "5", True),
+        ("5kJ", "5.0 kJ", True),
+        ("5kJ", "5 J", False),
+        ("5kJ", "5MJ", False),
+        ("-2.5kPa", "-2.5", True),
+        ("1e3kWh", "1000", True),
+        ("18", "18dollars", True),
+        ("90degrees", "90", True),
+        ("12km/h", "12", True),
+        ("3m/s", "3", True),
+        ("10-20cm", "10-20", True),
+        (r"2\sqrt{3}cm", r"2\sqrt{3}", True),
+        ("5.0 m", "5m", True),
+        ("5.0 Ω", "5Ω", True),
+        (r"5\mu m", r"5.0 \mu m", True),
+        ("5m", "5.0 km", False),
+    ],
+)
+def test_a_unit_that_touches_its_number_is_one_like_a_unit_apart(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        *(("5k", "5"), ("5k", "5000"), ("3e5", "3"), ("2m", "2"), ("5x", "5"), ("3i", "3"), ("5N", "5"), ("2mg", "2")),
+        *(("2nm", "2"), ("3kV", "3"), ("2mgs", "2"), ("2meV", "2"), ("2ha", "2"), ("3m^2", "3"), ("3g/m", "3")),
+        *((r"3\mu N", "3"), (r"2\Omega", "2"), ("3mi", "3"), ("5mg/L", "5"), ("2KM", "2"), ("1-2x", "1-2")),
+        *((r"2\pi ft", r"2\pi"), (r"2\pi hr", r"2\pi"), (r"2\pi mg", r"2\pi"), (r"\frac{g}{2} ha", r"\frac{g}{2}")),
+    ],
+)
+def test_letters_that_touch_a_number_and_may_be_factors_are_no_unit(reference, answer):
+    assert not right(answer, reference)
+    assert not right(reference, answer)
+    assert right(reference, reference)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("5 six", "5", False),
+        ("5 times six", "5", False),
+        ("5 grand", "5", False),
+        ("5 permille", "5", False),
+        ("5 actually wrong", "5", False),
+        ("3 alpha", "3", False),
+        ("2 sinx", "2", False),
+        ("2 abc", "2", False),
+        ("2 xyz", "2", False),
+        ("5 times", "5", True),
+        ("3 cats", "3", True),
+        ("1 egg", "1", True),
+        ("5 logs", "5", True),
+        ("5 red balls", "5", True),
+        ("5 years old", "5", True),
+    ],
+)
+def test_a_word_behind_a_number_is_what_it_counts_unless_it_says_more_or_may_be_a_product(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
         ("A1 B2", "A2 B1", False),
         ("12A", "A12", False),
         ("3D", "D3", False),
@@ -280,6 +392,58 @@ def test_typed_powers_and_fractions_are_read(reference, answer, verdict):
 def test_decimals_in_powers_and_functions_are_fractions(reference, answer, verdict):
     assert right(answer, reference) is verdict
     assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("3", "3.0000000000000001", False),
+        ("1", "0.99999999999999999", False),
+        ("3", "-(-3.0000000000000001)", False),
+        ("3", "2+1.0000000000000001", False),
+        (r"\sqrt{9}", "3.0000000000000001", False),
+        ("3x", "3.0000000000000001x", False),
+        ("x>3", "x>3.0000000000000001", False),
+        ("x^2", "x^{2.0000000000000001}", False),
+        ("3", "3." + "0" * 120 + "1", False),
+        ("3", "2." + "9" * 120, False),
+        ("3", "3." + "0" * 120, True),
+        ("3", "1.1+2.2-0.3", True),
+        ("7", r"0.07 \cdot 100", True),
+        ("16", r"0.1 \cdot 160", True),
+        (r"x^{\frac{1}{10}}", "x^{0.1}", True),
+    ],
+)
+def test_all_digits_of_a_decimal_count_against_a_whole_number(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        ("-1", "i^2", True),
+        ("5", "|3+4i|", True),
+        ("2i", r"\sqrt{-4}", True),
+        ("1-i, 1+i", "1+i, 1-i", True),
+        ("i", "-i", False),
+        ("1.5i", "1.50001i", False),
+        ("-x", "xi^2", False),
+        ("i^2", r"n \cdot i", False),
+        (r"\frac{n(n+1)}{2}", r"\sum_{i=1}^{n} i", True),
+    ],
+)
+def test_an_i_without_other_letters_is_the_imaginary_unit_and_else_may_be_an_index(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [("1", "1-10^{-50}"), (r"1-10^{-50}", "1"), (r"\frac{10^{60}+1}{10^{60}}", "1"), ("10^{50}", "10^{50}+1")],
+)
+def test_fractions_that_differ_are_unequal_however_little(reference, answer):
+    assert not right(answer, reference)
 
 
 @pytest.mark.parametrize(

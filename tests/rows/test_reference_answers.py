@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from fractions import Fraction
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from copd.rewards.answers import final_answer
 from copd.rewards.verifiers import misread
 from copd.rows.answers import within
 from copd.rows.formats import RowRules, read_row
+from copd.rows.sources import DECODER
 
 BOXED = partial(final_answer, finished=True)
 RULES = RowRules(frozenset({"choice", "exact", "mine"}), BOXED, "exact", misread=misread, own=frozenset({"mine"}))
@@ -33,6 +35,17 @@ RULES = RowRules(frozenset({"choice", "exact", "mine"}), BOXED, "exact", misread
 )
 def test_the_answer_of_a_solution_stands_behind_its_thoughts_in_its_tag_or_box(solution, answer, is_marked):
     assert within(solution, BOXED) == (answer, is_marked)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["3.0000000000000001", "1234567890123456789.25", "1e-400", "0.30000000000000004", "0.1", "-2.50", "0.0", "6.02e23"],
+)
+def test_an_answer_that_is_a_number_of_json_keeps_all_its_digits(written):
+    row = DECODER.decode(f'{{"prompt": "q", "answer": {written}}}')
+    problem = read_row(row, "native", RULES)
+    assert Fraction(problem.answer) == Fraction(written)
+    assert json.loads(json.dumps(row)) == json.loads(f'{{"prompt": "q", "answer": {written}}}')
 
 
 @pytest.mark.parametrize(
@@ -70,6 +83,7 @@ def test_an_answer_that_no_final_answer_can_equal_is_refused_unless_a_verifier_o
         ("Answer: 7", "a final answer does not begin with 'Answer:'; give what stands behind it"),
         ("**Final answer: 7**", "does not begin with"),
         ("The answer is 7.", "does not begin with 'The answer is'"),
+        ("Because it is so, the answer is 7.", "does not hold 'the answer is'; give what stands behind it"),
         ("3+4 is 7.\n#### 7", "a final answer does not hold ####; give what stands behind it"),
     ],
 )
