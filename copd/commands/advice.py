@@ -77,7 +77,7 @@ class Answered:
 
     def is_asked(self, form: str) -> bool:
         """Whether the prompt, system prompt included, shows the form of the answer."""
-        texts = [part for message in self.problem.messages for part in message.parts]
+        texts = [item for message in self.problem.messages for item in message.items]
         return any(OPENING[form] in text for text in (self.problem.prompt, *texts) if isinstance(text, str))
 
     def form_fault(self, form: str) -> Cause | None:
