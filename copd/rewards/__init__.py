@@ -4,8 +4,8 @@
 - `answers`: the final answer of a response
 - `verifiers`: our verifiers by name
 - `equality`: what is equal under `math`, by the kinds of both texts
-- `kinds`: what kind of answer a text without parts is
-- `parts`: the parts of a text: lists, sets, points, equations
+- `kinds`: what kind of answer a text without members is
+- `members`: the members of a text: lists, sets, points, equations
 - `spelling`: one spelling of what was typed
 - `units`: names of units, and words for numbers
 - `mathematics`: equality of expressions, by math-verify

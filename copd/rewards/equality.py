@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from copd.rewards.kinds import UNKNOWNS, Atom, Based, Clock, Dashed, Expression, Letters, Quantity, Row, Words, quantity
-from copd.rewards.parts import FLIPPED, Kind, Ratio, Several, Statement, is_mathematical, kind, latex_of
+from copd.rewards.members import FLIPPED, Kind, Ratio, Several, Statement, is_mathematical, kind, latex_of
 from copd.rewards.spelling import spelled
 from copd.rewards.units import same_unit
 from copd.rewards.verifiers import same_number

@@ -31,7 +31,7 @@ ROOMS = {
     "rewards/equality.py": {
         f"copd.rewards.{module}" for module in ("kinds", "parts", "spelling", "units", "verifiers")
     },
-    "rewards/parts.py": {"copd.rewards.kinds", "copd.rewards.spelling"},
+    "rewards/members.py": {"copd.rewards.kinds", "copd.rewards.spelling"},
     "rewards/kinds.py": {"copd.rewards.spelling", "copd.rewards.units", "copd.rewards.verifiers"},
     "rewards/spelling.py": set(),
     "rewards/units.py": set(),
@@ -81,7 +81,7 @@ OUTSIDE = {
     "rewards/verifiers.py": set(),
     "rewards/adapters.py": set(),
     "rewards/equality.py": set(),
-    "rewards/parts.py": set(),
+    "rewards/members.py": set(),
     "rewards/kinds.py": set(),
     "rewards/spelling.py": set(),
     "rewards/units.py": set(),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from copd.rewards.equality import judged
 from copd.rewards.grading import _plan_math
 from copd.rewards.kinds import Date, Expression, Phrase, Quantity, Words
-from copd.rewards.parts import Kind, Several, kind, latex_of
+from copd.rewards.members import Kind, Several, kind, latex_of
 from copd.rewards.spelling import spelled
 from copd.rewards.verifiers import Verdict
 

@@ -1,6 +1,6 @@
-"""The parts of a text: a list, a set, a point or an interval; an equation or an inequality; a ratio.
+"""The members of a text: a list, a set, a point or an interval; an equation or an inequality; a ratio.
 
-A text without parts is an atom of `copd.rewards.kinds`. Imports no torch: grading processes use it too.
+A text without members is an atom of `copd.rewards.kinds`. Imports no torch: grading processes use it too.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from copd.rewards.kinds import Atom, Based, Clock, Dashed, Date, Expression, Let
 from copd.rewards.spelling import FONT, calculable, unquoted
 
 LONGEST = 300
-"""Most characters of a text that has parts."""
+"""Most characters of a text that has members."""
 WRAPPINGS, LEVELS = 8, 4
-"""Most layers of formatting that are removed, and most levels of parts within parts. A text with more is a phrase."""
+"""Most layers of formatting that are removed, and most levels of members in members. A text with more is a phrase."""
 DEPTH = re.compile(r"\\begin|\\end|\\langle|\\rangle|\\?[\[({]|\\?[\])}]")
 OPENING = frozenset(("\\begin", "\\langle", "(", "[", "{", "\\(", "\\[", "\\{"))
 SEPARATOR = re.compile(r"[,;]|(?<![A-Za-z\\_^])(?:and|or)(?![A-Za-z])")
@@ -94,7 +94,7 @@ def _levels(made: Kind) -> int:
 
 
 def _structure(text: str) -> Kind | None:
-    """The parts of a text, or what its only part is; None if it has none."""
+    """The members of a text, or what its only member is; None if it has none."""
     text = JOINED.sub(lambda joint: f" {joint[1] or joint[2]} ", text)
     if match := CASES.fullmatch(text):
         lines = [line.replace("&", "").strip(" ,") for line in match[2].split("\\\\")]
@@ -146,20 +146,20 @@ def enclosed(text: str) -> tuple[str, str] | None:
 
 
 def split(text: str, separator: re.Pattern[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The parts of a text between separators outside of brackets, and these separators.
+    """The members of a text between separators outside of brackets, and these separators.
 
-    A part is empty only at the beginning of a relation: `> 5`.
+    A member is empty only at the beginning of a relation: `> 5`.
     """
-    parts, separators, depth, start = [], [], 0, 0
+    members, separators, depth, start = [], [], 0, 0
     for match in re.finditer(rf"(?P<bracket>{DEPTH.pattern})|{separator.pattern}", text):
         if match["bracket"]:
             depth = max(0, depth + (1 if match[0] in OPENING else -1))
         elif depth == 0:
-            parts.append(text[start : match.start()].strip())
+            members.append(text[start : match.start()].strip())
             separators.append(match[0])
             start = match.end()
-    parts.append(text[start:].strip())
-    kept = (part for i, part in enumerate(parts) if part or (separator is RELATION and i == 0))
+    members.append(text[start:].strip())
+    kept = (each for i, each in enumerate(members) if each or (separator is RELATION and i == 0))
     return tuple(kept), tuple(separators)
 
 
