@@ -105,6 +105,8 @@ def _close(wanted: Any, found: Any) -> bool:
         return False
     tolerance = EXACT
     if wanted.has(Float) or found.has(Float):
+        if wanted.has(I) or found.has(I):
+            return all(_close(*parts) for parts in zip(wanted.as_real_imag(), found.as_real_imag(), strict=True))
         tolerance = EXACT if wanted.is_integer else ROUNDED
     return bool(abs(values[0] - values[1]) <= tolerance * abs(values[0]))
 
