@@ -29,7 +29,7 @@ ROOMS = {
     "rewards/verifiers.py": set(),
     "rewards/adapters.py": {"copd.rewards.verifiers"},
     "rewards/equality.py": {
-        f"copd.rewards.{module}" for module in ("kinds", "parts", "spelling", "units", "verifiers")
+        f"copd.rewards.{module}" for module in ("kinds", "members", "spelling", "units", "verifiers")
     },
     "rewards/members.py": {"copd.rewards.kinds", "copd.rewards.spelling"},
     "rewards/kinds.py": {"copd.rewards.spelling", "copd.rewards.units", "copd.rewards.verifiers"},
