@@ -17,7 +17,7 @@ from __future__ import annotations
 from asyncio import gather
 from collections.abc import Mapping, Sequence
 
-from copd.phases import Consolidation, Merge, Observer, begin, consolidation, merged, mutual_opd, restart, rlvr
+from copd.phases import Consolidation, Merge, Observer, begin, consolidation, merged, mutual_opd, replay, restart, rlvr
 from copd.schedule import Batches, Phase, Schedule
 from copd.topology import Edge
 from copd.types import BranchHandle
@@ -58,7 +58,11 @@ async def copd(
                     await gather(*(branch.release() for branch in branches.values()))
             else:
                 assert consolidated
-                if here.begins_phase:
+                if here.begins_phase and (here.phase is Phase.REPLAY or not schedule.replay_steps):
                     await begin(consolidated.student, branches, merge)
-                await consolidation(branches, consolidated, step, batches, observer, version=version)
+                if here.phase is Phase.REPLAY:
+                    place = step - schedule.phase_start(step)
+                    await replay(branches, consolidated, place, step, observer, version=version)
+                else:
+                    await consolidation(branches, consolidated, step, batches, observer, version=version)
         await observer.met(stretch)

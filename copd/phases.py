@@ -17,7 +17,7 @@ from torch import Tensor
 
 from copd.schedule import Batches, Stretch
 from copd.topology import Edge
-from copd.types import BranchHandle, Part
+from copd.types import BranchHandle, Part, Rollouts
 
 Merge = Callable[[Sequence[Mapping[str, Tensor]]], dict[str, Tensor]]
 
@@ -97,14 +97,28 @@ async def lessons(
             for edge in edges
         )
     )
-    answered = list(zip(edges, visits, strict=True))
-    scores = await gather(*(branches[edge.teacher].score(rollouts) for edge, rollouts in answered))
+    parts = await scored(branches, edges, visits, version=version, by_teacher=batches.teachers_answer)
     taught: dict[str, list[Part]] = {}
-    for (edge, rollouts), score in zip(answered, scores, strict=True):
-        name, by_teacher = f"from_{edge.teacher}", batches.teachers_answer
-        part = Part(name, rollouts, edge.weight, score, teacher_version=version, by_teacher=by_teacher)
+    for edge, part in zip(edges, parts, strict=True):
         taught.setdefault(edge.student, []).append(part)
     return taught
+
+
+async def scored(
+    branches: Mapping[str, BranchHandle],
+    edges: Sequence[Edge],
+    answered: Sequence[Rollouts],
+    *,
+    version: int,
+    by_teacher: bool,
+) -> list[Part]:
+    """The part of each edge: the rollouts of its student, or `by_teacher` of its teacher, with the teacher's score."""
+    pairs = list(zip(edges, answered, strict=True))
+    scores = await gather(*(branches[edge.teacher].score(rollouts) for edge, rollouts in pairs))
+    return [
+        Part(f"from_{edge.teacher}", rollouts, edge.weight, score, teacher_version=version, by_teacher=by_teacher)
+        for (edge, rollouts), score in zip(pairs, scores, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -141,6 +155,25 @@ async def consolidation(
     own = await native(student, step, batches) if batches.native_in_opd and student.name in branches else []
     taught = await lessons(everybody, consolidated.edges, step, batches, version=version)
     observer.updated(student.name, step, await student.update([*own, *taught[student.name]]))
+
+
+async def replay(
+    branches: Mapping[str, BranchHandle],
+    consolidated: Consolidation,
+    place: int,
+    step: int,
+    observer: Observer,
+    *,
+    version: int,
+) -> None:
+    """One step of phase III on rollouts that are counted already.
+
+    Each teacher gives the batch at `place` among those of its RLVR that it kept, and scores it as it is now.
+    """
+    student, edges = consolidated.student, consolidated.edges
+    kept = await gather(*(branches[edge.teacher].replay(place) for edge in edges))
+    parts = await scored(branches, edges, kept, version=version, by_teacher=True)
+    observer.updated(student.name, step, await student.update(parts))
 
 
 async def restart(branches: Mapping[str, BranchHandle], weights: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
+from itertools import takewhile
 from typing import NamedTuple
 
 TOLERATED = 20
@@ -16,12 +17,18 @@ TOLERATED = 20
 class Phase(Enum):
     """RLVR: each branch trains alone on its own capability. OPD: the branches teach each other.
 
-    CONSOLIDATION: the branches rest and teach one student.
+    REPLAY and CONSOLIDATION: the branches rest and teach one student, first on what they have sampled in RLVR before,
+    then on what the student samples.
     """
 
     RLVR = "rlvr"
     OPD = "opd"
+    REPLAY = "replay"
     CONSOLIDATION = "consolidation"
+
+
+RESTING = frozenset({Phase.REPLAY, Phase.CONSOLIDATION})
+"""Phases in which the branches only teach."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,8 @@ class Schedule:
     """N cycles of S_RL steps of RLVR and S_OPD steps of mutual OPD (method.md section 5).
 
     The first cycle has `first_rl_steps` of RLVR if they are given. The last cycle ends with `merge_steps` of
-    consolidation. With `restart` every cycle ends so, and the branches begin the next cycle from the merge.
+    consolidation, after `replay_steps` of replay. With `restart` every cycle ends so, and the branches begin the next
+    cycle from the merge.
     """
 
     cycles: int
@@ -66,6 +74,7 @@ class Schedule:
     merge_steps: int = 0
     first_rl_steps: int | None = None
     restart: bool = False
+    replay_steps: int = 0
 
     @cached_property
     def _spans(self) -> tuple[_Span, ...]:
@@ -82,7 +91,8 @@ class Schedule:
     def _lengths(self, cycle: int) -> dict[Phase, int]:
         alone = self.rl_steps if cycle or self.first_rl_steps is None else self.first_rl_steps
         merges = self.restart or cycle + 1 == self.cycles
-        return {Phase.RLVR: alone, Phase.OPD: self.opd_steps, Phase.CONSOLIDATION: self.merge_steps if merges else 0}
+        resting = {Phase.REPLAY: self.replay_steps, Phase.CONSOLIDATION: self.merge_steps}
+        return {Phase.RLVR: alone, Phase.OPD: self.opd_steps, **{phase: merges * n for phase, n in resting.items()}}
 
     def steps_in(self, phase: Phase) -> int:
         """The steps of a phase in all cycles together."""
@@ -100,9 +110,14 @@ class Schedule:
                 return span.steps.start
         return self.steps
 
+    def steps_before(self, first: Phase, counted: Collection[Phase]) -> int:
+        """The steps of the phases `counted` before the first step of another phase; all of them if it has none."""
+        before = takewhile(lambda span: span.phase is not first, self._spans)
+        return sum(len(span.steps) for span in before if span.phase in counted)
+
     def updates_before(self, step: int) -> int:
         """The updates of a branch in RLVR and OPD before this step: a branch rests while it only teaches."""
-        rests = (span.steps for span in self._spans if span.phase is Phase.CONSOLIDATION)
+        rests = (span.steps for span in self._spans if span.phase in RESTING)
         return step - sum(min(len(steps), max(0, step - steps.start)) for steps in rests)
 
     def phase_start(self, step: int) -> int:
@@ -170,7 +185,8 @@ class Costs:
 
     def of_step(self, phase: Phase) -> int:
         """Rollouts of one step of a phase."""
-        return {Phase.RLVR: self.rl_step, Phase.OPD: self.opd_step, Phase.CONSOLIDATION: self.merge_step}[phase]
+        costs = {Phase.RLVR: self.rl_step, Phase.OPD: self.opd_step, Phase.CONSOLIDATION: self.merge_step}
+        return costs.get(phase, 0)
 
     def of(self, schedule: Schedule) -> int:
         """R: all rollouts of a schedule."""
@@ -178,6 +194,8 @@ class Costs:
 
     def scaled(self, schedule: Schedule, rollouts: int) -> Schedule:
         """The schedule with the steps of all phases scaled, in their proportion, to come nearest to `rollouts`.
+
+        Those of replay, which cost none, stay as they are.
 
         Each phase that has steps keeps at least one per cycle. Apart from that, R is off by at most half a step of each
         phase per cycle.

@@ -233,6 +233,10 @@ class BranchHandle(Observed, Protocol):
         """
         ...
 
+    async def replay(self, place: int) -> Rollouts:
+        """One of the last native batches that the branch kept, 0 the oldest, as if it had been sampled now."""
+        ...
+
     async def score(self, rollouts: Rollouts) -> Score:
         """Log-probs of any rollouts under the weights that this branch teaches with. The ledger counts the tokens."""
         ...

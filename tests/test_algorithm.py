@@ -62,6 +62,11 @@ class Noting:
         await self._do(Call(self.name, "collect", answers))
         return answers
 
+    async def replay(self, place):
+        answers = Answers(self.name, f"kept {place}", place, (0, 0))
+        await self._do(Call(self.name, "replay", answers))
+        return answers
+
     async def score(self, rollouts):
         marks = Marks(self.name, rollouts, self.version if self.held is None else self.held)
         await self._do(Call(self.name, "score", rollouts))
@@ -435,6 +440,20 @@ def test_the_student_begins_each_consolidation_as_the_merge_of_the_branches():
         if what in ("load_weights", "update")
     ]
     assert whats == [("load_weights", SUM), ("update", None), ("update", None)] * 3
+
+
+@pytest.mark.parametrize("turns", PACES)
+def test_a_replay_is_on_what_each_teacher_kept_the_oldest_first_and_comes_before_the_students_own_responses(turns):
+    stage = Merging(turns).train(Schedule(2, 3, 0, merge_steps=1, restart=True, replay_steps=2))
+    updates = [call for call in stage.calls("update") if call.branch == "m"]
+    seen = [[(part.rollouts.student, part.rollouts.task, part.by_teacher) for part in call.subject] for call in updates]
+    replays = [[(name, f"kept {place}", True) for name in "abc"] for place in (0, 1)]
+    visits = [("m", f"capability of {name}", False) for name in "abc"]
+    assert seen == [*replays, visits] * 2
+    assert len([what for what, _ in stage.of("m") if what == "load_weights"]) == 2, "one beginning for both"
+    for call in updates:
+        assert all(part.teacher.teacher == part.name[-1] for part in call.subject)
+        assert all(part.teacher.version == part.teacher_version for part in call.subject)
 
 
 def test_without_a_merge_the_student_keeps_its_weights_and_forgets_its_moments():

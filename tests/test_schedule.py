@@ -4,7 +4,7 @@ import pytest
 
 from copd.schedule import Costs, Phase, Position, Schedule
 
-R, O, C = Phase.RLVR, Phase.OPD, Phase.CONSOLIDATION  # noqa: E741
+R, O, P, C = Phase.RLVR, Phase.OPD, Phase.REPLAY, Phase.CONSOLIDATION  # noqa: E741
 
 
 def at(cycle: int, phase: Phase, *true: str) -> Position:
@@ -30,6 +30,7 @@ MERGING = [
     Schedule(2, 0, 2, merge_steps=3, first_rl_steps=2),
     Schedule(3, 2, 1, first_rl_steps=5),
     Schedule(1, 4, 0, merge_steps=3),
+    Schedule(2, 2, 1, merge_steps=1, restart=True, replay_steps=3),
 ]
 
 
@@ -60,10 +61,11 @@ def test_steps_are_cycles_of_rlvr_then_opd(schedule):
         (MERGING[3], "RROO OOCCC"),
         (MERGING[4], "RRRRRO RRO RRO"),
         (MERGING[5], "RRRRCCC"),
+        (MERGING[6], "RROPPPC RROPPPC"),
     ],
 )
 def test_a_first_cycle_of_its_own_length_and_consolidation_by_hand(schedule, phases):
-    named = {R: "R", O: "O", C: "C"}
+    named = {R: "R", O: "O", P: "P", C: "C"}
     positions = [schedule.position(step) for step in range(schedule.steps)]
     assert (
         "".join(named[p.phase] + " " * (p.ends_cycle and step + 1 < len(positions)) for step, p in enumerate(positions))
@@ -91,7 +93,7 @@ def test_a_phase_begins_where_another_has_ended(schedule):
 def test_branches_make_updates_in_rlvr_and_opd_and_rest_while_they_consolidate(schedule):
     phases = [schedule.position(step).phase for step in range(schedule.steps)]
     for step in range(schedule.steps + 1):
-        assert schedule.updates_before(step) == sum(phase is not C for phase in phases[:step])
+        assert schedule.updates_before(step) == sum(phase not in (P, C) for phase in phases[:step])
     assert [schedule.steps_in(phase) for phase in Phase] == [phases.count(phase) for phase in Phase]
 
 
@@ -165,7 +167,7 @@ def test_rollouts_of_a_schedule_by_hand(schedule, costs, expected):
 @pytest.mark.parametrize("schedule", [*SCHEDULES, *MERGING])
 def test_rollouts_of_a_schedule_are_those_counted_step_by_step(schedule):
     costs = Costs(15, 57, 8)
-    count = sum({R: 15, O: 57, C: 8}[schedule.position(step).phase] for step in range(schedule.steps))
+    count = sum({R: 15, O: 57, P: 0, C: 8}[schedule.position(step).phase] for step in range(schedule.steps))
     assert costs.of(schedule) == count
 
 

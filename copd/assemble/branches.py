@@ -116,6 +116,7 @@ def make_branch(made: Assembled, name: str, index: int) -> Branch:
         capability=name,
         learner=make_learner(recipe, policy),
         settings=make_objectives(recipe, made.base),
+        keep=recipe.opd.replay,
         grader=made.grader,
         asked=made.asked,
     )

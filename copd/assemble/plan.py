@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from copd.errors import RecipeError
 from copd.recipe.model import Recipe
-from copd.schedule import TOLERATED, Batches, Costs, Phase, Schedule
+from copd.schedule import RESTING, TOLERATED, Batches, Costs, Phase, Schedule
 from copd.topology import Edge, full, hub, to_one
 from copd.types import MERGED, MIXED, STUDENT
 
@@ -48,7 +48,7 @@ class Plan:
 
     def trained(self, phase: Phase) -> tuple[str, ...]:
         """The branches that a step of a phase trains."""
-        if phase is Phase.CONSOLIDATION:
+        if phase in RESTING:
             assert self.student
             return (self.student,)
         return self.learners
@@ -58,18 +58,21 @@ class Plan:
 
         `share`: of the learners' seconds together, since several compute at once. A consolidation's student is alone.
         """
-        shares = {Phase.RLVR: share, Phase.OPD: share, Phase.CONSOLIDATION: 1.0}
-        visits_of = {Phase.RLVR: 0, Phase.OPD: len(self.edges), Phase.CONSOLIDATION: len(self.lessons)}
+        visits_of = {Phase.OPD: len(self.edges), Phase.CONSOLIDATION: len(self.lessons)}
         total = 0.0
         for phase in Phase:
-            visits = visits_of[phase] * self.batches.per_edge
-            step = (self.costs.of_step(phase) - visits) * per_native + visits * per_visit
-            total += self.schedule.steps_in(phase) * step * shares[phase]
+            visits = visits_of.get(phase, 0) * self.batches.per_edge
+            step = (self._work(phase) - visits) * per_native + visits * per_visit
+            total += self.schedule.steps_in(phase) * step * (1.0 if phase in RESTING else share)
         return total
 
     def step_cost(self, step: int) -> int:
-        """Rollouts of one step of all branches. The time left is estimated in this unit."""
-        return self.costs.of_step(self.schedule.position(step).phase)
+        """Rollouts that one step of all branches samples or replays. The time left is estimated in this unit."""
+        return self._work(self.schedule.position(step).phase)
+
+    def _work(self, phase: Phase) -> int:
+        """A replayed rollout, which is scored instead of sampled, is taken for as much work as a native one."""
+        return len(self.lessons) * self.batches.native if phase is Phase.REPLAY else self.costs.of_step(phase)
 
 
 def handovers(recipe: Recipe) -> tuple[int, ...]:
@@ -96,6 +99,17 @@ def make_plan(recipe: Recipe) -> Plan:
     method's R). Raises RecipeError if whole steps cannot meet the budget, or if a phase that the method needs has no
     steps.
     """
+    plan = _planned(recipe)
+    kept = plan.schedule.steps_before(Phase.REPLAY, {Phase.RLVR, *({Phase.OPD} if plan.batches.native_in_opd else ())})
+    if plan.schedule.replay_steps > kept:
+        raise RecipeError(
+            f"opd.replay: is {recipe.opd.replay}, but branches have {kept} batches of RLVR when they first replay; set "
+            f"{kept} or less"
+        )
+    return plan
+
+
+def _planned(recipe: Recipe) -> Plan:
     batches = Batches(
         recipe.sampling.prompts_per_step,
         recipe.sampling.rollouts_per_prompt,
@@ -123,6 +137,7 @@ def _asked(recipe: Recipe) -> Schedule:
         merge_steps=recipe.merge.steps or 0,
         first_rl_steps=asked.first_rl_steps,
         restart=asked.restart == "merge",
+        replay_steps=recipe.opd.replay if recipe.merge.steps else 0,
     )
 
 
@@ -172,7 +187,7 @@ def _static_opd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int
     student, teacher = static_pair(recipe)
     batches = replace(batches, native_in_opd=recipe.static_opd.native)
     costs = Costs(2 * batches.native, merge_step=batches.per_edge + batches.native_in_opd * batches.native)
-    schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method), rollouts)
+    schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method, recipe.opd.replay), rollouts)
     pair, lessons = (student, teacher), to_one(student, [teacher], recipe.opd.weight)
     return Plan(tuple(recipe.branches), pair, pair, (), schedule, batches, costs, student, lessons)
 
@@ -181,7 +196,7 @@ def _mopd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> P
     """R = S_E K P G + S_O K P' G', with S_E : S_O = S_RL : S_OPD."""
     names, batches = tuple(recipe.branches), replace(batches, native_in_opd=False)
     costs = Costs(len(names) * batches.native, merge_step=len(names) * batches.per_edge)
-    schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method), rollouts)
+    schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method, recipe.opd.replay), rollouts)
     lessons = to_one(STUDENT, names, recipe.opd.weight)
     return Plan(names, (*names, STUDENT), names, (), schedule, batches, costs, STUDENT, lessons)
 
@@ -217,13 +232,13 @@ def static_pair(recipe: Recipe) -> tuple[str, str]:
     return student, settings.teacher or (second if student == first else first)
 
 
-def _two_stages(asked: Schedule, method: str) -> Schedule:
+def _two_stages(asked: Schedule, method: str, replay: int) -> Schedule:
     """All RLVR first, then as many steps of distillation as the schedule has of OPD and of consolidation."""
     alone = asked.steps_in(Phase.RLVR)
-    taught = asked.steps - alone
+    taught = asked.steps_in(Phase.OPD) + asked.steps_in(Phase.CONSOLIDATION)
     if not alone or not taught:
         raise RecipeError(f"schedule: method {method} needs rl_steps and opd_steps above 0: experts, then distillation")
-    return Schedule(1, alone, 0, merge_steps=taught)
+    return Schedule(1, alone, 0, merge_steps=taught, replay_steps=replay)
 
 
 def _anchors(recipe: Recipe) -> tuple[Edge, ...]:

@@ -2,6 +2,7 @@
 
 - `actor`: policy, tasks and grading, put together
 - `branch`: an actor that learns and teaches
+- `kept`: the last batches of a branch, to be replayed
 - `signals`: the signals of OPD, from the teacher's answer to the student's objective
 - `handle`: the one class of handles
 - `local`: calls to a branch of this process; turns on a device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from copd.branches.actor import Actor, SamplingSettings, generator_of
+from copd.branches.kept import KeptBatch, packed, unpacked
 from copd.branches.signals import Signal
 from copd.compute.batching import take_rows
 from copd.errors import CheckpointError, NonFiniteError
@@ -90,9 +92,11 @@ class Branch(Actor):
         capability: str,
         learner: Learner,
         settings: ObjectiveSettings,
+        keep: int = 0,
         grader: Grader | None = None,
         asked: Asked | None = None,
     ) -> None:
+        """`keep`: how many of the last native batches it keeps, to be replayed."""
         super().__init__(name, policy, tasks, sampling, grader, asked)
         self.index = index
         self.capability = capability
@@ -100,6 +104,7 @@ class Branch(Actor):
         self.settings = settings
         self.ledger = Counts()
         self._held: Held | None = None
+        self._batches: deque[KeptBatch] = deque(maxlen=keep)
 
     def move(self, device: torch.device | str) -> None:
         super().move(device)
@@ -125,7 +130,20 @@ class Branch(Actor):
         self.ledger.rollouts += len(rollouts.tokens_NT)
         self.ledger.tokens_generated += int(rollouts.mask_NT.sum())
         self.ledger.collect_seconds += time.perf_counter() - started
+        if not visit and self._batches.maxlen:
+            self._batches.append(KeptBatch.of(first, rollouts))
         return rollouts
+
+    def replay(self, place: int) -> Rollouts:
+        """The batch at `place` among the native ones that it kept, 0 the oldest, as if it had been sampled now.
+
+        Raises CheckpointError if it kept fewer.
+        """
+        if place >= len(self._batches):
+            raise CheckpointError(
+                f"branch {self.name}: has kept {len(self._batches)} batches of its RLVR, opd.replay asks for more"
+            )
+        return self._batches[place].replayed(self.tasks[self.capability], self.sampling.temperature, self.version)
 
     def score(self, rollouts: Rollouts) -> Score:
         """Teach: log-probs of responses under the current weights, or under those that are held."""
@@ -210,10 +228,16 @@ class Branch(Actor):
         return AnchoredGrpoObjective(part.name, rollouts, part.weight, advantage_M, logp_MT, reference.kl_coefficient)
 
     def state(self) -> dict[str, Tensor]:
-        """The state of the learner, the version, and what is held. A resumed branch needs these and the step."""
+        """The state of the learner, the version, what is held and kept. A resumed branch needs these and the step."""
         held = {f"held/{name}": tensor for name, tensor in self._held.policy.weights().items()} if self._held else {}
         versions = {"held_version": torch.tensor(self._held.version)} if self._held else {}
-        return {**self.learner.state(), "version": torch.tensor(self.version), **held, **versions}
+        return {
+            **self.learner.state(),
+            "version": torch.tensor(self.version),
+            **held,
+            **versions,
+            **packed(self._batches),
+        }
 
     def counts(self) -> dict[str, float]:
         """The branch's ledger since the start of the run."""
@@ -232,6 +256,7 @@ class Branch(Actor):
             self._held.policy.load_weights(
                 {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             )
+        self._batches = deque(unpacked(tensors), self._batches.maxlen)
         self.ledger = Counts(**counts)  # type: ignore[arg-type]
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:

@@ -21,7 +21,8 @@ Carry = Callable[..., Awaitable[Any]]
 class Handle:
     """A `copd.types.BranchHandle`; for a model that is only evaluated, an `Observed`.
 
-    `collect` returns rollouts in the form that the carrier gives them. `score` and `update` take them in that form.
+    `collect` and `replay` return rollouts in the form that the carrier gives them, in which `score` and `update` take
+    them.
     """
 
     def __init__(self, name: str, allowed_tokens: int, carry: Carry, capability: str = "") -> None:
@@ -48,6 +49,9 @@ class Handle:
         self, task: str, step: int, prompts: int, rollouts_per_prompt: int, *, visit: bool = False
     ) -> Any:
         return await self._carry("collect", task, step, prompts, rollouts_per_prompt, visit=visit)
+
+    async def replay(self, place: int) -> Any:
+        return await self._carry("replay", place)
 
     async def score(self, rollouts: Any) -> Score:
         return await self._carry("score", rollouts)

@@ -94,7 +94,7 @@ class BranchProcess:
         elif method == "update":
             arguments = (self._numbered(*arguments),)
         value = await self._ask(method, *arguments, **options)
-        return Kept(self, value) if method == "collect" else value
+        return Kept(self, value) if method in ("collect", "replay") else value
 
     def _numbered(self, parts: Sequence[Part]) -> list[Any]:
         """The parts, with rollouts replaced by their numbers or, if they have left their process, by their content.
@@ -189,6 +189,10 @@ class _Desk:
 
     def collect(self, *asked: Any, **options: Any) -> int:
         self._kept[number := next(self._numbers)] = self._branch.collect(*asked, **options)
+        return number
+
+    def replay(self, place: int) -> int:
+        self._kept[number := next(self._numbers)] = self._branch.replay(place)
         return number
 
     def content(self, number: int) -> bytes:

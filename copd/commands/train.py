@@ -126,7 +126,10 @@ class _Run:
         if run is None:
             return None
         at_most = self.plan.schedule.steps_before_exchange
-        return expert_checkpoint(Path(run), trajectory_hash, self.plan.learners, at_most, self.screen.warn)
+        replay = self.plan.schedule.replay_steps
+        return expert_checkpoint(
+            Path(run), trajectory_hash, self.plan.learners, at_most, self.screen.warn, replay=replay
+        )
 
     async def complete(self) -> None:
         base, handles = self.place.evaluated(BASE, self.base), self.place.branches

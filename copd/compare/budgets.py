@@ -12,7 +12,7 @@ from collections.abc import Callable
 from copd.assemble.plan import Plan, make_plan
 from copd.compare.comparison import Account
 from copd.recipe.model import Recipe
-from copd.schedule import Phase
+from copd.schedule import RESTING, Phase
 
 
 def budget_of(account: Account, recipe: Recipe, reference: Recipe, rollouts: int) -> int:
@@ -33,7 +33,7 @@ def steps_of_a_model(plan: Plan) -> float:
     schedule = plan.schedule
     alone = schedule.steps_in(Phase.RLVR) + schedule.steps_in(Phase.OPD)
     single = plan.product is None and len(plan.learners) > 1
-    return alone * len(plan.capabilities) if single else alone + schedule.steps_in(Phase.CONSOLIDATION)
+    return alone * len(plan.capabilities) if single else alone + sum(map(schedule.steps_in, RESTING))
 
 
 def critical_path(plan: Plan) -> float:
@@ -48,7 +48,7 @@ def critical_path(plan: Plan) -> float:
         Phase.OPD: plan.batches.native_in_opd * native + busiest * visits,
         Phase.CONSOLIDATION: plan.costs.merge_step / machines,
     }
-    return sum(plan.schedule.steps_in(phase) * of_phase[phase] for phase in Phase)
+    return sum(plan.schedule.steps_in(phase) * rollouts for phase, rollouts in of_phase.items())
 
 
 MEASURES: dict[Account, Callable[[Plan], float]] = {  # of "rollouts" the number itself is the budget

@@ -164,6 +164,8 @@ def _experts_job(group: Sequence[Job]) -> Job:
         "budget.rollouts": None,
         "checkpoint.keep_at": steps,
     }
+    if replay := max(job.recipe.opd.replay for job in group):
+        changes["opd"] = {"signal": "forward_kl", "replay": replay}
     overrides = (*model.overrides, *FEW, *as_overrides(changes))
     job = replace(model, arm=None, overrides=overrides)
     name = f"experts-{job.fingerprint[:8]}/seed-{model.seed}"

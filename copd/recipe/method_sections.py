@@ -36,6 +36,12 @@ class OpdSection(Section):
         description="who answers the prompts of an edge. student: on-policy distillation; teacher: off-policy, with "
         "signal forward_kl or jsd",
     )
+    replay: int = Field(
+        0,
+        ge=0,
+        description="steps with which a consolidation begins, on the last RLVR batches of each branch, whose rollouts "
+        "are counted already; with signal forward_kl or jsd",
+    )
     native: bool = Field(
         True,
         strict=True,
@@ -86,11 +92,13 @@ class OpdSection(Section):
                 f".anchor: is {self.anchor}, but teachers is 'moving', and a branch learns nothing from its own "
                 "current weights; set teachers: phase_start"
             )
-        if self.responses == "teacher" and self.signal not in ("forward_kl", "jsd"):
-            raise ValueError(
-                f".responses: is 'teacher', but signal {self.signal!r} compares what the student samples; set signal: "
-                "forward_kl or jsd"
-            )
+        for name, usual in (("responses", "student"), ("replay", 0)):
+            found = getattr(self, name)
+            if found != usual and self.signal not in ("forward_kl", "jsd"):
+                raise ValueError(
+                    f".{name}: is {found!r}, but signal {self.signal!r} compares what the student samples; set signal: "
+                    "forward_kl or jsd"
+                )
         if self.responses == "teacher" and self.teachers == "phase_start":
             raise ValueError(
                 ".responses: is 'teacher', but with teachers 'phase_start' a branch samples with other weights than it "

@@ -18,7 +18,7 @@ from copd.system.files import replace_text
 from copd.types import BASE
 
 PROGRESS, COMPARISON = "progress.html", "comparison.html"
-PHASES = {"rlvr": "RLVR", "opd": "mutual OPD", "consolidation": "consolidation"}
+PHASES = {"rlvr": "RLVR", "opd": "mutual OPD", "replay": "replay", "consolidation": "consolidation"}
 SECTIONS = {
     "result": "Result",
     "behaviour": "Behaviour",

@@ -44,16 +44,17 @@ def trajectory(
 
 
 def expert_checkpoint(
-    run: Path, wanted: str, experts: Sequence[str], at_most: int, warn: Callable[[str], None]
+    run: Path, wanted: str, experts: Sequence[str], at_most: int, warn: Callable[[str], None], *, replay: int = 0
 ) -> Checkpoint:
     """The newest whole checkpoint of `run` with at most `at_most` steps, all of them RLVR. Warns of damaged ones.
 
-    Raises RecipeError if `run` is not a run folder, if its experts have another trajectory or none, or if no checkpoint
-    fits.
+    Raises RecipeError if `run` is not a run folder, if its experts have another trajectory or none or keep fewer
+    batches than `replay`, or if no checkpoint fits.
     """
     path = run / RUN_MANIFEST
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["trajectory"]
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        found, kept = manifest["trajectory"], manifest["recipe"]["opd"].get("replay", 0)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RecipeError(f"experts.run: {path}: no manifest of a run: {error!r}") from error
     if found is None:
@@ -65,6 +66,11 @@ def expert_checkpoint(
         raise RecipeError(
             f"experts.run: {run}: its experts developed otherwise; the base, the data, the files of verifiers and the "
             f"sections {', '.join(DECIDES_EXPERTS)} must be the same, and with method mixed the order of branches"
+        )
+    if kept < replay:
+        raise RecipeError(
+            f"experts.run: {run}: its experts keep {kept} batches, opd.replay is {replay}; train them with "
+            f"opd.signal=forward_kl opd.replay={replay}"
         )
     folders = step_folders(run / CHECKPOINTS)
     for step in sorted((step for step in folders if step <= at_most), reverse=True):

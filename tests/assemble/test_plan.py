@@ -94,6 +94,41 @@ def test_an_anchor_costs_an_edge_of_each_branch_to_itself_and_is_no_teaching_bet
     assert plan.batches.held_teachers
 
 
+DISTILLED = ["merge={method: distil, steps: 5}", "schedule={cycles: 2, rl_steps: 3, opd_steps: 0}"]
+
+
+def test_a_replay_costs_no_rollouts_and_stays_as_long_however_a_budget_scales_the_rest():
+    opd = "opd={signal: forward_kl, prompts_per_step: 3, rollouts_per_prompt: 5, replay: 4}"
+    plan, without = plan_of(*DISTILLED, opd), plan_of(*DISTILLED, opd, "opd.replay=0")
+    assert plan.rollouts == without.rollouts
+    assert plan.schedule.steps == without.schedule.steps + 4
+    assert [plan.schedule.position(step).phase for step in (5, 6, 9, 10)] == [
+        Phase.RLVR,
+        Phase.REPLAY,
+        Phase.REPLAY,
+        Phase.CONSOLIDATION,
+    ]
+    assert [plan.step_cost(step) for step in (6, 10)] == [3 * 8, 3 * 15]
+    twice = plan_of(*DISTILLED, opd, f"budget.rollouts={2 * plan.rollouts}").schedule
+    assert (twice.replay_steps, twice.merge_steps) == (4, 10)
+    assert plan.trained(Phase.REPLAY) == ("merged",)
+
+
+@pytest.mark.parametrize("method", ["method=copd", "method=mopd", "method=static_opd"])
+def test_a_replay_of_more_batches_than_there_are_is_refused(method):
+    opd = "opd={signal: forward_kl, replay: 999}"
+    schedule = ["schedule={cycles: 1, rl_steps: 6, opd_steps: 2, first_rl_steps: null}"]
+    merge = ["merge={method: distil, steps: 5}"] if method == "method=copd" else []
+    with pytest.raises(
+        RecipeError, match=r"opd\.replay: is 999, but branches have \d+ batches of RLVR when they first"
+    ):
+        plan_of(method, opd, *schedule, *merge)
+
+
+def test_without_a_consolidation_nothing_is_replayed():
+    assert plan_of("opd={signal: forward_kl, replay: 3}").schedule.replay_steps == 0
+
+
 @pytest.mark.parametrize(("responses", "answer"), [("student", False), ("teacher", True)])
 def test_whoever_answers_an_edge_costs_the_same(responses, answer):
     plan = plan_of("opd={signal: forward_kl}", f"opd.responses={responses}")

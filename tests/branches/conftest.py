@@ -17,10 +17,12 @@ SETTINGS = ObjectiveSettings(SampledToken(partial(clamped_delta, bound=5.0)))
 
 @pytest.fixture
 def make_branch(policy):
-    def make(name="text", index=0, policy=policy, tasks=None, settings=SETTINGS, **options):
+    def make(name="text", index=0, policy=policy, tasks=None, settings=SETTINGS, keep=0, **options):
         twin = policy.clone()
         learner = Learner(twin, **{"learning_rate": 1e-3} | options)
         tasks = tasks or {kind: Digits(kind, seed=3) for kind in ("text", "image")}
-        return Branch(name, index, twin, tasks, SAMPLING, capability=name, learner=learner, settings=settings)
+        return Branch(
+            name, index, twin, tasks, SAMPLING, capability=name, learner=learner, settings=settings, keep=keep
+        )
 
     return make

@@ -19,10 +19,8 @@ from copd.errors import ProcessError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.types import Part, Split
 
-RECIPE = load_recipe(
-    "demo",
-    ["sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}", "optimizer.learning_rate=1e-3"],
-)
+SMALL = ["sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}", "optimizer.learning_rate=1e-3"]
+RECIPE = load_recipe("demo", SMALL)
 NAMES = ("text", "image", "video")
 
 
@@ -106,19 +104,21 @@ def test_a_process_gives_what_a_branch_of_this_process_gives(pair, assert_same):
     assert there[6]["rollouts"] == here[6]["rollouts"] == 12
 
 
-def test_a_student_learns_on_its_teachers_responses_as_in_one_process_and_the_teacher_keeps_none(assert_same):
+def test_a_student_learns_on_its_teachers_responses_as_in_one_process_and_none_is_left_there(assert_same):
     async def learned(student, teacher):
-        given = await teacher.collect("image", 5, 1, 2, visit=True)
+        await teacher.collect("image", 5, 1, 2)
+        given = await teacher.replay(0)
         score = await teacher.score(given)
         assert (await teacher.score(given)).version == score.version
         part = Part("from_image", given, 0.5, score, score.version, by_teacher=True)
         metrics = await student.update([part])
         return {name: value for name, value in metrics.items() if name != "tokens_per_second"}, given
 
-    with lone_branch(RECIPE, "text", 0, None, print) as text, lone_branch(RECIPE, "image", 1, None, print) as image:
+    recipe = load_recipe("demo", [*SMALL, "opd={signal: forward_kl, replay: 1}"])
+    with lone_branch(recipe, "text", 0, None, print) as text, lone_branch(recipe, "image", 1, None, print) as image:
         here, _ = asyncio.run(learned(local_handle(text), local_handle(image)))
         weights = text.weights()
-    processes = [started(name) for name in NAMES[:2]]
+    processes = [started(name, recipe=recipe) for name in NAMES[:2]]
     try:
         student, teacher = (process.handle() for process in processes)
         there, given = asyncio.run(learned(student, teacher))

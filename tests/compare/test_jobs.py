@@ -64,6 +64,13 @@ def test_shared_experts_are_kept_wherever_an_arm_takes_them_over(jobs):
     assert make_plan(experts).schedule.steps == max(begins)
 
 
+def test_shared_experts_keep_as_many_batches_as_any_arm_replays():
+    arms = {name: ARMS[name] for name in ("one_cycle", "expert")}
+    arms["replay"] = {**arms["one_cycle"], "opd": {"signal": "forward_kl", "replay": 7}}
+    (experts,) = {job.needs for job in jobs_of(comparison(arms=arms), (0,), {}) if job.arm}
+    assert experts.recipe.opd.replay == 7
+
+
 def test_an_arm_of_other_experts_shares_none():
     arms = {name: ARMS[name] for name in ("mixed", "one_cycle", "mopd")}
     arms["mopd"] = {**arms["mopd"], "optimizer.learning_rate": 2e-4}

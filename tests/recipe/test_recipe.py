@@ -279,6 +279,11 @@ REFUSED = [
         id="a student's loss on a teacher's responses",
     ),
     pytest.param(
+        TWO + "opd: {replay: 3}",
+        ["opd.replay: is 3, but signal 'sampled' compares what the student samples; set signal: forward_kl or jsd"],
+        id="a replay of what a student has not sampled",
+    ),
+    pytest.param(
         TWO + "opd: {signal: jsd, responses: teacher, teachers: phase_start}",
         ["opd.responses: is 'teacher', but with teachers 'phase_start'"],
         id="responses of the moving branch and scores of the held one",

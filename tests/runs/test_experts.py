@@ -15,7 +15,7 @@ from copd.runs.runlog import RUN_MANIFEST
 @pytest.fixture
 def run(tmp_path):
     """A run of two experts with checkpoints after 1, 2 and 3 steps of RLVR."""
-    (tmp_path / RUN_MANIFEST).write_text(json.dumps({"trajectory": "abc"}))
+    (tmp_path / RUN_MANIFEST).write_text(json.dumps({"trajectory": "abc", "recipe": {"opd": {"replay": 4}}}))
     for step in (1, 2, 3):
         states = {name: {"w": torch.full((3,), float(step))} for name in ("text", "image")}
         save_checkpoint(tmp_path / "checkpoints", step, states, {"only_rlvr": True}, 9)
@@ -53,8 +53,15 @@ def test_a_damaged_manifest_of_a_run_is_refused_by_name(run, text):
         taken(run)
 
 
+def test_experts_that_keep_too_few_batches_are_refused(run):
+    checkpoint = expert_checkpoint(run, "abc", ["text"], 9, print, replay=4)
+    assert checkpoint.step == 3
+    with pytest.raises(RecipeError, match=r"its experts keep 4 batches, opd.replay is 5; train them with opd.signal="):
+        expert_checkpoint(run, "abc", ["text"], 9, print, replay=5)
+
+
 def test_a_run_that_was_changed_by_force_is_refused_as_such(run):
-    (run / RUN_MANIFEST).write_text(json.dumps({"trajectory": None}))
+    (run / RUN_MANIFEST).write_text(json.dumps({"trajectory": None, "recipe": {"opd": {}}}))
     with pytest.raises(RecipeError, match=rf"^experts\.run: {run}: was changed by --force, so its experts belong"):
         taken(run)
 

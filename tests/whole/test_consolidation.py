@@ -121,6 +121,35 @@ def test_a_run_that_goes_on_among_held_teachers_is_bit_identical(tmp_path, asser
         assert_same(ours.tensors(branch), theirs.tensors(branch))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [3, 4, 5], ids=["before", "in the middle", "after"])
+def test_a_run_that_goes_on_in_a_replay_is_bit_identical(tmp_path, assert_same, stopped, stop):
+    changes = [
+        *SMALL,
+        "schedule={cycles: 1, rl_steps: 3, opd_steps: 0}",
+        "merge={method: distil, steps: 1}",
+        "opd={signal: forward_kl, prompts_per_step: 2, replay: 2}",
+    ]
+    whole = copd.train(load_recipe("demo", changes), tmp_path / "whole")
+    assert [(e["phase"], e["branch"]) for e in events(whole, "update")][6:] == [
+        ("replay", "merged"),
+        ("replay", "merged"),
+        ("consolidation", "merged"),
+    ]
+    (ledger,) = events(whole, "ledger")
+    assert rollouts_of(ledger) == ledger["planned_rollouts"] == 3 * 2 * 8 + 2 * 2
+    folder = tmp_path / "resumed"
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
+    for checkpoint in (folder / "checkpoints").iterdir():
+        if checkpoint.name != f"step-{stop:08d}":
+            shutil.rmtree(checkpoint)
+    stopped(folder)
+    copd.train(load_recipe("demo", changes), folder, resume=True)
+    ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, whole))
+    for branch in theirs.branches:
+        assert_same(ours.tensors(branch), theirs.tensors(branch))
+
+
 def test_branches_that_begin_anew_from_their_mean_are_alike_after_one_step(tmp_path):
     changes = ["merge={method: mean, steps: null}", "schedule={cycles: 2, rl_steps: 2, opd_steps: 0, restart: merge}"]
     folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run")

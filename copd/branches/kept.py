@@ -1,0 +1,83 @@
+"""The last native batches of a branch, kept so that it can teach on them what it has become since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from copd.types import Rollouts, Split, Task
+
+PREFIX = "kept/"
+
+
+@dataclass(frozen=True, eq=False)
+class KeptBatch:
+    """A native batch: the task's training problems from `first` on, and their graded responses without log-probs."""
+
+    first: int
+    prompts: int
+    tokens_NT: Tensor
+    length_N: Tensor
+    finished_N: Tensor
+    prompt_of_N: Tensor
+    reward_N: Tensor
+    correct_N: Tensor
+
+    @classmethod
+    def of(cls, first: int, rollouts: Rollouts) -> KeptBatch:
+        """What is kept of graded rollouts, whose problems begin with the task's `first`."""
+        assert rollouts.reward_N is not None
+        assert rollouts.correct_N is not None
+        return cls(
+            first,
+            len(rollouts.problems),
+            rollouts.tokens_NT.to("cpu", torch.int32),
+            rollouts.mask_NT.sum(-1).to("cpu", torch.int32),
+            rollouts.finished_N.cpu(),
+            rollouts.prompt_of_N.to("cpu", torch.int32),
+            rollouts.reward_N.cpu(),
+            rollouts.correct_N.cpu(),
+        )
+
+    def replayed(self, task: Task, temperature: float, version: int) -> Rollouts:
+        """The rollouts as if a policy of this version had sampled them; their log-probs are not known, and 0."""
+        places_T = torch.arange(self.tokens_NT.shape[1])
+        return Rollouts(
+            problems=tuple(task.problem(Split.TRAIN, self.first + i) for i in range(self.prompts)),
+            tokens_NT=self.tokens_NT.long(),
+            mask_NT=places_T < self.length_N[:, None],
+            finished_N=self.finished_N,
+            logp_NT=torch.zeros(self.tokens_NT.shape),
+            prompt_of_N=self.prompt_of_N.long(),
+            temperature=temperature,
+            version=version,
+            reward_N=self.reward_N,
+            correct_N=self.correct_N,
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is kept, by name."""
+        sizes = {"first": torch.tensor(self.first), "prompts": torch.tensor(self.prompts)}
+        return sizes | {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+
+def packed(batches: Iterable[KeptBatch]) -> dict[str, Tensor]:
+    """The batches as the tensors of a checkpoint."""
+    return {
+        f"{PREFIX}{place}/{name}": tensor
+        for place, batch in enumerate(batches)
+        for name, tensor in batch.tensors().items()
+    }
+
+
+def unpacked(tensors: Mapping[str, Tensor]) -> Iterator[KeptBatch]:
+    """The batches in the tensors of a checkpoint, the oldest first."""
+    place = 0
+    while f"{PREFIX}{place}/first" in tensors:
+        prefix = f"{PREFIX}{place}/"
+        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        yield KeptBatch(int(own.pop("first")), int(own.pop("prompts")), **own)
+        place += 1
