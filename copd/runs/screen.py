@@ -183,13 +183,15 @@ class Screen:
 def steps_in_words(schedule: Schedule) -> str:
     """The steps of each phase of a cycle, where cycles differ also those of the first and the last."""
     one = f"{schedule.cycles} x ({schedule.rl_steps} steps of RLVR + {schedule.opd_steps} of OPD"
-    if schedule.merge_steps and schedule.restart:
-        one += f" + {schedule.merge_steps} of consolidation"
+    resting = {"replay": schedule.replay_steps, "consolidation": schedule.merge_steps}
+    ends = " + ".join(f"{count} of {phase}" for phase, count in resting.items() if count)
+    if ends and schedule.restart:
+        one += f" + {ends}"
     words = [one + ")"]
     if schedule.first_rl_steps is not None:
         words.append(f"{schedule.first_rl_steps} of RLVR in the first")
-    if schedule.merge_steps and not schedule.restart:
-        words.append(f"then {schedule.merge_steps} of consolidation")
+    if ends and not schedule.restart:
+        words.append(f"then {ends}")
     return ", ".join(words)
 
 

@@ -13,8 +13,9 @@ from copd.measure.compare import Difference
 from copd.measure.disputes import CapabilityBehaviour, Dispute
 from copd.measure.evaluate import Accuracy, Estimate
 from copd.recipe.reading import load_recipe
-from copd.runs.screen import Screen
+from copd.runs.screen import Screen, steps_in_words
 from copd.runs.tables import accuracy_table, behaviour_table, disputes_table
+from copd.schedule import Schedule
 from copd.system.processes import Memory
 
 
@@ -39,11 +40,30 @@ def test_the_plan_names_branches_edges_steps_and_rollouts(screen, seen):
     screen.planned(Path("runs/x"), "copd", make_plan(load_recipe("demo", sizes)))
     for expected in (
         "text, image, video",
-        "video teaches text (weight 1)",
+        "video teaches text (weight 0.5)",
         "4 x (15 steps of RLVR + 10 of OPD)",
         "48,640",
     ):
         assert expected in seen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        (Schedule(4, 15, 10), "4 x (15 steps of RLVR + 10 of OPD)"),
+        (Schedule(1, 9, 0, merge_steps=5), "1 x (9 steps of RLVR + 0 of OPD), then 5 of consolidation"),
+        (
+            Schedule(1, 9, 0, merge_steps=5, replay_steps=3),
+            "1 x (9 steps of RLVR + 0 of OPD), then 3 of replay + 5 of consolidation",
+        ),
+        (
+            Schedule(2, 4, 0, merge_steps=5, replay_steps=3, restart=True, first_rl_steps=8),
+            "2 x (4 steps of RLVR + 0 of OPD + 3 of replay + 5 of consolidation), 8 of RLVR in the first",
+        ),
+    ],
+)
+def test_the_steps_of_all_phases_are_told_in_words(schedule, words):
+    assert steps_in_words(schedule) == words
 
 
 def test_the_time_before_the_first_step_and_after_the_last_is_told_by_stage_the_longest_first(screen, seen):
