@@ -9,6 +9,7 @@ from copd.assemble.plan import make_plan
 from copd.compare.budgets import budget_of, critical_path, steps_of_a_model
 from copd.compare.comparison import Comparison, read_comparison
 from copd.compare.jobs import jobs_of, searches_of
+from copd.compare.outcomes import finished_by, outcome_path, write_outcome
 from copd.errors import RecipeError
 from copd.recipe.reading import load_recipe
 
@@ -82,6 +83,14 @@ def test_a_job_is_a_command_that_a_reader_can_run(jobs):
     assert job.command.startswith("copd train demo ")
     assert "experts.run" not in job.command
     assert "'opd={" in job.command
+
+
+def test_a_job_is_finished_by_an_outcome_of_its_own_recipe_alone(jobs, make_outcome, tmp_path):
+    job = next(job for job in jobs if job.arm)
+    write_outcome(outcome_path(job, tmp_path), make_outcome(fingerprint="another"))
+    assert finished_by(jobs, tmp_path) == set()
+    write_outcome(outcome_path(job, tmp_path), make_outcome(fingerprint=job.fingerprint))
+    assert finished_by(jobs, tmp_path) == {job.name}
 
 
 def test_results_of_another_recipe_do_not_count_and_the_seed_is_no_part_of_it(jobs):

@@ -40,6 +40,15 @@ def test_a_difference_is_taken_seed_by_seed(outcomes):
     assert (found["image"].p, found["image"].wins) == (1.0, 0.5)
 
 
+def test_a_seed_is_compared_with_itself_however_much_seeds_differ(make_outcome):
+    shares = [0.2, 0.4, 0.6]
+    mixed = [make_outcome("mixed", seed, {"text": share}) for seed, share in enumerate(shares)]
+    one = [make_outcome("one", seed, {"text": share + 0.1}) for seed, share in enumerate(shares)]
+    (found,) = contrasts([*mixed, *one], "mixed", {})
+    assert (found.over_seeds.low, found.over_seeds.high) == pytest.approx((0.1, 0.1), abs=1e-9)
+    assert found.wins == 1.0
+
+
 def test_an_interval_over_problems_of_the_average_counts_capabilities_alike(outcomes):
     average = next(c for c in contrasts(outcomes, "mixed", {}) if c.capability == "average")
     low, high = average.over_problems
