@@ -7,19 +7,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 
 import jinja2
 
 from copd.commands.compare import PROBLEMS
 from copd.compare.comparison import Comparison, read_comparison
 from copd.compare.jobs import candidate_name
-from copd.compare.outcomes import Outcome, read_outcomes
+from copd.compare.outcomes import Outcome, mean_of_pairs, read_outcomes
 from copd.compare.page import verdict
 from copd.compare.summary import ArmRow, Contrast, Sources, arm_rows, contrasts
 from copd.maths.seeds import t_interval
 from copd.measure.evaluate import AVERAGE, Estimate, columns_of
-from copd.types import MERGED, MIXED, STUDENT
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
@@ -55,6 +53,11 @@ class Study:
         return {row.arm: row for row in arm_rows(self.outcomes)}
 
     @property
+    def has_regrets(self) -> bool:
+        """Whether an arm can be held against the experts of its seeds."""
+        return any(row.regret and row.arm != "expert" for row in self.rows.values())
+
+    @property
     def candidates(self) -> int:
         """How many candidates each arm that searches has."""
         assert self.comparison.search
@@ -62,19 +65,17 @@ class Study:
 
     def verdict(self) -> str:
         """The first paragraph: what is best, and what can and cannot be told apart from each reference."""
-        against = [(name, self.against(name)) for name in self.comparison.compared_with if name in self.rows]
         counts = sorted({len(row.seeds) for row in self.rows.values()})
         seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        return " ".join([f"After {seeds} seeds of an arm:", *verdict(list(self.rows.values()), against)])
+        return " ".join(
+            [f"After {seeds} seeds of an arm:", *verdict(list(self.rows.values()), list(self._found.items()))]
+        )
 
-    def against(self, reference: str) -> list[Contrast]:
-        """Every other arm against this one."""
-        return contrasts(self.outcomes, reference, self.sources)
-
-    def contrast(self, arm: str, reference: str, capability: str = AVERAGE) -> Contrast | None:
-        """One arm against another; None where no seed has both."""
-        found = [c for c in self.against(reference) if (c.arm, c.capability) == (arm, capability)]
-        return found[0] if found else None
+    @cached_property
+    def _found(self) -> dict[str, list[Contrast]]:
+        """Every other arm against each reference that has begun."""
+        references = [name for name in self.comparison.compared_with if name in self.rows]
+        return {name: contrasts(self.outcomes, name, self.sources) for name in references}
 
     def accuracies(self) -> str:
         """Greedy accuracy of each arm."""
@@ -105,20 +106,16 @@ class Study:
                 f"{c.wins * c.seeds:g} of {c.seeds}",
                 f"{c.seeds_needed or '–'}",
             )
-            for c in self.against(reference)
+            for c in self._found[reference]
             if c.capability == AVERAGE
         ]
         return markdown(header, lines)
 
     def regrets(self) -> str:
         """Points more than each capability's own expert."""
-        rows = [row for row in self.rows.values() if row.regret]
+        rows = [row for row in self.rows.values() if row.regret and row.arm != "expert"]
         names = list(rows[0].regret)
-        lines = [
-            (f"`{row.arm}`", *(gain(row.regret[name], len(row.seeds)) for name in names))
-            for row in rows
-            if len(self.rows) > 1 and row.arm != "expert"
-        ]
+        lines = [(f"`{row.arm}`", *(gain(row.regret[name], len(row.seeds)) for name in names)) for row in rows]
         return markdown(("arm", *names), lines)
 
     def search(self) -> str:
@@ -142,8 +139,9 @@ class Study:
             points: dict[tuple[int, str], list[tuple[float, float]]] = {}
             for outcome in (o for o in self.outcomes if o.arm == arm):
                 for point in outcome.behaviour:
-                    if (pairs := of_pairs(point)) is not None:
-                        points.setdefault((point["step"] + 1, point["phase"]), []).append(pairs)
+                    overlap, kl = (mean_of_pairs(point, measure) for measure in ("overlap", "symmetric_kl"))
+                    if overlap is not None and kl is not None:
+                        points.setdefault((point["step"] + 1, point["phase"]), []).append((overlap, kl))
             for (step, phase), own in points.items():
                 overlaps, kls = zip(*own, strict=True)
                 lines.append((f"`{arm}`", f"{step}", phase, spread(overlaps), spread(kls)))
@@ -153,22 +151,6 @@ class Study:
         """One command for each arm."""
         first = {o.arm: o.command for o in reversed(self.outcomes)}
         return "\n\n".join(f"`{arm}`\n\n```sh\n{first[arm]}\n```" for arm in self.rows)
-
-
-def of_pairs(point: dict[str, dict[str, dict[str, float | None]]]) -> tuple[float, float] | None:
-    """Mean overlap and symmetric KL of all pairs of branches at one point; None where there is no pair."""
-    means = []
-    for measure in ("overlap", "symmetric_kl"):
-        values = [
-            value
-            for student, row in point[measure].items()
-            for teacher, value in row.items()
-            if student != teacher and value is not None and not {student, teacher} & {MERGED, STUDENT, MIXED}
-        ]
-        if not values:
-            return None
-        means.append(fmean(values))
-    return means[0], means[1]
 
 
 def spread(values: Sequence[float]) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from copd.maths.intervals import pass_at_k
 from copd.measure.evaluate import AVERAGE
 from copd.report.reading import RunRecord, read_run
 from copd.system.files import replace_text
+from copd.types import MERGED, MIXED, STUDENT
 
 Curve = list[tuple[float, dict[str, float]]]
 
@@ -133,6 +135,17 @@ def _spent(ledger: Mapping[str, Any]) -> dict[str, float]:
     seconds = sum(value for spent in counts for name, value in spent.items() if name.endswith("_seconds"))
     path = sum(ledger["critical_path"].values())
     return {**totals, "seconds": round(seconds, 1), "critical_path_seconds": round(path, 1)}
+
+
+def mean_of_pairs(point: Mapping[str, Any], measure: str) -> float | None:
+    """The mean of a measure of behaviour over all pairs of branches at one point; None where there is no pair."""
+    values = [
+        value
+        for student, row in point[measure].items()
+        for teacher, value in row.items()
+        if student != teacher and value is not None and not {student, teacher} & {MERGED, STUDENT, MIXED}
+    ]
+    return fmean(values) if values else None
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:

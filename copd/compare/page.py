@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from copd.compare.comparison import Comparison
-from copd.compare.outcomes import Outcome
+from copd.compare.outcomes import Outcome, mean_of_pairs
 from copd.compare.summary import ArmRow, Contrast, Sources, arm_rows, contrasts
 from copd.maths.seeds import t_interval
 from copd.measure.evaluate import AVERAGE, columns_of
@@ -21,7 +21,6 @@ from copd.report.page import environment
 from copd.report.svg import series
 from copd.report.words import listed, points
 from copd.system.files import replace_text
-from copd.types import MERGED, MIXED, STUDENT
 
 PAGE = "comparison.html"
 ACCOUNTS = {
@@ -162,14 +161,5 @@ def _divergence(outcome: Outcome) -> Points:
 
 
 def _of_pairs(outcome: Outcome, measure: str) -> Points:
-    found = []
-    for point in outcome.behaviour:
-        values = [
-            value
-            for student, row in point[measure].items()
-            for teacher, value in row.items()
-            if student != teacher and value is not None and not {student, teacher} & {MERGED, STUDENT, MIXED}
-        ]
-        if values:
-            found.append((point["step"] + 1, fmean(values)))
-    return found
+    means = ((point["step"] + 1, mean_of_pairs(point, measure)) for point in outcome.behaviour)
+    return [(step, mean) for step, mean in means if mean is not None]

@@ -35,6 +35,26 @@ def run(tmp_path_factory):
     return copd.train(load_recipe("demo", SMALL), tmp_path_factory.mktemp("consolidated") / "run")
 
 
+@pytest.fixture
+def assert_resumes(tmp_path, assert_same, stopped):
+    """A finished run that goes on from one of its checkpoints ends with the same bits; gives its last checkpoint."""
+
+    def check(whole, changes, stop):
+        folder = tmp_path / "resumed"
+        shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
+        for checkpoint in (folder / "checkpoints").iterdir():
+            if checkpoint.name != f"step-{stop:08d}":
+                shutil.rmtree(checkpoint)
+        stopped(folder)
+        copd.train(load_recipe("demo", changes), folder, resume=True)
+        ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, whole))
+        for branch in theirs.branches:
+            assert_same(ours.tensors(branch), theirs.tensors(branch))
+        return theirs
+
+    return check
+
+
 def test_the_student_alone_is_updated_while_the_branches_rest(run, assert_same):
     updates = [(event["step"], event["phase"], event["branch"]) for event in events(run, "update")]
     alone, taught = (0, 1, 4), (2, 3, 5, 6)
@@ -83,22 +103,12 @@ def test_teachers_are_compared_with_the_student_and_the_report_is_written(run):
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 6], ids=["RLVR", "its end", "consolidation", "the cycle's end", "2nd"])
-def test_resuming_is_bit_identical(run, tmp_path, stop, assert_same, stopped):
-    folder = tmp_path / "run"
-    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
-    for checkpoint in (folder / "checkpoints").iterdir():
-        if checkpoint.name != f"step-{stop:08d}":
-            shutil.rmtree(checkpoint)
-    stopped(folder)
-    copd.train(load_recipe("demo", SMALL), folder, resume=True)
-    ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, run))
-    assert set(theirs.branches) == {*NAMES, "merged"}
-    for branch in theirs.branches:
-        assert_same(ours.tensors(branch), theirs.tensors(branch))
+def test_resuming_is_bit_identical(run, stop, assert_resumes):
+    assert set(assert_resumes(run, SMALL, stop).branches) == {*NAMES, "merged"}
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_among_held_teachers_is_bit_identical(tmp_path, assert_same, stopped):
+def test_a_run_that_goes_on_among_held_teachers_is_bit_identical(tmp_path, assert_resumes):
     changes = [
         *SMALL,
         "schedule={cycles: 1, rl_steps: 1, opd_steps: 3}",
@@ -109,21 +119,12 @@ def test_a_run_that_goes_on_among_held_teachers_is_bit_identical(tmp_path, asser
     for event in events(whole, "update"):
         if event["phase"] == "opd":
             assert {f"from_{name}/divergence" for name in NAMES} <= set(event)
-    folder = tmp_path / "resumed"
-    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
-    for checkpoint in (folder / "checkpoints").iterdir():
-        if checkpoint.name != "step-00000002":
-            shutil.rmtree(checkpoint)
-    stopped(folder)
-    copd.train(load_recipe("demo", changes), folder, resume=True)
-    ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, whole))
-    for branch in theirs.branches:
-        assert_same(ours.tensors(branch), theirs.tensors(branch))
+    assert_resumes(whole, changes, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [3, 4, 5], ids=["before", "in the middle", "after"])
-def test_a_run_that_goes_on_in_a_replay_is_bit_identical(tmp_path, assert_same, stopped, stop):
+def test_a_run_that_goes_on_in_a_replay_is_bit_identical(tmp_path, assert_resumes, stop):
     changes = [
         *SMALL,
         "schedule={cycles: 1, rl_steps: 3, opd_steps: 0}",
@@ -138,16 +139,7 @@ def test_a_run_that_goes_on_in_a_replay_is_bit_identical(tmp_path, assert_same, 
     ]
     (ledger,) = events(whole, "ledger")
     assert rollouts_of(ledger) == ledger["planned_rollouts"] == 3 * 2 * 8 + 2 * 2
-    folder = tmp_path / "resumed"
-    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
-    for checkpoint in (folder / "checkpoints").iterdir():
-        if checkpoint.name != f"step-{stop:08d}":
-            shutil.rmtree(checkpoint)
-    stopped(folder)
-    copd.train(load_recipe("demo", changes), folder, resume=True)
-    ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, whole))
-    for branch in theirs.branches:
-        assert_same(ours.tensors(branch), theirs.tensors(branch))
+    assert_resumes(whole, changes, stop)
 
 
 def test_branches_that_begin_anew_from_their_mean_are_alike_after_one_step(tmp_path):
