@@ -17,7 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from copd.assemble import SERVER
-from copd.cli_data import Changes, data
+from copd.cli_arguments import Changes, Overrides, RecipeName, is_change, recipe_and_changes
+from copd.cli_compare import advise, compare
+from copd.cli_data import data
 from copd.commands.exits import DEBUG, leave, status_of
 from copd.errors import RecipeError
 
@@ -53,7 +55,6 @@ def common(
     """
 
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
 Compared = Annotated[str, typer.Option(help="The recipe whose capabilities and evaluation section are used.")]
 
 
@@ -88,8 +89,8 @@ def train(
     from copd.system.processes import begin_to_import, importing
 
     source: str | Mapping[str, Any]
-    source, changes = _recipe_and_changes(recipe, overrides)
-    if resume and out is not None and (recipe is None or _is_change(recipe)):
+    source, changes = recipe_and_changes(recipe, overrides)
+    if resume and out is not None and (recipe is None or is_change(recipe)):
         source = saved_recipe(out, reread)
     settings = load_recipe(source, changes)
     if settings.backend == "processes":
@@ -103,7 +104,7 @@ def train(
 
 @app.command()
 def doctor(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or a builtin recipe by name.")] = "demo",
+    recipe: RecipeName = "demo",
     overrides: Overrides = None,
 ) -> None:
     """Check a recipe before a long run: model, data, graders, signal, log-probs, time, memory, disk.
@@ -112,7 +113,7 @@ def doctor(
     """
     from copd.recipe.reading import load_recipe
 
-    settings = load_recipe(*_recipe_and_changes(recipe, overrides))
+    settings = load_recipe(*recipe_and_changes(recipe, overrides))
     from copd.commands.doctor import examine
 
     console, verdicts = Console(), []
@@ -262,7 +263,7 @@ def warmup(
 
 @recipes.command("show")
 def show(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or a builtin recipe by name.")] = "demo",
+    recipe: RecipeName = "demo",
     overrides: Overrides = None,
 ) -> None:
     """Show every field of a recipe with its value and meaning."""
@@ -272,63 +273,13 @@ def show(
     table.add_column("field", no_wrap=True)
     table.add_column("value", overflow="fold")
     table.add_column("meaning", overflow="fold")
-    for path, value, meaning in described(load_recipe(*_recipe_and_changes(recipe, overrides))):
+    for path, value, meaning in described(load_recipe(*recipe_and_changes(recipe, overrides))):
         table.add_row(path, escape(value), escape(meaning))
     Console().print(table)
 
 
-@app.command()
-def compare(
-    file: Annotated[Path, typer.Argument(help="A YAML file: a recipe, and arms that differ in their overrides.")],
-    out: Annotated[Path, typer.Option(help="Folder for runs, results and the page.")],
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from --first-seed on.")] = 3,
-    first_seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Jobs at once; default one for each core.")] = None,
-    search: Annotated[
-        bool,
-        typer.Option("--search", help="Run the search, not the test: arms choose settings by validation problems."),
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show jobs, rollouts, tokens and minutes only.")] = False,
-) -> None:
-    """Train every arm with every seed at one budget, and write a page with differences over seeds.
-
-    A job whose result is in OUT is not run again. A job that fails is reported, and the others go on.
-
-    Exit status 1: some job failed.
-    """
-    from copd.commands.compare import Asked, run_comparison, run_search
-    from copd.commands.compare import dry_run as look
-    from copd.system.processes import usable_cores
-
-    console = Console()
-    asked = Asked(
-        file,
-        range(first_seed, first_seed + seeds),
-        out,
-        workers or usable_cores(),
-        lambda line: console.print(line, markup=False, soft_wrap=True),
-    )
-    if dry_run:
-        table = Table("jobs", "seeds", "rollouts", "tokens at most", "minutes here", title=f"{asked.workers} at once")
-        for row in look(asked, search=search):
-            table.add_row(*row)
-        console.print(table)
-        return
-    path, progress = (run_search if search else run_comparison)(asked)
-    console.print(f"{progress.skipped} jobs were done before, {len(progress.failed)} failed: {path}", soft_wrap=True)
-    raise typer.Exit(int(bool(progress.failed)))
-
-
-def _recipe_and_changes(recipe: str | None, overrides: list[str] | None) -> tuple[str, list[str]]:
-    """Recipe and overrides. If the first argument is an override such as schedule.cycles=2, it changes the demo."""
-    changes = overrides or []
-    if recipe is None:
-        return "demo", changes
-    return ("demo", [recipe, *changes]) if _is_change(recipe) else (recipe, changes)
-
-
-def _is_change(word: str) -> bool:
-    return "=" in word and not Path(word).exists()
+app.command()(compare)
+app.command()(advise)
 
 
 def main() -> None:

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from copd.cli_arguments import Changes
+
 data = typer.Typer(help="Your own rows: check them, and keep those that teach something.", no_args_is_help=True)
-Changes = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
 
 
 @data.command("check")

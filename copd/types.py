@@ -245,6 +245,12 @@ class BranchHandle(Observed, Protocol):
         """Make one update; the metrics of each part. Raises NonFiniteError after several bad steps in a row."""
         ...
 
+    async def native_gradients(
+        self, steps: range, prompts: int, rollouts_per_prompt: int
+    ) -> tuple[list[Tensor], list[float]]:
+        """Gradients of native batches at the current weights: their sum by parameter, and the squared norm of each."""
+        ...
+
     async def hold(self) -> None:
         """From now on, teach with the present weights, while training changes those of the branch."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -189,6 +190,25 @@ class Branch(Actor):
             "skipped": float(report.skipped),
             "tokens_per_second": report.tokens_trained / seconds,
         }
+
+    def native_gradients(
+        self, steps: range, prompts: int, rollouts_per_prompt: int
+    ) -> tuple[list[Tensor], list[float]]:
+        """Gradients of the native batches of these steps, all at the current weights: no update is made.
+
+        Returns their sum by parameter, on the CPU, and the squared norm of each.
+        """
+        totals: list[Tensor] = []
+        squares = []
+        for step in steps:
+            rollouts = self.collect(self.capability, step, prompts, rollouts_per_prompt)
+            gradients = self.learner.gradient(self._native(Part("native", rollouts)))
+            squares.append(math.fsum(float(gradient.double().square().sum()) for gradient in gradients))
+            if totals:
+                torch._foreach_add_(totals, gradients)
+            else:
+                totals = gradients
+        return [total.cpu() for total in totals], squares
 
     def _step(self, objectives: Sequence[Objective], *, taught: bool) -> StepReport:
         if not taught:

@@ -59,6 +59,11 @@ class Handle:
     async def update(self, parts: Sequence[Part]) -> dict[str, float]:
         return await self._carry("update", parts)
 
+    async def native_gradients(
+        self, steps: range, prompts: int, rollouts_per_prompt: int
+    ) -> tuple[list[Tensor], list[float]]:
+        return await self._carry("native_gradients", steps, prompts, rollouts_per_prompt)
+
     async def hold(self) -> None:
         await self._carry("hold")
 

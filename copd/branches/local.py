@@ -13,7 +13,7 @@ from copd.branches.branch import Branch
 from copd.branches.handle import Handle
 
 T = TypeVar("T")
-COMPUTING = frozenset({"answer_first", "collect", "inspect", "score", "update"})
+COMPUTING = frozenset({"answer_first", "collect", "inspect", "native_gradients", "score", "update"})
 """Calls that need the model's device."""
 
 

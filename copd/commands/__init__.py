@@ -3,10 +3,12 @@
 - `train`: recipe to run folder
 - `doctor`: checks of a recipe before a long run
 - `findings`: a finding in words; the machine
-- `advice`: why the base's responses are not right, and what to do
+- `remedies`: why the base's responses are not right, and what to do
 - `evaluate`: compares models on test problems
 - `behaviour`: compares a student with a teacher
 - `merge`: merges model folders
+- `advise`: which method suits a recipe
+- `pilot`: its pilot
 - `compare`: trains arms over seeds, and writes the page about them
 - `filter`: keeps the rows that teach something
 - `check`: reports every bad row of files

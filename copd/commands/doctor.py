@@ -22,8 +22,8 @@ from copd.branches.actor import generator_of
 from copd.branches.branch import describe
 from copd.branches.handle import Handle
 from copd.branches.local import Turns, finish, local_handle
-from copd.commands.advice import Answered, advice_on
 from copd.commands.findings import Finding, machine, one_line, short, size
+from copd.commands.remedies import Answered, advice_on
 from copd.compute.batching import take_rows
 from copd.compute.family import Encoded, Family
 from copd.errors import CopdError

@@ -8,4 +8,5 @@
 - `outcomes`: what is kept of a finished job, in one small file
 - `summary`: differences over seeds, with intervals and tests
 - `page`: the page about it
+- `advice_map`: which method was best in which world, for `copd advise`
 """

@@ -7,5 +7,6 @@
 - `logprobs`: log-probs of tokens under the vocabulary mask; draws from them
 - `merge`: merge methods for K tensors of one name, and for K models
 - `intervals`: intervals at 95 %, and the pass@k estimator
+- `gradients`: the signal in a few noisy gradients
 - `seeds`: intervals, tests and corrections over seeds
 """

@@ -113,6 +113,11 @@ class Learner:
         means = {name: sum(report.metrics[name] for report in done) / len(done) for name in done[0].metrics}
         return StepReport(means, sum(report.tokens_trained for report in done), skipped)
 
+    def gradient(self, part: Objective) -> list[Tensor]:
+        """The gradient of a part's loss by parameter, before any clipping of its norm. Nothing changes."""
+        self._accumulate(part, [])
+        return self._take_gradients()
+
     def _pass(self, parts: Sequence[Objective], frozen: Sequence[list[_Frozen]]) -> StepReport:
         metrics: dict[str, float] = {}
         tokens = 0

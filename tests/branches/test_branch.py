@@ -443,3 +443,38 @@ def test_the_reward_of_each_task_is_told_where_a_batch_holds_several(make_branch
 def test_the_reward_of_a_single_task_is_told_once(make_branch, graded):
     metrics = make_branch().update([Part("native", graded)])
     assert [name for name in metrics if "reward" in name] == ["native/reward"]
+
+
+def rewarded(branch):
+    """The branch, which rewards every second response of a batch, whatever it says."""
+    collect = branch.collect
+
+    def collected(*asked, **options):
+        rollouts = collect(*asked, **options)
+        reward_N = torch.arange(len(rollouts.tokens_NT)).remainder(2).float()
+        return replace(rollouts, reward_N=reward_N, correct_N=reward_N == 1)
+
+    branch.collect = collected
+    return branch
+
+
+def test_native_gradients_are_summed_at_the_same_weights_and_change_nothing_but_the_ledger(make_branch):
+    branch, twin = rewarded(make_branch()), rewarded(make_branch())
+    before = weights_of(branch)
+    total, squares = branch.native_gradients(range(2, 4), 2, 4)
+    assert all(torch.equal(p, before[name]) for name, p in branch.learner.named_parameters.items())
+    assert branch.version == 0
+    assert not branch.learner.optimizer.state
+    assert branch.counts()["rollouts"] == 16
+    each = [twin.native_gradients(range(step, step + 1), 2, 4) for step in (2, 3)]
+    assert squares == pytest.approx([each[0][1][0], each[1][1][0]])
+    for summed, first, second in zip(total, each[0][0], each[1][0], strict=True):
+        torch.testing.assert_close(summed, first + second)
+
+
+def test_a_native_gradient_is_that_of_the_update_on_the_same_batch(make_branch):
+    branch, twin = rewarded(make_branch()), rewarded(make_branch())
+    _, (square,) = branch.native_gradients(range(2, 3), 2, 4)
+    metrics = twin.update([Part("native", twin.collect("text", 2, 2, 4))])
+    assert math.sqrt(square) == pytest.approx(metrics["native/grad_norm"], rel=1e-5)
+    assert square > 0

@@ -81,7 +81,9 @@ async def taught(student, teacher):
     validated = await student.answer_first(Split.TEST, "text", 2, 2, greedy=False)
     inspected = await teacher.inspect(validated, 3, validated.tokens_NT[..., None])
     said = await student.texts(validated), await student.pieces(validated, 1)
-    return score, metrics, validated, inspected, said, await student.state(), await student.counts()
+    state, counts = await student.state(), await student.counts()
+    gradients = await student.native_gradients(range(1, 3), 4, 4)
+    return score, metrics, validated, inspected, said, state, counts, gradients
 
 
 def test_a_process_gives_what_a_branch_of_this_process_gives(pair, assert_same):
@@ -102,6 +104,9 @@ def test_a_process_gives_what_a_branch_of_this_process_gives(pair, assert_same):
     assert_same(there[5], here[5])
     assert there[6].keys() == here[6].keys()
     assert there[6]["rollouts"] == here[6]["rollouts"] == 12
+    assert there[7][1] == here[7][1]
+    assert there[7][1][0] > 0
+    assert all(torch.equal(*pair) for pair in zip(there[7][0], here[7][0], strict=True))
 
 
 def test_a_student_learns_on_its_teachers_responses_as_in_one_process_and_none_is_left_there(assert_same):

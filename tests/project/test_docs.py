@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from copd.cli import _recipe_and_changes, app, main
+from copd.cli import app, main
+from copd.cli_arguments import recipe_and_changes
 from copd.recipe.merges import make_merge, merge_grid
 from copd.recipe.model import Recipe
 from copd.recipe.reading import described, load_recipe, make_recipe
@@ -136,7 +137,7 @@ def check_command(command: str) -> None:
     """Whether the command exists, takes these options, and would accept the recipe and the merge that they make."""
     given = parsed(arguments_of(command))
     if given.get("recipe"):
-        load_recipe(*_recipe_and_changes(given["recipe"], given.get("overrides") or given.get("change")))
+        load_recipe(*recipe_and_changes(given["recipe"], given.get("overrides") or given.get("change")))
     if "branch" in given and "method" in given:
         names = ("method", "scale", "density", "seed")
         section = {**{name: given[name] for name in names}, "weights": given["weight"] or None}

@@ -1,0 +1,25 @@
+"""Arguments that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Changes = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
+RecipeName = Annotated[str, typer.Argument(help="A YAML file, or a builtin recipe by name.")]
+
+
+def recipe_and_changes(recipe: str | None, overrides: list[str] | None) -> tuple[str, list[str]]:
+    """Recipe and overrides. If the first argument is an override such as schedule.cycles=2, it changes the demo."""
+    changes = overrides or []
+    if recipe is None:
+        return "demo", changes
+    return ("demo", [recipe, *changes]) if is_change(recipe) else (recipe, changes)
+
+
+def is_change(word: str) -> bool:
+    """Whether a word is an override, not a file that is there."""
+    return "=" in word and not Path(word).exists()

@@ -1,0 +1,82 @@
+"""The commands about methods: which of them to take (`copd advise`), and how they compare (`copd compare`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from copd.cli_arguments import Overrides, RecipeName, recipe_and_changes
+
+
+def compare(
+    file: Annotated[Path, typer.Argument(help="A YAML file: a recipe, and arms that differ in their overrides.")],
+    out: Annotated[Path, typer.Option(help="Folder for runs, results and the page.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from --first-seed on.")] = 3,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=1, help="Jobs at once; default one for each core.")] = None,
+    search: Annotated[
+        bool,
+        typer.Option("--search", help="Run the search, not the test: arms choose settings by validation problems."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show jobs, rollouts, tokens and minutes only.")] = False,
+) -> None:
+    """Train every arm with every seed at one budget, and write a page with differences over seeds.
+
+    A job whose result is in OUT is not run again. A job that fails is reported, and the others go on.
+
+    Exit status 1: some job failed.
+    """
+    from copd.commands.compare import Asked, run_comparison, run_search
+    from copd.commands.compare import dry_run as look
+    from copd.system.processes import usable_cores
+
+    console = Console()
+    asked = Asked(
+        file,
+        range(first_seed, first_seed + seeds),
+        out,
+        workers or usable_cores(),
+        lambda line: console.print(line, markup=False, soft_wrap=True),
+    )
+    if dry_run:
+        table = Table("jobs", "seeds", "rollouts", "tokens at most", "minutes here", title=f"{asked.workers} at once")
+        for row in look(asked, search=search):
+            table.add_row(*row)
+        console.print(table)
+        return
+    path, progress = (run_search if search else run_comparison)(asked)
+    console.print(f"{progress.skipped} jobs were done before, {len(progress.failed)} failed: {path}", soft_wrap=True)
+    raise typer.Exit(int(bool(progress.failed)))
+
+
+def advise(
+    recipe: RecipeName = "demo",
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of RLVR of each branch; the map's pilots had 20.")] = 20,
+    problems: Annotated[int, typer.Option(min=1, help="Validation problems per capability.")] = 300,
+) -> None:
+    """Say which method suits a recipe: mixed RLVR, distilled experts, or branches that co-evolve.
+
+    A short pilot trains each branch alone, measures what that costs the other capabilities, and is thrown away. The
+    map of the study says which method was best where pilots had such numbers.
+    """
+    from copd.recipe.reading import load_recipe
+
+    settings = load_recipe(*recipe_and_changes(recipe, overrides))
+    from copd.commands.advise import advise as run
+    from copd.commands.pilot import PilotSettings
+    from copd.runs.tables import accuracy_table
+
+    console = Console()
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    table, lines = run(settings, PilotSettings(steps, problems, tell))
+    console.print(accuracy_table(table, f"greedy accuracy on validation problems after {steps} steps, %"))
+    for line in lines:
+        tell(line)

@@ -1,0 +1,85 @@
+"""`copd advise`: a short pilot, and what the map of the study favours where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from copd.assemble.plan import make_plan
+from copd.commands.pilot import PilotSettings, run_pilot
+from copd.compare.advice_map import AdviceMap, Place, place_of, read_map
+from copd.compare.comparison import as_overrides
+from copd.measure.evaluate import Accuracy, Estimate, tabulate
+from copd.measure.pilot import Pilot
+from copd.recipe.model import Recipe
+from copd.types import MIXED
+
+FAR = 2.0
+"""Spreads of the map's features beyond which its nearest point is no neighbour."""
+SHOWN = 3
+"""Points of the map that are named."""
+
+
+def advise(recipe: Recipe, settings: PilotSettings) -> tuple[list[Accuracy], list[str]]:
+    """Make the pilot; return the accuracies of base, branches and their mean, and the advice line by line.
+
+    Raises RecipeError for a recipe of one branch, or without a plan, before anything is sampled.
+    """
+    rollouts = make_plan(recipe).rollouts
+    pilot, answers = run_pilot(recipe, settings)
+    known = read_map()
+    return tabulate(answers, ()), [*told_numbers(pilot), *told_advice(known, pilot, rollouts)]
+
+
+def told_numbers(pilot: Pilot) -> Iterator[str]:
+    """The pilot's numbers, one a line, each with its meaning."""
+    hidden = "hidden by noise" if pilot.cosine is None else f"{pilot.cosine:+.2f}"
+    yield f"gain: {_points(pilot.gain)}: each branch in its own capability, less the base"
+    yield f"harm: {_points(pilot.harm)}: what training on another capability costs"
+    yield f"gap: {_points(pilot.gap)}: each branch in its own capability, less the mean of all branches' weights"
+    yield f"cosine of gradients: {hidden}: below 0, a step for one capability undoes one for another"
+    yield f"overlap: {pilot.overlap:.3f}, symmetric KL {pilot.symmetric_kl:.4f} nats: of two branches after the pilot"
+    yield f"groups without signal: {pilot.no_signal:.0%}: all rewards equal, so GRPO learns nothing from them"
+
+
+def told_advice(known: AdviceMap, pilot: Pilot, rollouts: int) -> Iterator[str]:
+    """What the map favours at the pilot's place, by how much, by which of its points, and what would change it."""
+    if not known.points:
+        yield "the map has no points yet, so nothing is advised"
+        return
+    place = place_of(pilot, rollouts)
+    favoured = known.favoured(place)
+    yield from _told_choice(known, place, favoured)
+    for method in known.methods:
+        if method not in (MIXED, favoured):
+            yield f"  {method}: {_points(known.lead(method, place))} over {MIXED}"
+    weights = known.weights(place)
+    order = sorted(range(len(weights)), key=lambda i: -weights[i])[:SHOWN]
+    yield "by the map's points: " + ", ".join(f"{known.points[i].name} ({weights[i]:.0%})" for i in order)
+    nearest = min(known.distance(place, point.place) for point in known.points)
+    if nearest > FAR:
+        yield f"these points are far: {nearest:.1f} spreads of the map away; take the advice for a guess"
+    if known.points[0].pilots[0].steps != pilot.steps:
+        yield f"the map's pilots had {known.points[0].pilots[0].steps} steps, this one {pilot.steps}: not comparable"
+    changes = [*known.turns(place), *filter(None, [known.elsewhere(place)])]
+    yield "what would change the answer: " + ("; ".join(changes) or f"nothing on the map, where {favoured} is best")
+
+
+def _told_choice(known: AdviceMap, place: Place, favoured: str) -> Iterator[str]:
+    if favoured == MIXED:
+        yield f"favoured: {MIXED}; no method of the map is expected to be better"
+        yield f"  copd train RECIPE method={MIXED}"
+        return
+    lead = known.lead(favoured, place)
+    unsure = "" if lead.low > 0 else f"; the interval holds 0, and {MIXED} is simpler"
+    yield f"favoured: {favoured}; expected {_points(lead)} over {MIXED} at equal rollouts{unsure}"
+    yield f"  copd train RECIPE {_quoted(known.overrides[favoured])}"
+
+
+def _points(estimate: Estimate) -> str:
+    value, low, high = (f"{100 * share:+.1f}" for share in vars(estimate).values())
+    return f"{value} points [{low}, {high}]"
+
+
+def _quoted(changes: Mapping[str, Any]) -> str:
+    return " ".join(f"'{each}'" if set(each) & set(' {}[]"') else each for each in as_overrides(changes))

@@ -1,0 +1,98 @@
+"""The pilot of `copd advise`: some steps of each branch alone, measured and thrown away. Nothing is written."""
+
+from __future__ import annotations
+
+import time
+from asyncio import gather
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from statistics import fmean
+
+from copd.assemble.assembled import Assembled, assembled
+from copd.assemble.places import PLACES, Place
+from copd.branches.local import finish
+from copd.errors import RecipeError
+from copd.maths.merge import mean
+from copd.measure.behaviour import measure_behaviour
+from copd.measure.evaluate import Answers, answer
+from copd.measure.pilot import GradientSample, Pilot, summary
+from copd.phases import merged
+from copd.recipe.model import Recipe
+from copd.types import BASE, MERGED, BranchHandle, Part, Split
+
+GRADIENT_BATCHES = 8
+"""Native batches of each capability whose gradients are taken at the base."""
+
+
+@dataclass(frozen=True)
+class PilotSettings:
+    """`steps` of RLVR of each branch; `problems` of validation in each capability; `tell` takes lines for the user."""
+
+    steps: int
+    problems: int
+    tell: Callable[[str], None]
+
+
+def cost_in_words(recipe: Recipe, settings: PilotSettings) -> str:
+    """What the pilot will sample, before any of it is sampled."""
+    branches, sampling = len(recipe.branches), recipe.sampling
+    batch = sampling.prompts_per_step * sampling.rollouts_per_prompt
+    rollouts = branches * batch * (GRADIENT_BATCHES + settings.steps)
+    answers = (branches + 2) * branches * settings.problems
+    tokens = (rollouts + answers) * sampling.max_new_tokens
+    return (
+        f"the pilot makes {rollouts:,} rollouts ({GRADIENT_BATCHES} batches of each branch for gradients, then "
+        f"{settings.steps} steps), and {answers:,} greedy answers to validation problems; {tokens:,} tokens at most"
+    )
+
+
+def run_pilot(recipe: Recipe, settings: PilotSettings) -> tuple[Pilot, list[Answers]]:
+    """Make the pilot; return its numbers and the answers of base, branches and their mean to validation problems.
+
+    Raises RecipeError for a recipe of one branch.
+    """
+    if len(recipe.branches) < 2:
+        raise RecipeError(f"branches: found one, {next(iter(recipe.branches))}; advice needs two capabilities or more")
+    settings.tell(cost_in_words(recipe, settings))
+    names = tuple(recipe.branches)
+    with (
+        assembled(recipe, lambda line: settings.tell(f"warning: {line}")) as made,
+        closing(PLACES[recipe.backend](made, names)) as place,
+    ):
+        return finish(_measured(made, place, settings))
+
+
+async def _measured(made: Assembled, place: Place, settings: PilotSettings) -> tuple[Pilot, list[Answers]]:
+    evaluation, branches = made.recipe.evaluation, place.branches
+    gradients, no_signal = await _trained(made.recipe, place, settings)
+    policy = made.base.clone()
+    policy.load_weights(await merged(branches, mean))
+    models = [place.evaluated(BASE, made.base), *branches.values(), place.evaluated(MERGED, policy)]
+    settings.tell("answering validation problems, and comparing the branches token by token")
+    answers = await answer(models, list(branches), Split.VALIDATION, problems=settings.problems, pass_at=())
+    behaviour = await measure_behaviour(
+        branches, list(branches), problems=evaluation.behaviour_problems, ks=evaluation.overlap_k
+    )
+    return summary(settings.steps, answers, behaviour, gradients, no_signal), answers
+
+
+async def _trained(recipe: Recipe, place: Place, settings: PilotSettings) -> tuple[dict[str, GradientSample], float]:
+    """Gradients of every capability at the base, then the steps; and the share of groups without signal in these."""
+    branches, sampling = place.branches, recipe.sampling
+    batch = sampling.prompts_per_step, sampling.rollouts_per_prompt
+    began = time.perf_counter()
+    sampled = await gather(*(branch.native_gradients(range(GRADIENT_BATCHES), *batch) for branch in branches.values()))
+    seconds = (time.perf_counter() - began) / GRADIENT_BATCHES * settings.steps
+    settings.tell(f"gradients are taken; {settings.steps} steps of each branch take about {seconds / 60:.1f} minutes")
+
+    async def train(branch: BranchHandle) -> list[float]:
+        shares = []
+        for step in range(GRADIENT_BATCHES, GRADIENT_BATCHES + settings.steps):
+            metrics = await branch.update([Part("native", await branch.collect(branch.capability, step, *batch))])
+            shares.append(1 - metrics["native/groups_with_signal"])
+        return shares
+
+    shares = await gather(*map(train, branches.values()))
+    samples = {name: GradientSample(*found) for name, found in zip(branches, sampled, strict=True)}
+    return samples, fmean(share for own in shares for share in own)

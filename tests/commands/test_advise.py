@@ -1,0 +1,139 @@
+"""`copd advise`: the pilot's cost, its numbers, and what is said where the map has points or none."""
+
+import shlex
+
+import pytest
+
+from copd.assemble.plan import make_plan
+from copd.commands import advise, pilot
+from copd.commands.advise import told_advice
+from copd.commands.pilot import PilotSettings, run_pilot
+from copd.compare.advice_map import AdviceMap, Point
+from copd.errors import RecipeError
+from copd.measure.evaluate import Estimate
+from copd.measure.pilot import Pilot
+from copd.recipe.reading import load_recipe
+
+SMALL = [
+    "backend=local",
+    "model.threads_per_branch=1",
+    "sampling={prompts_per_step: 4, rollouts_per_prompt: 4, max_new_tokens: 36}",
+    "evaluation.behaviour_problems=2",
+    "optimizer.learning_rate=1e-3",
+]
+SAID: list[str] = []
+SETTINGS = PilotSettings(2, 6, SAID.append)
+
+
+@pytest.fixture(scope="module")
+def made():
+    SAID.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pilot, "GRADIENT_BATCHES", 2)
+        return run_pilot(load_recipe("demo", SMALL), SETTINGS)
+
+
+def test_the_cost_is_told_before_anything_is_sampled(made):
+    assert "makes 192 rollouts (2 batches of each branch for gradients, then 2 steps), and 90 greedy answers" in SAID[0]
+    assert f"{(192 + 90) * 36:,} tokens at most" in SAID[0]
+    assert SAID[1].startswith("gradients are taken; 2 steps of each branch take about ")
+
+
+def test_base_branches_and_their_mean_answer_every_capability(made):
+    _, answers = made
+    models = ("base", "text", "image", "video", "merged")
+    assert {(a.model, a.capability) for a in answers} == {(m, c) for m in models for c in ("text", "image", "video")}
+    assert len({a.problems for a in answers if a.capability == "text"}) == 1
+
+
+def test_the_branches_have_learned_apart(made):
+    found, _ = made
+    assert found.steps == 2
+    assert 0 < found.overlap < 1
+    assert found.symmetric_kl > 0
+    assert 0 <= found.no_signal <= 1
+    assert found.cosine is None or -1 <= found.cosine <= 1
+
+
+def test_one_capability_needs_no_advice():
+    one = load_recipe("demo", [*SMALL, "branches={text: {task: {kind: digits, capability: text}}}", "method=expert"])
+    with pytest.raises(RecipeError, match="branches: found one, text; advice needs two capabilities or more"):
+        run_pilot(one, SETTINGS)
+
+
+def numbers(harm: float, steps: int = 20) -> Pilot:
+    gain, costs = Estimate(0.1, 0.05, 0.15), Estimate(harm, harm - 0.02, harm + 0.02)
+    return Pilot(steps, 0.4, gain, costs, gain, 0.1, 0.9, 0.01, 0.2)
+
+
+MERGED_BY = {"merge.method": "distil", "merge.steps": 80, "schedule": {"cycles": 1, "rl_steps": 20, "opd_steps": 0}}
+KNOWN = AdviceMap(
+    (
+        Point("peace", 1000, (numbers(0.0),), {"distil": (-0.02, -0.03), "average": (-0.1, -0.1)}),
+        Point("war", 1000, (numbers(0.2),), {"distil": (0.07, 0.08), "average": (-0.2, -0.2)}),
+    ),
+    {"distil": MERGED_BY, "average": {"method": "merge_only"}},
+)
+
+
+def told(known, harm, steps=20):
+    return list(told_advice(known, numbers(harm, steps), 1000))
+
+
+def test_the_favoured_method_is_told_with_its_interval_and_the_overrides_that_make_it():
+    lines = told(KNOWN, 0.2)
+    assert lines[0].startswith("favoured: distil; expected +")
+    assert "over mixed at equal rollouts" in lines[0]
+    changes = shlex.split(lines[1])[3:]
+    assert load_recipe("demo", changes).merge.steps == 80
+    assert make_plan(load_recipe("demo", changes)).schedule.rl_steps == 20
+    assert any(line.startswith("  average: -") for line in lines)
+    assert any(line.startswith("by the map's points: war (") for line in lines)
+    assert lines[-1].startswith("what would change the answer: mixed with harm to other capabilities of ")
+    assert "; mixed in peace (harm to other capabilities 0.0 points, gap " in lines[-1]
+
+
+def test_where_nothing_is_better_mixed_is_favoured():
+    lines = told(KNOWN, 0.0)
+    assert lines[0] == "favoured: mixed; no method of the map is expected to be better"
+    assert lines[1] == "  copd train RECIPE method=mixed"
+
+
+def test_where_one_method_is_best_on_the_whole_map_nothing_would_change_the_answer():
+    one = AdviceMap((Point("one", 1000, (numbers(0.1),), {"distil": (0.2, 0.1)}),), {"distil": MERGED_BY})
+    assert told(one, 0.1)[-1] == "what would change the answer: nothing on the map, where distil is best"
+
+
+def test_a_lead_that_may_be_nothing_is_told_as_such():
+    wide = AdviceMap((Point("one", 1000, (numbers(0.1),), {"distil": (0.2, -0.1)}),), {"distil": MERGED_BY})
+    assert "the interval holds 0, and mixed is simpler" in told(wide, 0.1)[0]
+    assert "interval holds 0" not in told(KNOWN, 0.5)[0]
+
+
+def test_far_from_the_map_and_after_other_steps_the_advice_is_called_a_guess():
+    assert any("take the advice for a guess" in line for line in told(KNOWN, 3.0))
+    assert not any("guess" in line for line in told(KNOWN, 0.2))
+    assert any(
+        "the map's pilots had 20 steps, this one 5: not comparable" in line for line in told(KNOWN, 0.2, steps=5)
+    )
+
+
+def test_without_points_nothing_is_advised():
+    assert told(AdviceMap((), {}), 0.1) == ["the map has no points yet, so nothing is advised"]
+
+
+def test_the_command_prints_accuracies_numbers_and_advice(monkeypatch, made):
+    monkeypatch.setattr(advise, "run_pilot", lambda recipe, settings: made)
+    monkeypatch.setattr(advise, "read_map", lambda: KNOWN)
+    table, lines = advise.advise(load_recipe("demo", SMALL), SETTINGS)
+    assert {cell.model for cell in table} == {"base", "text", "image", "video", "merged"}
+    starts = (
+        "gain: ",
+        "harm: ",
+        "gap: ",
+        "cosine of gradients: ",
+        "overlap: ",
+        "groups without signal: ",
+        "favoured: ",
+    )
+    assert [line.split(":")[0] for line in lines[:7]] == [start.split(":")[0] for start in starts]
