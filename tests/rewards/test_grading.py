@@ -11,7 +11,8 @@ import torch
 
 from copd.errors import RecipeError
 from copd.rewards import grading
-from copd.rewards.grading import LONGEST_MATH, Grader, Grades, Response, user_verifiers
+from copd.rewards.equality import LONGEST
+from copd.rewards.grading import Grader, Grades, Response, user_verifiers
 from copd.rewards.verifiers import VERIFIERS
 from copd.types import Problem
 
@@ -155,8 +156,8 @@ def test_mathematical_hacks_earn_nothing_and_right_answers_beside_them_all(grade
         ("1/2", "0.5", True),
         ("0.333", "1/3", False),
         ("50%", "0.5", True),
-        ("x" * LONGEST_MATH, "x" * LONGEST_MATH, True),
-        ("x+" * LONGEST_MATH + "x", "x", False),
+        ("x" * LONGEST, "x" * LONGEST, True),
+        ("x+" * LONGEST + "x", "x", False),
     ],
 )
 def test_equal_texts_plain_numbers_and_huge_answers_need_no_process(answer, reference, right):

@@ -183,6 +183,10 @@ def test_whatever_a_row_holds_its_reason_is_one_printable_line(name, columns):
     assert str(refused.value).isprintable()
 
 
+def test_a_reason_is_printable_whatever_it_is_made_of():
+    assert str(BadRow(HOSTILE)) == r"\x1b[2J\nf.jsonl:2: all is well"
+
+
 BAD = [
     ("native", {"prompt": "?"}, "answer is missing; columns are prompt"),
     ("native", {"prompt": None, "answer": "1"}, "prompt is null"),
