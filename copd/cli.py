@@ -93,7 +93,7 @@ def train(
     if resume and out is not None and (recipe is None or is_change(recipe)):
         source = saved_recipe(out, reread)
     settings = load_recipe(source, changes)
-    if settings.backend == "processes":
+    if settings.backend.kind == "processes":
         begin_to_import(SERVER)
     with importing():
         from copd.commands.train import train as run  # torch is loaded only once the recipe is known to be sound

@@ -1,4 +1,4 @@
-"""Where the branches of a run live: all in this process, or each in its own process."""
+"""Where the branches of a run live: all in this process, each in its own process, or each an actor of Ray."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from copd.assemble.assembled import Assembled
 from copd.assemble.branches import lone_branch, make_branch
 from copd.branches.actor import Actor
 from copd.branches.local import Turns, local_handle, threaded_handle
+from copd.branches.patience import Patience
 from copd.branches.processes import BranchProcess
+from copd.errors import RecipeError
 from copd.model.policy import Policy
 from copd.system.processes import Memory, begin_to_import, peak, summed
 from copd.types import Answering, BranchHandle
@@ -79,14 +81,11 @@ class OwnProcesses:
         try:
             for index, name in enumerate(names):
                 make = partial(lone_branch, made.recipe, name, index, inherited)
-                self._processes[name] = BranchProcess(name, make, partial(self._warn, name))
-            self.branches = {name: process.handle() for name, process in self._processes.items()}
+                self._processes[name] = BranchProcess(name, make, partial(_warn_of, made, name))
+            self.branches = {name: process.handle(_patience(made)) for name, process in self._processes.items()}
         except BaseException:
             self.close()
             raise
-
-    def _warn(self, branch: str, message: str) -> None:
-        self._made.warn(f"branch {branch}: {message}")
 
     def evaluated(self, name: str, policy: Policy) -> Answering:
         return threaded_handle(self._made.actor(name, policy), self._line)
@@ -101,4 +100,61 @@ class OwnProcesses:
                 ending.callback(process.close)
 
 
-PLACES: Mapping[str, Callable[[Assembled, Sequence[str]], Place]] = {"local": ThisProcess, "processes": OwnProcesses}
+class RayActors:
+    """An actor of Ray for each branch. Models that are only evaluated are in this process."""
+
+    def __init__(self, made: Assembled, names: Sequence[str]) -> None:
+        try:
+            from copd.branches import ray
+        except ModuleNotFoundError as error:
+            raise RecipeError(
+                f"backend: ray needs a package that is not installed ({error.name}); pip install 'copd[ray]'"
+            ) from error
+        self._made = made
+        self._line = ThreadPoolExecutor(1)
+        self._life = ExitStack()
+        self._actors: list[ray.RayBranch] = []
+        try:
+            self._life.callback(self._line.shutdown)
+            cores = made.recipe.model.threads_per_branch
+            self._life.enter_context(ray.cluster(cores * len(names)))
+            for index, name in enumerate(names):
+                make = partial(lone_branch, made.recipe, name, index, made.inheritance)
+                room = ray.Room(cores, ray.cards_for(_device(made, name)))
+                actor = ray.RayBranch(name, make, partial(_warn_of, made, name), room)
+                self._life.callback(actor.close)
+                self._actors.append(actor)
+            self.branches = {actor.name: actor.handle(_patience(made)) for actor in self._actors}
+        except BaseException:
+            self.close()
+            raise
+
+    def evaluated(self, name: str, policy: Policy) -> Answering:
+        return threaded_handle(self._made.actor(name, policy), self._line)
+
+    def peak(self) -> Memory:
+        return summed([peak(), *(actor.peak for actor in self._actors)])
+
+    def close(self) -> None:
+        self._life.close()
+
+
+def _warn_of(made: Assembled, branch: str, message: str) -> None:
+    made.warn(f"branch {branch}: {message}")
+
+
+def _patience(made: Assembled) -> Patience:
+    backend = made.recipe.backend
+    return Patience(backend.slow_minutes, backend.give_up_minutes, made.warn)
+
+
+def _device(made: Assembled, name: str) -> str:
+    own = made.recipe.branches[name].device if name in made.recipe.branches else None
+    return own or made.recipe.model.device
+
+
+PLACES: Mapping[str, Callable[[Assembled, Sequence[str]], Place]] = {
+    "local": ThisProcess,
+    "processes": OwnProcesses,
+    "ray": RayActors,
+}

@@ -7,4 +7,6 @@
 - `handle`: the one class of handles
 - `local`: calls to a branch of this process; turns on a device
 - `processes`: calls to a branch in a process of its own
+- `ray`: calls to a branch that is an actor of Ray
+- `patience`: how long a run waits for an answer
 """

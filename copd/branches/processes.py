@@ -25,6 +25,7 @@ from torch import Tensor
 
 from copd.branches.branch import Branch
 from copd.branches.handle import Handle
+from copd.branches.patience import Patience
 from copd.errors import CopdError, ProcessError
 from copd.system.processes import Memory, Served, peak
 from copd.types import Part, Rollouts
@@ -52,6 +53,8 @@ class BranchProcess:
 
     peak: Memory
     """The most memory that the process had held up to its last answer."""
+    process: int
+    """The number of the process on this machine."""
 
     def __init__(self, name: str, make: Make, warn: Callable[[str], None]) -> None:
         self.name = name
@@ -60,15 +63,18 @@ class BranchProcess:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, make), name=f"copd branch {name}")
         self._process.start()
+        assert self._process.pid is not None
+        self.process = self._process.pid
         theirs.close()
         self._line = ThreadPoolExecutor(1)
         self._busy = True
         self._ready: Future[Any] = self._line.submit(self._receive)
 
-    def handle(self) -> Handle:
+    def handle(self, patience: Patience | None = None) -> Handle:
         """The handle on the branch, once the branch is built. Raises whatever building the branch raised."""
         capability, allowed_tokens = self._ready.result()
-        return Handle(self.name, allowed_tokens, self._carry, capability)
+        carry = patience.applied(self.name, self._carry) if patience else self._carry
+        return Handle(self.name, allowed_tokens, carry, capability)
 
     def close(self) -> None:
         """End the process, even in the middle of a call; that call then fails."""
@@ -137,10 +143,7 @@ class BranchProcess:
         self._process.join(ENDING_SECONDS)
         status = self._process.exitcode
         how = f"killed by {signal.Signals(-status).name}" if status and status < 0 else f"exit status {status}"
-        return ProcessError(
-            f"branch {self.name}: its process has ended ({how}); nothing that was saved is lost, --resume goes on from "
-            "the last checkpoint"
-        )
+        return ProcessError(f"branch {self.name}: its process has ended ({how})")
 
 
 def serve(pipe: Connection, make: Make) -> None:

@@ -96,7 +96,7 @@ def _examine_assembled(made: Assembled, plan: Plan, warnings: list[str]) -> Iter
     for name in tasks:
         yield from capability(name, bench, recipe.sampling.rollouts_per_prompt, warnings)
     yield from _steps(bench, plan)
-    at_once = branches_at_once(recipe.backend, len(plan.learners), recipe.model.threads_per_branch)
+    at_once = branches_at_once(recipe.backend.kind, len(plan.learners), recipe.model.threads_per_branch)
     yield from _lesson_and_estimate(bench, plan, at_once)
     yield disk(bench, plan, recipe.checkpoint.keep_last + len(handovers(recipe)), weights_bytes)
 

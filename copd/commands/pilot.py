@@ -58,7 +58,7 @@ def run_pilot(recipe: Recipe, settings: PilotSettings) -> tuple[Pilot, list[Answ
     names = tuple(recipe.branches)
     with (
         assembled(recipe, lambda line: settings.tell(f"warning: {line}")) as made,
-        closing(PLACES[recipe.backend](made, names)) as place,
+        closing(PLACES[recipe.backend.kind](made, names)) as place,
     ):
         return finish(_measured(made, place, settings))
 

@@ -18,7 +18,7 @@ from copd.assemble.branches import make_health
 from copd.assemble.places import PLACES
 from copd.assemble.plan import Plan, handovers, make_plan
 from copd.branches.local import finish
-from copd.errors import MergeError, RecipeError, RunFolderError
+from copd.errors import MergeError, ProcessError, RecipeError, RunFolderError
 from copd.maths import merge as merges
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
@@ -85,11 +85,16 @@ def _train_alone(
             screen.planned(folder, recipe.method, plan)
             for change in changes:
                 screen.warn(f"--force: {change}")
-            checkpoint = latest_checkpoint(folder / CHECKPOINTS, screen.warn) if resume else None
-            run = _Run(folder, made, plan, screen, checkpoint, manifest, changes, stop)
-            with closing(run.place), screen:
-                claim(folder, manifest)
-                finish(run.complete())
+            for restarts in range(recipe.backend.restarts + 1):
+                checkpoint = latest_checkpoint(folder / CHECKPOINTS, screen.warn) if resume or restarts else None
+                try:
+                    run = _Run(folder, made, plan, screen, checkpoint, manifest, () if restarts else changes, stop)
+                    with closing(run.place), screen:
+                        claim(folder, manifest)
+                        finish(run.complete())
+                    break
+                except ProcessError as error:
+                    _give_up_or_tell(error, recipe.backend.restarts - restarts, screen)
     if not table or not (folder / REPORT).is_file():
         from copd.report.page import write_report  # draws by matplotlib, which a run has no use for until here
 
@@ -97,6 +102,15 @@ def _train_alone(
             write_report(folder)
     model = folder / MERGED
     screen.finished(folder, loader_of(read_config(model)).auto_class.__name__ if model.is_dir() else None)
+
+
+def _give_up_or_tell(error: ProcessError, left: int, screen: Screen) -> None:
+    """Warn that all branches go on from the last checkpoint. Raises ProcessError if no restart is `left`."""
+    if not left:
+        raise ProcessError(
+            f"{error}; nothing that was saved is lost, --resume goes on from the last checkpoint"
+        ) from error
+    screen.warn(f"{error}; all branches go on from the last checkpoint, {left - 1} restarts are left after this one")
 
 
 class _Run:
@@ -119,7 +133,7 @@ class _Run:
         with screen.stage("model and its path"):
             self.base = made.base
         with screen.stage("branches"):
-            self.place = PLACES[made.recipe.backend](made, plan.branches)
+            self.place = PLACES[made.recipe.backend.kind](made, plan.branches)
 
     def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
         run = self.recipe.experts.run

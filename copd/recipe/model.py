@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from copd.recipe.fields import Section
 from copd.recipe.keys import check_no_key
@@ -17,6 +17,7 @@ from copd.recipe.method_sections import (
     StaticOpdSection,
 )
 from copd.recipe.sections import (
+    BackendSection,
     BranchSection,
     BudgetSection,
     CheckpointSection,
@@ -32,6 +33,7 @@ from copd.recipe.sections import (
     ScheduleSection,
     TopologySection,
     VerifierName,
+    backend_by_name,
 )
 from copd.types import BASE, RESERVED_NAMES
 
@@ -73,10 +75,7 @@ class Recipe(Section):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         (), description="trackers that also get the numbers of metrics.jsonl; each is an extra of the package"
     )
-    backend: Literal["local", "processes"] = Field(
-        "local",
-        description="local: all branches in this process; processes: each in its own process, with its own base",
-    )
+    backend: Annotated[BackendSection, BeforeValidator(backend_by_name)] = BackendSection()
 
     @model_validator(mode="before")
     @classmethod
@@ -145,8 +144,15 @@ class Recipe(Section):
             raise ValueError(
                 "model.offload: the base would score for grpo.kl_coefficient on the cpu; use one of the two"
             )
-        if self.backend == "processes" and self.model.offload:
+        if self.backend.kind != "local" and self.model.offload:
             raise ValueError("model.offload: branches take turns within one process; set backend: local")
+        if self.backend.kind == "ray":
+            for name, branch in self.branches.items():
+                if branch.device is not None and ":" in branch.device:
+                    raise ValueError(
+                        f"branches.{name}.device: is {branch.device!r}, but Ray chooses the card of each branch; leave "
+                        "it out, or set cuda"
+                    )
         if self.lora is not None:
             if self.method == "mopd" and self.mopd.student != BASE:
                 raise ValueError(f"mopd.student: is {self.mopd.student!r}, but an adapter begins as the base; set base")

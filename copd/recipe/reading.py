@@ -19,6 +19,9 @@ from copd.recipe.explain import explain
 from copd.recipe.model import Recipe
 from copd.recipe.strict_yaml import parse_yaml
 
+SHORT = {"backend": "kind"}
+"""Sections for which the value of one field may stand, and that field."""
+
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, or a builtin recipe by its name, and apply `section.key=value` overrides.
@@ -110,6 +113,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
     for key in keys[:-1]:
         if target.get(key) is None:
             target[key] = {}
+        if key in SHORT and isinstance(target[key], str):
+            target[key] = {SHORT[key]: target[key]}
         target = target[key]
         if not isinstance(target, dict):
             raise RecipeError(f"override {override!r}: {key!r} is a value, not a section")

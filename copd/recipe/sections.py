@@ -235,6 +235,39 @@ class EvaluationSection(Section):
     overlap_k: tuple[Count, ...] = Field((5, 10), min_length=1, description="values of k of the top-k overlap")
 
 
+class BackendSection(Section):
+    """Where the branches live. `backend: processes` is short for `backend: {kind: processes}`."""
+
+    kind: Literal["local", "processes", "ray"] = Field(
+        "local",
+        description="local: all branches in this process; processes: each in its own process, with its own base; ray: "
+        "each an actor of Ray, on this machine or on the cluster that RAY_ADDRESS names",
+    )
+    restarts: int = Field(
+        3,
+        ge=0,
+        description="how often a run goes on by itself from its last checkpoint after a branch's process has ended",
+    )
+    slow_minutes: float = Field(30.0, gt=0, description="after so long without an answer a branch is named as slow")
+    give_up_minutes: float = Field(
+        240.0, gt=0, description="after so long without an answer a branch counts as ended; more than slow_minutes"
+    )
+
+    @model_validator(mode="after")
+    def _named_first(self) -> BackendSection:
+        if self.give_up_minutes <= self.slow_minutes:
+            raise ValueError(
+                f"backend.give_up_minutes: is {self.give_up_minutes:g}, not more than slow_minutes, which is "
+                f"{self.slow_minutes:g}"
+            )
+        return self
+
+
+def backend_by_name(value: Any) -> Any:
+    """The section that the name of a kind stands for."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
 class CheckpointSection(Section):
     """How often a checkpoint of all branches is written, and how many are kept."""
 

@@ -27,7 +27,7 @@ def closed(monkeypatch) -> list[str]:
         def __init__(self, name, make, warn):
             self.name, self.peak = name, BUILT[name]
 
-        def handle(self):
+        def handle(self, patience):
             if isinstance(self.peak, Exception):
                 raise self.peak
             return self.name
@@ -40,7 +40,7 @@ def closed(monkeypatch) -> list[str]:
 
 
 def place_of(*names: str) -> OwnProcesses:
-    made = SimpleNamespace(recipe=None, inheritance=None, warn=print)
+    made = SimpleNamespace(recipe=load_recipe("demo"), inheritance=None, warn=print)
     return OwnProcesses(made, names)
 
 

@@ -43,7 +43,7 @@ def test_every_arm_has_a_job_for_every_seed_with_one_core_and_the_tests_problems
     assert [(job.arm, job.seed) for job in own] == [(arm, seed) for seed in (0, 1) for arm in ARMS]
     for job in own:
         recipe = job.recipe
-        assert (recipe.seed, recipe.backend, recipe.model.threads_per_branch) == (job.seed, "local", 1)
+        assert (recipe.seed, recipe.backend.kind, recipe.model.threads_per_branch) == (job.seed, "local", 1)
         assert (recipe.evaluation.problems, recipe.evaluation.models) == (9, "product")
         assert make_plan(recipe).rollouts == pytest.approx(92_160, rel=0.05)
 

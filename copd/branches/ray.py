@@ -1,0 +1,193 @@
+# ruff: noqa: E402
+"""Branches as actors of Ray, on this machine or on the nodes of a cluster.
+
+Each actor builds its own branch and answers its calls one after the other. Rollouts go into Ray's object store, and
+this process passes on references to them: a teacher or a student takes them from there. All else comes back by value.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+ADDRESS = "RAY_ADDRESS"
+"""Names a cluster that a run joins."""
+if not os.environ.get(ADDRESS):
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on any system: Ray binds to loopback. It is read at import
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from copd.branches.handle import Handle
+from copd.branches.patience import Patience
+from copd.branches.processes import Make
+from copd.errors import ProcessError
+from copd.system.processes import Memory, peak, usable_cores
+from copd.types import Part
+
+PLACED_SECONDS = 120
+"""Time for the cluster to find room for a branch."""
+
+
+@contextmanager
+def cluster(cores: int) -> Iterator[None]:
+    """Ray, while the block lives: the cluster that RAY_ADDRESS names, or one of its own on this machine.
+
+    The own one has room for `cores` even where the machine has fewer, and binds to the loopback address only. Raises
+    ProcessError if the cluster cannot be reached.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get(ADDRESS)
+    common = {"log_to_driver": False, "configure_logging": False}
+    alone = {"num_cpus": max(cores, usable_cores()), "include_dashboard": False}
+    try:
+        ray.init(**common, **({"address": address} if address else alone))
+    except (RayError, OSError, RuntimeError, ValueError) as error:
+        where = f"{ADDRESS}={address}: no cluster can be joined there" if address else "Ray does not start here"
+        raise ProcessError(f"{where}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cards_for(device: str) -> int:
+    """How many cards a branch on this device asks for; `auto` asks for one where the cluster has any."""
+    if device == "auto":
+        return int(ray.cluster_resources().get("GPU", 0) > 0)
+    return int(device.startswith("cuda"))
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a branch asks of a node."""
+
+    cores: int
+    gpus: int
+
+    def described(self) -> str:
+        return f"{self.cores} cores" + f" and {self.gpus} GPU" * bool(self.gpus)
+
+
+class RayBranch:
+    """The actor of a branch. It carries the calls of the branch's handle in the order in which they are made.
+
+    A call raises what the method raised in the actor, and ProcessError if the actor or its node has ended.
+    """
+
+    peak: Memory
+    """The most memory that the actor's process had held up to its last answer."""
+    node: str
+    """Ray's name for the node that the actor is on."""
+    process: int
+    """The number of the actor's process there."""
+
+    def __init__(self, name: str, make: Make, warn: Callable[[str], None], room: Room) -> None:
+        self.name = name
+        self.peak = Memory(0)
+        self._warn = warn
+        self._group = _placed(name, room)
+        options = {
+            "num_cpus": room.cores,
+            "num_gpus": room.gpus,
+            "max_restarts": 0,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, 0),
+            "runtime_env": {"env_vars": {"LOCAL_RANK": "0"}},
+        }
+        self._actor = ray.remote(_Served).options(**options).remote()
+        self._ready = self._actor.built.remote(make)
+
+    def handle(self, patience: Patience | None = None) -> Handle:
+        """The handle on the branch, once the branch is built. Raises whatever building the branch raised."""
+        try:
+            capability, allowed_tokens, self.node, self.process = self._opened(ray.get(self._ready))
+        except RayError as error:
+            raise self._raised(error) from error
+        carry = patience.applied(self.name, self._carry) if patience else self._carry
+        return Handle(self.name, allowed_tokens, carry, capability)
+
+    def close(self) -> None:
+        """End the actor, even in the middle of a call; that call then fails."""
+        ray.kill(self._actor)
+        remove_placement_group(self._group)
+
+    async def _carry(self, method: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            if method in ("collect", "replay"):
+                rollouts, answered = self._actor.kept.remote(method, *arguments, **options)
+                self._opened(await answered)
+                return rollouts
+            if method == "update":
+                (parts,) = arguments
+                given = [part.rollouts for part in parts]
+                bare = [replace(part, rollouts=None) for part in parts]
+                return self._opened(await self._actor.update.remote(bare, *given))
+            return self._opened(await self._actor.call.remote(method, *arguments, **options))
+        except RayError as error:
+            raise self._raised(error) from error
+
+    def _opened(self, answer: tuple[Any, Sequence[str], Memory]) -> Any:
+        value, warnings, self.peak = answer
+        for warning in warnings:
+            self._warn(warning)
+        return value
+
+    def _raised(self, error: RayError) -> Exception:
+        """What the method raised, or what has become of the actor."""
+        cause = error.cause if isinstance(error, RayTaskError) else None
+        if isinstance(cause, Exception) and not isinstance(cause, RayError):
+            return cause
+        if isinstance(error, ActorDiedError | ActorUnavailableError):
+            return ProcessError(f"branch {self.name}: its actor has ended (killed, out of memory, or its node is gone)")
+        return ProcessError(f"branch {self.name}: Ray reports {type(error).__name__}: {error}")
+
+
+def _placed(name: str, room: Room) -> PlacementGroup:
+    """A placement group of the branch's own. Raises ProcessError naming the branch if no node has room for it."""
+    bundle = {"CPU": float(room.cores), **({"GPU": float(room.gpus)} if room.gpus else {})}
+    group = placement_group([bundle], strategy="STRICT_PACK")
+    try:
+        ray.get(group.ready(), timeout=PLACED_SECONDS)
+    except GetTimeoutError as error:
+        remove_placement_group(group)
+        left = ray.available_resources()
+        free = ", ".join(f"{kind} {left.get(kind, 0):g}" for kind in bundle)
+        raise ProcessError(
+            f"branch {name}: asks for {room.described()}, which no node of the Ray cluster had free in "
+            f"{PLACED_SECONDS} s; free in all: {free}"
+        ) from error
+    return group
+
+
+class _Served:
+    """A branch as its actor serves it. Every answer brings the warnings since the last one, and the peak of memory."""
+
+    def __init__(self) -> None:
+        self._warnings: list[str] = []
+        self._life = ExitStack()
+
+    def built(self, make: Make) -> Any:
+        self._branch = self._life.enter_context(make(self._warnings.append))
+        node = ray.get_runtime_context().get_node_id()
+        return self._answer((self._branch.capability, self._branch.policy.allowed_tokens, node, os.getpid()))
+
+    def call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        return self._answer(getattr(self._branch, method)(*arguments, **options))
+
+    @ray.method(num_returns=2)
+    def kept(self, method: str, *arguments: Any, **options: Any) -> tuple[Any, Any]:
+        return getattr(self._branch, method)(*arguments, **options), self._answer(None)
+
+    def update(self, parts: Sequence[Part], *rollouts: Any) -> Any:
+        whole = [replace(part, rollouts=given) for part, given in zip(parts, rollouts, strict=True)]
+        return self._answer(self._branch.update(whole))
+
+    def _answer(self, value: Any) -> Any:
+        warnings = list(self._warnings)
+        self._warnings.clear()
+        return value, warnings, peak()

@@ -1,0 +1,62 @@
+"""A slow branch is named, a silent one is given up, and an answer or an error comes through as it is."""
+
+import asyncio
+
+import pytest
+
+from copd.branches.patience import Patience
+from copd.errors import NonFiniteError, ProcessError
+
+MINUTE = 1 / 60 / 20
+"""A twentieth of a second, in minutes."""
+
+
+def asked(carry, named_after=4 * MINUTE, given_up_after=400 * MINUTE):
+    """The result of a call, and the warnings."""
+    told = []
+    call = Patience(named_after, given_up_after, told.append).applied("video", carry)
+    return asyncio.run(call("update", [1], more=2)), told
+
+
+async def at_once(method, *arguments, **options):
+    return method, arguments, options
+
+
+async def slowly(*_, **__):
+    await asyncio.sleep(0.5)
+    return "at last"
+
+
+async def failing(*_, **__):
+    raise NonFiniteError("five bad steps")
+
+
+def test_an_answer_in_time_comes_through_unseen():
+    assert asked(at_once) == (("update", ([1],), {"more": 2}), [])
+
+
+def test_a_slow_branch_is_named_with_what_it_does_and_its_answer_still_counts():
+    answer, told = asked(slowly)
+    assert answer == "at last"
+    assert told == ["branch video: `update` has taken 0.00333333 minutes so far"]
+
+
+def test_a_silent_branch_is_given_up_in_a_bounded_time_and_its_call_is_dropped():
+    dropped = []
+
+    async def silent(*_, **__):
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            dropped.append(True)
+            raise
+
+    said = r"branch video: `update` has given no answer for 0\.00666667 minutes; .* raise backend\.give_up_minutes"
+    with pytest.raises(ProcessError, match=said):
+        asked(silent, given_up_after=8 * MINUTE)
+    assert dropped
+
+
+def test_an_error_of_the_branch_is_raised_as_it_is():
+    with pytest.raises(NonFiniteError, match="five bad steps"):
+        asked(failing)

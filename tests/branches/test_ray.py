@@ -1,0 +1,149 @@
+"""Branches as actors of a real Ray cluster: what a branch of this process gives, what is told, and how they end."""
+
+import asyncio
+import os
+import signal
+import time
+from contextlib import contextmanager
+from functools import partial
+
+import psutil
+import pytest
+import torch
+from test_processes import NAMES, RECIPE, taught
+
+from copd.assemble.branches import lone_branch
+from copd.branches import ray as on_ray
+from copd.branches.local import local_handle
+from copd.branches.ray import RayBranch, Room, cards_for, cluster
+from copd.errors import ProcessError, RecipeError
+from copd.recipe.reading import load_recipe
+from copd.types import Part, Split
+
+pytestmark = pytest.mark.slow
+ROOM = Room(1, 0)
+
+
+def started(name, recipe=RECIPE):
+    return RayBranch(name, partial(lone_branch, recipe, name, NAMES.index(name), None), print, ROOM)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def here():
+    """A cluster of this machine."""
+    with cluster(4):
+        yield
+
+
+def warning():
+    """Makes the branch `image`, which warns when it collects. Pickled by value: an actor cannot import this file."""
+
+    @contextmanager
+    def made(warn):
+        with lone_branch(RECIPE, "image", NAMES.index("image"), None, warn) as branch:
+            collect = branch.collect
+
+            def and_warn(*asked, **options):
+                warn("a grader failed")
+                return collect(*asked, **options)
+
+            branch.collect = and_warn
+            yield branch
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def told():
+    return []
+
+
+@pytest.fixture(scope="module")
+def pair(told):
+    """Two branches, each an actor; the second one's warnings are kept in `told`."""
+    actors = [started("text"), RayBranch("image", warning(), told.append, ROOM)]
+    yield [actor.handle() for actor in actors]
+    for actor in actors:
+        actor.close()
+
+
+def test_an_actor_gives_what_a_branch_of_this_process_gives(pair, assert_same, told):
+    with lone_branch(RECIPE, "text", 0, None, print) as text, lone_branch(RECIPE, "image", 1, None, print) as image:
+        here = asyncio.run(taught(local_handle(text), local_handle(image)))
+    there = asyncio.run(taught(*pair))
+    assert (pair[0].capability, pair[0].allowed_tokens) == ("text", text.policy.allowed_tokens)
+    assert torch.equal(there[0].logp_NT, here[0].logp_NT)
+    assert {**there[1], "tokens_per_second": 0} == {**here[1], "tokens_per_second": 0}
+    assert torch.equal(there[2].tokens_NT, here[2].tokens_NT)
+    assert torch.equal(there[3].at_ids_NTK, here[3].at_ids_NTK)
+    assert there[4] == here[4]
+    assert_same(there[5], here[5])
+    assert there[6]["rollouts"] == here[6]["rollouts"] == 12
+    assert there[7][1] == here[7][1]
+    assert not told
+
+
+def test_warnings_of_an_actor_reach_the_run_with_the_next_answer(pair, told):
+    asyncio.run(pair[1].collect("text", 0, 1, 1))
+    assert told == ["a grader failed"]
+
+
+def test_an_error_of_a_branch_arrives_as_it_was_raised(pair):
+    async def stale():
+        rollouts = await pair[0].collect("text", 0, 1, 2)
+        score = await pair[1].score(rollouts)
+        await pair[0].update([Part("from_image", rollouts, 1.0, score, teacher_version=score.version + 1)])
+
+    with pytest.raises(ValueError, match="branch text: from_image was scored at version 0, due is 1"):
+        asyncio.run(stale())
+
+
+def test_a_branch_that_cannot_be_built_says_why_as_it_would_here():
+    recipe = load_recipe(
+        "demo", ["branches.text.task={capability: text, operators: [max], length: [2, 2], max_number: 3}"]
+    )
+    actor = started("text", recipe)
+    with pytest.raises(RecipeError, match=r"^branches\.text\.task: .* different validation problems found"):
+        actor.handle()
+    actor.close()
+
+
+def test_an_actor_that_is_killed_in_a_call_is_named_at_once():
+    actor = started("video")
+    branch = actor.handle()
+    assert actor.peak.machine > 2**27
+
+    async def killed():
+        call = asyncio.create_task(branch.answer_first(Split.TEST, "video", 2000, 4, greedy=False))
+        await asyncio.sleep(0.3)
+        os.kill(actor.process, signal.SIGKILL)
+        await call
+
+    begun = time.monotonic()
+    with pytest.raises(ProcessError, match="branch video: its actor has ended"):
+        asyncio.run(killed())
+    with pytest.raises(ProcessError, match="branch video"):
+        asyncio.run(branch.counts())
+    actor.close()
+    assert time.monotonic() - begun < 60, "the call would have taken minutes"
+
+
+def test_a_branch_for_which_the_cluster_has_no_room_is_named_with_what_is_free(monkeypatch):
+    monkeypatch.setattr(on_ray, "PLACED_SECONDS", 2)
+    with pytest.raises(ProcessError, match=r"branch big: asks for 1000 cores, which no node .* free in all: CPU \d"):
+        RayBranch("big", warning(), print, Room(1000, 0))
+
+
+def test_a_branch_asks_for_a_card_only_where_it_computes_on_one():
+    assert [cards_for(device) for device in ("cpu", "cuda", "auto")] == [0, 1, 0]
+
+
+def test_the_own_cluster_listens_on_the_loopback_address_only():
+    servers = [
+        connection.laddr.ip
+        for process in psutil.Process().children(recursive=True)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert servers
+    assert {"127.0.0.1"} <= set(servers) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
