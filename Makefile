@@ -63,7 +63,7 @@ test-processors: $(VENV)/.tools  ## the fast tests of what computes, on other ki
 	.ci/processors $(BIN)/python
 
 soak: $(VENV)/.installed  ## kill a short run 100 times, and compare what it becomes with an undisturbed one; 10 minutes
-	$(BIN)/python tools/soak.py --kills 100 --seed $(or $(SEED),0) --backend $(or $(BACKEND),local)
+	$(BIN)/python tools/soak.py --kills 100 --seed $(or $(SEED),0) --backend $(or $(BACKEND),local) --victims $(or $(VICTIMS),run)
 
 base: $(VENV)/.installed  ## build the embedded base again, and compare its skill with the one that ships; 20 minutes
 	$(BIN)/python tools/rebuild_base.py

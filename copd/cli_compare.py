@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,10 @@ def compare(
         bool,
         typer.Option("--search", help="Run the search, not the test: arms choose settings by validation problems."),
     ] = False,
+    on_ray: Annotated[
+        bool,
+        typer.Option("--ray", help="Run the jobs on the Ray cluster that RAY_ADDRESS names; its nodes share OUT."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show jobs, rollouts, tokens and minutes only.")] = False,
 ) -> None:
     """Train every arm with every seed at one budget, and write a page with differences over seeds.
@@ -30,7 +35,7 @@ def compare(
 
     Exit status 1: some job failed.
     """
-    from copd.commands.compare import Asked, run_comparison, run_search
+    from copd.commands.compare import Asked, jobs_on_ray, run_comparison, run_search
     from copd.commands.compare import dry_run as look
     from copd.system.processes import usable_cores
 
@@ -48,7 +53,8 @@ def compare(
             table.add_row(*row)
         console.print(table)
         return
-    path, progress = (run_search if search else run_comparison)(asked)
+    with jobs_on_ray(asked, workers) if on_ray else nullcontext(asked) as placed:
+        path, progress = (run_search if search else run_comparison)(placed)
     console.print(f"{progress.skipped} jobs were done before, {len(progress.failed)} failed: {path}", soft_wrap=True)
     raise typer.Exit(int(bool(progress.failed)))
 

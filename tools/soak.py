@@ -1,10 +1,12 @@
 """Kill a short run again and again, go on with it each time, and compare what it becomes with an undisturbed run.
 
-    python tools/soak.py [--kills 100] [--seed 0] [--backend local] [--out FOLDER]
+    python tools/soak.py [--kills 100] [--seed 0] [--backend local] [--victims run] [--out FOLDER]
 
 A run is killed by SIGKILL at a random moment of its life or, every second time, at a random moment after it has begun
-to write a checkpoint. A run that comes to its end is compared, and the next one begins in a new folder; the last one is
-not killed any more. Exit status 1: one of them is not, bit for bit, what the undisturbed run is.
+to write a checkpoint. With `--victims branches` the run lives on, and the process or actor of one of its branches is
+killed at a random moment; the run then goes on by itself from its last checkpoint. A run that comes to its end is
+compared, and the next one begins in a new folder; the last one is not killed any more. Exit status 1: one of them is
+not, bit for bit, what the undisturbed run is.
 """
 
 import argparse
@@ -16,10 +18,14 @@ import sys
 import time
 import traceback
 from collections import Counter
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
+
+from copd.assemble import SERVER
 from copd.assemble.plan import make_plan
 from copd.commands.train import train
 from copd.recipe.model import Recipe
@@ -43,6 +49,8 @@ CLOCKS = ("seconds", "tokens_per_second", "critical_path")
 POLL_SECONDS = 0.0002
 IN_STEPS = 0.5
 """About the share of the run's time that its steps take."""
+BUILT_BYTES = 2**28
+"""A branch that holds as much memory has been built, or nearly."""
 WRITING_SECONDS = 0.05
 """A kill at a checkpoint comes within so long of its beginning: while files are written, flushed or removed."""
 
@@ -95,6 +103,53 @@ def killed(process: int, folder: Path, delay: float, writes: int) -> bool:
         time.sleep(POLL_SECONDS)
     kill(process)
     return True
+
+
+def branches_of(run: int) -> list[psutil.Process]:
+    """The processes of a run's branches, or its actors of Ray, that have been built."""
+    found = []
+    for process in psutil.Process(run).children(recursive=True):
+        with suppress(psutil.Error):
+            actor = "ray::_Served" in " ".join(process.cmdline())
+            forked = SERVER in " ".join(process.parent().cmdline()) and SERVER in " ".join(process.cmdline())
+            if (actor or forked) and process.memory_info().rss > BUILT_BYTES:
+                found.append(process)
+    return found
+
+
+def soaked(recipe: Recipe, folder: Path, draw: random.Random, kills: int, whole: float) -> int:
+    """Kill branches of one run at random moments until it has ended; the number of kills."""
+    process, count = begin(recipe, folder), 0
+    until = time.monotonic() + draw.uniform(0, whole)
+    while not ended(process):
+        time.sleep(0.01)
+        if count < kills and time.monotonic() > until and (victims := branches_of(process)):
+            with suppress(psutil.NoSuchProcess):
+                draw.choice(victims).kill()
+                count += 1
+                until = time.monotonic() + draw.uniform(0, whole)
+    return count
+
+
+def soak_branches(recipe: Recipe, kills: int, seed: int, out: Path) -> int:
+    """As `soak`, with branches as victims."""
+    draw = random.Random(seed)
+    begun = time.monotonic()
+    process = begin(recipe, out / "undisturbed")
+    while not ended(process):
+        time.sleep(0.01)
+    whole = time.monotonic() - begun
+    print(f"undisturbed: {whole:.1f} s", flush=True)
+    total = rounds = differing = 0
+    while total < kills or not rounds:
+        folder = out / f"run{rounds}"
+        total += soaked(recipe, folder, draw, kills - total, whole)
+        found = differences(folder, out / "undisturbed")
+        print(f"run {rounds}, after {total} kills in all: {', '.join(found) or 'the same'}", flush=True)
+        rounds, differing = rounds + 1, differing + bool(found)
+        shutil.rmtree(folder)
+    print(f"{total} kills of branches, {rounds} runs, {rounds - differing} of them bit for bit the undisturbed one")
+    return differing
 
 
 def done(folder: Path, steps: int) -> float:
@@ -172,14 +227,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backend", choices=("local", "processes"), default="local")
+    parser.add_argument("--backend", choices=("local", "processes", "ray"), default="local")
+    parser.add_argument("--victims", choices=("run", "branches"), default="run")
     parser.add_argument("--out", type=Path, help="for the runs; default a temporary folder")
     arguments = parser.parse_args()
-    recipe = load_recipe("demo", [*CHANGES, f"backend={arguments.backend}"])
+    if arguments.victims == "branches" and arguments.backend == "local":
+        parser.error("--victims branches: a local branch has no process of its own; add --backend processes or ray")
+    recipe = load_recipe("demo", [*CHANGES, f"backend={{kind: {arguments.backend}, restarts: {arguments.kills}}}"])
     with TemporaryDirectory() as folder:
         out = arguments.out or Path(folder)
         out.mkdir(parents=True, exist_ok=True)
-        differing = soak(recipe, arguments.kills, arguments.seed, out)
+        kill_them = soak_branches if arguments.victims == "branches" else soak
+        differing = kill_them(recipe, arguments.kills, arguments.seed, out)
     sys.exit(int(bool(differing)))
 
 

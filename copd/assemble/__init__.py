@@ -5,7 +5,7 @@
 - `rows`: a branch's section on rows to a task
 - `preflight`: checks that the model can take the problems, and settles its path
 - `branches`: policy, learner and objectives of a branch
-- `places`: branches in this process, or each in its own process
+- `places`: branches in this process, each in its own process, or each an actor of Ray
 - `server`: what the processes of branches have imported when they begin
 - `plan`: branches, edges, steps and rollouts of a method
 """

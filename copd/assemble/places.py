@@ -105,7 +105,8 @@ class RayActors:
 
     def __init__(self, made: Assembled, names: Sequence[str]) -> None:
         try:
-            from copd.branches import ray
+            from copd.system import cluster  # before Ray itself, which reads at its import where it may bind
+            from copd.branches import ray  # isort: skip
         except ModuleNotFoundError as error:
             raise RecipeError(
                 f"backend: ray needs a package that is not installed ({error.name}); pip install 'copd[ray]'"
@@ -117,10 +118,10 @@ class RayActors:
         try:
             self._life.callback(self._line.shutdown)
             cores = made.recipe.model.threads_per_branch
-            self._life.enter_context(ray.cluster(cores * len(names)))
+            self._life.enter_context(cluster.cluster(cores * len(names)))
             for index, name in enumerate(names):
                 make = partial(lone_branch, made.recipe, name, index, made.inheritance)
-                room = ray.Room(cores, ray.cards_for(_device(made, name)))
+                room = ray.Room(cores, cluster.cards_for(_device(made, name)))
                 actor = ray.RayBranch(name, make, partial(_warn_of, made, name), room)
                 self._life.callback(actor.close)
                 self._actors.append(actor)

@@ -1,4 +1,3 @@
-# ruff: noqa: E402
 """Branches as actors of Ray, on this machine or on the nodes of a cluster.
 
 Each actor builds its own branch and answers its calls one after the other. Rollouts go into Ray's object store, and
@@ -8,15 +7,10 @@ this process passes on references to them: a teacher or a student takes them fro
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
-
-ADDRESS = "RAY_ADDRESS"
-"""Names a cluster that a run joins."""
-if not os.environ.get(ADDRESS):
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on any system: Ray binds to loopback. It is read at import
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
@@ -27,40 +21,11 @@ from copd.branches.handle import Handle
 from copd.branches.patience import Patience
 from copd.branches.processes import Make
 from copd.errors import ProcessError
-from copd.system.processes import Memory, peak, usable_cores
+from copd.system.processes import Memory, peak
 from copd.types import Part
 
 PLACED_SECONDS = 120
 """Time for the cluster to find room for a branch."""
-
-
-@contextmanager
-def cluster(cores: int) -> Iterator[None]:
-    """Ray, while the block lives: the cluster that RAY_ADDRESS names, or one of its own on this machine.
-
-    The own one has room for `cores` even where the machine has fewer, and binds to the loopback address only. Raises
-    ProcessError if the cluster cannot be reached.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = os.environ.get(ADDRESS)
-    common = {"log_to_driver": False, "configure_logging": False}
-    alone = {"num_cpus": max(cores, usable_cores()), "include_dashboard": False}
-    try:
-        ray.init(**common, **({"address": address} if address else alone))
-    except (RayError, OSError, RuntimeError, ValueError) as error:
-        where = f"{ADDRESS}={address}: no cluster can be joined there" if address else "Ray does not start here"
-        raise ProcessError(f"{where}: {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def cards_for(device: str) -> int:
-    """How many cards a branch on this device asks for; `auto` asks for one where the cluster has any."""
-    if device == "auto":
-        return int(ray.cluster_resources().get("GPU", 0) > 0)
-    return int(device.startswith("cuda"))
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from copd.compare.comparison import Changes, Comparison, read_comparison
 from copd.compare.jobs import Job, jobs_of, searches_of
 from copd.compare.outcomes import finished_by, outcome_path, read_outcome
 from copd.compare.page import write_page
-from copd.compare.running import Progress, own_rollouts, run_jobs
+from copd.compare.running import Launch, Progress, launch_here, own_rollouts, run_jobs
 from copd.compare.search import choose, chosen_file, read_chosen, write_chosen
 from copd.compare.summary import Sources
 from copd.errors import JobError, RecipeError
@@ -30,13 +31,14 @@ PROBLEMS = "problems.json"
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command was asked for. `seeds` of the test; `workers` jobs run at once."""
+    """What the command was asked for. `seeds` of the test; `workers` jobs run at once, each started by `launch`."""
 
     file: Path
     seeds: Sequence[int]
     out: Path
     workers: int
     tell: Callable[[str], None]
+    launch: Launch = launch_here
 
 
 def plan_of(asked: Asked, *, search: bool) -> tuple[Comparison, list[Job]]:
@@ -58,7 +60,7 @@ def run_comparison(asked: Asked) -> tuple[Path, Progress]:
     """Run what is missing of the test, and write the page about all that is there."""
     comparison, jobs = plan_of(asked, search=False)
     sources = _look_at_problems(jobs, comparison, asked)
-    progress = run_jobs(jobs, asked.out, asked.workers, asked.tell)
+    progress = run_jobs(jobs, asked.out, asked.workers, asked.tell, asked.launch)
     outcomes = [
         read_outcome(outcome_path(job, asked.out / "results")) for job in jobs if job.name in progress.done and job.arm
     ]
@@ -71,7 +73,7 @@ def run_search(asked: Asked) -> tuple[Path, Progress]:
     """Run what is missing of the search, and write down what it chose for each arm."""
     comparison, jobs = plan_of(asked, search=True)
     out = asked.out / "search"
-    progress = run_jobs(jobs, out, asked.workers, asked.tell)
+    progress = run_jobs(jobs, out, asked.workers, asked.tell, asked.launch)
     if progress.failed:
         raise JobError(f"--search: {len(progress.failed)} of {len(jobs)} jobs failed; nothing was chosen")
     outcomes = [read_outcome(outcome_path(job, out / "results")) for job in jobs if job.arm]
@@ -81,6 +83,21 @@ def run_search(asked: Asked) -> tuple[Path, Progress]:
     path = chosen_file(asked.file)
     write_chosen(path, choices)
     return path, progress
+
+
+@contextmanager
+def jobs_on_ray(asked: Asked, workers: int | None) -> Iterator[Asked]:
+    """The same, with jobs as tasks of Ray: as many at once as its cluster has cores, unless `workers` says otherwise.
+
+    Raises RecipeError if Ray is not installed, ProcessError if its cluster cannot be reached.
+    """
+    try:
+        from copd.system.cluster import cluster  # before Ray itself, which reads at its import where it may bind
+        from copd.compare.on_ray import RayJob, cores  # isort: skip
+    except ModuleNotFoundError as error:
+        raise RecipeError(f"--ray: a package is not installed ({error.name}); pip install 'copd[ray]'") from error
+    with cluster(workers or 1):
+        yield replace(asked, workers=workers or cores(), launch=RayJob)
 
 
 def dry_run(asked: Asked, *, search: bool) -> Iterable[tuple[str, ...]]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from copd.assemble.plan import make_plan
 from copd.compare.jobs import Job
@@ -16,7 +17,44 @@ from copd.compare.outcomes import finished_by, outcome_of, outcome_path, write_o
 from copd.errors import CopdError
 
 POLL_SECONDS = 0.5
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class RunningJob(Protocol):
+    """A job on its way, wherever it runs."""
+
+    def poll(self) -> int | None:
+        """The exit status; None while it runs."""
+        ...
+
+    def terminate(self) -> None:
+        """Let it stop with a checkpoint."""
+        ...
+
+    def wait(self) -> object:
+        """Return once it has ended."""
+        ...
+
+
+Launch = Callable[[Sequence[str], Path], RunningJob]
+"""Starts `copd` with these arguments; what it says is added to the file."""
+
+
+def command_of(arguments: Sequence[str]) -> list[str]:
+    """The command line of `copd` with these arguments."""
+    return [sys.executable, "-m", "copd", *arguments]
+
+
+def one_thread() -> dict[str, str]:
+    """The environment of a job, which has one core."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def launch_here(arguments: Sequence[str], log: Path) -> RunningJob:
+    """Start `copd` as a process of this machine."""
+    with log.open("ab") as lines:
+        return subprocess.Popen(
+            command_of(arguments), stdin=subprocess.DEVNULL, stdout=lines, stderr=subprocess.STDOUT, env=one_thread()
+        )
 
 
 @dataclass
@@ -25,7 +63,7 @@ class Progress:
 
     tell: Callable[[str], None]
     waiting: list[Job]
-    running: dict[str, tuple[Job, subprocess.Popen[bytes], float]] = field(default_factory=dict)
+    running: dict[str, tuple[Job, RunningJob, float]] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
@@ -49,7 +87,9 @@ def own_rollouts(job: Job) -> int:
     return plan.rollouts - before
 
 
-def run_jobs(jobs: Sequence[Job], out: Path, workers: int, tell: Callable[[str], None]) -> Progress:
+def run_jobs(
+    jobs: Sequence[Job], out: Path, workers: int, tell: Callable[[str], None], launch: Launch = launch_here
+) -> Progress:
     """Run all jobs whose outcome is not there yet. A job that fails is told of, and the others go on.
 
     Runs are in `out`/runs, outcomes in `out`/results. If the call is interrupted, the runs that were on their way stop
@@ -62,7 +102,7 @@ def run_jobs(jobs: Sequence[Job], out: Path, workers: int, tell: Callable[[str],
     progress.waiting = [job for job in jobs if job.name not in progress.done and (job.arm or job.name in needed)]
     try:
         while progress.waiting or progress.running:
-            _start(progress, runs, workers)
+            _start(progress, runs, workers, launch)
             _collect(progress, runs, results)
             time.sleep(POLL_SECONDS)
     finally:
@@ -73,7 +113,7 @@ def run_jobs(jobs: Sequence[Job], out: Path, workers: int, tell: Callable[[str],
     return progress
 
 
-def _start(progress: Progress, runs: Path, workers: int) -> None:
+def _start(progress: Progress, runs: Path, workers: int, launch: Launch) -> None:
     for job in list(progress.waiting):
         if len(progress.running) >= workers:
             return
@@ -85,15 +125,7 @@ def _start(progress: Progress, runs: Path, workers: int) -> None:
             progress.waiting.remove(job)
             folder = job.folder(runs)
             folder.mkdir(parents=True, exist_ok=True)
-            log = folder.with_name(f"{folder.name}.log")
-            with log.open("ab") as lines:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "copd", *job.arguments(runs)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=lines,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, **ONE_THREAD},
-                )
+            process = launch(job.arguments(runs), folder.with_name(f"{folder.name}.log"))
             progress.running[job.name] = (job, process, time.perf_counter())
 
 

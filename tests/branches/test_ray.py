@@ -15,9 +15,10 @@ from test_processes import NAMES, RECIPE, taught
 from copd.assemble.branches import lone_branch
 from copd.branches import ray as on_ray
 from copd.branches.local import local_handle
-from copd.branches.ray import RayBranch, Room, cards_for, cluster
+from copd.branches.ray import RayBranch, Room
 from copd.errors import ProcessError, RecipeError
 from copd.recipe.reading import load_recipe
+from copd.system.cluster import cards_for, cluster
 from copd.types import Part, Split
 
 pytestmark = pytest.mark.slow

@@ -51,6 +51,9 @@ NOT_RUN = {
     "python benchmarks/": "the same",
     "python -m benchmarks.": "likewise; tests/project/test_benchmarks.py runs them at a reduced size",
     ".venv-bench/": "another environment, which `make bench` makes",
+    "copd advise ": "minutes; tests/commands/test_advise.py runs it at a reduced size",
+    "copd train demo backend=ray": "a minute; tests/whole/test_lost_branch.py runs it at a reduced size",
+    "copd train my.yaml backend=ray": "needs a cluster",
     "copd compare ": "hours; tests/commands/test_compare_arms.py runs it at a reduced size",
     "vllm ": "needs a GPU, and a package that copd does not depend on",
 }

@@ -755,3 +755,23 @@ def test_no_refusal_speaks_the_words_of_the_library_behind_it(override):
         "Input should|valid (string|dict|integer|number|boolean)|Tuple|after validation", str(refused.value)
     )
     assert "accepted: " in str(refused.value)
+
+
+def test_the_name_of_a_backend_stands_for_its_section():
+    assert load_recipe("demo", ["backend=ray"]).backend.kind == "ray"
+    several = load_recipe("demo", ["backend=processes", "backend.restarts=7"]).backend
+    assert (several.kind, several.restarts) == ("processes", 7)
+    assert load_recipe("demo", ["backend.restarts=7", "backend=local"]).backend.restarts == 3
+    with pytest.raises(RecipeError, match=r"backend\.kind: accepted: 'local', 'processes' or 'ray', found 'rya'"):
+        load_recipe("demo", ["backend=rya"])
+
+
+def test_a_branch_is_named_before_it_is_given_up():
+    with pytest.raises(RecipeError, match=r"backend\.give_up_minutes: is 10, not more than slow_minutes, which is 30"):
+        load_recipe("demo", ["backend.give_up_minutes=10"])
+
+
+def test_ray_chooses_the_card_of_a_branch():
+    with pytest.raises(RecipeError, match=r"branches\.text\.device: is 'cuda:1', but Ray chooses the card"):
+        load_recipe("demo", ["backend=ray", "branches.text.device=cuda:1"])
+    assert load_recipe("demo", ["backend=ray", "branches.text.device=cuda"]).branches["text"].device == "cuda"

@@ -1,0 +1,48 @@
+# ruff: noqa: E402
+"""Ray: the cluster that RAY_ADDRESS names, or one of a run's own. No other module of this room imports a library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+ADDRESS = "RAY_ADDRESS"
+"""Names a cluster that a run joins."""
+if not os.environ.get(ADDRESS):
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on any system: Ray binds to loopback. It is read at import
+
+import ray
+from ray.exceptions import RayError
+
+from copd.errors import ProcessError
+from copd.system.processes import usable_cores
+
+
+@contextmanager
+def cluster(cores: int) -> Iterator[None]:
+    """Ray, while the block lives: the cluster that RAY_ADDRESS names, or one of its own on this machine.
+
+    The own one has room for `cores` even where the machine has fewer, and binds to the loopback address only. Raises
+    ProcessError if the cluster cannot be reached.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get(ADDRESS)
+    common = {"log_to_driver": False, "configure_logging": False}
+    alone = {"address": "local", "num_cpus": max(cores, usable_cores()), "include_dashboard": False}
+    try:
+        ray.init(**common, **({"address": address} if address else alone))
+    except (RayError, OSError, RuntimeError, ValueError) as error:
+        where = f"{ADDRESS}={address}: no cluster can be joined there" if address else "Ray does not start here"
+        raise ProcessError(f"{where}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cards_for(device: str) -> int:
+    """How many cards a branch on this device asks for; `auto` asks for one where the cluster has any."""
+    if device == "auto":
+        return int(ray.cluster_resources().get("GPU", 0) > 0)
+    return int(device.startswith("cuda"))
