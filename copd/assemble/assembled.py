@@ -31,6 +31,10 @@ class Inheritance:
     indexes: Mapping[str, Index]
 
 
+Home = tuple[torch.device, torch.dtype | None]
+"""A device, and the type of autocast on it."""
+
+
 class Assembled:
     """What every command makes of a recipe. Each thing is made when it is first asked for.
 
@@ -45,10 +49,14 @@ class Assembled:
         *,
         tasks: Mapping[str, Task] | None = None,
         inherited: Inheritance | None = None,
+        home: Home | None = None,
     ) -> None:
-        """`tasks` replace those of the recipe. `inherited` checks are not repeated, nor are their warnings."""
+        """`tasks` replace those of the recipe, `home` its device.
+
+        `inherited` checks are not repeated, nor are their warnings.
+        """
         self.recipe, self.warn = recipe, warn
-        self._inherited = inherited
+        self._inherited, self._home = inherited, home
         self._ending = ExitStack()
         self._warned: set[str] = set()
         if tasks is not None:
@@ -81,8 +89,8 @@ class Assembled:
 
     @cached_property
     def loaded(self) -> Policy:
-        """The base, loaded from its folder to the recipe's device; nothing is checked yet."""
-        policy = load_policy(self.recipe)
+        """The base, loaded from its folder to its device; nothing is checked yet."""
+        policy = load_policy(self.recipe, home=self._home)
         check_overlap(self.recipe, policy)
         return policy
 
@@ -152,13 +160,14 @@ def assembled(
     *,
     tasks: Mapping[str, Task] | None = None,
     inherited: Inheritance | None = None,
+    home: Home | None = None,
 ) -> Iterator[Assembled]:
     """What a recipe asks for, while the block lives, with the recipe's number of threads for torch.
 
     At the end of the block a warning reports the bad rows that were found in it, and torch has its threads back.
     """
     threads = torch.get_num_threads()
-    made = Assembled(recipe, warn, tasks=tasks, inherited=inherited)
+    made = Assembled(recipe, warn, tasks=tasks, inherited=inherited, home=home)
     try:
         torch.set_num_threads(recipe.model.threads_per_branch)
         yield made
@@ -168,9 +177,9 @@ def assembled(
         made.close()
 
 
-def load_policy(recipe: Recipe, path: str | None = None) -> Policy:
-    """The recipe's base, or the model at `path`, as a policy on the recipe's device."""
-    device, autocast = compute_on(recipe.model.device, recipe.model.dtype)
+def load_policy(recipe: Recipe, path: str | None = None, home: Home | None = None) -> Policy:
+    """The recipe's base, or the model at `path`, as a policy on the recipe's device, or at `home`."""
+    device, autocast = home or compute_on(recipe.model.device, recipe.model.dtype)
     return Policy.from_pretrained(
         model_folder(path) if path else model_folder(recipe.model.path, revision=recipe.model.revision),
         device=device,

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from copd.assemble.assembled import Assembled, Inheritance, assembled
+import torch
+
+from copd.assemble.assembled import Assembled, Home, Inheritance, assembled
 from copd.branches.actor import generator_of
 from copd.branches.branch import Branch, ObjectiveSettings, Reference
 from copd.branches.signals import SampledToken, Signal, StudentsLikeliest, TeachersLikeliest, WholeVocabulary
@@ -30,7 +32,22 @@ DIVERGENCES: dict[str, Divergence] = {
 }
 
 
-def branch_policy(recipe: Recipe, base: Policy, name: str) -> Policy:
+def home_of(recipe: Recipe, name: str, index: int) -> Home:
+    """Where the branch computes: on its own device, else on that of the recipe.
+
+    Where the recipe leaves it to a machine with several cards, branch i gets the i-th, and the first again after the
+    last. Raises ModelFolderError for a device that the machine lacks.
+    """
+    own = recipe.branches[name].device if name in recipe.branches else None
+    if own is not None:
+        return compute_on(own, recipe.model.dtype, f"branches.{name}.device")
+    device, autocast = compute_on(recipe.model.device, recipe.model.dtype)
+    if device.type == "cuda" and not recipe.model.offload:
+        device = torch.device("cuda", index % torch.cuda.device_count())
+    return device, autocast
+
+
+def branch_policy(recipe: Recipe, base: Policy, name: str, index: int = 0) -> Policy:
     """The policy of a new branch: an adapter on the base itself, or a copy of the base on the branch's device.
 
     Raises RecipeError for targets of the adapter that the model lacks, ModelFolderError for a device that the machine
@@ -39,10 +56,7 @@ def branch_policy(recipe: Recipe, base: Policy, name: str) -> Policy:
     if recipe.lora is not None:
         settings = LoraSettings(**recipe.lora.model_dump())
         return base.with_adapter(name, settings, generator_of(recipe.seed, name, "lora", 0).initial_seed())
-    own = recipe.branches[name].device if name in recipe.branches else None
-    if own is None:
-        return base.clone()
-    device, autocast = compute_on(own, recipe.model.dtype, f"branches.{name}.device")
+    device, autocast = home_of(recipe, name, index)
     return base.clone(device=device, autocast=autocast)
 
 
@@ -101,12 +115,15 @@ def make_health(recipe: Recipe, edges: Sequence[Edge]) -> Health:
     return Health(taught, clamps=recipe.opd.bound != "proximal", in_half=in_half)
 
 
-def make_branch(made: Assembled, name: str, index: int) -> Branch:
+def make_branch(made: Assembled, name: str, index: int, *, alone: bool = False) -> Branch:
     """A new branch `name`, the `index`-th of its method. It starts from the base and learns the task of its name.
 
-    The branch of the method `mixed` learns all tasks in turn.
+    The branch of the method `mixed` learns all tasks in turn. A branch that is `alone` trains the base itself, unless
+    an adapter or the KL to a reference needs the base as it is.
     """
-    recipe, policy = made.recipe, branch_policy(made.recipe, made.base, name)
+    recipe = made.recipe
+    itself = alone and recipe.lora is None and not recipe.grpo.kl_coefficient
+    policy = made.base if itself else branch_policy(recipe, made.base, name, index)
     return Branch(
         name,
         index,
@@ -126,9 +143,10 @@ def make_branch(made: Assembled, name: str, index: int) -> Branch:
 def lone_branch(
     recipe: Recipe, name: str, index: int, inherited: Inheritance | None, warn: Callable[[str], None]
 ) -> Iterator[Branch]:
-    """The only branch of a process, with its own base, tasks and grader.
+    """The only branch of a process, with its own model, tasks and grader. The model is loaded onto its device.
 
     If nothing is `inherited`, the process checks model and data itself, and warns.
     """
-    with assembled(recipe, warn, inherited=inherited) as made:
-        yield make_branch(made, name, index)
+    home = None if recipe.lora else home_of(recipe, name, index)
+    with assembled(recipe, warn, inherited=inherited, home=home) as made:
+        yield make_branch(made, name, index, alone=True)

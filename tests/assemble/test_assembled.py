@@ -146,7 +146,7 @@ def test_bad_rows_that_were_left_out_are_told_at_the_end_if_a_model_was_made_to_
 
 
 def test_bad_rows_that_were_told_with_the_base_are_not_told_again(policy, with_a_bad_row, monkeypatch):
-    monkeypatch.setattr("copd.assemble.assembled.load_policy", lambda recipe: policy.clone())
+    monkeypatch.setattr("copd.assemble.assembled.load_policy", lambda recipe, **_: policy.clone())
     told = []
     with assembled(with_a_bad_row, told.append) as made:
         made.actor("base", made.base)
