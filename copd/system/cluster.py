@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,11 +32,15 @@ def cluster(cores: int) -> Iterator[None]:
     address = os.environ.get(ADDRESS)
     common = {"log_to_driver": False, "configure_logging": False}
     alone = {"address": "local", "num_cpus": max(cores, usable_cores()), "include_dashboard": False}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(**common, **({"address": address} if address else alone))
     except (RayError, OSError, RuntimeError, ValueError) as error:
         where = f"{ADDRESS}={address}: no cluster can be joined there" if address else "Ray does not start here"
         raise ProcessError(f"{where}: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)  # Ray has put its own in their place
     try:
         yield
     finally:

@@ -31,9 +31,10 @@ def started(name, recipe=RECIPE):
 
 @pytest.fixture(scope="module", autouse=True)
 def here():
-    """A cluster of this machine."""
+    """A cluster of this machine; who handled the signals before it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with cluster(4):
-        yield
+        yield before
 
 
 def warning():
@@ -133,6 +134,10 @@ def test_a_branch_for_which_the_cluster_has_no_room_is_named_with_what_is_free(m
     monkeypatch.setattr(on_ray, "PLACED_SECONDS", 2)
     with pytest.raises(ProcessError, match=r"branch big: asks for 1000 cores, which no node .* free in all: CPU \d"):
         RayBranch("big", warning(), print, Room(1000, 0))
+
+
+def test_signals_stay_with_the_run(here):
+    assert {number: signal.getsignal(number) for number in here} == here
 
 
 def test_a_branch_asks_for_a_card_only_where_it_computes_on_one():
