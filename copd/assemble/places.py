@@ -16,6 +16,7 @@ from copd.branches.local import Turns, local_handle, threaded_handle
 from copd.branches.patience import Patience
 from copd.branches.processes import BranchProcess
 from copd.errors import RecipeError
+from copd.model.folders import compute_on
 from copd.model.policy import Policy
 from copd.system.processes import Memory, begin_to_import, peak, summed
 from copd.types import Answering, BranchHandle
@@ -69,12 +70,26 @@ class ThisProcess:
         pass
 
 
-class OwnProcesses:
-    """A process for each branch; all start at the same time. Models that are only evaluated are in this process."""
+class _Evaluating:
+    """Models that are only evaluated, in this process: on the base's device while they answer, on the CPU before."""
+
+    def __init__(self, made: Assembled) -> None:
+        self._made, model = made, made.recipe.model
+        self._home, _ = compute_on(model.device, model.dtype)
+        self._line, self._turns = ThreadPoolExecutor(1), Turns()
+
+    def evaluated(self, name: str, policy: Policy) -> Answering:
+        actor = self._made.actor(name, policy)
+        actor.home = self._home
+        self._turns.wait(actor)
+        return threaded_handle(actor, self._line, self._turns)
+
+
+class OwnProcesses(_Evaluating):
+    """A process for each branch; all start at the same time."""
 
     def __init__(self, made: Assembled, names: Sequence[str]) -> None:
-        self._made = made
-        self._line = ThreadPoolExecutor(1)
+        super().__init__(made)
         self._processes: dict[str, BranchProcess] = {}
         inherited = made.inheritance
         begin_to_import(SERVER)
@@ -87,9 +102,6 @@ class OwnProcesses:
             self.close()
             raise
 
-    def evaluated(self, name: str, policy: Policy) -> Answering:
-        return threaded_handle(self._made.actor(name, policy), self._line)
-
     def peak(self) -> Memory:
         return summed([peak(), *(process.peak for process in self._processes.values())])
 
@@ -100,8 +112,8 @@ class OwnProcesses:
                 ending.callback(process.close)
 
 
-class RayActors:
-    """An actor of Ray for each branch. Models that are only evaluated are in this process."""
+class RayActors(_Evaluating):
+    """An actor of Ray for each branch."""
 
     def __init__(self, made: Assembled, names: Sequence[str]) -> None:
         try:
@@ -111,8 +123,7 @@ class RayActors:
             raise RecipeError(
                 f"backend: ray needs a package that is not installed ({error.name}); pip install 'copd[ray]'"
             ) from error
-        self._made = made
-        self._line = ThreadPoolExecutor(1)
+        super().__init__(made)
         self._life = ExitStack()
         self._actors: list[ray.RayBranch] = []
         try:
@@ -129,9 +140,6 @@ class RayActors:
         except BaseException:
             self.close()
             raise
-
-    def evaluated(self, name: str, policy: Policy) -> Answering:
-        return threaded_handle(self._made.actor(name, policy), self._line)
 
     def peak(self) -> Memory:
         return summed([peak(), *(actor.peak for actor in self._actors)])

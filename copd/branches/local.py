@@ -47,9 +47,12 @@ def local_handle(actor: Actor, turns: Turns | None = None) -> Handle:
     return _handle(actor, partial(_in_turn, actor, turns))
 
 
-def threaded_handle(actor: Actor, line: ThreadPoolExecutor) -> Handle:
-    """A handle on an actor that computes in the threads of `line`, while calls to other processes go on."""
-    return _handle(actor, partial(_on_thread, actor, line))
+def threaded_handle(actor: Actor, line: ThreadPoolExecutor, turns: Turns) -> Handle:
+    """A handle on an actor that computes in the threads of `line`, while calls to other processes go on.
+
+    The actor is on its device from a call that computes until another actor takes its turn.
+    """
+    return _handle(actor, partial(_on_thread, actor, line, turns))
 
 
 def _handle(actor: Actor, carry: Any) -> Handle:
@@ -66,8 +69,14 @@ async def _in_turn(actor: Actor, turns: Turns | None, method: str, *arguments: A
     return getattr(actor, method)(*arguments, **options)
 
 
-async def _on_thread(actor: Actor, line: ThreadPoolExecutor, method: str, *arguments: Any, **options: Any) -> Any:
-    call = partial(getattr(actor, method), *arguments, **options)
+async def _on_thread(
+    actor: Actor, line: ThreadPoolExecutor, turns: Turns, method: str, *arguments: Any, **options: Any
+) -> Any:
+    def call() -> Any:
+        if method in COMPUTING:
+            turns.take(actor)
+        return getattr(actor, method)(*arguments, **options)
+
     return await asyncio.get_running_loop().run_in_executor(line, call)
 
 

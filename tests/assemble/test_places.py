@@ -1,11 +1,13 @@
 """Where the branches of a run live: what is left where one of them cannot be built, and the memory of all."""
 
+import asyncio
 import shutil
 from contextlib import closing
 from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
 from copd.assemble.assembled import assembled
 from copd.assemble.places import OwnProcesses
@@ -55,6 +57,32 @@ def test_the_processes_of_branches_are_counted_beside_that_of_the_run(closed):
     assert peak().machine <= place.peak().machine - 2**33 - 2**34 < 2 * peak().machine
     place.close()
     assert sorted(closed) == ["image", "text"]
+
+
+def test_a_model_that_is_only_evaluated_is_on_its_device_only_from_its_first_answer_on(closed, monkeypatch):
+    moves = []
+    monkeypatch.setattr("copd.assemble.places.compute_on", lambda *_: (torch.device("cuda", 0), None))
+
+    class Evaluated:
+        name, policy = "base", SimpleNamespace(allowed_tokens=3)
+
+        def move(self, device):
+            moves.append(str(device))
+
+        def answer_first(self):
+            return "an answer"
+
+        def texts(self):
+            return "texts"
+
+    place = place_of("text")
+    place._made.actor = lambda name, policy: Evaluated()
+    base = place.evaluated("base", None)
+    assert asyncio.run(base._carry("texts")) == "texts"
+    assert moves == ["cpu"]
+    assert asyncio.run(base._carry("answer_first")) == "an answer"
+    assert moves == ["cpu", "cuda:0"]
+    place.close()
 
 
 @pytest.mark.slow
