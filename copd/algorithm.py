@@ -4,7 +4,7 @@
     repeat N cycles:
       phase I   for every branch in parallel: S_RL steps of GRPO on D_k                     -> `rlvr`
       phase II  for every branch in parallel: S_OPD steps; each step = native GRPO on D_k
-                + for each peer j: rollouts on D_j, scored by branch j now; one update      -> `mutual_opd`, `lessons`
+                + for each peer j: rollouts on D_j, scored by branch j now; one update      -> `mutual_opd`, `lesson`
     theta* <- Merge(theta_0 .. theta_K-1)                                -> `merged`
 
 Beyond the paper, a cycle may end with phase III: the branches rest and teach one student, which is then theta*

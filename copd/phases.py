@@ -7,7 +7,7 @@ denominator.
 
 from __future__ import annotations
 
-from asyncio import gather
+from asyncio import ensure_future, gather
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -62,63 +62,42 @@ async def mutual_opd(
     *,
     version: int,
 ) -> None:
-    """One step of phase II. All branches score before any of them updates.
+    """One step of phase II. A branch updates once its lessons are scored and it has scored all that it teaches.
 
-    They score with their weights at `version`: those at the beginning of the step or, where teachers are held, those at
-    the beginning of the phase.
+    So no branch waits for one that it has nothing to do with. Teachers score with their weights at `version`: those at
+    the beginning of the step or, where teachers are held, those at the beginning of the phase.
     """
-    students = list(branches.values())
-    on_their_own = students if batches.native_in_opd else []
-    natives = gather(*(native(branch, step, batches) for branch in on_their_own))
-    own, taught = await gather(natives, lessons(branches, edges, step, batches, version=version))
-    batch_of = {branch.name: batch for branch, batch in zip(on_their_own, own, strict=True)}
-    parts = {name: [*batch_of.get(name, ()), *taught.get(name, ())] for name in branches}
-    updates = await gather(*(branch.update(parts[branch.name]) for branch in students))
-    for branch, metrics in zip(students, updates, strict=True):
-        observer.updated(branch.name, step, metrics)
+    lessons = [(edge, ensure_future(lesson(branches, edge, step, batches, version=version))) for edge in edges]
+
+    async def update(branch: BranchHandle) -> dict[str, float]:
+        own = await native(branch, step, batches) if batches.native_in_opd else []
+        await gather(*(part for edge, part in lessons if branch.name in (edge.student, edge.teacher)))
+        return await branch.update([*own, *(part.result() for edge, part in lessons if edge.student == branch.name)])
+
+    updates, _ = await gather(gather(*map(update, branches.values())), gather(*(part for _, part in lessons)))
+    for name, metrics in zip(branches, updates, strict=True):
+        observer.updated(name, step, metrics)
 
 
-async def lessons(
-    branches: Mapping[str, BranchHandle], edges: Sequence[Edge], step: int, batches: Batches, *, version: int
-) -> dict[str, list[Part]]:
-    """The OPD parts by student. Students answer their teachers' prompts; teachers at `version` score the responses.
+async def lesson(
+    branches: Mapping[str, BranchHandle], edge: Edge, step: int, batches: Batches, *, version: int
+) -> Part:
+    """The OPD part of an edge: the student answers the teacher's prompts, and the teacher at `version` scores them.
 
-    With `batches.teachers_answer` each teacher answers its prompts itself, which makes the distillation off-policy.
+    With `batches.teachers_answer` the teacher answers its prompts itself, which makes the distillation off-policy.
     """
-    visits = await gather(
-        *(
-            branches[edge.teacher if batches.teachers_answer else edge.student].collect(
-                branches[edge.teacher].capability,
-                step,
-                batches.opd_prompts,
-                batches.opd_rollouts_per_prompt,
-                visit=True,
-            )
-            for edge in edges
-        )
-    )
-    parts = await scored(branches, edges, visits, version=version, by_teacher=batches.teachers_answer)
-    taught: dict[str, list[Part]] = {}
-    for edge, part in zip(edges, parts, strict=True):
-        taught.setdefault(edge.student, []).append(part)
-    return taught
+    answers = branches[edge.teacher if batches.teachers_answer else edge.student]
+    capability = branches[edge.teacher].capability
+    rollouts = await answers.collect(capability, step, batches.opd_prompts, batches.opd_rollouts_per_prompt, visit=True)
+    return await scored(branches, edge, rollouts, version=version, by_teacher=batches.teachers_answer)
 
 
 async def scored(
-    branches: Mapping[str, BranchHandle],
-    edges: Sequence[Edge],
-    answered: Sequence[Rollouts],
-    *,
-    version: int,
-    by_teacher: bool,
-) -> list[Part]:
-    """The part of each edge: the rollouts of its student, or `by_teacher` of its teacher, with the teacher's score."""
-    pairs = list(zip(edges, answered, strict=True))
-    scores = await gather(*(branches[edge.teacher].score(rollouts) for edge, rollouts in pairs))
-    return [
-        Part(f"from_{edge.teacher}", rollouts, edge.weight, score, teacher_version=version, by_teacher=by_teacher)
-        for (edge, rollouts), score in zip(pairs, scores, strict=True)
-    ]
+    branches: Mapping[str, BranchHandle], edge: Edge, rollouts: Rollouts, *, version: int, by_teacher: bool
+) -> Part:
+    """The part of an edge: the rollouts of its student, or `by_teacher` of its teacher, with the teacher's score."""
+    score = await branches[edge.teacher].score(rollouts)
+    return Part(f"from_{edge.teacher}", rollouts, edge.weight, score, teacher_version=version, by_teacher=by_teacher)
 
 
 @dataclass(frozen=True)
@@ -153,8 +132,9 @@ async def consolidation(
     student = consolidated.student
     everybody = {**branches, student.name: student}
     own = await native(student, step, batches) if batches.native_in_opd and student.name in branches else []
-    taught = await lessons(everybody, consolidated.edges, step, batches, version=version)
-    observer.updated(student.name, step, await student.update([*own, *taught[student.name]]))
+    edges = consolidated.edges
+    taught = await gather(*(lesson(everybody, edge, step, batches, version=version) for edge in edges))
+    observer.updated(student.name, step, await student.update([*own, *taught]))
 
 
 async def replay(
@@ -172,7 +152,10 @@ async def replay(
     """
     student, edges = consolidated.student, consolidated.edges
     kept = await gather(*(branches[edge.teacher].replay(place) for edge in edges))
-    parts = await scored(branches, edges, kept, version=version, by_teacher=True)
+    pairs = zip(edges, kept, strict=True)
+    parts = await gather(
+        *(scored(branches, edge, rollouts, version=version, by_teacher=True) for edge, rollouts in pairs)
+    )
     observer.updated(student.name, step, await student.update(parts))
 
 

@@ -140,15 +140,30 @@ PACES = [(0, 0, 0), (1, 1, 1), (0, 5, 2), (7, 0, 1)]
 
 
 @pytest.mark.parametrize("turns", PACES)
-def test_all_scores_come_before_any_update(turns):
-    stage = Stage(turns).opd()
-    assert max(stage.times("score", "end")) < min(stage.times("update", "begin"))
+def test_a_branch_scores_all_that_it_teaches_before_it_updates(turns):
+    log = Stage(turns).opd().log
+    for name in "abc":
+        update = log.index(
+            next(("begin", c) for e, c in log if e == "begin" and c.branch == name and c.what == "update")
+        )
+        assert all(i < update for i, (_, call) in enumerate(log) if call.branch == name and call.what == "score")
 
 
 @pytest.mark.parametrize("turns", PACES)
-def test_all_students_have_answered_before_any_update(turns):
-    stage = Stage(turns).opd()
-    assert max(stage.times("collect", "end")) < min(stage.times("update", "begin"))
+def test_a_branch_answers_with_the_weights_of_the_beginning_of_the_step(turns):
+    log = Stage(turns).opd().log
+    for name in "abc":
+        update = log.index(
+            next(("begin", c) for e, c in log if e == "begin" and c.branch == name and c.what == "update")
+        )
+        assert all(i < update for i, (_, call) in enumerate(log) if call.branch == name and call.what == "collect")
+
+
+def test_a_branch_waits_only_for_those_that_it_teaches_or_is_taught_by():
+    apart = (Edge("a", "b", 1.0), Edge("b", "a", 1.0))
+    stage = Stage((50, 50, 0)).opd(apart)
+    assert stage.times("update", "end")[0] < min(stage.times("score", "begin"))
+    assert stage.calls("update", "end")[0].branch == "c"
 
 
 @pytest.mark.parametrize("turns", PACES)
