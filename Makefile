@@ -37,12 +37,14 @@ $(OF_EXPERTS:%=runs/%): runs/expert
 study: $(VENV)/.installed  ## the study of studies/conflict: search, then ten seeds; hours, goes on where it was stopped
 	$(BIN)/copd compare studies/conflict/main.yaml --search --out studies/conflict
 	$(BIN)/copd compare studies/conflict/main.yaml --seeds 10 --out studies/conflict
+	$(BIN)/python studies/pilots.py studies/conflict/main.yaml
 
-docs: $(VENV)/.installed  ## renew the tables of the pages: fields of the recipe, tests of faults, speed, results of the study
+docs: $(VENV)/.installed  ## renew what is drawn: tables of the recipe, faults and speed, results of the study, the map of copd advise
 	$(BIN)/python tools/recipe_reference.py
 	$(BIN)/python tools/reliability_reference.py
 	$(BIN)/python tools/speed_reference.py
 	$(BIN)/python tools/results_page.py
+	$(BIN)/python tools/advice_map.py
 
 bench: $(BENCH)/.installed  ## the tables of benchmarks/README.md; 15 minutes, on a machine that does nothing else
 	$(BENCH)/bin/python -m benchmarks.run

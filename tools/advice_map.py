@@ -1,0 +1,62 @@
+"""The map of `copd advise`, from the committed results and pilots of the studies (`make docs`).
+
+A study is a folder with main.yaml, its results and the pilots of studies/pilots.py. One without results or without
+pilots is no point of the map.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from copd.compare.advice_map import MAP
+from copd.compare.comparison import Comparison, read_comparison
+from copd.compare.outcomes import Outcome, read_outcomes
+from copd.compare.search import chosen_file, read_chosen
+from copd.measure.evaluate import AVERAGE
+from copd.types import MIXED
+
+ROOT = Path(__file__).parent.parent
+STUDIES = {"conflict 1, 150,000 rollouts": ROOT / "studies" / "conflict" / "main.yaml"}
+"""The points by their names."""
+METHODS = ("one_cycle", "replay", "cycles", "copd_dense", "copd_paper")
+"""The arms that may be advised; `mixed` is what each is held against."""
+PILOTS = "pilots"
+
+
+def point(name: str, file: Path) -> dict[str, Any] | None:
+    """A point of the map: its pilots, and for each method its lead over mixed RLVR with the same seed."""
+    outcomes = [o for o in read_outcomes(file.parent / "results") if o.account == "rollouts"]
+    pilots = [json.loads(path.read_text("utf-8")) for path in sorted((file.parent / PILOTS).glob("seed-*.json"))]
+    leads = {method: found for method in METHODS if (found := leads_of(method, outcomes))}
+    if not pilots or not leads:
+        return None
+    return {"name": name, "rollouts": read_comparison(file).rollouts, "pilots": pilots, "leads": leads}
+
+
+def leads_of(method: str, outcomes: Sequence[Outcome]) -> list[float]:
+    """Average accuracy of a method less that of mixed RLVR, for each seed that both have."""
+    mixed = {o.seed: o.accuracy(AVERAGE) for o in outcomes if o.arm == MIXED}
+    return [round(o.accuracy(AVERAGE) - mixed[o.seed], 5) for o in outcomes if o.arm == method and o.seed in mixed]
+
+
+def overrides(file: Path) -> dict[str, dict[str, Any]]:
+    """For each method the overrides of its arm, with what the study's search has chosen."""
+    comparison: Comparison = read_comparison(file)
+    chosen = read_chosen(file, comparison) if chosen_file(file).is_file() else {}
+    return {
+        method: {**comparison.arms[method], **chosen.get(method, {})} for method in METHODS if method in comparison.arms
+    }
+
+
+def drawn(studies: dict[str, Path]) -> str:
+    """The map as text; the first study says how each method is made."""
+    points = [found for name, file in studies.items() if (found := point(name, file))]
+    made = overrides(next(iter(studies.values()))) if points else {}
+    return json.dumps({"overrides": made, "points": points}, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    MAP.write_text(drawn(STUDIES), encoding="utf-8")
