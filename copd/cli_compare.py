@@ -25,7 +25,10 @@ def compare(
     ] = False,
     on_ray: Annotated[
         bool,
-        typer.Option("--ray", help="Run the jobs on the Ray cluster that RAY_ADDRESS names; its nodes share OUT."),
+        typer.Option(
+            "--ray",
+            help="Run the jobs on the Ray cluster of RAY_ADDRESS, else on one of its own.",
+        ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show jobs, rollouts, tokens and minutes only.")] = False,
 ) -> None:
@@ -62,7 +65,7 @@ def compare(
 def advise(
     recipe: RecipeName = "demo",
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of RLVR of each branch; the map's pilots had 20.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of RLVR of each branch; a map has pilots of 20.")] = 20,
     problems: Annotated[int, typer.Option(min=1, help="Validation problems per capability.")] = 300,
 ) -> None:
     """Say which method suits a recipe: mixed RLVR, distilled experts, or branches that co-evolve.

@@ -54,7 +54,11 @@ class NonFiniteError(CopdError):
 
 
 class ProcessError(CopdError):
-    """The process of a branch ended before the run did."""
+    """Branches have no place to live, or the process of one ended before the run did."""
+
+
+class LostBranchError(ProcessError):
+    """A branch that was computing has ended, or answers no more. A run can go on from its last checkpoint."""
 
 
 class JobError(CopdError):

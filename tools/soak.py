@@ -111,7 +111,8 @@ def branches_of(run: int) -> list[psutil.Process]:
     for process in psutil.Process(run).children(recursive=True):
         with suppress(psutil.Error):
             actor = "ray::_Served" in " ".join(process.cmdline())
-            forked = SERVER in " ".join(process.parent().cmdline()) and SERVER in " ".join(process.cmdline())
+            parent = process.parent()
+            forked = parent and all(SERVER in " ".join(each.cmdline()) for each in (parent, process))
             if (actor or forked) and process.memory_info().rss > BUILT_BYTES:
                 found.append(process)
     return found

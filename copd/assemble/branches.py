@@ -147,6 +147,5 @@ def lone_branch(
 
     If nothing is `inherited`, the process checks model and data itself, and warns.
     """
-    home = None if recipe.lora else home_of(recipe, name, index)
-    with assembled(recipe, warn, inherited=inherited, home=home) as made:
+    with assembled(recipe, warn, inherited=inherited, home=home_of(recipe, name, index)) as made:
         yield make_branch(made, name, index, alone=True)

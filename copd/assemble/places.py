@@ -77,6 +77,8 @@ class _Evaluating:
         self._made, model = made, made.recipe.model
         self._home, _ = compute_on(model.device, model.dtype)
         self._line, self._turns = ThreadPoolExecutor(1), Turns()
+        self._inherited = made.inheritance
+        made.base.to("cpu")
 
     def evaluated(self, name: str, policy: Policy) -> Answering:
         actor = self._made.actor(name, policy)
@@ -91,11 +93,10 @@ class OwnProcesses(_Evaluating):
     def __init__(self, made: Assembled, names: Sequence[str]) -> None:
         super().__init__(made)
         self._processes: dict[str, BranchProcess] = {}
-        inherited = made.inheritance
         begin_to_import(SERVER)
         try:
             for index, name in enumerate(names):
-                make = partial(lone_branch, made.recipe, name, index, inherited)
+                make = partial(lone_branch, made.recipe, name, index, self._inherited)
                 self._processes[name] = BranchProcess(name, make, partial(_warn_of, made, name))
             self.branches = {name: process.handle(_patience(made)) for name, process in self._processes.items()}
         except BaseException:
@@ -131,7 +132,7 @@ class RayActors(_Evaluating):
             cores = made.recipe.model.threads_per_branch
             self._life.enter_context(cluster.cluster(cores * len(names)))
             for index, name in enumerate(names):
-                make = partial(lone_branch, made.recipe, name, index, made.inheritance)
+                make = partial(lone_branch, made.recipe, name, index, self._inherited)
                 room = ray.Room(cores, cluster.cards_for(_device(made, name)))
                 actor = ray.RayBranch(name, make, partial(_warn_of, made, name), room)
                 self._life.callback(actor.close)

@@ -1,7 +1,7 @@
 """The only class of handles: the calls to branches and models, wherever they live.
 
-A handle carries its calls to an object of this process (`copd.branches.local`), or to the branch's own process
-(`copd.branches.processes`).
+A handle carries its calls to an object of this process (`copd.branches.local`), to the branch's own process
+(`copd.branches.processes`), or to its actor (`copd.branches.ray`).
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
+
 from copd.branches.actor import Actor
 from copd.branches.branch import Branch
 from copd.branches.handle import Handle
@@ -34,6 +36,7 @@ class Turns:
             return
         if there is not None:
             there.move("cpu")
+            torch.cuda.empty_cache()
         actor.move(actor.home)
         self._there[str(actor.home)] = actor
 

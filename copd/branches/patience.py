@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from copd.branches.handle import Carry
-from copd.errors import ProcessError
+from copd.errors import LostBranchError
 
 
 @dataclass(frozen=True)
@@ -19,19 +19,30 @@ class Patience:
     given_up_after: float
     warn: Callable[[str], None]
 
+    @property
+    def seconds(self) -> float:
+        """Seconds after which a branch is given up."""
+        return 60 * self.given_up_after
+
     def applied(self, name: str, carry: Carry) -> Carry:
         """The carrier of the branch `name`, with this patience.
 
-        A call that is given up raises ProcessError. What the branch does goes on until it is closed.
+        A branch answers one call after the other: the time of a call begins when the one before it has ended. A call
+        that is given up raises LostBranchError. What the branch does goes on until it is closed.
         """
+        latest: list[asyncio.Future[Any]] = []
 
         async def patient(method: str, *arguments: Any, **options: Any) -> Any:
             call = asyncio.ensure_future(carry(method, *arguments, **options))
+            before = [each for each in latest if not each.done()]
+            latest[:] = [call]
             try:
+                if before:
+                    await asyncio.wait(before)
                 if not await _is_done(call, self.named_after):
                     self.warn(f"branch {name}: `{method}` has taken {self.named_after:g} minutes so far")
                     if not await _is_done(call, self.given_up_after - self.named_after):
-                        raise ProcessError(
+                        raise LostBranchError(
                             f"branch {name}: `{method}` has given no answer for {self.given_up_after:g} minutes; "
                             "where that is normal, raise backend.give_up_minutes"
                         )
@@ -45,3 +56,9 @@ class Patience:
 async def _is_done(call: asyncio.Future[Any], minutes: float) -> bool:
     done, _ = await asyncio.wait({call}, timeout=60 * minutes)
     return bool(done)
+
+
+def not_built(name: str, patience: Patience | None) -> LostBranchError:
+    """The error of a branch that has not been built in time."""
+    minutes = patience.given_up_after if patience else 0
+    return LostBranchError(f"branch {name}: has not been built within {minutes:g} minutes")

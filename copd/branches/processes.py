@@ -25,8 +25,8 @@ from torch import Tensor
 
 from copd.branches.branch import Branch
 from copd.branches.handle import Handle
-from copd.branches.patience import Patience
-from copd.errors import CopdError, ProcessError
+from copd.branches.patience import Patience, not_built
+from copd.errors import CopdError, LostBranchError, ProcessError
 from copd.system.processes import Memory, Served, peak
 from copd.types import Part, Rollouts
 
@@ -72,7 +72,10 @@ class BranchProcess:
 
     def handle(self, patience: Patience | None = None) -> Handle:
         """The handle on the branch, once the branch is built. Raises whatever building the branch raised."""
-        capability, allowed_tokens = self._ready.result()
+        try:
+            capability, allowed_tokens = self._ready.result(patience.seconds if patience else None)
+        except TimeoutError as error:
+            raise not_built(self.name, patience) from error
         carry = patience.applied(self.name, self._carry) if patience else self._carry
         return Handle(self.name, allowed_tokens, carry, capability)
 
@@ -139,11 +142,11 @@ class BranchProcess:
             raise failure
         return value
 
-    def _gone(self) -> ProcessError:
+    def _gone(self) -> LostBranchError:
         self._process.join(ENDING_SECONDS)
         status = self._process.exitcode
         how = f"killed by {signal.Signals(-status).name}" if status and status < 0 else f"exit status {status}"
-        return ProcessError(f"branch {self.name}: its process has ended ({how})")
+        return LostBranchError(f"branch {self.name}: its process has ended ({how})")
 
 
 def serve(pipe: Connection, make: Make) -> None:
@@ -199,7 +202,7 @@ class _Desk:
         return number
 
     def content(self, number: int) -> bytes:
-        return bytes(_ByValue.dumps(self._kept[number]))
+        return bytes(ByValue.dumps(self._kept[number]))
 
     def taken(self, number: int) -> bytes:
         content = self.content(number)
@@ -207,7 +210,7 @@ class _Desk:
         return content
 
     def score(self, content: bytes) -> Any:
-        return self._branch.score(_ByValue.loads(content))
+        return self._branch.score(ByValue.loads(content))
 
     def update(self, parts: Sequence[Any]) -> dict[str, float]:
         metrics = self._branch.update([replace(part, rollouts=self._found(part.rollouts)) for part in parts])
@@ -215,10 +218,10 @@ class _Desk:
         return metrics
 
     def _found(self, rollouts: int | bytes) -> Rollouts:
-        return self._kept[rollouts] if isinstance(rollouts, int) else _ByValue.loads(rollouts)
+        return self._kept[rollouts] if isinstance(rollouts, int) else ByValue.loads(rollouts)
 
 
-class _ByValue(ForkingPickler):
+class ByValue(ForkingPickler):
     """Pickles what travels between our own processes. Tensors travel as bytes, not as handles on shared memory."""
 
     def reducer_override(self, value: Any) -> Any:
@@ -233,7 +236,7 @@ def _tensor(content: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
 
 
 def _send(pipe: Connection, message: object) -> None:
-    pipe.send_bytes(_ByValue.dumps(message))
+    pipe.send_bytes(ByValue.dumps(message))
 
 
 def _portable(error: Exception) -> Exception:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,9 +18,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from copd.branches.handle import Handle
-from copd.branches.patience import Patience
-from copd.branches.processes import Make
-from copd.errors import ProcessError
+from copd.branches.patience import Patience, not_built
+from copd.branches.processes import ByValue, Make
+from copd.errors import LostBranchError, ProcessError, first_line
 from copd.system.processes import Memory, peak
 from copd.types import Part
 
@@ -62,24 +62,28 @@ class RayBranch:
             "num_gpus": room.gpus,
             "max_restarts": 0,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, 0),
-            "runtime_env": {"env_vars": {"LOCAL_RANK": "0"}},
+            "runtime_env": {"env_vars": {"LOCAL_RANK": "0"}},  # of the one card that Ray lets the actor see
         }
         self._actor = ray.remote(_Served).options(**options).remote()
-        self._ready = self._actor.built.remote(make)
+        self._ready = self._actor.built.remote(make, os.getcwd())
 
     def handle(self, patience: Patience | None = None) -> Handle:
         """The handle on the branch, once the branch is built. Raises whatever building the branch raised."""
         try:
-            capability, allowed_tokens, self.node, self.process = self._opened(ray.get(self._ready))
+            answer = ray.get(self._ready, timeout=patience.seconds if patience else None)
+        except GetTimeoutError as error:
+            raise not_built(self.name, patience) from error
         except RayError as error:
             raise self._raised(error) from error
+        capability, allowed_tokens, self.node, self.process = self._opened(answer)
         carry = patience.applied(self.name, self._carry) if patience else self._carry
         return Handle(self.name, allowed_tokens, carry, capability)
 
     def close(self) -> None:
         """End the actor, even in the middle of a call; that call then fails."""
-        ray.kill(self._actor)
-        remove_placement_group(self._group)
+        with suppress(RayError):
+            ray.kill(self._actor)
+            remove_placement_group(self._group)
 
     async def _carry(self, method: str, *arguments: Any, **options: Any) -> Any:
         try:
@@ -87,6 +91,8 @@ class RayBranch:
                 rollouts, answered = self._actor.kept.remote(method, *arguments, **options)
                 self._opened(await answered)
                 return rollouts
+            if method == "score":
+                return self._opened(await self._actor.score.remote(*arguments))
             if method == "update":
                 (parts,) = arguments
                 given = [part.rollouts for part in parts]
@@ -96,8 +102,8 @@ class RayBranch:
         except RayError as error:
             raise self._raised(error) from error
 
-    def _opened(self, answer: tuple[Any, Sequence[str], Memory]) -> Any:
-        value, warnings, self.peak = answer
+    def _opened(self, answer: bytes) -> Any:
+        value, warnings, self.peak = ByValue.loads(answer)
         for warning in warnings:
             self._warn(warning)
         return value
@@ -108,8 +114,9 @@ class RayBranch:
         if isinstance(cause, Exception) and not isinstance(cause, RayError):
             return cause
         if isinstance(error, ActorDiedError | ActorUnavailableError):
-            return ProcessError(f"branch {self.name}: its actor has ended (killed, out of memory, or its node is gone)")
-        return ProcessError(f"branch {self.name}: Ray reports {type(error).__name__}: {error}")
+            said = f"branch {self.name}: its actor has ended (killed, out of memory, or its node is gone)"
+            return LostBranchError(said)
+        return LostBranchError(f"branch {self.name}: Ray reports {type(error).__name__}: {first_line(error)}")
 
 
 def _placed(name: str, room: Room) -> PlacementGroup:
@@ -118,8 +125,11 @@ def _placed(name: str, room: Room) -> PlacementGroup:
     group = placement_group([bundle], strategy="STRICT_PACK")
     try:
         ray.get(group.ready(), timeout=PLACED_SECONDS)
-    except GetTimeoutError as error:
-        remove_placement_group(group)
+    except RayError as error:
+        with suppress(RayError):
+            remove_placement_group(group)
+        if not isinstance(error, GetTimeoutError):
+            raise ProcessError(f"branch {name}: Ray gives it no place: {first_line(error)}") from error
         left = ray.available_resources()
         free = ", ".join(f"{kind} {left.get(kind, 0):g}" for kind in bundle)
         raise ProcessError(
@@ -136,23 +146,29 @@ class _Served:
         self._warnings: list[str] = []
         self._life = ExitStack()
 
-    def built(self, make: Make) -> Any:
+    def built(self, make: Make, folder: str) -> bytes:
+        """Build the branch. `folder` is that of the run, from which relative paths lead."""
+        os.chdir(folder)
         self._branch = self._life.enter_context(make(self._warnings.append))
         node = ray.get_runtime_context().get_node_id()
         return self._answer((self._branch.capability, self._branch.policy.allowed_tokens, node, os.getpid()))
 
-    def call(self, method: str, *arguments: Any, **options: Any) -> Any:
+    def call(self, method: str, *arguments: Any, **options: Any) -> bytes:
         return self._answer(getattr(self._branch, method)(*arguments, **options))
 
     @ray.method(num_returns=2)
-    def kept(self, method: str, *arguments: Any, **options: Any) -> tuple[Any, Any]:
-        return getattr(self._branch, method)(*arguments, **options), self._answer(None)
+    def kept(self, method: str, *arguments: Any, **options: Any) -> tuple[bytes, bytes]:
+        return bytes(ByValue.dumps(getattr(self._branch, method)(*arguments, **options))), self._answer(None)
 
-    def update(self, parts: Sequence[Part], *rollouts: Any) -> Any:
-        whole = [replace(part, rollouts=given) for part, given in zip(parts, rollouts, strict=True)]
-        return self._answer(self._branch.update(whole))
+    def score(self, rollouts: bytes) -> bytes:
+        return self._answer(self._branch.score(ByValue.loads(rollouts)))
 
-    def _answer(self, value: Any) -> Any:
+    def update(self, parts: Sequence[Part], *rollouts: bytes) -> bytes:
+        pairs = zip(parts, rollouts, strict=True)
+        return self._answer(self._branch.update([replace(part, rollouts=ByValue.loads(own)) for part, own in pairs]))
+
+    def _answer(self, value: Any) -> bytes:
+        """In bytes, as between processes: tensors of a card are not told from those of the CPU."""
         warnings = list(self._warnings)
         self._warnings.clear()
-        return value, warnings, peak()
+        return bytes(ByValue.dumps((value, warnings, peak())))

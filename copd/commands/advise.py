@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import shlex
+from collections.abc import Iterator
 
 from copd.assemble.plan import make_plan
 from copd.commands.pilot import PilotSettings, run_pilot
-from copd.compare.advice_map import AdviceMap, Place, place_of, read_map
+from copd.compare.advice_map import AdviceMap, Coordinates, coordinates_of, read_map
 from copd.compare.comparison import as_overrides
 from copd.measure.evaluate import Accuracy, Estimate, tabulate
 from copd.measure.pilot import Pilot
@@ -25,15 +25,16 @@ def advise(recipe: Recipe, settings: PilotSettings) -> tuple[list[Accuracy], lis
 
     Raises RecipeError for a recipe of one branch, or without a plan, before anything is sampled.
     """
-    rollouts = make_plan(recipe).rollouts
+    rollouts, known = make_plan(recipe).rollouts, read_map()
+    if not known.points:
+        settings.tell("the map has no points yet: the pilot's numbers are told, and no method is advised")
     pilot, answers = run_pilot(recipe, settings)
-    known = read_map()
     return tabulate(answers, ()), [*told_numbers(pilot), *told_advice(known, pilot, rollouts)]
 
 
 def told_numbers(pilot: Pilot) -> Iterator[str]:
     """The pilot's numbers, one a line, each with its meaning."""
-    hidden = "hidden by noise" if pilot.cosine is None else f"{pilot.cosine:+.2f}"
+    hidden = "not told: noise hides it, or branches are adapters" if pilot.cosine is None else f"{pilot.cosine:+.2f}"
     yield f"gain: {_points(pilot.gain)}: each branch in its own capability, less the base"
     yield f"harm: {_points(pilot.harm)}: what training on another capability costs"
     yield f"gap: {_points(pilot.gap)}: each branch in its own capability, less the mean of all branches' weights"
@@ -47,7 +48,7 @@ def told_advice(known: AdviceMap, pilot: Pilot, rollouts: int) -> Iterator[str]:
     if not known.points:
         yield "the map has no points yet, so nothing is advised"
         return
-    place = place_of(pilot, rollouts)
+    place = coordinates_of(pilot, rollouts)
     favoured = known.favoured(place)
     yield from _told_choice(known, place, favoured)
     for method in known.methods:
@@ -65,7 +66,7 @@ def told_advice(known: AdviceMap, pilot: Pilot, rollouts: int) -> Iterator[str]:
     yield "what would change the answer: " + ("; ".join(changes) or f"nothing on the map, where {favoured} is best")
 
 
-def _told_choice(known: AdviceMap, place: Place, favoured: str) -> Iterator[str]:
+def _told_choice(known: AdviceMap, place: Coordinates, favoured: str) -> Iterator[str]:
     if favoured == MIXED:
         yield f"favoured: {MIXED}; no method of the map is expected to be better"
         yield f"  copd train RECIPE method={MIXED}"
@@ -73,13 +74,9 @@ def _told_choice(known: AdviceMap, place: Place, favoured: str) -> Iterator[str]
     lead = known.lead(favoured, place)
     unsure = "" if lead.low > 0 else f"; the interval holds 0, and {MIXED} is simpler"
     yield f"favoured: {favoured}; expected {_points(lead)} over {MIXED} at equal rollouts{unsure}"
-    yield f"  copd train RECIPE {_quoted(known.overrides[favoured])}"
+    yield f"  copd train RECIPE {shlex.join(as_overrides(known.overrides[favoured]))}"
 
 
 def _points(estimate: Estimate) -> str:
     value, low, high = (f"{100 * share:+.1f}" for share in vars(estimate).values())
     return f"{value} points [{low}, {high}]"
-
-
-def _quoted(changes: Mapping[str, Any]) -> str:
-    return " ".join(f"'{each}'" if set(each) & set(' {}[]"') else each for each in as_overrides(changes))

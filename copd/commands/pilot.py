@@ -40,22 +40,25 @@ def cost_in_words(recipe: Recipe, settings: PilotSettings) -> str:
     batch = sampling.prompts_per_step * sampling.rollouts_per_prompt
     rollouts = branches * batch * (GRADIENT_BATCHES + settings.steps)
     answers = (branches + 2) * branches * settings.problems
-    tokens = (rollouts + answers) * sampling.max_new_tokens
+    compared = 2 * branches**2 * recipe.evaluation.behaviour_problems
+    tokens = (rollouts + answers + compared) * sampling.max_new_tokens
     return (
         f"the pilot makes {rollouts:,} rollouts ({GRADIENT_BATCHES} batches of each branch for gradients, then "
-        f"{settings.steps} steps), and {answers:,} greedy answers to validation problems; {tokens:,} tokens at most"
+        f"{settings.steps} steps), {answers:,} greedy answers to validation problems, and {compared:,} responses in "
+        f"which branches are compared; {tokens:,} tokens at most"
     )
 
 
 def run_pilot(recipe: Recipe, settings: PilotSettings) -> tuple[Pilot, list[Answers]]:
     """Make the pilot; return its numbers and the answers of base, branches and their mean to validation problems.
 
-    Raises RecipeError for a recipe of one branch.
+    Raises RecipeError for a recipe of one branch, and where there are fewer validation problems than are asked for.
     """
     if len(recipe.branches) < 2:
         raise RecipeError(f"branches: found one, {next(iter(recipe.branches))}; advice needs two capabilities or more")
     settings.tell(cost_in_words(recipe, settings))
-    names = tuple(recipe.branches)
+    asked = recipe.evaluation.model_copy(update={"validation_problems": settings.problems})
+    recipe, names = recipe.model_copy(update={"evaluation": asked}), tuple(recipe.branches)
     with (
         assembled(recipe, lambda line: settings.tell(f"warning: {line}")) as made,
         closing(PLACES[recipe.backend.kind](made, names)) as place,
@@ -74,7 +77,8 @@ async def _measured(made: Assembled, place: Place, settings: PilotSettings) -> t
     behaviour = await measure_behaviour(
         branches, list(branches), problems=evaluation.behaviour_problems, ks=evaluation.overlap_k
     )
-    return summary(settings.steps, answers, behaviour, gradients, no_signal), answers
+    comparable = made.recipe.lora is None  # adapters begin in bases of their own, in which gradients cannot be compared
+    return summary(settings.steps, answers, behaviour, gradients if comparable else None, no_signal), answers
 
 
 async def _trained(recipe: Recipe, place: Place, settings: PilotSettings) -> tuple[dict[str, GradientSample], float]:

@@ -18,7 +18,7 @@ from copd.assemble.branches import make_health
 from copd.assemble.places import PLACES
 from copd.assemble.plan import Plan, handovers, make_plan
 from copd.branches.local import finish
-from copd.errors import MergeError, ProcessError, RecipeError, RunFolderError
+from copd.errors import LostBranchError, MergeError, RecipeError, RunFolderError
 from copd.maths import merge as merges
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
@@ -57,7 +57,7 @@ def train(
     of the same recipe, data, base and versions. That run goes on from its last checkpoint; a complete run is only
     shown. With `force` too, these may have changed; the manifest records what changed. SIGTERM and SIGINT end the run
     with a checkpoint. Raises RecipeError, DataError, ModelFolderError, CheckpointError, RunFolderError, MergeError,
-    WriteError or NonFiniteError; after a signal Stopped, which is a SystemExit.
+    WriteError, ProcessError or NonFiniteError; after a signal Stopped, which is a SystemExit.
     """
     if force and not resume:
         raise RecipeError("--force: found without --resume, which alone has a use for it; add --resume or leave it out")
@@ -88,12 +88,13 @@ def _train_alone(
             for restarts in range(recipe.backend.restarts + 1):
                 checkpoint = latest_checkpoint(folder / CHECKPOINTS, screen.warn) if resume or restarts else None
                 try:
-                    run = _Run(folder, made, plan, screen, checkpoint, manifest, () if restarts else changes, stop)
+                    run = _Run(folder, made, plan, screen, checkpoint, manifest, changes, stop)
                     with closing(run.place), screen:
                         claim(folder, manifest)
                         finish(run.complete())
                     break
-                except ProcessError as error:
+                except LostBranchError as error:
+                    stop.leave_if_asked()
                     _give_up_or_tell(error, recipe.backend.restarts - restarts, screen)
     if not table or not (folder / REPORT).is_file():
         from copd.report.page import write_report  # draws by matplotlib, which a run has no use for until here
@@ -104,10 +105,10 @@ def _train_alone(
     screen.finished(folder, loader_of(read_config(model)).auto_class.__name__ if model.is_dir() else None)
 
 
-def _give_up_or_tell(error: ProcessError, left: int, screen: Screen) -> None:
-    """Warn that all branches go on from the last checkpoint. Raises ProcessError if no restart is `left`."""
+def _give_up_or_tell(error: LostBranchError, left: int, screen: Screen) -> None:
+    """Warn that all branches go on from the last checkpoint. Raises LostBranchError if no restart is `left`."""
     if not left:
-        raise ProcessError(
+        raise LostBranchError(
             f"{error}; nothing that was saved is lost, --resume goes on from the last checkpoint"
         ) from error
     screen.warn(f"{error}; all branches go on from the last checkpoint, {left - 1} restarts are left after this one")
@@ -124,7 +125,7 @@ class _Run:
         screen: Screen,
         checkpoint: Checkpoint | None,
         manifest: Mapping[str, Any],
-        changes: Sequence[str],
+        changes: list[str],
         stop: Stop,
     ) -> None:
         self.folder, self.recipe, self.plan, self.screen = folder, made.recipe, plan, screen
@@ -178,6 +179,7 @@ class _Run:
             observer.restart()
         if self.changes:
             record_forced(self.folder, self.manifest, start, self.changes)
+            self.changes.clear()
         if not self.checkpoint:
             with self.screen.stage("first measures"):
                 self._warn_of_truncation(observer, await observer.measure(-1, "start"))

@@ -34,21 +34,21 @@ class Feature:
     written: Callable[[float], str]
 
 
-def _points(value: float) -> str:
+def _in_points(value: float) -> str:
     return f"{100 * value:.1f} points"
 
 
 FEATURES = (
-    Feature("harm to other capabilities", lambda pilot, _: pilot.harm.value, _points),
-    Feature("gap between branches and their mean", lambda pilot, _: pilot.gap.value, _points),
+    Feature("harm to other capabilities", lambda pilot, _: pilot.harm.value, _in_points),
+    Feature("gap between branches and their mean", lambda pilot, _: pilot.gap.value, _in_points),
     Feature("cosine of gradients", lambda pilot, _: pilot.cosine, lambda value: f"{value:.2f}"),
     Feature("rollouts in all", lambda _, rollouts: math.log10(rollouts), lambda value: f"{10**value:,.0f}"),
 )
-Place = tuple[float | None, ...]
+Coordinates = tuple[float | None, ...]
 """The value of each feature; None where a pilot could not tell it."""
 
 
-def place_of(pilot: Pilot, rollouts: int) -> Place:
+def coordinates_of(pilot: Pilot, rollouts: int) -> Coordinates:
     """Where a pilot with a budget lies."""
     return tuple(feature.value(pilot, rollouts) for feature in FEATURES)
 
@@ -63,9 +63,9 @@ class Point:
     leads: Mapping[str, tuple[float, ...]]
 
     @cached_property
-    def place(self) -> Place:
+    def place(self) -> Coordinates:
         """The mean of each feature over the pilots that could tell it."""
-        columns = zip(*(place_of(pilot, self.rollouts) for pilot in self.pilots), strict=True)
+        columns = zip(*(coordinates_of(pilot, self.rollouts) for pilot in self.pilots), strict=True)
         told = [[value for value in column if value is not None] for column in columns]
         return tuple(fmean(values) if values else None for values in told)
 
@@ -99,7 +99,7 @@ class AdviceMap:
         told = [[value for value in column if value is not None] for column in columns]
         return tuple(pstdev(values) if len(values) > 1 else 0.0 for values in told)
 
-    def distance(self, first: Place, second: Place) -> float:
+    def distance(self, first: Coordinates, second: Coordinates) -> float:
         """In spreads of the map's features; features that one of the two does not know are left out."""
         squares = [
             ((a - b) / spread) ** 2
@@ -108,14 +108,14 @@ class AdviceMap:
         ]
         return math.sqrt(math.fsum(squares))
 
-    def weights(self, place: Place) -> list[float]:
+    def weights(self, place: Coordinates) -> list[float]:
         """How much each point says about a place: a normal kernel of one spread; they sum to 1."""
         distances = [self.distance(place, point.place) for point in self.points]
         nearest = min(distances)
         raw = [math.exp((nearest**2 - distance**2) / 2) for distance in distances]
         return [each / math.fsum(raw) for each in raw]
 
-    def lead(self, method: str, place: Place) -> Estimate:
+    def lead(self, method: str, place: Coordinates) -> Estimate:
         """The expected lead over mixed RLVR, with a 95 % interval: seeds of the points, and points among themselves."""
         weights = self.weights(place)
         leads = [point.lead(method) for point in self.points]
@@ -125,11 +125,11 @@ class AdviceMap:
         half = Z95 * math.sqrt(between + within)
         return Estimate(mean, mean - half, mean + half)
 
-    def favoured(self, place: Place) -> str:
+    def favoured(self, place: Coordinates) -> str:
         """The method with the greatest expected lead; of equal ones the first."""
         return max(self.methods, key=lambda method: self.lead(method, place).value)
 
-    def turns(self, place: Place) -> list[str]:
+    def turns(self, place: Coordinates) -> list[str]:
         """For each feature the nearest value, all others as they are, at which another method would be favoured."""
         found, now = [], self.favoured(place)
         for number, feature in enumerate(FEATURES):
@@ -147,7 +147,7 @@ class AdviceMap:
                     break
         return found
 
-    def elsewhere(self, place: Place) -> str | None:
+    def elsewhere(self, place: Coordinates) -> str | None:
         """The nearest point at which another method is favoured, with its features; None if there is none."""
         now = self.favoured(place)
         for point in sorted(self.points, key=lambda point: self.distance(place, point.place)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -65,7 +66,7 @@ class Job:
     @property
     def command(self) -> str:
         """The command that makes this run alone, in words for a reader: it trains its own experts."""
-        return " ".join(["copd", *map(_quoted, ["train", self.source, *self.overrides, "--out", f"runs/{self.name}"])])
+        return shlex.join(["copd", "train", self.source, *self.overrides, "--out", f"runs/{self.name}"])
 
 
 def jobs_of(comparison: Comparison, seeds: Sequence[int], chosen: Mapping[str, Changes]) -> list[Job]:
@@ -180,7 +181,3 @@ def _taken_over(folder: Path, otherwise: str | None) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return otherwise
     return found
-
-
-def _quoted(text: str) -> str:
-    return text if all(c.isalnum() or c in "=.,_/:+-" for c in text) else f"'{text}'"

@@ -5,23 +5,29 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import ray
 from ray.exceptions import RayError
 
 from copd.compare.running import POLL_SECONDS, command_of, one_thread
+from copd.errors import ProcessError, first_line
 
 
 def cores() -> int:
-    """The cores of the cluster: as many jobs can run at once."""
-    return int(ray.cluster_resources().get("CPU", 0))
+    """The cores of the cluster: as many jobs can run at once. Raises ProcessError if there is none."""
+    found = int(ray.cluster_resources().get("CPU", 0))
+    if not found:
+        raise ProcessError("--ray: the cluster has no core; start a node, or wait for one")
+    return found
 
 
 class RayJob:
     """A job that a task of Ray runs. It writes to the log's folder, which all nodes must share."""
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
+        self._log = log
         self._task = (
             ray.remote(_run)
             .options(num_cpus=1, max_retries=0)
@@ -35,7 +41,9 @@ class RayJob:
             return None
         try:
             status: int = ray.get(self._task)
-        except RayError:
+        except RayError as error:
+            with suppress(OSError), self._log.open("a", encoding="utf-8") as lines:
+                lines.write(f"its task of Ray failed: {first_line(error)}\n")
             return 1
         return status
 

@@ -152,5 +152,9 @@ def _collect(progress: Progress, runs: Path, results: Path) -> None:
 
 
 def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    try:
+        said = log.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"its log cannot be read: {error}"
+    lines = [line for line in said.splitlines() if line.strip()]
     return lines[-1].strip() if lines else "it said nothing"

@@ -26,7 +26,7 @@ class Pilot:
     gain          accuracy of each branch in its own capability, less the base's
     harm          accuracy of the base in each capability, less that of the branches that trained on another
     gap           accuracy of each branch in its own capability, less that of the branches' mean of weights
-    cosine        of the gradients of two capabilities at the base; None where noise hides them
+    cosine        of the gradients of two capabilities at the base; None where noise hides them, and for adapters
     overlap       of two branches' likeliest tokens, at the smallest k
     symmetric_kl  of two branches, in nats
     no_signal     share of groups whose rewards are all equal, so that they teach nothing
@@ -82,15 +82,17 @@ def summary(
     steps: int,
     answers: Sequence[Answers],
     behaviour: Behaviour,
-    gradients: Mapping[str, GradientSample],
+    gradients: Mapping[str, GradientSample] | None,
     no_signal: float,
 ) -> Pilot:
-    """The pilot from its measures. `answers` are those of base, branches and merge to the same problems.
+    """The pilot from its measures; without `gradients` it has no cosine.
+
+    `answers` are those of base, branches and merge to the same problems.
 
     A branch and its capability have one name, as everywhere.
     """
     right = {(a.model, a.capability): a.greedy_P for a in answers}
-    names = list(gradients)
+    names = [name for name in dict.fromkeys(a.model for a in answers) if name not in (BASE, MERGED)]
     base = {name: right[BASE, name] for name in names}
     own = {name: right[name, name] for name in names}
     others = {name: torch.stack([right[other, name] for other in names if other != name]).mean(0) for name in names}
@@ -102,7 +104,7 @@ def summary(
         Estimate(*paired_difference([(base[name], own[name]) for name in names])),
         Estimate(*paired_difference([(others[name], base[name]) for name in names])),
         Estimate(*paired_difference([(right[MERGED, name], own[name]) for name in names])),
-        mean_cosine(gradients),
+        mean_cosine(gradients) if gradients else None,
         fmean(overlap[student][teacher] for student, teacher in pairs),
         fmean(behaviour.symmetric_kl[student][teacher] for student, teacher in pairs),
         no_signal,

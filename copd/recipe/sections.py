@@ -240,17 +240,19 @@ class BackendSection(Section):
 
     kind: Literal["local", "processes", "ray"] = Field(
         "local",
-        description="local: all branches in this process; processes: each in its own process, with its own base; ray: "
+        description="local: all branches in this process; processes: each in its own process, with its own model; ray: "
         "each an actor of Ray, on this machine or on the cluster that RAY_ADDRESS names",
     )
     restarts: int = Field(
         3,
         ge=0,
-        description="how often a run goes on by itself from its last checkpoint after a branch's process has ended",
+        description="how often in all a run goes on by itself from its last checkpoint after it has lost a branch",
     )
     slow_minutes: float = Field(30.0, gt=0, description="after so long without an answer a branch is named as slow")
     give_up_minutes: float = Field(
-        240.0, gt=0, description="after so long without an answer a branch counts as ended; more than slow_minutes"
+        240.0,
+        gt=0,
+        description="after so long without an answer a branch counts as lost; more than slow_minutes",
     )
 
     @model_validator(mode="after")

@@ -14,6 +14,8 @@ from copd.system.files import replace_text
 
 RESUMED = ("recipe", "branch_order", "base_sha256", "data_sha256", "verifier_sha256", "versions")
 """What must not change when a run is resumed."""
+MAY_CHANGE = tuple(f"recipe.backend.{name} " for name in ("restarts", "slow_minutes", "give_up_minutes"))
+"""Fields of a recipe that decide no number of the run."""
 Reread = Callable[[Any], dict[str, Any]]
 """Reads a recipe from a manifest. Fields that are newer than the manifest take their defaults."""
 
@@ -44,7 +46,8 @@ def check_folder(
         except CheckpointError:
             if not force:
                 raise
-        changes = [change for key in RESUMED for change in _differences(key, before[key], manifest[key])]
+        found = [change for key in RESUMED for change in _differences(key, before[key], manifest[key])]
+        changes = [change for change in found if not change.startswith(MAY_CHANGE)]
         if changes and not force:
             lines = [f"{folder}: cannot resume: {change}" for change in changes]
             raise CheckpointError(

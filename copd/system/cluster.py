@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""Ray: the cluster that RAY_ADDRESS names, or one of a run's own. No other module of this room imports a library."""
+"""Ray: the cluster that RAY_ADDRESS names, or one of a run's own. No other module of copd/system imports a library."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ def cluster(cores: int) -> Iterator[None]:
     except (RayError, OSError, RuntimeError, ValueError) as error:
         where = f"{ADDRESS}={address}: no cluster can be joined there" if address else "Ray does not start here"
         raise ProcessError(f"{where}: {error}") from error
-    if threading.current_thread() is threading.main_thread():
-        for number, handler in handlers.items():
-            signal.signal(number, handler)  # Ray has put its own in their place
     try:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                if handler is not None:
+                    signal.signal(number, handler)  # Ray has put its own in their place
         yield
     finally:
         ray.shutdown()

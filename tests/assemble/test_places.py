@@ -42,7 +42,8 @@ def closed(monkeypatch) -> list[str]:
 
 
 def place_of(*names: str) -> OwnProcesses:
-    made = SimpleNamespace(recipe=load_recipe("demo"), inheritance=None, warn=print)
+    base = SimpleNamespace(to=lambda device: None)
+    made = SimpleNamespace(recipe=load_recipe("demo"), inheritance=None, base=base, warn=print)
     return OwnProcesses(made, names)
 
 

@@ -60,3 +60,19 @@ def test_a_silent_branch_is_given_up_in_a_bounded_time_and_its_call_is_dropped()
 def test_an_error_of_the_branch_is_raised_as_it_is():
     with pytest.raises(NonFiniteError, match="five bad steps"):
         asked(failing)
+
+
+def test_a_call_that_waits_for_another_of_its_branch_is_not_called_slow():
+    line = asyncio.Lock()
+
+    async def one_after_the_other(method, *_, **__):
+        async with line:
+            await asyncio.sleep(0.15)
+        return method
+
+    async def three():
+        told = []
+        call = Patience(4 * MINUTE, 400 * MINUTE, told.append).applied("video", one_after_the_other)
+        return await asyncio.gather(*(call(str(i)) for i in range(3))), told
+
+    assert asyncio.run(three()) == (["0", "1", "2"], [])

@@ -34,8 +34,8 @@ def made():
 
 
 def test_the_cost_is_told_before_anything_is_sampled(made):
-    assert "makes 192 rollouts (2 batches of each branch for gradients, then 2 steps), and 90 greedy answers" in SAID[0]
-    assert f"{(192 + 90) * 36:,} tokens at most" in SAID[0]
+    assert "makes 192 rollouts (2 batches of each branch for gradients, then 2 steps), 90 greedy answers" in SAID[0]
+    assert f"{(192 + 90 + 36) * 36:,} tokens at most" in SAID[0]
     assert SAID[1].startswith("gradients are taken; 2 steps of each branch take about ")
 
 
@@ -59,6 +59,12 @@ def test_one_capability_needs_no_advice():
     one = load_recipe("demo", [*SMALL, "branches={text: {task: {kind: digits, capability: text}}}", "method=expert"])
     with pytest.raises(RecipeError, match="branches: found one, text; advice needs two capabilities or more"):
         run_pilot(one, SETTINGS)
+
+
+def test_more_validation_problems_than_there_are_are_refused_before_anything_is_sampled():
+    few = "branches.text.task={capability: text, operators: [max], length: [2, 2], max_number: 3}"
+    with pytest.raises(RecipeError, match=r"branches\.text\.task: 300 validation problems are asked for: "):
+        run_pilot(load_recipe("demo", [*SMALL, few]), PilotSettings(1, 300, SAID.append))
 
 
 def numbers(harm: float, steps: int = 20) -> Pilot:

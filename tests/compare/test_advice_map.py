@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from copd.compare.advice_map import FEATURES, MAP, AdviceMap, Point, place_of, read_map
+from copd.compare.advice_map import FEATURES, MAP, AdviceMap, Point, coordinates_of, read_map
 from copd.errors import RecipeError
 from copd.measure.evaluate import Estimate
 from copd.measure.pilot import Pilot
@@ -73,14 +73,14 @@ def test_a_method_that_a_point_lacks_is_not_offered():
 
 def test_a_cosine_that_noise_hides_is_left_out_of_the_distance():
     other = AdviceMap((point("a", 0.0, {"distil": (0.0,)}, cosine=-1.0), *KNOWN.points), {"distil": {}})
-    hidden = place_of(pilot(0.0, cosine=None), 1000)
+    hidden = coordinates_of(pilot(0.0, cosine=None), 1000)
     assert other.distance(hidden, other.points[0].place) == 0
-    assert other.distance(place_of(pilot(0.0, cosine=0.5), 1000), other.points[0].place) > 0
+    assert other.distance(coordinates_of(pilot(0.0, cosine=0.5), 1000), other.points[0].place) > 0
 
 
 def test_a_feature_in_which_the_points_do_not_differ_has_no_say():
-    place = place_of(pilot(0.1), 1000)
-    more = place_of(pilot(0.1), 10_000_000)
+    place = coordinates_of(pilot(0.1), 1000)
+    more = coordinates_of(pilot(0.1), 10_000_000)
     assert KNOWN.distance(place, more) == 0
 
 
@@ -89,8 +89,8 @@ def test_what_would_turn_the_choice_is_told_by_the_nearest_value():
     assert turn.startswith("distil with harm to other capabilities of ")
     assert turn.endswith("points instead of 0.0 points")
     at = float(turn.removeprefix("distil with harm to other capabilities of ").split()[0]) / 100
-    assert KNOWN.favoured(place_of(pilot(at), 1000)) == "distil"
-    assert KNOWN.favoured(place_of(pilot(at - 0.2 / 60), 1000)) == "mixed"
+    assert KNOWN.favoured(coordinates_of(pilot(at), 1000)) == "distil"
+    assert KNOWN.favoured(coordinates_of(pilot(at - 0.2 / 60), 1000)) == "mixed"
 
 
 def test_no_turn_is_told_where_one_method_leads_everywhere():

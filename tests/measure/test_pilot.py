@@ -93,6 +93,10 @@ def test_a_capability_whose_gradient_is_noise_is_left_out_of_the_cosine():
     assert mean_cosine({"text": GRADIENTS["text"], "image": noise}) is None
 
 
+def test_without_gradients_there_is_no_cosine_and_all_else_is_the_same(pilot):
+    assert summary(20, answers_of(RIGHT), BEHAVIOUR, None, 0.25) == replace(pilot, cosine=None)
+
+
 def test_a_pilot_comes_back_from_json(pilot):
     for one in (pilot, replace(pilot, cosine=None)):
         assert Pilot.from_record(json.loads(json.dumps(one.as_record()))) == one

@@ -49,6 +49,15 @@ def test_a_recipe_from_before_a_field_goes_on_where_the_field_has_its_default(tm
     check(tmp_path / "run", manifest_of())
 
 
+def test_a_run_goes_on_with_more_patience_but_not_elsewhere(tmp_path):
+    claim(tmp_path / "run", manifest_of("backend=processes"))
+    check(
+        tmp_path / "run", manifest_of("backend={kind: processes, restarts: 9, slow_minutes: 1, give_up_minutes: 999}")
+    )
+    with pytest.raises(CheckpointError, match=r"recipe\.backend\.kind was 'processes' and is now 'ray'"):
+        check(tmp_path / "run", manifest_of("backend=ray"))
+
+
 def test_a_recipe_from_before_a_field_does_not_go_on_with_another_value(tmp_path):
     claim(tmp_path / "run", older(manifest_of(), "grpo.iterations"))
     with pytest.raises(CheckpointError, match=r"cannot resume: recipe\.grpo\.iterations was 1 and is now 2"):
