@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 
 from copd.compare.running import POLL_SECONDS, command_of, one_thread
 from copd.errors import ProcessError, first_line
+from copd.system.processes import end_with_parent
 
 
 def cores() -> int:
@@ -64,6 +65,7 @@ def _run(arguments: Sequence[str], log: str, folder: str) -> int:
             stderr=subprocess.STDOUT,
             cwd=folder,
             env=one_thread(),
+            preexec_fn=end_with_parent,
         )
         try:
             while process.poll() is None:

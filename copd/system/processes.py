@@ -5,10 +5,12 @@ Also the start and the end of a process, the memory that it holds, and the cores
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import io
 import os
 import resource
+import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -23,6 +25,8 @@ from types import ModuleType
 from typing import Any
 
 STATUS = Path("/proc/self/status")
+PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of Linux."""
 _main_module = threading.Lock()
 
 
@@ -106,6 +110,12 @@ class Served(ForkServerContext):
     """Processes forked from a server of their own, which has imported the module of `begin_to_import`."""
 
     Process = _ServedProcess
+
+
+def end_with_parent() -> None:
+    """Called in a new process: it gets SIGTERM when the thread that started it ends, however that ends. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
