@@ -118,8 +118,8 @@ class RayActors(_Evaluating):
 
     def __init__(self, made: Assembled, names: Sequence[str]) -> None:
         try:
-            from copd.system import cluster  # before Ray itself, which reads at its import where it may bind
-            from copd.branches import ray  # isort: skip
+            from copd.branches import ray
+            from copd.system import cluster
         except ModuleNotFoundError as error:
             raise RecipeError(
                 f"backend: ray needs a package that is not installed ({error.name}); pip install 'copd[ray]'"

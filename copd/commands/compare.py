@@ -87,13 +87,13 @@ def run_search(asked: Asked) -> tuple[Path, Progress]:
 
 @contextmanager
 def jobs_on_ray(asked: Asked, workers: int | None) -> Iterator[Asked]:
-    """The same, with jobs as tasks of Ray: as many at once as its cluster has cores, unless `workers` says otherwise.
+    """The same, with jobs as actors of Ray: as many at once as its cluster has cores, unless `workers` says otherwise.
 
     Raises RecipeError if Ray is not installed, ProcessError if its cluster cannot be reached.
     """
     try:
-        from copd.system.cluster import cluster  # before Ray itself, which reads at its import where it may bind
-        from copd.compare.on_ray import RayJob, cores  # isort: skip
+        from copd.compare.on_ray import RayJob, cores
+        from copd.system.cluster import cluster
     except ModuleNotFoundError as error:
         raise RecipeError(f"--ray: a package is not installed ({error.name}); pip install 'copd[ray]'") from error
     with cluster(workers or 1):

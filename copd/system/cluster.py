@@ -1,4 +1,3 @@
-# ruff: noqa: E402
 """Ray: the cluster that RAY_ADDRESS names, or one of a run's own. No other module of copd/system imports a library."""
 
 from __future__ import annotations
@@ -9,16 +8,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-ADDRESS = "RAY_ADDRESS"
-"""Names a cluster that a run joins."""
-if not os.environ.get(ADDRESS):
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on any system: Ray binds to loopback. It is read at import
-
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError
 
 from copd.errors import ProcessError
 from copd.system.processes import usable_cores
+
+ADDRESS = "RAY_ADDRESS"
+"""Names a cluster that a run joins."""
+SEVERAL_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""What Ray asks, on every system, before its servers bind to more than the loopback address."""
 
 
 @contextmanager
@@ -32,6 +32,8 @@ def cluster(cores: int) -> Iterator[None]:
     address = os.environ.get(ADDRESS)
     common = {"log_to_driver": False, "configure_logging": False}
     alone = {"address": "local", "num_cpus": max(cores, usable_cores()), "include_dashboard": False}
+    os.environ[SEVERAL_NODES] = str(int(bool(address)))  # for the processes that Ray starts
+    ray_constants.ENABLE_RAY_CLUSTER = bool(address)  # for this process, which read the variable when it imported Ray
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(**common, **({"address": address} if address else alone))
