@@ -32,9 +32,10 @@ def cluster(cores: int) -> Iterator[None]:
     address = os.environ.get(ADDRESS)
     common = {"log_to_driver": False, "configure_logging": False}
     alone = {"address": "local", "num_cpus": max(cores, usable_cores()), "include_dashboard": False}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = ray_constants.ENABLE_RAY_CLUSTER
     os.environ[SEVERAL_NODES] = str(int(bool(address)))  # for the processes that Ray starts
     ray_constants.ENABLE_RAY_CLUSTER = bool(address)  # for this process, which read the variable when it imported Ray
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         ray.init(**common, **({"address": address} if address else alone))
     except (RayError, OSError, RuntimeError, ValueError) as error:
@@ -48,6 +49,8 @@ def cluster(cores: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        del os.environ[SEVERAL_NODES]
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def cards_for(device: str) -> int:
