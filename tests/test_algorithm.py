@@ -139,24 +139,22 @@ class Stage:
 PACES = [(0, 0, 0), (1, 1, 1), (0, 5, 2), (7, 0, 1)]
 
 
+def assert_before_its_update(what: str, stage: Stage) -> None:
+    """Every branch has begun and ended all its calls of this kind before it begins its update."""
+    for name in "abc":
+        own = [(event, call.what) for event, call in stage.log if call.branch == name]
+        update = own.index(("begin", "update"))
+        assert all(i < update for i, (_, each) in enumerate(own) if each == what)
+
+
 @pytest.mark.parametrize("turns", PACES)
 def test_a_branch_scores_all_that_it_teaches_before_it_updates(turns):
-    log = Stage(turns).opd().log
-    for name in "abc":
-        update = log.index(
-            next(("begin", c) for e, c in log if e == "begin" and c.branch == name and c.what == "update")
-        )
-        assert all(i < update for i, (_, call) in enumerate(log) if call.branch == name and call.what == "score")
+    assert_before_its_update("score", Stage(turns).opd())
 
 
 @pytest.mark.parametrize("turns", PACES)
 def test_a_branch_answers_with_the_weights_of_the_beginning_of_the_step(turns):
-    log = Stage(turns).opd().log
-    for name in "abc":
-        update = log.index(
-            next(("begin", c) for e, c in log if e == "begin" and c.branch == name and c.what == "update")
-        )
-        assert all(i < update for i, (_, call) in enumerate(log) if call.branch == name and call.what == "collect")
+    assert_before_its_update("collect", Stage(turns).opd())
 
 
 def test_a_branch_waits_only_for_those_that_it_teaches_or_is_taught_by():

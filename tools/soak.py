@@ -81,6 +81,16 @@ def ended(process: int) -> bool:
     return bool(number)
 
 
+def seconds_of(recipe: Recipe, folder: Path) -> float:
+    """Let a run come to its end undisturbed; print and return how long that took."""
+    begun, process = time.monotonic(), begin(recipe, folder)
+    while not ended(process):
+        time.sleep(0.01)
+    seconds = time.monotonic() - begun
+    print(f"undisturbed: {seconds:.1f} s", flush=True)
+    return seconds
+
+
 def kill(process: int) -> None:
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
@@ -135,12 +145,7 @@ def soaked(recipe: Recipe, folder: Path, draw: random.Random, kills: int, whole:
 def soak_branches(recipe: Recipe, kills: int, seed: int, out: Path) -> int:
     """As `soak`, with branches as victims."""
     draw = random.Random(seed)
-    begun = time.monotonic()
-    process = begin(recipe, out / "undisturbed")
-    while not ended(process):
-        time.sleep(0.01)
-    whole = time.monotonic() - begun
-    print(f"undisturbed: {whole:.1f} s", flush=True)
+    whole = seconds_of(recipe, out / "undisturbed")
     total = rounds = differing = 0
     while total < kills or not rounds:
         folder = out / f"run{rounds}"
@@ -196,12 +201,8 @@ def soak(recipe: Recipe, kills: int, seed: int, out: Path) -> int:
     for module in LOADED:
         import_module(module)
     handwriting()
-    undisturbed, begun = out / "undisturbed", time.monotonic()
-    process = begin(recipe, undisturbed)
-    while not ended(process):
-        time.sleep(0.01)
-    whole = time.monotonic() - begun
-    print(f"undisturbed: {whole:.1f} s", flush=True)
+    undisturbed = out / "undisturbed"
+    whole = seconds_of(recipe, undisturbed)
     moments: Counter[str] = Counter()
     rounds = differing = 0
     steps = make_plan(recipe).schedule.steps
