@@ -32,17 +32,21 @@ DIVERGENCES: dict[str, Divergence] = {
 }
 
 
+def device_of(recipe: Recipe, name: str) -> tuple[str, str]:
+    """The device that the recipe gives a branch, its own or that of the model; and the field that says so."""
+    own = recipe.branches[name].device if name in recipe.branches else None
+    return (recipe.model.device, "model.device") if own is None else (own, f"branches.{name}.device")
+
+
 def home_of(recipe: Recipe, name: str, index: int) -> Home:
     """Where the branch computes: on its own device, else on that of the recipe.
 
-    Where the recipe leaves it to a machine with several cards, branch i gets the i-th, and the first again after the
+    Where the recipe names no card of a machine with several, branch i gets the i-th, and the first again after the
     last. Raises ModelFolderError for a device that the machine lacks.
     """
-    own = recipe.branches[name].device if name in recipe.branches else None
-    if own is not None:
-        return compute_on(own, recipe.model.dtype, f"branches.{name}.device")
-    device, autocast = compute_on(recipe.model.device, recipe.model.dtype)
-    if device.type == "cuda" and not recipe.model.offload:
+    named, field = device_of(recipe, name)
+    device, autocast = compute_on(named, recipe.model.dtype, field)
+    if device.type == "cuda" and ":" not in named and not recipe.model.offload:
         device = torch.device("cuda", index % torch.cuda.device_count())
     return device, autocast
 

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from copd.assemble import SERVER
 from copd.assemble.assembled import Assembled
-from copd.assemble.branches import lone_branch, make_branch
+from copd.assemble.branches import device_of, lone_branch, make_branch
 from copd.branches.actor import Actor
 from copd.branches.local import Turns, local_handle, threaded_handle
 from copd.branches.patience import Patience
@@ -133,7 +133,7 @@ class RayActors(_Evaluating):
             self._life.enter_context(cluster.cluster(cores * len(names)))
             for index, name in enumerate(names):
                 make = partial(lone_branch, made.recipe, name, index, self._inherited)
-                room = ray.Room(cores, cluster.cards_for(_device(made, name)))
+                room = ray.Room(cores, cluster.cards_for(device_of(made.recipe, name)[0]))
                 actor = ray.RayBranch(name, make, partial(_warn_of, made, name), room)
                 self._life.callback(actor.close)
                 self._actors.append(actor)
@@ -156,11 +156,6 @@ def _warn_of(made: Assembled, branch: str, message: str) -> None:
 def _patience(made: Assembled) -> Patience:
     backend = made.recipe.backend
     return Patience(backend.slow_minutes, backend.give_up_minutes, made.warn)
-
-
-def _device(made: Assembled, name: str) -> str:
-    own = made.recipe.branches[name].device if name in made.recipe.branches else None
-    return own or made.recipe.model.device
 
 
 PLACES: Mapping[str, Callable[[Assembled, Sequence[str]], Place]] = {

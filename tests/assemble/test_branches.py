@@ -54,6 +54,8 @@ def test_branches_that_take_turns_share_one_card(cards):
 def test_a_device_of_its_own_comes_first_and_one_that_is_not_there_is_refused(cards):
     recipe = load_recipe("demo", ["branches.image.device=cuda:1", "branches.text.device=cpu"])
     assert home_of(recipe, "image", 0)[0] == torch.device("cuda", 1)
+    shared = load_recipe("demo", ["branches.image.device=cuda"])
+    assert home_of(shared, "image", 1)[0] == torch.device("cuda", 1), "no card is named"
     assert home_of(recipe, "text", 1)[0] == torch.device("cpu")
     with pytest.raises(ModelFolderError, match=r"branches\.text\.device: 'cuda:2' is not available here"):
         home_of(load_recipe("demo", ["branches.text.device=cuda:2"]), "text", 0)
