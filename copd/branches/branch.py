@@ -24,6 +24,8 @@ from copd.rewards.grading import Grader
 from copd.tasks.asked import Asked
 from copd.types import Part, Rollouts, Score, Split, Task
 
+PART_NORMS_EVERY = 4
+"""The norms of the gradients of a branch's parts are logged in every so many updates."""
 VISIT_STRIDE = 10_000_000
 """A visitor to a peer's capability reads problems from (1 + the visitor's index) times this number on."""
 
@@ -202,20 +204,24 @@ class Branch(Actor):
         squares = []
         for step in steps:
             rollouts = self.collect(self.capability, step, prompts, rollouts_per_prompt)
-            gradients = self.learner.gradient(self._native(Part("native", rollouts)))
+            gradients = [each.cpu() for each in self.learner.gradient(self._native(Part("native", rollouts)))]
             squares.append(math.fsum(float(gradient.double().square().sum()) for gradient in gradients))
             if totals:
                 torch._foreach_add_(totals, gradients)
             else:
                 totals = gradients
-        return [total.cpu() for total in totals], squares
+        return totals, squares
 
     def _step(self, objectives: Sequence[Objective], *, taught: bool) -> StepReport:
+        part_norms = self.version % PART_NORMS_EVERY == 0
         if not taught:
-            return self.learner.step(objectives)
+            return self.learner.step(objectives, part_norms=part_norms)
         settings = self.settings
         return self.learner.step(
-            objectives, learning_rate=settings.opd_learning_rate, iterations=settings.opd_iterations
+            objectives,
+            learning_rate=settings.opd_learning_rate,
+            iterations=settings.opd_iterations,
+            part_norms=part_norms,
         )
 
     def _objective(self, part: Part) -> Objective:

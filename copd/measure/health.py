@@ -27,8 +27,9 @@ MISMATCH, MISMATCH_IN_HALF = 1e-3, 0.05
 """Accepted mean difference of sampler and trainer in nats per token, in float32 and under autocast."""
 FAR = 10.0
 """Accepted factor between a branch's gradient norm and the median of its peers' norms."""
-UNEQUAL = 3.0
-"""Accepted factor between the gradient norms of the parts of a branch's update, their weights included."""
+UNEQUAL, COMPARED = 3.0, 4
+"""Accepted factor between the gradient norms of the parts of a branch's update, their weights included; and the number
+of updates over which they are compared, as not every update measures them."""
 
 
 class Fault(NamedTuple):
@@ -67,6 +68,7 @@ class Health:
         self._values: dict[tuple[str, str], deque[float]] = defaultdict(partial(deque, maxlen=2 * WINDOW))
         self._first_entropy: dict[str, float] = {}
         self._norms: dict[str, dict[int, float]] = defaultdict(dict)
+        self._part_norms: dict[str, deque[Mapping[str, float]]] = defaultdict(partial(deque, maxlen=COMPARED))
         self._good_looks: dict[tuple[str, str, str], int] = {}
 
     def see(self, event: Mapping[str, Any]) -> list[Fault]:
@@ -106,7 +108,8 @@ class Health:
             yield from self._entropy(branch, numbers["native/entropy"])
         if numbers.get("grad_norm"):
             yield from self._norm(branch, step, numbers["grad_norm"])
-        yield from self._parts(branch, [name for name in numbers if name.endswith("/grad_norm")])
+        split = {name: name.partition("/") for name in numbers}
+        yield from self._parts(branch, {split[n][0]: numbers[n] for n in numbers if split[n][2] == "grad_norm"})
 
     def _recent(self, branch: str, name: str) -> float | None:
         """The mean over the last updates that had this value; None if there are too few."""
@@ -181,10 +184,14 @@ class Health:
             said += "one learning rate may not suit both"
             yield _Look("gradient", branch, "", not theirs / FAR <= usual <= FAR * theirs, said)
 
-    def _parts(self, branch: str, names: Collection[str]) -> Iterator[_Look]:
-        """Compare the gradient norms of the parts of an update that has several."""
-        means = {name.partition("/")[0]: norm for name in names if (norm := self._recent(branch, name))}
-        if len(names) < 2 or len(means) < len(names):
+    def _parts(self, branch: str, norms: Mapping[str, float]) -> Iterator[_Look]:
+        """Compare the gradient norms of parts, over the last updates of several parts that measured them."""
+        if len(norms) < 2:
+            return
+        recent = self._part_norms[branch]
+        recent.append(norms)
+        means = {part: fmean(one.get(part, 0.0) for one in recent) for part in norms}
+        if len(recent) < COMPARED or not all(means.values()):
             return
         great, small = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
         said = f"branch {branch}: the gradient of {great} is {means[great] / means[small]:.1f} times that of {small}, "

@@ -5,7 +5,9 @@
 - `vocabulary`: the one vocabulary mask, and whether two models share it
 - `differences`: where two nested values differ, in few words
 - `lora`: adapters on one frozen base
+- `held`: copies on another device; frozen weights in half precision
 - `learner`: parts to one optimizer step; the only backward
+- `optimizers`: AdamW with moments in float32, in 8 bits, or on the CPU
 - `objectives`: GRPO and OPD: advantage and penalty of each token, each part with its own denominator
 - `merging`: model folders merged tensor by tensor
 - `stored`: the tensors and settings of a model folder, without loading the model

@@ -15,6 +15,7 @@ from copd.compute.batching import distinct_rows, take_rows
 from copd.errors import CheckpointError, NonFiniteError
 from copd.maths.losses import clipped_surrogate, is_clipped
 from copd.model.objectives import Aggregate, Objective, over_sequences
+from copd.model.optimizers import KINDS
 from copd.model.policy import Policy
 from copd.types import Rollouts
 
@@ -61,7 +62,7 @@ class _Means:
 
 
 class Learner:
-    """AdamW on a policy's float32 weights. The optimizer's state is kept across phases.
+    """AdamW on a policy's float32 weights, of a `kind` of `KINDS`. The optimizer's state is kept across phases.
 
     Every trainable parameter is updated in every step: a missing gradient counts as zero, so that text-only batches do
     not treat the vision tower differently (method.md, trap 4). `iterations` is the number of optimizer steps over each
@@ -73,6 +74,7 @@ class Learner:
         policy: Policy,
         *,
         learning_rate: float,
+        kind: str = "adamw",
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
@@ -88,26 +90,34 @@ class Learner:
         self.max_grad_norm = max_grad_norm
         self.clip_low, self.clip_high = clip_low, clip_high
         self.named_parameters = policy.trained_parameters()
-        self.optimizer = torch.optim.AdamW(
-            self.named_parameters.values(), lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
+        self._kind = KINDS[kind]
+        self.optimizer = self._kind.make(
+            self.named_parameters.values(), lr=learning_rate, betas=betas, weight_decay=weight_decay
         )
         self.skipped_in_a_row = 0
 
     def step(
-        self, parts: Sequence[Objective], *, learning_rate: float | None = None, iterations: int | None = None
+        self,
+        parts: Sequence[Objective],
+        *,
+        learning_rate: float | None = None,
+        iterations: int | None = None,
+        part_norms: bool = False,
     ) -> StepReport:
         """Make updates from the weighted sum of the parts, at another rate or as many others as are given.
 
-        Ratios, advantages and deltas refer to the log-probs of the first iteration. An iteration with a log-prob, loss
-        or gradient that is not finite changes nothing and ends the step. The step then counts as skipped; the
-        iterations before it stand. Raises NonFiniteError after `MAX_SKIPPED_IN_A_ROW` such steps.
+        All parts add to one gradient. With `part_norms` the norm of each part's own is logged too; for that the CPU
+        holds a copy of the gradient of the parts before it. Ratios, advantages and deltas refer to the log-probs of the
+        first iteration. An iteration with a log-prob, loss or gradient that is not finite changes nothing and ends the
+        step. The step then counts as skipped; the iterations before it stand. Raises NonFiniteError after
+        `MAX_SKIPPED_IN_A_ROW` such steps.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate or self.learning_rate
         frozen: list[list[_Frozen]] = [[] for _ in parts]
-        done = [self._pass(parts, frozen)]
+        done = [self._pass(parts, frozen, part_norms=part_norms)]
         while len(done) < (iterations or self.iterations) and not done[-1].skipped:
-            done.append(self._pass(parts, frozen))
+            done.append(self._pass(parts, frozen, part_norms=part_norms))
         skipped = done[-1].skipped
         self._count(skipped=skipped)
         means = {name: sum(report.metrics[name] for report in done) / len(done) for name in done[0].metrics}
@@ -116,33 +126,31 @@ class Learner:
     def gradient(self, part: Objective) -> list[Tensor]:
         """The gradient of a part's loss by parameter, before any clipping of its norm. Nothing changes."""
         self._accumulate(part, [])
-        return self._take_gradients()
+        gradients = self._gradients()
+        self.optimizer.zero_grad(set_to_none=True)
+        return gradients
 
-    def _pass(self, parts: Sequence[Objective], frozen: Sequence[list[_Frozen]]) -> StepReport:
+    def _pass(self, parts: Sequence[Objective], frozen: Sequence[list[_Frozen]], *, part_norms: bool) -> StepReport:
         metrics: dict[str, float] = {}
         tokens = 0
-        totals: list[Tensor] = []
-        for part, frozen_part in zip(parts, frozen, strict=True):
+        for number, (part, frozen_part) in enumerate(zip(parts, frozen, strict=True)):
+            before = [g.to("cpu", copy=True) for g in self._gradients()] if part_norms and number else None
             means = self._accumulate(part, frozen_part)
             tokens += means.tokens
-            gradients = self._take_gradients()
             metrics |= means.named(part.name)
-            metrics[f"{part.name}/grad_norm"] = float(_norm(gradients))
-            if totals:
-                torch._foreach_add_(totals, gradients)
-            else:
-                totals = gradients
-        norm = float(_norm(totals))
-        metrics["grad_norm"] = norm
+            if part_norms and len(parts) > 1:
+                metrics[f"{part.name}/grad_norm"] = float(_norm(self._gradients(), before))
+        gradients = self._gradients()
+        norm = metrics["grad_norm"] = float(_norm(gradients))
+        if len(parts) == 1:
+            metrics[f"{parts[0].name}/grad_norm"] = norm
         sampled = all(bool(torch.isfinite(part.rollouts.logp_NT).all()) for part in parts)
-        if not (sampled and all(math.isfinite(value) for value in metrics.values())):
-            return StepReport(metrics, tokens, skipped=True)
-        scale = min(1.0, self.max_grad_norm / (norm + 1e-6))
-        for parameter, total in zip(self.named_parameters.values(), totals, strict=True):
-            parameter.grad = total.mul_(scale)
-        self.optimizer.step()
+        skipped = not (sampled and all(math.isfinite(value) for value in metrics.values()))
+        if not skipped:
+            torch._foreach_mul_(gradients, min(1.0, self.max_grad_norm / (norm + 1e-6)))
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return StepReport(metrics, tokens, skipped=False)
+        return StepReport(metrics, tokens, skipped)
 
     def _accumulate(self, part: Objective, frozen: list[_Frozen]) -> _Means:
         """Run the backward pass of one part over its micro-batches. The denominator covers all rollouts of the part.
@@ -185,17 +193,17 @@ class Learner:
             )
         return means
 
-    def _take_gradients(self) -> list[Tensor]:
-        gradients = []
+    def _gradients(self) -> list[Tensor]:
+        """What the parts have added up to, parameter by parameter; zeros for those that none of them has reached."""
         for parameter in self.named_parameters.values():
-            gradients.append(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
-            parameter.grad = None
-        return gradients
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [parameter.grad for parameter in self.named_parameters.values() if parameter.grad is not None]
 
     def to(self, device: torch.device | str) -> None:
-        """Move the optimizer's state. The policy moves the weights."""
-        for state in self.optimizer.state.values():
-            state.update({key: value.to(device) for key, value in state.items()})
+        """Move the optimizer's state, if it follows the weights. The policy moves the weights."""
+        for state in self.optimizer.state.values() if self._kind.follows else ():
+            state.update({key: value.to(device) for key, value in state.items() if isinstance(value, Tensor)})
 
     def _count(self, *, skipped: bool) -> None:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
@@ -209,8 +217,9 @@ class Learner:
         """Weights and optimizer state by parameter name, tied weights once: `weight/NAME`, `exp_avg/NAME`, ..."""
         tensors = {f"weight/{name}": p.detach() for name, p in self.named_parameters.items()}
         for name, parameter in self.named_parameters.items():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"{key}/{name}"] = value
+            state = self.optimizer.state[parameter]
+            for key in self._kind.shapes(parameter) if state else ():
+                tensors[f"{key}/{name}"] = torch.as_tensor(state[key])
         return {**tensors, "skipped_in_a_row": torch.tensor(self.skipped_in_a_row)}
 
     @torch.no_grad()
@@ -223,17 +232,18 @@ class Learner:
         self._check_fit(tensors)
         for name, parameter in self.named_parameters.items():
             parameter.copy_(tensors[f"weight/{name}"])
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in tensors]
-            copies = {key: tensors[f"{key}/{name}"].to(parameter.device, copy=True) for key in keys}
-            self.optimizer.state[parameter] = copies
+            home = parameter.device if self._kind.follows else "cpu"
+            found = {key: tensors.get(f"{key}/{name}") for key in self._kind.shapes(parameter)}
+            copies = {key: value.to(home, copy=True) for key, value in found.items() if value is not None}
+            self.optimizer.state[parameter] = self._kind.completed(self.optimizer, parameter, copies)
         self.skipped_in_a_row = int(tensors["skipped_in_a_row"])
 
     def _check_fit(self, tensors: dict[str, Tensor]) -> None:
         shapes = {name: parameter.shape for name, parameter in self.named_parameters.items()}
         wanted = {f"weight/{name}": shape for name, shape in shapes.items()} | {"skipped_in_a_row": torch.Size()}
-        if any(name.startswith("exp_avg/") for name in tensors):  # after the first step, every parameter has all three
-            for name, shape in shapes.items():
-                wanted |= {f"step/{name}": torch.Size(), f"exp_avg/{name}": shape, f"exp_avg_sq/{name}": shape}
+        if any(name.startswith("step/") for name in tensors):  # after the first step, every parameter has all of them
+            for name, parameter in self.named_parameters.items():
+                wanted |= {f"{key}/{name}": shape for key, shape in self._kind.shapes(parameter).items()}
         for name, shape in wanted.items():
             if name not in tensors:
                 raise CheckpointError(f"tensor {name!r} is missing")
@@ -244,5 +254,9 @@ class Learner:
             raise CheckpointError(f"tensor {strangers[0]!r} is of no parameter of the model")
 
 
-def _norm(gradients: Sequence[Tensor]) -> Tensor:
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
+def _norm(gradients: Sequence[Tensor], before: Sequence[Tensor] | None = None) -> Tensor:
+    """The norm of all gradients together, or of what they have gained since `before`."""
+    if before is None:
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
+    gains = (now - then.to(now.device) for now, then in zip(gradients, before, strict=True))
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gain) for gain in gains]))

@@ -7,7 +7,6 @@ weights: a mean of A and of B would not be the mean of the updates (method.md, t
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from copd.errors import RecipeError, WriteError
+from copd.model.held import at_least_float32, copied
 from copd.system.files import with_usual_modes
 
 
@@ -31,7 +31,7 @@ class LoraSettings:
 
 
 def add_adapter(model: Any, name: str, settings: LoraSettings, seed: int) -> None:
-    """Freeze the model and add an adapter called `name`. Its random half is a function of `seed`.
+    """Freeze the model and add an adapter called `name`, in float32 at least. Its random half is a function of `seed`.
 
     Raises RecipeError for a target that is not a linear layer of the model, or that is its output head.
     """
@@ -47,6 +47,9 @@ def add_adapter(model: Any, name: str, settings: LoraSettings, seed: int) -> Non
         warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model, adapter_name=name)
+    for parameter in adapter_parameters(model, name).values():
+        # peft gives an adapter the type of the weights that it is added to
+        parameter.data = parameter.data.to(at_least_float32(parameter.dtype))
     activate(model, None)
 
 
@@ -72,25 +75,35 @@ def adapter_parameters(model: Any, name: str) -> dict[str, nn.Parameter]:
 
 @torch.no_grad()
 def full_weights(model: Any, name: str | None) -> dict[str, Tensor]:
-    """Copies of the weights under their names in a model without adapters, with the update of adapter `name` added."""
+    """Copies of the weights under their names in a model without adapters, with the update of adapter `name` added.
+
+    They are on the CPU, those in half precision as float32 ones.
+    """
     layers = dict(_layers(model))
     weights = {}
     for where, parameter in model.named_parameters():
         owner = next((layer for layer in layers if where.startswith(f"{layer}.")), None)
         rest = where if owner is None else where.removeprefix(f"{owner}.")
         if owner is None:
-            weights[where] = parameter.detach().clone()
+            weights[where] = _on_cpu(parameter)
         elif rest == "base_layer.weight" and name is not None:
-            weights[f"{owner}.weight"] = parameter + layers[owner].get_delta_weight(name)
+            weights[f"{owner}.weight"] = (parameter + layers[owner].get_delta_weight(name)).cpu()
         elif rest.startswith("base_layer."):
-            weights[f"{owner}.{rest.removeprefix('base_layer.')}"] = parameter.detach().clone()
+            weights[f"{owner}.{rest.removeprefix('base_layer.')}"] = _on_cpu(parameter)
     return weights
 
 
+def _on_cpu(parameter: Tensor) -> Tensor:
+    return parameter.detach().to("cpu", at_least_float32(parameter.dtype), copy=True)
+
+
 @torch.no_grad()
-def materialised(model: Any, name: str | None) -> Any:
-    """An independent, fully trainable model without adapters, whose weights include the update of adapter `name`."""
-    twin = copy.deepcopy(model)
+def materialised(model: Any, name: str | None, device: torch.device | str) -> Any:
+    """An independent, fully trainable model without adapters, whose weights include the update of adapter `name`.
+
+    It is on `device`, and none of it is in half precision.
+    """
+    twin = copied(model, device, whole=True)
     for where, layer in list(_layers(twin)):
         plain = layer.get_base_layer()
         if name is not None:

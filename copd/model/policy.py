@@ -6,7 +6,6 @@ prompts and responses in one sequence (`copd.compute.packing`).
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from copd.compute.packing import attention_as_now
 from copd.errors import RecipeError
 from copd.maths.logprobs import TokenStats
 from copd.model.folders import load_model, save_model
+from copd.model.held import copied, hold_in_half
 from copd.model.lora import (
     LoraSettings,
     activate,
@@ -98,7 +98,7 @@ class Policy:
         `adapter/`. Raises WriteError if the folder cannot be written.
         """
         if self.adapter is not None:
-            self.clone().save(folder, card)
+            self.clone(device="cpu").save(folder, card)
             save_adapter(self.model, self.adapter, folder / "adapter")
             return
         save_model(
@@ -116,16 +116,20 @@ class Policy:
 
         An adapter becomes part of the copy's weights. `changes` are options of the constructor, such as another device.
         """
-        model = materialised(self.model, self.adapter) if has_adapters(self.model) else copy.deepcopy(self.model)
-        return self._with(model, **changes)
+        device = changes.get("device", self.device)
+        if has_adapters(self.model):
+            return self._with(materialised(self.model, self.adapter, device), **changes)
+        return self._with(copied(self.model, device), **changes)
 
     def with_adapter(self, name: str, settings: LoraSettings, seed: int) -> Policy:
         """A policy on this same model, which is frozen from now on, with a new adapter.
 
-        At first the adapter changes nothing.
+        At first the adapter changes nothing. Under autocast the frozen weights are held in its type from now on.
 
         Raises RecipeError for targets that the model does not have.
         """
+        if self.autocast is not None and not has_adapters(self.model):
+            hold_in_half(self.model, self.autocast)
         add_adapter(self.model, name, settings, seed)
         return self._with(self.model, adapter=name)
 
@@ -157,7 +161,7 @@ class Policy:
     def weights(self) -> dict[str, Tensor]:
         """Copies of all weights on the CPU by their name in a model without adapters, tied ones once."""
         if has_adapters(self.model):
-            return {name: weight.cpu() for name, weight in full_weights(self.model, self.adapter).items()}
+            return full_weights(self.model, self.adapter)
         return {name: p.detach().cpu().clone() for name, p in self.model.named_parameters()}
 
     @torch.no_grad()

@@ -192,6 +192,11 @@ class GrpoSection(Section):
 class OptimizerSection(Section):
     """AdamW at a constant rate."""
 
+    kind: Literal["adamw", "adamw_8bit", "adamw_on_cpu"] = Field(
+        "adamw",
+        description="adamw: moments in float32, 8 bytes a weight; adamw_8bit: about 2 bytes a weight, by bitsandbytes; "
+        "adamw_on_cpu: moments on the CPU, where every weight is updated",
+    )
     learning_rate: Positive = Field(5.0e-5, description="constant")
     betas: tuple[Decay, Decay] = Field((0.9, 0.99), description="decay of the two moments")
     weight_decay: float = Field(0.0, ge=0, description="decoupled decay")

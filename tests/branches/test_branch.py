@@ -170,6 +170,16 @@ def test_an_update_adds_grpo_and_distillation_in_one_step(make_branch, graded, p
     assert_same({name: found[name] for name in moments}, {name: expected[name] for name in moments}, atol=1e-6)
 
 
+def test_the_norms_of_several_parts_are_measured_in_every_fourth_update(make_branch, graded, ending):
+    branch, teacher = make_branch(), make_branch("image", policy=ending)
+    measured = []
+    for version in range(5):
+        batch = replace(graded, version=version)
+        metrics = branch.update([Part("native", batch), Part("opd", batch, 1.0, teacher.score(batch))])
+        measured.append({"native/grad_norm", "opd/grad_norm"} <= set(metrics))
+    assert measured == [True, False, False, False, True]
+
+
 @pytest.mark.parametrize(("rate", "shares"), [(None, 1.0), (2e-3, 2.0)])
 def test_a_step_with_a_teacher_has_its_own_rate_and_the_next_one_the_learners_again(
     make_branch, graded, ending, rate, shares

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from copd.measure.health import WINDOW, Health
+from copd.measure.health import COMPARED, WINDOW, Health
 
 HEALTHY = {
     "native/reward": 0.5,
@@ -137,8 +137,9 @@ def test_a_gradient_norm_far_from_the_median_of_the_peers_is_a_failure(factor, f
 
 @pytest.mark.parametrize(("norm", "fires"), [(0.59, False), (0.61, True), (0.069, False), (0.066, True)])
 def test_a_part_whose_gradient_is_three_times_anothers_decides_the_step(norm, fires):
-    events = updates(30, native__grad_norm=0.2, from_b__grad_norm=norm)
-    assert fired(Health(), events) == ([(WINDOW - 1, "parts", "a")] if fires else [])
+    alone = updates(30, native__grad_norm=5.0)
+    events = [*alone, *updates(30, native__grad_norm=0.2, from_b__grad_norm=norm)]
+    assert fired(Health(), events) == ([(29 + COMPARED, "parts", "a")] if fires else [])
 
 
 def test_a_part_without_a_gradient_and_a_part_alone_are_no_unequal_parts():

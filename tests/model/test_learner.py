@@ -29,7 +29,7 @@ def one_step(policy, objectives, **options):
     learner = Learner(
         policy.clone(), **{"learning_rate": 1e-3, "betas": (0.0, 0.99), "max_grad_norm": math.inf} | options
     )
-    report = learner.step(objectives)
+    report = learner.step(objectives, part_norms=True)
     state = learner.state()
     return {name: state[f"exp_avg/{name}"] for name in learner.named_parameters}, report
 
@@ -139,6 +139,30 @@ def test_parts_add_up_with_their_weights_and_their_own_denominators(policy64, mi
     assert_same(found, {name: native[name] + 0.3 * other[name] for name in native}, atol=1e-8)
     norm = math.sqrt(sum(float(g.square().sum()) for g in other.values()))
     assert report.metrics["other/grad_norm"] == pytest.approx(0.3 * norm)
+
+
+def test_a_second_part_adds_to_the_gradient_of_the_first_and_nothing_is_copied(policy64, rollouts):
+    class Watching(GrpoObjective):
+        def rows_with_gradient(self):
+            held.append([p.grad for p in learner.named_parameters.values() if p.grad is not None])
+            return super().rows_with_gradient()
+
+    held = []
+    learner = Learner(policy64.clone(), learning_rate=1e-3)
+    learner.step([grpo(rollouts, name="first"), grpo(rollouts, name="second", made_by=Watching)])
+    report = learner.step([grpo(rollouts, name=name, made_by=Watching) for name in ("first", "second")])
+    assert held[1] == []
+    assert all(any(gradient.any() for gradient in held[i]) for i in (0, 2))
+    assert not {"first/grad_norm", "second/grad_norm"} & set(report.metrics)
+
+
+def test_measuring_the_norms_of_parts_changes_no_bit_of_the_step(policy64, rollouts, pictures, assert_same):
+    states = []
+    for part_norms in (False, True):
+        learner = Learner(policy64.clone(), learning_rate=1e-3)
+        learner.step([grpo(rollouts, name="text"), grpo(pictures, name="image")], part_norms=part_norms)
+        states.append(learner.state())
+    assert_same(*states)
 
 
 def test_a_gradient_above_the_greatest_norm_is_scaled_down_to_it(policy64, rollouts, assert_same):
