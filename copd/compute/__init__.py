@@ -4,7 +4,12 @@
 - `encode`: problems to tensors
 - `batching`: rows, and micro-batches by a token budget
 - `forward`: the passes through a model: packed, plain, and the prefill of sampling
-- `packing`: prompts and responses in one sequence, and attention in windows of it
+- `packing`: prompts and responses in one sequence
+- `layout`: where each of them stands in it
+- `devices`: what each type of device computes log-probs with
+- `flex`: attention of the sequence on cards, by blocks of its mask
+- `windows`: attention of the sequence elsewhere, in windows of it
+- `tf32`: products in TF32, for the output head on cards
 - `logprobs`: log-probs, entropy and top-k of responses, in chunks of the vocabulary
 - `decode`: the decode loop and its cached prefixes
 - `cpu`: a decode step that only CPUs use

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -66,27 +66,48 @@ def stack_rows(batches: Sequence[Tensor]) -> Tensor:
     return torch.cat([torch.nn.functional.pad(batch, (0, longest - batch.shape[1])) for batch in batches])
 
 
-class _Load(NamedTuple):
-    """The contents of a micro-batch, its rows in the order of their prompts."""
+class Load(NamedTuple):
+    """The contents of a micro-batch, its rows in the order of their prompts. Lengths are in tokens."""
 
     prompts: int
     last_prompt: int
     longest_prompt: int
+    prompt_tokens: int
     rows: int
     longest_row: int
+    row_tokens: int
 
-    def followed_by(self, other: _Load) -> _Load:
-        return _Load(
-            self.prompts + other.prompts - (self.last_prompt == other.last_prompt),
-            other.last_prompt,
-            max(self.longest_prompt, other.longest_prompt),
-            self.rows + other.rows,
-            max(self.longest_row, other.longest_row),
+    def followed_by(self, piece: Load) -> Load:
+        """Both together. The rows of `piece` have one prompt, which may be the last that is here."""
+        new = piece.last_prompt != self.last_prompt
+        return Load(
+            self.prompts + new,
+            piece.last_prompt,
+            max(self.longest_prompt, piece.longest_prompt),
+            self.prompt_tokens + new * piece.prompt_tokens,
+            self.rows + piece.rows,
+            max(self.longest_row, piece.longest_row),
+            self.row_tokens + piece.row_tokens,
         )
 
-    @property
-    def padded_tokens(self) -> int:
-        return self.prompts * self.longest_prompt + self.rows * self.longest_row
+
+Held = Callable[[Load], int]
+"""The tokens that a pass over a micro-batch holds."""
+
+
+def packed_tokens(load: Load) -> int:
+    """Of packed log-probs: prompts once, and rows, without padding."""
+    return load.prompt_tokens + load.row_tokens
+
+
+def plain_tokens(load: Load) -> int:
+    """Of log-probs on the plain path: each row is a prompt and a response, padded to the longest."""
+    return load.rows * (load.longest_prompt + load.longest_row)
+
+
+def sampled_tokens(load: Load) -> int:
+    """Of sampling: prompts once, padded to the longest, and rows."""
+    return load.prompts * load.longest_prompt + load.rows * load.longest_row
 
 
 def micro_batches(
@@ -97,29 +118,37 @@ def micro_batches(
     kind_P: Sequence[str],
     prompt_length_P: Sequence[int],
     token_budget: int,
+    held: Held,
 ) -> list[Tensor]:
-    """Split rows into batches of at most `token_budget` padded tokens. A prompt counts once per batch.
+    """Split rows into batches that hold at most `token_budget` tokens.
 
     `length_N` gives the response tokens of each row, `prompt_length_P` the tokens of each prompt. Rows of one group
-    stay together if they fit. A batch holds one kind of prompt. A batch of one row may exceed the budget, since a row
-    cannot be split.
+    stay together if they fit; else the group is halved until its pieces fit. A batch holds one kind of prompt. A batch
+    of one row may exceed the budget, since a row cannot be split.
     """
 
-    def load(rows: Sequence[int]) -> _Load:
+    def load(rows: Sequence[int]) -> Load:
         prompt = prompt_of_N[rows[0]]
-        return _Load(1, prompt, prompt_length_P[prompt], len(rows), max(length_N[n] for n in rows))
+        length, lengths = prompt_length_P[prompt], [length_N[n] for n in rows]
+        return Load(1, prompt, length, length, len(rows), max(lengths), sum(lengths))
+
+    def pieces(rows: list[int]) -> Iterator[tuple[list[int], Load]]:
+        whole, half = load(rows), (len(rows) + 1) // 2
+        if len(rows) == 1 or held(whole) <= token_budget:
+            yield rows, whole
+        else:
+            yield from pieces(rows[:half])
+            yield from pieces(rows[half:])
 
     groups: dict[tuple[str, int], list[int]] = {}
     for n in rows_M:
         groups.setdefault((kind_P[prompt_of_N[n]], prompt_of_N[n]), []).append(n)
     batches: list[list[int]] = []
-    last_kind, last = "", _Load(0, -1, 0, 0, 0)
+    last_kind, last = "", Load(0, -1, 0, 0, 0, 0, 0)
     for (kind, _), group in sorted(groups.items()):
-        whole = load(group).padded_tokens <= token_budget
-        for rows in [group] if whole else [[n] for n in group]:
-            alone = load(rows)
+        for rows, alone in pieces(group):
             together = last.followed_by(alone)
-            if kind == last_kind and together.padded_tokens <= token_budget:
+            if kind == last_kind and held(together) <= token_budget:
                 batches[-1] += rows
                 last = together
             else:

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from copd.compute.cpu import LeanStep, can_be_lean
 from copd.compute.decode import CachedPrefixes, ModelStep, PlainPrefixes, Prefixes, Step
+from copd.compute.devices import computing_on
 from copd.compute.encode import Prompts, Responses
 from copd.compute.family import Family
 from copd.compute.packing import ATTENTION, Packed, attention
@@ -36,13 +37,16 @@ class NarrowCache(DynamicCache):
 
 
 def in_float32(head: Head) -> Head:
-    """The output head outside of autocast: bfloat16 would round logits by more than most deltas of OPD."""
+    """The output head outside of autocast: bfloat16 would round logits by more than most deltas of OPD.
+
+    Cards take its products in TF32, whose error is a small part of that of the layers before it (docs/models.md).
+    """
 
     def logits(hidden: Tensor) -> Tensor:
         kind = hidden.device.type
         if not torch.is_autocast_enabled(kind):
             return head(hidden)
-        with torch.autocast(kind, enabled=False):
+        with torch.autocast(kind, enabled=False), computing_on(hidden.device).head():
             return head(hidden.float())
 
     return logits
@@ -59,7 +63,7 @@ class Forward:
         """`finish` applied to all hidden states of packed prompts and responses, [1, X, D]; no cache."""
         arguments = prompt_arguments(self.family, packed.prompts)
         with attention(self.model, ATTENTION):
-            return self._root(finish, **arguments, windows=packed.windows, use_cache=False).logits
+            return self._root(finish, **arguments, seen=packed.seen, use_cache=False).logits
 
     def plain(self, prompts: Prompts, rows: Responses, finish: Finish) -> Any:
         """`finish` applied to the hidden states of responses. Each row's prompt and response are one sequence."""

@@ -12,15 +12,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from copd.compute.batching import distinct_rows, take_rows, unflatten
+from copd.compute.devices import computing_on
 from copd.compute.encode import Encoder, Prompts, Responses
 from copd.compute.forward import Finish, Forward, Head
 from copd.compute.packing import pack
 from copd.maths.divergences import Target
 from copd.maths.logprobs import TokenStats, token_stats
 from copd.types import Rollouts, Score
-
-CHUNK_ELEMENTS = 1 << 25
-"""Most logits that exist at once: 128 MiB in float32."""
 
 
 class Computes(Protocol):
@@ -107,7 +105,8 @@ def response_stats(
 ) -> TokenStats:
     """Statistics of the M response tokens of one micro-batch, row by row; see `copd.maths.logprobs.token_stats`.
 
-    At most `CHUNK_ELEMENTS` logits exist at a time. If there are more, the backward pass recomputes them.
+    A bounded number of logits exists at a time (`copd.compute.devices`). If there are more, the backward pass
+    recomputes them.
     """
     prompts = policy.encoder.encode(rollouts.problems, policy.device)
     mask_NT = rollouts.mask_NT.to(policy.device)
@@ -129,7 +128,7 @@ def response_stats(
         )
 
     def finish(hidden: Tensor, head: Head) -> Tensor:
-        size = max(1, CHUNK_ELEMENTS // len(policy.banned_V))
+        size = max(1, computing_on(policy.device).logits // len(policy.banned_V))
         kept.append(_chunked(partial(stats, head), select(hidden), size))
         return torch.stack([values for values in (kept[0].logp_M, kept[0].divergence_M) if values is not None])
 

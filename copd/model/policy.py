@@ -17,7 +17,16 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from copd.compute.batching import micro_batches, stack_rows, take_rows, unflatten
+from copd.compute.batching import (
+    Held,
+    micro_batches,
+    packed_tokens,
+    plain_tokens,
+    sampled_tokens,
+    stack_rows,
+    take_rows,
+    unflatten,
+)
 from copd.compute.decode import decode
 from copd.compute.encode import Encoder
 from copd.compute.family import family_of, tokenizer_of
@@ -248,15 +257,21 @@ class Policy:
         return response_score(self, rollouts, version=version, **asked)
 
     def micro_batches(self, rollouts: Rollouts, rows_M: Tensor) -> list[Tensor]:
-        """Split rows by this policy's token budget."""
-        return self._split(rows_M.tolist(), rollouts.problems, rollouts.prompt_of_N, rollouts.mask_NT.sum(-1))
+        """Split rows by this policy's token budget, for log-probs on its path."""
+        held = packed_tokens if self.packs else plain_tokens
+        return self._split(rows_M.tolist(), rollouts.problems, rollouts.prompt_of_N, rollouts.mask_NT.sum(-1), held)
 
     def token_stats(self, rollouts: Rollouts, **asked: Any) -> TokenStats:
         """Statistics of the M response tokens of one micro-batch; see `copd.compute.logprobs.response_stats`."""
         return response_stats(self, rollouts, **asked)
 
     def _split(
-        self, rows_M: Sequence[int], problems: Sequence[Problem], prompt_of_N: Tensor, length_N: Tensor
+        self,
+        rows_M: Sequence[int],
+        problems: Sequence[Problem],
+        prompt_of_N: Tensor,
+        length_N: Tensor,
+        held: Held = sampled_tokens,
     ) -> list[Tensor]:
         return micro_batches(
             rows_M,
@@ -265,6 +280,7 @@ class Policy:
             kind_P=[problem.kind for problem in problems],
             prompt_length_P=self.encoder.lengths(problems),
             token_budget=self.micro_batch_tokens,
+            held=held,
         )
 
     def _sample_batch(

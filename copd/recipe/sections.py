@@ -59,7 +59,8 @@ class ModelSection(Section):
     )
     micro_batch_tokens: Count = Field(
         16_384,
-        description="most padded tokens per batch in sampling, scoring and training; a prompt counts once per batch",
+        description="most tokens per batch in sampling, scoring and training; a prompt counts once per batch, but "
+        "with each of its rows for models that are not packed",
     )
     gradient_checkpointing: bool = Field(
         False,

@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from copd.compute.batching import distinct_rows, micro_batches, stack_rows, take_rows
+from copd.compute.batching import (
+    distinct_rows,
+    micro_batches,
+    packed_tokens,
+    plain_tokens,
+    sampled_tokens,
+    stack_rows,
+    take_rows,
+)
 
 PROMPT_LENGTHS = [20, 26, 24]
 GROUPS = ((5, 3, 7), (1, 2), (4, 6, 2, 2))
@@ -26,7 +34,7 @@ def as_lists(distinct):
     return [each.tolist() for each in distinct]
 
 
-def split(rollouts, budget, rows=None):
+def split(rollouts, budget, rows=None, held=packed_tokens):
     rows = torch.arange(len(rollouts.tokens_NT)) if rows is None else rows
     batches = micro_batches(
         rows.tolist(),
@@ -35,14 +43,33 @@ def split(rollouts, budget, rows=None):
         kind_P=[problem.kind for problem in rollouts.problems],
         prompt_length_P=PROMPT_LENGTHS,
         token_budget=budget,
+        held=held,
     )
     return [batch.tolist() for batch in batches]
 
 
-def cost(rollouts, batch):
-    prompts = set(rollouts.prompt_of_N[batch].tolist())
-    widest = int(rollouts.mask_NT[batch].sum(-1).max())
-    return len(prompts) * max(PROMPT_LENGTHS[p] for p in prompts) + len(batch) * widest
+def tokens_of(rollouts, batch):
+    """The lengths of a batch's prompts and of its rows."""
+    prompts = [PROMPT_LENGTHS[p] for p in set(rollouts.prompt_of_N[batch].tolist())]
+    return prompts, rollouts.mask_NT[batch].sum(-1).tolist()
+
+
+def packed(rollouts, batch):
+    prompts, rows = tokens_of(rollouts, batch)
+    return sum(prompts) + sum(rows)
+
+
+def plain(rollouts, batch):
+    prompts, rows = tokens_of(rollouts, batch)
+    return len(rows) * (max(prompts) + max(rows))
+
+
+def sampled(rollouts, batch):
+    prompts, rows = tokens_of(rollouts, batch)
+    return len(prompts) * max(prompts) + len(rows) * max(rows)
+
+
+HELD = [(packed_tokens, packed), (plain_tokens, plain), (sampled_tokens, sampled)]
 
 
 def test_taken_rows_keep_their_problem_their_tokens_and_their_reward(rollouts):
@@ -116,9 +143,10 @@ def test_every_row_is_in_exactly_one_micro_batch(rollouts, budget):
     assert sorted(n for batch in split(rollouts, budget) for n in batch) == list(range(9))
 
 
+@pytest.mark.parametrize(("held", "cost"), HELD, ids=["packed", "plain", "sampled"])
 @pytest.mark.parametrize("budget", [30, 60, 100])
-def test_no_micro_batch_of_several_rows_exceeds_the_budget(rollouts, budget):
-    batches = split(rollouts, budget)
+def test_no_micro_batch_of_several_rows_exceeds_the_budget(rollouts, budget, held, cost):
+    batches = split(rollouts, budget, held=held)
     assert all(cost(rollouts, batch) <= budget for batch in batches if len(batch) > 1)
     assert len(batches) > 1
 
@@ -127,10 +155,18 @@ def test_a_row_that_alone_exceeds_the_budget_is_a_batch_of_its_own(rollouts):
     assert split(rollouts, 1) == [[n] for n in range(9)]
 
 
-def test_one_batch_holds_everything_within_the_budget(rollouts):
+@pytest.mark.parametrize(("held", "cost"), HELD, ids=["packed", "plain", "sampled"])
+def test_one_batch_holds_everything_within_the_budget(rollouts, held, cost):
     whole = cost(rollouts, list(range(9)))
-    assert split(rollouts, whole) == [list(range(9))]
-    assert len(split(rollouts, whole - 1)) == 2
+    assert split(rollouts, whole, held=held) == [list(range(9))]
+    assert len(split(rollouts, whole - 1, held=held)) == 2
+
+
+def test_what_a_batch_holds_is_never_more_packed_than_padded(rollouts):
+    """So packed log-probs have no more batches than padded tokens would give."""
+    everything = list(range(9))
+    assert (packed(rollouts, everything), sampled(rollouts, everything)) == (102, 141)
+    assert plain(rollouts, everything) == 297
 
 
 def test_only_the_rows_asked_for_are_split(rollouts):
@@ -139,8 +175,17 @@ def test_only_the_rows_asked_for_are_split(rollouts):
 
 
 def test_a_group_too_large_for_a_batch_counts_its_prompt_once_in_each(rollouts):
-    """The first group: its prompt of 20 tokens with two responses of at most five is 30."""
-    assert split(rollouts, 30, torch.arange(3)) == [[0, 1], [2]]
+    """The first group: its prompt of 20 tokens with responses of five and three is 28."""
+    assert split(rollouts, 28, torch.arange(3)) == [[0, 1], [2]]
+    assert split(rollouts, 27, torch.arange(3)) == [[0], [1], [2]]
+
+
+def test_a_group_too_large_for_a_batch_is_halved_until_its_pieces_fit(rollouts):
+    """Four rows of one prompt of 24 tokens. Two of them hold 34 and 28 tokens, three 36."""
+    last = torch.arange(5, 9)
+    assert split(rollouts, 38, last) == [[5, 6, 7, 8]]
+    assert split(rollouts, 37, last) == [[5, 6], [7, 8]]
+    assert split(rollouts, 33, last) == [[5], [6], [7, 8]]
 
 
 @pytest.mark.parametrize("budget", [48, 80, 120])
@@ -148,7 +193,7 @@ def test_a_group_that_fits_into_one_batch_is_not_torn_apart(rollouts, budget):
     batch_of = {n: b for b, batch in enumerate(split(rollouts, budget)) for n in batch}
     for p in range(3):
         group = (rollouts.prompt_of_N == p).nonzero()[:, 0].tolist()
-        if cost(rollouts, group) <= budget:
+        if packed(rollouts, group) <= budget:
             assert len({batch_of[n] for n in group}) == 1, f"the rows of prompt {p} stand in several batches"
 
 
@@ -170,6 +215,12 @@ def test_the_work_of_a_split_grows_with_the_rows_and_no_faster(budget):
     rows, looked_up = 1_000, []
     prompts, lengths = Counted(n // 4 for n in range(rows)), Counted([7] * rows)
     micro_batches(
-        range(rows), prompts, lengths, kind_P=["text"] * rows, prompt_length_P=[20] * rows, token_budget=budget
+        range(rows),
+        prompts,
+        lengths,
+        kind_P=["text"] * rows,
+        prompt_length_P=[20] * rows,
+        token_budget=budget,
+        held=packed_tokens,
     )
     assert len(looked_up) < 10 * rows

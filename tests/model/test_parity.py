@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from copd.compute.packing import Window, Windows
+from copd.compute.windows import Window, Windows
 from copd.model.parity import TOLERANCE_NATS, largest_difference, settle_path
 
 
@@ -70,17 +70,17 @@ def test_a_model_whose_log_probs_are_not_a_number_takes_the_plain_path(policy, p
 
 
 def test_a_model_that_bears_no_packing_shares_prompts_in_sampling_alone(policy, problems_of, written):
-    """One that sees every earlier token of a sequence, whatever the windows say."""
+    """One that sees every earlier token of a sequence, whatever it is told."""
     deaf = policy.clone()
 
     def change(module, args, inputs):
-        if "windows" not in inputs:
+        if "seen" not in inputs:
             return None
         tokens = inputs["inputs_embeds"].shape[1]
         real_1X = torch.ones(1, tokens, dtype=torch.bool)
         sees_1XX = torch.ones(1, tokens, tokens, dtype=torch.bool).tril()
         everything = Window(torch.arange(tokens)[None], real_1X, sees_1XX)
-        return args, {**inputs, "windows": Windows([everything], tokens, torch.device("cpu"))}
+        return args, {**inputs, "seen": Windows([everything], tokens, torch.device("cpu"))}
 
     deaf.model.get_decoder().register_forward_pre_hook(change, with_kwargs=True)
     warning = settle_path(deaf, problems_of["text"])

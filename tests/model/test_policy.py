@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from copd.compute import devices
 from copd.compute import forward as forward_module
 from copd.compute import logprobs as statistics
 from copd.compute.batching import Distinct, take_rows
@@ -130,6 +131,16 @@ def test_the_token_budget_has_no_influence(policy64, mixed, gradients, assert_sa
     torch.testing.assert_close(split.at_ids_NTK, whole.at_ids_NTK, atol=1e-10, rtol=0)
 
 
+def test_the_token_budget_counts_what_the_path_holds(policy, written, problems_of):
+    """Packed: a prompt once. On the plain path: a prompt with each of its rows."""
+    rollouts = written(policy, problems_of["text"][:1], [(4, 6)])
+    everything = torch.arange(2)
+    prompt = policy.encoder.lengths(rollouts.problems)[0]
+    for path, tokens in (("packed", prompt + 4 + 6), ("plain", 2 * (prompt + 6))):
+        counts = [len(split_up(on(path, policy), t).micro_batches(rollouts, everything)) for t in (tokens, tokens - 1)]
+        assert counts == [1, 2]
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("elements", [1, 3 * 128, 25 * 128])
 def test_log_probs_in_chunks_equal_those_at_once(
@@ -148,7 +159,7 @@ def test_log_probs_in_chunks_equal_those_at_once(
 
     whole, whole_gradient = everything()
     assert all(value is not None for value in whole.values())
-    monkeypatch.setattr(statistics, "CHUNK_ELEMENTS", elements)
+    monkeypatch.setitem(devices.WAYS, "cpu", devices.OTHER._replace(logits=elements))
     chunked, chunked_gradient = everything()
     assert_same(chunked, whole, atol=1e-10)
     assert_same(chunked_gradient, whole_gradient, atol=1e-10)
@@ -156,7 +167,7 @@ def test_log_probs_in_chunks_equal_those_at_once(
 
 def test_chunks_bound_the_number_of_logits_that_exist_at_once(policy, written, problems_of, monkeypatch):
     policy, sizes = policy.clone(), []
-    monkeypatch.setattr(statistics, "CHUNK_ELEMENTS", 5 * 128)
+    monkeypatch.setitem(devices.WAYS, "cpu", devices.OTHER._replace(logits=5 * 128))
 
     class Measuring(type(policy.model.lm_head)):
         def forward(self, hidden):
