@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
 RUN = {
+    "studies/attention.py",
     "studies/memory.py",
     "studies/models_matrix.py",
     "benchmarks/grading.py",
@@ -73,6 +74,19 @@ def test_the_matrix_of_models_has_the_paths_of_its_page(run_here):
     told = [cells(line) for line in PAGES["models.md"].splitlines() if line.startswith(("| llama |", "| mamba |"))]
     assert [row[:4] for row in rows] == [row[:4] for row in told]
     assert all(float(row[4]) < 1e-4 for row in rows)
+
+
+@pytest.mark.slow
+def test_what_attention_keeps_and_a_rounded_head_costs_is_as_the_page_says():
+    rows = [cells(line) for line in said_by("studies/attention.py").splitlines() if line.startswith("| ")]
+    kept, errors = ([row for row in rows if len(row) == size][1:] for size in (3, 4))
+    told = [cells(line) for line in PAGES["models.md"].splitlines() if line.startswith("| ")]
+    assert len(kept) == 3
+    assert all(row in told for row in kept)
+    assert [row[0] for row in errors] == ["text", "image", "video"]
+    for _, body, tf32, bfloat16 in errors:
+        mean = [float(cell.split()[0]) for cell in (tf32, bfloat16, body)]
+        assert 5 * mean[0] < mean[1] < mean[2] / 5
 
 
 @pytest.mark.slow
