@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-from dataclasses import replace
+import sys
 
 import torch
 
@@ -19,8 +19,8 @@ from copd.system.processes import STATUS, peak
 from copd.types import Rollouts
 
 PATHS = ("packed", "plain", "plain_tokens")
-"""Packed prompts and responses; the plain path on the same micro-batches, whose budget counts a prompt once; the plain
-path on micro-batches whose budget counts the prompt of every row."""
+"""Packed prompts and responses; the plain path with all rows in one micro-batch, which packed rows are too; the plain
+path on micro-batches of the same budget, which counts the prompt of every row there."""
 
 
 def memory_mib() -> tuple[float, float]:
@@ -30,12 +30,6 @@ def memory_mib() -> tuple[float, float]:
         return held, held
     (now,) = (line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith("VmRSS:"))
     return int(now) / 2**10, held
-
-
-def prompt_of_every_row(rollouts: Rollouts) -> Rollouts:
-    """The same rows, each with a prompt of its own."""
-    problems = tuple(rollouts.problems[p] for p in rollouts.prompt_of_N.tolist())
-    return replace(rollouts, problems=problems, prompt_of_N=torch.arange(len(problems)))
 
 
 def train(learner: Learner, rollouts: Rollouts) -> None:
@@ -50,12 +44,14 @@ def added_mib(kind: str, path: str, size: Size) -> float:
     task = Lengthened(digits(kind), 10 * size.short_tokens)
     (branch,) = make_branches({kind: task}, size.short_tokens)
     branch.policy.shared_prefix = path == "packed"
+    if path == "plain":
+        branch.policy.micro_batch_tokens = sys.maxsize
     rollouts = written(branch.policy, problems_of(task, 0, size), size.rollouts, size.short_tokens)
     branch.policy.encoder.lengths(rollouts.problems)
     train(branch.learner, written(branch.policy, rollouts.problems[:1], 2, 2))
     gc.collect()
     before, _ = memory_mib()
-    train(branch.learner, prompt_of_every_row(rollouts) if path == "plain_tokens" else rollouts)
+    train(branch.learner, rollouts)
     return memory_mib()[1] - before
 
 
