@@ -175,9 +175,9 @@ def test_only_the_rows_asked_for_are_split(rollouts):
 
 
 def test_a_group_too_large_for_a_batch_counts_its_prompt_once_in_each(rollouts):
-    """The first group: its prompt of 20 tokens with responses of five and three is 28."""
-    assert split(rollouts, 28, torch.arange(3)) == [[0, 1], [2]]
-    assert split(rollouts, 27, torch.arange(3)) == [[0], [1], [2]]
+    """Of the last group, with a prompt of 24 tokens, the first half holds 34; the last three rows 32."""
+    assert split(rollouts, 33, torch.tensor([6, 5, 7, 8])) == [[6], [5, 7, 8]]
+    assert split(rollouts, 31, torch.tensor([6, 5, 7, 8])) == [[6], [5], [7, 8]]
 
 
 def test_a_group_too_large_for_a_batch_is_halved_until_its_pieces_fit(rollouts):
