@@ -11,6 +11,8 @@
 - `windows`: attention of the sequence elsewhere, in windows of it
 - `tf32`: products in TF32, for the output head on cards
 - `logprobs`: log-probs, entropy and top-k of responses, in chunks of the vocabulary
-- `decode`: the decode loop and its cached prefixes
+- `refill`: the decode loop that cards take, on a cache of bounded size
+- `queue`: which rows it runs at once
+- `decode`: the decode loop elsewhere, and its cached prefixes
 - `cpu`: a decode step that only CPUs use
 """

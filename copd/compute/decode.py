@@ -172,10 +172,9 @@ def settle(parent_M: Tensor) -> tuple[Tensor, Tensor]:
 class ModelStep:
     """A step through transformers' own language model."""
 
-    def __init__(self, model: Any, family: Family, prefill: Cache, room: int, columns: int) -> None:
-        self._model, self._family = model, family
-        self._layers = [PlacedLayer(layer, room, columns) for layer in prefill.layers]
-        self._cache = Cache(layers=list(self._layers))
+    def __init__(self, model: Any, family: Family, layers: Sequence[PlacedLayer]) -> None:
+        self._model, self._family, self._layers = model, family, layers
+        self._cache = Cache(layers=list(layers))
 
     def move(self, source: Tensor, target: Tensor) -> None:
         for layer in self._layers:
@@ -195,16 +194,15 @@ class ModelStep:
 
 
 class PlacedLayer(DynamicLayer):
-    """One layer of a cache with room for all rows and tokens from the start.
+    """One layer of a cache that has room for further prefixes and tokens: keys and values [room, heads, columns, D].
 
     It holds `used` prefixes of `length` tokens.
     """
 
-    def __init__(self, prefill: Any, room: int, length: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, used: int, length: int) -> None:
         super().__init__()
-        self.used, self.length = len(prefill.keys), prefill.keys.shape[2]
-        self._keys, self._values = (_with_room(part, room, length) for part in (prefill.keys, prefill.values))
-        self.dtype, self.device, self.is_initialized = self._keys.dtype, self._keys.device, True
+        self._keys, self._values, self.used, self.length = keys, values, used, length
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append a token to each prefix in use."""
@@ -212,6 +210,10 @@ class PlacedLayer(DynamicLayer):
         self.length = now.stop
         self._keys[: self.used, :, now] = key_states
         self._values[: self.used, :, now] = value_states
+        return self.filled()
+
+    def filled(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the prefixes in use. [used, heads, length, D]."""
         return self._keys[: self.used, :, : self.length], self._values[: self.used, :, : self.length]
 
     def get_seq_length(self) -> int:
@@ -221,6 +223,15 @@ class PlacedLayer(DynamicLayer):
         """Copy prefixes from place to place."""
         for part in (self._keys, self._values):
             part[target, :, : self.length] = part[source, :, : self.length]
+
+
+def placed_layers(prefill: Cache, room: int, columns: int) -> list[PlacedLayer]:
+    """The layers of a prefill with room for so many prefixes and columns from the start."""
+    placed = []
+    for layer in prefill.layers:
+        keys, values = (_with_room(part, room, columns) for part in (layer.keys, layer.values))
+        placed.append(PlacedLayer(keys, values, used=len(layer.keys), length=layer.keys.shape[2]))
+    return placed
 
 
 def _with_room(states: Tensor, room: int, length: int) -> Tensor:

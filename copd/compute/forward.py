@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
 from copd.compute.cpu import LeanStep, can_be_lean
-from copd.compute.decode import CachedPrefixes, ModelStep, PlainPrefixes, Prefixes, Step
+from copd.compute.decode import CachedPrefixes, ModelStep, PlainPrefixes, Prefixes, Step, placed_layers
 from copd.compute.devices import computing_on
 from copd.compute.encode import Prompts, Responses
 from copd.compute.family import Family
@@ -72,18 +72,23 @@ class Forward:
         output = self._prompts(whole, lambda hidden, head: finish(hidden[:, :-1], head), length, use_cache=False)
         return output.logits
 
+    def prefill(self, prompts: Prompts) -> tuple[Cache, Tensor]:
+        """A cache of the prompts, and the logits of the tokens after them. [P, V]."""
+        output = self._prompts(prompts, _logits, 1, past_key_values=NarrowCache(), use_cache=True)
+        return output.past_key_values, output.logits[:, -1]
+
     def start_shared(self, prompts: Prompts, rows: int, max_new_tokens: int) -> tuple[Prefixes, Tensor]:
         """The prefilled prompts, with room for `rows` prefixes, and the logits of the first tokens. [P, V]."""
-        prefill = self._prompts(prompts, _logits, 1, past_key_values=NarrowCache(), use_cache=True)
+        cache, logits_PV = self.prefill(prompts)
         room, columns = max(rows, len(prompts.mask_PS)), prompts.mask_PS.shape[1] + max_new_tokens
         step: Step
         if can_be_lean(self.model, self.family):
             end = int(prompts.next_position_P.max()) + max_new_tokens
-            step = LeanStep(self.model.get_decoder(), self.family, prefill.past_key_values, room, columns, end)
+            step = LeanStep(self.model.get_decoder(), self.family, cache, room, columns, end)
         else:
-            step = ModelStep(self.model, self.family, prefill.past_key_values, room, columns)
+            step = ModelStep(self.model, self.family, placed_layers(cache, room, columns))
         head = in_float32(self.model.get_output_embeddings())
-        return CachedPrefixes(step, prompts, room, max_new_tokens, head), prefill.logits[:, -1]
+        return CachedPrefixes(step, prompts, room, max_new_tokens, head), logits_PV
 
     def start_plain(self, prompts: Prompts, rows: int, max_new_tokens: int) -> tuple[Prefixes, Tensor]:
         """The same without a cache."""

@@ -33,6 +33,7 @@ from copd.compute.family import family_of, tokenizer_of
 from copd.compute.forward import Forward
 from copd.compute.logprobs import response_score, response_stats
 from copd.compute.packing import attention_as_now
+from copd.compute.refill import Asked, decode_refilled, refills
 from copd.errors import RecipeError
 from copd.maths.logprobs import TokenStats
 from copd.model.folders import load_model, save_model
@@ -212,13 +213,16 @@ class Policy:
         """Sample `rollouts_per_prompt` responses to each problem. Rows of one prompt are next to each other.
 
         `generator` gives all random numbers at once, one per row and position. Without a generator each token is the
-        most likely one. Problems may be of several kinds. A batch holds one kind and obeys the token budget as if every
-        response had `max_new_tokens`.
+        most likely one. Problems may be of several kinds. On a card the cache obeys the token budget
+        (`copd.compute.refill`). Elsewhere a batch holds one kind and obeys it as if every response had
+        `max_new_tokens`.
         """
         prompt_of_N = torch.arange(len(problems)).repeat_interleave(rollouts_per_prompt)
         size = (len(prompt_of_N), max_new_tokens)
         uniform_NT = None if generator is None else torch.rand(size, generator=generator, dtype=torch.float64)
-        row_sets = self._split(range(size[0]), problems, prompt_of_N, torch.full(size[:1], max_new_tokens))
+        rows_N = torch.arange(size[0])
+        most_N = torch.full(size[:1], max_new_tokens)
+        row_sets = [rows_N] if self._refills else self._split(rows_N.tolist(), problems, prompt_of_N, most_N)
         batches = [
             self._sample_batch(
                 problems,
@@ -283,6 +287,10 @@ class Policy:
             held=held,
         )
 
+    @property
+    def _refills(self) -> bool:
+        return self.shared_prefix and refills(self.device)
+
     def _sample_batch(
         self,
         problems: Sequence[Problem],
@@ -291,6 +299,10 @@ class Policy:
         max_new_tokens: int,
         temperature: float,
     ) -> Any:
+        if self._refills:
+            asked = Asked(problems, prompt_of_N.tolist(), uniform_NT, max_new_tokens, temperature)
+            with self.computing():
+                return decode_refilled(self, asked)
         chosen, prompt_of_N = torch.unique(prompt_of_N, return_inverse=True)
         prompts = self.encoder.encode([problems[p] for p in chosen.tolist()], self.device)
         with self.computing():

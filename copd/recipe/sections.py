@@ -60,7 +60,8 @@ class ModelSection(Section):
     micro_batch_tokens: Count = Field(
         16_384,
         description="most tokens per batch in sampling, scoring and training; a prompt counts once per batch, but "
-        "with each of its rows for models that are not packed",
+        "with each of its rows for models that are not packed; in sampling "
+        "on cuda: most tokens of the cache",
     )
     gradient_checkpointing: bool = Field(
         False,

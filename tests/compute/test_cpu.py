@@ -8,7 +8,7 @@ from tiny_kinds import tiny_of_kind
 from torch import nn
 
 from copd.compute.cpu import LeanStep, can_be_lean
-from copd.compute.decode import CachedPrefixes, ModelStep
+from copd.compute.decode import CachedPrefixes, ModelStep, placed_layers
 from copd.compute.family import family_of
 from copd.compute.forward import NarrowCache
 from copd.model.lora import LoraSettings, add_adapter
@@ -44,7 +44,7 @@ def logits_of_steps(model, family, prompts, lean):
         end = int(prompts.next_position_P.max()) + len(STEPS)
         step = LeanStep(model.get_decoder(), family, prefill, room, columns, end)
     else:
-        step = ModelStep(model, family, prefill, room, columns)
+        step = ModelStep(model, family, placed_layers(prefill, room, columns))
     prefixes = CachedPrefixes(step, prompts, room, len(STEPS), model.get_output_embeddings())
     found, places = [], torch.arange(3)
     for parents, token in STEPS:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import grading, growth, jobs, measure, memory, ours, profile_rows, profile_step, theirs
+from benchmarks import grading, growth, jobs, measure, memory, ours, profile_rows, profile_step, sampling, theirs
 from benchmarks.ours import Lengthened, Size, digits, make_branches, problems_of
 
 SMALL = Size(prompts=2, rollouts=2, max_new_tokens=24, short_tokens=4, repetitions=2)
@@ -167,6 +167,15 @@ def test_growth_is_measured_on_every_axis():
     assert curves[1].sizes == (2, 8)  # K native parts and 2 (K - 1) taught, of two rollouts each
     assert all(value > 0 for curve in curves for value in curve.seconds)
     assert growth.table(curves, 1).count("\n") == 1 + len(curves)
+
+
+def test_places_that_are_refilled_take_fewer_steps_than_batches_and_less_room_than_one_batch():
+    found = sampling.measure(sampling.Work(prompts=2, rollouts=4, prompt=30, limit=250, budget=300))
+    batches, refilled, whole = (found[name] for name in sampling.SIDES)
+    assert batches.tokens == refilled.tokens == whole.tokens
+    assert whole.steps < refilled.steps < batches.steps
+    assert refilled.bytes_held < whole.bytes_held
+    assert sampling.table(found).count("\n") == 6
 
 
 def test_a_profile_names_all_parts_of_a_step(branches):
