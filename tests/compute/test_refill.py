@@ -61,7 +61,7 @@ def shared(ending64, problems_of):
     return answered
 
 
-SPLITS = [(150, 3, False), (150, 3, True), (10_000, 1, False)]
+SPLITS = [(150, 5, False), (150, 5, True), (10_000, 1, False)]
 
 
 @pytest.mark.parametrize(
