@@ -17,7 +17,19 @@ from __future__ import annotations
 from asyncio import gather
 from collections.abc import Mapping, Sequence
 
-from copd.phases import Consolidation, Merge, Observer, begin, consolidation, merged, mutual_opd, replay, restart, rlvr
+from copd.phases import (
+    Consolidation,
+    Exchange,
+    Merge,
+    Observer,
+    begin,
+    consolidation,
+    merged,
+    mutual_opd,
+    replay,
+    restart,
+    rlvr,
+)
 from copd.schedule import Batches, Phase, Schedule
 from copd.topology import Edge
 from copd.types import BranchHandle
@@ -32,17 +44,19 @@ async def copd(
     start: int = 0,
     *,
     merge: Merge | None = None,
+    exchange: Exchange | None = None,
     consolidated: Consolidation | None = None,
 ) -> None:
     """Train the branches from step `start` to the end of the schedule.
 
-    `merge` is needed where branches begin a cycle from their merge. With `consolidated`, `merge` also makes the
-    student's first weights in each phase III; without `merge` the student keeps its weights.
+    `merge` and `exchange` are needed where branches begin a cycle from their merge. With `consolidated`, `merge` also
+    makes the student's first weights in each phase III; without `merge` the student keeps its weights.
     """
     for stretch in schedule.stretches(start, observer.meet_every, observer.meet_after):
         here = schedule.position(stretch.steps[0])
         if schedule.restart and here.begins_cycle and here.cycle:
-            await restart(branches, await merged(branches, merge, consolidated))
+            async with merged(branches, merge, exchange, consolidated) as weights:
+                await restart(branches, weights)
         if stretch.phase is Phase.RLVR:
             await gather(*(rlvr(branch, stretch.steps, batches, observer) for branch in branches.values()))
         else:
@@ -59,7 +73,7 @@ async def copd(
             else:
                 assert consolidated
                 if here.begins_phase and (here.phase is Phase.REPLAY or not schedule.replay_steps):
-                    await begin(consolidated.student, branches, merge)
+                    await begin(consolidated.student, branches, merge, exchange)
                 if here.phase is Phase.REPLAY:
                     place = step - schedule.phase_start(step)
                     await replay(branches, consolidated, place, step, observer, version=version)

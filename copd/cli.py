@@ -205,6 +205,9 @@ def merge(
     ] = None,
     density: Annotated[float | None, typer.Option(help="With ties, dare: share of each change that is kept.")] = None,
     seed: Annotated[int | None, typer.Option(help="With dare: decides which entries are kept.")] = None,
+    export_dtype: Annotated[
+        str | None, typer.Option(help="Type of the merged weights: float32 or bfloat16; default: the branches'.")
+    ] = None,
     scan: Annotated[
         bool,
         typer.Option(
@@ -237,7 +240,7 @@ def merge(
     from copd.commands.merge import described_merge, merge_models
     from copd.runs.tables import accuracy_table
 
-    chosen, table = merge_models(branch, base, candidates, out, settings)
+    chosen, table = merge_models(branch, base, candidates, out, settings, export_dtype)
     if table:
         Console().print(accuracy_table(table, "greedy accuracy on validation problems, %", intervals=False))
         said = "chosen on validation problems, which flatters the choice; `copd eval` judges it on test problems"

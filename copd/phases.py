@@ -8,18 +8,21 @@ denominator.
 from __future__ import annotations
 
 from asyncio import ensure_future, gather
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 from typing import Protocol
-
-from torch import Tensor
 
 from copd.schedule import Batches, Stretch
 from copd.topology import Edge
-from copd.types import BranchHandle, Part, Rollouts
+from copd.types import MERGED, BranchHandle, Part, Rollouts
 
-Merge = Callable[[Sequence[Mapping[str, Tensor]]], dict[str, Tensor]]
+Merge = Callable[[Mapping[str, Path], Path], None]
+"""Reads the weights of the branches, a folder of each by name, and writes those of their merge into a new folder."""
+Exchange = Callable[[], AbstractContextManager[Path]]
+"""Makes a folder that all branches reach, through which weights travel. It is removed at the end of the block."""
 
 
 class Observer(Protocol):
@@ -108,10 +111,13 @@ class Consolidation:
     edges: Sequence[Edge]
 
 
-async def begin(student: BranchHandle, branches: Mapping[str, BranchHandle], merge: Merge | None) -> None:
+async def begin(
+    student: BranchHandle, branches: Mapping[str, BranchHandle], merge: Merge | None, exchange: Exchange | None
+) -> None:
     """Prepare the student for phase III: the merge as its first weights, else its own; an optimizer without moments."""
     if merge:
-        await student.load_weights(await merged(branches, merge))
+        async with merged(branches, merge, exchange) as weights:
+            await student.load_weights(weights)
     else:
         await student.start_optimizer()
 
@@ -159,19 +165,30 @@ async def replay(
     observer.updated(student.name, step, await student.update(parts))
 
 
-async def restart(branches: Mapping[str, BranchHandle], weights: Mapping[str, Tensor]) -> None:
+async def restart(branches: Mapping[str, BranchHandle], weights: Path) -> None:
     """All branches go on from these weights, with optimizers without moments."""
     await gather(*(branch.load_weights(weights) for branch in branches.values()))
 
 
+@asynccontextmanager
 async def merged(
-    branches: Mapping[str, BranchHandle], merge: Merge | None, consolidated: Consolidation | None = None
-) -> Mapping[str, Tensor]:
+    branches: Mapping[str, BranchHandle],
+    merge: Merge | None,
+    exchange: Exchange | None,
+    consolidated: Consolidation | None = None,
+) -> AsyncIterator[Path]:
     """theta*: the merge of the K branches, or the weights of the student that they have taught.
 
-    The base is not one of the branches.
+    The base is not one of the branches. The folder of these weights is there until the end of the block.
     """
-    if consolidated:
-        return await consolidated.student.weights()
-    assert merge
-    return merge(await gather(*(branch.weights() for branch in branches.values())))
+    assert exchange
+    with exchange() as folder:
+        theta = folder / MERGED
+        if consolidated:
+            await consolidated.student.write_weights(theta)
+        else:
+            assert merge
+            parts = {name: folder / name for name in branches}
+            await gather(*(branches[name].write_weights(part) for name, part in parts.items()))
+            merge(parts, theta)
+        yield theta

@@ -167,6 +167,38 @@ class Score:
     whole_MV: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class StateFile:
+    """A branch's part of a checkpoint, complete and on disk: the file's name, size in bytes and sha256."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SettledPath:
+    """The path on which a model computes, as the check at start has settled it.
+
+    shared_prefix  a prompt is computed once for all of its responses
+    packing        so it is for log-probs too: they are computed on prompts and responses in one sequence
+    checked_on     device and type of the arithmetic of the check
+    doubt          what the check found against sharing; empty if nothing
+    """
+
+    shared_prefix: bool
+    packing: bool
+    checked_on: str
+    doubt: str = ""
+
+    @property
+    def described(self) -> str:
+        """The path, the place of the check and what it found, in words."""
+        path = "packed" if self.packing else "prompts shared in sampling alone"
+        found = f": {self.doubt}" if self.doubt else ""
+        return f"{path if self.shared_prefix else 'plain path'} ({self.checked_on}{found})"
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """One summand of an optimizer step's objective, with its own denominator (method.md, trap 1).
@@ -259,30 +291,37 @@ class BranchHandle(Observed, Protocol):
         """Teach with the current weights again."""
         ...
 
-    async def weights(self) -> Mapping[str, Tensor]:
-        """All weights by name, tied ones once. An adapter's update is added to the weights that it changes."""
+    async def settled_path(self) -> SettledPath:
+        """The path on which the branch's model computes."""
+        ...
+
+    async def write_weights(self, folder: Path) -> None:
+        """Write all weights by name into a new folder, tied ones once. An adapter's update is added to its weights."""
+        ...
+
+    async def load_weights(self, folder: Path) -> None:
+        """Take over the weights in a folder and start a new optimizer."""
         ...
 
     async def counts(self) -> dict[str, float]:
         """The branch's ledger since the start of the run."""
         ...
 
-    async def state(self) -> dict[str, Tensor]:
-        """The tensors that a checkpoint holds of the branch."""
-        ...
-
-    async def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over parameters by name and start a new optimizer."""
+    async def write_state(self, path: Path) -> StateFile | None:
+        """Write the branch's part of a checkpoint. None, and no file, if one of its values is not finite."""
         ...
 
     async def start_optimizer(self) -> None:
         """Forget the moments of Adam: what follows is another training."""
         ...
 
-    async def load_state(self, tensors: dict[str, Tensor], counts: Mapping[str, float]) -> None:
-        """Go on from a checkpoint that holds the results of `state` and `counts`."""
+    async def read_state(self, path: Path, counts: Mapping[str, float]) -> None:
+        """Go on from the branch's part of a checkpoint, and the result of `counts`."""
         ...
 
-    async def save(self, folder: Path, card: str) -> None:
-        """Write the model with processor, vocabulary mask and model card, loadable by plain transformers."""
+    async def save(self, folder: Path, card: str, export_dtype: str = "float32") -> None:
+        """Write the model with processor, vocabulary mask and model card, loadable by plain transformers.
+
+        `export_dtype` is the type of the weights in the folder.
+        """
         ...

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from checkpoints import tensors_of
 
 from copd.runs.checkpoint import verify_checkpoint
 from copd.runs.runlog import read_lines
@@ -15,7 +16,7 @@ def events(folder: Path, name: str) -> list[dict]:
 
 def weights_at(folder: Path, step: int, branch: str) -> dict[str, torch.Tensor]:
     """A branch's weights by name, from the checkpoint after so many steps."""
-    tensors = verify_checkpoint(folder / "checkpoints" / f"step-{step:08d}").tensors(branch)
+    tensors = tensors_of(verify_checkpoint(folder / "checkpoints" / f"step-{step:08d}"), branch)
     return {name.removeprefix("weight/"): tensor for name, tensor in tensors.items() if name.startswith("weight/")}
 
 

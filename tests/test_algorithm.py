@@ -2,13 +2,15 @@
 
 import asyncio
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
-import torch
 
 from copd.algorithm import copd
 from copd.phases import Consolidation, merged, mutual_opd, rlvr
 from copd.schedule import Batches, Phase, Schedule
+from copd.system.files import passing_folder
 from copd.topology import Edge, full, hub
 
 BATCHES = Batches(prompts=16, rollouts_per_prompt=8, opd_prompts=4, opd_rollouts_per_prompt=2)
@@ -77,11 +79,11 @@ class Noting:
         self.version += 1
         return {"loss": float(self.version)}
 
-    async def weights(self):
-        return {"w": torch.tensor([float(ord(self.name))])}
+    async def write_weights(self, folder):
+        folder.write_text(str(float(ord(self.name))))
 
-    async def load_weights(self, weights):
-        await self._do(Call(self.name, "load_weights", float(weights["w"])))
+    async def load_weights(self, folder):
+        await self._do(Call(self.name, "load_weights", float(folder.read_text())))
 
     async def start_optimizer(self):
         await self._do(Call(self.name, "start_optimizer", None))
@@ -393,19 +395,37 @@ def test_one_branch_alone_can_do_rlvr():
 
 
 def test_the_merge_is_made_of_exactly_the_k_branches_in_order():
-    given = []
+    given = {}
 
-    def merge(weights):
-        given.extend(float(branch["w"]) for branch in weights)
-        return {"w": torch.tensor([7.0])}
+    def merge(parts, out):
+        given.update({name: float(part.read_text()) for name, part in parts.items()})
+        out.write_text("7.0")
 
-    theta = asyncio.run(merged(Stage().branches, merge))
-    assert given == [float(ord(name)) for name in "abc"]
-    assert theta["w"].item() == 7.0
+    assert asyncio.run(theta_of(Stage().branches, merge)) == 7.0
+    assert list(given.items()) == [(name, float(ord(name))) for name in "abc"]
 
 
-def summed(weights):
-    return {"w": sum(branch["w"] for branch in weights)}
+def test_weights_that_have_travelled_are_removed():
+    async def folder_of_theta():
+        async with merged(Stage().branches, summed, exchange) as weights:
+            assert {path.name for path in weights.parent.iterdir()} == {"a", "b", "c", "merged"}
+            return weights.parent
+
+    assert not asyncio.run(folder_of_theta()).exists()
+
+
+def exchange():
+    return passing_folder(Path(gettempdir()))
+
+
+async def theta_of(branches, merge, consolidated=None):
+    """The number that stands for the weights of theta*."""
+    async with merged(branches, merge, exchange, consolidated) as weights:
+        return float(weights.read_text())
+
+
+def summed(parts, out):
+    out.write_text(str(sum(float(part.read_text()) for part in parts.values())))
 
 
 SUM = float(sum(map(ord, "abc")))
@@ -422,9 +442,8 @@ class Merging(Stage):
     def train(self, schedule=None, edges=(), start=0, *, merge=summed, lessons=TO_ONE, batches=BATCHES) -> "Merging":
         schedule = schedule or Schedule(1, 2, 0, merge_steps=3)
         consolidated = Consolidation(self.student, lessons)
-        asyncio.run(
-            copd(self.branches, edges, schedule, batches, self.observer, start, merge=merge, consolidated=consolidated)
-        )
+        given = {"merge": merge, "exchange": exchange, "consolidated": consolidated}
+        asyncio.run(copd(self.branches, edges, schedule, batches, self.observer, start, **given))
         return self
 
     def of(self, name: str) -> list[tuple[str, object]]:
@@ -487,7 +506,7 @@ def test_teachers_stand_at_the_version_at_which_their_own_training_ended(turns):
 def test_branches_begin_the_next_cycle_from_the_merge_where_asked():
     schedule = Schedule(3, 1, 1, restart=True)
     stage = Stage()
-    asyncio.run(copd(stage.branches, SOME, schedule, BATCHES, stage.observer, merge=summed))
+    asyncio.run(copd(stage.branches, SOME, schedule, BATCHES, stage.observer, merge=summed, exchange=exchange))
     for name in "abc":
         events = [
             c
@@ -502,14 +521,14 @@ def test_branches_begin_the_next_cycle_from_the_merge_where_asked():
 def test_a_cycle_begins_anew_once_however_often_its_branches_meet(start):
     stage = Stage(meet_every=1)
     schedule = Schedule(2, 3, 0, restart=True)
-    asyncio.run(copd(stage.branches, (), schedule, BATCHES, stage.observer, start, merge=summed))
+    asyncio.run(copd(stage.branches, (), schedule, BATCHES, stage.observer, start, merge=summed, exchange=exchange))
     assert len(stage.calls("load_weights")) == (3 if start <= 3 else 0)
 
 
 def test_after_a_consolidation_branches_begin_from_the_student():
     stage = Merging().train(Schedule(2, 1, 0, merge_steps=2, restart=True))
     assert [call.subject for call in stage.calls("load_weights") if call.branch in "abc"] == [float(ord("m"))] * 3
-    assert asyncio.run(merged(stage.branches, None, Consolidation(stage.student, TO_ONE)))["w"] == ord("m")
+    assert asyncio.run(theta_of(stage.branches, None, Consolidation(stage.student, TO_ONE))) == ord("m")
 
 
 def test_without_restart_no_branch_takes_weights_over():

@@ -13,21 +13,21 @@ from copd.assemble.preflight import check_overlap, check_prompts, reject_unfit, 
 from copd.assemble.tasks import conflict_warnings, data_warnings, leak_warnings, make_tasks
 from copd.branches.actor import Actor, SamplingSettings
 from copd.model.folders import compute_on, model_folder
+from copd.model.parity import checked_on, settled_path
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe
 from copd.rewards.answers import MARKS
 from copd.rewards.grading import Grader
 from copd.rows.rows import Index, Rows
 from copd.tasks.asked import Asked
-from copd.types import Task
+from copd.types import SettledPath, Task
 
 
 @dataclass(frozen=True)
 class Inheritance:
     """The results of checking model and data that other processes inherit: the model's path, the indexes of rows."""
 
-    shared_prefix: bool
-    packing: bool
+    path: SettledPath
     indexes: Mapping[str, Index]
 
 
@@ -104,20 +104,34 @@ class Assembled:
     @cached_property
     def base(self) -> Policy:
         """The fitting base, on the path that its parity check chose."""
-        if self._inherited is not None:
-            self.fitting.shared_prefix, self.fitting.packing = self._inherited.shared_prefix, self._inherited.packing
-            return self.fitting
-        path_warnings = settle_paths(self.fitting, self.tasks)
+        policy, inherited = self.fitting, self._inherited
+        if inherited is not None:
+            path = inherited.path
+            policy.shared_prefix, policy.packing, policy.doubt = path.shared_prefix, path.packing, path.doubt
+            self.check_elsewhere(policy, path.checked_on)
+            return policy
+        path_warnings = self._settled(policy)
         self._tell(
             [*conflict_warnings(self.recipe), *leak_warnings(self.tasks), *data_warnings(self.tasks), *path_warnings]
         )
-        return self.fitting
+        return policy
+
+    def check_elsewhere(self, policy: Policy, place: str) -> None:
+        """Check the path of a policy that took it over from a check on `place`, unless it computes there too.
+
+        A doubt turns off what it is about, with a warning.
+        """
+        if checked_on(policy) != place:
+            self._tell(self._settled(policy))
+
+    def _settled(self, policy: Policy) -> list[str]:
+        return settle_paths(policy, self.tasks, allow_plain_path=self.recipe.model.allow_plain_path)
 
     def model(self, path: str | None, name: str | None = None) -> Policy:
         """The model at `path`, checked like the base; None: another copy of the base. Warnings call it `name`."""
         policy = load_policy(self.recipe, path)
         check_prompts(policy, self.tasks, self.recipe.sampling.max_new_tokens)
-        for warning in settle_paths(policy, self.tasks):
+        for warning in self._settled(policy):
             self.warn(f"{name or path or self.recipe.model.path}: {warning}")
         return policy
 
@@ -125,7 +139,7 @@ class Assembled:
     def inheritance(self) -> Inheritance:
         """What the processes of branches inherit."""
         indexes = {name: task.index for name, task in self.tasks.items() if isinstance(task, Rows)}
-        return Inheritance(self.base.shared_prefix, self.base.packing, indexes)
+        return Inheritance(settled_path(self.base), indexes)
 
     def actor(self, name: str, policy: Policy) -> Actor:
         """A model that answers problems and scores responses, but does not learn."""

@@ -19,6 +19,7 @@ from copd.model.folders import compute_on
 from copd.model.learner import Learner
 from copd.model.lora import LoraSettings
 from copd.model.objectives import Aggregate, Delta, over_constant, over_sequences, over_tokens
+from copd.model.parity import checked_on
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe
 from copd.tasks.mixture import Mixture
@@ -128,6 +129,7 @@ def make_branch(made: Assembled, name: str, index: int, *, alone: bool = False) 
     recipe = made.recipe
     itself = alone and recipe.lora is None and not recipe.grpo.kl_coefficient
     policy = made.base if itself else branch_policy(recipe, made.base, name, index)
+    made.check_elsewhere(policy, checked_on(made.base))
     return Branch(
         name,
         index,

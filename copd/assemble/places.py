@@ -11,8 +11,9 @@ from typing import Protocol, TypeVar
 from copd.assemble import SERVER
 from copd.assemble.assembled import Assembled
 from copd.assemble.branches import device_of, lone_branch, make_branch
+from copd.assemble.preflight import check_one_path
 from copd.branches.actor import Actor
-from copd.branches.local import Turns, local_handle, threaded_handle
+from copd.branches.local import Turns, finish, local_handle, threaded_handle
 from copd.branches.patience import Patience
 from copd.branches.processes import BranchProcess
 from copd.errors import RecipeError
@@ -156,6 +157,20 @@ def _warn_of(made: Assembled, branch: str, message: str) -> None:
 def _patience(made: Assembled) -> Patience:
     backend = made.recipe.backend
     return Patience(backend.slow_minutes, backend.give_up_minutes, made.warn)
+
+
+def placed(made: Assembled, names: Sequence[str]) -> Place:
+    """The new branches, where the recipe wants them to live.
+
+    Raises ModelFolderError if the checks of their models settled on different paths.
+    """
+    place = PLACES[made.recipe.backend.kind](made, names)
+    try:
+        finish(check_one_path(place.branches))
+    except BaseException:
+        place.close()
+        raise
+    return place
 
 
 PLACES: Mapping[str, Callable[[Assembled, Sequence[str]], Place]] = {

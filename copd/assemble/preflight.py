@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from asyncio import gather
 from collections.abc import Collection, Mapping
 from functools import partial
 
 from copd.compute.encode import Encoder
-from copd.errors import ChatRefused, RecipeError
+from copd.errors import ChatRefused, ModelFolderError, RecipeError
 from copd.model.parity import settle_path
 from copd.model.policy import Policy
 from copd.model.vocabulary import control_tokens
 from copd.recipe.model import Recipe
 from copd.rewards.grading import OURS
 from copd.rows.rows import Rows
-from copd.types import Problem, Split, Task
+from copd.types import BranchHandle, Problem, Split, Task
 
 PROBED_PROBLEMS, PROBED_ROWS = 64, 8
 """How many training problems are checked of a task that makes them, and of a task on rows, where media are decoded."""
@@ -57,16 +58,32 @@ def reject_unfit(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int)
             task.reject(partial(_unfit, policy.encoder, policy.context, forbidden, max_new_tokens))
 
 
-def settle_paths(policy: Policy, tasks: Mapping[str, Task]) -> list[str]:
+def settle_paths(policy: Policy, tasks: Mapping[str, Task], *, allow_plain_path: bool) -> list[str]:
     """Settle the policy's path on the first problems of every task, and return warnings about it.
 
-    Raises ModelFolderError for a model that copd computes wrongly.
+    Raises ModelFolderError for a model that copd computes wrongly, and unless `allow_plain_path` for one that does not
+    share prompts although its family is known to.
     """
     warnings: list[str] = []
     for name, task in tasks.items():
-        if warning := settle_path(policy, [task.problem(Split.TRAIN, i) for i in range(SETTLED_ON)]):
+        problems = [task.problem(Split.TRAIN, i) for i in range(SETTLED_ON)]
+        if warning := settle_path(policy, problems, allow_plain_path=allow_plain_path):
             warnings.append(f"branches.{name}: {warning}")
     return warnings
+
+
+async def check_one_path(branches: Mapping[str, BranchHandle]) -> None:
+    """Raise ModelFolderError, with the path of every branch, unless all compute on one path.
+
+    Teachers and students on different paths would round differently, and some would be many times slower than others.
+    """
+    settled = dict(zip(branches, await gather(*(b.settled_path() for b in branches.values())), strict=True))
+    if len({(path.shared_prefix, path.packing) for path in settled.values()}) > 1:
+        told = "; ".join(f"branch {name}: {path.described}" for name, path in settled.items())
+        raise ModelFolderError(
+            f"branches: they settled on different paths: {told}. Let all compute on one kind of device in one type: "
+            "model.device, branches.NAME.device, model.dtype"
+        )
 
 
 def _unfit(

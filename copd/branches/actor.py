@@ -111,9 +111,9 @@ class Actor:
         ids = rollouts.tokens_NT[row][rollouts.mask_NT[row]].tolist()
         return token_pieces(self.policy.encoder.family.tokenizer, ids)
 
-    def save(self, folder: Path, card: str) -> None:
+    def save(self, folder: Path, card: str, export_dtype: str = "float32") -> None:
         """Write the model with processor, vocabulary mask and model card, loadable by plain transformers."""
-        self.policy.save(folder, card)
+        self.policy.save(folder, card, export_dtype)
 
 
 def generator_of(seed: int, who: str, task: str, step: int) -> torch.Generator:

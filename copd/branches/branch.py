@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,15 +15,18 @@ from torch import Tensor
 from copd.branches.actor import Actor, SamplingSettings, generator_of
 from copd.branches.kept import KeptBatch, packed, unpacked
 from copd.branches.signals import Signal
+from copd.branches.state import read_state, write_state
 from copd.compute.batching import take_rows
 from copd.errors import CheckpointError, NonFiniteError
 from copd.maths.advantages import group_advantages, has_signal
 from copd.model.learner import Learner, StepReport
 from copd.model.objectives import AnchoredGrpoObjective, GrpoObjective, Objective
+from copd.model.parity import settled_path
 from copd.model.policy import Policy
+from copd.model.stored import StoredTensors, write_folder
 from copd.rewards.grading import Grader
 from copd.tasks.asked import Asked
-from copd.types import Part, Rollouts, Score, Split, Task
+from copd.types import Part, Rollouts, Score, SettledPath, Split, StateFile, Task
 
 PART_NORMS_EVERY = 4
 """The norms of the gradients of a branch's parts are logged in every so many updates."""
@@ -285,18 +289,37 @@ class Branch(Actor):
         self._batches = deque(unpacked(tensors), self._batches.maxlen)
         self.ledger = Counts(**counts)  # type: ignore[arg-type]
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over parameters by name and start a new optimizer."""
-        self.policy.load_weights(weights)
+    def write_state(self, path: Path) -> StateFile | None:
+        """Write the state into a file. None, and no file, if a value is not finite."""
+        return write_state(self.state(), path)
+
+    def read_state(self, path: Path, counts: Mapping[str, float]) -> None:
+        """Restore the state in a file, and the results of `counts`.
+
+        Raises CheckpointError naming a file that cannot be read, or the tensor that is missing or unfit.
+        """
+        tensors = read_state(path)
+        try:
+            self.load_state(tensors, counts)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path.parent}: branch {self.name} does not fit: {error}") from error
+
+    def settled_path(self) -> SettledPath:
+        """The path on which the model computes."""
+        return settled_path(self.policy)
+
+    def load_weights(self, folder: Path) -> None:
+        """Take over the weights in a folder, by name and tensor by tensor, and start a new optimizer."""
+        self.policy.load_weights(StoredTensors(folder, str(folder)))
         self.start_optimizer()
 
     def start_optimizer(self) -> None:
         """Forget the moments of Adam."""
         self.learner.optimizer.state.clear()
 
-    def weights(self) -> dict[str, Tensor]:
-        """All weights by name on the CPU, tied ones once. An adapter's update is added to the weights it changes."""
-        return self.policy.weights()
+    def write_weights(self, folder: Path) -> None:
+        """Write all weights by name into a new folder, tied ones once. An adapter's update is added to its weights."""
+        write_folder(self.policy.weights(), folder)
 
 
 def describe(part: Part, trained: Rollouts) -> dict[str, float]:

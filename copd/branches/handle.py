@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from copd.types import Part, Rollouts, Score, Split
+from copd.types import Part, Rollouts, Score, SettledPath, Split, StateFile
 
 Carry = Callable[..., Awaitable[Any]]
 """Carries a call to a branch: the method's name, then its arguments. Returns or raises whatever the method does."""
@@ -70,23 +70,26 @@ class Handle:
     async def release(self) -> None:
         await self._carry("release")
 
+    async def settled_path(self) -> SettledPath:
+        return await self._carry("settled_path")
+
+    async def write_weights(self, folder: Path) -> None:
+        await self._carry("write_weights", folder)
+
+    async def load_weights(self, folder: Path) -> None:
+        await self._carry("load_weights", folder)
+
     async def counts(self) -> dict[str, float]:
         return await self._carry("counts")
 
-    async def weights(self) -> Mapping[str, Tensor]:
-        return await self._carry("weights")
-
-    async def state(self) -> dict[str, Tensor]:
-        return await self._carry("state")
-
-    async def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        await self._carry("load_weights", weights)
+    async def write_state(self, path: Path) -> StateFile | None:
+        return await self._carry("write_state", path)
 
     async def start_optimizer(self) -> None:
         await self._carry("start_optimizer")
 
-    async def load_state(self, tensors: dict[str, Tensor], counts: Mapping[str, float]) -> None:
-        await self._carry("load_state", tensors, counts)
+    async def read_state(self, path: Path, counts: Mapping[str, float]) -> None:
+        await self._carry("read_state", path, counts)
 
-    async def save(self, folder: Path, card: str) -> None:
-        await self._carry("save", folder, card)
+    async def save(self, folder: Path, card: str, export_dtype: str = "float32") -> None:
+        await self._carry("save", folder, card, export_dtype)

@@ -74,10 +74,10 @@ def packed(batches: Iterable[KeptBatch]) -> dict[str, Tensor]:
 
 
 def unpacked(tensors: Mapping[str, Tensor]) -> Iterator[KeptBatch]:
-    """The batches in the tensors of a checkpoint, the oldest first."""
+    """Copies of the batches in the tensors of a checkpoint, which may be parts of its file; the oldest first."""
     place = 0
     while f"{PREFIX}{place}/first" in tensors:
         prefix = f"{PREFIX}{place}/"
-        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        own = {name.removeprefix(prefix): t.clone() for name, t in tensors.items() if name.startswith(prefix)}
         yield KeptBatch(int(own.pop("first")), int(own.pop("prompts")), **own)
         place += 1

@@ -19,7 +19,7 @@ from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_branch
 from copd.assemble.plan import Plan, handovers, make_plan
 from copd.branches.actor import generator_of
-from copd.branches.branch import describe
+from copd.branches.branch import Branch, describe
 from copd.branches.handle import Handle
 from copd.branches.local import Turns, finish, local_handle
 from copd.commands.findings import Finding, machine, one_line, short, size
@@ -115,9 +115,10 @@ class Bench:
         self.answer_form = made.recipe.reward.answer_form
         self.turns = turns = Turns() if made.recipe.model.offload else None
         self.branches: dict[str, Handle] = {}
+        self.learning: dict[str, Branch] = {}
         self.devices: dict[str, torch.device] = {}
         for branch in (make_branch(made, name, index) for index, name in enumerate(plan.branches)):
-            self.branches[branch.name] = local_handle(branch, turns)
+            self.branches[branch.name], self.learning[branch.name] = local_handle(branch, turns), branch
             self.devices[branch.name] = branch.home
             if turns is not None:
                 turns.wait(branch)
@@ -337,7 +338,7 @@ def estimate(plan: Plan, per_native: float, per_visit: float, at_once: int) -> F
 
 def disk(bench: Bench, plan: Plan, kept: int, weights_bytes: int) -> Finding:
     """Compare free disk with the need: final models, and one checkpoint more than `kept` while one is written."""
-    state = finish(bench.branches[plan.learners[0]].state())
+    state = bench.learning[plan.learners[0]].state()
     checkpoint = len(plan.branches) * sum(tensor.nbytes for tensor in state.values())
     models = len({*plan.branches, plan.product or plan.branches[0]}) * weights_bytes
     needed, free = (kept + 1) * checkpoint + models, shutil.disk_usage(Path.cwd()).free

@@ -9,7 +9,7 @@ from copd.assemble.assembled import assembled
 from copd.branches.local import finish, local_handle
 from copd.measure.compare import Difference, differences
 from copd.measure.evaluate import Accuracy, answer, tabulate
-from copd.model.folders import model_folder
+from copd.model.folders import model_folder, stored_type
 from copd.recipe.model import Recipe
 from copd.types import Split
 
@@ -27,6 +27,8 @@ def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> tuple[list[Accuracy
     settings, answers = recipe.evaluation, []
     with assembled(recipe, logger.warning) as made:
         for path in dict.fromkeys(paths):
+            if (stored := stored_type(model_folder(path))) not in ("", "float32"):
+                logger.warning("%s: its weights are stored in %s, and evaluated as that has rounded them", path, stored)
             model = local_handle(made.actor(path, made.model(path)))
             asked = answer([model], list(made.tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at)
             answers += finish(asked)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import track
 
@@ -14,7 +15,7 @@ from copd.assemble.assembled import assembled
 from copd.branches.local import finish, local_handle
 from copd.errors import RecipeError
 from copd.measure.evaluate import AVERAGE, Accuracy, evaluate
-from copd.model.folders import model_folder
+from copd.model.folders import EXPORTED, model_folder
 from copd.model.merging import MergedFolders, write_merged
 from copd.model.stored import ModelFolder
 from copd.recipe.method_sections import MergeSection
@@ -27,22 +28,32 @@ logger = logging.getLogger(__name__)
 
 
 def merge_models(
-    branches: Sequence[str], base: str | None, candidates: Sequence[MergeSection], out: Path, recipe: Recipe | None
+    branches: Sequence[str],
+    base: str | None,
+    candidates: Sequence[MergeSection],
+    out: Path,
+    recipe: Recipe | None,
+    export_dtype: str | None = None,
 ) -> tuple[MergeSection, list[Accuracy]]:
     """Merge models into `out`. Of several candidates of one method, the one with the best validation accuracy is taken.
 
-    Branches and base are given in a form that `model_folder` takes. Returns the chosen candidate and the accuracy of
+    Branches and base are given in a form that `model_folder` takes. The merge is cast to `export_dtype`, by default to
+    the branches' type. Returns the chosen candidate and the accuracy of
     all candidates (none without a recipe). Only one model is in memory, and without a recipe only one tensor of each
     model. With a recipe, the disk holds one candidate at a time beside `out`. Models or settings that do not match
     raise RecipeError, ModelFolderError or MergeError before anything is written. After an error nothing is left.
     """
+    if export_dtype not in (None, *EXPORTED):
+        raise RecipeError(f"--export-dtype: found {export_dtype!r}; accepted: {', '.join(EXPORTED)}")
+    dtype = None if export_dtype is None else EXPORTED[export_dtype]
     if occupied(out):
         raise RecipeError(f"--out {out}: is not empty; give another folder")
     folders = [ModelFolder(model_folder(path, "--branch"), path) for path in branches]
     start = None if base is None else ModelFolder(model_folder(base, "--base"), base)
     merge = MergedFolders(folders, start, candidates[0].method, candidates[0].settings)
     merges = [merge.with_settings(section.settings) for section in candidates]
-    table = [] if recipe is None else _scan(recipe, merges, [described_merge(each) for each in candidates], out)
+    labels = [described_merge(each) for each in candidates]
+    table = [] if recipe is None else _scan(recipe, merges, labels, out, dtype)
     averages = [cell.greedy.value for cell in table if cell.capability == AVERAGE] or [0.0]
     best = averages.index(max(averages))
     chosen = candidates[best]
@@ -55,7 +66,7 @@ def merge_models(
         base=f"`{base}`" if base else "not given",
         choice=choice if table else "",
     )
-    write_merged(merges[best], out, card)
+    write_merged(merges[best], out, card, dtype=dtype)
     return chosen, table
 
 
@@ -66,7 +77,9 @@ def described_merge(section: MergeSection) -> str:
     return ", ".join([section.method, *(f"{name} {value}" for name, value in shown.items())])
 
 
-def _scan(recipe: Recipe, merges: Sequence[MergedFolders], labels: Sequence[str], out: Path) -> list[Accuracy]:
+def _scan(
+    recipe: Recipe, merges: Sequence[MergedFolders], labels: Sequence[str], out: Path, dtype: torch.dtype | None
+) -> list[Accuracy]:
     """Greedy accuracy of merges on the recipe's validation problems.
 
     Each merge is written to a folder beside `out`, loaded like any other model, and removed before the next is written.
@@ -78,7 +91,7 @@ def _scan(recipe: Recipe, merges: Sequence[MergedFolders], labels: Sequence[str]
         for label, merged in track(pairs, f"{len(pairs)} merges", transient=True, disable=quiet):
             shutil.rmtree(trial, ignore_errors=True)
             try:
-                write_merged(merged, trial, "")
+                write_merged(merged, trial, "", dtype=dtype)
                 model = local_handle(made.actor(label, made.model(str(trial), label)))
                 table += finish(evaluate([model], list(made.tasks), Split.VALIDATION, problems=count, pass_at=()))
                 del model  # the next one takes its place in memory

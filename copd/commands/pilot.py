@@ -1,4 +1,4 @@
-"""The pilot of `copd advise`: some steps of each branch alone, measured and thrown away. Nothing is written."""
+"""The pilot of `copd advise`: some steps of each branch alone, measured and thrown away. No file is left."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from asyncio import gather
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from statistics import fmean
 
 from copd.assemble.assembled import Assembled, assembled
-from copd.assemble.places import PLACES, Place
+from copd.assemble.places import Place, placed
 from copd.branches.local import finish
 from copd.errors import RecipeError
-from copd.maths.merge import mean
 from copd.measure.behaviour import measure_behaviour
 from copd.measure.evaluate import Answers, answer
 from copd.measure.pilot import GradientSample, Pilot, summary
+from copd.model.merging import merge_weights
+from copd.model.stored import StoredTensors
 from copd.phases import merged
 from copd.recipe.model import Recipe
+from copd.system.files import passing_folder
 from copd.types import BASE, MERGED, BranchHandle, Part, Split
 
 GRADIENT_BATCHES = 8
@@ -61,7 +65,7 @@ def run_pilot(recipe: Recipe, settings: PilotSettings) -> tuple[Pilot, list[Answ
     recipe, names = recipe.model_copy(update={"evaluation": asked}), tuple(recipe.branches)
     with (
         assembled(recipe, lambda line: settings.tell(f"warning: {line}")) as made,
-        closing(PLACES[recipe.backend.kind](made, names)) as place,
+        closing(placed(made, names)) as place,
     ):
         return finish(_measured(made, place, settings))
 
@@ -70,7 +74,9 @@ async def _measured(made: Assembled, place: Place, settings: PilotSettings) -> t
     evaluation, branches = made.recipe.evaluation, place.branches
     gradients, no_signal = await _trained(made.recipe, place, settings)
     policy = made.base.clone()
-    policy.load_weights(await merged(branches, mean))
+    merge = partial(merge_weights, method="mean", settings={})
+    async with merged(branches, merge, partial(passing_folder, Path.cwd())) as weights:
+        policy.load_weights(StoredTensors(weights, MERGED))
     models = [place.evaluated(BASE, made.base), *branches.values(), place.evaluated(MERGED, policy)]
     settings.tell("answering validation problems, and comparing the branches token by token")
     answers = await answer(models, list(branches), Split.VALIDATION, problems=settings.problems, pass_at=())

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from copd.algorithm import copd
 from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_health
-from copd.assemble.places import PLACES
+from copd.assemble.places import placed
 from copd.assemble.plan import Plan, handovers, make_plan
 from copd.branches.local import finish
-from copd.errors import LostBranchError, MergeError, RecipeError, RunFolderError
-from copd.maths import merge as merges
+from copd.errors import LostBranchError, RecipeError, RunFolderError
+from copd.maths.merge import NEED_BASE
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
 from copd.measure.health import MANY_TRUNCATED
 from copd.model.folders import FETCHED, loader_of, model_folder, read_config
+from copd.model.merging import merge_weights, pass_on_weights
+from copd.model.stored import StoredTensors
 from copd.phases import Consolidation, Merge, merged
-from copd.recipe.method_sections import DISTIL, MergeSection
+from copd.recipe.method_sections import DISTIL
 from copd.recipe.model import Recipe
 from copd.recipe.reading import reread
 from copd.rewards.grading import user_verifiers
@@ -39,7 +39,7 @@ from copd.runs.runlog import ANSWERS, METRICS, REPORT, read_lines, write_lines
 from copd.runs.screen import Screen
 from copd.runs.trackers import check_trackers, open_trackers
 from copd.schedule import Phase
-from copd.system.files import sha256
+from copd.system.files import passing_folder, remove_passing_folders, sha256
 from copd.types import BASE, MERGED, Answering, BranchHandle, Split
 
 
@@ -134,7 +134,7 @@ class _Run:
         with screen.stage("model and its path"):
             self.base = made.base
         with screen.stage("branches"):
-            self.place = PLACES[made.recipe.backend.kind](made, plan.branches)
+            self.place = placed(made, plan.branches)
 
     def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
         run = self.recipe.experts.run
@@ -147,6 +147,7 @@ class _Run:
         )
 
     async def complete(self) -> None:
+        remove_passing_folders(self.folder)
         base, handles = self.place.evaluated(BASE, self.base), self.place.branches
         first_step = self.checkpoint.step if self.checkpoint else 0
         observer = RunObserver(
@@ -211,6 +212,7 @@ class _Run:
             observer,
             start,
             merge=self._merge(),
+            exchange=self._exchange,
             consolidated=self._consolidated(handles),
         )
 
@@ -224,12 +226,19 @@ class _Run:
         if self.recipe.method == "static_opd" or (self.recipe.method == "mopd" and choice == BASE):
             return None
         if self.recipe.method == "mopd" and choice != "mean":
-            place = self.plan.learners.index(choice)
-            return lambda experts: dict(experts[place])
+            return partial(pass_on_weights, of=choice)
         if self.recipe.method == "mopd" or section.method == DISTIL:
-            return merges.mean
-        base = self.base.weights() if section.method in merges.NEED_BASE else None
-        return partial(_merge_by, section, base)
+            return partial(merge_weights, method="mean", settings={})
+        return self._merge_by_section
+
+    def _merge_by_section(self, parts: Mapping[str, Path], out: Path) -> None:
+        section = self.recipe.merge
+        base = self.base.weights() if section.method in NEED_BASE else None
+        merge_weights(parts, out, section.method, section.settings, base)
+
+    def _exchange(self) -> AbstractContextManager[Path]:
+        """A folder in the run folder, which is on storage that all branches share."""
+        return passing_folder(self.folder)
 
     async def _conclude(self, base: Answering, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems, and write the last lines of the record."""
@@ -241,15 +250,17 @@ class _Run:
 
     async def _save(self, handles: Mapping[str, BranchHandle], models: list[Answering]) -> None:
         """Export branches and merge; the merge joins the models that are evaluated."""
+        dtype = self.recipe.model.export_dtype
         for name, branch in handles.items():
             if name == MERGED:
-                await branch.save(self.folder / MERGED, self._card("the student of all branches"))
+                await branch.save(self.folder / MERGED, self._card("the student of all branches"), dtype)
             else:
-                await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"))
+                await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"), dtype)
         if self.plan.product == MERGED and MERGED not in handles:
             policy = self.base.clone()
-            policy.load_weights(await merged(handles, self._merge()))
-            policy.save(self.folder / MERGED, self._card("the merge of its branches"))
+            async with merged(handles, self._merge(), self._exchange) as weights:
+                policy.load_weights(StoredTensors(weights, MERGED))
+            policy.save(self.folder / MERGED, self._card("the merge of its branches"), dtype)
             models.append(self.place.evaluated(MERGED, policy))
 
     async def _evaluate(self, models: Sequence[Answering], observer: RunObserver) -> None:
@@ -277,14 +288,6 @@ class _Run:
             named=", ".join(self.plan.capabilities),
             settings=self.recipe.model_dump_json(indent=1),
         )
-
-
-def _merge_by(section: MergeSection, base: Mapping[str, Tensor] | None, branches: Sequence[Any]) -> dict[str, Tensor]:
-    """The merge of a recipe's section, with its faults as MergeError."""
-    try:
-        return merges.merge(branches, method=section.method, base=base, **section.settings)
-    except ValueError as error:
-        raise MergeError(f"merge: {error}") from error
 
 
 def result_of(folder: Path) -> list[Accuracy]:

@@ -30,7 +30,7 @@ class Family:
     A prompt is a text through the tokenizer's chat template, and a token's position is its index; subclasses for models
     that see pictures change that. `kinds` are the kinds of prompts that the model takes. `axes` is A, the number of
     coordinates of a position. With `every_layer_sees_all`, attention is torch's own, and only the mask decides what a
-    token attends to.
+    token attends to. With `shares_prompts`, tests run models of this kind with prompts that are computed once.
     """
 
     kinds: tuple[str, ...] = ("text",)
@@ -43,6 +43,7 @@ class Family:
         text = model.config.get_text_config()
         layers = getattr(text, "layer_types", None)
         windowed = set(layers) != {"full_attention"} if layers else getattr(text, "sliding_window", None) is not None
+        self.shares_prompts = self.model_type in KNOWN_TO_SHARE
         self.every_layer_sees_all = not windowed and model.config._attn_implementation == "sdpa"
 
     @property
@@ -217,6 +218,10 @@ FAMILIES: dict[str, type[Family]] = {
     "qwen3_vl": QwenVL,
 }
 """Image-text models by the `model_type` of their configuration."""
+
+
+KNOWN_TO_SHARE = frozenset({"gemma3", "gemma3_text", "llama", "qwen2_5_vl", "qwen3", "qwen3_vl"})
+"""Models by `model_type` whose prompts are computed once for all responses, as the tests of tiny ones show."""
 
 
 def family_of(model: Any, processor: Any) -> Family:

@@ -154,7 +154,7 @@ class Merged(Mapping[str, Tensor]):
             raise ValueError("nothing to merge: no branches given")
         if method in NEED_BASE and base is None:
             raise ValueError(f"method {method!r} needs the base that the branches started from")
-        layouts = [(label, _layout(model)) for label, model in (*branches, *([] if base is None else [base]))]
+        layouts = [(label, layout_of(model)) for label, model in (*branches, *([] if base is None else [base]))]
         check_alike(layouts)
         self.layout: Weights = _of_common_type([layout for _, layout in layouts[: len(branches)]])
         """Tensors with the shape and type of each merged tensor. Their values mean nothing."""
@@ -178,7 +178,7 @@ class Merged(Mapping[str, Tensor]):
         return len(self.layout)
 
 
-def _layout(model: Weights) -> Weights:
+def layout_of(model: Weights) -> Weights:
     """Tensors with the shapes and types of a model. A model that is read from files has tensors without values."""
     return getattr(model, "layout", model)
 
@@ -190,14 +190,6 @@ def _of_common_type(layouts: Sequence[Weights]) -> Weights:
     if all(types[name] == tensor.dtype for name, tensor in first.items()):
         return first
     return {name: torch.empty_like(tensor, dtype=types[name], device="meta") for name, tensor in first.items()}
-
-
-def merge(
-    branches: Sequence[Weights], *, method: str, base: Weights | None = None, **settings: Any
-) -> dict[str, Tensor]:
-    """`Merged` for models in memory, computed at once. {name: tensor}, tied weights once, under one name."""
-    named = [(f"branch {k}", branch) for k, branch in enumerate(branches)]
-    return dict(Merged(named, None if base is None else ("base", base), method, settings))
 
 
 def merge_tensor(method: str, name: str, branches: Sequence[Tensor], base: Tensor | None, **settings: Any) -> Tensor:
@@ -213,15 +205,6 @@ def merge_tensor(method: str, name: str, branches: Sequence[Tensor], base: Tenso
         raise ValueError(f"{name!r} cannot be merged: the weights or the scale are too large") from None
     check_finite(name, merged, f"the merge by {method!r}: its values, the weights or the scale are too large")
     return merged
-
-
-def mean(branches: Sequence[Weights]) -> dict[str, Tensor]:
-    """The plain mean of K branches, in float32, cast once to the type that holds the branches'. {name: tensor}.
-
-    Tied weights appear once, under one name. Raises ValueError, naming the tensor, if keys or shapes differ, or if a
-    value is not finite.
-    """
-    return merge(branches, method="mean")
 
 
 def check_alike(models: Sequence[Named]) -> None:

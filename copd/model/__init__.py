@@ -9,8 +9,8 @@
 - `learner`: parts to one optimizer step; the only backward
 - `optimizers`: AdamW with moments in float32, in 8 bits, or on the CPU
 - `objectives`: GRPO and OPD: advantage and penalty of each token, each part with its own denominator
-- `merging`: model folders merged tensor by tensor
-- `stored`: the tensors and settings of a model folder, without loading the model
+- `merging`: model folders, and weights of branches, merged tensor by tensor
+- `stored`: the tensors of a folder, one at a time; the settings of a model folder, without loading the model
 - `pieces`: responses as text, token by token
 - `parity`: the check at start that chooses a model's path
 - `tiny`: a Qwen3-VL of 1.3 M parameters

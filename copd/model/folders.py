@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
@@ -23,6 +26,10 @@ CHECKSUMS = "SHA256SUMS"
 AT_COMMIT = re.compile(rf"(\w[\w.-]*/\w[\w.-]*)@({COMMIT})")
 FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """The files fetched of a model of the hub: weights, configuration, chat template, vocabulary."""
+
+
+EXPORTED = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""The types of weights in a model folder that copd writes."""
 
 
 class Loader(NamedTuple):
@@ -128,9 +135,17 @@ def load_family(folder: Path) -> Family:
 
 
 def save_model(
-    model: Any, processor: Any, folder: Path, card: str, *, suppressed: list[int], end_ids: list[int], pad_id: int
+    model: Any,
+    processor: Any,
+    folder: Path,
+    card: str,
+    *,
+    suppressed: list[int],
+    end_ids: list[int],
+    pad_id: int,
+    dtype: torch.dtype,
 ) -> None:
-    """Save weights (safetensors), processor, generation config and model card into `folder`.
+    """Save weights (safetensors, in `dtype`), processor, generation config and model card into `folder`.
 
     The generation config suppresses the tokens of the vocabulary mask and decodes greedily, so that `generate` gives
     the same responses as `Policy.sample`. Raises WriteError if the folder cannot be written.
@@ -143,7 +158,11 @@ def save_model(
     config.temperature = config.top_p = config.top_k = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(folder)
+        if dtype == model.dtype:
+            model.save_pretrained(folder)
+        else:
+            model.save_pretrained(folder, state_dict=_in_type(model.state_dict(), dtype))
+            name_type(folder / "config.json", dtype)
         with_usual_modes(folder)
         processor.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -151,9 +170,36 @@ def save_model(
         raise WriteError(f"{folder}: the model cannot be written: {error}") from error
 
 
+def _in_type(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies in another type. Tied tensors stay one tensor, which is how they are told from others."""
+    copies: dict[tuple[int, torch.Size], Tensor] = {}
+    return {
+        name: copies.setdefault((tensor.data_ptr(), tensor.shape), tensor.to(dtype))
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def name_type(config: Path, dtype: torch.dtype) -> None:
+    """Let a config.json name this type as that of the weights."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    for section in (settings, *(part for part in settings.values() if isinstance(part, dict))):
+        for key in ("dtype", "torch_dtype"):
+            if key in section:
+                section[key] = str(dtype).removeprefix("torch.")
+    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
 def loader_of(config: Any) -> Loader:
     """The loader of a model of this configuration, in copd and for users of the model."""
     return WITH_PICTURES if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES else TEXT_ONLY
+
+
+def stored_type(folder: Path) -> str:
+    """The type of the weights of the model in a local folder by its configuration; empty if that names none."""
+    named = getattr(read_config(folder), "dtype", None)
+    return str(named).removeprefix("torch.") if named else ""
 
 
 def read_config(folder: Path) -> Any:

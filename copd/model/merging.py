@@ -6,28 +6,24 @@ Only one tensor of each model and one output file are in memory at a time, howev
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import split_state_dict_into_shards_factory
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from copd.errors import MergeError, WriteError
-from copd.maths.merge import NEED_BASE, Merged
+from copd.maths.merge import NEED_BASE, Merged, Weights
 from copd.model.differences import differences, shown
-from copd.model.stored import HEAD, ModelFolder
+from copd.model.folders import name_type
+from copd.model.stored import HEAD, SHARD_BYTES, ModelFolder, StoredTensors, write_folder, write_tensors
 from copd.model.vocabulary import TOKENIZER, difference_of_vocabulary, first_difference
-from copd.system.files import with_usual_modes
 
-SHARD_BYTES = 2_000_000_000
-"""Most bytes of an output file, unless one tensor is larger."""
 BOOKKEEPING = (
     *(
         "transformers_version",
@@ -83,31 +79,53 @@ class MergedFolders(Merged):
             return super().__getitem__(name)
 
 
+def merge_weights(
+    parts: Mapping[str, Path], out: Path, method: str, settings: Mapping[str, Any], base: Weights | None = None
+) -> None:
+    """Write the merge of branches' weights into a new folder. `parts` has the folder of each branch's weights by name.
+
+    The branches of a run, whose weights these are, are of one model and need none of the checks of `MergedFolders`.
+    Raises MergeError, naming tensor and branch, for what `Merged` refuses, and WriteError if `out` cannot be written.
+    """
+    with _as_merge_error("merge: "):
+        branches = [(f"branch {name}", StoredTensors(path, str(path))) for name, path in parts.items()]
+        write_folder(Merged(branches, None if base is None else ("base", base), method, settings), out)
+
+
+def pass_on_weights(parts: Mapping[str, Path], out: Path, *, of: str) -> None:
+    """Write the weights of branch `of` alone into a new folder, in the place of a merge."""
+    write_folder(StoredTensors(parts[of], str(parts[of])), out)
+
+
 @contextmanager
-def _as_merge_error() -> Iterator[None]:
+def _as_merge_error(where: str = "") -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise MergeError(str(error)) from error
+        raise MergeError(f"{where}{error}") from error
 
 
-def write_merged(merged: MergedFolders, out: Path, card: str, *, shard_bytes: int = SHARD_BYTES) -> None:
+def write_merged(
+    merged: MergedFolders, out: Path, card: str, *, shard_bytes: int = SHARD_BYTES, dtype: torch.dtype | None = None
+) -> None:
     """Write a merge as a model folder: safetensors in files of at most `shard_bytes`, and a model card.
 
-    Configuration, tokenizer and processor are copied from the first branch, whose generation config holds the
-    vocabulary mask. The folder is written under another name and renamed once it is complete. Raises whatever reading
-    raises, and WriteError if the folder cannot be written or `out` is not empty.
+    Its weights are in `dtype`, or each in that of the branches. Configuration, tokenizer and processor are copied from
+    the first branch, whose generation config holds the vocabulary mask. The folder is written under another name and
+    renamed once it is complete. Raises whatever reading raises, and WriteError if the folder cannot be written or `out`
+    is not empty.
     """
     out = out.resolve()
     temporary = out.with_name(f".{out.name}.writing")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        _write_weights(merged, temporary, shard_bytes)
+        write_tensors(merged, temporary, shard_bytes, dtype)
         for path in merged.first.path.iterdir():
             if path.is_file() and _is_copied(path.name):
                 shutil.copyfile(path, temporary / path.name)
-        _set_type(merged, temporary / "config.json")
+        if named := dtype or _wider(merged):
+            name_type(temporary / "config.json", named)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         temporary.rename(out)
     except (OSError, SafetensorError) as error:
@@ -116,33 +134,10 @@ def write_merged(merged: MergedFolders, out: Path, card: str, *, shard_bytes: in
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_weights(merged: MergedFolders, folder: Path, shard_bytes: int) -> None:
-    plan = split_state_dict_into_shards_factory(
-        dict(merged.layout),
-        get_storage_size=lambda tensor: tensor.numel() * tensor.element_size(),
-        filename_pattern=SAFE_WEIGHTS_NAME.replace(".", "{suffix}."),
-        max_shard_size=shard_bytes,
-    )
-    for file, names in plan.filename_to_tensors.items():
-        save_file({name: merged[name] for name in names}, folder / file, metadata={"format": "pt"})
-    with_usual_modes(folder)
-    if plan.is_sharded:
-        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-        (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2), encoding="utf-8")
-
-
-def _set_type(merged: MergedFolders, config: Path) -> None:
-    """Let the configuration name the type of the weights where branches of several types were merged."""
+def _wider(merged: MergedFolders) -> torch.dtype | None:
+    """The type of the weights that is not the first branch's own, where branches of several types were merged."""
     own = merged.first.layout
-    wider = next((merged.layout[name].dtype for name in own if merged.layout[name].dtype != own[name].dtype), None)
-    if wider is None:
-        return
-    settings = json.loads(config.read_text(encoding="utf-8"))
-    for section in (settings, *(part for part in settings.values() if isinstance(part, dict))):
-        for key in ("dtype", "torch_dtype"):
-            if key in section:
-                section[key] = str(wider).removeprefix("torch.")
-    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return next((merged.layout[name].dtype for name in own if merged.layout[name].dtype != own[name].dtype), None)
 
 
 def _is_copied(name: str) -> bool:

@@ -15,7 +15,7 @@ from copd.compute.forward import prompt_arguments
 from copd.errors import ModelFolderError
 from copd.maths.logprobs import masked_log_softmax
 from copd.model.policy import Policy
-from copd.types import Problem, Rollouts
+from copd.types import Problem, Rollouts, SettledPath
 
 TOLERANCE_NATS = {None: 1e-3, torch.bfloat16: 0.25}
 """Accepted difference of a log-prob by the type of autocast: rounding in bfloat16 is coarse."""
@@ -32,16 +32,25 @@ def largest_difference(policy: Policy, problems: Sequence[Problem]) -> float:
     return float((torch.stack([rollouts.logp_NT, *packed]) - plain).abs().max())
 
 
-def settle_path(policy: Policy, problems: Sequence[Problem]) -> str | None:
+def settle_path(policy: Policy, problems: Sequence[Problem], *, allow_plain_path: bool) -> str | None:
     """Leave shared prefixes on if they agree with the plain path on `problems`; else turn them off for good.
 
     The packing of log-probs is turned off first, then sharing in sampling too. Returns a warning if one was turned off,
-    else None. Raises ModelFolderError if the plain path differs from the model's own forward on each text alone. Such a
-    model does not tolerate padding, or changes its logits after the output head.
+    else None. Raises ModelFolderError instead for a family that is known to share, unless `allow_plain_path`: a doubt
+    there is a fault, and the plain path computes each prompt again for each of its responses. Raises ModelFolderError
+    if the plain path differs from the model's own forward on each text alone. Such a model does not tolerate padding,
+    or changes its logits after the output head.
     """
-    accepted = TOLERANCE_NATS[policy.autocast]
+    accepted, family = TOLERANCE_NATS[policy.autocast], policy.encoder.family
     warning = None
     if policy.shared_prefix and (doubt := _doubt(policy, problems, accepted)):
+        if family.shares_prompts and not allow_plain_path:
+            raise ModelFolderError(
+                f"{folder_of(policy.processor)}: {doubt} on {checked_on(policy)}; {family.model_type} is known to "
+                "share prompts, so its weights, its arithmetic (model.dtype) or the installed packages are at fault. "
+                "model.allow_plain_path=true goes on without sharing, and computes each prompt again for each response"
+            )
+        policy.doubt = doubt
         instead, remains = "computing log-probs on the plain path", doubt
         if policy.packing:
             policy.packing = False
@@ -60,6 +69,21 @@ def settle_path(policy: Policy, problems: Sequence[Problem]) -> str | None:
             f"{wrong:.2g} nats from those of each text alone (accepted: {accepted})"
         )
     return warning
+
+
+def settled_path(policy: Policy) -> SettledPath:
+    """The path on which a policy computes."""
+    return SettledPath(policy.shared_prefix, policy.packing, checked_on(policy), policy.doubt)
+
+
+def checked_on(policy: Policy) -> str:
+    """Device and type of a policy's arithmetic, as far as they decide how it rounds."""
+    kind = policy.device.type
+    if kind == "cuda":
+        kind = torch.cuda.get_device_name(policy.device)
+    elif kind == "cpu":
+        kind = f"cpu with {torch.backends.cpu.get_cpu_capability()}"
+    return f"{kind} in {str(policy.autocast or torch.float32).removeprefix('torch.')}"
 
 
 def _doubt(policy: Policy, problems: Sequence[Problem], accepted: float) -> str:

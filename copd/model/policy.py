@@ -36,7 +36,7 @@ from copd.compute.packing import attention_as_now
 from copd.compute.refill import Asked, decode_refilled, refills
 from copd.errors import RecipeError
 from copd.maths.logprobs import TokenStats
-from copd.model.folders import load_model, save_model
+from copd.model.folders import EXPORTED, load_model, save_model
 from copd.model.held import copied, hold_in_half
 from copd.model.lora import (
     LoraSettings,
@@ -57,9 +57,9 @@ class Policy:
 
     The vocabulary mask `banned_V` applies to sampling and to every log-prob alike. A model that cannot share a prompt
     between rows takes the plain path: `copd.model.parity` then turns off `packing`, for log-probs, or `shared_prefix`,
-    for sampling and log-probs. With `gradient_checkpointing`, layers are recomputed in the backward pass. Several
-    policies may share a model, each through its own `adapter`; None is the model without an adapter. The mask allows
-    control tokens that are `spoken`, such as `<answer>`.
+    for sampling and log-probs, and notes its `doubt`. With `gradient_checkpointing`, layers are recomputed in the
+    backward pass. Several policies may share a model, each through its own `adapter`; None is the model without an
+    adapter. The mask allows control tokens that are `spoken`, such as `<answer>`.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Policy:
         self.micro_batch_tokens = micro_batch_tokens
         self.shared_prefix = True
         self.packing = self.encoder.family.every_layer_sees_all
+        self.doubt = ""
         self.adapter = adapter
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
@@ -101,14 +102,15 @@ class Policy:
         """
         return cls(*load_model(Path(folder), dtype), **options)
 
-    def save(self, folder: Path, card: str) -> None:
+    def save(self, folder: Path, card: str, export_dtype: str = "float32") -> None:
         """Write a folder that plain transformers loads, with model card and vocabulary mask.
 
-        With an adapter, the folder holds the full model with the adapter's update, and the adapter itself in
-        `adapter/`. Raises WriteError if the folder cannot be written.
+        `export_dtype` is the type of the weights in the folder; those of the policy stay as they are. With an adapter,
+        the folder holds the full model with the adapter's update, and the adapter itself in `adapter/`, in float32.
+        Raises WriteError if the folder cannot be written.
         """
         if self.adapter is not None:
-            self.clone(device="cpu").save(folder, card)
+            self.clone(device="cpu").save(folder, card, export_dtype)
             save_adapter(self.model, self.adapter, folder / "adapter")
             return
         save_model(
@@ -119,6 +121,7 @@ class Policy:
             suppressed=self.banned_V.nonzero()[:, 0].tolist(),
             end_ids=self.end_ids.tolist(),
             pad_id=self.encoder.family.pad_id,
+            dtype=EXPORTED[export_dtype],
         )
 
     def clone(self, **changes: Any) -> Policy:
@@ -153,7 +156,7 @@ class Policy:
             "spoken": self.spoken,
         }
         twin = Policy(model, self.processor, **(options | changes))
-        twin.shared_prefix, twin.packing = self.shared_prefix, self.packing
+        twin.shared_prefix, twin.packing, twin.doubt = self.shared_prefix, self.packing, self.doubt
         return twin
 
     def to(self, device: torch.device | str) -> None:

@@ -68,6 +68,17 @@ class ModelSection(Section):
         strict=True,
         description="recompute layers in the backward pass: less memory, more time",
     )
+    allow_plain_path: bool = Field(
+        False,
+        strict=True,
+        description="a model that is known to share prompts, and fails the check of it, computes each prompt again for "
+        "each response, with a warning; else that is an error",
+    )
+    export_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="type of the weights in the model folders of branches and merge; bfloat16 halves them, for "
+        "serving. Training, checkpoints and the merge itself stay float32",
+    )
     offload: bool = Field(
         False,
         strict=True,

@@ -32,7 +32,8 @@ pipeline_tag: {loader.pipeline_tag}
 Method `{recipe.method}`, seed {recipe.seed}, base `{recipe.model.path}`, {plan.rollouts} rollouts, \
 capabilities {named}.
 
-Load with `{loader.auto_class.__name__}.from_pretrained(folder)`. The generation config's `suppress_tokens` is the \
+Weights in {recipe.model.export_dtype}. Load with `{loader.auto_class.__name__}.from_pretrained(folder)`. \
+The generation config's `suppress_tokens` is the \
 vocabulary mask the model was trained under: keep it when sampling.
 
 Recipe:

@@ -1,7 +1,8 @@
 """Checkpoints of all branches at one step. A checkpoint is complete or absent.
 
-It is written into a temporary folder, flushed to disk, and renamed. Its manifest, with size and sha256 of every file,
-is the last file written. Older checkpoints are removed only after the rename.
+Each branch writes its own part into a temporary folder and flushes it to disk; no tensor is read here. The manifest,
+with size and sha256 of every part, is the last file written. Then the folder is renamed. Older checkpoints are removed
+only after that.
 """
 
 from __future__ import annotations
@@ -9,85 +10,107 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import index
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from uuid import uuid4
 
 from copd.errors import CheckpointError
 from copd.runs.runlog import JsonLines
-from copd.system.files import sha256, with_usual_modes
+from copd.system.files import flush, sha256, with_usual_modes
+from copd.types import StateFile
 
 CHECKPOINTS = "checkpoints"
 """The folder of a run folder that holds its checkpoints."""
 MANIFEST = "manifest.json"
+WRITING = ".writing-"
+"""What the names of folders begin with that may become checkpoints."""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint on disk: the number of steps done, each branch's tensors, and the run's notes."""
+    """A complete checkpoint on disk: the number of steps done, each branch's part, and the run's notes."""
 
     folder: Path
     step: int
     notes: dict[str, Any]
     branches: tuple[str, ...]
 
-    def tensors(self, branch: str) -> dict[str, Tensor]:
-        """The tensors of one branch. Raises CheckpointError if the file cannot be read."""
-        path = self.folder / f"{branch}.safetensors"
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    def part(self, branch: str) -> Path:
+        """The file that the branch wrote."""
+        return part_of(self.folder, branch)
 
 
-def save_checkpoint(
-    root: Path,
+def part_of(folder: Path, branch: str) -> Path:
+    """The file of a branch in the folder of a checkpoint."""
+    return folder / f"{branch}.safetensors"
+
+
+@contextmanager
+def new_checkpoint(root: Path, step: int) -> Iterator[Path]:
+    """A new folder under `root` in which the branches write their parts of the checkpoint of `step`.
+
+    What killed processes began to write is removed before, and the folder after the block, unless `complete` has made
+    it a checkpoint. Its name is new, so that a branch that was given up does not write into a later one. Raises
+    CheckpointError, naming step and root, if the folder or a part cannot be written; all checkpoints are then
+    untouched.
+    """
+    folder = root / f"{WRITING}{step:08d}-{uuid4().hex[:8]}"
+    try:
+        for left in root.glob(f"{WRITING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        folder.mkdir(parents=True)
+        yield folder
+    except (OSError, CheckpointError) as error:
+        raise CheckpointError(f"checkpoint of step {step} cannot be written to {root}: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def complete(
+    folder: Path,
     step: int,
-    states: Mapping[str, Mapping[str, Tensor]],
+    parts: Mapping[str, StateFile],
     notes: Mapping[str, Any],
     keep_last: int,
     beside: Collection[int] = (),
 ) -> Path:
-    """Write the checkpoint of `step` under `root`. Keep it, the `keep_last` - 1 before it, and those in `beside`.
+    """Make a folder of `new_checkpoint` the checkpoint of `step`. Each branch has written its part and told it.
 
-    Later checkpoints, which a damaged attempt left, are removed too. Raises CheckpointError if the checkpoint cannot be
-    written; all others are then untouched.
+    Keep it, the `keep_last` - 1 before it, and those in `beside`. Later checkpoints, which a damaged attempt left, are
+    removed too. Raises OSError if the manifest cannot be written, and CheckpointError if a part is not here as the
+    branch told it.
     """
-    final, temporary = root / _name(step), root / f".writing-{step:08d}"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for branch, tensors in states.items():
-            save_file(
-                {n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary / f"{branch}.safetensors"
+    root, final = folder.parent, folder.with_name(_name(step))
+    for branch, part in parts.items():
+        path = folder / part.name
+        found = path.stat().st_size if path.is_file() else None
+        if found != part.bytes:
+            here = "not here" if found is None else f"{found} bytes long here"
+            raise CheckpointError(
+                f"{path}: branch {branch} wrote {part.bytes} bytes, but the file is {here}; the run folder must be on "
+                "storage that all branches share"
             )
-        with_usual_modes(temporary)
-        files = {path.name: fingerprint(path) for path in sorted(temporary.iterdir())}
-        manifest = {"step": step, "branches": list(states), "notes": notes, "files": files}
-        sealed = {"sha256": _seal(manifest), **manifest}
-        (temporary / MANIFEST).write_text(json.dumps(sealed, indent=1), encoding="utf-8")
-        for path in [*temporary.iterdir(), temporary]:
-            _flush(path)
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        _flush(root)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(f"checkpoint of step {step} cannot be written to {root}: {error}") from error
-    for steps, folder in step_folders(root).items():
+    with_usual_modes(folder)
+    files = {part.name: {"bytes": part.bytes, "sha256": part.sha256} for part in sorted(parts.values(), key=_by_name)}
+    manifest = {"step": step, "branches": list(parts), "notes": notes, "files": files}
+    sealed = {"sha256": _seal(manifest), **manifest}
+    (folder / MANIFEST).write_text(json.dumps(sealed, indent=1), encoding="utf-8")
+    for path in (folder / MANIFEST, folder):
+        flush(path)
+    shutil.rmtree(final, ignore_errors=True)
+    folder.rename(final)
+    flush(root)
+    for steps, later in step_folders(root).items():
         if steps > step:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(later, ignore_errors=True)
     remove_superseded(root, step, keep_last, beside)
     return final
 
@@ -99,7 +122,7 @@ def remove_superseded(root: Path, step: int, keep_last: int, beside: Collection[
     process began to write.
     """
     passing = [folder for steps, folder in sorted(step_folders(root).items()) if steps < step and steps not in beside]
-    for folder in [*passing[: max(0, len(passing) - keep_last + 1)], *root.glob(".writing-*")]:
+    for folder in [*passing[: max(0, len(passing) - keep_last + 1)], *root.glob(f"{WRITING}*")]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -177,12 +200,8 @@ def _seal(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _by_name(part: StateFile) -> str:
+    return part.name
 
 
 SAVES = "checkpoints.jsonl"

@@ -25,6 +25,8 @@ DECIDES_EXPERTS = (
     "mixed",
 )
 """The sections on which an expert's steps depend. The number of steps does not belong to them."""
+DECIDE_NOTHING = ("allow_plain_path", "export_dtype")
+"""Fields of the section `model` that decide no number of a run."""
 
 
 def trajectory(
@@ -39,7 +41,8 @@ def trajectory(
     """
     files = [dict(sums) for sums in (base_sha256, data_sha256, verifier_sha256)]
     order = [list(recipe["branches"])] if recipe["method"] == "mixed" else []
-    decides = [{name: recipe[name] for name in DECIDES_EXPERTS}, *files, *order]
+    model = {name: value for name, value in recipe["model"].items() if name not in DECIDE_NOTHING}
+    decides = [{name: recipe[name] for name in DECIDES_EXPERTS} | {"model": model}, *files, *order]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from copd.errors import CheckpointError, RecipeError, WriteError
+from copd.runs.experts import DECIDE_NOTHING
 from copd.runs.runlog import RUN_MANIFEST
 from copd.system.files import replace_text
 
 RESUMED = ("recipe", "branch_order", "base_sha256", "data_sha256", "verifier_sha256", "versions")
 """What must not change when a run is resumed."""
-MAY_CHANGE = tuple(f"recipe.backend.{name} " for name in ("restarts", "slow_minutes", "give_up_minutes"))
+MAY_CHANGE = (
+    *(f"recipe.backend.{name} " for name in ("restarts", "slow_minutes", "give_up_minutes")),
+    *(f"recipe.model.{name} " for name in DECIDE_NOTHING),
+)
 """Fields of a recipe that decide no number of the run."""
 Reread = Callable[[Any], dict[str, Any]]
 """Reads a recipe from a manifest. Fields that are newer than the manifest take their defaults."""

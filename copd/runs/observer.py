@@ -15,14 +15,23 @@ from copd.measure.evaluate import Accuracy, evaluate
 from copd.measure.health import Health
 from copd.measure.ledger import Ledger
 from copd.recipe.sections import CheckpointSection, EvaluationSection
-from copd.runs.checkpoint import CHECKPOINTS, SAVES, Checkpoint, Saving, remove_superseded, save_checkpoint
+from copd.runs.checkpoint import (
+    CHECKPOINTS,
+    SAVES,
+    Checkpoint,
+    Saving,
+    complete,
+    new_checkpoint,
+    part_of,
+    remove_superseded,
+)
 from copd.runs.lifecycle import Stop
 from copd.runs.pictures import keep_media
 from copd.runs.runlog import METRICS, SAMPLES, JsonLines, read_lines
 from copd.runs.trackers import Log, numbers_of
 from copd.schedule import Phase, Position, Schedule, Stretch
 from copd.topology import Edge
-from copd.types import BranchHandle, Split
+from copd.types import BranchHandle, Split, StateFile
 
 
 class Display(Protocol):
@@ -174,13 +183,26 @@ class RunObserver:
 
     async def _save(self, steps_done: int, counts: Mapping[str, Mapping[str, float]]) -> None:
         self.saving.begins()
-        states = dict(zip(self._branches, await gather(*(b.state() for b in self._branches.values())), strict=True))
-        if damaged := [
-            name for name, tensors in states.items() if not all(t.isfinite().all() for t in tensors.values())
-        ]:
-            said = f"weights of branch {damaged[0]} are not finite: no checkpoint after this step"
-            self.warn(steps_done - 1, "checkpoint", said, branch=damaged[0])
-            return
+        with new_checkpoint(self._folder / CHECKPOINTS, steps_done) as folder:
+            names = list(self._branches)
+            written = await gather(*(self._branches[name].write_state(part_of(folder, name)) for name in names))
+            parts = {name: part for name, part in zip(names, written, strict=True) if part is not None}
+            if damaged := [name for name in names if name not in parts]:
+                said = f"weights of branch {damaged[0]} are not finite: no checkpoint after this step"
+                self.warn(steps_done - 1, "checkpoint", said, branch=damaged[0])
+                return
+            saved = self._completed(folder, steps_done, parts, counts)
+        self.saving.ended(saved, steps_done)
+        if costly := self.saving.warning():
+            self._display.warn(costly)
+
+    def _completed(
+        self,
+        folder: Path,
+        steps_done: int,
+        parts: Mapping[str, StateFile],
+        counts: Mapping[str, Mapping[str, float]],
+    ) -> Path:
         notes = {
             "counts": counts,
             "ledger": self.ledger.as_record(),
@@ -188,13 +210,9 @@ class RunObserver:
             "samples_bytes": self._samples.size,
             "only_rlvr": steps_done <= self._schedule.steps_before_exchange,
         }
-        root = self._folder / CHECKPOINTS
         self._metrics.sync()
         self._samples.sync()
-        saved = save_checkpoint(root, steps_done, states, notes, self._keep_last, beside=self.meet_after)
-        self.saving.ended(saved, steps_done)
-        if costly := self.saving.warning():
-            self._display.warn(costly)
+        return complete(folder, steps_done, parts, notes, self._keep_last, beside=self.meet_after)
 
     def close(self) -> None:
         """Close all files: nothing more will be noted."""
@@ -212,8 +230,7 @@ class RunObserver:
 
     async def adopt(self, checkpoint: Checkpoint, experts: Sequence[str]) -> None:
         """Take over the experts of another run, and enter their cost in the ledger."""
-        for name in experts:
-            await self._load(checkpoint, name)
+        await self._read(checkpoint, experts)
         self.ledger = Ledger(checkpoint.notes["ledger"]).of(experts)
         cost = {name: value for name, value in self.ledger.as_record().items() if name != "seen"}
         self.note("experts", checkpoint.step - 1, taken_from=str(checkpoint.folder), **cost)
@@ -229,8 +246,7 @@ class RunObserver:
             raise CheckpointError(f"{checkpoint.folder}: holds the branches {held}; the run's are {wanted}")
         if checkpoint.step > self._schedule.steps:
             raise CheckpointError(f"{checkpoint.folder}: is beyond the {self._schedule.steps} steps of the run")
-        for name in self._branches:
-            await self._load(checkpoint, name)
+        await self._read(checkpoint, self._branches)
         self.ledger = Ledger(checkpoint.notes["ledger"])
         for lines, noted in ((self._metrics, "metrics_bytes"), (self._samples, "samples_bytes")):
             if lines.size < checkpoint.notes[noted]:
@@ -242,12 +258,10 @@ class RunObserver:
         self._recall()
         remove_superseded(checkpoint.folder.parent, checkpoint.step, self._keep_last, self.meet_after)
 
-    async def _load(self, checkpoint: Checkpoint, name: str) -> None:
-        tensors = checkpoint.tensors(name)
-        try:
-            await self._branches[name].load_state(tensors, checkpoint.notes["counts"][name])
-        except CheckpointError as error:
-            raise CheckpointError(f"{checkpoint.folder}: branch {name} does not fit: {error}") from error
+    async def _read(self, checkpoint: Checkpoint, names: Collection[str]) -> None:
+        """Each branch reads its own part."""
+        counts = checkpoint.notes["counts"]
+        await gather(*(self._branches[name].read_state(checkpoint.part(name), counts[name]) for name in names))
 
     def _recall(self) -> None:
         """Show the guards the events noted so far. Their warnings have been given before and are not repeated."""

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory
 
 from copd.errors import WriteError
 
 HUB = "hub:"
 """Prefix of a data set of the hub in the place of a file: hub:OWNER/NAME[/FILE]."""
+PASSING = ".passing-"
+"""What the names of folders begin with that are needed for a while."""
 COMMIT = r"[0-9a-f]{40}"
 """Pattern of a commit, the only revision that is fetched from the hub."""
 
@@ -30,6 +35,35 @@ def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Return once a file or folder, as it was written, is on disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def passing_folder(root: Path) -> Iterator[Path]:
+    """A new folder in `root` for files that are needed for a while, removed at the end of the block.
+
+    Raises WriteError if there can be none.
+    """
+    try:
+        folder = TemporaryDirectory(prefix=PASSING, dir=root, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise WriteError(f"{root}: cannot be written: {error.strerror or error}") from error
+    with folder as name:
+        yield Path(name)
+
+
+def remove_passing_folders(root: Path) -> None:
+    """Remove the folders of `passing_folder` that killed processes have left in `root`."""
+    for left in root.glob(f"{PASSING}*"):
+        rmtree(left, ignore_errors=True)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -1,15 +1,20 @@
 """From a recipe's names to the functions and numbers that they stand for."""
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 import torch
 
 from copd.assemble import branches as assembly
 from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_learner, make_objectives, make_signal
+from copd.assemble.preflight import check_one_path
 from copd.branches.signals import StudentsLikeliest, TeachersLikeliest, WholeVocabulary
 from copd.errors import ModelFolderError
 from copd.maths.divergences import forward_kl, jensen_shannon, reverse_kl
 from copd.recipe.reading import load_recipe
+from copd.types import SettledPath
 
 MASK_NT = torch.tensor([[True, True, True], [True, False, False]])
 VALUE_NT = torch.tensor([[1.0, 2.0, 3.0], [4.0, 50.0, 60.0]])
@@ -103,7 +108,7 @@ def test_what_is_inherited_is_not_looked_at_again(monkeypatch):
     first = Assembled(recipe, told.append)
     first.base.packing = False
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("looked at again")
 
     monkeypatch.setattr("copd.assemble.assembled.settle_paths", refuse)
@@ -111,6 +116,42 @@ def test_what_is_inherited_is_not_looked_at_again(monkeypatch):
     second = Assembled(recipe, told.append, inherited=first.inheritance)
     assert (second.base.shared_prefix, second.base.packing) == (True, False)
     assert told == []
+
+
+def test_a_process_that_computes_elsewhere_than_the_check_was_made_checks_for_itself(monkeypatch):
+    recipe, told = load_recipe("demo"), []
+    inherited = Assembled(recipe, print).inheritance
+    elsewhere = replace(inherited, path=replace(inherited.path, checked_on="another card in bfloat16"))
+    asked = []
+
+    def doubt(policy, tasks, *, allow_plain_path):
+        policy.packing = False
+        asked.append(allow_plain_path)
+        return ["log-probs on the plain path"]
+
+    monkeypatch.setattr("copd.assemble.assembled.settle_paths", doubt)
+    assert Assembled(recipe, told.append, inherited=inherited).base.packing
+    assert not Assembled(recipe, told.append, inherited=elsewhere).base.packing
+    assert (told, asked) == (["log-probs on the plain path"], [False])
+
+
+def test_branches_that_settled_on_different_paths_are_refused_with_both_and_what_was_found():
+    class Settled:
+        def __init__(self, *path):
+            self.path = SettledPath(*path)
+
+        async def settled_path(self):
+            return self.path
+
+    text, image = Settled(True, True, "cpu"), Settled(True, True, "a card")
+    asyncio.run(check_one_path({"text": text, "image": image}))
+    video = Settled(False, True, "a card", "log-probs differ by 2 nats")
+    said = r"branch text: packed \(cpu\); branch image: packed \(a card\); branch video: plain path \(a card: log-probs"
+    with pytest.raises(ModelFolderError, match=said):
+        asyncio.run(check_one_path({"text": text, "image": image, "video": video}))
+    sampling = Settled(True, False, "a card")
+    with pytest.raises(ModelFolderError, match="prompts shared in sampling alone"):
+        asyncio.run(check_one_path({"text": text, "image": sampling}))
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import gc
 import pytest
 import torch
 
-from copd.assemble.branches import home_of, lone_branch
+from copd.assemble.assembled import assembled
+from copd.assemble.branches import home_of, lone_branch, make_branch
 from copd.errors import ModelFolderError
 from copd.recipe.reading import load_recipe
 
@@ -31,6 +32,24 @@ def test_the_process_of_a_branch_holds_its_model_once():
 def test_a_reference_is_held_beside_it_and_an_adapter_on_it():
     assert models_held("grpo.kl_coefficient=0.1") == 2
     assert models_held("lora={rank: 2, alpha: 4, targets: [q_proj]}") == 1
+
+
+def test_a_branch_that_computes_in_another_type_than_the_base_is_checked_for_itself(monkeypatch):
+    """Here the type of the arithmetic changes; on a machine with cards the device may."""
+    checked = []
+
+    def settle(policy, tasks, *, allow_plain_path):
+        checked.append(policy.autocast)
+        return []
+
+    monkeypatch.setattr("copd.assemble.assembled.settle_paths", settle)
+    with assembled(load_recipe("demo", ["model.threads_per_branch=1"]), print) as made:
+        make_branch(made, "text", 0)
+        assert checked == [None], "the base alone"
+        monkeypatch.setattr("copd.assemble.branches.home_of", lambda *_: (torch.device("cpu"), torch.bfloat16))
+        branch = make_branch(made, "image", 1)
+    assert checked == [None, torch.bfloat16]
+    assert branch.settled_path().checked_on.endswith("in bfloat16")
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from copd.assemble.assembled import assembled
-from copd.assemble.places import OwnProcesses
+from copd.assemble.places import PLACES, OwnProcesses, placed
 from copd.errors import ModelFolderError
 from copd.model.folders import model_folder
 from copd.recipe.reading import load_recipe
 from copd.system.processes import Memory, peak
+from copd.types import SettledPath
 
 BUILT = {"text": Memory(2**33), "image": Memory(2**34), "video": ModelFolderError("no such device")}
 """What the processes of branches hold once they stand, or why one does not. The last test has real processes."""
@@ -84,6 +85,26 @@ def test_a_model_that_is_only_evaluated_is_on_its_device_only_from_its_first_ans
     assert asyncio.run(base._carry("answer_first")) == "an answer"
     assert moves == ["cpu", "cuda:0"]
     place.close()
+
+
+def test_branches_of_different_paths_do_not_begin_and_are_ended(monkeypatch):
+    class Settled:
+        def __init__(self, packing):
+            self.path = SettledPath(True, packing, "here")
+
+        async def settled_path(self):
+            return self.path
+
+    ended = []
+    place = SimpleNamespace(close=lambda: ended.append("all"))
+    monkeypatch.setitem(PLACES, "local", lambda made, names: place)
+    made = SimpleNamespace(recipe=load_recipe("demo", ["backend=local"]))
+    place.branches = {"text": Settled(True), "image": Settled(True)}
+    assert placed(made, ["text", "image"]) is place
+    place.branches = {"text": Settled(True), "image": Settled(False)}
+    with pytest.raises(ModelFolderError, match="different paths: branch text: packed"):
+        placed(made, ["text", "image"])
+    assert ended == ["all"]
 
 
 @pytest.mark.slow

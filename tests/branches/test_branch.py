@@ -11,12 +11,13 @@ from copd.branches.actor import Actor, SamplingSettings, generator_of
 from copd.branches.branch import VISIT_STRIDE, ObjectiveSettings, Reference
 from copd.branches.signals import SampledToken, WholeVocabulary
 from copd.compute.batching import take_rows
-from copd.errors import NonFiniteError
+from copd.errors import NonFiniteError, WriteError
 from copd.maths.distill import clamped_delta
 from copd.maths.divergences import forward_kl
 from copd.model.learner import MAX_SKIPPED_IN_A_ROW, Learner
 from copd.model.objectives import DistillObjective, GrpoObjective, over_constant, over_sequences, over_tokens
 from copd.model.policy import Policy
+from copd.model.stored import StoredTensors
 from copd.tasks.digits import Digits
 from copd.types import Part, Split
 
@@ -314,13 +315,24 @@ def test_validation_and_inspection_are_not_counted(make_branch, graded):
     assert set(branch.counts().values()) == {0}
 
 
-def test_weights_are_copies_of_the_trained_parameters_tied_ones_once(make_branch, graded, policy, assert_same):
+def test_weights_travel_by_a_folder_tied_ones_once_and_what_is_loaded_is_trained_anew(
+    make_branch, graded, policy, assert_same, tmp_path
+):
     branch = make_branch()
-    weights = branch.weights()
+    branch.write_weights(tmp_path / "weights")
+    weights = dict(StoredTensors(tmp_path / "weights", "those of the branch"))
     assert "lm_head.weight" not in weights
     assert_same(weights, {name: p.detach() for name, p in policy.model.named_parameters()})
     branch.update([Part("native", graded)])
-    assert_same(weights, {name: p.detach() for name, p in policy.model.named_parameters()})
+    branch.load_weights(tmp_path / "weights")
+    assert_same(dict(branch.policy.model.named_parameters()), weights)
+    assert not branch.learner.optimizer.state
+
+
+def test_weights_that_cannot_be_written_are_named_with_their_folder(make_branch, tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(WriteError, match=rf"^{tmp_path / 'taken'}: the weights cannot be written"):
+        make_branch().write_weights(tmp_path / "taken")
 
 
 def test_a_branch_goes_on_from_a_state_as_if_it_had_never_stopped(make_branch, graded, assert_same):

@@ -12,8 +12,9 @@ from copd.branches.local import local_handle
 from copd.branches.signals import SampledToken
 from copd.maths.distill import sampled_delta
 from copd.model.learner import Learner
+from copd.model.parity import checked_on
 from copd.tasks.digits import Digits
-from copd.types import Part, Split
+from copd.types import Part, SettledPath, Split
 
 
 @pytest.fixture
@@ -49,10 +50,10 @@ def test_a_handle_gives_what_its_branch_gives(make, graded):
             await handle.texts(graded),
             await handle.pieces(graded, 2),
             await handle.answer_first(Split.TEST, "text", 2, 1, greedy=True),
-            await handle.weights(),
+            await handle.settled_path(),
         )
 
-    collected, score, inspected, texts, pieces, validated, weights = asyncio.run(calls())
+    collected, score, inspected, texts, pieces, validated, path = asyncio.run(calls())
     expected = branch.inspect(graded, 3, torch.zeros(6, 7, 1, dtype=torch.long))
     assert torch.equal(collected.tokens_NT, branch.collect("image", 2, 1, 2).tokens_NT)
     assert torch.equal(score.logp_NT, expected.logp_NT)
@@ -63,7 +64,7 @@ def test_a_handle_gives_what_its_branch_gives(make, graded):
     assert pieces == branch.pieces(graded, 2)
     assert "".join(pieces) == texts[2]
     assert torch.equal(validated.tokens_NT, branch.answer_first(Split.TEST, "text", 2, 1, greedy=True).tokens_NT)
-    assert weights.keys() == branch.weights().keys()
+    assert path == SettledPath(True, True, checked_on(branch.policy))
     assert (handle.name, handle.capability, handle.allowed_tokens) == ("text", "text", branch.policy.allowed_tokens)
 
 
@@ -113,14 +114,14 @@ def test_a_call_lets_the_others_take_their_turn_first(make, graded, call):
     assert order == ["other", "branch"]
 
 
-def test_a_loaded_state_brings_weights_version_and_ledger(make, graded, assert_same):
+def test_a_loaded_state_brings_weights_version_and_ledger(make, graded, assert_same, tmp_path):
     (branch, handle), (resumed, other) = make(), make()
 
     async def hand_over():
         await handle.collect("text", 0, 1, 2)
         await handle.update([Part("native", graded)])
-        tensors = {name: tensor.clone() for name, tensor in (await handle.state()).items()}
-        await other.load_state(tensors, await handle.counts())
+        await handle.write_state(tmp_path / "state")
+        await other.read_state(tmp_path / "state", await handle.counts())
         for each in (handle, other):
             await each.update([Part("native", replace(graded, version=1))])
 

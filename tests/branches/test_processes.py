@@ -14,9 +14,10 @@ import torch
 
 from copd.assemble.branches import lone_branch
 from copd.branches.local import local_handle
-from copd.branches.processes import BranchProcess
+from copd.branches.processes import BranchProcess, ByValue
 from copd.errors import ProcessError, RecipeError
 from copd.recipe.reading import load_recipe
+from copd.system.files import sha256
 from copd.types import Part, Split
 
 SMALL = ["sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}", "optimizer.learning_rate=1e-3"]
@@ -73,7 +74,7 @@ def is_alive(process: int) -> bool:
     return False
 
 
-async def taught(student, teacher):
+async def taught(student, teacher, folder):
     """A step of mutual OPD, from one side; with the metrics what a checkpoint would hold."""
     own, visit = await asyncio.gather(student.collect("text", 0, 2, 4), student.collect("image", 0, 1, 4))
     score = await teacher.score(visit)
@@ -81,15 +82,15 @@ async def taught(student, teacher):
     validated = await student.answer_first(Split.TEST, "text", 2, 2, greedy=False)
     inspected = await teacher.inspect(validated, 3, validated.tokens_NT[..., None])
     said = await student.texts(validated), await student.pieces(validated, 1)
-    state, counts = await student.state(), await student.counts()
+    state, counts = await student.write_state(folder / "text.safetensors"), await student.counts()
     gradients = await student.native_gradients(range(1, 3), 4, 4)
     return score, metrics, validated, inspected, said, state, counts, gradients
 
 
-def test_a_process_gives_what_a_branch_of_this_process_gives(pair, assert_same):
+def test_a_process_gives_what_a_branch_of_this_process_gives(pair, tmp_path):
     with lone_branch(RECIPE, "text", 0, None, print) as text, lone_branch(RECIPE, "image", 1, None, print) as image:
-        here = asyncio.run(taught(local_handle(text), local_handle(image)))
-    there = asyncio.run(taught(*pair))
+        here = asyncio.run(taught(local_handle(text), local_handle(image), tmp_path))
+    there = asyncio.run(taught(*pair, tmp_path))
     assert pair[0].capability == "text"
     assert pair[0].allowed_tokens == text.policy.allowed_tokens
     assert torch.equal(there[0].logp_NT, here[0].logp_NT)
@@ -101,7 +102,8 @@ def test_a_process_gives_what_a_branch_of_this_process_gives(pair, assert_same):
     assert torch.equal(there[2].reward_N, here[2].reward_N)
     assert torch.equal(there[3].at_ids_NTK, here[3].at_ids_NTK)
     assert there[4] == here[4]
-    assert_same(there[5], here[5])
+    assert there[5] == here[5]
+    assert there[5].bytes == (tmp_path / "text.safetensors").stat().st_size
     assert there[6].keys() == here[6].keys()
     assert there[6]["rollouts"] == here[6]["rollouts"] == 12
     assert there[7][1] == here[7][1]
@@ -109,7 +111,7 @@ def test_a_process_gives_what_a_branch_of_this_process_gives(pair, assert_same):
     assert all(torch.equal(*pair) for pair in zip(there[7][0], here[7][0], strict=True))
 
 
-def test_a_student_learns_on_its_teachers_responses_as_in_one_process_and_none_is_left_there(assert_same):
+def test_a_student_learns_on_its_teachers_responses_as_in_one_process_and_none_is_left_there(tmp_path):
     async def learned(student, teacher):
         await teacher.collect("image", 5, 1, 2)
         given = await teacher.replay(0)
@@ -122,13 +124,13 @@ def test_a_student_learns_on_its_teachers_responses_as_in_one_process_and_none_i
     recipe = load_recipe("demo", [*SMALL, "opd={signal: forward_kl, replay: 1}"])
     with lone_branch(recipe, "text", 0, None, print) as text, lone_branch(recipe, "image", 1, None, print) as image:
         here, _ = asyncio.run(learned(local_handle(text), local_handle(image)))
-        weights = text.weights()
+        state = text.write_state(tmp_path / "here")
     processes = [started(name, recipe=recipe) for name in NAMES[:2]]
     try:
         student, teacher = (process.handle() for process in processes)
         there, given = asyncio.run(learned(student, teacher))
         assert there == here
-        assert_same(asyncio.run(student.weights()), weights)
+        assert asyncio.run(student.write_state(tmp_path / "there")).sha256 == state.sha256
         with pytest.raises(RuntimeError, match="KeyError"):
             asyncio.run(teacher._carry.__self__._ask("content", given.number))
     finally:
@@ -136,19 +138,41 @@ def test_a_student_learns_on_its_teachers_responses_as_in_one_process_and_none_i
             process.close()
 
 
-def test_weights_and_state_travel_both_ways(pair, assert_same):
+class Counted:
+    """A pipe that counts the bytes that come and go."""
+
+    def __init__(self, pipe):
+        self.pipe, self.bytes = pipe, 0
+
+    def recv(self):
+        content = self.pipe.recv_bytes()
+        self.bytes += len(content)
+        return ByValue.loads(content)
+
+    def send_bytes(self, content):
+        self.bytes += len(content)
+        self.pipe.send_bytes(content)
+
+
+def test_weights_and_state_travel_both_ways_by_files_and_not_through_the_pipe(pair, tmp_path, monkeypatch):
     text, image = pair
+    pipes = [Counted(process_of(branch)._pipe) for branch in pair]
+    for branch, pipe in zip(pair, pipes, strict=True):
+        monkeypatch.setattr(process_of(branch), "_pipe", pipe)
 
     async def swap():
-        await image.load_weights(await text.weights())
-        state, counts = await text.state(), await text.counts()
-        await image.load_state(state, counts)
-        return await text.weights(), await image.weights(), state, await image.state(), counts, await image.counts()
+        await text.write_weights(tmp_path / "weights")
+        await image.load_weights(tmp_path / "weights")
+        await image.write_weights(tmp_path / "again")
+        state, counts = await text.write_state(tmp_path / "state"), await text.counts()
+        await image.read_state(tmp_path / "state", counts)
+        return state, await image.write_state(tmp_path / "copied"), counts, await image.counts()
 
-    theirs, ours, state, copied, counts, copied_counts = asyncio.run(swap())
-    assert_same(ours, theirs)
-    assert_same(copied, state)
+    state, copied, counts, copied_counts = asyncio.run(swap())
+    assert sha256(tmp_path / "again" / "model.safetensors") == sha256(tmp_path / "weights" / "model.safetensors")
+    assert copied.sha256 == state.sha256
     assert copied_counts == counts
+    assert state.bytes > 2**24 > 2**14 > sum(pipe.bytes for pipe in pipes)
 
 
 def test_responses_stay_until_the_branch_that_sampled_them_has_been_updated(pair):

@@ -19,6 +19,7 @@ from copd.branches.ray import RayBranch, Room
 from copd.errors import ProcessError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.system.cluster import cards_for, cluster
+from copd.system.files import sha256
 from copd.types import Part, Split
 
 pytestmark = pytest.mark.slow
@@ -69,20 +70,37 @@ def pair(told):
         actor.close()
 
 
-def test_an_actor_gives_what_a_branch_of_this_process_gives(pair, assert_same, told):
+def test_an_actor_gives_what_a_branch_of_this_process_gives(pair, told, tmp_path):
     with lone_branch(RECIPE, "text", 0, None, print) as text, lone_branch(RECIPE, "image", 1, None, print) as image:
-        here = asyncio.run(taught(local_handle(text), local_handle(image)))
-    there = asyncio.run(taught(*pair))
+        here = asyncio.run(taught(local_handle(text), local_handle(image), tmp_path))
+    there = asyncio.run(taught(*pair, tmp_path))
     assert (pair[0].capability, pair[0].allowed_tokens) == ("text", text.policy.allowed_tokens)
     assert torch.equal(there[0].logp_NT, here[0].logp_NT)
     assert {**there[1], "tokens_per_second": 0} == {**here[1], "tokens_per_second": 0}
     assert torch.equal(there[2].tokens_NT, here[2].tokens_NT)
     assert torch.equal(there[3].at_ids_NTK, here[3].at_ids_NTK)
     assert there[4] == here[4]
-    assert_same(there[5], here[5])
+    assert there[5] == here[5]
     assert there[6]["rollouts"] == here[6]["rollouts"] == 12
     assert there[7][1] == here[7][1]
     assert not told
+
+
+def test_weights_and_state_of_actors_travel_by_files(pair, tmp_path):
+    text, image = pair
+
+    async def swap():
+        await text.write_weights(tmp_path / "weights")
+        await image.load_weights(tmp_path / "weights")
+        await image.write_weights(tmp_path / "again")
+        state, counts = await text.write_state(tmp_path / "state"), await text.counts()
+        await image.read_state(tmp_path / "state", counts)
+        return state, await image.write_state(tmp_path / "copied"), await text.settled_path()
+
+    state, copied, path = asyncio.run(swap())
+    assert sha256(tmp_path / "again" / "model.safetensors") == sha256(tmp_path / "weights" / "model.safetensors")
+    assert copied.sha256 == state.sha256
+    assert path.packing
 
 
 def test_warnings_of_an_actor_reach_the_run_with_the_next_answer(pair, told):

@@ -97,15 +97,14 @@ def test_every_call_that_computes_takes_a_turn(policy, few, problems_of, monkeyp
 
 def test_taking_turns_changes_no_number(policy, few, problems_of, assert_same):
     def trained(turns):
-        handles = [
-            local_handle(branch_of(policy.clone(), few, problems_of, name, i), turns) for i, name in enumerate("ab")
-        ]
+        branches = [branch_of(policy.clone(), few, problems_of, name, i) for i, name in enumerate("ab")]
+        handles = [local_handle(branch, turns) for branch in branches]
 
         async def steps():
             for step in range(2):
                 for handle in handles:
                     await handle.update([Part("native", await handle.collect("text", step, 2, 4))])
-            return [await handle.state() for handle in handles]
+            return [branch.state() for branch in branches]
 
         return finish(steps())
 

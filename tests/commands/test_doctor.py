@@ -387,7 +387,7 @@ def test_the_memory_of_the_estimate_has_the_copies_with_which_branches_teach(ben
     bench, plan = bench_of(f"opd.teachers={teachers}")
 
     def held() -> set[bool]:
-        states = [finish(branch.state()) for branch in bench.branches.values()]
+        states = [branch.state() for branch in bench.learning.values()]
         return {"held_version" in state for state in states}
 
     during = []

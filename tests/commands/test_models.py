@@ -4,6 +4,7 @@ import weakref
 
 import pytest
 import torch
+from merges import merge
 from safetensors.torch import load_file
 from tiny_kinds import tiny_of_kind
 
@@ -13,9 +14,8 @@ from copd.branches.actor import Actor, SamplingSettings
 from copd.branches.local import finish, local_handle
 from copd.commands.merge import described_merge, merge_models
 from copd.errors import MergeError, ModelFolderError, RecipeError
-from copd.maths.merge import merge
 from copd.measure.evaluate import evaluate
-from copd.model.folders import model_folder
+from copd.model.folders import model_folder, stored_type
 from copd.model.policy import Policy
 from copd.recipe.merges import make_merge, merge_grid
 from copd.recipe.reading import load_recipe
@@ -69,6 +69,17 @@ def test_a_merge_of_folders_and_builtin_models_is_written_with_a_card(spoiled, t
     ):
         assert said in card
     assert "validation" not in card
+
+
+def test_a_merge_is_cast_once_to_the_type_that_is_asked_for(spoiled, tmp_path):
+    with pytest.raises(RecipeError, match="--export-dtype: found 'int8'; accepted: float32, bfloat16"):
+        merge_models([spoiled, DIGITS], None, [make_merge({}, 2)], tmp_path / "none", None, "int8")
+    merge_models([spoiled, DIGITS], None, [make_merge({}, 2)], tmp_path / "out", None, "bfloat16")
+    expected = merge([weights(spoiled), weights(DIGITS)], method="mean")
+    found = weights(tmp_path / "out")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name].bfloat16()) for name, tensor in found.items())
+    assert stored_type(tmp_path / "out") == "bfloat16"
 
 
 def test_a_scan_keeps_the_best_on_validation_problems_and_says_so(spoiled, tmp_path, assert_same):

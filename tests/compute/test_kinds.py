@@ -120,11 +120,11 @@ def test_the_check_at_start_keeps_the_shared_prefix_where_the_cache_is_one_of_ke
 ):
     policy = policies[name].clone()
     policy.shared_prefix = True
-    warning = settle_path(policy, problems_of["text"])
+    warning = settle_path(policy, problems_of["text"], allow_plain_path=False)
     assert policy.shared_prefix == (name not in WITHOUT_SHARED_PREFIX)
     assert (warning is None) == policy.shared_prefix
     assert warning is None or "on the plain path" in warning
-    assert settle_path(policy, problems_of["text"]) is None, "one warning is enough"
+    assert settle_path(policy, problems_of["text"], allow_plain_path=False) is None, "one warning is enough"
     assert policy.shared_prefix == (name not in WITHOUT_SHARED_PREFIX)
 
 
@@ -141,7 +141,7 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused(problems_of):
     policy = Policy(model, tokenizer)
     tokenizer.name_or_path = "models/mine"
     with pytest.raises(ModelFolderError, match=r"^models/mine: Gemma3ForCausalLM is not supported: log-probs of a"):
-        settle_path(policy, problems_of["text"])
+        settle_path(policy, problems_of["text"], allow_plain_path=True)
 
 
 def test_a_model_that_sees_its_padding_is_refused(problems_of):
@@ -151,7 +151,7 @@ def test_a_model_that_sees_its_padding_is_refused(problems_of):
         with_kwargs=True,
     )
     with pytest.raises(ModelFolderError, match="padded batch"):
-        settle_path(policy, problems_of["text"])
+        settle_path(policy, problems_of["text"], allow_plain_path=True)
 
 
 def test_a_response_alone_is_scored_as_transformers_does(policies, written, problems_of):

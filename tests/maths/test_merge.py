@@ -5,14 +5,13 @@ from itertools import permutations
 
 import pytest
 import torch
+from merges import mean, merge
 
 from copd.maths.merge import (
     MERGES,
     NEED_BASE,
     dare,
     dare_mask,
-    mean,
-    merge,
     slerp,
     task_arithmetic,
     tensor_mean,

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from merges import merge
 
-from copd.maths.merge import merge, merge_tensor
+from copd.maths.merge import merge_tensor
 
 
 def test_slerp_of_three_branches_is_refused_with_their_number():

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from copd.errors import ModelFolderError, WriteError
+from copd.model.folders import stored_type
 from copd.model.lora import LoraSettings
 from copd.model.policy import Policy
 
@@ -68,6 +69,22 @@ def test_head_and_embedding_are_saved_once_and_tied_again(folder):
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
     model = AutoModelForImageTextToText.from_pretrained(folder)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_an_export_in_bfloat16_is_the_policy_rounded_says_its_type_and_leaves_the_policy_in_float32(
+    solver, folder, tmp_path
+):
+    policy = solver.clone()
+    policy.save(tmp_path, "card", "bfloat16")
+    found, whole = load_file(tmp_path / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(tensor, whole[name].bfloat16()) for name, tensor in found.items())
+    assert {p.dtype for p in policy.model.parameters()} == {torch.float32}
+    assert (stored_type(tmp_path), stored_type(folder)) == ("bfloat16", "float32")
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert json.loads((tmp_path / "config.json").read_text())["text_config"]["dtype"] == "bfloat16"
 
 
 def test_the_generation_config_carries_the_vocabulary_mask_and_the_end(solver, folder):

@@ -6,12 +6,12 @@ from functools import partial
 
 import pytest
 import torch
+from merges import mean
 from peft import PeftModel
 from safetensors.torch import load, save
 
 from copd.errors import RecipeError
 from copd.maths.distill import clamped_delta
-from copd.maths.merge import mean
 from copd.model.learner import Learner
 from copd.model.lora import LoraSettings
 from copd.model.objectives import DistillObjective, GrpoObjective

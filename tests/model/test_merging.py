@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from merges import mean, merge
 from safetensors.torch import load_file, save_file
 from tiny_kinds import tiny_of_kind
 from transformers import AutoModelForImageTextToText
 
 from copd.errors import MergeError, ModelFolderError, WriteError
-from copd.maths.merge import mean, merge
-from copd.model.merging import MergedFolders, write_merged
+from copd.model.merging import MergedFolders, merge_weights, pass_on_weights, write_merged
 from copd.model.policy import Policy
-from copd.model.stored import ModelFolder
+from copd.model.stored import ModelFolder, StoredTensors
 
 SETTINGS = {
     "mean": {},
@@ -236,6 +236,25 @@ def test_a_merge_is_read_by_name_without_being_written(folders, policy):
     assert len(merged) == len(expected)
     with pytest.raises(KeyError, match="nothing"):
         merged["nothing"]
+
+
+def test_weights_of_branches_are_merged_from_their_folders_into_a_new_one(folders, tmp_path):
+    parts, settings = {name: folders[name] for name in ("a", "b")}, {"weights": (3.0, 1.0)}
+    merge_weights(parts, tmp_path / "merged", "weighted", settings)
+    expected = in_memory(folders, "weighted")
+    found = StoredTensors(tmp_path / "merged", "the merge")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    pass_on_weights(parts, tmp_path / "passed", of="b")
+    assert (tmp_path / "passed" / WEIGHTS).read_bytes() == (folders["b"] / WEIGHTS).read_bytes()
+    with pytest.raises(WriteError, match=f"{tmp_path / 'passed'}: the weights cannot be written"):
+        pass_on_weights(parts, tmp_path / "passed", of="b")
+
+
+def test_a_value_of_a_branch_that_is_not_finite_is_named_with_the_branch(copies, tmp_path):
+    change(copies["b"], {NORM: torch.full((64,), torch.nan)})
+    with pytest.raises(MergeError, match=rf"^merge: '{NORM}' has a value that is not finite in branch b$"):
+        merge_weights({name: copies[name] for name in ("a", "b")}, tmp_path / "merged", "mean", {})
 
 
 @pytest.mark.slow

@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import save_checkpoint, tensors_of
 
+from copd.branches.state import write_state
 from copd.errors import CheckpointError
-from copd.runs.checkpoint import MANIFEST, latest_checkpoint, save_checkpoint, verify_checkpoint
+from copd.runs.checkpoint import MANIFEST, complete, latest_checkpoint, new_checkpoint, part_of, verify_checkpoint
+from copd.types import StateFile
 
 DIES_AT_EVERY_POINT = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
-from copd.runs.checkpoint import latest_checkpoint, save_checkpoint
+from checkpoints import save_checkpoint, tensors_of
+from copd.runs.checkpoint import latest_checkpoint
 
 def save(root, step):
     states = {name: {"w": torch.full((1000,), float(step))} for name in ("a", "b")}
@@ -44,7 +48,7 @@ while killed:
         os._exit(0)
     killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
     found = latest_checkpoint(root)
-    values = {float(v) for name in found.branches for v in found.tensors(name)["w"].unique()}
+    values = {float(v) for name in found.branches for v in tensors_of(found, name)["w"].unique()}
     print(json.dumps({"killed": killed, "step": found.step, "noted": found.notes["step"], "values": list(values)}))
     save(root, 3)
     assert latest_checkpoint(root).step == 3
@@ -54,7 +58,8 @@ DIES_AT_RANDOM = """
 import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 import torch
-from copd.runs.checkpoint import latest_checkpoint, save_checkpoint
+from checkpoints import save_checkpoint, tensors_of
+from copd.runs.checkpoint import latest_checkpoint
 
 def save(root, step):
     save_checkpoint(root, step, {"a": {"w": torch.full((500_000,), float(step))}}, {}, 2)
@@ -80,7 +85,7 @@ for attempt in range(12):
     os.kill(child, signal.SIGKILL)
     killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
     found = latest_checkpoint(root)
-    values = found.tensors("a")["w"].unique().tolist()
+    values = tensors_of(found, "a")["w"].unique().tolist()
     line = {"killed": killed, "before": before, "step": found.step, "values": values, "partial": bool(writing())}
     print(json.dumps(line))
 """
@@ -89,8 +94,8 @@ SAVES_ONTO_A_FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import torch
+from checkpoints import save_checkpoint
 from copd.errors import CheckpointError
-from copd.runs.checkpoint import save_checkpoint
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 for root, numbers, notes in [(sys.argv[1], 100_000, 0), (sys.argv[2], 10, 100_000)]:
@@ -113,7 +118,7 @@ def save(root: Path, *steps: int, keep_last: int = 9) -> Path:
 
 def run_script(script: str, *arguments: object) -> str:
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -155,15 +160,14 @@ def test_a_checkpoint_gives_back_step_notes_and_tensors_of_every_type(tmp_path):
         "count": torch.tensor(2**60),
         "empty": torch.zeros(0, 3),
         "strided": torch.randn(4, 6).T,
-        "nan": torch.tensor([float("nan"), float("inf")]),
     }
     notes = {"counts": {"a": {"rollouts": 128, "collect_seconds": 0.1}}, "text": "größer"}
     save_checkpoint(tmp_path, 25, {"a": tensors, "b": {"w": torch.ones(1)}}, notes, 2)
     found = latest_checkpoint(tmp_path)
     assert (found.step, found.notes, found.branches) == (25, notes, ("a", "b"))
-    for name, tensor in found.tensors("a").items():
-        torch.testing.assert_close(tensor, tensors[name], rtol=0, atol=0, equal_nan=True)
-    assert set(found.tensors("a")) == set(tensors)
+    for name, tensor in tensors_of(found, "a").items():
+        torch.testing.assert_close(tensor, tensors[name], rtol=0, atol=0)
+    assert set(tensors_of(found, "a")) == set(tensors)
 
 
 def test_the_newest_checkpoint_is_the_one_of_most_steps(tmp_path):
@@ -200,7 +204,7 @@ def test_damage_is_found_and_named_and_the_older_checkpoint_is_taken(tmp_path, f
     told = []
     older = latest_checkpoint(tmp_path, told.append)
     assert older.step == 1
-    assert older.tensors("text")["w"].unique().tolist() == [1.0]
+    assert tensors_of(older, "text")["w"].unique().tolist() == [1.0]
     (warning,) = told
     assert warning.startswith(str(newest / file))
     assert warning.endswith("; the checkpoint of step 1 is taken instead")
@@ -269,7 +273,7 @@ def test_tensors_that_cannot_be_read_after_the_check_are_named(tmp_path):
     found = verify_checkpoint(save(tmp_path, 1))
     cut(found.folder / "text.safetensors", 10)
     with pytest.raises(CheckpointError, match=r"text\.safetensors: cannot be read"):
-        found.tensors("text")
+        tensors_of(found, "text")
 
 
 def test_a_checkpoint_without_its_manifest_is_passed_over(tmp_path):
@@ -315,6 +319,52 @@ def test_a_root_that_is_a_file_is_named(tmp_path):
     (tmp_path / "checkpoints").write_text("not a folder")
     with pytest.raises(CheckpointError, match="checkpoint of step 1 cannot be written to"):
         save(tmp_path / "checkpoints", 1)
+
+
+def test_every_file_of_a_checkpoint_is_on_disk_before_the_checkpoint_has_its_name(tmp_path, monkeypatch):
+    order, fsync, rename = [], os.fsync, Path.rename
+
+    def noted(descriptor):
+        order.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def named(folder, target):
+        order.append(target)
+        rename(folder, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "rename", named)
+    folder = save(tmp_path, 1)
+    written = {path.stat().st_ino for path in (*folder.iterdir(), folder)}
+    assert written == set(order[: order.index(folder)])
+    assert order[-1] == tmp_path.stat().st_ino
+
+
+def test_a_part_that_is_not_here_as_its_branch_told_it_is_refused_and_the_older_checkpoint_stays(tmp_path):
+    """As where a node of a cluster writes to a folder of its own."""
+    save(tmp_path, 1)
+
+    def half_here(content):
+        with new_checkpoint(tmp_path, 2) as folder:
+            if content:
+                part_of(folder, "text").write_bytes(content)
+            complete(folder, 2, {"text": StateFile("text.safetensors", 9, "?")}, {}, 2)
+
+    for content, here in ((None, "not here"), (b"short", "5 bytes long here")):
+        said = rf"step 2 .*text\.safetensors: branch text wrote 9 bytes, but the file is {here}; .* all branches share"
+        with pytest.raises(CheckpointError, match=said):
+            half_here(content)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_branch_that_was_given_up_cannot_write_into_a_later_attempt_of_the_same_step(tmp_path):
+    with new_checkpoint(tmp_path, 1) as given_up:
+        pass
+    with new_checkpoint(tmp_path, 1) as folder:
+        assert folder != given_up
+        assert not given_up.exists()
+        with pytest.raises(CheckpointError, match=r"text\.safetensors: cannot be written"):
+            write_state({"w": torch.ones(1)}, part_of(given_up, "text"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted where Linux lists them")

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
+from checkpoints import save_checkpoint
 
 from copd.errors import RecipeError
 from copd.recipe.reading import load_recipe
-from copd.runs.checkpoint import save_checkpoint
 from copd.runs.experts import expert_checkpoint, trajectory
 from copd.runs.runlog import RUN_MANIFEST
 
@@ -76,3 +76,12 @@ def test_the_order_of_branches_decides_how_a_mixed_model_develops_and_nothing_el
 def test_experts_have_one_trajectory_whichever_method_takes_them_over():
     recipes = [load_recipe("demo", [f"method={name}"]).model_dump(mode="json") for name in ("expert", "copd", "mopd")]
     assert len({trajectory(recipe, {}, {}, {}) for recipe in recipes}) == 1
+
+
+def test_the_type_of_exports_and_the_leave_to_take_the_plain_path_are_no_part_of_a_trajectory():
+    changes = ["model.export_dtype=bfloat16", "model.allow_plain_path=true"]
+    recipes = [load_recipe("demo", each).model_dump(mode="json") for each in ([], changes, ["model.dtype=bfloat16"])]
+    found = [trajectory(recipe, {}, {}, {}) for recipe in recipes]
+    assert found[0] == found[1] != found[2]
+    del recipes[0]["model"]["export_dtype"], recipes[0]["model"]["allow_plain_path"]
+    assert trajectory(recipes[0], {}, {}, {}) == found[0], "nor of one from before they were fields"

@@ -54,6 +54,9 @@ def test_a_run_goes_on_with_more_patience_but_not_elsewhere(tmp_path):
     check(
         tmp_path / "run", manifest_of("backend={kind: processes, restarts: 9, slow_minutes: 1, give_up_minutes: 999}")
     )
+    check(
+        tmp_path / "run", manifest_of("backend=processes", "model.export_dtype=bfloat16", "model.allow_plain_path=true")
+    )
     with pytest.raises(CheckpointError, match=r"recipe\.backend\.kind was 'processes' and is now 'ray'"):
         check(tmp_path / "run", manifest_of("backend=ray"))
 

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from checkpoints import tensors_of
 
 from copd.branches.actor import SamplingSettings
 from copd.branches.branch import Branch, ObjectiveSettings
@@ -103,7 +104,7 @@ def test_a_branch_that_is_not_finite_is_never_saved_and_the_older_checkpoint_sta
     observer.close()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
     saved = latest_checkpoint(tmp_path / "checkpoints")
-    assert all(tensor.isfinite().all() for name in branches for tensor in saved.tensors(name).values())
+    assert all(tensor.isfinite().all() for name in branches for tensor in tensors_of(saved, name).values())
     (warning,) = listener.warnings
     assert warning.startswith("after step 2: ")
     assert warning.endswith("no checkpoint after this step")

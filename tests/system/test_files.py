@@ -7,7 +7,21 @@ import torch
 from safetensors.torch import save_file
 
 from copd.errors import WriteError
-from copd.system.files import replace_text, with_usual_modes
+from copd.system.files import passing_folder, remove_passing_folders, replace_text, with_usual_modes
+
+
+def test_a_passing_folder_is_new_and_goes_with_its_block_and_those_of_killed_processes_are_removed(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with passing_folder(tmp_path) as first, passing_folder(tmp_path) as second:
+        (first / "weights").write_bytes(b"x")
+        assert first != second
+        assert {path.parent for path in (first, second)} == {tmp_path}
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    (tmp_path / ".passing-left").mkdir()
+    remove_passing_folders(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    with pytest.raises(WriteError, match="nowhere: cannot be written"), passing_folder(tmp_path / "nowhere"):
+        pass
 
 
 def test_a_write_that_fails_leaves_the_old_file_alone_and_nothing_beside_it(tmp_path, monkeypatch):

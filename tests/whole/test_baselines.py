@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import tensors_of
 from records import events, rollouts_of, weights_at
 from safetensors.torch import load_file
 
@@ -113,7 +114,7 @@ def test_the_mean_of_the_experts_is_where_that_student_begins(runs):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_student_of_frozen_teachers_begins_without_moments_whatever_it_was_before(runs, name):
     student = "text" if name.startswith("static_opd") else "student"
-    after = verify_checkpoint(runs[name] / "checkpoints" / "step-00000003").tensors(student)
+    after = tensors_of(verify_checkpoint(runs[name] / "checkpoints" / "step-00000003"), student)
     made = {float(tensor) for key, tensor in after.items() if key.startswith("step/")}
     assert made == {1.0}
 
@@ -133,7 +134,7 @@ def test_resuming_is_bit_identical(runs, tmp_path, name, stop, assert_same, stop
     copd.train(load_recipe("demo", [*SMALL, *METHODS[name]]), folder, resume=True)
     ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, runs[name]))
     for branch in theirs.branches:
-        assert_same(ours.tensors(branch), theirs.tensors(branch))
+        assert_same(tensors_of(ours, branch), tensors_of(theirs, branch))
     accuracy = [events(f, "result")[0]["table"] for f in (folder, runs[name])]
     assert accuracy[0] == accuracy[1]
 
@@ -182,7 +183,7 @@ def test_reused_experts_give_the_run_that_trains_its_own(request, runs, experts,
     assert json.loads((folder / "manifest.json").read_text())["recipe"]["experts"]["run"] == str(experts)
     ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, runs[name]))
     for branch in theirs.branches:
-        assert_same(ours.tensors(branch), theirs.tensors(branch))
+        assert_same(tensors_of(ours, branch), tensors_of(theirs, branch))
 
 
 @pytest.fixture(scope="module")

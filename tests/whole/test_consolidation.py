@@ -1,9 +1,11 @@
 """CoPD whose cycles end in a consolidation: who is trained from what, what is saved, and that it resumes to the bit."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import tensors_of
 from records import events, rollouts_of, weights_at
 from safetensors.torch import load_file
 
@@ -49,7 +51,7 @@ def assert_resumes(tmp_path, assert_same, stopped):
         copd.train(load_recipe("demo", changes), folder, resume=True)
         ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, whole))
         for branch in theirs.branches:
-            assert_same(ours.tensors(branch), theirs.tensors(branch))
+            assert_same(tensors_of(ours, branch), tensors_of(theirs, branch))
         return theirs
 
     return check
@@ -62,6 +64,17 @@ def test_the_student_alone_is_updated_while_the_branches_rest(run, assert_same):
     assert [u for u in updates if u[1] != "rlvr"] == [(step, "consolidation", "merged") for step in taught]
     for name in NAMES:
         assert_same(weights_at(run, 4, name), weights_at(run, 2, name))
+
+
+@pytest.mark.slow
+def test_weights_that_travel_between_processes_make_the_bits_of_one_process(run, tmp_path):
+    again = copd.train(load_recipe("demo", [*SMALL, "backend=processes"]), tmp_path / "run")
+    whole = Path("checkpoints") / "step-00000007"
+    for name in (*NAMES, "merged"):
+        assert (again / whole / f"{name}.safetensors").read_bytes() == (
+            run / whole / f"{name}.safetensors"
+        ).read_bytes()
+    assert not [path for path in again.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize("ended", [2, 5])

@@ -28,7 +28,7 @@ CALLS = (
     ("image", "update", 1),
     ("text", "score", 1),
     ("image", "collect", 5),
-    ("text", "state", 1),
+    ("text", "write_state", 1),
     ("image", "save", 1),
 )
 """A branch, and the call in the middle of which it is killed: the so-manyth of its kind since all began or went on."""

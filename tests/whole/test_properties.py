@@ -10,18 +10,20 @@ from contextlib import contextmanager
 import pytest
 import torch
 import yaml
+from checkpoints import save_checkpoint, tensors_of
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from merges import merge
 
 from copd.commands.check import check_file
 from copd.errors import CheckpointError, DataError, RecipeError
-from copd.maths.merge import MERGES, merge
+from copd.maths.merge import MERGES
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe
 from copd.recipe.strict_yaml import parse_yaml
 from copd.rewards.answers import FORMS, final_answer
 from copd.rewards.verifiers import VERIFIERS, misread
-from copd.runs.checkpoint import MANIFEST, latest_checkpoint, save_checkpoint, verify_checkpoint
+from copd.runs.checkpoint import MANIFEST, latest_checkpoint, verify_checkpoint
 
 
 def few(examples):
@@ -351,7 +353,7 @@ def test_any_manifest_under_a_right_seal_is_a_checkpoint_or_refused_by_name(chec
     with nothing_but(CheckpointError, str(folder)):
         found = verify_checkpoint(folder)
         for branch in found.branches:
-            found.tensors(branch)
+            tensors_of(found, branch)
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/etc/passwd", "..", "", "a\0b"])
@@ -375,4 +377,4 @@ def test_any_file_of_tensors_is_refused_by_name_even_where_the_manifest_vouches_
     manifest["files"] = {path.name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}}
     (folder / MANIFEST).write_bytes(sealed(manifest))
     with nothing_but(CheckpointError, f"{path}: cannot be read"):
-        latest_checkpoint(folder.parent).tensors("a")
+        tensors_of(latest_checkpoint(folder.parent), "a")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import tensors_of
+from merges import mean, merge
 from safetensors.torch import load_file
 from tiny_kinds import tiny_of_kind
 
@@ -14,7 +16,6 @@ from copd.assemble.branches import branch_policy
 from copd.assemble.preflight import check_prompts
 from copd.assemble.tasks import make_tasks
 from copd.errors import ModelFolderError, RecipeError
-from copd.maths.merge import mean, merge
 from copd.model.folders import model_folder
 from copd.model.policy import Policy
 from copd.recipe.reading import load_recipe
@@ -74,7 +75,7 @@ def test_each_branch_leaves_its_adapter_beside_its_full_weights(finished):
 @pytest.mark.slow
 def test_checkpoints_hold_adapters_alone_and_a_run_goes_on_bit_identically(finished, tmp_path, assert_same, stopped):
     whole = latest_checkpoint(finished / "checkpoints")
-    assert all(".lora_" in name for name in whole.tensors("text") if name not in ("skipped_in_a_row", "version"))
+    assert all(".lora_" in name for name in tensors_of(whole, "text") if name not in ("skipped_in_a_row", "version"))
     again = tmp_path / "run"
     copd.train(load_recipe("demo", LORA), again)
     for path in again.iterdir():
@@ -83,7 +84,7 @@ def test_checkpoints_hold_adapters_alone_and_a_run_goes_on_bit_identically(finis
     stopped(again)
     shutil.rmtree(again / "checkpoints" / "step-00000002")
     copd.train(load_recipe("demo", LORA), again, resume=True)
-    assert_same(latest_checkpoint(again / "checkpoints").tensors("image"), whole.tensors("image"))
+    assert_same(tensors_of(latest_checkpoint(again / "checkpoints"), "image"), tensors_of(whole, "image"))
     assert metrics(again) == metrics(finished)
     assert_same(weights_of(again / "merged"), weights_of(finished / "merged"))
 
