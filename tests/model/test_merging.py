@@ -252,7 +252,7 @@ def test_weights_of_branches_are_merged_from_their_folders_into_a_new_one(folder
 
 
 def test_a_value_of_a_branch_that_is_not_finite_is_named_with_the_branch(copies, tmp_path):
-    change(copies["b"], {NORM: torch.full((64,), torch.nan)})
+    change(copies["b"], {NORM: torch.full((128,), torch.nan)})
     with pytest.raises(MergeError, match=rf"^merge: '{NORM}' has a value that is not finite in branch b$"):
         merge_weights({name: copies[name] for name in ("a", "b")}, tmp_path / "merged", "mean", {})
 
