@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from benchmarks.measure import WARMUPS, Times, describe, environment, markdown, seconds, spread
-from benchmarks.ours import KINDS, Size, digits, grpo_step, make_branches, problems_of
+from benchmarks.ours import KINDS, Size, digits, grpo_step, make_branches
 from copd.branches.branch import Branch
 from copd.compute.family import Encoded, family_of
-from copd.types import Problem, Split
+from copd.tasks.asked import Asked
+from copd.types import Address, Problem, Split
 
 HEADER = ("kind", "threads", "prepared in the step", "prepared by a thread", "ratio")
 
@@ -40,7 +41,7 @@ class Preparing:
     """Problems of the steps of a branch, rendered and encoded by a thread with a processor of its own."""
 
     def __init__(self, branch: Branch, size: Size) -> None:
-        self._task, self._size = branch.tasks[branch.capability], size
+        self._asked, self._capability, self._size = Asked(branch.asked.tasks), branch.capability, size
         self._family = family_of(branch.policy.model, copy.deepcopy(branch.policy.processor))
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
@@ -52,14 +53,15 @@ class Preparing:
         self._thread.submit(int).result()
 
     def _prepare(self, step: int) -> tuple[list[Problem], list[Encoded]]:
-        problems = problems_of(self._task, step, self._size)
+        places = range(step * self._size.prompts, (step + 1) * self._size.prompts)
+        problems = [self._asked.at(Address(self._capability, Split.TRAIN, place)) for place in places]
         return problems, self._family.encode(problems)
 
 
 def measure(kind: str, size: Size) -> Times:
     """Seconds of steps that prepare their own problems, and of steps that find them ready and have the next made."""
     (branch,) = make_branches({kind: digits(kind)}, size.max_new_tokens)
-    task, weights = branch.tasks[branch.capability], branch.policy.weights()
+    tasks, weights = branch.asked.tasks, branch.policy.weights()
     preparing = Preparing(branch, size)
     times: Times = {"alone": [], "ahead": []}
     for step in range(WARMUPS + size.repetitions):
@@ -69,11 +71,11 @@ def measure(kind: str, size: Size) -> Times:
             problems, encoded = ready.result()
             preparing.submit(step + 1)
             branch.policy.encoder._remembered.update(zip(problems, encoded, strict=True))
-            branch.tasks = {kind: Ready(task, problems, step * size.prompts)}
+            branch.asked = Asked({kind: Ready(tasks[kind], problems, step * size.prompts)})
             grpo_step(branch, step, size)
 
         def alone(step: int = step) -> None:
-            branch.tasks = {kind: task}
+            branch.asked = Asked(tasks)
             grpo_step(branch, step, size)
 
         sides = {"alone": alone, "ahead": ahead}

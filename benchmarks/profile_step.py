@@ -62,7 +62,7 @@ def clocked(branch: Branch) -> Iterator[Clock]:
     """A clock on the parts of the branch's steps."""
     clock = Clock()
     parts = (
-        (type(branch.tasks[branch.capability]), "problem", "render"),
+        (type(branch.asked.tasks[branch.capability]), "problem", "render"),
         (Encoder, "_recall", "encode"),
         (Forward, "start_shared", "prefill"),
         (copd.model.policy, "decode", "decode"),

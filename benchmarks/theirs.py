@@ -127,7 +127,7 @@ def grpo_trainer(branch: Branch, size: Size, max_new_tokens: int) -> Any:
             model=ordinary(branch.policy),
             reward_funcs=reward,
             args=config,
-            train_dataset=dataset(problems_of_all_steps(branch.tasks[branch.capability], size)),
+            train_dataset=dataset(problems_of_all_steps(branch.asked.tasks[branch.capability], size)),
             processing_class=branch.policy.processor,
         )
 
@@ -136,7 +136,7 @@ def distillation_trainer(student: Branch, teacher: Branch, size: Size, max_new_t
     """TRL's DistillationTrainer over the teacher's problems, each answered as often as ours, on copies of both."""
     from trl import DistillationConfig, DistillationTrainer
 
-    problems = problems_of_all_steps(teacher.tasks[teacher.capability], size)
+    problems = problems_of_all_steps(teacher.asked.tasks[teacher.capability], size)
     with tempfile.TemporaryDirectory() as folder:
         config = DistillationConfig(**settings(folder, student, size, max_new_tokens), beta=1.0)
         return DistillationTrainer(

@@ -5,9 +5,12 @@ Dimensions in names: P prompts, N sequences (rows), T response tokens, K top-k e
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -59,6 +62,15 @@ class Message:
         return [{"type": "text", "text": i} if isinstance(i, str) else {"type": i.value} for i in self.items]
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where a problem comes from. In every process of a run the task of the capability makes the same problem of it."""
+
+    capability: str
+    split: Split
+    index: int
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """One prompt with a verifiable answer.
@@ -70,7 +82,8 @@ class Problem:
     the verifier that grades a response against `answer` (`rewards.grading`); it never points at code. `solution` is a
     worked response, used only by the supervised warm-up. `columns` is a JSON object, for a user's reward function that
     wants more than the answer. `sources` names what the problem was made of, such as pictures: problems that share a
-    source are not independent.
+    source are not independent. `address` is there if the problem was drawn from the tasks of a run (`at`); a changed
+    copy has none.
     """
 
     id: str
@@ -86,6 +99,24 @@ class Problem:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     columns: str = "{}"
     sources: tuple[str, ...] = ()
+    address: Address | None = field(default=None, init=False)
+
+    def at(self, address: Address) -> Problem:
+        """The same problem, as drawn at this address."""
+        if self.address == address:
+            return self
+        drawn = copy.copy(self)
+        object.__setattr__(drawn, "address", address)
+        return drawn
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The sha256 of everything in the problem but its address, in hex."""
+        own = [field.name for field in fields(self) if field.name not in ("images", "videos", "address")]
+        found = hashlib.sha256(repr([getattr(self, name) for name in own]).encode())
+        for pixels in (*self.images, *self.videos):
+            found.update(repr(pixels.shape).encode() + pixels.tobytes())
+        return found.hexdigest()
 
     @property
     def chat(self) -> list[dict[str, Any]]:

@@ -20,7 +20,8 @@ from copd.rewards.answers import MARKS
 from copd.rewards.grading import Grader
 from copd.rows.rows import Index, Rows
 from copd.tasks.asked import Asked
-from copd.types import SettledPath, Task
+from copd.tasks.mixture import Mixture
+from copd.types import MIXED, SettledPath, Task
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,8 @@ class Assembled:
 
     @cached_property
     def asked(self) -> Asked:
-        """The problems of validation and test, shared by all models."""
-        return Asked(self.tasks)
+        """The problems of all tasks and of their mixture. Those of validation and test are shared by all models."""
+        return Asked({**self.tasks, MIXED: Mixture(MIXED, tuple(self.tasks.values()))})
 
     @property
     def fingerprints(self) -> dict[str, dict[str, dict[str, str]]]:

@@ -22,9 +22,8 @@ from copd.model.objectives import Aggregate, Delta, over_constant, over_sequence
 from copd.model.parity import checked_on
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe
-from copd.tasks.mixture import Mixture
 from copd.topology import Edge
-from copd.types import MIXED, Rollouts
+from copd.types import Rollouts
 
 DIVERGENCES: dict[str, Divergence] = {
     "reverse_kl": reverse_kl,
@@ -134,7 +133,7 @@ def make_branch(made: Assembled, name: str, index: int, *, alone: bool = False) 
         name,
         index,
         policy,
-        {**made.tasks, MIXED: Mixture(MIXED, tuple(made.tasks.values()))},
+        made.asked.tasks,
         made.sampling,
         capability=name,
         learner=make_learner(recipe, policy),

@@ -98,7 +98,7 @@ class OwnProcesses(_Evaluating):
         try:
             for index, name in enumerate(names):
                 make = partial(lone_branch, made.recipe, name, index, self._inherited)
-                self._processes[name] = BranchProcess(name, make, partial(_warn_of, made, name))
+                self._processes[name] = BranchProcess(name, make, partial(_warn_of, made, name), made.asked.at)
             self.branches = {name: process.handle(_patience(made)) for name, process in self._processes.items()}
         except BaseException:
             self.close()
@@ -135,7 +135,7 @@ class RayActors(_Evaluating):
             for index, name in enumerate(names):
                 make = partial(lone_branch, made.recipe, name, index, self._inherited)
                 room = ray.Room(cores, cluster.cards_for(device_of(made.recipe, name)[0]))
-                actor = ray.RayBranch(name, make, partial(_warn_of, made, name), room)
+                actor = ray.RayBranch(name, make, partial(_warn_of, made, name), room, made.asked.at)
                 self._life.callback(actor.close)
                 self._actors.append(actor)
             self.branches = {actor.name: actor.handle(_patience(made)) for actor in self._actors}

@@ -7,6 +7,7 @@
 - `signals`: the signals of OPD, from the teacher's answer to the student's objective
 - `handle`: the one class of handles
 - `local`: calls to a branch of this process; turns on a device
+- `travel`: what crosses between processes: tensors as bytes, problems by their address
 - `processes`: calls to a branch in a process of its own
 - `ray`: calls to a branch that is an actor of Ray
 - `patience`: how long a run waits for an answer

@@ -40,11 +40,10 @@ class Actor:
     ) -> None:
         """`grader`: by default one without user verifiers, whose processes end with this process.
 
-        `asked` holds the validation problems, which models may share; by default the actor has its own.
+        `asked` gives the tasks' problems, and models may share it; by default the actor has its own.
         """
         self.name = name
         self.policy = policy
-        self.tasks = tasks
         self.sampling = sampling
         self.grader = grader or Grader()
         self.asked = asked or Asked(tasks)

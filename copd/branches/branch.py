@@ -26,7 +26,7 @@ from copd.model.policy import Policy
 from copd.model.stored import StoredTensors, write_folder
 from copd.rewards.grading import Grader
 from copd.tasks.asked import Asked
-from copd.types import Part, Rollouts, Score, SettledPath, Split, StateFile, Task
+from copd.types import Address, Part, Rollouts, Score, SettledPath, Split, StateFile, Task
 
 PART_NORMS_EVERY = 4
 """The norms of the gradients of a branch's parts are logged in every so many updates."""
@@ -128,7 +128,7 @@ class Branch(Actor):
         started = time.perf_counter()
         visit = visit or task != self.capability
         first = step * prompts + (VISIT_STRIDE * (1 + self.index) if visit else 0)
-        problems = [self.tasks[task].problem(Split.TRAIN, first + i) for i in range(prompts)]
+        problems = [self.asked.at(Address(task, Split.TRAIN, first + i)) for i in range(prompts)]
         draws = f"{task} (visit)" if visit and task == self.capability else task
         rollouts = self.answer(problems, rollouts_per_prompt, generator_of(self.sampling.seed, self.name, draws, step))
         if visit:
@@ -150,7 +150,8 @@ class Branch(Actor):
             raise CheckpointError(
                 f"branch {self.name}: has kept {len(self._batches)} batches of its RLVR, opd.replay asks for more"
             )
-        return self._batches[place].replayed(self.tasks[self.capability], self.sampling.temperature, self.version)
+        batch = self._batches[place]
+        return batch.replayed(self.asked, self.capability, self.sampling.temperature, self.version)
 
     def score(self, rollouts: Rollouts) -> Score:
         """Teach: log-probs of responses under the current weights, or under those that are held."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from copd.types import Rollouts, Split, Task
+from copd.tasks.asked import Asked
+from copd.types import Address, Rollouts, Split
 
 PREFIX = "kept/"
 
@@ -42,11 +43,12 @@ class KeptBatch:
             rollouts.correct_N.cpu(),
         )
 
-    def replayed(self, task: Task, temperature: float, version: int) -> Rollouts:
+    def replayed(self, asked: Asked, capability: str, temperature: float, version: int) -> Rollouts:
         """The rollouts as if a policy of this version had sampled them; their log-probs are not known, and 0."""
         places_T = torch.arange(self.tokens_NT.shape[1])
+        places_P = range(self.first, self.first + self.prompts)
         return Rollouts(
-            problems=tuple(task.problem(Split.TRAIN, self.first + i) for i in range(self.prompts)),
+            problems=tuple(asked.at(Address(capability, Split.TRAIN, i)) for i in places_P),
             tokens_NT=self.tokens_NT.long(),
             mask_NT=places_T < self.length_N[:, None],
             finished_N=self.finished_N,

@@ -17,21 +17,20 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from copd.branches.branch import Branch
 from copd.branches.handle import Handle
 from copd.branches.patience import Patience, not_built
+from copd.branches.travel import Draw, from_bytes, to_bytes
 from copd.errors import CopdError, LostBranchError, ProcessError
 from copd.system.processes import Memory, Served, peak
 from copd.types import Part, Rollouts
 
 Make = Callable[[Callable[[str], None]], AbstractContextManager[Branch]]
 """Builds the branch, given a function for warnings. The branch's process enters it, and leaves it when it ends."""
+END = b""
+"""The message after which a process ends."""
 ENDING_SECONDS = 5
 """Seconds in which a process that is no longer needed may end by itself."""
 
@@ -56,9 +55,10 @@ class BranchProcess:
     process: int
     """The number of the process on this machine."""
 
-    def __init__(self, name: str, make: Make, warn: Callable[[str], None]) -> None:
+    def __init__(self, name: str, make: Make, warn: Callable[[str], None], draw: Draw) -> None:
+        """`draw` makes the problems of the branch's responses anew in this process."""
         self.name = name
-        self._warn = warn
+        self._warn, self._draw = warn, draw
         context = Served()
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, make), name=f"copd branch {name}")
@@ -84,7 +84,7 @@ class BranchProcess:
         try:
             if not self._busy:
                 with suppress(ProcessError, OSError):
-                    _send(self._pipe, None)
+                    self._pipe.send_bytes(END)
                     if self._pipe.poll(ENDING_SECONDS):
                         self._receive()
                 self._process.join(ENDING_SECONDS)
@@ -125,17 +125,18 @@ class BranchProcess:
     def _exchange(self, message: object) -> Any:
         self._busy = True
         try:
-            _send(self._pipe, message)
+            self._pipe.send_bytes(to_bytes(message))
         except OSError as error:
             raise self._gone() from error
         return self._receive()
 
     def _receive(self) -> Any:
         try:
-            value, failure, warnings, self.peak = self._pipe.recv()
+            answer = self._pipe.recv_bytes()
         except (EOFError, OSError) as error:
             raise self._gone() from error
         self._busy = False
+        value, failure, warnings, self.peak = from_bytes(answer, self._draw)
         for warning in warnings:
             self._warn(warning)
         if failure is not None:
@@ -150,7 +151,7 @@ class BranchProcess:
 
 
 def serve(pipe: Connection, make: Make) -> None:
-    """The main function of a branch's process: build the branch, then answer calls until None comes or the pipe closes.
+    """Build the branch, then answer calls until `END` comes or the pipe closes: the main function of a process.
 
     An answer is (value, exception or None, warnings since the last answer, most memory held). The process ignores
     signals that go to all processes of a run: the main process ends the others.
@@ -160,17 +161,16 @@ def serve(pipe: Connection, make: Make) -> None:
     warnings: list[str] = []
 
     def answer(value: Any, failure: BaseException | None = None) -> None:
-        _send(pipe, (value, failure, warnings, peak()))
+        pipe.send_bytes(to_bytes((value, failure, warnings, peak())))
         warnings.clear()
 
     try:
         with make(warnings.append) as branch:
             desk = _Desk(branch)
             answer((branch.capability, branch.policy.allowed_tokens))
-            while message := pipe.recv():
-                method, arguments, options = message
+            while (message := pipe.recv_bytes()) != END:
                 try:
-                    value = desk.call(method)(*arguments, **options)
+                    value = desk.result(message)
                 except Exception as error:
                     answer(None, _portable(error))
                 else:
@@ -190,8 +190,9 @@ class _Desk:
         self._kept: dict[int, Rollouts] = {}
         self._numbers = count()
 
-    def call(self, method: str) -> Callable[..., Any]:
-        return getattr(self if hasattr(self, method) else self._branch, method)
+    def result(self, message: bytes) -> Any:
+        method, arguments, options = self._opened(message)
+        return getattr(self if hasattr(self, method) else self._branch, method)(*arguments, **options)
 
     def collect(self, *asked: Any, **options: Any) -> int:
         self._kept[number := next(self._numbers)] = self._branch.collect(*asked, **options)
@@ -202,7 +203,7 @@ class _Desk:
         return number
 
     def content(self, number: int) -> bytes:
-        return bytes(ByValue.dumps(self._kept[number]))
+        return to_bytes(self._kept[number])
 
     def taken(self, number: int) -> bytes:
         content = self.content(number)
@@ -210,7 +211,7 @@ class _Desk:
         return content
 
     def score(self, content: bytes) -> Any:
-        return self._branch.score(ByValue.loads(content))
+        return self._branch.score(self._opened(content))
 
     def update(self, parts: Sequence[Any]) -> dict[str, float]:
         metrics = self._branch.update([replace(part, rollouts=self._found(part.rollouts)) for part in parts])
@@ -218,25 +219,10 @@ class _Desk:
         return metrics
 
     def _found(self, rollouts: int | bytes) -> Rollouts:
-        return self._kept[rollouts] if isinstance(rollouts, int) else ByValue.loads(rollouts)
+        return self._kept[rollouts] if isinstance(rollouts, int) else self._opened(rollouts)
 
-
-class ByValue(ForkingPickler):
-    """Pickles what travels between our own processes. Tensors travel as bytes, not as handles on shared memory."""
-
-    def reducer_override(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return NotImplemented
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        return _tensor, (flat.view(torch.uint8).numpy(), value.dtype, tuple(value.shape))
-
-
-def _tensor(content: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    return torch.from_numpy(content).view(dtype).reshape(shape)
-
-
-def _send(pipe: Connection, message: object) -> None:
-    pipe.send_bytes(ByValue.dumps(message))
+    def _opened(self, content: bytes) -> Any:
+        return from_bytes(content, self._branch.asked.at)
 
 
 def _portable(error: Exception) -> Exception:

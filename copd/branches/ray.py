@@ -19,10 +19,11 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from copd.branches.handle import Handle
 from copd.branches.patience import Patience, not_built
-from copd.branches.processes import ByValue, Make
+from copd.branches.processes import Make
+from copd.branches.travel import Draw, from_bytes, to_bytes
 from copd.errors import LostBranchError, ProcessError, first_line
 from copd.system.processes import Memory, peak
-from copd.types import Part
+from copd.types import Part, Rollouts
 
 PLACED_SECONDS = 120
 """Time for the cluster to find room for a branch."""
@@ -52,10 +53,11 @@ class RayBranch:
     process: int
     """The number of the actor's process there."""
 
-    def __init__(self, name: str, make: Make, warn: Callable[[str], None], room: Room) -> None:
+    def __init__(self, name: str, make: Make, warn: Callable[[str], None], room: Room, draw: Draw) -> None:
+        """`draw` makes the problems of the branch's responses anew in this process."""
         self.name = name
         self.peak = Memory(0)
-        self._warn = warn
+        self._warn, self._draw = warn, draw
         self._group = _placed(name, room)
         options = {
             "num_cpus": room.cores,
@@ -98,12 +100,13 @@ class RayBranch:
                 given = [part.rollouts for part in parts]
                 bare = [replace(part, rollouts=None) for part in parts]
                 return self._opened(await self._actor.update.remote(bare, *given))
-            return self._opened(await self._actor.call.remote(method, *arguments, **options))
+            carried = [to_bytes(value) if isinstance(value, Rollouts) else value for value in arguments]
+            return self._opened(await self._actor.call.remote(method, *carried, **options))
         except RayError as error:
             raise self._raised(error) from error
 
     def _opened(self, answer: bytes) -> Any:
-        value, warnings, self.peak = ByValue.loads(answer)
+        value, warnings, self.peak = from_bytes(answer, self._draw)
         for warning in warnings:
             self._warn(warning)
         return value
@@ -154,21 +157,25 @@ class _Served:
         return self._answer((self._branch.capability, self._branch.policy.allowed_tokens, node, os.getpid()))
 
     def call(self, method: str, *arguments: Any, **options: Any) -> bytes:
-        return self._answer(getattr(self._branch, method)(*arguments, **options))
+        given = [self._opened(value) if isinstance(value, bytes) else value for value in arguments]
+        return self._answer(getattr(self._branch, method)(*given, **options))
 
     @ray.method(num_returns=2)
     def kept(self, method: str, *arguments: Any, **options: Any) -> tuple[bytes, bytes]:
-        return bytes(ByValue.dumps(getattr(self._branch, method)(*arguments, **options))), self._answer(None)
+        return to_bytes(getattr(self._branch, method)(*arguments, **options)), self._answer(None)
 
     def score(self, rollouts: bytes) -> bytes:
-        return self._answer(self._branch.score(ByValue.loads(rollouts)))
+        return self._answer(self._branch.score(self._opened(rollouts)))
 
     def update(self, parts: Sequence[Part], *rollouts: bytes) -> bytes:
         pairs = zip(parts, rollouts, strict=True)
-        return self._answer(self._branch.update([replace(part, rollouts=ByValue.loads(own)) for part, own in pairs]))
+        return self._answer(self._branch.update([replace(part, rollouts=self._opened(own)) for part, own in pairs]))
 
     def _answer(self, value: Any) -> bytes:
         """In bytes, as between processes: tensors of a card are not told from those of the CPU."""
         warnings = list(self._warnings)
         self._warnings.clear()
-        return bytes(ByValue.dumps((value, warnings, peak())))
+        return to_bytes((value, warnings, peak()))
+
+    def _opened(self, content: bytes) -> Any:
+        return from_bytes(content, self._branch.asked.at)

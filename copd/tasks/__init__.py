@@ -2,5 +2,5 @@
 
 - `digits`: the embedded world: typed, handwritten and moving digits
 - `mixture`: several tasks in turn, for mixed RLVR
-- `asked`: the problems of validation and test, made once for all models
+- `asked`: problems by their address; those of validation and test, made once for all models
 """

@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from copd.assemble.branches import lone_branch
+from copd.assemble.tasks import make_tasks
 from copd.branches.local import local_handle
 from copd.branches.processes import BranchProcess, ByValue
 from copd.errors import ProcessError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.system.files import sha256
+from copd.tasks.asked import Asked
 from copd.types import Part, Split
 
 SMALL = ["sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}", "optimizer.learning_rate=1e-3"]
@@ -26,7 +28,12 @@ NAMES = ("text", "image", "video")
 
 
 def started(name, warn=print, recipe=RECIPE):
-    return BranchProcess(name, partial(lone_branch, recipe, name, NAMES.index(name), None), warn)
+    return BranchProcess(name, partial(lone_branch, recipe, name, NAMES.index(name), None), warn, drawn_here())
+
+
+def drawn_here():
+    """What makes the problems of responses in this process."""
+    return Asked(make_tasks(RECIPE)).at
 
 
 @contextmanager
@@ -52,7 +59,7 @@ def told():
 @pytest.fixture(scope="module")
 def pair(told):
     """Two branches, each in its process; the second one's warnings are kept in `told`."""
-    processes = [started("text"), BranchProcess("image", warning_branch, told.append)]
+    processes = [started("text"), BranchProcess("image", warning_branch, told.append, drawn_here())]
     yield [process.handle() for process in processes]
     for process in processes:
         process.close()

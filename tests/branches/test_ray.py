@@ -10,7 +10,7 @@ from functools import partial
 import psutil
 import pytest
 import torch
-from test_processes import NAMES, RECIPE, taught
+from test_processes import NAMES, RECIPE, drawn_here, taught
 
 from copd.assemble.branches import lone_branch
 from copd.branches import ray as on_ray
@@ -24,10 +24,11 @@ from copd.types import Part, Split
 
 pytestmark = pytest.mark.slow
 ROOM = Room(1, 0)
+HERE = drawn_here()
 
 
 def started(name, recipe=RECIPE):
-    return RayBranch(name, partial(lone_branch, recipe, name, NAMES.index(name), None), print, ROOM)
+    return RayBranch(name, partial(lone_branch, recipe, name, NAMES.index(name), None), print, ROOM, HERE)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,7 +65,7 @@ def told():
 @pytest.fixture(scope="module")
 def pair(told):
     """Two branches, each an actor; the second one's warnings are kept in `told`."""
-    actors = [started("text"), RayBranch("image", warning(), told.append, ROOM)]
+    actors = [started("text"), RayBranch("image", warning(), told.append, ROOM, HERE)]
     yield [actor.handle() for actor in actors]
     for actor in actors:
         actor.close()
@@ -151,7 +152,7 @@ def test_an_actor_that_is_killed_in_a_call_is_named_at_once():
 def test_a_branch_for_which_the_cluster_has_no_room_is_named_with_what_is_free(monkeypatch):
     monkeypatch.setattr(on_ray, "PLACED_SECONDS", 2)
     with pytest.raises(ProcessError, match=r"branch big: asks for 1000 cores, which no node .* free in all: CPU \d"):
-        RayBranch("big", warning(), print, Room(1000, 0))
+        RayBranch("big", warning(), print, Room(1000, 0), HERE)
 
 
 def test_signals_stay_with_the_run(here):

@@ -56,9 +56,7 @@ def test_a_doubt_about_a_family_that_is_known_to_share_is_an_error_with_the_diff
     policy, problems_of
 ):
     wrong = displaced(policy)
-    with pytest.raises(
-        ModelFolderError, match=r"by \d.* nats .*qwen3_vl is known to share.*model\.allow_plain_path"
-    ):
+    with pytest.raises(ModelFolderError, match=r"by \d.* nats .*qwen3_vl is known to share.*model\.allow_plain_path"):
         settle_path(wrong, problems_of["text"], allow_plain_path=False)
     assert wrong.shared_prefix
     assert wrong.packing
