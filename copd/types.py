@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from functools import cached_property
@@ -62,6 +62,28 @@ class Message:
         return [{"type": "text", "text": i} if isinstance(i, str) else {"type": i.value} for i in self.items]
 
 
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """An image or a video that holds no pixels: `numpy.asarray` decodes them, each time anew.
+
+    `shape` and `digest` are those of the pixels, which are uint8. `decode` raises DataError naming the file if the
+    pixels cannot be decoded any more, or are others.
+    """
+
+    shape: tuple[int, ...]
+    digest: bytes
+    decode: Callable[[], np.ndarray]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        pixels = self.decode()
+        return pixels if dtype is None else pixels.astype(dtype)
+
+
+def digest_of(pixels: np.ndarray | Pixels) -> bytes:
+    """The sha256 of the pixels' bytes."""
+    return pixels.digest if isinstance(pixels, Pixels) else hashlib.sha256(pixels.tobytes()).digest()
+
+
 @dataclass(frozen=True)
 class Address:
     """Where a problem comes from. In every process of a run the task of the capability makes the same problem of it."""
@@ -75,7 +97,8 @@ class Address:
 class Problem:
     """One prompt with a verifiable answer.
 
-    `images` are [H, W, 3] uint8, `videos` are [frames, H, W, 3] uint8 at `fps`, one rate for all or one for each.
+    `images` are [H, W, 3] uint8, `videos` are [frames, H, W, 3] uint8 at `fps`, one rate for all or one for each. Both
+    are arrays, or hold no pixels until they are decoded.
     Without `messages` the prompt is one user message, in which all media stand before the text `prompt`. With
     `messages` they are the whole prompt: they hold as many places as there are media, filled in order, and `prompt` is
     only shown to people. `chat_template_kwargs` are variables of the model's chat template. `verifier` is the name of
@@ -92,8 +115,8 @@ class Problem:
     answer: str
     verifier: str
     solution: str = ""
-    images: tuple[np.ndarray, ...] = ()
-    videos: tuple[np.ndarray, ...] = ()
+    images: tuple[np.ndarray | Pixels, ...] = ()
+    videos: tuple[np.ndarray | Pixels, ...] = ()
     fps: float | tuple[float, ...] = 2.0
     messages: tuple[Message, ...] = ()
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -115,7 +138,7 @@ class Problem:
         own = [field.name for field in fields(self) if field.name not in ("images", "videos", "address")]
         found = hashlib.sha256(repr([getattr(self, name) for name in own]).encode())
         for pixels in (*self.images, *self.videos):
-            found.update(repr(pixels.shape).encode() + pixels.tobytes())
+            found.update(repr(pixels.shape).encode() + digest_of(pixels))
         return found.hexdigest()
 
     @property
@@ -125,6 +148,11 @@ class Problem:
             return [{"role": message.role, "content": message.content} for message in self.messages]
         media = (*(Medium.IMAGE for _ in self.images), *(Medium.VIDEO for _ in self.videos))
         return [{"role": "user", "content": Message("user", (*media, self.prompt)).content}]
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the pixels that the problem holds."""
+        return sum(media.nbytes for media in (*self.images, *self.videos) if not isinstance(media, Pixels))
 
     @property
     def fps_of_videos(self) -> tuple[float, ...]:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 from copd.assemble.assembled import Assembled, assembled
@@ -23,7 +22,7 @@ from copd.compare.search import choose, chosen_file, read_chosen, write_chosen
 from copd.compare.summary import Sources
 from copd.errors import JobError, RecipeError
 from copd.system.files import replace_text
-from copd.types import Part, Problem, Split
+from copd.types import Part, Problem, Split, digest_of
 
 PROBLEMS = "problems.json"
 """What the test problems of each capability were made of, for intervals over problems that share something."""
@@ -160,4 +159,4 @@ def _sources_of(made: Assembled, name: str, count: int) -> list[list[str]]:
 def _named(problem: Problem) -> list[str]:
     """The sources of a problem; where its task names none, its images and videos as they are."""
     media = (*problem.images, *problem.videos)
-    return list(problem.sources) or [sha256(item.tobytes()).hexdigest()[:16] for item in media]
+    return list(problem.sources) or [digest_of(item).hex()[:16] for item in media]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from threading import Lock
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -13,7 +16,7 @@ from copd.compute.family import Encoded, Family
 from copd.types import Problem
 
 REMEMBERED_PROMPTS, REMEMBERED_BYTES = 1024, 2**30
-"""At most this many prompts, with this many bytes of media, are remembered. The current batch always is."""
+"""At most this many prompts are remembered, or as many as the present batch has, with at most these bytes of pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,22 +84,45 @@ class Responses:
 
 
 class Encoder:
-    """Encodes prompts for one family of models. Recently encoded prompts are remembered by problem."""
+    """Encodes prompts for one family of models. Recently encoded prompts are remembered by problem.
+
+    Pixels are made for one batch at a time: when it is encoded or, if it is expected, while the batch before it is
+    computed with.
+    """
 
     def __init__(self, family: Family) -> None:
         self.family = family
         self._remembered: OrderedDict[Problem, Encoded] = OrderedDict()
         self._remembered_bytes = 0
+        self._length_of: WeakKeyDictionary[Problem, int] = WeakKeyDictionary()
+        self._expected: deque[Sequence[Problem]] = deque()
+        self._ahead: tuple[list[Problem], Future[list[Encoded]]] | None = None
+        self._thread = ThreadPoolExecutor(1, "copd pixels")
+        self._one_at_a_time = Lock()
 
     def lengths(self, problems: Sequence[Problem]) -> list[int]:
-        """Number of tokens of each prompt, placeholders expanded."""
-        return [len(encoded.ids_S) for encoded in self._recall(problems)]
+        """Number of tokens of each prompt, placeholders expanded. No pixel is made."""
+        new: dict[str, list[Problem]] = {}
+        for problem in dict.fromkeys(problems):
+            if problem not in self._length_of:
+                new.setdefault(problem.kind, []).append(problem)
+        for kind, same_kind in new.items():
+            self._length_of.update(zip(same_kind, self._measured(kind, same_kind), strict=True))
+        return [self._length_of[problem] for problem in problems]
+
+    def expect(self, batches: Iterable[Sequence[Problem]]) -> None:
+        """These batches will be encoded next, in this order. A thread makes each while the one before it is used."""
+        self._expected = deque(batches)
 
     def encode(self, problems: Sequence[Problem], device: torch.device) -> Prompts:
-        """Encode problems of one kind as one left-padded batch on `device`."""
+        """Encode problems of one kind as one left-padded batch on `device`.
+
+        Raises DataError naming a picture or video that is not what it was.
+        """
         if len({problem.kind for problem in problems}) != 1:
             raise ValueError("a batch holds one kind of prompt: text, image or video")
         parts = self._recall(problems)
+        self._go_ahead(problems)
         longest = max(len(part.ids_S) for part in parts)
         ids_PS = torch.full((len(parts), longest), self.family.pad_id)
         mask_PS = torch.zeros(len(parts), longest, dtype=torch.bool)
@@ -109,28 +135,49 @@ class Encoder:
         media_of_P = [{name: value.to(device) for name, value in part.media.items()} for part in parts]
         return Prompts(ids_PS.to(device), mask_PS.to(device), positions_APS.to(device), media_of_P)
 
+    def _measured(self, kind: str, problems: Sequence[Problem]) -> list[int]:
+        if kind == "text":
+            return [len(encoded.ids_S) for encoded in self._recall(problems)]
+        with self._one_at_a_time:
+            return self.family.lengths(problems)
+
     def _recall(self, problems: Sequence[Problem]) -> list[Encoded]:
-        new: dict[str, list[Problem]] = {}
-        for problem in problems:
-            if problem in self._remembered:
-                self._remembered.move_to_end(problem)
-            else:
-                new.setdefault(problem.kind, []).append(problem)
-        for same_kind in new.values():
-            for problem, encoded in zip(same_kind, self.family.encode(same_kind), strict=True):
-                self._remembered[problem] = encoded
-                self._remembered_bytes += _bytes(problem, encoded)
-        found = [self._remembered[problem] for problem in problems]
-        while (
-            new
-            and len(self._remembered) > len(problems)
-            and (len(self._remembered) > REMEMBERED_PROMPTS or self._remembered_bytes > REMEMBERED_BYTES)
-        ):
-            self._remembered_bytes -= _bytes(*self._remembered.popitem(last=False))
+        new = self._new(problems)
+        ahead, self._ahead = self._ahead, None
+        made = ahead[1].result() if ahead and ahead[0] == new else self._made(new)
+        encoded_of = dict(zip(new, made, strict=True))
+        found = [encoded_of.get(problem) or self._remembered[problem] for problem in problems]
+        for problem, encoded in zip(problems, found, strict=True):
+            self._remember(problem, encoded, max(REMEMBERED_PROMPTS, len(found)))
         return found
+
+    def _remember(self, problem: Problem, encoded: Encoded, most: int) -> None:
+        if problem in self._remembered:
+            self._remembered.move_to_end(problem)
+        elif (size := _bytes(problem, encoded)) <= REMEMBERED_BYTES:
+            while self._remembered_bytes + size > REMEMBERED_BYTES or len(self._remembered) >= most:
+                self._remembered_bytes -= _bytes(*self._remembered.popitem(last=False))
+            own = {name: value.clone() for name, value in encoded.media.items()}  # a view would hold its whole batch
+            self._remembered[problem] = replace(encoded, media=own)
+            self._remembered_bytes += size
+
+    def _new(self, problems: Sequence[Problem]) -> list[Problem]:
+        return [problem for problem in dict.fromkeys(problems) if problem not in self._remembered]
+
+    def _made(self, problems: Sequence[Problem]) -> list[Encoded]:
+        with self._one_at_a_time:
+            return self.family.encode(problems) if problems else []
+
+    def _go_ahead(self, problems: Sequence[Problem]) -> None:
+        """If `problems` are the batch that is expected now, have the thread make what is new in the following one."""
+        if not self._expected or list(self._expected[0]) != list(problems):
+            return
+        self._expected.popleft()
+        new = self._new(self._expected[0]) if self._expected else []
+        if new and new[0].kind != "text":
+            self._ahead = new, self._thread.submit(self._made, new)
 
 
 def _bytes(problem: Problem, encoded: Encoded) -> int:
-    """Bytes that the media of a remembered prompt take."""
-    arrays = sum(array.nbytes for array in (*problem.images, *problem.videos))
-    return arrays + sum(tensor.nbytes for tensor in encoded.media.values())
+    """Bytes that the pixels of a remembered prompt take."""
+    return problem.held_bytes + sum(tensor.nbytes for tensor in encoded.media.values())

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from copd.errors import ChatRefused, ModelFolderError, first_line, visible
-from copd.types import Problem
+from copd.types import Pixels, Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +57,24 @@ class Family:
         """Encode problems of one kind.
 
         Raises ValueError naming a problem whose kind the model does not take. Raises ModelFolderError if the chat
-        template fails, and ChatRefused if the template itself refuses the chat.
+        template fails, and ChatRefused if the template itself refuses the chat. Raises DataError naming a picture or
+        video that is not what it was.
         """
+        self._check_kinds(problems)
+        return self._encode(problems)
+
+    def lengths(self, problems: Sequence[Problem]) -> list[int]:
+        """Number of tokens of each prompt of one kind, placeholders expanded. No pixel is made. Raises as `encode`."""
+        self._check_kinds(problems)
+        return self._lengths(problems)
+
+    def _check_kinds(self, problems: Sequence[Problem]) -> None:
         for problem in problems:
             if problem.kind not in self.kinds:
                 raise ValueError(
                     f"problem {problem.id!r} holds {problem.kind}; "
                     f"{self.model_type} takes {' and '.join(self.kinds)} only"
                 )
-        return self._encode(problems)
 
     def position_ids(self, positions_ANT: Tensor) -> Tensor:
         """Positions in the form that the model's forward takes."""
@@ -93,20 +103,36 @@ class Family:
         ids = [torch.tensor(row) for row in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
         return [Encoded(ids_S, torch.arange(len(ids_S))[None], {}) for ids_S in ids]
 
+    def _lengths(self, problems: Sequence[Problem]) -> list[int]:
+        return [len(encoded.ids_S) for encoded in self._encode(problems)]
+
 
 class _WithPictures(Family):
     """Run chat template and processor once for all problems, then split the batch and drop the padding."""
 
     def _encode(self, problems: Sequence[Problem]) -> list[Encoded]:
-        images = [problem.images for problem in problems]
-        videos = [video for problem in problems for video in problem.videos]
+        batch = self._processed(problems, np.asarray)
+        positions_APS = self._positions(batch)
+        media_of_P = self._media(batch, [len(p.images) for p in problems], [len(p.videos) for p in problems])
+        return [
+            Encoded(batch["input_ids"][p, mask], positions_APS[:, p, mask], media_of_P[p])
+            for p, mask in enumerate(batch["attention_mask"].bool())
+        ]
+
+    def _lengths(self, problems: Sequence[Problem]) -> list[int]:
+        return self._processed(problems, _hollow)["attention_mask"].sum(-1).tolist()
+
+    def _processed(self, problems: Sequence[Problem], pixels: Callable[[Any], Any]) -> Any:
+        """The padded batch of the processor, which gets the `pixels` of each image and video."""
+        images = [[pixels(image) for image in problem.images] for problem in problems]
+        videos = [pixels(video) for problem in problems for video in problem.videos]
         media: dict[str, Any] = {"images": self._arranged(images)} if any(images) else {}
         if videos or media:
             media["input_data_format"] = "channels_last"  # else 1, 3 or 4 rows of pixels would be taken for channels
         if videos:
             media |= {"videos": videos, "do_sample_frames": False}  # frames were sampled when the video was read
             media["video_metadata"] = [
-                _metadata(len(video), fps)
+                _metadata(video.shape[0], fps)
                 for problem in problems
                 for video, fps in zip(problem.videos, problem.fps_of_videos, strict=True)
             ]
@@ -114,13 +140,7 @@ class _WithPictures(Family):
         bos = self.tokenizer.bos_token
         if bos is not None and texts[0].startswith(bos):
             media["add_special_tokens"] = False
-        batch = self.processor(text=texts, padding=True, return_tensors="pt", **media)
-        positions_APS = self._positions(batch)
-        media_of_P = self._media(batch, [len(p.images) for p in problems], [len(p.videos) for p in problems])
-        return [
-            Encoded(batch["input_ids"][p, mask], positions_APS[:, p, mask], media_of_P[p])
-            for p, mask in enumerate(batch["attention_mask"].bool())
-        ]
+        return self.processor(text=texts, padding=True, return_tensors="pt", **media)
 
     def _arranged(self, images_of_P: Sequence[Sequence[Any]]) -> list[Any]:
         """Images as the processor takes them: one list of all."""
@@ -261,6 +281,11 @@ def _chat(processor: Any, problem: Problem) -> str:
         if type(error).__name__ == "TemplateError":  # exactly this class, no subclass: the template itself raised it
             raise ChatRefused(f"{folder}: its chat template refuses a chat: {reason}") from error
         raise ModelFolderError(f"{folder}: its chat template fails: {type(error).__name__}: {reason}") from error
+
+
+def _hollow(media: np.ndarray | Pixels) -> Tensor:
+    """A tensor of the same shape without content, on which a processor computes shapes and nothing else."""
+    return torch.empty(media.shape, dtype=torch.uint8, device="meta")
 
 
 def _metadata(frames: int, fps: float) -> dict[str, Any]:

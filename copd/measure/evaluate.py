@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from copd.maths.intervals import pass_at_k, stratified_mean, wilson
-from copd.types import Answering, Problem, Rollouts, Split
+from copd.types import Answering, Problem, Rollouts, Split, digest_of
 
 AVERAGE = "average"
 """Stands beside the capabilities in a table, and is shown where there are several."""
@@ -142,7 +142,7 @@ def digest(problems: Sequence[Problem]) -> str:
         if problem.messages or problem.chat_template_kwargs:
             found.update(repr((problem.messages, sorted(problem.chat_template_kwargs.items()))).encode())
         for item in media:
-            found.update(item.tobytes())
+            found.update(digest_of(item))
     return found.hexdigest()
 
 

@@ -280,7 +280,7 @@ class Policy:
         length_N: Tensor,
         held: Held = sampled_tokens,
     ) -> list[Tensor]:
-        return micro_batches(
+        batches = micro_batches(
             rows_M,
             prompt_of_N.tolist(),
             length_N.tolist(),
@@ -289,6 +289,8 @@ class Policy:
             token_budget=self.micro_batch_tokens,
             held=held,
         )
+        self.encoder.expect([problems[p] for p in prompt_of_N[rows].unique().tolist()] for rows in batches)
+        return batches
 
     @property
     def _refills(self) -> bool:

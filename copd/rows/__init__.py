@@ -17,6 +17,7 @@
 - `index`: places of rows, and their split by hash
 - `media`: images within bounds, inside the data root
 - `video`: video files to frames
+- `pixels`: the media of a row, decoded when they are asked for
 - `check`: reports every bad row with its reason, without a model
 - `copies`: writes some rows to a new file
 """

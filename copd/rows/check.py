@@ -11,8 +11,9 @@ from copd.rows.formats import Row
 from copd.rows.media import DataRoot
 from copd.rows.notes import count_notes
 from copd.rows.opening import Settings, Source
+from copd.rows.pixels import load_media
 from copd.rows.prompts import as_text
-from copd.rows.rows import index_rows, load_media
+from copd.rows.rows import index_rows
 
 ANSWERED = {"boxed": "\\boxed{{{}}}", "tag": "<answer>{}</answer>"}
 """A final answer in each form of `reward.answer_form`."""
@@ -101,7 +102,7 @@ def check_rows(
 
     def look(row: Row, root: DataRoot) -> None:
         if media:
-            load_media(row, root, settings.media)
+            load_media(row, root, settings.media, "")
         report.first = report.first or row
         count_notes(report.notes, row, settings.media)
         report.kinds[row.kind] += 1

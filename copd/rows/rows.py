@@ -24,11 +24,11 @@ from copd.errors import BadRow, DataError
 from copd.rows.columns import columns_of
 from copd.rows.formats import Row, RowRules
 from copd.rows.index import RowIndex, RowSet, cut
-from copd.rows.media import DataRoot, MediaRules, load_frames, load_image, named
+from copd.rows.media import DataRoot, named
 from copd.rows.notes import count_notes
 from copd.rows.opening import Settings, Source, open_files
+from copd.rows.pixels import load_media
 from copd.rows.sources import RowFile, check_stamp
-from copd.rows.video import load_video
 from copd.system.files import sha256
 from copd.types import Problem, Split
 
@@ -227,7 +227,7 @@ class Rows:
         source = self._source(split, at)
         raw = source.file.read(int(self._sets[split].position_n[at]))
         row = source.row(raw, self.settings.rules)
-        images, videos, rates = load_media(row, source.file.root, self.settings.media)
+        images, videos, rates = load_media(row, source.file.root, self.settings.media, self.where(split, at))
         problem = Problem(
             id=self._id_of(row, source, split, at),
             task=self.name,
@@ -304,15 +304,3 @@ def find_media(row: Row, root: DataRoot) -> None:
                         root.find(one)
                     except BadRow as error:
                         raise BadRow(f"{what} {named(one)}: {error}") from None
-
-
-def load_media(
-    row: Row, root: DataRoot, rules: MediaRules
-) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], tuple[float, ...]]:
-    """A row's images, its videos, and the videos' frames per second. Raises BadRow."""
-    images = tuple(load_image(reference, root, rules) for reference in row.images)
-    videos = [
-        load_frames(video, root, rules, row.fps) if isinstance(video, tuple) else load_video(video, root, rules)
-        for video in row.videos
-    ]
-    return images, tuple(frames for frames, _ in videos), tuple(fps for _, fps in videos)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from copd.errors import WriteError
 from copd.system.files import replace_bytes
-from copd.types import Problem
+from copd.types import Pixels, Problem
 
 MEDIA = "media"
 LONGEST_SIDE = 320
@@ -31,16 +31,16 @@ def keep_media(folder: Path, problem: Problem) -> dict[str, Any]:
     return {
         "images": [_keep(folder, image) for image in _spread(problem.images)],
         "videos": [
-            {"frames": [_keep(folder, frame) for frame in _spread(video)], "frames_in_all": len(video)}
+            {"frames": [_keep(folder, frame) for frame in _spread(np.asarray(video))], "frames_in_all": video.shape[0]}
             for video in problem.videos[:MOST_PICTURES]
         ],
     }
 
 
-def _spread(items: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
+def _spread(items: Sequence[np.ndarray | Pixels] | np.ndarray) -> list[np.ndarray]:
     """All items, or `MOST_PICTURES` of them at equal distances, including the first and the last."""
     chosen = np.unique(np.linspace(0, len(items) - 1, min(len(items), MOST_PICTURES)).round().astype(int))
-    return [items[i] for i in chosen]
+    return [np.asarray(items[i]) for i in chosen]
 
 
 def _keep(folder: Path, picture: np.ndarray) -> str:

@@ -8,7 +8,7 @@ from threading import Lock
 from copd.types import Address, Problem, Split, Task
 
 REMEMBERED_BYTES = 2**30
-"""Most bytes of pictures and videos that are remembered. Further problems are made anew each time."""
+"""Most bytes of pixels that are remembered with their problems. Further problems are made anew each time."""
 
 
 class Asked:
@@ -33,7 +33,7 @@ class Asked:
             if address in self._known:
                 return self._known[address]
             problem = self.tasks[address.capability].problem(address.split, address.index).at(address)
-            size = sum(item.nbytes for item in (*problem.images, *problem.videos))
+            size = problem.held_bytes
             if address.split is not Split.TRAIN and size <= self._room:
                 self._room -= size
                 self._known[address] = problem

@@ -2,6 +2,8 @@
 
 import copy
 import re
+import threading
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +13,8 @@ import torch
 from copd.compute import encode
 from copd.compute.encode import Encoder
 from copd.compute.family import QwenVL, family_of
-from copd.types import Medium, Message, Problem
+from copd.errors import DataError
+from copd.types import Medium, Message, Pixels, Problem
 
 CPU = torch.device("cpu")
 
@@ -214,29 +217,97 @@ def test_variables_of_the_chat_template_belong_to_the_problem(processor, policy)
     assert [text.endswith("<think>") for text in texts] == [False, True]
 
 
-def test_media_remembered_are_bounded_by_their_bytes(encoder, problems_of, monkeypatch):
-    one, *others = problems_of["image"]
-    encoder.encode([one], CPU)
-    size = encoder._remembered_bytes
-    assert size == one.images[0].nbytes + sum(v.nbytes for v in encoder.encode([one], CPU).media.values())
-    monkeypatch.setattr(encode, "REMEMBERED_BYTES", size)
-    for problem in others:
-        encoder.encode([problem], CPU)
-    assert list(encoder._remembered) == others[-1:]
-    encoder.encode(problems_of["image"], CPU)
-    assert len(encoder._remembered) == 3, "the present batch stays whole"
-
-
-def test_a_batch_too_large_to_be_remembered_is_encoded_once_for_its_micro_batches(encoder, problems_of, monkeypatch):
-    problems = [*problems_of["image"], *problems_of["video"]]
-    monkeypatch.setattr(encode, "REMEMBERED_BYTES", 1)
-    encoded = []
-    plainly = encoder.family.encode
-    monkeypatch.setattr(encoder.family, "encode", lambda new: encoded.extend(new) or plainly(new))
-    encoder.lengths(problems)
+def test_pixels_remembered_are_bounded_by_the_bytes_that_are_really_held(encoder, problems_of, monkeypatch):
+    problems = problems_of["image"]
+    media = encoder.encode(problems, CPU).media_of_P
+    sizes = [
+        problem.images[0].nbytes + sum(value.nbytes for value in own.values())
+        for problem, own in zip(problems, media, strict=True)
+    ]
+    assert encoder._remembered_bytes == sum(sizes)
+    tensors = [value for encoded in encoder._remembered.values() for value in encoded.media.values()]
+    assert sum(value.untyped_storage().nbytes() for value in tensors) == sum(value.nbytes for value in tensors)
+    monkeypatch.setattr(encode, "REMEMBERED_BYTES", max(sizes))
     for problem in problems:
-        encoder.encode([problem], CPU)
-    assert len(encoded) == len(problems)
+        encoder.encode([replace(problem)], CPU)
+        assert encoder._remembered_bytes <= max(sizes)
+    monkeypatch.setattr(encode, "REMEMBERED_BYTES", 1)
+    encoder.encode([replace(problem) for problem in problems], CPU)
+    assert encoder._remembered_bytes <= max(sizes), "what is too large for it is not remembered"
+
+
+def lazily(problem, decode=None):
+    """The problem with media that are decoded when they are asked for."""
+
+    def undecoded(array):
+        return Pixels(array.shape, b"", (lambda: array.copy()) if decode is None else decode)
+
+    media = {name: tuple(map(undecoded, getattr(problem, name))) for name in ("images", "videos")}
+    return replace(problem, **media)
+
+
+def fails():
+    raise DataError("rows.jsonl:7: image 'a.png': has changed since it was first read")
+
+
+def test_media_that_are_decoded_only_now_are_encoded_as_those_that_are_there(encoder, problems_of, kind):
+    ours, theirs = (encoder.encode(three, CPU) for three in (list(map(lazily, problems_of[kind])), problems_of[kind]))
+    assert torch.equal(ours.ids_PS, theirs.ids_PS)
+    assert all(torch.equal(ours.media[name], value) for name, value in theirs.media.items())
+
+
+def test_a_length_needs_no_pixel(encoder, problems_of, kind):
+    without = [lazily(problem, fails) for problem in problems_of[kind]]
+    assert encoder.lengths(without) == encoder.encode(problems_of[kind], CPU).mask_PS.sum(-1).tolist()
+
+
+def batches_of(problems_of, count):
+    """Problems in batches of two, which hold no pixels."""
+    first, *_ = problems_of["image"]
+    return [[lazily(first), lazily(first)] for _ in range(count)]
+
+
+def test_while_a_batch_is_used_a_thread_makes_the_next_and_no_more(encoder, problems_of, monkeypatch):
+    monkeypatch.setattr(encode, "REMEMBERED_BYTES", 0)
+    pixels, most, made, plainly = [], [], [], encoder.family.encode
+
+    def counting(problems):
+        found = plainly(problems)
+        pixels.extend(weakref.ref(encoded.media["pixel_values"]) for encoded in found)
+        made.append((problems, threading.current_thread() is threading.main_thread()))
+        most.append(sum(each() is not None for each in pixels))
+        return found
+
+    batches = batches_of(problems_of, 5)
+    expected = Encoder(encoder.family).encode(batches[0], CPU).media["pixel_values"]
+    monkeypatch.setattr(encoder.family, "encode", counting)
+    encoder.expect(batches)
+    for number, batch in enumerate(batches):
+        found = encoder.encode(batch, CPU)
+        assert torch.equal(found.media["pixel_values"], expected)
+        encoder._thread.submit(int).result()
+        assert [problems for problems, _ in made] == batches[: number + 2]
+    assert [here for _, here in made] == [True, False, False, False, False]
+    assert max(most) == 4, "two batches of two"
+
+
+def test_batches_that_come_otherwise_than_expected_are_encoded_all_the_same(encoder, problems_of):
+    first, second, third = ([problem] for problem in problems_of["image"])
+    expected = {id(batch): Encoder(encoder.family).encode(batch, CPU) for batch in (first, second, third)}
+    encoder.expect([first, second, third])
+    for batch in (first, third, second, first, third):
+        found = encoder.encode(batch, CPU)
+        assert torch.equal(found.media["pixel_values"], expected[id(batch)].media["pixel_values"])
+
+
+def test_what_the_thread_raises_names_the_file_and_the_next_batch_is_sound(encoder, problems_of):
+    first, second, third = problems_of["image"]
+    batches = [[first], [lazily(second, fails)], [third]]
+    encoder.expect(batches)
+    encoder.encode(batches[0], CPU)
+    with pytest.raises(DataError, match=r"^rows\.jsonl:7: image 'a\.png': has changed"):
+        encoder.encode(batches[1], CPU)
+    assert encoder.encode(batches[2], CPU).media["image_grid_thw"].tolist() == [[1, 4, 4]]
 
 
 def test_what_was_used_last_is_forgotten_last(encoder, problems_of, monkeypatch):

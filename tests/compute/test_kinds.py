@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny_kinds import TINY_KINDS, tiny_of_kind
@@ -15,6 +16,7 @@ from copd.model.objectives import GrpoObjective
 from copd.model.parity import logp_alone, settle_path
 from copd.model.policy import Policy
 from copd.model.vocabulary import check_same_vocabulary
+from copd.types import Problem
 
 WITHOUT_SHARED_PREFIX = {"mamba", "qwen3_next"}
 OTHERS = [name for name in TINY_KINDS if name != "qwen3_vl"]
@@ -22,6 +24,7 @@ PICTURES = {"qwen2_5_vl": ("text", "image", "video"), "gemma3": ("text", "image"
 CASES = [(name, kind) for name in OTHERS for kind in PICTURES.get(name, ("text",))]
 PACKED_CASES = [case for case in CASES if case[0] not in (*WITHOUT_SHARED_PREFIX, "gemma3")]
 """Layers of Gemma 3 that see a window are not packed."""
+WORLD = [("qwen3_vl", "image"), ("qwen3_vl", "video")]
 NEW_TOKENS = 10
 
 
@@ -103,6 +106,37 @@ def test_packed_log_probs_have_the_gradients_of_the_plain_path(
     found = gradients(policy, policy.logp(rollouts).mean())
     assert max(float(g.abs().max()) for g in found.values()) > 1e-3
     assert_same(found, gradients(plain, plain.logp(rollouts).mean()), atol=1e-5)
+
+
+def noise(rng, *shape):
+    return rng.integers(0, 255, (*shape, 3), dtype=np.uint8)
+
+
+def seen(rng, kind, count):
+    """A problem with some images or videos of any size that the rules for rows allow, and more than a cap."""
+    media = []
+    for _ in range(count):
+        height = int(np.exp(rng.uniform(np.log(4), np.log(600))))
+        width = min(int(np.exp(rng.uniform(np.log(4), np.log(600)))), 150 * height)
+        media.append(noise(rng, *([] if kind == "image" else [rng.integers(2, 6)]), max(height, width // 150), width))
+    return Problem("p", "t", "sum", "1", "integer", **{f"{kind}s": tuple(media)}, fps=float(rng.uniform(0.5, 8)))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "capped"),
+    [(*case, capped) for case in CASES + WORLD for capped in {False, case[1] == "video"} if case[1] != "text"],
+)
+def test_the_length_by_the_sizes_is_that_of_the_encoded_prompt(name, kind, capped):
+    model, processor = tiny_of_kind(name)
+    if capped:
+        processor.video_processor.cap_pixels_per_frame, processor.video_processor.max_video_tokens = True, 64
+    family = family_of(model, processor)
+    rng = np.random.default_rng(int(capped))
+    problems = [seen(rng, kind, 1 + number % 2) for number in range(4)]
+    found = family.lengths(problems)
+    assert found == [len(encoded.ids_S) for encoded in family.encode(problems)]
+    assert found == [family.lengths([problem])[0] for problem in problems]
+    assert len(set(found)) > 1
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "gemma3"])
