@@ -4,6 +4,7 @@
 - `tasks`: a recipe's tasks
 - `rows`: a branch's section on rows to a task
 - `preflight`: checks that the model can take the problems, and settles its path
+- `sampling`: what samples, and what that changes in the objectives
 - `branches`: policy, learner and objectives of a branch
 - `places`: branches in this process, each in its own process, or each an actor of Ray
 - `server`: what the processes of branches have imported when they begin

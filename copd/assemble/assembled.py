@@ -10,8 +10,10 @@ from functools import cached_property
 import torch
 
 from copd.assemble.preflight import check_overlap, check_prompts, reject_unfit, settle_paths
+from copd.assemble.sampling import make_sampler
 from copd.assemble.tasks import conflict_warnings, data_warnings, leak_warnings, make_tasks
 from copd.branches.actor import Actor, SamplingSettings
+from copd.model.engine import EngineSampler
 from copd.model.folders import compute_on, model_folder
 from copd.model.parity import checked_on, settled_path
 from copd.model.policy import Policy
@@ -136,6 +138,11 @@ class Assembled:
             self.warn(f"{name or path or self.recipe.model.path}: {warning}")
         return policy
 
+    @cached_property
+    def sampler(self) -> EngineSampler | None:
+        """The engine that samples for all models of this process; None: each model samples itself."""
+        return make_sampler(self.recipe.sampling, self.tasks)
+
     @property
     def inheritance(self) -> Inheritance:
         """What the processes of branches inherit."""
@@ -144,6 +151,7 @@ class Assembled:
 
     def actor(self, name: str, policy: Policy) -> Actor:
         """A model that answers problems and scores responses, but does not learn."""
+        policy.sampler = self.sampler
         return Actor(name, policy, self.tasks, self.sampling, self.grader, self.asked)
 
     @property

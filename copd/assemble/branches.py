@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from copd.assemble.assembled import Assembled, Home, Inheritance, assembled
+from copd.assemble.sampling import make_correction
 from copd.branches.actor import generator_of
 from copd.branches.branch import Branch, ObjectiveSettings, Reference
 from copd.branches.signals import SampledToken, Signal, StudentsLikeliest, TeachersLikeliest, WholeVocabulary
@@ -86,6 +87,7 @@ def make_objectives(recipe: Recipe, base: Policy) -> ObjectiveSettings:
     grpo = recipe.grpo
     return ObjectiveSettings(
         signal=make_signal(recipe, base),
+        corrected=make_correction(recipe.sampling),
         normalize_std=grpo.normalize_std,
         mask_truncated=grpo.mask_truncated,
         reference=Reference(base, grpo.kl_coefficient) if grpo.kl_coefficient else None,
@@ -103,7 +105,7 @@ def make_signal(recipe: Recipe, base: Policy) -> Signal:
         "proximal": partial(proximal_delta, teacher_share=opd.teacher_share),
     }
     if opd.signal == "sampled":
-        return SampledToken(deltas[opd.bound])
+        return SampledToken(deltas[opd.bound], make_correction(recipe.sampling))
     divergence = DIVERGENCES[opd.signal]
     if base.allowed_tokens <= WHOLE_VOCABULARY:
         return WholeVocabulary(divergence)
@@ -124,11 +126,16 @@ def make_branch(made: Assembled, name: str, index: int, *, alone: bool = False) 
 
     The branch of the method `mixed` learns all tasks in turn. A branch that is `alone` trains the base itself, unless
     an adapter or the KL to a reference needs the base as it is.
+
+    Raises RecipeError if another engine samples and does not compute as the policy does.
     """
     recipe = made.recipe
     itself = alone and recipe.lora is None and not recipe.grpo.kl_coefficient
     policy = made.base if itself else branch_policy(recipe, made.base, name, index)
     made.check_elsewhere(policy, checked_on(made.base))
+    policy.sampler = made.sampler
+    if made.sampler is not None:
+        made.sampler.prove(policy)
     return Branch(
         name,
         index,

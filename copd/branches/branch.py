@@ -20,7 +20,14 @@ from copd.compute.batching import take_rows
 from copd.errors import CheckpointError, NonFiniteError
 from copd.maths.advantages import group_advantages, has_signal
 from copd.model.learner import Learner, StepReport
-from copd.model.objectives import AnchoredGrpoObjective, GrpoObjective, Objective
+from copd.model.objectives import (
+    AnchoredGrpoObjective,
+    Corrected,
+    GrpoObjective,
+    Objective,
+    as_it_is,
+    with_effective_share,
+)
 from copd.model.parity import settled_path
 from copd.model.policy import Policy
 from copd.model.stored import StoredTensors, write_folder
@@ -48,10 +55,11 @@ class ObjectiveSettings:
 
     `signal` is that of OPD. With `mask_truncated`, truncated native responses are left out as if they had not been
     sampled. `reference` is None if there is no KL term. Batches with a teacher have the rate `opd_learning_rate` and
-    `opd_iterations`; None: those of the learner.
+    `opd_iterations`; None: those of the learner. `corrected` is applied to the native part.
     """
 
     signal: Signal
+    corrected: Corrected = as_it_is
     normalize_std: bool = True
     mask_truncated: bool = False
     reference: Reference | None = None
@@ -193,7 +201,7 @@ class Branch(Actor):
         described = [describe(part, each.rollouts) for part, each in zip(parts, objectives, strict=True)]
         return {
             **{name: value for metrics in described for name, value in metrics.items()},
-            **{name: value for name, value in report.metrics.items() if name not in apart},
+            **{name: value for name, value in with_effective_share(report.metrics).items() if name not in apart},
             "skipped": float(report.skipped),
             "tokens_per_second": report.tokens_trained / seconds,
         }
@@ -244,7 +252,7 @@ class Branch(Actor):
             )
         return self.settings.signal.objective(part, part.teacher)
 
-    def _native(self, part: Part) -> GrpoObjective:
+    def _native(self, part: Part) -> Objective:
         rows_M = (part.rollouts.finished_N | (not self.settings.mask_truncated)).nonzero()[:, 0]
         rollouts = take_rows(part.rollouts, rows_M)
         assert rollouts.reward_N is not None
@@ -253,10 +261,13 @@ class Branch(Actor):
         )
         reference = self.settings.reference
         if reference is None:
-            return GrpoObjective(part.name, rollouts, part.weight, advantage_M)
+            return self.settings.corrected(GrpoObjective(part.name, rollouts, part.weight, advantage_M))
         logp_MT = reference.policy.score(part.rollouts).logp_NT[rows_M]
         self.ledger.tokens_scored += int(part.rollouts.mask_NT.sum())
-        return AnchoredGrpoObjective(part.name, rollouts, part.weight, advantage_M, logp_MT, reference.kl_coefficient)
+        anchored = AnchoredGrpoObjective(
+            part.name, rollouts, part.weight, advantage_M, logp_MT, reference.kl_coefficient
+        )
+        return self.settings.corrected(anchored)
 
     def state(self) -> dict[str, Tensor]:
         """The state of the learner, the version, what is held and kept. A resumed branch needs these and the step."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from copd.maths.divergences import Divergence
-from copd.model.objectives import Delta, DenseObjective, DistillObjective, Objective
+from copd.model.objectives import Corrected, Delta, DenseObjective, DistillObjective, Objective, as_it_is
 from copd.model.policy import Policy
 from copd.types import Part, Rollouts, Score
 
@@ -33,9 +33,13 @@ class Signal(Protocol):
 
 @dataclass(frozen=True)
 class SampledToken:
-    """The bounded delta of the sampled token is its advantage."""
+    """The bounded delta of the sampled token is its advantage.
+
+    The objective is an expectation over the student's tokens, and so `corrected` if another engine sampled them.
+    """
 
     delta: Delta
+    corrected: Corrected = as_it_is
 
     def asked(self, student: Policy, rollouts: Rollouts) -> Rollouts:
         return rollouts
@@ -44,7 +48,7 @@ class SampledToken:
         return teacher.score(rollouts, version=version)
 
     def objective(self, part: Part, score: Score) -> Objective:
-        return DistillObjective(part.name, part.rollouts, part.weight, score.logp_NT, self.delta)
+        return self.corrected(DistillObjective(part.name, part.rollouts, part.weight, score.logp_NT, self.delta))
 
 
 @dataclass(frozen=True)

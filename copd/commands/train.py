@@ -15,6 +15,7 @@ from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_health
 from copd.assemble.places import placed
 from copd.assemble.plan import Plan, handovers, make_plan
+from copd.assemble.sampling import versions_of_sampler
 from copd.branches.local import finish
 from copd.errors import LostBranchError, RecipeError, RunFolderError
 from copd.maths.merge import NEED_BASE
@@ -314,7 +315,7 @@ def _manifest(made: Assembled) -> dict[str, Any]:
         "data_sha256": data,
         "verifier_sha256": verifiers,
         "trajectory": trajectory(settings, sums, data, verifiers),
-        "versions": {name: version(name) for name in ("copd", "torch", "transformers")},
+        "versions": {name: version(name) for name in ("copd", "torch", "transformers")} | versions_of_sampler(recipe),
         "python": platform.python_version(),
         "machine": platform.platform(),
     }

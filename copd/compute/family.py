@@ -76,6 +76,14 @@ class Family:
                     f"{self.model_type} takes {' and '.join(self.kinds)} only"
                 )
 
+    def unexpanded(self, problem: Problem) -> list[int]:
+        """The ids of a prompt before a processor has put a placeholder in the place of each part of a picture.
+
+        Raises ModelFolderError and ChatRefused as `encode` does.
+        """
+        text = _chat(self.processor, problem)
+        return list(self.tokenizer(text, add_special_tokens=self._adds_special_tokens(text))["input_ids"])
+
     def position_ids(self, positions_ANT: Tensor) -> Tensor:
         """Positions in the form that the model's forward takes."""
         return positions_ANT[0]
@@ -97,6 +105,10 @@ class Family:
             return mask_MS.long()
         added_MS = torch.zeros(mask_MS.shape, dtype=dtype, device=mask_MS.device).masked_fill_(~mask_MS, -torch.inf)
         return added_MS[:, None, None]
+
+    def _adds_special_tokens(self, text: str) -> bool:
+        """Whether the tokenizer puts its own tokens around the text of a chat."""
+        return False
 
     def _encode(self, problems: Sequence[Problem]) -> list[Encoded]:
         texts = [_chat(self.tokenizer, problem) for problem in problems]
@@ -137,10 +149,13 @@ class _WithPictures(Family):
                 for video, fps in zip(problem.videos, problem.fps_of_videos, strict=True)
             ]
         texts = [_chat(self.processor, problem) for problem in problems]
-        bos = self.tokenizer.bos_token
-        if bos is not None and texts[0].startswith(bos):
+        if not self._adds_special_tokens(texts[0]):
             media["add_special_tokens"] = False
         return self.processor(text=texts, padding=True, return_tensors="pt", **media)
+
+    def _adds_special_tokens(self, text: str) -> bool:
+        bos = self.tokenizer.bos_token
+        return bos is None or not text.startswith(bos)
 
     def _arranged(self, images_of_P: Sequence[Sequence[Any]]) -> list[Any]:
         """Images as the processor takes them: one list of all."""

@@ -2,6 +2,7 @@
 
 - `advantages`: group-relative advantages
 - `losses`: token-level surrogates, the KL to a reference, and their aggregation
+- `importance`: truncated importance weights, where another engine samples
 - `distill`: the signal of the sampled token; measures of behaviour
 - `divergences`: the divergences of dense OPD
 - `logprobs`: log-probs of tokens under the vocabulary mask; draws from them

@@ -1,6 +1,8 @@
 """A model as a thing: loading, sampling, scoring, training, merging, saving.
 
 - `policy`: a model with its processor and vocabulary mask: samples, log-probs, weights
+- `engine`: samples by another engine: when it takes over the weights, and the check that it computes with them
+- `vllm_sampler`: vLLM as such an engine; the only module that imports it
 - `folders`: finds, loads and saves models; chooses device and type of the arithmetic
 - `vocabulary`: the one vocabulary mask, and whether two models share it
 - `differences`: where two nested values differ, in few words

@@ -149,6 +149,7 @@ class Learner:
         if not skipped:
             torch._foreach_mul_(gradients, min(1.0, self.max_grad_norm / (norm + 1e-6)))
             self.optimizer.step()
+            self.policy.changes += 1
         self.optimizer.zero_grad(set_to_none=True)
         return StepReport(metrics, tokens, skipped)
 
@@ -236,6 +237,7 @@ class Learner:
             found = {key: tensors.get(f"{key}/{name}") for key in self._kind.shapes(parameter)}
             copies = {key: value.to(home, copy=True) for key, value in found.items() if value is not None}
             self.optimizer.state[parameter] = self._kind.completed(self.optimizer, parameter, copies)
+        self.policy.changes += 1
         self.skipped_in_a_row = int(tensors["skipped_in_a_row"])
 
     def _check_fit(self, tensors: dict[str, Tensor]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from copd.maths.distill import sampled_delta
 from copd.maths.divergences import Divergence, Target
+from copd.maths.importance import effective_share, importance_weights
 from copd.maths.losses import constant_mean, k3_kl, sequence_mean, token_mean
 from copd.types import Rollouts, Score
 
@@ -19,6 +20,9 @@ Aggregate = Callable[[Tensor, Tensor], Tensor]
 """(values [M, T], mask [M, T]) of a micro-batch -> its share of the part's objective."""
 Delta = Callable[[Tensor, Tensor], Tensor]
 """(the student's log-probs [M, T], the teacher's) -> the bounded delta of each token."""
+IMPORTANCE, IMPORTANCE_SQUARED = "importance", "importance_squared"
+EFFECTIVE_SHARE = "effective_share"
+"""Metrics of a part: the mean importance weight of its tokens, that of the squares, and what both say together."""
 
 
 def over_sequences(rollouts: Rollouts) -> Aggregate:
@@ -68,6 +72,15 @@ class Objective(Protocol):
     def target(self, rows_M: Tensor) -> Target | None:
         """The target of these rows' tokens. The divergence from it is subtracted too; None: there is none."""
         ...
+
+
+Corrected = Callable[[Objective], Objective]
+"""What makes an expectation over the trainer's tokens of one over the sampler's: `as_it_is`, if the trainer samples."""
+
+
+def as_it_is(objective: Objective) -> Objective:
+    """The objective itself, for tokens that the trainer itself sampled: no weights are computed."""
+    return objective
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,3 +190,63 @@ class DenseObjective(_Objective):
         assert logp_NTK is not None
         mask_MT = mask_NT[rows_M]
         return Target(self.divergence, logp_NTK[rows_M][mask_MT], ids_NTK[rows_M][mask_MT])
+
+
+@dataclass(frozen=True, eq=False)
+class ReweightedObjective:
+    """An objective that is an expectation over sampled tokens, where another engine than the trainer sampled them.
+
+    Each token's advantage and penalty are multiplied by its truncated importance weight. The weight makes up for the
+    choice of the token alone: the tokens before it are taken as the sampler chose them. So a direct loss, which sums
+    over all tokens in the place of a choice, is never reweighted. Of equal rows the first one's weights are used.
+    """
+
+    objective: Objective
+    cap: float
+
+    @property
+    def name(self) -> str:
+        return self.objective.name
+
+    @property
+    def rollouts(self) -> Rollouts:
+        return self.objective.rollouts
+
+    @property
+    def weight(self) -> float:
+        return self.objective.weight
+
+    @property
+    def key_N(self) -> Tensor | None:
+        return self.objective.key_N
+
+    def rows_with_gradient(self) -> Tensor:
+        return self.objective.rows_with_gradient()
+
+    def advantage(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        advantage_MT, logged = self.objective.advantage(rows_M, logp_MT)
+        weight_MT = self._weights(rows_M, logp_MT)
+        return weight_MT * advantage_MT, {**logged, IMPORTANCE: weight_MT, IMPORTANCE_SQUARED: weight_MT.square()}
+
+    def penalty(self, rows_M: Tensor, logp_MT: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        penalty_MT, logged = self.objective.penalty(rows_M, logp_MT)
+        return self._weights(rows_M, logp_MT) * penalty_MT, logged
+
+    def target(self, rows_M: Tensor) -> Target | None:
+        return self.objective.target(rows_M)
+
+    def _weights(self, rows_M: Tensor, logp_MT: Tensor) -> Tensor:
+        sampler_MT = self.rollouts.logp_NT[rows_M, : logp_MT.shape[1]].to(logp_MT)
+        return importance_weights(logp_MT, sampler_MT, cap=self.cap)
+
+
+def with_effective_share(metrics: Mapping[str, float]) -> dict[str, float]:
+    """A step's metrics, with the effective share of a part's tokens in the place of the mean square of its weights."""
+    named = {}
+    for name, value in metrics.items():
+        part, _, what = name.rpartition("/")
+        if what == IMPORTANCE_SQUARED:
+            named[f"{part}/{EFFECTIVE_SHARE}"] = effective_share(metrics[f"{part}/{IMPORTANCE}"], value)
+        else:
+            named[name] = value
+    return named

@@ -7,7 +7,7 @@ prompts and responses in one sequence (`copd.compute.packing`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -87,6 +87,10 @@ class Policy:
         self.packing = self.encoder.family.every_layer_sees_all
         self.doubt = ""
         self.adapter = adapter
+        self.sampler: Callable[..., Rollouts] | None = None
+        """Another engine: called with the policy and the arguments of `sample`. None: the policy samples itself."""
+        self.changes = 0
+        """How often the weights have changed since the policy was made."""
         self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             _enable_checkpointing(model)
@@ -187,6 +191,7 @@ class Policy:
             raise ValueError("full weights cannot be loaded into a model with adapters")
         for name, parameter in self.model.named_parameters():
             parameter.copy_(weights[name])
+        self.changes += 1
 
     @property
     def packs(self) -> bool:
@@ -218,8 +223,17 @@ class Policy:
         `generator` gives all random numbers at once, one per row and position. Without a generator each token is the
         most likely one. Problems may be of several kinds. On a card the cache obeys the token budget
         (`copd.compute.refill`). Elsewhere a batch holds one kind and obeys it as if every response had
-        `max_new_tokens`.
+        `max_new_tokens`. With a `sampler`, it samples instead.
         """
+        if self.sampler is not None:
+            return self.sampler(
+                self,
+                problems,
+                rollouts_per_prompt=rollouts_per_prompt,
+                generator=generator,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+            )
         prompt_of_N = torch.arange(len(problems)).repeat_interleave(rollouts_per_prompt)
         size = (len(prompt_of_N), max_new_tokens)
         uniform_NT = None if generator is None else torch.rand(size, generator=generator, dtype=torch.float64)
