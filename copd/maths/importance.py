@@ -17,6 +17,6 @@ def importance_weights(logp_NT: Tensor, sampler_logp_NT: Tensor, *, cap: float) 
 def effective_share(mean: float, mean_of_squares: float) -> float:
     """Kish's effective sample size of weights, as a share of their number: (E w)^2 / E w^2, between 0 and 1.
 
-    1 if all weights are equal. 0 if all weights are 0.
+    1 if all weights are equal, whatever the rounding. 0 if all weights are 0.
     """
-    return mean**2 / mean_of_squares if mean_of_squares else 0.0
+    return min(1.0, mean**2 / mean_of_squares) if mean_of_squares else 0.0

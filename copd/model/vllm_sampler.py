@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,11 +68,12 @@ def biases(banned_V: Tensor) -> dict[int, float]:
 
 def pictures(problem: Problem) -> dict[str, Any]:
     """The pictures of a problem as vLLM takes them; videos with the frames that they have."""
+    images, frames = ([np.asarray(each) for each in media] for media in (problem.images, problem.videos))
     videos = [
         (video, {"fps": fps, "total_num_frames": len(video), "frames_indices": list(range(len(video)))})
-        for video, fps in zip(problem.videos, problem.fps_of_videos, strict=True)
+        for video, fps in zip(frames, problem.fps_of_videos, strict=True)
     ]
-    return {kind: list(given) for kind, given in (("image", problem.images), ("video", videos)) if given}
+    return {kind: given for kind, given in (("image", images), ("video", videos)) if given}
 
 
 class VllmEngine:

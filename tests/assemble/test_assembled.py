@@ -2,19 +2,28 @@
 
 import asyncio
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
 
 from copd.assemble import branches as assembly
 from copd.assemble.assembled import Assembled, assembled
-from copd.assemble.branches import make_learner, make_objectives, make_signal
+from copd.assemble.branches import make_branch, make_learner, make_objectives, make_signal
 from copd.assemble.preflight import check_one_path
+from copd.assemble.sampling import versions_of_sampler
 from copd.branches.signals import StudentsLikeliest, TeachersLikeliest, WholeVocabulary
-from copd.errors import ModelFolderError
+from copd.errors import ModelFolderError, RecipeError
 from copd.maths.divergences import forward_kl, jensen_shannon, reverse_kl
+from copd.model.objectives import DenseObjective, DistillObjective, GrpoObjective, ReweightedObjective
 from copd.recipe.reading import load_recipe
-from copd.types import SettledPath
+from copd.types import Part, SettledPath
+
+
+@pytest.fixture
+def graded(written, policy, problems_of):
+    return written(policy, problems_of["text"])
+
 
 MASK_NT = torch.tensor([[True, True, True], [True, False, False]])
 VALUE_NT = torch.tensor([[1.0, 2.0, 3.0], [4.0, 50.0, 60.0]])
@@ -92,6 +101,39 @@ def test_advantages_and_truncated_responses_are_treated_as_the_recipe_says(polic
     assert (default.normalize_std, default.mask_truncated) == (True, False)
     changed = make_objectives(recipe("grpo={normalize_std: false, mask_truncated: true}"), policy)
     assert (changed.normalize_std, changed.mask_truncated) == (False, True)
+
+
+def test_a_policy_that_samples_itself_has_objectives_without_weights(policy, graded):
+    settings = make_objectives(recipe("sampling.importance_cap=3"), policy)
+    part = Part("native", graded)
+    objective = GrpoObjective("native", graded, 1.0, torch.zeros(6))
+    assert settings.corrected(objective) is objective
+    assert isinstance(settings.signal.objective(part, policy.score(graded)), DistillObjective)
+
+
+def test_where_vllm_samples_expectations_over_its_tokens_are_weighted_up_to_the_cap(policy, graded):
+    settings = make_objectives(recipe("sampling={engine: vllm, importance_cap: 3}"), policy)
+    part = Part("native", graded)
+    native = settings.corrected(GrpoObjective("native", graded, 1.0, torch.zeros(6)))
+    sampled = settings.signal.objective(part, policy.score(graded))
+    assert [type(each) for each in (native, sampled)] == [ReweightedObjective] * 2
+    assert (native.cap, sampled.cap) == (3.0, 3.0)
+    assert isinstance(sampled.objective, DistillObjective)
+
+
+def test_a_direct_loss_is_never_weighted(policy, graded):
+    settings = make_objectives(recipe("sampling.engine=vllm", "opd.signal=reverse_kl"), policy)
+    whole = policy.score(graded, whole=True)
+    assert isinstance(settings.signal.objective(Part("opd", graded), whole), DenseObjective)
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_without_vllm_nothing_is_built_that_it_would_sample_for():
+    with assembled(recipe("sampling.engine=vllm"), print) as made, pytest.raises(RecipeError, match="vllm is not inst"):
+        make_branch(made, "text", 0)
+    with assembled(recipe(), print) as made:
+        assert made.sampler is None
+        assert versions_of_sampler(made.recipe) == {}
 
 
 def test_a_part_is_made_when_it_is_first_asked_for_and_then_kept():

@@ -15,7 +15,14 @@ from copd.errors import NonFiniteError, WriteError
 from copd.maths.distill import clamped_delta
 from copd.maths.divergences import forward_kl
 from copd.model.learner import MAX_SKIPPED_IN_A_ROW, Learner
-from copd.model.objectives import DistillObjective, GrpoObjective, over_constant, over_sequences, over_tokens
+from copd.model.objectives import (
+    DistillObjective,
+    GrpoObjective,
+    ReweightedObjective,
+    over_constant,
+    over_sequences,
+    over_tokens,
+)
 from copd.model.policy import Policy
 from copd.model.stored import StoredTensors
 from copd.tasks.digits import Digits
@@ -500,3 +507,17 @@ def test_a_native_gradient_is_that_of_the_update_on_the_same_batch(make_branch):
     metrics = twin.update([Part("native", twin.collect("text", 2, 2, 4))])
     assert math.sqrt(square) == pytest.approx(metrics["native/grad_norm"], rel=1e-5)
     assert square > 0
+
+
+def test_a_corrected_branch_tells_the_effective_share_of_each_parts_tokens(make_branch, graded):
+    corrected = partial(ReweightedObjective, cap=2.0)
+    settings = ObjectiveSettings(SampledToken(partial(clamped_delta, bound=5.0), corrected), corrected)
+    branch = make_branch(settings=settings)
+    own = replace(graded, logp_NT=branch.policy.score(graded).logp_NT)
+    skewed = replace(own, logp_NT=own.logp_NT - torch.linspace(-1, 1, own.logp_NT.shape[1]) * own.mask_NT)
+    parts = [Part("native", own), Part("from_image", skewed, 1.0, branch.policy.score(skewed))]
+    metrics = branch.update(parts)
+    assert metrics["native/effective_share"] == pytest.approx(1.0, abs=1e-6)
+    assert 0.5 < metrics["from_image/effective_share"] < 0.99
+    assert not any("squared" in name for name in metrics)
+    assert not any("importance" in name for name in make_branch().update([Part("native", graded)]))

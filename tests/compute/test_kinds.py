@@ -196,6 +196,24 @@ def test_a_response_alone_is_scored_as_transformers_does(policies, written, prob
     torch.testing.assert_close(logp_alone(policy, rollouts)[2, : len(response)], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_without_pictures_an_unexpanded_prompt_is_the_prompt(policies, problems_of, name):
+    family = policies[name].encoder.family
+    encoded = family.encode(problems_of["text"])
+    assert [family.unexpanded(problem) for problem in problems_of["text"]] == [each.ids_S.tolist() for each in encoded]
+
+
+def test_an_unexpanded_prompt_has_one_placeholder_for_each_picture(policies, problems_of):
+    policy = policies["qwen2_5_vl"]
+    placeholder = policy.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    problem = replace(problems_of["image"][0], images=problems_of["image"][0].images * 2)
+    (encoded,) = policy.encoder.family.encode([problem])
+    ids = policy.encoder.family.unexpanded(problem)
+    assert ids.count(placeholder) == 2 < encoded.ids_S.tolist().count(placeholder)
+    kept = encoded.ids_S[(encoded.ids_S != placeholder) | (encoded.ids_S.roll(1) != placeholder)]
+    assert ids == kept.tolist()
+
+
 @pytest.mark.parametrize(("name", "kind"), [("qwen3", "image"), ("gemma3", "video"), ("mamba", "video")])
 def test_a_problem_with_pictures_that_the_model_does_not_take_is_named(policies, problems_of, name, kind):
     with pytest.raises(ValueError, match=rf"problem '{problems_of[kind][0].id}' holds {kind}; {name} takes text"):

@@ -43,9 +43,20 @@ def test_weighted_means_of_the_samplers_tokens_are_the_trainers():
 
 @pytest.mark.parametrize(
     ("weights", "expected"),
-    [([1.0, 1.0, 1.0], 1.0), ([2.0, 0.0], 0.5), ([1.0, 2.0, 3.0], 36 / 42), ([0.5, 0.5], 1.0), ([0.0, 0.0], 0.0)],
+    [
+        ([1.0, 1.0, 1.0], 1.0),
+        ([2.0, 0.0], 0.5),
+        ([1.0, 2.0, 3.0], 36 / 42),
+        ([0.5, 0.5], 1.0),
+        ([0.0, 0.0], 0.0),
+        ([0.1] * 3, 1.0),
+    ],
 )
 def test_the_effective_share_is_that_of_kish(weights, expected):
     mean = sum(weights) / len(weights)
     mean_of_squares = sum(weight**2 for weight in weights) / len(weights)
     assert effective_share(mean, mean_of_squares) == pytest.approx(expected)
+
+
+def test_rounding_does_not_lift_the_effective_share_above_one():
+    assert effective_share(1.0, 1.0 - 1e-9) == 1.0

@@ -54,6 +54,7 @@ NOT_RUN = {
     "copd advise ": "minutes; tests/commands/test_advise.py runs it at a reduced size",
     "copd train demo backend=ray": "a minute; tests/whole/test_lost_branch.py runs it at a reduced size",
     "copd train my.yaml backend=ray": "needs a cluster",
+    "copd train my.yaml sampling.engine=vllm": "needs vLLM; tests/model/test_vllm.py runs it at a reduced size",
     "copd compare ": "hours; tests/commands/test_compare_arms.py runs it at a reduced size",
     "vllm ": "needs a GPU, and a package that copd does not depend on",
 }

@@ -212,6 +212,10 @@ def test_only_the_rooms_of_the_model_call_models_and_tokenizers():
     )
 
 
+def test_only_one_module_imports_vllm():
+    assert importers("vllm") == {"model/vllm_sampler.py"}
+
+
 def test_only_the_learner_calls_backward():
     callers = {
         path.name for path in PACKAGE.rglob("*.py") if ".backward()" in path.read_text().replace("`.backward()`", "")

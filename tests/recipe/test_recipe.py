@@ -411,6 +411,9 @@ OVERRIDES = [
     ("shedule.cycles=2", "shedule: unknown key; did you mean 'schedule'?"),
     ("schedule.cycles=", "schedule.cycles: .*found 'None'"),
     ("schedule=2", "schedule: .*found '2'"),
+    ("sampling.engine=sglang", "sampling.engine: .*'builtin' or 'vllm'"),
+    ("sampling={engine: vllm, temperature: 2.5}", "sampling.temperature: is 2.5; engine vllm takes at most 2"),
+    ("sampling.importance_cap=0.9", "sampling.importance_cap: .*found '0.9'"),
     ("branches.a.task.noise=loud", r"branches\.a\.task\.noise: .*found 'loud'"),
 ]
 
