@@ -3,6 +3,7 @@
 - `actor`: policy, tasks and grading, put together
 - `branch`: an actor that learns and teaches
 - `state`: a branch's part of a checkpoint, written and read by the branch
+- `described`: the metrics of a batch's responses
 - `kept`: the last batches of a branch, to be replayed
 - `signals`: the signals of OPD, from the teacher's answer to the student's objective
 - `handle`: the one class of handles

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from copd.branches.actor import Actor, SamplingSettings, generator_of
+from copd.branches.described import describe
 from copd.branches.kept import KeptBatch, packed, unpacked
 from copd.branches.signals import Signal
 from copd.branches.state import read_state, write_state
 from copd.compute.batching import take_rows
 from copd.errors import CheckpointError, NonFiniteError
-from copd.maths.advantages import group_advantages, has_signal
+from copd.maths.advantages import group_advantages
 from copd.model.learner import Learner, StepReport
 from copd.model.objectives import (
     AnchoredGrpoObjective,
@@ -332,34 +333,3 @@ class Branch(Actor):
     def write_weights(self, folder: Path) -> None:
         """Write all weights by name into a new folder, tied ones once. An adapter's update is added to its weights."""
         write_folder(self.policy.weights(), folder)
-
-
-def describe(part: Part, trained: Rollouts) -> dict[str, float]:
-    """Metrics of a part's rollouts: reward, accuracy, length, share truncated, graders' failures, groups with signal.
-
-    The signal is that of the rollouts `trained` on; all other metrics are over all rows. If the problems are of several
-    tasks, the reward of each task is added as `PART/reward/TASK`.
-    """
-    rollouts = part.rollouts
-    assert rollouts.reward_N is not None
-    assert rollouts.correct_N is not None
-    assert trained.reward_N is not None
-    signal_M = has_signal(trained.reward_N, trained.prompt_of_N)
-    return {
-        f"{part.name}/reward": float(rollouts.reward_N.mean()),
-        **{f"{part.name}/reward/{task}": value for task, value in reward_by_task(rollouts).items()},
-        f"{part.name}/accuracy": float(rollouts.correct_N.float().mean()),
-        f"{part.name}/groups_with_signal": len(trained.prompt_of_N[signal_M].unique()) / len(rollouts.problems),
-        f"{part.name}/response_length": float(rollouts.mask_NT.sum(-1).float().mean()),
-        f"{part.name}/truncated_rate": 1 - float(rollouts.finished_N.float().mean()),
-        f"{part.name}/grader_failures": float(rollouts.grader_failures),
-    }
-
-
-def reward_by_task(rollouts: Rollouts) -> dict[str, float]:
-    """The mean reward of each task in the batch; empty if all problems are of one task."""
-    assert rollouts.reward_N is not None
-    tasks = [rollouts.problems[p].task for p in rollouts.prompt_of_N.tolist()]
-    names = sorted(set(tasks))
-    rewards = {name: rollouts.reward_N[torch.tensor([task == name for task in tasks])] for name in names}
-    return {name: float(each.mean()) for name, each in rewards.items() if len(names) > 1}

@@ -19,7 +19,8 @@ from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_branch
 from copd.assemble.plan import Plan, handovers, make_plan
 from copd.branches.actor import generator_of
-from copd.branches.branch import Branch, describe
+from copd.branches.branch import Branch
+from copd.branches.described import describe
 from copd.branches.handle import Handle
 from copd.branches.local import Turns, finish, local_handle
 from copd.commands.findings import Finding, machine, one_line, short, size

@@ -3,6 +3,7 @@
 - `policy`: a model with its processor and vocabulary mask: samples, log-probs, weights
 - `engine`: samples by another engine: when it takes over the weights, and the check that it computes with them
 - `vllm_sampler`: vLLM as such an engine; the only module that imports it
+- `builtin_sampler`: sampling by the policy's own model
 - `folders`: finds, loads and saves models; chooses device and type of the arithmetic
 - `vocabulary`: the one vocabulary mask, and whether two models share it
 - `differences`: where two nested values differ, in few words

@@ -17,25 +17,15 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from copd.compute.batching import (
-    Held,
-    micro_batches,
-    packed_tokens,
-    plain_tokens,
-    sampled_tokens,
-    stack_rows,
-    take_rows,
-    unflatten,
-)
-from copd.compute.decode import decode
+from copd.compute.batching import Held, micro_batches, packed_tokens, plain_tokens, take_rows, unflatten
 from copd.compute.encode import Encoder
 from copd.compute.family import family_of, tokenizer_of
 from copd.compute.forward import Forward
 from copd.compute.logprobs import response_score, response_stats
 from copd.compute.packing import attention_as_now
-from copd.compute.refill import Asked, decode_refilled, refills
 from copd.errors import RecipeError
 from copd.maths.logprobs import TokenStats
+from copd.model import builtin_sampler
 from copd.model.folders import EXPORTED, load_model, save_model
 from copd.model.held import copied, hold_in_half
 from copd.model.lora import (
@@ -208,7 +198,6 @@ class Policy:
         """Number of tokens that the vocabulary mask allows."""
         return int((~self.banned_V).sum())
 
-    @torch.no_grad()
     def sample(
         self,
         problems: Sequence[Problem],
@@ -220,44 +209,16 @@ class Policy:
     ) -> Rollouts:
         """Sample `rollouts_per_prompt` responses to each problem. Rows of one prompt are next to each other.
 
-        `generator` gives all random numbers at once, one per row and position. Without a generator each token is the
-        most likely one. Problems may be of several kinds. On a card the cache obeys the token budget
-        (`copd.compute.refill`). Elsewhere a batch holds one kind and obeys it as if every response had
-        `max_new_tokens`. With a `sampler`, it samples instead.
+        The `sampler` samples, or the policy's own model (`copd.model.builtin_sampler`). Without a generator each token
+        is the most likely one. Problems may be of several kinds.
         """
-        if self.sampler is not None:
-            return self.sampler(
-                self,
-                problems,
-                rollouts_per_prompt=rollouts_per_prompt,
-                generator=generator,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-            )
-        prompt_of_N = torch.arange(len(problems)).repeat_interleave(rollouts_per_prompt)
-        size = (len(prompt_of_N), max_new_tokens)
-        uniform_NT = None if generator is None else torch.rand(size, generator=generator, dtype=torch.float64)
-        rows_N = torch.arange(size[0])
-        most_N = torch.full(size[:1], max_new_tokens)
-        row_sets = [rows_N] if self._refills else self._split(rows_N.tolist(), problems, prompt_of_N, most_N)
-        batches = [
-            self._sample_batch(
-                problems,
-                prompt_of_N[rows],
-                None if uniform_NT is None else uniform_NT[rows],
-                max_new_tokens,
-                temperature,
-            )
-            for rows in row_sets
-        ]
-        back = torch.cat(row_sets).argsort()
-        return Rollouts(
-            problems=tuple(problems),
-            tokens_NT=stack_rows([b.tokens_NT.cpu() for b in batches])[back],
-            mask_NT=stack_rows([b.mask_NT.cpu() for b in batches])[back],
-            finished_N=torch.cat([b.finished_N.cpu() for b in batches])[back],
-            logp_NT=stack_rows([b.logp_NT.cpu() for b in batches])[back],
-            prompt_of_N=prompt_of_N,
+        sampler = self.sampler or builtin_sampler.sample
+        return sampler(
+            self,
+            problems,
+            rollouts_per_prompt=rollouts_per_prompt,
+            generator=generator,
+            max_new_tokens=max_new_tokens,
             temperature=temperature,
         )
 
@@ -280,20 +241,16 @@ class Policy:
     def micro_batches(self, rollouts: Rollouts, rows_M: Tensor) -> list[Tensor]:
         """Split rows by this policy's token budget, for log-probs on its path."""
         held = packed_tokens if self.packs else plain_tokens
-        return self._split(rows_M.tolist(), rollouts.problems, rollouts.prompt_of_N, rollouts.mask_NT.sum(-1), held)
+        return self.split(rows_M.tolist(), rollouts.problems, rollouts.prompt_of_N, rollouts.mask_NT.sum(-1), held)
 
     def token_stats(self, rollouts: Rollouts, **asked: Any) -> TokenStats:
         """Statistics of the M response tokens of one micro-batch; see `copd.compute.logprobs.response_stats`."""
         return response_stats(self, rollouts, **asked)
 
-    def _split(
-        self,
-        rows_M: Sequence[int],
-        problems: Sequence[Problem],
-        prompt_of_N: Tensor,
-        length_N: Tensor,
-        held: Held = sampled_tokens,
+    def split(
+        self, rows_M: Sequence[int], problems: Sequence[Problem], prompt_of_N: Tensor, length_N: Tensor, held: Held
     ) -> list[Tensor]:
+        """Split rows of so many response tokens by the token budget. What `held` counts is held of it."""
         batches = micro_batches(
             rows_M,
             prompt_of_N.tolist(),
@@ -305,39 +262,6 @@ class Policy:
         )
         self.encoder.expect([problems[p] for p in prompt_of_N[rows].unique().tolist()] for rows in batches)
         return batches
-
-    @property
-    def _refills(self) -> bool:
-        return self.shared_prefix and refills(self.device)
-
-    def _sample_batch(
-        self,
-        problems: Sequence[Problem],
-        prompt_of_N: Tensor,
-        uniform_NT: Tensor | None,
-        max_new_tokens: int,
-        temperature: float,
-    ) -> Any:
-        if self._refills:
-            asked = Asked(problems, prompt_of_N.tolist(), uniform_NT, max_new_tokens, temperature)
-            with self.computing():
-                return decode_refilled(self, asked)
-        chosen, prompt_of_N = torch.unique(prompt_of_N, return_inverse=True)
-        prompts = self.encoder.encode([problems[p] for p in chosen.tolist()], self.device)
-        with self.computing():
-            start = self.forward.start_shared if self.shared_prefix else self.forward.start_plain
-            prefixes, logits_PV = start(prompts, len(prompt_of_N), max_new_tokens)
-            noise = torch.float32 if self.device.type == "mps" else torch.float64
-            return decode(
-                prefixes,
-                logits_PV,
-                prompt_of_N.to(self.device),
-                banned_V=self.banned_V,
-                end_ids=self.end_ids,
-                uniform_NT=None if uniform_NT is None else uniform_NT.to(self.device, noise),
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-            )
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ import torch
 
 from copd.compute.batching import take_rows
 from copd.compute.decode import CachedPrefixes, decode, distinct_prefixes, pick, settle
+from copd.model import builtin_sampler
 
 NEW_TOKENS = 12
 
@@ -132,13 +133,17 @@ def test_problems_of_mixed_kinds_keep_their_order_and_each_row_answers_its_own_p
 
 
 @pytest.mark.parametrize("budget", [1, 60, 140])
-def test_answers_do_not_depend_on_the_split_into_batches(ending64, problems_of, budget):
+def test_answers_do_not_depend_on_the_split_into_batches(ending64, problems_of, budget, monkeypatch):
     problems = [problem for three in problems_of.values() for problem in three]
     small = ending64.clone()
     small.micro_batch_tokens = budget
     started = []
-    plainly = small._sample_batch
-    small._sample_batch = lambda *given: started.append(given[1]) or plainly(*given)
+    plainly = builtin_sampler.sample_batch
+    monkeypatch.setattr(
+        builtin_sampler,
+        "sample_batch",
+        lambda *given: (given[0] is small and started.append(given[3])) or plainly(*given),
+    )
     whole, parts = (
         policy.sample(problems, rollouts_per_prompt=3, generator=seeded(), max_new_tokens=NEW_TOKENS)
         for policy in (ending64, small)

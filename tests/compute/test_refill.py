@@ -78,7 +78,7 @@ def test_the_answers_are_those_of_the_loop_that_shares_prefixes_for_any_budget_a
 
 def test_a_policy_on_a_card_takes_it(ending64, problems_of, shared):
     with (
-        patch("copd.model.policy.refills", lambda device: True),
+        patch("copd.model.builtin_sampler.refills", lambda device: True),
         patch("copd.model.policy.decode", lambda *given, **options: pytest.fail("the other loop")),
     ):
         found = ending64.sample(
@@ -116,7 +116,7 @@ def test_models_of_other_kinds_give_the_answers_of_the_other_loop(problems_of, n
 
 def test_a_model_without_a_cache_of_keys_is_told_at_the_start_and_sampled_on_the_plain_path(problems_of):
     policy = Policy(*tiny_of_kind("mamba", seed=1))
-    with patch("copd.model.policy.refills", lambda device: True):
+    with patch("copd.model.builtin_sampler.refills", lambda device: True):
         assert "does not work with this model" in settle_path(policy, problems_of["text"])
         policy.sample(problems_of["text"], max_new_tokens=2)
 
@@ -126,7 +126,7 @@ def test_under_autocast_the_cache_is_narrow_and_log_probs_are_float32(policy, pr
     caches = []
     plainly = RowCache.layers
     with (
-        patch("copd.model.policy.refills", lambda device: True),
+        patch("copd.model.builtin_sampler.refills", lambda device: True),
         patch.object(RowCache, "layers", lambda self: caches.append(self) or plainly(self)),
     ):
         rollouts = half.sample(problems_of[kind], rollouts_per_prompt=3, generator=seeded(), max_new_tokens=8)
