@@ -11,6 +11,7 @@ import copy
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -159,6 +160,7 @@ class VllmEngine:
     def _made(self, policy: Policy, folder: str) -> Any:
         from vllm import LLM
 
+        on_cpu = policy.device.type == "cpu"
         return LLM(
             folder,
             load_format="dummy",
@@ -171,7 +173,8 @@ class VllmEngine:
             mm_device_do_normalize=False,
             mm_processor_kwargs={"input_data_format": "channels_last", "do_sample_frames": False},
             enable_sleep_mode=self._sleeps,
-            enforce_eager=policy.device.type == "cpu",
+            enforce_eager=on_cpu,
+            enable_chunked_prefill=not on_cpu,  # a CPU's random numbers cannot be taken back where a prompt goes on
             trust_remote_code=False,
             seed=0,
         )
@@ -229,7 +232,8 @@ def _torch_as_before() -> Iterator[None]:
     set_threads, threads = torch.set_num_threads, torch.get_num_threads()
     dtype = torch.get_default_dtype()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it asks torch for names that torch has renamed
             yield
     finally:
         torch.set_num_threads = set_threads

@@ -136,6 +136,25 @@ def test_without_vllm_nothing_is_built_that_it_would_sample_for():
         assert versions_of_sampler(made.recipe) == {}
 
 
+def test_a_branch_is_not_made_for_an_engine_that_does_not_compute_as_its_policy(policy):
+    class Elsewhere:
+        proven = ()
+
+        def prove(self, policy):
+            self.proven += (policy,)
+            if len(self.proven) == 2:
+                raise RecipeError("sampling.engine: differs")
+
+    with assembled(recipe(), print) as made:
+        made.sampler = Elsewhere()
+        first = make_branch(made, "text", 0)
+        assert made.sampler.proven == (first.policy,)
+        assert first.policy.sampler is made.sampler
+        assert made.actor("base", policy).policy.sampler is made.sampler
+        with pytest.raises(RecipeError, match="differs"):
+            make_branch(made, "image", 1)
+
+
 def test_a_part_is_made_when_it_is_first_asked_for_and_then_kept():
     made = Assembled(load_recipe("demo", ["model.path=nowhere"]), print)
     assert made.tasks is made.tasks

@@ -112,7 +112,9 @@ def test_a_restored_learner_has_its_weights_taken_over(sampled_by, problems_of):
 def test_each_of_two_policies_is_sampled_with_its_own_weights(sampled_by, problems_of):
     policy, twin = sampled_by()
     other = policy.clone()
+    policy.load_weights(policy.weights())
     other.load_weights(changed(other))
+    assert other.changes == policy.changes
     other.sampler = policy.sampler
     for each in (policy, other, policy):
         rollouts = sample(each, problems_of["text"])

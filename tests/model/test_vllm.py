@@ -96,6 +96,12 @@ def test_a_seed_gives_the_same_responses_again_and_a_group_holds_different_ones(
     assert len(set(rows)) == len(rows) == 24
 
 
+def test_more_prompt_tokens_are_sampled_after_than_one_pass_takes(sampled, problems_of):
+    rollouts = sample(sampled, problems_of["text"], tokens=2, rollouts_per_prompt=200)
+    assert int(rollouts.mask_NT.sum()) > 600
+    assert difference(sampled, rollouts) < TOLERANCE
+
+
 def test_only_tokens_that_the_mask_allows_are_sampled_and_a_response_ends_with_an_end_token(
     ending, engine, problems_of
 ):
