@@ -23,8 +23,8 @@ from benchmarks.ours import (
     opd_step,
     problems_of,
     without_shortcuts,
-    written,
 )
+from benchmarks.responses import written
 from copd.branches.actor import generator_of
 from copd.branches.branch import Branch
 from copd.model.policy import Policy

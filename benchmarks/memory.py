@@ -12,7 +12,8 @@ import sys
 
 import torch
 
-from benchmarks.ours import Lengthened, Size, digits, make_branches, problems_of, without_shortcuts, written
+from benchmarks.ours import Lengthened, Size, digits, make_branches, problems_of, without_shortcuts
+from benchmarks.responses import written
 from copd.model.learner import Learner
 from copd.model.objectives import GrpoObjective
 from copd.system.processes import STATUS, peak

@@ -20,7 +20,6 @@ from copd.assemble.assembled import Assembled
 from copd.assemble.branches import make_branch
 from copd.branches.branch import Branch
 from copd.model.objectives import GrpoObjective
-from copd.model.policy import Policy
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe
 from copd.rewards.grading import Grader, Grades, Response
@@ -155,25 +154,3 @@ def opd_step(student: Branch, teacher: Branch, step: int, size: Size) -> dict[st
 def problems_of(task: Task, step: int, size: Size) -> list[Problem]:
     """The problems of one step in a branch's own capability, rendered anew at every call."""
     return [task.problem(Split.TRAIN, step * size.prompts + i) for i in range(size.prompts)]
-
-
-def written(
-    policy: Policy, problems: Sequence[Problem], rows: int, tokens: int, *, distinct: int | None = None
-) -> Rollouts:
-    """Responses of `tokens` random allowed tokens, `rows` to each problem, of which the first `distinct` differ."""
-    allowed = (~policy.banned_V).nonzero()[:, 0].cpu()
-    ordinary = allowed[~torch.isin(allowed, policy.end_ids.cpu())]
-    count = len(problems) * rows
-    draw = torch.Generator().manual_seed(0)
-    tokens_NT = ordinary[torch.randint(len(ordinary), (count, tokens), generator=draw)]
-    row_N = torch.arange(count)
-    tokens_NT = tokens_NT[row_N - row_N % rows + row_N % rows % (distinct or rows)]
-    return Rollouts(
-        problems=tuple(problems),
-        tokens_NT=tokens_NT,
-        mask_NT=torch.ones(count, tokens, dtype=torch.bool),
-        finished_N=torch.ones(count, dtype=torch.bool),
-        logp_NT=torch.zeros(count, tokens),
-        prompt_of_N=torch.arange(len(problems)).repeat_interleave(rows),
-        temperature=1.0,
-    )

@@ -74,11 +74,11 @@ def tiny_tokenizer(**options: Any) -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_processor() -> Qwen3VLProcessor:
-    """Qwen3-VL's processor with 8-pixel patches. Pictures keep their size."""
-    pixels = {"shortest_edge": (2 * PATCH_SIZE) ** 2, "longest_edge": 512 * 512}
+def tiny_processor(patch_size: int = PATCH_SIZE, most_pixels: int = 512 * 512) -> Qwen3VLProcessor:
+    """Qwen3-VL's processor with patches of so many pixels a side. Pictures of at most `most_pixels` keep their size."""
+    pixels = {"shortest_edge": (2 * patch_size) ** 2, "longest_edge": most_pixels}
     shared = {
-        "patch_size": PATCH_SIZE,
+        "patch_size": patch_size,
         "merge_size": 2,
         "temporal_patch_size": 2,
         "image_mean": [0.1] * 3,

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import grading, growth, jobs, measure, memory, ours, profile_rows, profile_step, sampling, theirs
 from benchmarks.ours import Lengthened, Size, digits, make_branches, problems_of
+from benchmarks.responses import written
 
 SMALL = Size(prompts=2, rollouts=2, max_new_tokens=24, short_tokens=4, repetitions=2)
 
@@ -135,7 +136,7 @@ def test_the_jobs_without_trl_give_rows_with_all_repetitions(job):
 
 def test_scoring_repeats_as_many_responses_as_it_says(branches):
     policy = branches[0].policy
-    rollouts = ours.written(policy, problems_of(digits("text"), 0, SMALL), 4, 6, distinct=2)
+    rollouts = written(policy, problems_of(digits("text"), 0, SMALL), 4, 6, distinct=2)
     groups = rollouts.tokens_NT.view(2, 4, 6)
     assert [len(group.unique(dim=0)) for group in groups] == [2, 2]
     assert torch.equal(groups[:, :2], groups[:, 2:])
