@@ -150,7 +150,7 @@ def test_a_branch_is_not_made_for_an_engine_that_does_not_compute_as_its_policy(
         first = make_branch(made, "text", 0)
         assert made.sampler.proven == (first.policy,)
         assert first.policy.sampler is made.sampler
-        assert made.actor("base", policy).policy.sampler is made.sampler
+        assert made.actor("base", policy.clone()).policy.sampler is made.sampler
         with pytest.raises(RecipeError, match="differs"):
             make_branch(made, "image", 1)
 

@@ -57,9 +57,9 @@ def sampled_by(policy, problems_of):
     """A policy for which a twin samples, and the twin."""
 
     def make(**options):
-        twin = Twin(policy, **options)
-        policy.sampler = EngineSampler(twin, problems_of["text"][:1], 1.0)
-        return policy, twin
+        own, twin = policy.clone(), Twin(policy, **options)
+        own.sampler = EngineSampler(twin, problems_of["text"][:1], 1.0)
+        return own, twin
 
     return make
 

@@ -32,8 +32,9 @@ def engine():
 @pytest.fixture
 def sampled(policy, engine, problems_of):
     """A random policy for which vLLM samples, and which takes over its weights at the first call."""
-    policy.sampler = EngineSampler(engine, [problems[0] for problems in problems_of.values()], 1.0)
-    return policy
+    own = policy.clone()
+    own.sampler = EngineSampler(engine, [problems[0] for problems in problems_of.values()], 1.0)
+    return own
 
 
 def sample(policy, problems, seed=0, tokens=8, **options):
@@ -105,6 +106,7 @@ def test_more_prompt_tokens_are_sampled_after_than_one_pass_takes(sampled, probl
 def test_only_tokens_that_the_mask_allows_are_sampled_and_a_response_ends_with_an_end_token(
     ending, engine, problems_of
 ):
+    ending = ending.clone()
     ending.sampler = EngineSampler(engine, problems_of["text"][:1], 1.0)
     rollouts = sample(ending, problems_of["text"], rollouts_per_prompt=16, tokens=12)
     tokens_M = rollouts.tokens_NT[rollouts.mask_NT]

@@ -89,6 +89,7 @@ def test_the_weights_that_are_taken_over_are_the_policys_own(policy):
 @pytest.mark.parametrize(("device", "said"), [("mps", "computes on cpu and cuda"), ("cuda:1", "set backend: ray")])
 def test_a_device_on_which_vllm_would_not_find_the_policy_is_refused(policy, pretended, device, said):
     pretended("vllm", "0.33.0")
-    policy.device = torch.device(device)
+    elsewhere = policy.clone()
+    elsewhere.device = torch.device(device)
     with pytest.raises(RecipeError, match=rf"^sampling\.engine: vllm computes on .*{said}|{said}"):
-        VllmEngine(1.0).take(policy)
+        VllmEngine(1.0).take(elsewhere)
