@@ -5,6 +5,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from tiny_kinds import tiny_of_kind
+from transformers import GPT2Config, GPT2LMHeadModel
 from waits import Waits
 
 from copd.compute import refill
@@ -214,17 +215,16 @@ def test_the_other_loop_waits_several_times_a_token(ending, problems_of):
 
 
 def test_rows_past_their_limit_ask_for_no_position_that_the_model_lacks(problems_of):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
     _, tokenizer = tiny_of_kind("qwen3")
-    torch.manual_seed(0)
-    prompts = problems_of["text"]
-    ids = (tokenizer.eos_token_id,) * 2
-    shape = {"vocab_size": 128, "n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": ids[0], "eos_token_id": ids[1]}
-    model = GPT2LMHeadModel(GPT2Config(**shape, n_positions=256))
-    lengths = Policy(model, tokenizer).encoder.lengths(prompts)
-    small = GPT2LMHeadModel(GPT2Config(**shape, n_positions=max(lengths) + NEW_TOKENS))
-    policy = Policy(small, tokenizer)
-    policy.banned_V[policy.end_ids] = True
-    found = sampled(policy, prompts, budget=2 * (max(lengths) + NEW_TOKENS), block=5)
-    assert found.tokens_NT.shape == (9, NEW_TOKENS)
+    (length,) = Policy(*tiny_of_kind("qwen3")).encoder.lengths(problems_of["text"][:1])
+    end = tokenizer.eos_token_id
+    shape = {"vocab_size": 128, "n_embd": 32, "n_layer": 2, "n_head": 2, "bos_token_id": end, "eos_token_id": end}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        policy = Policy(GPT2LMHeadModel(GPT2Config(**shape, n_positions=length + NEW_TOKENS)), tokenizer)
+    ends = (~policy.banned_V).nonzero()[::8, 0]
+    uniform_NT = torch.rand(16, NEW_TOKENS, generator=seeded(), dtype=torch.float64)
+    policy.end_ids, policy.micro_batch_tokens = ends, 4 * (length + NEW_TOKENS)
+    found = decode_refilled(policy, Asked(problems_of["text"][:1], [0] * 16, uniform_NT, NEW_TOKENS, 1.0), 5)
+    assert 0 < int(found.finished_N.sum()) < 16, "some rows have to reach the limit while others have begun later"
+    assert torch.equal(found.finished_N, torch.isin(found.tokens_NT, ends).logical_and(found.mask_NT).any(-1))
