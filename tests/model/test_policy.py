@@ -1,5 +1,6 @@
 """Log-probs of a policy: shared prefixes against the plain forward, and what must have no influence on them."""
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from copd.compute import devices
 from copd.compute import forward as forward_module
 from copd.compute import logprobs as statistics
 from copd.compute.batching import Distinct, take_rows
+from copd.compute.encode import Encoder
 from copd.maths.divergences import Target, reverse_kl
 from copd.model.policy import Policy
 
@@ -139,6 +141,27 @@ def test_the_token_budget_counts_what_the_path_holds(policy, written, problems_o
     for path, tokens in (("packed", prompt + 4 + 6), ("plain", 2 * (prompt + 6))):
         counts = [len(split_up(on(path, policy), t).micro_batches(rollouts, everything)) for t in (tokens, tokens - 1)]
         assert counts == [1, 2]
+
+
+def test_the_pictures_of_the_next_micro_batch_are_made_while_one_is_computed(policy, written, problems_of, monkeypatch):
+    small = split_up(policy, 1)
+    made, plainly = [], small.encoder.family.encode
+
+    def noted(problems):
+        made.append((*problems, threading.current_thread() is threading.main_thread()))
+        return plainly(problems)
+
+    monkeypatch.setattr(small.encoder.family, "encode", noted)
+    problems = problems_of["image"]
+    expected = [(problems[0], True), (problems[1], False), (problems[2], False)]
+    rollouts = written(small, problems)
+    uses = {"sample": lambda: small.sample(problems, max_new_tokens=2)}
+    uses |= {"score": lambda: small.score(rollouts), "logp": lambda: small.logp(rollouts)}
+    for name, use in uses.items():
+        made.clear()
+        small.encoder = Encoder(small.encoder.family)
+        use()
+        assert made == expected, name
 
 
 @pytest.mark.parametrize("path", PATHS)

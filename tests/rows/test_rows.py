@@ -138,7 +138,11 @@ def test_rows_of_the_same_only_picture_or_text_are_never_in_two_splits_cut_from_
     for split in Split:
         for i in range(task.size(split)):
             problem = task.problem(split, i)
-            what = int(problem.images[0].max()) if problem.images else " ".join(problem.prompt.casefold().split())
+            what = (
+                int(np.asarray(problem.images[0]).max())
+                if problem.images
+                else " ".join(problem.prompt.casefold().split())
+            )
             shown.setdefault(what, set()).add(split)
     assert len(shown) == 40
     assert all(len(splits) == 1 for splits in shown.values())
@@ -294,8 +298,8 @@ def test_media_are_decoded_in_the_order_of_their_marks(write, three, picture):
     problem = Rows("sums", three, SETTINGS).problem(TEST, 0)
     video, image = Medium.VIDEO, Medium.IMAGE
     assert problem.messages[0].items == (video, "a", image, "b", image, "c", video)
-    assert [int(i.max()) for i in problem.images] == [2, 3]
-    assert [v[:, 0, 0, 0].tolist() for v in problem.videos] == [[4, 5], [4, 4]]
+    assert [int(np.asarray(i).max()) for i in problem.images] == [2, 3]
+    assert [np.asarray(v)[:, 0, 0, 0].tolist() for v in problem.videos] == [[4, 5], [4, 4]]
     assert problem.fps_of_videos == (4.0, 4.0)
     assert problem.id == f"{three[TEST][0]}:1"
 
@@ -383,5 +387,5 @@ def test_parquet_rows_with_embedded_bytes_become_problems(tmp_path, three):
     three[TEST] = [str(tmp_path / "t.parquet")]
     task = Rows("greys", three, SETTINGS)
     problems = [task.problem(TEST, i) for i in np.random.default_rng(0).permutation(40)]
-    assert all(int(problem.images[0].max()) == int(problem.answer) for problem in problems)
+    assert all(int(np.asarray(problem.images[0]).max()) == int(problem.answer) for problem in problems)
     assert problems[0].messages[0].items == (Medium.IMAGE, "How bright?")
