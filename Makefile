@@ -47,7 +47,7 @@ docs: $(VENV)/.installed  ## renew what is drawn: tables of the recipe, faults a
 	$(BIN)/python tools/results_page.py
 	$(BIN)/python tools/advice_map.py
 
-bench: $(BENCH)/.installed  ## the tables of benchmarks/README.md; 15 minutes, on a machine that does nothing else
+bench: $(BENCH)/.installed  ## the tables of benchmarks/README.md; 25 minutes, on a machine that does nothing else
 	$(BENCH)/bin/python -m benchmarks.run
 
 test: $(VENV)/.tools  ## the fast tests
