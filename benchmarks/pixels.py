@@ -12,6 +12,7 @@ import json
 import tempfile
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -63,37 +64,40 @@ def compute(products: int) -> None:
         matrix = matrix @ matrix * 1e-4
 
 
+def measured(folder: Path, pictures: int, side: int, together: int, products: int, *, alone: bool) -> dict[str, float]:
+    """Tokens, seconds and MiB of one pass over the pictures."""
+    made, task = encoder(), rows(folder, pictures, side)
+    made.encode([task.problem(Split.TEST, 0)], torch.device("cpu"))
+    before, _ = memory_mib()
+    begun = [time.perf_counter()]
+    problems = [task.problem(Split.TEST, number) for number in range(pictures)]
+    held, _ = memory_mib()
+    begun.append(time.perf_counter())
+    lengths = made.lengths(problems)
+    begun.append(time.perf_counter())
+    batches = [problems[first : first + together] for first in range(0, pictures, together)]
+    if not alone:
+        made.expect(batches)
+    for batch in batches:
+        made.encode(batch, torch.device("cpu"))
+        compute(products)
+    begun.append(time.perf_counter())
+    drawn, lengthy, passed = (round(end - start, 2) for start, end in pairwise(begun))
+    memory = {"drawn_mib": round(held - before), "peak_mib": round(memory_mib()[1] - before)}
+    return {"tokens": sum(lengths), "drawn_s": drawn, "lengths_s": lengthy, "passed_s": passed, **memory}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--together", type=int, default=4, help="pictures of a micro-batch")
-    parser.add_argument("--products", type=int, default=40, help="matrix products for each micro-batch")
+    parser.add_argument("--products", type=int, default=4, help="matrix products for each micro-batch")
     parser.add_argument("--alone", action="store_true", help="no thread makes the next micro-batch")
-    asked = parser.parse_args()
+    asked = vars(parser.parse_args())
     torch.set_num_threads(1)
-    made = encoder()
     with tempfile.TemporaryDirectory() as folder:
-        task = rows(Path(folder), asked.pictures, asked.side)
-        made.encode([task.problem(Split.TEST, 0)], torch.device("cpu"))
-        before, _ = memory_mib()
-        begun = time.perf_counter()
-        problems = [task.problem(Split.TEST, number) for number in range(asked.pictures)]
-        drawn, (held, _) = time.perf_counter() - begun, memory_mib()
-        begun = time.perf_counter()
-        lengths = made.lengths(problems)
-        measured = time.perf_counter() - begun
-        batches = [problems[first : first + asked.together] for first in range(0, len(problems), asked.together)]
-        if not asked.alone:
-            made.expect(batches)
-        begun = time.perf_counter()
-        for batch in batches:
-            made.encode(batch, torch.device("cpu"))
-            compute(asked.products)
-        passed = time.perf_counter() - begun
-        found = {"tokens": sum(lengths), "drawn_s": drawn, "measured_s": measured, "passed_s": passed}
-        found |= {"drawn_mib": held - before, "peak_mib": memory_mib()[1] - before}
-        print(json.dumps({name: round(value, 2) for name, value in found.items()}))
+        print(json.dumps(measured(Path(folder), **asked)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import grading, growth, jobs, measure, memory, ours, profile_rows, profile_step, sampling, theirs
+from benchmarks import (
+    grading,
+    growth,
+    jobs,
+    measure,
+    memory,
+    ours,
+    pixels,
+    profile_rows,
+    profile_step,
+    sampling,
+    theirs,
+)
 from benchmarks.ours import Lengthened, Size, digits, make_branches, problems_of
 from benchmarks.responses import written
 
@@ -229,3 +241,10 @@ def test_grading_is_told_for_each_kind_of_answers_beside_the_floor(capsys):
 def test_files_stay_short():
     for path in Path(measure.__file__).parent.glob("*.py"):
         assert path.read_text().count("\n") <= 350, path
+
+
+def test_the_pixels_of_a_step_are_measured_with_and_without_the_thread(tmp_path):
+    for alone in (True, False):
+        found = pixels.measured(tmp_path, 3, 288, 2, 1, alone=alone)
+        assert found["tokens"] == 3 * (9 * 9 + 11), "of 32 pixels each, and the chat around them"
+        assert found["peak_mib"] >= found["drawn_mib"]
