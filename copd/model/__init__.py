@@ -8,7 +8,7 @@
 - `vocabulary`: the one vocabulary mask, and whether two models share it
 - `differences`: where two nested values differ, in few words
 - `lora`: adapters on one frozen base
-- `held`: copies on another device; frozen weights in half precision
+- `holding`: copies on another device; frozen weights in half precision
 - `learner`: parts to one optimizer step; the only backward
 - `optimizers`: AdamW with moments in float32, in 8 bits, or on the CPU
 - `objectives`: GRPO and OPD: advantage and penalty of each token, each part with its own denominator

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from copd.errors import RecipeError, WriteError
-from copd.model.held import at_least_float32, copied
+from copd.model.holding import at_least_float32, copied
 from copd.system.files import with_usual_modes
 
 

@@ -27,7 +27,7 @@ from copd.errors import RecipeError
 from copd.maths.logprobs import TokenStats
 from copd.model import builtin_sampler
 from copd.model.folders import EXPORTED, load_model, save_model
-from copd.model.held import copied, hold_in_half
+from copd.model.holding import copied, hold_in_half
 from copd.model.lora import (
     LoraSettings,
     activate,

@@ -44,7 +44,8 @@ def closed(monkeypatch) -> list[str]:
 
 def place_of(*names: str) -> OwnProcesses:
     base = SimpleNamespace(to=lambda device: None)
-    made = SimpleNamespace(recipe=load_recipe("demo"), inheritance=None, base=base, warn=print)
+    asked = SimpleNamespace(at=None)
+    made = SimpleNamespace(recipe=load_recipe("demo"), inheritance=None, base=base, warn=print, asked=asked)
     return OwnProcesses(made, names)
 
 

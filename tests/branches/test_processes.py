@@ -15,7 +15,7 @@ import torch
 from copd.assemble.branches import lone_branch
 from copd.assemble.tasks import make_tasks
 from copd.branches.local import local_handle
-from copd.branches.processes import BranchProcess, ByValue
+from copd.branches.processes import BranchProcess
 from copd.errors import ProcessError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.system.files import sha256
@@ -151,10 +151,10 @@ class Counted:
     def __init__(self, pipe):
         self.pipe, self.bytes = pipe, 0
 
-    def recv(self):
+    def recv_bytes(self):
         content = self.pipe.recv_bytes()
         self.bytes += len(content)
-        return ByValue.loads(content)
+        return content
 
     def send_bytes(self, content):
         self.bytes += len(content)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from copd.model.held import copied, hold_in_half
+from copd.model.holding import copied, hold_in_half
 from copd.model.lora import LoraSettings
 from copd.model.policy import Policy
 
