@@ -20,6 +20,7 @@ from copd.assemble import SERVER
 from copd.cli_arguments import Changes, Overrides, RecipeName, is_change, recipe_and_changes
 from copd.cli_compare import advise, compare
 from copd.cli_data import data
+from copd.cli_plan import plan
 from copd.commands.exits import DEBUG, leave, status_of
 from copd.errors import RecipeError
 
@@ -281,6 +282,7 @@ def show(
     Console().print(table)
 
 
+app.command()(plan)
 app.command()(compare)
 app.command()(advise)
 

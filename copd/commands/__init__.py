@@ -2,6 +2,9 @@
 
 - `train`: recipe to run folder
 - `doctor`: checks of a recipe before a long run
+- `plan`: what a recipe asks of its machines, before anything is loaded
+- `needs`: memory of each process of a run
+- `workload`: rollouts and tokens of a recipe
 - `findings`: a finding in words; the machine
 - `remedies`: why the base's responses are not right, and what to do
 - `evaluate`: compares models on test problems

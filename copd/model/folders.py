@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,8 @@ CHECKSUMS = "SHA256SUMS"
 AT_COMMIT = re.compile(rf"(\w[\w.-]*/\w[\w.-]*)@({COMMIT})")
 FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """The files fetched of a model of the hub: weights, configuration, chat template, vocabulary."""
+SETTINGS = FETCHED[1:]
+"""The same without the weights."""
 
 
 EXPORTED = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -43,13 +45,15 @@ WITH_PICTURES = Loader(AutoModelForImageTextToText, "image-text-to-text")
 TEXT_ONLY = Loader(AutoModelForCausalLM, "text-generation")
 
 
-def model_folder(path: str, given_as: str = "model.path", revision: str | None = None) -> Path:
+def model_folder(
+    path: str, given_as: str = "model.path", revision: str | None = None, fetched: Sequence[str] = FETCHED
+) -> Path:
     """The folder of a model: a local one, a builtin one, or that of a hub id at the commit `revision`.
 
-    Without a `revision` the path may hold the commit, as ORGANISATION/NAME@COMMIT. `builtin:NAME` is a base that ships
-    with copd; it is checked against its sha256 sums. Raises ModelFolderError, naming the field or argument `given_as`,
-    for an unknown name, a missing folder, a hub id without a commit, a hub model that cannot be fetched, or a damaged
-    builtin file.
+    Without a `revision` the path may hold the commit, as ORGANISATION/NAME@COMMIT. Of a hub id the files that match
+    `fetched` are there. `builtin:NAME` is a base that ships with copd; it is checked against its sha256 sums. Raises
+    ModelFolderError, naming the field or argument `given_as`, for an unknown name, a missing folder, a hub id without a
+    commit, a hub model that cannot be fetched, or a damaged builtin file.
     """
     local = path.startswith(BUILTIN) or Path(path).is_dir()
     if local and revision is not None:
@@ -64,7 +68,7 @@ def model_folder(path: str, given_as: str = "model.path", revision: str | None =
             f"{given_as}: no folder {path!r}; give a folder, one of {', '.join(builtin_models())}, or a hub id with a "
             "commit of 40 hex digits, as ORGANISATION/NAME@COMMIT or by model.path and model.revision"
         )
-    return _hub_folder(pinned[1], given_as, pinned[2])
+    return _hub_folder(pinned[1], given_as, pinned[2], fetched)
 
 
 def _builtin_folder(path: str, given_as: str) -> Path:
@@ -78,14 +82,14 @@ def _builtin_folder(path: str, given_as: str) -> Path:
     return folder
 
 
-def _hub_folder(path: str, given_as: str, revision: str) -> Path:
+def _hub_folder(path: str, given_as: str, revision: str, fetched: Sequence[str]) -> Path:
     """The snapshot of one commit in the hub's cache, fetched if it is not there. It holds neither pickles nor code."""
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
     if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
         logger.warning("fetching %s at %s ...", path, revision)
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=list(FETCHED)))
+        return Path(snapshot_download(path, revision=revision, allow_patterns=list(fetched)))
     except Exception as error:
         reason = first_line(error)
         raise ModelFolderError(f"{given_as}: {path!r} at {revision} cannot be fetched: {reason}") from error
@@ -96,8 +100,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
     Weights are never unpickled, and code in the folder is never run. Raises ModelFolderError naming the fault.
     """
-    if not (folder / "config.json").is_file():
-        raise ModelFolderError(f"{folder}: no model here (config.json is missing); give a folder with a saved model")
+    _check_config(folder)
     try:
         loader = loader_of(read_config(folder))
         model, loading = loader.auto_class.from_pretrained(
@@ -108,8 +111,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         raise ModelFolderError(f"{folder}: the model cannot be loaded: {first_line(error)}") from error
     if absent := sorted(loading["missing_keys"]):
         raise ModelFolderError(f"{folder}: the weights lack {len(absent)} of the model's tensors, first {absent[0]!r}")
-    if not getattr(processor, "chat_template", None):
-        raise ModelFolderError(f"{folder}: has no chat template, which turns a problem into a prompt; add one")
+    _check_template(folder, processor)
     return model, processor
 
 
@@ -124,14 +126,44 @@ def load_family(folder: Path) -> Family:
 
     Raises ModelFolderError naming the fault.
     """
+    return family_in(folder, without_weights(folder))
+
+
+def without_weights(folder: Path) -> Any:
+    """The model of the configuration in a local folder. Its tensors have shapes, but no values; no weights are read.
+
+    Raises ModelFolderError naming the fault.
+    """
+    _check_config(folder)
     try:
         config = read_config(folder)
-        loader = loader_of(config)
         with torch.device("meta"):
-            model = loader.auto_class.from_config(config, trust_remote_code=False)
-        return family_of(model, load_processor(folder, loader))
+            return loader_of(config).auto_class.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise ModelFolderError(f"{folder}: config.json is not that of a model: {first_line(error)}") from error
+
+
+def family_in(folder: Path, model: Any) -> Family:
+    """The family of a model, with the processor in its folder.
+
+    Raises ModelFolderError if it cannot be loaded, or makes no prompts for lack of a chat template.
+    """
+    try:
+        family = family_of(model, load_processor(folder, loader_of(model.config)))
     except Exception as error:
         raise ModelFolderError(f"{folder}: the processor cannot be loaded: {first_line(error)}") from error
+    _check_template(folder, family.processor)
+    return family
+
+
+def _check_config(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelFolderError(f"{folder}: no model here (config.json is missing); give a folder with a saved model")
+
+
+def _check_template(folder: Path, processor: Any) -> None:
+    if not getattr(processor, "chat_template", None):
+        raise ModelFolderError(f"{folder}: has no chat template, which turns a problem into a prompt; add one")
 
 
 def save_model(

@@ -1,0 +1,155 @@
+"""The command `copd plan`: a recipe's places, memory, work and time, before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from copd.cli_arguments import Overrides, RecipeName, recipe_and_changes
+from copd.errors import RecipeError
+
+if TYPE_CHECKING:  # torch is loaded only once the recipe is known to be sound
+    from copd.commands.plan import Planned
+    from copd.commands.workload import Speed
+
+
+def plan(
+    recipe: RecipeName = "demo",
+    overrides: Overrides = None,
+    gpus: Annotated[int | None, typer.Option(help="Cards that the run may use; default those of this machine.")] = None,
+    gpu_memory: Annotated[
+        float | None, typer.Option(help="Memory of each card in GiB; default that of this machine's smallest card.")
+    ] = None,
+    tokens_per_second: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SAMPLING,READING,TRAINING",
+            help="Tokens a second of one model on its device: sampled, read without a gradient, trained on.",
+        ),
+    ] = None,
+) -> None:
+    """Show what a recipe asks for: placement, memory of each process, rollouts and tokens, checkpoints, hours.
+
+    No weights are read: the folder of the model needs its config.json, tokenizer and processor only.
+
+    Exit status 1: a card would need more memory than it has. 2: the recipe, the data or the model cannot be used.
+    """
+    from copd.recipe.reading import load_recipe
+
+    speed = _speed(tokens_per_second)
+    settings = load_recipe(*recipe_and_changes(recipe, overrides))
+    from copd.commands.plan import cards_of, examine
+
+    planned = examine(settings, cards_of(gpus, gpu_memory))
+    console = Console()
+    console.print(memory_table(planned))
+    console.print(work_table(planned, speed))
+    for line in lines(planned):
+        console.print(line, markup=False, soft_wrap=True)
+    raise typer.Exit(int(bool(planned.overfull)))
+
+
+def _speed(given: str | None) -> Speed | None:
+    if given is None:
+        return None
+    from copd.commands.workload import Speed
+
+    try:
+        speed = Speed(*(float(number) for number in given.split(",")))
+        if not all(0 < number < math.inf for number in speed):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise RecipeError(
+            f"--tokens-per-second: found {given!r}; accepted: three numbers above 0, sampling,reading,training"
+        ) from None
+    return speed
+
+
+def memory_table(planned: Planned) -> Table:
+    """Memory of each process on its device: what it always holds, what it adds in each stage, and at most."""
+    needs, unit = planned.needs, unit_of(planned)
+    table = Table(unit.name, title=_title(planned), title_justify="left")
+    for need in needs:
+        table.add_column(f"{need.process}\n{need.device}", justify="right")
+    for term in dict.fromkeys(term for need in needs for term in need.held):
+        table.add_row(term, *(unit.cell(need.held.get(term, 0)) for need in needs))
+    terms = [(stage, term) for need in needs for stage, terms in need.stages.items() for term in terms]
+    for stage in dict.fromkeys(stage for stage, _ in terms):
+        table.add_section()
+        for term in dict.fromkeys(term for own, term in terms if own == stage):
+            sizes = [need.stages.get(stage, {}).get(term, 0) for need in needs]
+            if any(sizes):
+                table.add_row(f"{stage}: {term}", *map(unit.cell, sizes))
+    table.add_section()
+    table.add_row("at most", *(unit.cell(need.most) for need in needs))
+    return table
+
+
+class Unit(NamedTuple):
+    """A unit of memory: its name and its bytes."""
+
+    name: str
+    size: int
+
+    def cell(self, size: int) -> str:
+        """So many bytes in this unit; nothing for none."""
+        return f"{size / self.size:,.1f}" if size else ""
+
+    def told(self, size: int) -> str:
+        """The same with the unit."""
+        return f"{size / self.size:,.1f} {self.name}"
+
+
+def unit_of(planned: Planned) -> Unit:
+    """GiB, or MiB for a run so small that its fullest process needs less than one GiB."""
+    most = max(need.most for need in planned.needs)
+    return Unit("GiB", 2**30) if most >= 2**30 else Unit("MiB", 2**20)
+
+
+def _title(planned: Planned) -> str:
+    recipe, shape = planned.recipe, planned.model.shape
+    return f"{recipe.method} with {escape(recipe.model.path)}: {shape.parameters:,} parameters"
+
+
+def lines(planned: Planned) -> Iterator[str]:
+    """Prompts, disk, cards; and if a card would be overfull, what would help."""
+    from copd.commands.plan import PROBED
+
+    told = unit_of(planned).told
+    prompts = [f"{name} {each.mean:,.0f}, at most {each.longest:,}" for name, each in planned.model.prompts.items()]
+    yield f"tokens of the first {PROBED} prompts on average: {'; '.join(prompts)}"
+    kept = f"{told(planned.checkpoint)} a checkpoint, {planned.kept} are kept"
+    yield f"disk: {kept}; {told(planned.disk)} at most, with one that is being written and all models at the end"
+    for card, most in planned.most.items():
+        room = "" if planned.cards.gib is None else f" of {planned.cards.gib:g} GiB"
+        yield f"{card}: {told(most)}{room}"
+    if not planned.overfull:
+        return
+    fullest = max(planned.most.values())
+    yield f"does not fit: {', '.join(planned.overfull)}. What would help, and what the fullest card would then need:"
+    for remedy in planned.remedies():
+        saved = f"{told(remedy.most)}, saves {told(fullest - remedy.most)}"
+        yield f"  {' '.join(remedy.changes)}: {saved}{', fits' if remedy.fits else ''}"
+
+
+def work_table(planned: Planned, speed: Speed | None) -> Table:
+    """Rollouts and tokens of each phase and of evaluation, and with a speed the hours."""
+    table = Table("", title="rollouts, and tokens at most", title_justify="left")
+    for name in ("steps", "rollouts", "sampled", "read", "trained", *(["hours"] if speed else [])):
+        table.add_column(name, justify="right")
+    for row in planned.rows(speed):
+        counts = [_count(value) for value in vars(row.work).values()]
+        hours = [] if row.hours is None else [f"{row.hours:,.1f}"]
+        table.add_row(row.name, "" if row.steps is None else f"{row.steps:,}", *counts, *hours)
+    return table
+
+
+def _count(value: float) -> str:
+    """A number; one of ten millions and more in millions."""
+    return f"{value / 1e6:,.0f} M" if value >= 1e7 else f"{value:,.0f}"

@@ -1,0 +1,307 @@
+"""Memory of each process of a run, on each device, term by term, by the formula of `copd.model.memory`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from copd.assemble.plan import Plan
+from copd.compute.batching import micro_batches
+from copd.errors import RecipeError
+from copd.model import memory
+from copd.model.memory import Batch, Way
+from copd.model.shape import Shape
+from copd.recipe.model import Recipe
+from copd.types import BASE, MERGED, MIXED
+
+CPU = "cpu"
+RUN = "the run"
+"""The process of `copd train` itself, where branches have processes of their own."""
+TRAINING, SCORING, SAMPLING, MERGING, END = "training", "scoring", "sampling", "merging", "the end"
+"""Stages, of which a process is in one at a time. At the end base and merge are evaluated, beside the branches."""
+Terms = dict[str, int]
+"""Bytes by what they hold."""
+
+
+class Prompts(NamedTuple):
+    """The first prompts of a capability: their mean length in tokens, and the longest, in tokens and in patches."""
+
+    mean: float
+    longest: int
+    patches: int = 0
+
+
+class Measured(NamedTuple):
+    """What is known without weights: the model's shape, each capability's prompts, whether log-probs are packed."""
+
+    shape: Shape
+    prompts: Mapping[str, Prompts]
+    packed: bool = True
+
+
+class Asked(NamedTuple):
+    """Rows of a capability that are sampled, scored or trained together: prompts, and responses to each."""
+
+    capability: str
+    prompts: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of one process on one device: what it always holds, and what it adds in each stage."""
+
+    process: str
+    device: str
+    held: Terms
+    stages: Mapping[str, Terms] = field(default_factory=dict)
+
+    def within(self, stage: str) -> int:
+        """What is held and added in a stage."""
+        return sum(self.held.values()) + sum(self.stages.get(stage, {}).values())
+
+    @property
+    def most(self) -> int:
+        return max(self.within(stage) for stage in ("", *self.stages))
+
+
+def on_each(needs: Iterable[Need]) -> dict[str, int]:
+    """The most bytes on each device, whose processes may all be at their fullest at once.
+
+    Only at the end, when base and merge are evaluated, no branch trains: each samples.
+    """
+    of: dict[str, list[Need]] = {}
+    for need in needs:
+        of.setdefault(need.device, []).append(need)
+    most = {}
+    for device, own in of.items():
+        before = sum(max(need.within(s) for s in ("", *need.stages) if s != END) for need in own)
+        end = sum(need.within(END if END in need.stages else SAMPLING) for need in own)
+        most[device] = max(before, end)
+    return most
+
+
+def devices_of(recipe: Recipe, plan: Plan, cards: int) -> dict[str, str]:
+    """The device of the base and of each branch with so many cards, those of one machine or for Ray of the cluster.
+
+    Raises RecipeError for a card that is not there, and for Ray with fewer cards than branches.
+    """
+    found = {BASE: _device(recipe.model.device, "model.device", 0, cards)}
+    ray = recipe.backend.kind == "ray"
+    for index, name in enumerate(plan.branches):
+        own = recipe.branches[name].device if name in recipe.branches else None
+        spread = index if ray or (own is None and not recipe.model.offload) else 0
+        given_as = f"branches.{name}.device" if own else "model.device"
+        found[name] = _device(own or recipe.model.device, given_as, spread, cards)
+        if recipe.lora is not None and recipe.backend.kind == "local":
+            found[name] = found[BASE]
+    wanting = sum(found[name] != CPU for name in plan.branches)
+    if ray and wanting > cards:
+        raise RecipeError(
+            f"backend: ray gives each branch a card of its own, and {wanting} branches want one; found {cards}; "
+            "accepted: as many cards as branches, or backend: processes, which shares them out"
+        )
+    return found
+
+
+def _device(asked: str, given_as: str, index: int, cards: int) -> str:
+    """The card with this index, and the first again after the last, unless the recipe names one or wants none."""
+    kind, _, number = asked.partition(":")
+    if kind in (CPU, "mps") or (asked == "auto" and not cards):
+        return CPU
+    if int(number or 0) >= cards:
+        raise RecipeError(f"{given_as}: is {asked!r}, but --gpus is {cards}; accepted: a card that is there, or cpu")
+    return f"cuda:{number or index % cards}"
+
+
+class Needs:
+    """The needs of a recipe's processes on their devices."""
+
+    def __init__(self, recipe: Recipe, plan: Plan, model: Measured, devices: Mapping[str, str]) -> None:
+        self.recipe, self.plan, self.devices = recipe, plan, devices
+        self.shape, self.prompts, self.packed = model
+        shape = self.shape
+        lora = recipe.lora
+        self.trained = shape.parameters if lora is None else memory.adapter(shape, lora.rank, lora.targets)
+        self._whole = memory.weights(shape)
+        self._split: dict[Asked, list[Batch]] = {}
+
+    def all(self) -> list[Need]:
+        """The processes of the run: one for all, or one for the run and one for each branch."""
+        if self.recipe.backend.kind != "local":
+            return [*self._of_the_run(), *map(self._alone, self.plan.branches)]
+        places = dict.fromkeys([*self.devices.values(), CPU])
+        return [need for need in map(self._together, places) if need.most]
+
+    @property
+    def checkpoint(self) -> int:
+        """Bytes of a checkpoint of all branches, at its largest."""
+        held = self._whole if self._holds else 0
+        kept = memory.kept_batch(self.plan.batches.native, self.recipe.sampling.max_new_tokens)
+        branches = memory.checkpoint(self.trained) + held + self.recipe.opd.replay * kept
+        return len(self.plan.branches) * branches
+
+    @property
+    def models(self) -> int:
+        """Bytes of the model folders at the end."""
+        return len({*self.plan.branches, self.plan.product or self.plan.branches[0]}) * self._whole
+
+    @property
+    def _holds(self) -> bool:
+        return self.plan.batches.held_teachers and bool(self.plan.edges)
+
+    @property
+    def _merges(self) -> bool:
+        return self.plan.product == MERGED and MERGED not in self.plan.branches
+
+    def _own(self, name: str) -> Terms:
+        """What a branch holds for good; a base that adapters share is left out."""
+        weights = {"weights": self._whole} if self.recipe.lora is None else {"adapters": memory.WIDE * self.trained}
+        held = {"held copies": self._whole} if self._holds and name in self.plan.learners else {}
+        return {**weights, "moments of AdamW": memory.moments(self.trained), **held}
+
+    def _alone(self, name: str) -> Need:
+        """A branch in a process of its own, where a base is held only if an adapter or a KL needs it."""
+        base = {"base": self._whole} if self.recipe.lora or self.recipe.grpo.kl_coefficient else {}
+        return Need(name, self.devices[name], base | self._own(name), self._stages(name))
+
+    def _of_the_run(self) -> list[Need]:
+        """The process of the run beside those of branches. Its base waits on the CPU until it is evaluated."""
+        home = self.devices[BASE]
+        merging = {"merge": self._whole + memory.merging(self.shape, len(self.plan.learners))}
+        stages = {MERGING: merging} if self._merges else {}
+        evaluated = self._sampled(self._evaluated(), home)
+        if home == CPU:
+            merged = {"merge": self._whole} if self._merges else {}
+            return [Need(RUN, CPU, {"base": self._whole}, {**stages, END: {**merged, **evaluated}})]
+        there = Need(RUN, home, {}, {END: {"base or merge": self._whole, **evaluated}})
+        return [Need(RUN, CPU, {"base": self._whole}, stages), there]
+
+    def _together(self, device: str) -> Need:
+        """What the one process of a local run has on a device. Branches compute one after the other.
+
+        Where they take turns a device has one of them, and the CPU the others and the base.
+        """
+        home, names = self.devices[BASE], list(self.plan.branches)
+        here = [name for name in names if self.devices[name] == device]
+        stages = largest([self._stages(name) for name in here])
+        if self.recipe.model.offload and home != CPU:
+            base, here = device == CPU, names[1:] if device == CPU else here[:1]
+        else:
+            base = device == home
+        if self._merges and device == CPU:
+            stages[MERGING] = {"merge": memory.merging(self.shape, len(self.plan.learners))}
+        if self._merges and device == home:
+            stages[END] = {"merge": self._whole, **self._sampled(self._evaluated(), device)}
+        held = added([{"base": self._whole} if base else {}, *map(self._own, here)])
+        return Need(RUN, device, held, stages)
+
+    def _stages(self, name: str) -> dict[str, Terms]:
+        sampled = [*self._native(name), *self._taught(name), *self._evaluated()]
+        return {
+            TRAINING: self._trained(name),
+            SCORING: self._scored(name),
+            SAMPLING: self._sampled(sampled, self.devices[name]),
+        }
+
+    def _native(self, name: str) -> list[Asked]:
+        """A learner's batches of GRPO; the one of `mixed` has prompts of all capabilities."""
+        batches = self.plan.batches
+        capabilities = self.plan.capabilities if name == MIXED else [name] if name in self.plan.learners else []
+        return [Asked(each, batches.prompts, batches.rollouts_per_prompt) for each in capabilities]
+
+    def _taught(self, name: str) -> list[Asked]:
+        """Batches on the way to a student, with those of a replay."""
+        batches, plan = self.plan.batches, self.plan
+        edges = [edge for edge in (*plan.edges, *plan.lessons) if edge.student == name]
+        visits = [Asked(edge.teacher, batches.opd_prompts, batches.opd_rollouts_per_prompt) for edge in edges]
+        replayed = [Asked(edge.teacher, batches.prompts, batches.rollouts_per_prompt) for edge in plan.lessons]
+        return [*visits, *(replayed if plan.schedule.replay_steps and name == plan.student else [])]
+
+    def _evaluated(self) -> list[Asked]:
+        """Batches of evaluation, on all capabilities."""
+        asked = self.recipe.evaluation
+        sizes = [(asked.problems, 1), (asked.problems, max(asked.pass_at, default=1)), self._measured]
+        return [Asked(name, *size) for name in self.plan.capabilities for size in sizes]
+
+    @property
+    def _measured(self) -> tuple[int, int]:
+        return self.recipe.evaluation.behaviour_problems, 2
+
+    def _way(self, device: str) -> Way:
+        """How log-probs are computed on a device."""
+        dtype, model = self.recipe.model.dtype, self.recipe.model
+        half = dtype == "bfloat16" or (dtype == "auto" and device != CPU)
+        return Way(half, self.packed, checkpointing=model.gradient_checkpointing, frozen=self.recipe.lora is not None)
+
+    def _trained(self, name: str) -> Terms:
+        way, taught, native = self._way(self.devices[name]), self._taught(name), self._native(name)
+        batches = self._batches([*native, *taught])
+        return {
+            "gradients": memory.gradients(self.trained, len(taught) + bool(native)),
+            "activations and logits": max(memory.step(self.shape, batch, way) for batch in batches),
+            **self._narrow(way, batches),
+        }
+
+    def _scored(self, name: str) -> Terms:
+        """As a teacher of its own capability, as a reference, and in measures of all capabilities."""
+        way, sizes = self._way(self.devices[name]), self.plan.batches
+        taught = Asked(name, sizes.opd_prompts, sizes.opd_rollouts_per_prompt)
+        lessons = [taught for edge in self.plan.taught if edge.teacher == name]
+        measured = [Asked(each, *self._measured) for each in self.plan.capabilities]
+        batches = self._batches([*self._native(name), *lessons, *measured])
+        return {
+            "activations and logits": max(memory.scoring(self.shape, batch, way) for batch in batches),
+            **self._narrow(way, batches),
+        }
+
+    def _sampled(self, asked: Iterable[Asked], device: str) -> Terms:
+        way, shape, batches = self._way(device), self.shape, self._batches(asked)
+        parts = [(memory.cached(shape, b, half=way.half), memory.sampling(shape, b, half=way.half)) for b in batches]
+        cached, rest = max(parts, key=sum)
+        joined = memory.joined_weights(shape) if device == CPU and not way.half and shape.normed else 0
+        return {"cache": cached, "prompts or logits": rest, "weights joined": joined, **self._narrow(way, batches)}
+
+    def _narrow(self, way: Way, batches: Sequence[Batch]) -> Terms:
+        pictures = any(batch.patches for batch in batches)
+        return {"weights in bfloat16": memory.narrow_weights(self.shape, pictures=pictures) if way.half else 0}
+
+    def _batches(self, asked: Iterable[Asked]) -> list[Batch]:
+        """The micro-batches of rows of full length to the longest prompts, each size once."""
+        for each in set(asked) - self._split.keys():
+            self._split[each] = list(self._micro_batches(each))
+        return [batch for each in asked for batch in self._split[each]]
+
+    def _micro_batches(self, asked: Asked) -> Iterator[Batch]:
+        prompts, response = self.prompts[asked.capability], self.recipe.sampling.max_new_tokens
+        prompt_of_N = [p for p in range(asked.prompts) for _ in range(asked.rows)]
+        found = micro_batches(
+            range(len(prompt_of_N)),
+            prompt_of_N,
+            [response] * len(prompt_of_N),
+            kind_P=["text"] * asked.prompts,
+            prompt_length_P=[prompts.longest] * asked.prompts,
+            token_budget=self.recipe.model.micro_batch_tokens,
+        )
+        for count, rows in {(len({prompt_of_N[n] for n in batch.tolist()}), len(batch)) for batch in found}:
+            yield Batch(count, rows, prompts.longest, response, count * prompts.patches)
+
+
+def added(terms: Iterable[Terms]) -> Terms:
+    """The sum, term by term."""
+    total: Terms = {}
+    for each in terms:
+        for name, size in each.items():
+            total[name] = total.get(name, 0) + size
+    return total
+
+
+def largest(stages: Iterable[Mapping[str, Terms]]) -> dict[str, Terms]:
+    """The fullest of each stage, of branches that compute one after the other."""
+    found: dict[str, Terms] = {}
+    for each in stages:
+        for stage, terms in each.items():
+            if sum(terms.values()) > sum(found.get(stage, {}).values()):
+                found[stage] = terms
+    return found

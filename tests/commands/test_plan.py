@@ -1,0 +1,332 @@
+"""`copd plan`: where everything lives, what it holds, how much there is to do, and what is refused; no weights read."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from copd.assemble.plan import make_plan
+from copd.commands.needs import CPU, END, RUN, SAMPLING, TRAINING, Measured, Need, Needs, Prompts, devices_of, on_each
+from copd.commands.plan import Cards, Planned, cards_of, examine
+from copd.commands.workload import Speed, Work, Workload
+from copd.errors import ModelFolderError, RecipeError
+from copd.model import memory
+from copd.model.folders import model_folder, without_weights
+from copd.model.memory import Way
+from copd.model.shape import shape_of
+from copd.recipe.reading import load_recipe
+from copd.types import BASE
+
+SMALL = [
+    "schedule={cycles: 2, rl_steps: 3, opd_steps: 2}",
+    "sampling={prompts_per_step: 4, rollouts_per_prompt: 2, max_new_tokens: 10}",
+    "opd={prompts_per_step: 3, rollouts_per_prompt: 2}",
+    "evaluation={problems: 50, validation_problems: 20, behaviour_problems: 5, pass_at: [4], every_cycles: 2}",
+]
+CUDA = ["model.device=auto", "model.dtype=auto"]
+PROMPTS = {"text": Prompts(5.0, 6), "image": Prompts(7.0, 9, 4), "video": Prompts(9.0, 12, 8)}
+TOKENS = {name: each.mean for name, each in PROMPTS.items()}
+
+
+@pytest.fixture(scope="module")
+def shape():
+    return shape_of(without_weights(model_folder("builtin:digits")))
+
+
+def recipe_of(*changes: str):
+    return load_recipe("demo", [*SMALL, *changes])
+
+
+def workload_of(*changes: str) -> Workload:
+    recipe = recipe_of(*changes)
+    return Workload(recipe, make_plan(recipe), TOKENS)
+
+
+@pytest.fixture
+def planned_of(shape):
+    """What the small recipe asks for on so many cards."""
+
+    def make(*changes: str, cards: Cards | None = None) -> Planned:
+        return Planned(recipe_of(*changes), cards or Cards(0), Measured(shape, PROMPTS))
+
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The folder of the builtin base without its weights, and with only the files that a plan needs."""
+    found = tmp_path / "model"
+    found.mkdir()
+    for name in (
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "processor_config.json",
+        "chat_template.jinja",
+    ):
+        shutil.copy(model_folder("builtin:digits") / name, found)
+    return found
+
+
+@pytest.mark.parametrize("method", ["copd", "expert", "mixed", "static_opd", "mopd", "merge_only"])
+def test_the_rollouts_of_all_phases_are_those_of_the_methods_plan(method):
+    load = workload_of(f"method={method}")
+    done = [work for works in load.phases().values() for work in works.values()]
+    assert sum(done, Work()).rollouts == load.plan.rollouts
+
+
+def test_a_step_of_rlvr_samples_reads_prompts_once_and_trains_on_both_for_each_iteration():
+    assert workload_of("grpo.iterations=3").phases()["rlvr"]["text"] == Work(6 * 8, 6 * 80, 6 * 20, 6 * 3 * 100)
+    anchored = workload_of("grpo.kl_coefficient=0.1").phases()["rlvr"]["text"]
+    assert anchored.read == 6 * (20 + 100), "the reference scores the batch"
+
+
+def test_a_step_of_opd_adds_what_students_answer_and_teachers_score():
+    """Text exchanges lessons with image and video: 3 prompts, 2 responses each of 10 tokens."""
+    step = {name: work.times(1 / 4) for name, work in workload_of().phases()["opd"].items()}
+    lesson = {"text": 60 + 3 * 5, "image": 60 + 3 * 7, "video": 60 + 3 * 9}
+    assert step["image"] == Work(8 + 6, 80 + 60, 4 * 7 + 3 * 5 + lesson["image"], 80 + 4 * 7 + lesson["text"])
+    assert step["text"].trained == 80 + 4 * 5 + lesson["image"] + lesson["video"]
+    assert step["text"].read == 4 * 5 + (3 * 7 + 3 * 9) + 2 * lesson["text"]
+
+
+def test_a_replay_samples_nothing_and_a_teacher_that_answers_samples_in_its_students_place():
+    off_policy = ["opd.signal=forward_kl", "merge={method: distil, steps: 5}"]
+    replayed = workload_of(*off_policy, "opd.replay=2").phases()
+    assert {name: work.sampled for name, work in replayed["replay"].items()} == dict.fromkeys(
+        ("text", "image", "video", "merged"), 0
+    )
+    assert replayed["replay"]["merged"].trained == 2 * (3 * 80 + 4 * (5 + 7 + 9))
+    answered = workload_of(*off_policy, "opd.responses=teacher").phases()["consolidation"]
+    assert (answered["merged"].sampled, answered["text"].sampled) == (0, 5 * 60)
+    assert workload_of(*off_policy).phases()["consolidation"]["merged"].sampled == 5 * 3 * 60
+
+
+def test_evaluation_is_counted_measure_by_measure():
+    """Two cycles of two phases: five measures, validation at the start and after the second cycle."""
+    found = workload_of().evaluation()
+    measured = found["measures"]["text"]
+    assert (measured.rollouts, measured.sampled) == (5 * 3 * 10, 5 * 3 * 100)
+    assert measured.read == 5 * (5 * 21 + 3 * (300 + 5 * 21)), "each branch scores the responses of all three"
+    assert found["validation"]["image"].rollouts == 2 * 3 * 20
+    assert set(found["final table"]) == {"base", "text", "image", "video", "merged"}
+    assert found["final table"]["base"].rollouts == 3 * 50 * (1 + 4)
+    only = workload_of("evaluation.models=product").evaluation()["final table"]
+    assert set(only) == {"merged"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "cards", "devices"),
+    [
+        ([], 8, ["cpu"] * 4),
+        (CUDA, 0, ["cpu"] * 4),
+        (CUDA, 2, ["cuda:0", "cuda:0", "cuda:1", "cuda:0"]),
+        ([*CUDA, "backend=ray"], 3, ["cuda:0", "cuda:0", "cuda:1", "cuda:2"]),
+        ([*CUDA, "branches.image.device=cuda:1"], 2, ["cuda:0", "cuda:0", "cuda:1", "cuda:0"]),
+        ([*CUDA, "backend=local", "model.offload=true"], 2, ["cuda:0"] * 4),
+        ([*CUDA, "backend=local", "lora={rank: 2}"], 2, ["cuda:0"] * 4),
+    ],
+)
+def test_branches_stand_where_the_run_would_put_them(changes, cards, devices):
+    recipe = recipe_of(*changes)
+    found = devices_of(recipe, make_plan(recipe), cards)
+    assert found == dict(zip((BASE, "text", "image", "video"), devices, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "cards", "said"),
+    [
+        (
+            [*CUDA, "backend=ray"],
+            2,
+            "backend: ray gives each branch a card of its own, and 3 branches want one; found 2",
+        ),
+        (["branches.image.device=cuda:2"], 2, r"branches\.image\.device: is 'cuda:2', but --gpus is 2"),
+        (["model.device=cuda"], 0, r"model\.device: is 'cuda', but --gpus is 0"),
+    ],
+)
+def test_a_card_that_is_not_there_is_told(changes, cards, said):
+    recipe = recipe_of(*changes)
+    with pytest.raises(RecipeError, match=said):
+        devices_of(recipe, make_plan(recipe), cards)
+
+
+def need(planned: Planned, process: str, device: str) -> Need:
+    return next(each for each in planned.needs if (each.process, each.device) == (process, device))
+
+
+def test_a_branch_holds_weights_and_moments_and_what_the_recipe_adds(planned_of, shape):
+    whole = memory.weights(shape)
+    alone = need(planned_of(), "text", CPU)
+    assert alone.held == {"weights": whole, "moments of AdamW": 2 * whole}
+    assert alone.stages[TRAINING]["gradients"] == memory.gradients(shape.parameters, 3)
+    more = need(planned_of("grpo.kl_coefficient=0.1", "opd.teachers=phase_start"), "text", CPU)
+    assert more.held == {"base": whole, **alone.held, "held copies": whole}
+    adapter = need(planned_of("lora={rank: 2, targets: [q_proj]}"), "text", CPU)
+    assert adapter.held == {"base": whole, "adapters": 4 * 4 * 2 * 256, "moments of AdamW": 8 * 4 * 2 * 256}
+    lonely = need(planned_of("method=expert"), "text", CPU)
+    assert lonely.stages[TRAINING]["gradients"] == memory.gradients(shape.parameters, 1)
+
+
+def test_in_one_process_branches_share_a_base_and_compute_in_turn(planned_of, shape):
+    whole = memory.weights(shape)
+    planned = planned_of("backend=local")
+    (only,) = planned.needs
+    assert only.held == {"base": whole, "weights": 3 * whole, "moments of AdamW": 6 * whole}
+    assert only.stages[TRAINING] == max(
+        (need(planned_of(), name, CPU).stages[TRAINING] for name in PROMPTS), key=lambda terms: sum(terms.values())
+    )
+    turns = planned_of(*CUDA, "backend=local", "model.offload=true", cards=Cards(1))
+    assert need(turns, RUN, "cuda:0").held == {"weights": whole, "moments of AdamW": 2 * whole}
+    assert need(turns, RUN, CPU).held == {"base": whole, "weights": 2 * whole, "moments of AdamW": 4 * whole}
+
+
+def test_a_micro_batch_is_one_that_the_token_budget_allows(shape):
+    """Groups of 6 + 2 x 10 tokens: of 4 prompts two fit into 60 tokens, one into 30, and one row alone into 16."""
+    for budget, prompts, rows in ((60, 2, 4), (30, 1, 2), (16, 1, 1)):
+        recipe = recipe_of("method=expert", f"model.micro_batch_tokens={budget}")
+        needs = Needs(recipe, make_plan(recipe), Measured(shape, PROMPTS), dict.fromkeys([BASE, *PROMPTS], CPU))
+        (text,) = (each for each in needs.all() if each.process == "text")
+        batch = memory.Batch(prompts, rows, 6, 10)
+        assert text.stages[TRAINING]["activations and logits"] == memory.step(shape, batch, Way())
+
+
+def test_on_a_card_processes_are_added_and_the_end_counts_with_sampling():
+    first = Need("a", "cuda:0", {"weights": 100}, {TRAINING: {"x": 50}, SAMPLING: {"y": 10}})
+    second = Need("b", "cuda:0", {"weights": 100}, {TRAINING: {"x": 60}, SAMPLING: {"y": 10}})
+    run = Need(RUN, "cuda:0", {}, {END: {"base": 30}})
+    assert on_each([first, second]) == {"cuda:0": 310}
+    assert on_each([first, run]) == {"cuda:0": 150}, "the base is not there while the branch trains"
+    assert on_each([first, Need(RUN, "cuda:0", {}, {END: {"base": 90}})]) == {"cuda:0": 200}
+
+
+def test_hours_are_those_of_the_busiest_device(planned_of):
+    speed = Speed(1.0, 1e9, 1e9)
+
+    def hours(*changes: str, cards: int = 0) -> float:
+        return planned_of(*changes, cards=Cards(cards)).rows(speed)[0].hours
+
+    assert hours() == pytest.approx(6 * 80 / 3600, rel=1e-3), "each process has cores of its own"
+    assert hours("backend=local") == pytest.approx(3 * 6 * 80 / 3600, rel=1e-3)
+    assert hours(*CUDA, cards=3) == pytest.approx(6 * 80 / 3600, rel=1e-3)
+    assert hours(*CUDA, cards=2) == pytest.approx(2 * 6 * 80 / 3600, rel=1e-3), "two branches share the first card"
+
+
+def test_a_checkpoint_holds_what_the_branches_train_hold_and_keep(planned_of, shape):
+    whole = memory.weights(shape)
+    assert planned_of().checkpoint == 3 * 3 * whole
+    assert planned_of("opd.teachers=phase_start").checkpoint == 3 * 4 * whole
+    distilled = planned_of("opd.signal=forward_kl", "merge={method: distil, steps: 2}", "opd.replay=2")
+    assert distilled.checkpoint == 4 * (3 * whole + 2 * memory.kept_batch(8, 10))
+    assert planned_of("checkpoint.keep_last=3").disk == 4 * 9 * whole + 4 * whole
+
+
+def test_what_cannot_fit_names_fields_and_what_each_saves(planned_of):
+    room = planned_of(*CUDA, cards=Cards(3))
+    fullest = max(room.most.values())
+    assert not room.overfull
+    small = planned_of(*CUDA, "grpo.kl_coefficient=0.1", "opd.teachers=phase_start", cards=Cards(3, fullest / 2**30))
+    assert set(small.overfull) == set(small.most)
+    found = {remedy.changes: remedy for remedy in small.remedies()}
+    unanchored = ("grpo.kl_coefficient=0",)
+    assert {("lora={rank: 16}",), unanchored, ("opd.anchor=0", "opd.teachers=moving")} <= found.keys()
+    assert all(remedy.most < max(small.most.values()) for remedy in found.values())
+    whole = memory.weights(small.model.shape)
+    assert max(small.most.values()) - found[unanchored].most == whole
+
+
+def test_where_no_change_suffices_alone_several_together_are_tried(planned_of):
+    tight = planned_of(*CUDA, "grpo.kl_coefficient=0.1", "opd.teachers=phase_start", cards=Cards(3))
+    best = min(remedy.most for remedy in tight.remedies())
+    tighter = planned_of(
+        *CUDA, "grpo.kl_coefficient=0.1", "opd.teachers=phase_start", cards=Cards(3, 0.99 * best / 2**30)
+    )
+    *alone, together = tighter.remedies()
+    assert not any(remedy.fits for remedy in alone)
+    assert together.fits
+    assert together.most < best
+    assert len(together.changes) > 1
+
+
+def test_memory_of_cards_and_their_number_are_checked():
+    assert cards_of(8, 80.0) == Cards(8, 80.0)
+    for gpus, gib, said in (
+        (1, 0.0, "--gpu-memory: found 0; accepted: GiB above 0"),
+        (1, -8.0, "--gpu-memory: found -8"),
+        (1, float("nan"), "--gpu-memory: found nan"),
+        (-1, None, "--gpus: found -1; accepted: 0 or more"),
+        (0, 80.0, "--gpu-memory: found where there is no card"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            cards_of(gpus, gib)
+
+
+def test_a_folder_without_weights_can_be_planned_and_one_without_its_settings_is_named(folder):
+    recipe = recipe_of(f"model.path={folder}")
+    planned = examine(recipe, Cards(0))
+    assert planned.model.shape.parameters == 1_329_792
+    assert planned.model.prompts["image"].patches > 0
+    assert planned.model.prompts["text"].mean <= planned.model.prompts["text"].longest
+    for name, said in (
+        ("chat_template.jinja", "no chat template"),
+        ("tokenizer.json", "the processor cannot be loaded"),
+        ("config.json", "no model here"),
+    ):
+        (folder / name).unlink()
+        with pytest.raises(ModelFolderError, match=said):
+            examine(recipe, Cards(0))
+
+
+def test_prompts_that_the_model_does_not_take_are_named(tmp_path):
+    """A model of text, on pictures."""
+    from tiny_kinds import tiny_of_kind
+
+    model, tokenizer = tiny_of_kind("qwen3")
+    model.config.save_pretrained(tmp_path / "qwen3")
+    tokenizer.save_pretrained(tmp_path / "qwen3")
+    with pytest.raises(RecipeError, match=r"branches\.image\.task: .*qwen3 takes text only"):
+        examine(recipe_of(f"model.path={tmp_path / 'qwen3'}"), Cards(0))
+
+
+def test_the_command_shows_memory_work_and_disk_and_reads_no_weights(command, folder):
+    done = command("plan", "demo", *SMALL, f"model.path={folder}", "--tokens-per-second", "100,1000,500")
+    assert done.returncode == 0, done.stderr
+    for said in ("1,329,792 parameters", "moments of AdamW", "final table", "hours", "a checkpoint, 2 are kept"):
+        assert said in done.stdout
+
+
+def test_the_command_refuses_what_a_card_cannot_hold(command):
+    done = command("plan", "demo", *SMALL, *CUDA, "--gpus", "1", "--gpu-memory", "0.01")
+    assert done.returncode == 1
+    assert "does not fit: cuda:0" in done.stdout
+    assert "lora={rank: 16}: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing.yaml"], "recipe nothing.yaml: not a readable file"),
+        (["demo", "model.path=nowhere"], "model.path: no folder 'nowhere'"),
+        (["demo", "--gpus", "1", "--gpu-memory", "-1"], "--gpu-memory: found -1"),
+        (["demo", "--tokens-per-second", "1,2"], "--tokens-per-second: found '1,2'; accepted: three numbers above 0"),
+        (["demo", "--tokens-per-second", "1,2,0"], "--tokens-per-second: found '1,2,0'"),
+        (["demo", "--tokens-per-second", "gpu.json"], "--tokens-per-second: found 'gpu.json'"),
+    ],
+)
+def test_a_mistake_is_one_line(command, arguments, said):
+    done = command("plan", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_recipe_or_a_configuration_that_cannot_be_read_is_told(command, folder, tmp_path):
+    (tmp_path / "bad.yaml").write_text("seed: [")
+    assert command("plan", "bad.yaml").returncode == 2
+    (folder / "config.json").write_text(json.dumps({"model_type": "nothing"}))
+    (tmp_path / "my.yaml").write_text(
+        yaml.safe_dump({**load_recipe("demo").model_dump(mode="json"), "model": {"path": str(folder)}})
+    )
+    done = command("plan", "my.yaml")
+    assert done.returncode == 2
+    assert "config.json is not that of a model" in done.stderr

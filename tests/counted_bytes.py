@@ -1,0 +1,49 @@
+"""Bytes as torch allocates them on the CPU, and batches of one size, for the formula of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from copd.model.memory import Batch
+from copd.tasks.digits import Digits
+from copd.types import Rollouts, Split
+
+
+def most_added(work: Callable[[], object]) -> int:
+    """The most bytes of tensors at once while `work` runs, beyond those before it: every allocation is counted."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as watched:
+        work()
+    events = watched.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return max(accumulate(size for _, size in changes))
+
+
+def written(policy: Any, prompts: int, rows_per_prompt: int, length: int, kind: str = "text") -> Rollouts:
+    """Random responses of one length to so many copies of one prompt."""
+    problem = Digits(kind).problem(Split.TRAIN, 0)
+    rows = prompts * rows_per_prompt
+    allowed = (~policy.banned_V).nonzero()[:, 0]
+    generator = torch.Generator().manual_seed(0)
+    return Rollouts(
+        problems=tuple(replace(problem, id=str(i)) for i in range(prompts)),
+        tokens_NT=allowed[torch.randint(len(allowed), (rows, length), generator=generator)],
+        mask_NT=torch.ones(rows, length, dtype=torch.bool),
+        finished_N=torch.zeros(rows, dtype=torch.bool),
+        logp_NT=torch.zeros(rows, length),
+        prompt_of_N=torch.arange(prompts).repeat_interleave(rows_per_prompt),
+        temperature=1.0,
+    )
+
+
+def batch_of(policy: Any, rollouts: Rollouts) -> Batch:
+    """The same rollouts as the formula of memory sees them."""
+    (encoded,) = policy.encoder.family.encode(rollouts.problems[:1])
+    patches = sum(len(values) for name, values in encoded.media.items() if name.startswith("pixel"))
+    prompts, (rows, length) = len(rollouts.problems), rollouts.tokens_NT.shape
+    return Batch(prompts, rows, len(encoded.ids_S), length, prompts * patches)
