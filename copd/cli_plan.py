@@ -114,7 +114,7 @@ def unit_of(planned: Planned) -> Unit:
 
 def _title(planned: Planned) -> str:
     recipe, shape = planned.recipe, planned.model.shape
-    return f"{recipe.method} with {escape(recipe.model.path)}: {shape.parameters:,} parameters"
+    return f"method {recipe.method}, {escape(recipe.model.path)}: {shape.parameters:,} parameters"
 
 
 def lines(planned: Planned) -> Iterator[str]:
@@ -145,7 +145,7 @@ def work_table(planned: Planned, speed: Speed | None) -> Table:
         table.add_column(name, justify="right")
     for row in planned.rows(speed):
         counts = [_count(value) for value in vars(row.work).values()]
-        hours = [] if row.hours is None else [f"{row.hours:,.1f}"]
+        hours = [] if row.hours is None else [f"{row.hours:,.2f}"]
         table.add_row(row.name, "" if row.steps is None else f"{row.steps:,}", *counts, *hours)
     return table
 

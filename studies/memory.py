@@ -3,240 +3,155 @@
     python studies/memory.py [KIND ...]    the table of the document; kinds of tests/tiny_kinds.py
     python studies/memory.py --sizes       what the formula says of common sizes
 
-Counted are storages of tensors, each once: those alive at the fullest moment of a real optimizer step and between
-steps, those that a forward pass keeps for its backward pass (hooks on saved tensors), the cache of keys and values.
-Nothing in the formula is fitted: its coefficients count the tensors that a layer keeps per token.
+Counted is every allocation of torch while a step, a score, sampling or a merge runs, the fullest moment of each; and
+the bytes of the parameters, of the moments and of a checkpoint's file.
 """
 
 from __future__ import annotations
 
-import gc
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache
+from safetensors.torch import save_file
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from copd.compute.forward import prompt_arguments
-from copd.model.learner import Learner
+from copd.maths.merge import mean
+from copd.model import memory
 from copd.model.lora import LoraSettings
-from copd.model.objectives import GrpoObjective
+from copd.model.memory import Batch, Way
 from copd.model.policy import Policy
-from copd.tasks.digits import Digits
-from copd.types import Rollouts, Split
+from copd.model.shape import Shape, shape_of
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from counted_bytes import batch_of, most_added, trained, written
 from tiny_kinds import tiny_of_kind
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-PROMPTS, ROWS, LENGTH, RANK, BRANCHES = 2, 8, 100, 4, 3
+RANK, BRANCHES = 4, 3
+GIB = 2**30
+Row = tuple[str, int, int]
+"""A quantity, its bytes by the formula, and its bytes as counted."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A decoder: layers, width D, query width Q, key or value width K, inner width F, head size, vocabulary V.
-
-    `normed` where queries and keys are normed (Qwen3, Qwen3-VL); `parameters` counts the whole model.
-    """
-
-    layers: int
-    width: int
-    query: int
-    key: int
-    inner: int
-    head: int
-    vocabulary: int
-    normed: bool
-    parameters: int
-
-
-def shape_of(policy: Policy) -> Shape:
-    config = policy.model.config.get_text_config()
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return Shape(
-        config.num_hidden_layers,
-        config.hidden_size,
-        config.num_attention_heads * head,
-        config.num_key_value_heads * head,
-        config.intermediate_size,
-        head,
-        config.vocab_size,
-        any(name.endswith("q_norm") for name, _ in policy.model.named_modules()),
-        sum(p.numel() for p in policy.model.parameters()),
+def steps(kind: str, pictures: str, *, half: bool, checkpointing: bool = False) -> Iterator[Row]:
+    """What steps of one and of two parts add."""
+    policy = _policy(kind, half=half, gradient_checkpointing=checkpointing)
+    shape, found = shape_of(policy.model), trained(policy, pictures)
+    batch = memory.step(shape, found.batch, Way(half, checkpointing=checkpointing)) + _narrow(
+        shape, found.batch, half=half
     )
+    for parts, count in ((1, found.one_part), (2, found.two_parts)):
+        words = f"a step of {('one part', 'two parts')[parts - 1]}{', checkpointed' * checkpointing}"
+        yield words, batch + memory.gradients(shape.parameters, parts), count
 
 
-def between_steps(trained: int) -> int:
-    """Numbers that a branch holds for good per trained parameter: itself and two moments."""
-    return 3 * trained
+def asked(kind: str, pictures: str, *, half: bool) -> Iterator[Row]:
+    """What scoring and sampling add."""
+    policy = _policy(kind, half=half)
+    shape, rollouts = shape_of(policy.model), written(policy, 2, 8, 40, pictures)
+    batch = batch_of(policy, rollouts)
+    narrow = _narrow(shape, batch, half=half)
+    yield "scoring", memory.scoring(shape, batch, Way(half)) + narrow, most_added(lambda: policy.score(rollouts))
+    cache = memory.cached(shape, batch, half=half) + memory.sampling(shape, batch, half=half)
+    lean = memory.joined_weights(shape) if shape.normed and not half else 0
+    generator = torch.Generator().manual_seed(0)
+    options = {"rollouts_per_prompt": 8, "generator": generator, "max_new_tokens": 40}
+    yield "sampling", cache + narrow + lean, most_added(lambda: policy.sample(rollouts.problems, **options))
 
 
-def within_a_step(trained: int) -> int:
-    """Numbers added while a branch steps: the sum of the gradients, and the gradient of a second part."""
-    return 2 * trained
+def held(kind: str) -> Iterator[Row]:
+    """What a branch holds between steps, its checkpoint, and a merge."""
+    policy = _policy(kind, half=False)
+    shape, state = shape_of(policy.model), trained(policy).learner.state()
+    formula = memory.weights(shape) + memory.moments(shape.parameters)
+    yield "a branch between steps", formula, sum(tensor.nbytes for tensor in state.values())
+    with tempfile.NamedTemporaryFile() as file:
+        save_file(state, file.name)
+        yield "its checkpoint on disk", memory.checkpoint(shape.parameters), Path(file.name).stat().st_size
+    merged = most_added(lambda: mean([policy.weights() for _ in range(BRANCHES)]))
+    yield f"a merge of {BRANCHES}", memory.merging(shape, BRANCHES), merged
 
 
-def adapter(shape: Shape, rank: int) -> int:
-    """Parameters of one adapter on all linear layers of the decoder: rank (in + out) each."""
-    d, q, k, f = shape.width, shape.query, shape.key, shape.inner
-    return shape.layers * rank * (2 * (d + q) + 2 * (d + k) + 3 * (d + f))
+def adapter(kind: str) -> Iterator[Row]:
+    """What a step of an adapter adds."""
+    shape = shape_of(tiny_of_kind(kind)[0])
+    branch = _policy(kind, half=False).with_adapter("a", LoraSettings(RANK, 8.0, TARGETS), 0)
+    found, own = trained(branch), memory.adapter(shape, RANK, TARGETS)
+    formula = memory.step(shape, found.batch, Way(frozen=True)) + memory.gradients(own, 2)
+    yield f"a step of two parts of an adapter of rank {RANK}", formula, found.two_parts
 
 
-def cache(shape: Shape, tokens: int) -> int:
-    """Keys and values of every layer."""
-    return 2 * shape.layers * shape.key * tokens
+def _policy(kind: str, *, half: bool, **options: bool) -> Policy:
+    return Policy(*tiny_of_kind(kind), autocast=torch.bfloat16 if half else None, **options)
 
 
-def activations(shape: Shape, tokens: int, responses: int) -> int:
-    """Numbers kept for the backward pass, of `tokens` in the batch, `responses` of them with a log-prob.
-
-    A layer keeps, per token: residual, normed and scaled residual before attention and before the MLP, 6 D; queries and
-    attention's output, keys and values, 2 (Q + K), twice that where queries and keys are normed; gate, its activation,
-    up, and their product, 4 F. After the layers: 2 D and cosine and sine; per response token D and V log-probs.
-    """
-    attention = (4 if shape.normed else 2) * (shape.query + shape.key)
-    per_layer = 6 * shape.width + attention + 4 * shape.inner
-    per_token = shape.layers * per_layer + 2 * shape.width + 2 * shape.head
-    return tokens * per_token + responses * (shape.width + shape.vocabulary)
+def _narrow(shape: Shape, batch: Batch, *, half: bool) -> int:
+    return memory.narrow_weights(shape, pictures=batch.patches > 0) if half else 0
 
 
-def packed(shape: Shape, prompts: int, rows: int, prompt: int, response: int) -> int:
-    """Activations of packed log-probs: prompts and rows' tokens once, the last of a row not at all.
-
-    A layer keeps attention's output twice, by window and in the sequence's order, and each row's keys and values once
-    more, behind copies of its prompt's. Masks are numbers, the same for all layers, repeated for the query heads that
-    share a key head.
-    """
-    tokens, length = prompts * prompt + rows * (response - 1), prompt + response - 1
-    per_layer = shape.query * tokens + 2 * shape.key * rows * length
-    masks = shape.query // shape.key * (prompts * prompt**2 + rows * (response - 1) * length)
-    return activations(shape, tokens, rows * response) + shape.layers * per_layer + masks
-
-
-def checkpointed(shape: Shape, tokens: int, responses: int) -> int:
-    """Activations with gradient checkpointing: the input of each layer, and what stands outside the layers."""
-    outside = activations(replace(shape, layers=0), tokens, responses)
-    return shape.layers * shape.width * tokens + outside
+def measured(kind: str) -> Iterator[tuple[str, Row]]:
+    """The arithmetic, and a row."""
+    pictures = "image" if kind == "qwen3_vl" else "text"
+    for row in held(kind):
+        yield "float32", row
+    for name, half in (("float32", False), ("bfloat16", True)):
+        for row in (
+            *steps(kind, pictures, half=half),
+            *steps(kind, pictures, half=half, checkpointing=True),
+            *asked(kind, pictures, half=half),
+        ):
+            yield name, row
+    for row in adapter(kind):
+        yield "float32", row
 
 
-def counted(tensors: Iterable[Tensor]) -> int:
-    """Numbers of 4 bytes in the storages under the tensors, each once."""
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values()) // 4
+SIZES = {"1.7B": (28, 2048, 16, 6144), "4B": (36, 2560, 32, 9728), "8B": (36, 4096, 32, 12_288)}
+"""Layers, width, query heads and inner width of Qwen3 text models, from their published configurations."""
 
 
-def alive() -> int:
-    """The same for every tensor of this process."""
-    gc.collect()
-    tensors = [item for item in gc.get_objects() if issubclass(type(item), Tensor)]
-    gradients = [item.grad for item in tensors if item.is_leaf and item.grad is not None]
-    return counted([*tensors, *gradients])
-
-
-def kept(policy: Policy, rollouts: Rollouts) -> int:
-    """Numbers that the forward pass of the log-probs keeps for the backward pass, parameters left out."""
-    saved: list[Tensor] = []
-    own = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):  # type: ignore[func-returns-value]
-        logp = policy.logp(rollouts)
-    assert logp.requires_grad
-    return counted(t for t in saved if t.untyped_storage().data_ptr() not in own)
-
-
-def written(policy: Policy) -> Rollouts:
-    """Random responses of one length to prompts of one length."""
-    problem = Digits("text").problem(Split.TRAIN, 0)
-    rows = PROMPTS * ROWS
-    allowed = (~policy.banned_V).nonzero()[:, 0]
-    return Rollouts(
-        problems=tuple(replace(problem, id=str(i)) for i in range(PROMPTS)),
-        tokens_NT=allowed[torch.randint(len(allowed), (rows, LENGTH))],
-        mask_NT=torch.ones(rows, LENGTH, dtype=torch.bool),
-        finished_N=torch.zeros(rows, dtype=torch.bool),
-        logp_NT=torch.zeros(rows, LENGTH),
-        prompt_of_N=torch.arange(PROMPTS).repeat_interleave(ROWS),
-        temperature=1.0,
+def shape_of_size(name: str) -> Shape:
+    layers, width, heads, inner = SIZES[name]
+    config = Qwen3Config(
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        num_key_value_heads=8,
+        head_dim=128,
+        intermediate_size=inner,
+        vocab_size=151_936,
+        tie_word_embeddings=name != "8B",
     )
-
-
-def stepped(policies: list[Policy]) -> tuple[int, int]:
-    """Numbers alive between the steps of these branches, and at the fullest moment of a step of two parts."""
-    rollouts = written(policies[0])
-    objective = GrpoObjective("grpo", rollouts, 1.0, torch.linspace(-1, 1, len(rollouts.tokens_NT)))
-    learners = [Learner(policy, learning_rate=1e-4) for policy in policies]
-    fullest = []
-    for learner in learners:
-        learner.step([objective])
-    take = learners[0]._take_gradients
-    learners[0]._take_gradients = lambda: fullest.append(alive()) or take()  # type: ignore[method-assign, func-returns-value]
-    between = alive()
-    learners[0].step([objective, replace(objective, name="again")])
-    return between, max(fullest)
-
-
-def measured(name: str) -> list[tuple[str, int, int]]:
-    """Quantity, formula, count."""
-    torch.manual_seed(0)
-    before = alive()
-    policy = Policy(*tiny_of_kind(name))
-    shape = shape_of(policy)
-    between, fullest = stepped([policy])
-    rows = [
-        ("one full branch between steps", between_steps(shape.parameters), between - before),
-        ("what a step of two parts adds", within_a_step(shape.parameters), fullest - between),
-    ]
-    rollouts = written(policy)
-    prompt = policy.encoder.lengths(rollouts.problems)[0]
-    n, tokens = PROMPTS * ROWS, PROMPTS * ROWS * (prompt + LENGTH)
-    rows.append(("activations, packed", packed(shape, PROMPTS, n, prompt, LENGTH), kept(policy, rollouts)))
-    policy.packing = False
-    rows.append(("activations, plain path", activations(shape, tokens, n * LENGTH), kept(policy, rollouts)))
-    twin = policy.clone(gradient_checkpointing=True)
-    rows.append(("activations, checkpointed", checkpointed(shape, tokens, n * LENGTH), kept(twin, rollouts)))
-    prompts = policy.encoder.encode(rollouts.problems, policy.device)
-    past = DynamicCache()
-    policy.model(**prompt_arguments(policy.encoder.family, prompts), past_key_values=past, use_cache=True)
-    keys = [tensor for layer in past.layers for tensor in (layer.keys, layer.values)]
-    rows.append(("keys and values of the prompts", cache(shape, PROMPTS * prompt), counted(keys)))
-    del policy, twin, past, keys, prompts
-    before = alive()
-    base = Policy(*tiny_of_kind(name))
-    branches = [base.with_adapter(f"b{i}", LoraSettings(RANK, 8.0, TARGETS), i) for i in range(BRANCHES)]
-    between, fullest = stepped(branches)
-    trained = adapter(shape, RANK)
-    formula = shape.parameters + BRANCHES * between_steps(trained)
-    rows.append((f"{BRANCHES} lora branches of rank {RANK} between steps", formula, between - before))
-    rows.append(("what a step of two parts of one adds", within_a_step(trained), fullest - between))
-    return rows
-
-
-SIZES = {
-    "1.7B": Shape(28, 2048, 2048, 1024, 6144, 128, 151_936, True, 1_720_000_000),
-    "4B": Shape(36, 2560, 4096, 1024, 9728, 128, 151_936, True, 4_020_000_000),
-    "8B": Shape(36, 4096, 4096, 1024, 12288, 128, 151_936, True, 8_190_000_000),
-}
-"""Qwen3 text models, from their published configurations."""
+    with torch.device("meta"):
+        return shape_of(Qwen3ForCausalLM(config))
 
 
 def sizes() -> None:
-    """GiB in float32, K=3; activations of 16,384 tokens on the plain path, a response token for every second one."""
-    print("| size | 3 full branches and the base | in turns: on the device | in turns: on the CPU |", end="")
-    print(" 3 lora branches of rank 16 | activations | checkpointed | keys and values of 1,000 tokens |")
+    """GiB. A micro-batch has one prompt of 2,048 tokens and 8 responses of 2,048."""
+    print(
+        "| size | parameters | 3 full branches | 3 lora branches of rank 16, and the base | micro-batch, float32 |",
+        end="",
+    )
+    print(" bfloat16 | bfloat16, checkpointed | keys and values of 1,000 tokens, bfloat16 |")
     print("|" + "---|" * 8)
-    for name, shape in SIZES.items():
-        p, a = shape.parameters, adapter(shape, 16)
+    batch = Batch(1, 8, 2048, 2048)
+    for name in SIZES:
+        shape = shape_of_size(name)
+        p, a = shape.parameters, memory.adapter(shape, 16, TARGETS)
+        full = memory.weights(shape) + memory.moments(p) + memory.gradients(p, 2)
+        light = memory.WIDE * a + memory.moments(a) + memory.gradients(a, 2)
+        half = memory.narrow_weights(shape, pictures=False)
         cells = (
-            p + 3 * between_steps(p) + within_a_step(p),
-            between_steps(p) + within_a_step(p),
-            p + 2 * between_steps(p),
-            p + 3 * between_steps(a) + within_a_step(a),
-            activations(shape, 16_384, 8_192),
-            checkpointed(shape, 16_384, 8_192),
-            cache(shape, 1000),
+            3 * full,
+            memory.weights(shape) + 3 * light,
+            memory.step(shape, batch, Way()),
+            memory.step(shape, batch, Way(half=True)) + half,
+            memory.step(shape, batch, Way(half=True, checkpointing=True)) + half,
+            memory.cache(shape, 1000, half=True),
         )
-        print(f"| {name} | " + " | ".join(f"{4 * cell / 2**30:.1f}" for cell in cells) + " |")
+        print(f"| {name} | {p:,} | " + " | ".join(f"{cell / GIB:.1f}" for cell in cells) + " |")
 
 
 def main() -> None:
@@ -244,11 +159,12 @@ def main() -> None:
     names = sys.argv[1:]
     if names == ["--sizes"]:
         return sizes()
-    print("| model | quantity | formula, bytes | counted, bytes | counted / formula |")
-    print("|---|---|---|---|---|")
+    print("| model | arithmetic | quantity | formula, bytes | counted, bytes | counted / formula |")
+    print("|---|---|---|---|---|---|")
     for name in names or ("qwen3_vl", "qwen3", "llama"):
-        for quantity, formula, count in measured(name):
-            print(f"| {name} | {quantity} | {4 * formula:,} | {4 * count:,} | {count / formula:.3f} |", flush=True)
+        for arithmetic, (quantity, formula, count) in measured(name):
+            cells = (name, arithmetic, quantity, f"{formula:,}", f"{count:,}", f"{count / formula:.3f}")
+            print(f"| {' | '.join(cells)} |", flush=True)
     return None
 
 

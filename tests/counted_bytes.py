@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from copd.model.learner import Learner
 from copd.model.memory import Batch
+from copd.model.objectives import GrpoObjective
 from copd.tasks.digits import Digits
 from copd.types import Rollouts, Split
 
 
 def most_added(work: Callable[[], object]) -> int:
     """The most bytes of tensors at once while `work` runs, beyond those before it: every allocation is counted."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as watched:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         work()
     events = watched.profiler.kineto_results.events()
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
@@ -47,3 +49,25 @@ def batch_of(policy: Any, rollouts: Rollouts) -> Batch:
     patches = sum(len(values) for name, values in encoded.media.items() if name.startswith("pixel"))
     prompts, (rows, length) = len(rollouts.problems), rollouts.tokens_NT.shape
     return Batch(prompts, rows, len(encoded.ids_S), length, prompts * patches)
+
+
+class Trained(NamedTuple):
+    """A learner after its steps, one of their equal micro-batches, and the most bytes that a step has added."""
+
+    learner: Learner
+    batch: Batch
+    one_part: int
+    two_parts: int
+
+
+def trained(policy: Any, kind: str = "text") -> Trained:
+    """Steps of two equal micro-batches: after the first, which makes the moments, one of one part, one of two."""
+    rollouts, batch = written(policy, 4, 4, 30, kind), batch_of(policy, written(policy, 2, 4, 30, kind))
+    policy.micro_batch_tokens = batch.prompts * batch.prompt + batch.rows * batch.response
+    assert len(policy.micro_batches(rollouts, torch.arange(16))) == 2
+    learner = Learner(policy, learning_rate=1e-4)
+    objective = GrpoObjective("native", rollouts, 1.0, torch.linspace(-1, 1, 16))
+    learner.step([objective])
+    one = most_added(lambda: learner.step([objective]))
+    two = most_added(lambda: learner.step([objective, replace(objective, name="taught")]))
+    return Trained(learner, batch, one, two)

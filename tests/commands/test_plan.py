@@ -182,14 +182,17 @@ def test_in_one_process_branches_share_a_base_and_compute_in_turn(planned_of, sh
     assert need(turns, RUN, CPU).held == {"base": whole, "weights": 2 * whole, "moments of AdamW": 4 * whole}
 
 
-def test_a_micro_batch_is_one_that_the_token_budget_allows(shape):
-    """Groups of 6 + 2 x 10 tokens: of 4 prompts two fit into 60 tokens, one into 30, and one row alone into 16."""
-    for budget, prompts, rows in ((60, 2, 4), (30, 1, 2), (16, 1, 1)):
-        recipe = recipe_of("method=expert", f"model.micro_batch_tokens={budget}")
-        needs = Needs(recipe, make_plan(recipe), Measured(shape, PROMPTS), dict.fromkeys([BASE, *PROMPTS], CPU))
-        (text,) = (each for each in needs.all() if each.process == "text")
-        batch = memory.Batch(prompts, rows, 6, 10)
-        assert text.stages[TRAINING]["activations and logits"] == memory.step(shape, batch, Way())
+@pytest.mark.parametrize(("budget", "prompts", "rows"), [(60, 2, 4), (30, 1, 2), (16, 1, 1)])
+def test_a_micro_batch_is_one_that_the_token_budget_allows(shape, budget, prompts, rows):
+    """Groups of 6 or 9 and 2 x 10 tokens: two fit into 60 tokens, one into 30, and one row alone into 16."""
+    recipe = recipe_of("method=expert", f"model.micro_batch_tokens={budget}")
+    needs = Needs(recipe, make_plan(recipe), Measured(shape, PROMPTS), dict.fromkeys([BASE, *PROMPTS], CPU))
+    found = {each.process: each.stages for each in needs.all()}
+    for name, batch in (
+        ("text", memory.Batch(prompts, rows, 6, 10)),
+        ("image", memory.Batch(prompts, rows, 9, 10, 4 * prompts)),
+    ):
+        assert found[name][TRAINING]["activations and logits"] == memory.step(shape, batch, Way())
 
 
 def test_on_a_card_processes_are_added_and_the_end_counts_with_sampling():

@@ -1,10 +1,8 @@
 """The formula of memory against bytes that torch allocates, for tiny models: each within a tenth."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-from counted_bytes import batch_of, most_added, written
+from counted_bytes import batch_of, most_added, trained, written
 from safetensors.torch import save_file
 from tiny_kinds import _text, _tokenizer, tiny_of_kind
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -14,10 +12,8 @@ from copd.errors import ModelFolderError, RecipeError
 from copd.maths import merge as merges
 from copd.model import memory
 from copd.model.folders import model_folder, without_weights
-from copd.model.learner import Learner
 from copd.model.lora import LoraSettings
 from copd.model.memory import Batch, Way
-from copd.model.objectives import GrpoObjective
 from copd.model.policy import Policy
 from copd.model.shape import shape_of
 
@@ -35,26 +31,12 @@ def narrow(policy: Policy, batch: Batch) -> int:
     return memory.narrow_weights(shape_of(policy.model), pictures=batch.patches > 0) if half else 0
 
 
-def training_of(policy: Policy, kind: str = "text"):
-    """Steps of one and of two parts of two equal micro-batches, the fullest moment of each; and one of the batches."""
-    half_the_rows = written(policy, 2, 4, 30, kind)
-    rollouts, batch = written(policy, 4, 4, 30, kind), batch_of(policy, half_the_rows)
-    policy.micro_batch_tokens = batch.prompts * batch.prompt + batch.rows * batch.response
-    assert len(policy.micro_batches(rollouts, torch.arange(16))) == 2
-    learner = Learner(policy, learning_rate=1e-4)
-    objective = GrpoObjective("native", rollouts, 1.0, torch.linspace(-1, 1, 16))
-    learner.step([objective])  # AdamW makes its moments in the first step
-    one = most_added(lambda: learner.step([objective]))
-    two = most_added(lambda: learner.step([objective, replace(objective, name="taught")]))
-    return learner, batch, one, two
-
-
 @pytest.mark.parametrize(
     ("kind", "problem", "half", "checkpointing"),
     [
         ("qwen3", "text", False, False),
         ("qwen3", "text", True, True),
-        ("qwen3_vl", "image", True, False),
+        pytest.param("qwen3_vl", "image", True, False, marks=pytest.mark.slow),
         pytest.param("qwen3_vl", "image", False, False, marks=pytest.mark.slow),
         pytest.param("qwen3_vl", "video", False, True, marks=pytest.mark.slow),
         pytest.param("llama", "text", False, False, marks=pytest.mark.slow),
@@ -64,7 +46,7 @@ def training_of(policy: Policy, kind: str = "text"):
 def test_a_step_adds_gradients_and_a_micro_batch(kind, problem, half, checkpointing):
     policy = policy_of(kind, half=half, gradient_checkpointing=checkpointing)
     shape = shape_of(policy.model)
-    _, batch, one, two = training_of(policy, problem)
+    _, batch, one, two = trained(policy, problem)
     added = memory.step(shape, batch, Way(half, checkpointing=checkpointing)) + narrow(policy, batch)
     assert one == pytest.approx(added + memory.gradients(shape.parameters, 1), **TENTH)
     assert two == pytest.approx(added + memory.gradients(shape.parameters, 2), **TENTH)
@@ -75,15 +57,15 @@ def test_a_step_adds_gradients_and_a_micro_batch(kind, problem, half, checkpoint
 def test_a_step_of_an_adapter_keeps_no_normed_values_and_its_own_gradients():
     branch = policy_of("qwen3").with_adapter("a", LoraSettings(4, 8.0, TARGETS), 0)
     shape = shape_of(policy_of("qwen3").model)
-    learner, batch, _, two = training_of(branch)
-    trained = memory.adapter(shape, 4, TARGETS)
-    assert trained == sum(p.numel() for p in learner.named_parameters.values())
-    assert two == pytest.approx(memory.step(shape, batch, Way(frozen=True)) + memory.gradients(trained, 2), **TENTH)
+    learner, batch, _, two = trained(branch)
+    own = memory.adapter(shape, 4, TARGETS)
+    assert own == sum(p.numel() for p in learner.named_parameters.values())
+    assert two == pytest.approx(memory.step(shape, batch, Way(frozen=True)) + memory.gradients(own, 2), **TENTH)
     with pytest.raises(RecipeError, match=r"lora\.targets: 'qkv' is no linear layer"):
         memory.adapter(shape, 4, ["q_proj", "qkv"])
 
 
-@pytest.mark.parametrize("chunk", [1 << 25, 1 << 19])
+@pytest.mark.parametrize("chunk", [pytest.param(1 << 25, marks=pytest.mark.slow), 1 << 19])
 def test_many_logits_are_counted_and_in_chunks_the_gradient_of_the_head_beside_them(monkeypatch, chunk):
     monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", chunk)
     monkeypatch.setattr(memory, "CHUNK_ELEMENTS", chunk)
@@ -91,7 +73,7 @@ def test_many_logits_are_counted_and_in_chunks_the_gradient_of_the_head_beside_t
     model = Qwen3ForCausalLM(Qwen3Config(**_text(tokenizer, vocab_size=8000))).eval()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     policy = Policy(model, tokenizer)
-    shape, (_, batch, one, _) = shape_of(model), training_of(policy)
+    shape, (_, batch, one, _) = shape_of(model), trained(policy)
     assert one == pytest.approx(memory.step(shape, batch, Way()) + memory.gradients(shape.parameters, 1), **TENTH)
 
 
@@ -102,7 +84,7 @@ def test_many_logits_are_counted_and_in_chunks_the_gradient_of_the_head_beside_t
         ("qwen3", "text", True, True),
         ("qwen3", "text", False, False),
         ("qwen3_vl", "image", False, True),
-        ("qwen3_vl", "image", True, True),
+        pytest.param("qwen3_vl", "image", True, True, marks=pytest.mark.slow),
     ],
 )
 def test_scoring_takes_the_fullest_of_mlp_attention_and_logits(kind, problem, half, packed):
@@ -114,7 +96,9 @@ def test_scoring_takes_the_fullest_of_mlp_attention_and_logits(kind, problem, ha
     assert most_added(lambda: policy.score(rollouts)) == pytest.approx(formula, **TENTH)
 
 
-@pytest.mark.parametrize(("kind", "half"), [("qwen3", False), ("qwen3", True), ("llama", False)])
+@pytest.mark.parametrize(
+    ("kind", "half"), [("qwen3", False), ("qwen3", True), pytest.param("llama", False, marks=pytest.mark.slow)]
+)
 def test_sampling_takes_a_cache_with_room_for_all_rows(kind, half):
     policy = policy_of(kind, half=half)
     rollouts = written(policy, 2, 8, 40)
@@ -135,7 +119,7 @@ def test_sampling_takes_a_cache_with_room_for_all_rows(kind, half):
 def test_a_branch_its_checkpoint_and_a_merge_take_what_the_formula_says(tmp_path):
     policy = policy_of("qwen3_vl")
     shape = shape_of(policy.model)
-    learner, *_ = training_of(policy)
+    learner, *_ = trained(policy)
     state = learner.state()
     assert sum(p.nbytes for p in policy.model.parameters()) == memory.weights(shape)
     held = sum(tensor.nbytes for name, tensor in state.items() if not name.startswith("weight/"))
