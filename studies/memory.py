@@ -18,15 +18,15 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from copd.maths.merge import mean
 from copd.model import memory
 from copd.model.lora import LoraSettings
 from copd.model.memory import Batch, Way
 from copd.model.policy import Policy
 from copd.model.shape import Shape, shape_of
+from copd.model.stored import write_folder
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from counted_bytes import batch_of, most_added, trained, written
+from counted_bytes import batch_of, most_added, most_merged, trained, written
 from tiny_kinds import tiny_of_kind
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -45,7 +45,7 @@ def steps(kind: str, pictures: str, *, half: bool, checkpointing: bool = False) 
     )
     for parts, count in ((1, found.one_part), (2, found.two_parts)):
         words = f"a step of {('one part', 'two parts')[parts - 1]}{', checkpointed' * checkpointing}"
-        yield words, batch + memory.gradients(shape.parameters, parts), count
+        yield words, batch + memory.gradients(shape.parameters), count
 
 
 def asked(kind: str, pictures: str, *, half: bool) -> Iterator[Row]:
@@ -71,7 +71,11 @@ def held(kind: str) -> Iterator[Row]:
     with tempfile.NamedTemporaryFile() as file:
         save_file(state, file.name)
         yield "its checkpoint on disk", memory.checkpoint(shape.parameters), Path(file.name).stat().st_size
-    merged = most_added(lambda: mean([policy.weights() for _ in range(BRANCHES)]))
+    with tempfile.TemporaryDirectory() as folder:
+        parts = {name: Path(folder) / name for name in "abc"[:BRANCHES]}
+        for part in parts.values():
+            write_folder(policy.weights(), part)
+        merged = most_merged(parts, Path(folder) / "merged")
     yield f"a merge of {BRANCHES}", memory.merging(shape, BRANCHES), merged
 
 
@@ -80,7 +84,7 @@ def adapter(kind: str) -> Iterator[Row]:
     shape = shape_of(tiny_of_kind(kind)[0])
     branch = _policy(kind, half=False).with_adapter("a", LoraSettings(RANK, 8.0, TARGETS), 0)
     found, own = trained(branch), memory.adapter(shape, RANK, TARGETS)
-    formula = memory.step(shape, found.batch, Way(frozen=True)) + memory.gradients(own, 2)
+    formula = memory.step(shape, found.batch, Way(frozen=True)) + memory.gradients(own)
     yield f"a step of two parts of an adapter of rank {RANK}", formula, found.two_parts
 
 
@@ -140,15 +144,15 @@ def sizes() -> None:
     for name in SIZES:
         shape = shape_of_size(name)
         p, a = shape.parameters, memory.adapter(shape, 16, TARGETS)
-        full = memory.weights(shape) + memory.moments(p) + memory.gradients(p, 2)
-        light = memory.WIDE * a + memory.moments(a) + memory.gradients(a, 2)
+        full = memory.weights(shape) + memory.moments(p) + memory.gradients(p)
+        light = memory.WIDE * a + memory.moments(a) + memory.gradients(a)
         half = memory.narrow_weights(shape, pictures=False)
         cells = (
             3 * full,
-            memory.weights(shape) + 3 * light,
+            memory.frozen_weights(shape) + 3 * light,
             memory.step(shape, batch, Way()),
-            memory.step(shape, batch, Way(half=True)) + half,
-            memory.step(shape, batch, Way(half=True, checkpointing=True)) + half,
+            memory.step(shape, batch, Way(half=True, card=True)) + half,
+            memory.step(shape, batch, Way(half=True, checkpointing=True, card=True)) + half,
             memory.cache(shape, 1000, half=True),
         )
         print(f"| {name} | {p:,} | " + " | ".join(f"{cell / GIB:.1f}" for cell in cells) + " |")

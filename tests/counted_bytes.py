@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from copd.maths import merge as merges
+from copd.model import merging
 from copd.model.learner import Learner
 from copd.model.memory import Batch
 from copd.model.objectives import GrpoObjective
@@ -24,6 +30,29 @@ def most_added(work: Callable[[], object]) -> int:
     events = watched.profiler.kineto_results.events()
     changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
     return max(accumulate(size for _, size in changes))
+
+
+def most_merged(parts: Mapping[str, Path], out: Path) -> int:
+    """The most bytes of tensors at once while folders of weights are merged: when a tensor of each has been merged.
+
+    Tensors that are read from files are not allocated by torch, so those that are alive are counted.
+    """
+    fullest, before, plainly = 0, _alive(), merges.merge_tensor
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        nonlocal fullest
+        merged = plainly(*arguments, **options)
+        fullest = max(fullest, _alive() - before)
+        return merged
+
+    with patch.object(merges, "merge_tensor", noted):
+        merging.merge_weights(parts, out, "mean", {})
+    return fullest
+
+
+def _alive() -> int:
+    tensors = [item for item in gc.get_objects() if issubclass(type(item), Tensor)]
+    return sum({each.data_ptr(): each.nbytes for each in tensors if each.device.type == "cpu"}.values())
 
 
 def written(policy: Any, prompts: int, rows_per_prompt: int, length: int, kind: str = "text") -> Rollouts:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from copd.assemble.plan import Plan
-from copd.compute.batching import micro_batches
+from copd.compute.batching import Held, micro_batches, packed_tokens, plain_tokens, sampled_tokens
+from copd.compute.queue import BLOCK
 from copd.errors import RecipeError
 from copd.model import memory
 from copd.model.memory import Batch, Way
+from copd.model.optimizers import KINDS
 from copd.model.shape import Shape
 from copd.recipe.model import Recipe
 from copd.types import BASE, MERGED, MIXED
@@ -125,12 +127,12 @@ class Needs:
         lora = recipe.lora
         self.trained = shape.parameters if lora is None else memory.adapter(shape, lora.rank, lora.targets)
         self._whole = memory.weights(shape)
-        self._split: dict[Asked, list[Batch]] = {}
+        self._split: dict[tuple[Asked, Held], list[Batch]] = {}
 
     def all(self) -> list[Need]:
         """The processes of the run: one for all, or one for the run and one for each branch."""
         if self.recipe.backend.kind != "local":
-            return [*self._of_the_run(), *map(self._alone, self.plan.branches)]
+            return [*self._of_the_run(), *(need for name in self.plan.branches for need in self._alone(name))]
         places = dict.fromkeys([*self.devices.values(), CPU])
         return [need for need in map(self._together, places) if need.most]
 
@@ -139,7 +141,7 @@ class Needs:
         """Bytes of a checkpoint of all branches, at its largest."""
         held = self._whole if self._holds else 0
         kept = memory.kept_batch(self.plan.batches.native, self.recipe.sampling.max_new_tokens)
-        branches = memory.checkpoint(self.trained) + held + self.recipe.opd.replay * kept
+        branches = memory.checkpoint(self.trained, self.recipe.optimizer.kind) + held + self.recipe.opd.replay * kept
         return len(self.plan.branches) * branches
 
     @property
@@ -159,17 +161,32 @@ class Needs:
         """What a branch holds for good; a base that adapters share is left out."""
         weights = {"weights": self._whole} if self.recipe.lora is None else {"adapters": memory.WIDE * self.trained}
         held = {"held copies": self._whole} if self._holds and name in self.plan.learners else {}
-        return {**weights, "moments of AdamW": memory.moments(self.trained), **held}
+        return {**weights, **self._moments(self.devices[name]), **held}
 
-    def _alone(self, name: str) -> Need:
+    def _moments(self, device: str) -> Terms:
+        kind = self.recipe.optimizer.kind
+        follow = memory.moments if device == CPU else memory.moments_on_the_card
+        return {"moments of AdamW": follow(self.trained, kind)}
+
+    def _base(self, device: str) -> int:
+        """The base where branches compute, held in half precision where nobody trains it."""
+        frozen = self.recipe.lora is not None and self._way(device).half
+        return memory.frozen_weights(self.shape) if frozen else self._whole
+
+    def _alone(self, name: str) -> Iterator[Need]:
         """A branch in a process of its own, where a base is held only if an adapter or a KL needs it."""
-        base = {"base": self._whole} if self.recipe.lora or self.recipe.grpo.kl_coefficient else {}
-        return Need(name, self.devices[name], base | self._own(name), self._stages(name))
+        device = self.devices[name]
+        base = {"base": self._base(device)} if self.recipe.lora or self.recipe.grpo.kl_coefficient else {}
+        yield Need(name, device, base | self._own(name), self._stages(name))
+        elsewhere = memory.moments(self.trained, self.recipe.optimizer.kind) - sum(self._moments(device).values())
+        merging = {"its weights": self._whole} if self._merges else {}
+        if device != CPU and (elsewhere or merging):
+            yield Need(name, CPU, {"moments of AdamW": elsewhere}, {MERGING: merging})
 
     def _of_the_run(self) -> list[Need]:
         """The process of the run beside those of branches. Its base waits on the CPU until it is evaluated."""
         home = self.devices[BASE]
-        merging = {"merge": self._whole + memory.merging(self.shape, len(self.plan.learners))}
+        merging = {"merge": memory.merging(self.shape, len(self.plan.learners))}
         stages = {MERGING: merging} if self._merges else {}
         evaluated = self._sampled(self._evaluated(), home)
         if home == CPU:
@@ -191,10 +208,13 @@ class Needs:
         else:
             base = device == home
         if self._merges and device == CPU:
-            stages[MERGING] = {"merge": memory.merging(self.shape, len(self.plan.learners))}
+            merging = memory.merging(self.shape, len(self.plan.learners))
+            stages[MERGING] = {"merge": max(merging, self._whole)}  # a branch writes its weights from a copy
         if self._merges and device == home:
             stages[END] = {"merge": self._whole, **self._sampled(self._evaluated(), device)}
-        held = added([{"base": self._whole} if base else {}, *map(self._own, here)])
+        held = added([{"base": self._base(device)} if base else {}, *map(self._own, here)])
+        if device == CPU and home != CPU and not KINDS[self.recipe.optimizer.kind].follows:
+            held = added([held, *(self._moments(CPU) for name in names if self.devices[name] != CPU)])
         return Need(RUN, device, held, stages)
 
     def _stages(self, name: str) -> dict[str, Terms]:
@@ -233,13 +253,14 @@ class Needs:
         """How log-probs are computed on a device."""
         dtype, model = self.recipe.model.dtype, self.recipe.model
         half = dtype == "bfloat16" or (dtype == "auto" and device != CPU)
-        return Way(half, self.packed, checkpointing=model.gradient_checkpointing, frozen=self.recipe.lora is not None)
+        return Way(half, self.packed, model.gradient_checkpointing, self.recipe.lora is not None, card=device != CPU)
 
     def _trained(self, name: str) -> Terms:
         way, taught, native = self._way(self.devices[name]), self._taught(name), self._native(name)
-        batches = self._batches([*native, *taught])
+        batches = self._batches([*native, *taught], self._held_by_log_probs)
+        copies = 2 if len(taught) + bool(native) > 1 and not way.card else 1  # the norms of parts need the one before
         return {
-            "gradients": memory.gradients(self.trained, len(taught) + bool(native)),
+            "gradients": copies * memory.gradients(self.trained),
             "activations and logits": max(memory.step(self.shape, batch, way) for batch in batches),
             **self._narrow(way, batches),
         }
@@ -250,30 +271,45 @@ class Needs:
         taught = Asked(name, sizes.opd_prompts, sizes.opd_rollouts_per_prompt)
         lessons = [taught for edge in self.plan.taught if edge.teacher == name]
         measured = [Asked(each, *self._measured) for each in self.plan.capabilities]
-        batches = self._batches([*self._native(name), *lessons, *measured])
+        batches = self._batches([*self._native(name), *lessons, *measured], self._held_by_log_probs)
         return {
             "activations and logits": max(memory.scoring(self.shape, batch, way) for batch in batches),
             **self._narrow(way, batches),
         }
 
     def _sampled(self, asked: Iterable[Asked], device: str) -> Terms:
-        way, shape, batches = self._way(device), self.shape, self._batches(asked)
+        way, shape, asked = self._way(device), self.shape, list(asked)
+        batches = self._batches(asked, sampled_tokens)
         parts = [(memory.cached(shape, b, half=way.half), memory.sampling(shape, b, half=way.half)) for b in batches]
         cached, rest = max(parts, key=sum)
+        if way.card:
+            cached = max(memory.cache(shape, self._cached_on_a_card(each), half=way.half) for each in asked)
         joined = memory.joined_weights(shape) if device == CPU and not way.half and shape.normed else 0
         return {"cache": cached, "prompts or logits": rest, "weights joined": joined, **self._narrow(way, batches)}
 
+    def _cached_on_a_card(self, asked: Asked) -> int:
+        """Tokens in the cache of a card: of all rows, of as many as the budget allows, or of one."""
+        row = self.prompts[asked.capability].longest + self.recipe.sampling.max_new_tokens + BLOCK
+        return max(row, min(self.recipe.model.micro_batch_tokens, asked.prompts * asked.rows * row))
+
     def _narrow(self, way: Way, batches: Sequence[Batch]) -> Terms:
+        """Copies of weights in bfloat16, of which a frozen base needs none."""
         pictures = any(batch.patches for batch in batches)
-        return {"weights in bfloat16": memory.narrow_weights(self.shape, pictures=pictures) if way.half else 0}
+        cast = way.half and not way.frozen
+        return {"weights in bfloat16": memory.narrow_weights(self.shape, pictures=pictures) if cast else 0}
 
-    def _batches(self, asked: Iterable[Asked]) -> list[Batch]:
+    @property
+    def _held_by_log_probs(self) -> Held:
+        return packed_tokens if self.packed else plain_tokens
+
+    def _batches(self, asked: Iterable[Asked], held: Held) -> list[Batch]:
         """The micro-batches of rows of full length to the longest prompts, each size once."""
-        for each in set(asked) - self._split.keys():
-            self._split[each] = list(self._micro_batches(each))
-        return [batch for each in asked for batch in self._split[each]]
+        for each in asked:
+            if (each, held) not in self._split:
+                self._split[each, held] = list(self._micro_batches(each, held))
+        return [batch for each in asked for batch in self._split[each, held]]
 
-    def _micro_batches(self, asked: Asked) -> Iterator[Batch]:
+    def _micro_batches(self, asked: Asked, held: Held) -> Iterator[Batch]:
         prompts, response = self.prompts[asked.capability], self.recipe.sampling.max_new_tokens
         prompt_of_N = [p for p in range(asked.prompts) for _ in range(asked.rows)]
         found = micro_batches(
@@ -283,6 +319,7 @@ class Needs:
             kind_P=["text"] * asked.prompts,
             prompt_length_P=[prompts.longest] * asked.prompts,
             token_budget=self.recipe.model.micro_batch_tokens,
+            held=held,
         )
         for count, rows in {(len({prompt_of_N[n] for n in batch.tolist()}), len(batch)) for batch in found}:
             yield Batch(count, rows, prompts.longest, response, count * prompts.patches)

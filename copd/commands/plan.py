@@ -166,6 +166,9 @@ def _candidates(recipe: Recipe) -> Iterator[tuple[str, ...]]:
     if recipe.lora is None:
         yield ("lora={rank: 16}",)
     yield ("model.dtype=bfloat16",)
+    if recipe.optimizer.kind == "adamw":
+        yield ("optimizer.kind=adamw_8bit",)
+        yield ("optimizer.kind=adamw_on_cpu",)
     yield "opd.anchor=0", "opd.teachers=moving"
     yield ("grpo.kl_coefficient=0",)
     yield "backend=local", "model.offload=true"

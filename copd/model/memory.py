@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from copd.compute.logprobs import CHUNK_ELEMENTS
+from copd.compute.devices import CARD, OTHER
+from copd.compute.flex import padded_length
 from copd.errors import RecipeError
+from copd.model.optimizers import KINDS
 from copd.model.shape import Shape, Tower
+from copd.model.stored import SHARD_BYTES
 
 WIDE, NARROW = 4, 2
 """Bytes of a number in float32 and in bfloat16."""
-MOMENTS = 2
-"""What AdamW holds for each parameter beside the parameter."""
-GRADIENTS_OF_PARTS = 2
-"""Gradients at once in a step of several parts: the sum over the parts, and that of the part at hand."""
+MOMENTS = {"adamw": 8.0, "adamw_8bit": 2 + 8 / 256, "adamw_on_cpu": 8.0}
+"""Bytes that each kind of AdamW holds for a parameter beside the parameter."""
 LOGITS = 4
 """Tensors of the size of the logits at once, where log-probs and entropy are computed: logits, log-probs, two more."""
 DRAWN = 6
@@ -39,12 +40,26 @@ class Batch:
 
 @dataclass(frozen=True)
 class Way:
-    """How log-probs are computed: in bfloat16 products, packed, with checkpointing, by an adapter on a frozen model."""
+    """How log-probs are computed: in bfloat16 products, packed, with checkpointing, by an adapter on a frozen model.
+
+    `card`: with what cards compute attention and logits with (`copd.compute.devices`).
+    """
 
     half: bool = False
     packed: bool = True
     checkpointing: bool = False
     frozen: bool = False
+    card: bool = False
+
+    @property
+    def windows(self) -> bool:
+        """Whether attention is in windows, with masks and copies of keys, and not by blocks."""
+        return self.packed and not self.card
+
+    @property
+    def logits(self) -> int:
+        """Most logits that exist at once."""
+        return (CARD if self.card else OTHER).logits
 
     @property
     def number(self) -> int:
@@ -57,14 +72,28 @@ def weights(shape: Shape) -> int:
     return WIDE * shape.parameters
 
 
-def moments(trained: int) -> int:
-    """What the optimizer holds for so many trained parameters, from its first step on."""
-    return WIDE * MOMENTS * trained
+def frozen_weights(shape: Shape) -> int:
+    """The weights of a model that nobody trains, of which autocast's type holds what it would cast."""
+    halved = shape.products + (shape.tower.products if shape.tower else 0)
+    return WIDE * (shape.parameters - halved) + NARROW * halved
 
 
-def gradients(trained: int, parts: int) -> int:
-    """The gradients at the fullest moment of a step of so many parts."""
-    return WIDE * trained * (GRADIENTS_OF_PARTS if parts > 1 else 1)
+def moments(trained: int, kind: str = "adamw") -> int:
+    """What the optimizer holds for so many trained parameters, from its first step on. It follows the weights or not.
+
+    Small tensors, of which 8 bits are not taken, are left out.
+    """
+    return round(MOMENTS[kind] * trained)
+
+
+def moments_on_the_card(trained: int, kind: str) -> int:
+    """The same where weights are on a card: nothing of a state that stays on the CPU."""
+    return moments(trained, kind) if KINDS[kind].follows else 0
+
+
+def gradients(trained: int) -> int:
+    """The gradient: all parts of a step add to one."""
+    return WIDE * trained
 
 
 def narrow_weights(shape: Shape, *, pictures: bool) -> int:
@@ -96,14 +125,14 @@ def step(shape: Shape, batch: Batch, way: Way) -> int:
     """
     tokens = tokens_of(batch, way)
     at_the_loss = (
-        _outside(shape, batch, way) + WIDE * (LOGITS - 1) * _logits(shape, batch) + WIDE * shape.width * tokens
+        _outside(shape, batch, way) + WIDE * (LOGITS - 1) * _logits(shape, batch, way) + WIDE * shape.width * tokens
     )
-    if _chunked(shape, batch) and not way.frozen:
+    if _chunked(shape, batch, way) and not way.frozen:
         at_the_loss += WIDE * shape.largest * (2 if shape.tied else 1)
     in_a_layer = 2 * way.number * shape.inner * tokens
     if way.checkpointing:
         in_a_layer += _in_a_layer(shape, batch, way) + _in_a_tower_layer(shape, batch, way)
-    seen = _seen(batch) + (_mask(shape, batch) if way.half else 0) if way.packed else 0
+    seen = _seen(batch) if way.windows else 0
     return _in_layers(shape, batch, way) + seen + max(at_the_loss, in_a_layer)
 
 
@@ -115,7 +144,7 @@ def kept(shape: Shape, batch: Batch, way: Way) -> int:
 def _in_layers(shape: Shape, batch: Batch, way: Way) -> int:
     """What all layers and the vision tower keep, and the masks that they share."""
     one = WIDE * shape.width * tokens_of(batch, way) if way.checkpointing else _in_a_layer(shape, batch, way)
-    masks = _mask(shape, batch) if way.packed and not way.half else 0
+    masks = _mask(shape, batch, way) if way.windows else 0
     return shape.layers * one + masks + _in_tower(shape, batch, way)
 
 
@@ -123,7 +152,7 @@ def _outside(shape: Shape, batch: Batch, way: Way) -> int:
     """What stands outside the layers: cosines and sines, the last stream and its norm, log-probs of all tokens."""
     streams = (1 if way.frozen else 2) * shape.width + 2 * shape.head
     responses = batch.rows * batch.response
-    logits = 0 if _chunked(shape, batch) else responses * shape.vocabulary
+    logits = 0 if _chunked(shape, batch, way) else responses * shape.vocabulary
     return WIDE * (tokens_of(batch, way) * streams + responses * shape.width + logits)
 
 
@@ -142,17 +171,19 @@ def _in_a_layer(shape: Shape, batch: Batch, way: Way) -> int:
     Autocast gives each of the five products of a stream a copy of its own in bfloat16; in float32 one serves all. A
     norm that is not trained keeps no normed values.
 
-    Packed attention keeps its output twice, by window and in the sequence's order, and each row's keys and values
-    behind copies of its prompt's. Autocast casts its masks in each layer.
+    Attention in windows keeps its output twice, by window and in the sequence's order, and each row's keys and values
+    behind copies of its prompt's. By blocks, queries, keys, values and output are kept once more, with padding.
     """
     number, normed = way.number, 0 if way.frozen else 1
     stream = 2 * WIDE * (1 + normed) + (5 if way.half else 2) * number
     attention = 2 * number + (WIDE + number * normed if shape.normed else 0)
     per_token = stream * shape.width + attention * (shape.query + shape.key) + 4 * number * shape.inner
+    tokens = tokens_of(batch, way)
     if not way.packed:
-        return tokens_of(batch, way) * per_token
-    copies = number * (shape.query * tokens_of(batch, way) + 2 * shape.key * _behind(batch))
-    return tokens_of(batch, way) * per_token + copies + (_mask(shape, batch) // 2 if way.half else 0)
+        return tokens * per_token
+    if way.card:
+        return tokens * per_token + number * (2 * shape.query + 2 * shape.key) * padded_length(tokens)
+    return tokens * per_token + number * (shape.query * tokens + 2 * shape.key * _behind(batch))
 
 
 def _behind(batch: Batch) -> int:
@@ -165,19 +196,19 @@ def _seen(batch: Batch) -> int:
     return batch.prompts * batch.prompt**2 + (batch.response - 1) * _behind(batch)
 
 
-def _mask(shape: Shape, batch: Batch) -> int:
-    """The masks that packed attention adds, in float32, repeated for the query heads that share a key head."""
-    return WIDE * shape.query // shape.key * _seen(batch)
+def _mask(shape: Shape, batch: Batch, way: Way) -> int:
+    """The masks that attention in windows adds, the same for all layers, repeated for heads that share a key head."""
+    return way.number * shape.query // shape.key * _seen(batch)
 
 
-def _chunked(shape: Shape, batch: Batch) -> bool:
+def _chunked(shape: Shape, batch: Batch, way: Way) -> bool:
     """Whether there are more logits than may exist at once, so that the backward pass computes them again."""
-    return batch.rows * batch.response * shape.vocabulary > CHUNK_ELEMENTS
+    return batch.rows * batch.response * shape.vocabulary > way.logits
 
 
-def _logits(shape: Shape, batch: Batch) -> int:
+def _logits(shape: Shape, batch: Batch, way: Way) -> int:
     """Logits that exist at once."""
-    return min(batch.rows * batch.response * shape.vocabulary, max(CHUNK_ELEMENTS, shape.vocabulary))
+    return min(batch.rows * batch.response * shape.vocabulary, max(way.logits, shape.vocabulary))
 
 
 def _in_tower(shape: Shape, batch: Batch, way: Way) -> int:
@@ -218,15 +249,15 @@ def scoring(shape: Shape, batch: Batch, way: Way) -> int:
         stream += (WIDE + 1) * tokens * shape.width
     mlp = tokens * 3 * (WIDE * shape.width + number * shape.inner)
     responses = batch.rows * batch.response
-    logits = WIDE * ((tokens + responses) * shape.width + LOGITS * _logits(shape, batch))
+    logits = WIDE * ((tokens + responses) * shape.width + LOGITS * _logits(shape, batch, way))
     if not way.packed:
         return stream + max(mlp, logits)
     queries, pairs = 2 * WIDE + (4 if way.half else 3) * number, 2 * (WIDE + number)
-    behind = (WIDE if way.half else 0) + 2 * number
     attention = tokens * (2 * WIDE * shape.width + queries * shape.query + pairs * shape.key)
-    attention += behind * shape.key * _behind(batch)
-    masks = _seen(batch) + _mask(shape, batch) + (_mask(shape, batch) // 2 if way.half else 0)
-    return stream + max(mlp, logits, attention) + masks
+    if way.card:
+        return stream + max(mlp, logits, attention + number * (2 * shape.query + 2 * shape.key) * padded_length(tokens))
+    attention += 2 * number * shape.key * _behind(batch)
+    return stream + max(mlp, logits, attention) + _seen(batch) + _mask(shape, batch, way)
 
 
 def sampling(shape: Shape, batch: Batch, *, half: bool) -> int:
@@ -237,7 +268,7 @@ def sampling(shape: Shape, batch: Batch, *, half: bool) -> int:
 
 
 def cached(shape: Shape, batch: Batch, *, half: bool) -> int:
-    """Keys and values with room for all rows, and at the beginning those of the prompts."""
+    """Keys and values with room for all rows, and at the beginning those of the prompts, as CPUs have them."""
     tokens = batch.rows * (batch.prompt + batch.response) + batch.prompts * batch.prompt
     return cache(shape, tokens, half=half)
 
@@ -252,9 +283,9 @@ def cache(shape: Shape, tokens: int, *, half: bool) -> int:
     return 2 * (NARROW if half else WIDE) * shape.layers * shape.key * tokens
 
 
-def checkpoint(trained: int) -> int:
+def checkpoint(trained: int, kind: str = "adamw") -> int:
     """A branch in a checkpoint: what is trained, and its moments."""
-    return WIDE * trained + moments(trained)
+    return WIDE * trained + moments(trained, kind)
 
 
 def kept_batch(rows: int, response: int) -> int:
@@ -263,5 +294,5 @@ def kept_batch(rows: int, response: int) -> int:
 
 
 def merging(shape: Shape, branches: int) -> int:
-    """The weights of all branches and of their merge, in the process of the run."""
-    return (branches + 1) * weights(shape)
+    """What the process of the run holds while it merges: one tensor of each branch, and one file of the result."""
+    return WIDE * shape.largest * (branches + 1) + min(weights(shape), SHARD_BYTES)

@@ -27,7 +27,7 @@ def closed(monkeypatch) -> list[str]:
     ended = []
 
     class Standing:
-        def __init__(self, name, make, warn):
+        def __init__(self, name, make, warn, draw):
             self.name, self.peak = name, BUILT[name]
 
         def handle(self, patience):
