@@ -20,6 +20,8 @@ from copd.types import BASE, MERGED, MIXED
 CPU = "cpu"
 RUN = "the run"
 """The process of `copd train` itself, where branches have processes of their own."""
+BRANCHES = "branches"
+"""The processes of all branches on cards, where they hold something on the CPU."""
 TRAINING, SCORING, SAMPLING, MERGING, END = "training", "scoring", "sampling", "merging", "the end"
 """Stages, of which a process is in one at a time. At the end base and merge are evaluated, beside the branches."""
 Terms = dict[str, int]
@@ -132,7 +134,7 @@ class Needs:
     def all(self) -> list[Need]:
         """The processes of the run: one for all, or one for the run and one for each branch."""
         if self.recipe.backend.kind != "local":
-            return [*self._of_the_run(), *(need for name in self.plan.branches for need in self._alone(name))]
+            return [*self._of_the_run(), *map(self._alone, self.plan.branches), *self._beside_cards()]
         places = dict.fromkeys([*self.devices.values(), CPU])
         return [need for need in map(self._together, places) if need.most]
 
@@ -173,15 +175,19 @@ class Needs:
         frozen = self.recipe.lora is not None and self._way(device).half
         return memory.frozen_weights(self.shape) if frozen else self._whole
 
-    def _alone(self, name: str) -> Iterator[Need]:
+    def _alone(self, name: str) -> Need:
         """A branch in a process of its own, where a base is held only if an adapter or a KL needs it."""
         device = self.devices[name]
         base = {"base": self._base(device)} if self.recipe.lora or self.recipe.grpo.kl_coefficient else {}
-        yield Need(name, device, base | self._own(name), self._stages(name))
-        elsewhere = memory.moments(self.trained, self.recipe.optimizer.kind) - sum(self._moments(device).values())
-        merging = {"its weights": self._whole} if self._merges else {}
-        if device != CPU and (elsewhere or merging):
-            yield Need(name, CPU, {"moments of AdamW": elsewhere}, {MERGING: merging})
+        return Need(name, device, base | self._own(name), self._stages(name))
+
+    def _beside_cards(self) -> Iterator[Need]:
+        """What the processes of branches on cards have on the CPU, all together."""
+        kind, count = self.recipe.optimizer.kind, sum(self.devices[name] != CPU for name in self.plan.branches)
+        held = 0 if KINDS[kind].follows else count * memory.moments(self.trained, kind)
+        merging = {MERGING: {"weights to merge": count * self._whole}} if self._merges and count else {}
+        if held or merging:
+            yield Need(BRANCHES, CPU, {"moments of AdamW": held}, merging)
 
     def _of_the_run(self) -> list[Need]:
         """The process of the run beside those of branches. Its base waits on the CPU until it is evaluated."""
