@@ -40,9 +40,7 @@ def steps(kind: str, pictures: str, *, half: bool, checkpointing: bool = False) 
     """What steps of one and of two parts add."""
     policy = _policy(kind, half=half, gradient_checkpointing=checkpointing)
     shape, found = shape_of(policy.model), trained(policy, pictures)
-    batch = memory.step(shape, found.batch, Way(half, checkpointing=checkpointing)) + _narrow(
-        shape, found.batch, half=half
-    )
+    batch = memory.step(shape, found.batch, Way(half, checkpointing=checkpointing))
     for parts, count in ((1, found.one_part), (2, found.two_parts)):
         words = f"a step of {('one part', 'two parts')[parts - 1]}{', checkpointed' * checkpointing}"
         yield words, batch + memory.gradients(shape.parameters), count
@@ -53,13 +51,13 @@ def asked(kind: str, pictures: str, *, half: bool) -> Iterator[Row]:
     policy = _policy(kind, half=half)
     shape, rollouts = shape_of(policy.model), written(policy, 2, 8, 40, pictures)
     batch = batch_of(policy, rollouts)
-    narrow = _narrow(shape, batch, half=half)
-    yield "scoring", memory.scoring(shape, batch, Way(half)) + narrow, most_added(lambda: policy.score(rollouts))
+    yield "scoring", memory.scoring(shape, batch, Way(half)), most_added(lambda: policy.score(rollouts))
     cache = memory.cached(shape, batch, half=half) + memory.sampling(shape, batch, half=half)
-    lean = memory.joined_weights(shape) if shape.normed and not half else 0
+    lean = memory.joined_weights(shape) if shape.normed else 0
+    copies = memory.narrow_weights(shape, pictures=batch.patches > 0) if half else lean
     generator = torch.Generator().manual_seed(0)
     options = {"rollouts_per_prompt": 8, "generator": generator, "max_new_tokens": 40}
-    yield "sampling", cache + narrow + lean, most_added(lambda: policy.sample(rollouts.problems, **options))
+    yield "sampling", cache + copies, most_added(lambda: policy.sample(rollouts.problems, **options))
 
 
 def held(kind: str) -> Iterator[Row]:
@@ -90,10 +88,6 @@ def adapter(kind: str) -> Iterator[Row]:
 
 def _policy(kind: str, *, half: bool, **options: bool) -> Policy:
     return Policy(*tiny_of_kind(kind), autocast=torch.bfloat16 if half else None, **options)
-
-
-def _narrow(shape: Shape, batch: Batch, *, half: bool) -> int:
-    return memory.narrow_weights(shape, pictures=batch.patches > 0) if half else 0
 
 
 def measured(kind: str) -> Iterator[tuple[str, Row]]:
@@ -146,13 +140,12 @@ def sizes() -> None:
         p, a = shape.parameters, memory.adapter(shape, 16, TARGETS)
         full = memory.weights(shape) + memory.moments(p) + memory.gradients(p)
         light = memory.WIDE * a + memory.moments(a) + memory.gradients(a)
-        half = memory.narrow_weights(shape, pictures=False)
         cells = (
             3 * full,
             memory.frozen_weights(shape) + 3 * light,
             memory.step(shape, batch, Way()),
-            memory.step(shape, batch, Way(half=True, card=True)) + half,
-            memory.step(shape, batch, Way(half=True, checkpointing=True, card=True)) + half,
+            memory.step(shape, batch, Way(half=True, card=True)),
+            memory.step(shape, batch, Way(half=True, checkpointing=True, card=True)),
             memory.cache(shape, 1000, half=True),
         )
         print(f"| {name} | {p:,} | " + " | ".join(f"{cell / GIB:.1f}" for cell in cells) + " |")

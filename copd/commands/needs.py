@@ -24,6 +24,8 @@ BRANCHES = "branches"
 """The processes of all branches on cards, where they hold something on the CPU."""
 TRAINING, SCORING, SAMPLING, MERGING, END = "training", "scoring", "sampling", "merging", "the end"
 """Stages, of which a process is in one at a time. At the end base and merge are evaluated, beside the branches."""
+ACTIVATIONS = "activations"
+"""Of a micro-batch, with logits, and under autocast with weights in bfloat16."""
 Terms = dict[str, int]
 """Bytes by what they hold."""
 
@@ -267,8 +269,7 @@ class Needs:
         copies = 2 if len(taught) + bool(native) > 1 and not way.card else 1  # the norms of parts need the one before
         return {
             "gradients": copies * memory.gradients(self.trained),
-            "activations and logits": max(memory.step(self.shape, batch, way) for batch in batches),
-            **self._narrow(way, batches),
+            ACTIVATIONS: max(memory.step(self.shape, batch, way) for batch in batches),
         }
 
     def _scored(self, name: str) -> Terms:
@@ -279,8 +280,7 @@ class Needs:
         measured = [Asked(each, *self._measured) for each in self.plan.capabilities]
         batches = self._batches([*self._native(name), *lessons, *measured], self._held_by_log_probs)
         return {
-            "activations and logits": max(memory.scoring(self.shape, batch, way) for batch in batches),
-            **self._narrow(way, batches),
+            ACTIVATIONS: max(memory.scoring(self.shape, batch, way) for batch in batches),
         }
 
     def _sampled(self, asked: Iterable[Asked], device: str) -> Terms:

@@ -104,6 +104,11 @@ def narrow_weights(shape: Shape, *, pictures: bool) -> int:
     return NARROW * (shape.products + (shape.tower.products if shape.tower and pictures else 0))
 
 
+def _cast(shape: Shape, batch: Batch, way: Way) -> int:
+    """Those of a batch; a model that nobody trains is held in bfloat16 itself."""
+    return narrow_weights(shape, pictures=batch.patches > 0) if way.half and not way.frozen else 0
+
+
 def adapter(shape: Shape, rank: int, targets: Collection[str]) -> int:
     """Parameters of one adapter: rank (in + out) for each linear layer with one of these last names.
 
@@ -121,17 +126,19 @@ def step(shape: Shape, batch: Batch, way: Way) -> int:
     """What a micro-batch adds to weights, moments and gradients at its fullest moment in training.
 
     That is when its loss is computed, or when the backward pass of the last layer has begun. Where logits are computed
-    in chunks, gradients of the output head are there beside a chunk.
+    in chunks, gradients of the output head are there beside a chunk. Checkpointing casts weights layer by layer in the
+    backward pass.
     """
-    tokens = tokens_of(batch, way)
-    at_the_loss = (
-        _outside(shape, batch, way) + WIDE * (LOGITS - 1) * _logits(shape, batch, way) + WIDE * shape.width * tokens
-    )
+    tokens, narrow = tokens_of(batch, way), _cast(shape, batch, way)
+    at_the_loss = _outside(shape, batch, way) + WIDE * (LOGITS - 1) * _logits(shape, batch, way)
+    at_the_loss += WIDE * shape.width * tokens + narrow
     if _chunked(shape, batch, way) and not way.frozen:
         at_the_loss += WIDE * shape.largest * (2 if shape.tied else 1)
     in_a_layer = 2 * way.number * shape.inner * tokens
     if way.checkpointing:
-        in_a_layer += _in_a_layer(shape, batch, way) + _in_a_tower_layer(shape, batch, way)
+        in_a_layer += _in_a_layer(shape, batch, way) + _in_a_tower_layer(shape, batch, way) + narrow // shape.layers
+    else:
+        in_a_layer += narrow
     seen = _seen(batch) if way.windows else 0
     return _in_layers(shape, batch, way) + seen + max(at_the_loss, in_a_layer)
 
@@ -242,9 +249,12 @@ def _of_a_patch(tower: Tower, way: Way) -> int:
 
 
 def scoring(shape: Shape, batch: Batch, way: Way) -> int:
-    """What the log-probs of a micro-batch take without a gradient: the fullest of MLP, attention and logits."""
+    """What the log-probs of a micro-batch take without a gradient: the fullest of MLP, attention and logits.
+
+    Copies of weights are made on the way; all of them are counted.
+    """
     tokens, number = tokens_of(batch, way), way.number
-    stream = WIDE * tokens * (shape.width + 2 * shape.head)
+    stream = WIDE * tokens * (shape.width + 2 * shape.head) + _cast(shape, batch, way)
     if batch.patches:  # the embeddings with pictures and without, and where pictures are
         stream += (WIDE + 1) * tokens * shape.width
     mlp = tokens * 3 * (WIDE * shape.width + number * shape.inner)

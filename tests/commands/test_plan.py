@@ -7,7 +7,20 @@ import pytest
 import yaml
 
 from copd.assemble.plan import make_plan
-from copd.commands.needs import CPU, END, RUN, SAMPLING, TRAINING, Measured, Need, Needs, Prompts, devices_of, on_each
+from copd.commands.needs import (
+    ACTIVATIONS,
+    CPU,
+    END,
+    RUN,
+    SAMPLING,
+    TRAINING,
+    Measured,
+    Need,
+    Needs,
+    Prompts,
+    devices_of,
+    on_each,
+)
 from copd.commands.plan import Cards, Planned, cards_of, examine
 from copd.commands.workload import Speed, Work, Workload
 from copd.errors import ModelFolderError, RecipeError
@@ -192,7 +205,7 @@ def test_a_micro_batch_is_one_that_the_token_budget_allows(shape, budget, prompt
         ("text", memory.Batch(prompts, rows, 6, 10)),
         ("image", memory.Batch(prompts, rows, 9, 10, 4 * prompts)),
     ):
-        assert found[name][TRAINING]["activations and logits"] == memory.step(shape, batch, Way())
+        assert found[name][TRAINING][ACTIVATIONS] == memory.step(shape, batch, Way())
 
 
 def test_on_a_card_processes_are_added_and_the_end_counts_with_sampling():
