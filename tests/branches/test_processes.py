@@ -179,7 +179,8 @@ def test_weights_and_state_travel_both_ways_by_files_and_not_through_the_pipe(pa
     assert sha256(tmp_path / "again" / "model.safetensors") == sha256(tmp_path / "weights" / "model.safetensors")
     assert copied.sha256 == state.sha256
     assert copied_counts == counts
-    assert state.bytes > 2**24 > 2**14 > sum(pipe.bytes for pipe in pipes)
+    assert state.bytes > 5_000_000
+    assert 0 < sum(pipe.bytes for pipe in pipes) < 10_000
 
 
 def test_responses_stay_until_the_branch_that_sampled_them_has_been_updated(pair):
