@@ -87,6 +87,21 @@ def test_an_actor_gives_what_a_branch_of_this_process_gives(pair, told, tmp_path
     assert not told
 
 
+def test_warnings_of_an_actor_reach_the_run_with_the_next_answer(pair, told):
+    asyncio.run(pair[1].collect("text", 0, 1, 1))
+    assert told == ["a grader failed"]
+
+
+def test_an_error_of_a_branch_arrives_as_it_was_raised(pair):
+    async def stale():
+        rollouts = await pair[0].collect("text", 0, 1, 2)
+        score = await pair[1].score(rollouts)
+        await pair[0].update([Part("from_image", rollouts, 1.0, score, teacher_version=score.version + 1)])
+
+    with pytest.raises(ValueError, match="branch text: from_image was scored at version 0, due is 1"):
+        asyncio.run(stale())
+
+
 def test_weights_and_state_of_actors_travel_by_files(pair, tmp_path):
     text, image = pair
 
@@ -102,21 +117,6 @@ def test_weights_and_state_of_actors_travel_by_files(pair, tmp_path):
     assert sha256(tmp_path / "again" / "model.safetensors") == sha256(tmp_path / "weights" / "model.safetensors")
     assert copied.sha256 == state.sha256
     assert path.packing
-
-
-def test_warnings_of_an_actor_reach_the_run_with_the_next_answer(pair, told):
-    asyncio.run(pair[1].collect("text", 0, 1, 1))
-    assert told == ["a grader failed"]
-
-
-def test_an_error_of_a_branch_arrives_as_it_was_raised(pair):
-    async def stale():
-        rollouts = await pair[0].collect("text", 0, 1, 2)
-        score = await pair[1].score(rollouts)
-        await pair[0].update([Part("from_image", rollouts, 1.0, score, teacher_version=score.version + 1)])
-
-    with pytest.raises(ValueError, match="branch text: from_image was scored at version 0, due is 1"):
-        asyncio.run(stale())
 
 
 def test_a_branch_that_cannot_be_built_says_why_as_it_would_here():
