@@ -20,6 +20,7 @@ from unittest.mock import patch
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+import copd.model.builtin_sampler
 import copd.model.policy
 from benchmarks.measure import describe, environment, gemm_peak
 from benchmarks.ours import Coin, Lengthened, Size, digits, grpo_step, make_branches, without_shortcuts
@@ -65,7 +66,7 @@ def clocked(branch: Branch) -> Iterator[Clock]:
         (type(branch.asked.tasks[branch.capability]), "problem", "render"),
         (Encoder, "_recall", "encode"),
         (Forward, "start_shared", "prefill"),
-        (copd.model.policy, "decode", "decode"),
+        (copd.model.builtin_sampler, "decode", "decode"),
         (type(branch.grader), "grade", "grade"),
         (copd.model.policy.Policy, "token_stats", "forward"),
         (torch.Tensor, "backward", "backward"),

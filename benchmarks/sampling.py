@@ -115,7 +115,7 @@ def sample(policy: Policy, problems: list[Problem], work: Work, *, refilled: boo
     policy.micro_batch_tokens = budget
     with (
         counting(counted),
-        patch("copd.model.policy.refills", lambda device: refilled),
+        patch("copd.model.builtin_sampler.refills", lambda device: refilled),
         patch("copd.compute.forward.can_be_lean", lambda *given: False),
     ):
         generator = torch.Generator().manual_seed(0)

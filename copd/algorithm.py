@@ -17,6 +17,7 @@ from __future__ import annotations
 from asyncio import gather
 from collections.abc import Mapping, Sequence
 
+from copd.handles import BranchHandle
 from copd.phases import (
     Consolidation,
     Exchange,
@@ -32,7 +33,6 @@ from copd.phases import (
 )
 from copd.schedule import Batches, Phase, Schedule
 from copd.topology import Edge
-from copd.types import BranchHandle
 
 
 async def copd(

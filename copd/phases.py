@@ -15,9 +15,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
+from copd.handles import BranchHandle
 from copd.schedule import Batches, Stretch
 from copd.topology import Edge
-from copd.types import MERGED, BranchHandle, Part, Rollouts
+from copd.types import MERGED, Part, Rollouts
 
 Merge = Callable[[Mapping[str, Path], Path], None]
 """Reads the weights of the branches, a folder of each by name, and writes those of their merge into a new folder."""

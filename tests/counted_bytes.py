@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from copd.maths import merge as merges
@@ -51,7 +51,7 @@ def most_merged(parts: Mapping[str, Path], out: Path) -> int:
 
 
 def _alive() -> int:
-    tensors = [item for item in gc.get_objects() if issubclass(type(item), Tensor)]
+    tensors = [item for item in gc.get_objects() if type(item) in (Tensor, nn.Parameter)]
     return sum({each.data_ptr(): each.nbytes for each in tensors if each.device.type == "cpu"}.values())
 
 

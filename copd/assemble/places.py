@@ -17,10 +17,10 @@ from copd.branches.local import Turns, finish, local_handle, threaded_handle
 from copd.branches.patience import Patience
 from copd.branches.processes import BranchProcess
 from copd.errors import RecipeError
+from copd.handles import Answering, BranchHandle
 from copd.model.folders import compute_on
 from copd.model.policy import Policy
 from copd.system.processes import Memory, begin_to_import, peak, summed
-from copd.types import Answering, BranchHandle
 
 A = TypeVar("A", bound=Actor)
 

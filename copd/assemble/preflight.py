@@ -8,13 +8,14 @@ from functools import partial
 
 from copd.compute.encode import Encoder
 from copd.errors import ChatRefused, ModelFolderError, RecipeError
+from copd.handles import BranchHandle
 from copd.model.parity import settle_path
 from copd.model.policy import Policy
 from copd.model.vocabulary import control_tokens
 from copd.recipe.model import Recipe
 from copd.rewards.grading import OURS
 from copd.rows.rows import Rows
-from copd.types import BranchHandle, Problem, Split, Task
+from copd.types import Problem, Split, Task
 
 PROBED_PROBLEMS, PROBED_ROWS = 64, 8
 """How many training problems are checked of a task that makes them, and of a task on rows, where media are decoded."""

@@ -15,6 +15,7 @@ from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.places import Place, placed
 from copd.branches.local import finish
 from copd.errors import RecipeError
+from copd.handles import BranchHandle
 from copd.measure.behaviour import measure_behaviour
 from copd.measure.evaluate import Answers, answer
 from copd.measure.pilot import GradientSample, Pilot, summary
@@ -23,7 +24,7 @@ from copd.model.stored import StoredTensors
 from copd.phases import merged
 from copd.recipe.model import Recipe
 from copd.system.files import passing_folder
-from copd.types import BASE, MERGED, BranchHandle, Part, Split
+from copd.types import BASE, MERGED, Part, Split
 
 GRADIENT_BATCHES = 8
 """Native batches of each capability whose gradients are taken at the base."""

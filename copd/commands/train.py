@@ -18,6 +18,7 @@ from copd.assemble.plan import Plan, handovers, make_plan
 from copd.assemble.sampling import versions_of_sampler
 from copd.branches.local import finish
 from copd.errors import LostBranchError, RecipeError, RunFolderError
+from copd.handles import Answering, BranchHandle
 from copd.maths.merge import NEED_BASE
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
@@ -41,7 +42,7 @@ from copd.runs.screen import Screen
 from copd.runs.trackers import check_trackers, open_trackers
 from copd.schedule import Phase
 from copd.system.files import passing_folder, remove_passing_folders, sha256
-from copd.types import BASE, MERGED, Answering, BranchHandle, Split
+from copd.types import BASE, MERGED, Split
 
 
 def train(

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from copd.handles import Observed
 from copd.maths.distill import WHOLE_VOCABULARY, mass_overlap, symmetric_kl, top_k_overlap, with_tail
 from copd.measure.evaluate import right_answers
-from copd.types import Observed, Problem, Rollouts, Score, Split
+from copd.types import Problem, Rollouts, Score, Split
 
 LIKELIEST = 64
 SAMPLED_TOKENS = 512

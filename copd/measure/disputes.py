@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from copd.handles import Observed
 from copd.measure.behaviour import Likeness, Scored, answer_and_score, is_exact, likeness, token_measures
-from copd.types import Observed
 
 CONTEXT = 24
 """Tokens shown before a disputed one, and after it."""

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from copd.handles import Answering
 from copd.maths.intervals import pass_at_k, stratified_mean, wilson
-from copd.types import Answering, Problem, Rollouts, Split, digest_of
+from copd.types import Problem, Rollouts, Split, digest_of
 
 AVERAGE = "average"
 """Stands beside the capabilities in a table, and is shown where there are several."""

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from copd.compute.batching import sampled_tokens, stack_rows
+from copd.compute.batching import Held, sampled_tokens, stack_rows
 from copd.compute.decode import Decoded, decode
-from copd.compute.refill import Asked, decode_refilled, refills
+from copd.compute.refill import Asked, Samples, decode_refilled, refills
 from copd.types import Problem, Rollouts
 
-if TYPE_CHECKING:
-    from copd.model.policy import Policy
+
+class Sampling(Samples, Protocol):
+    """What sampling needs of a policy beside what the loop of cards needs."""
+
+    shared_prefix: bool
+
+    def split(
+        self, rows_M: Sequence[int], problems: Sequence[Problem], prompt_of_N: Tensor, length_N: Tensor, held: Held
+    ) -> list[Tensor]:
+        """Split rows by the token budget."""
+        ...
+
+    def computing(self) -> AbstractContextManager[None]:
+        """The context of every forward."""
+        ...
 
 
 @torch.no_grad()
 def sample(
-    policy: Policy,
+    policy: Sampling,
     problems: Sequence[Problem],
     *,
     rollouts_per_prompt: int,
@@ -46,7 +60,7 @@ def sample(
     )
 
 
-def _in_batches(policy: Policy, asked: Asked) -> Decoded:
+def _in_batches(policy: Sampling, asked: Asked) -> Decoded:
     prompt_of_N = torch.tensor(asked.prompt_of_N)
     most_N = torch.full_like(prompt_of_N, asked.max_new_tokens)
     row_sets = policy.split(range(len(prompt_of_N)), asked.problems, prompt_of_N, most_N, sampled_tokens)
@@ -60,7 +74,7 @@ def _in_batches(policy: Policy, asked: Asked) -> Decoded:
     )
 
 
-def sample_batch(policy: Policy, asked: Asked, rows_M: Tensor, prompt_of_M: Tensor) -> Decoded:
+def sample_batch(policy: Sampling, asked: Asked, rows_M: Tensor, prompt_of_M: Tensor) -> Decoded:
     """Sample the rows `rows_M` at once, which answer prompts of one kind."""
     chosen, prompt_of_M = torch.unique(prompt_of_M, return_inverse=True)
     prompts = policy.encoder.encode([asked.problems[p] for p in chosen.tolist()], policy.device)

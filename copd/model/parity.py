@@ -44,7 +44,7 @@ def settle_path(policy: Policy, problems: Sequence[Problem], *, allow_plain_path
     accepted, family = TOLERANCE_NATS[policy.autocast], policy.encoder.family
     warning = None
     if policy.shared_prefix and (doubt := _doubt(policy, problems, accepted)):
-        if family.shares_prompts and not allow_plain_path:
+        if family.shares_prompts and not allow_plain_path and _computes(policy, problems):
             raise ModelFolderError(
                 f"{folder_of(policy.processor)}: {doubt} on {checked_on(policy)}; {family.model_type} is known to "
                 "share prompts, so its weights, its arithmetic (model.dtype) or the installed packages are at fault. "
@@ -95,6 +95,14 @@ def _doubt(policy: Policy, problems: Sequence[Problem], accepted: float) -> str:
     if difference <= accepted:
         return ""
     return f"shared-prefix log-probs differ from the plain forward's by {difference:.2g} nats (accepted: {accepted})"
+
+
+def _computes(policy: Policy, problems: Sequence[Problem]) -> bool:
+    """Whether the model's own log-probs are numbers: else it is damaged, whatever it shares."""
+    try:
+        return bool(logp_alone(policy, _probe(policy, problems, rollouts_per_prompt=1)).isfinite().all())
+    except UNABLE:
+        return True
 
 
 def plain_logp(policy: Policy, rollouts: Rollouts) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from copd.errors import CheckpointError
+from copd.handles import BranchHandle
 from copd.measure.behaviour import Behaviour, measure_behaviour
 from copd.measure.compare import lead_of_teacher
 from copd.measure.evaluate import Accuracy, evaluate
@@ -31,7 +32,7 @@ from copd.runs.runlog import METRICS, SAMPLES, JsonLines, read_lines
 from copd.runs.trackers import Log, numbers_of
 from copd.schedule import Phase, Position, Schedule, Stretch
 from copd.topology import Edge
-from copd.types import BranchHandle, Split, StateFile
+from copd.types import Split, StateFile
 
 
 class Display(Protocol):

@@ -13,7 +13,7 @@ def test_branches_end_where_the_base_cannot_be_evaluated_beside_them(tmp_path, m
 
     class Standing:
         def __init__(self, made, names):
-            self.branches = dict.fromkeys(names)
+            self.branches = {}
 
         def evaluated(self, name, policy):
             raise MemoryError(name)

@@ -9,13 +9,14 @@ import pytest
 import copd
 
 PACKAGE = Path(copd.__file__).parent
-EVERYBODY = {"copd.types", "copd.errors", "copd.system"}
+EVERYBODY = {"copd.types", "copd.handles", "copd.errors", "copd.system"}
 ROOMS = {
-    "algorithm.py": {"copd.types", "copd.schedule", "copd.topology", "copd.phases"},
-    "phases.py": {"copd.types", "copd.schedule", "copd.topology"},
+    "algorithm.py": {"copd.handles", "copd.schedule", "copd.topology", "copd.phases"},
+    "phases.py": {"copd.types", "copd.handles", "copd.schedule", "copd.topology"},
     "schedule.py": set(),
     "topology.py": set(),
     "types.py": set(),
+    "handles.py": {"copd.types"},
     "errors.py": set(),
     "system": {"copd.errors"},
     "maths": set(),
