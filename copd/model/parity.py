@@ -43,13 +43,8 @@ def settle_path(policy: Policy, problems: Sequence[Problem], *, allow_plain_path
     """
     accepted, family = TOLERANCE_NATS[policy.autocast], policy.encoder.family
     warning = None
-    if policy.shared_prefix and (doubt := _doubt(policy, problems, accepted)):
-        if family.shares_prompts and not allow_plain_path and _computes(policy, problems):
-            raise ModelFolderError(
-                f"{folder_of(policy.processor)}: {doubt} on {checked_on(policy)}; {family.model_type} is known to "
-                "share prompts, so its weights, its arithmetic (model.dtype) or the installed packages are at fault. "
-                "model.allow_plain_path=true goes on without sharing, and computes each prompt again for each response"
-            )
+    doubt = _doubt(policy, problems, accepted) if policy.shared_prefix else ""
+    if doubt:
         policy.doubt = doubt
         instead, remains = "computing log-probs on the plain path", doubt
         if policy.packing:
@@ -67,6 +62,12 @@ def settle_path(policy: Policy, problems: Sequence[Problem], *, allow_plain_path
         raise ModelFolderError(
             f"{folder}: {type(policy.model).__name__} is not supported: log-probs of a padded batch differ by "
             f"{wrong:.2g} nats from those of each text alone (accepted: {accepted})"
+        )
+    if doubt and family.shares_prompts and not allow_plain_path:
+        raise ModelFolderError(
+            f"{folder}: {doubt} on {checked_on(policy)}; {family.model_type} is known to share prompts, so its "
+            "weights, its arithmetic (model.dtype) or the installed packages are at fault. model.allow_plain_path=true "
+            "goes on without sharing, and computes each prompt again for each response"
         )
     return warning
 
@@ -95,14 +96,6 @@ def _doubt(policy: Policy, problems: Sequence[Problem], accepted: float) -> str:
     if difference <= accepted:
         return ""
     return f"shared-prefix log-probs differ from the plain forward's by {difference:.2g} nats (accepted: {accepted})"
-
-
-def _computes(policy: Policy, problems: Sequence[Problem]) -> bool:
-    """Whether the model's own log-probs are numbers: else it is damaged, whatever it shares."""
-    try:
-        return bool(logp_alone(policy, _probe(policy, problems, rollouts_per_prompt=1)).isfinite().all())
-    except UNABLE:
-        return True
 
 
 def plain_logp(policy: Policy, rollouts: Rollouts) -> Tensor:
