@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from copd.model.memory import Batch, Way, gradients, moments, step, weights
-from copd.model.shape import shape_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,8 +20,10 @@ from copd.compute.devices import computing_on
 from copd.compute.layout import laid_out
 from copd.maths.divergences import reverse_kl
 from copd.model.learner import Learner
+from copd.model.memory import Batch, Way, gradients, moments_on_the_card, step, weights
 from copd.model.objectives import DenseObjective, GrpoObjective, Objective
 from copd.model.policy import Policy
+from copd.model.shape import shape_of
 from copd.types import Problem, Rollouts
 
 KINDS = ("text", "image", "video")
@@ -127,7 +127,8 @@ def attention_gradient(device: torch.device) -> Numbers:
     results = [seen.attend(query, key, value, 0.125), dense.transpose(1, 2)]
     each = [[result, *torch.autograd.grad((result * weight).sum(), inputs)] for result in results]
     names = ("result", "query", "key", "value")
-    return {n: float((a - b).abs().max() / b.abs().max()) for n, a, b in zip(names, *each, strict=True)}
+    pairs = zip(names, *each, strict=True)
+    return {name: float(((a - b).abs().max() / b.abs().max()).detach()) for name, a, b in pairs}
 
 
 def host_waits(policy: Policy, sizes: Sizes) -> Numbers:
@@ -171,7 +172,7 @@ def objectives(policy: Policy, rollouts: Rollouts) -> Mapping[str, list[Objectiv
 
 def peaks(policy: Policy, sizes: Sizes, kind: str) -> Iterator[tuple[str, Numbers]]:
     """The peak of a step of one prompt and one row, and the formula's, in bytes; after a step that made the moments."""
-    shape = shape_of(policy.model.config)
+    shape = shape_of(policy.model)
     for prompt, response in sizes.contexts:
         rollouts = written(policy, problems("text", prompt, 1), 1, response)
         for name, parts in objectives(policy, rollouts).items():
@@ -180,11 +181,10 @@ def peaks(policy: Policy, sizes: Sizes, kind: str) -> Iterator[tuple[str, Number
             with measuring(policy.device) as peak:
                 learner.step(parts)
             length = policy.encoder.lengths(rollouts.problems)[0]
-            way = Way(
-                half=policy.autocast is not None, checkpointing=policy.gradient_checkpointing, packed=policy.packs
-            )
-            held = weights(shape) + (moments(shape.parameters) if kind == "adamw" else 0)
-            formula = held + gradients(shape.parameters, len(parts)) + step(shape, Batch(1, 1, length, response), way)
+            on_card = policy.device.type == "cuda"
+            way = Way(policy.autocast is not None, policy.packs, policy.gradient_checkpointing, card=on_card)
+            held = weights(shape) + moments_on_the_card(shape.parameters, kind) + gradients(shape.parameters)
+            formula = held + step(shape, Batch(1, 1, length, response), way)
             yield f"{name}, {prompt} + {response}", {"bytes": peak.bytes, "formula": formula}
             del learner
 

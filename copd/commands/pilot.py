@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from tempfile import gettempdir
 
 from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.places import Place, placed
@@ -76,7 +77,7 @@ async def _measured(made: Assembled, place: Place, settings: PilotSettings) -> t
     gradients, no_signal = await _trained(made.recipe, place, settings)
     policy = made.base.clone()
     merge = partial(merge_weights, method="mean", settings={})
-    async with merged(branches, merge, partial(passing_folder, Path.cwd())) as weights:
+    async with merged(branches, merge, partial(passing_folder, _shared(made.recipe))) as weights:
         policy.load_weights(StoredTensors(weights, MERGED))
     models = [place.evaluated(BASE, made.base), *branches.values(), place.evaluated(MERGED, policy)]
     settings.tell("answering validation problems, and comparing the branches token by token")
@@ -86,6 +87,11 @@ async def _measured(made: Assembled, place: Place, settings: PilotSettings) -> t
     )
     comparable = made.recipe.lora is None  # adapters begin in bases of their own, in which gradients cannot be compared
     return summary(settings.steps, answers, behaviour, gradients if comparable else None, no_signal), answers
+
+
+def _shared(recipe: Recipe) -> Path:
+    """Where weights travel: nodes of a cluster share the folder of the command."""
+    return Path.cwd() if recipe.backend.kind == "ray" else Path(gettempdir())
 
 
 async def _trained(recipe: Recipe, place: Place, settings: PilotSettings) -> tuple[dict[str, GradientSample], float]:

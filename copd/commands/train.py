@@ -251,17 +251,21 @@ class _Run:
             await self._evaluate(models, observer)
 
     async def _save(self, handles: Mapping[str, BranchHandle], models: list[Answering]) -> None:
-        """Export branches and merge; the merge joins the models that are evaluated."""
-        dtype = self.recipe.model.export_dtype
+        """Export branches and merge; the merge joins the models that are evaluated.
+
+        The branches' weights travel first: their files are gone before those of the models take room on the disk.
+        """
+        dtype, policy = self.recipe.model.export_dtype, None
+        if self.plan.product == MERGED and MERGED not in handles:
+            policy = self.base.clone()
+            async with merged(handles, self._merge(), self._exchange) as weights:
+                policy.load_weights(StoredTensors(weights, MERGED))
         for name, branch in handles.items():
             if name == MERGED:
                 await branch.save(self.folder / MERGED, self._card("the student of all branches"), dtype)
             else:
                 await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"), dtype)
-        if self.plan.product == MERGED and MERGED not in handles:
-            policy = self.base.clone()
-            async with merged(handles, self._merge(), self._exchange) as weights:
-                policy.load_weights(StoredTensors(weights, MERGED))
+        if policy is not None:
             policy.save(self.folder / MERGED, self._card("the merge of its branches"), dtype)
             models.append(self.place.evaluated(MERGED, policy))
 

@@ -64,7 +64,8 @@ def test_the_formula_of_memory_is_met_by_the_bytes_counted(run_here):
     told = [cells(line) for line in PAGES["memory.md"].splitlines() if line.startswith("| qwen3 |")]
     assert [row[:4] for row in rows] == [row[:4] for row in told]
     for _, _, quantity, _, _, ratio in rows:
-        assert 0.9 < float(ratio) < 1.1, quantity
+        least, most = (0.8, 1.0) if quantity.startswith("a merge") else (0.9, 1.1)
+        assert least < float(ratio) < most, quantity
 
 
 @pytest.mark.slow
