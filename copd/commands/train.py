@@ -17,7 +17,7 @@ from copd.assemble.places import placed
 from copd.assemble.plan import Plan, handovers, make_plan
 from copd.assemble.sampling import versions_of_sampler
 from copd.branches.local import finish
-from copd.errors import LostBranchError, RecipeError, RunFolderError
+from copd.errors import LostBranchError, MergeError, RecipeError, RunFolderError
 from copd.handles import Answering, BranchHandle
 from copd.maths.merge import NEED_BASE
 from copd.measure.behaviour import Behaviour
@@ -253,18 +253,24 @@ class _Run:
     async def _save(self, handles: Mapping[str, BranchHandle], models: list[Answering]) -> None:
         """Export branches and merge; the merge joins the models that are evaluated.
 
-        The branches' weights travel first: their files are gone before those of the models take room on the disk.
+        The branches' weights travel first: their files are gone before those of the models take room on the disk. If
+        the merge fails, the branches are exported all the same. Raises MergeError.
         """
-        dtype, policy = self.recipe.model.export_dtype, None
+        dtype, policy, failure = self.recipe.model.export_dtype, None, None
         if self.plan.product == MERGED and MERGED not in handles:
             policy = self.base.clone()
-            async with merged(handles, self._merge(), self._exchange) as weights:
-                policy.load_weights(StoredTensors(weights, MERGED))
+            try:
+                async with merged(handles, self._merge(), self._exchange) as weights:
+                    policy.load_weights(StoredTensors(weights, MERGED))
+            except MergeError as error:
+                failure = error
         for name, branch in handles.items():
             if name == MERGED:
                 await branch.save(self.folder / MERGED, self._card("the student of all branches"), dtype)
             else:
                 await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"), dtype)
+        if failure is not None:
+            raise failure
         if policy is not None:
             policy.save(self.folder / MERGED, self._card("the merge of its branches"), dtype)
             models.append(self.place.evaluated(MERGED, policy))
