@@ -115,8 +115,8 @@ def make_signal(recipe: Recipe, base: Policy) -> Signal:
 
 def make_health(recipe: Recipe, edges: Sequence[Edge]) -> Health:
     """The guards of a run whose branches teach each other along these edges."""
-    devices = [branch.device or recipe.model.device for branch in recipe.branches.values()]
-    in_half = any(compute_on(device, recipe.model.dtype)[1] is not None for device in devices)
+    devices = [device_of(recipe, name) for name in recipe.branches]
+    in_half = any(compute_on(device, recipe.model.dtype, field)[1] is not None for device, field in devices)
     taught = [(edge.student, edge.teacher) for edge in edges]
     return Health(taught, clamps=recipe.opd.bound != "proximal", in_half=in_half)
 

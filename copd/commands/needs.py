@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from copd.assemble.branches import device_of
 from copd.assemble.plan import Plan
 from copd.compute.batching import Held, micro_batches, packed_tokens, plain_tokens, sampled_tokens
 from copd.compute.queue import BLOCK
@@ -96,10 +97,8 @@ def devices_of(recipe: Recipe, plan: Plan, cards: int) -> dict[str, str]:
     found = {BASE: _device(recipe.model.device, "model.device", 0, cards)}
     ray = recipe.backend.kind == "ray"
     for index, name in enumerate(plan.branches):
-        own = recipe.branches[name].device if name in recipe.branches else None
-        spread = index if ray or (own is None and not recipe.model.offload) else 0
-        given_as = f"branches.{name}.device" if own else "model.device"
-        found[name] = _device(own or recipe.model.device, given_as, spread, cards)
+        spread = index if ray or not recipe.model.offload else 0
+        found[name] = _device(*device_of(recipe, name), spread, cards)
         if recipe.lora is not None and recipe.backend.kind == "local":
             found[name] = found[BASE]
     wanting = sum(found[name] != CPU for name in plan.branches)
@@ -300,9 +299,7 @@ class Needs:
 
     def _narrow(self, way: Way, batches: Sequence[Batch]) -> Terms:
         """Copies of weights in bfloat16, of which a frozen base needs none."""
-        pictures = any(batch.patches for batch in batches)
-        cast = way.half and not way.frozen
-        return {"weights in bfloat16": memory.narrow_weights(self.shape, pictures=pictures) if cast else 0}
+        return {"weights in bfloat16": max(memory.cast_weights(self.shape, batch, way) for batch in batches)}
 
     @property
     def _held_by_log_probs(self) -> Held:

@@ -104,7 +104,7 @@ def narrow_weights(shape: Shape, *, pictures: bool) -> int:
     return NARROW * (shape.products + (shape.tower.products if shape.tower and pictures else 0))
 
 
-def _cast(shape: Shape, batch: Batch, way: Way) -> int:
+def cast_weights(shape: Shape, batch: Batch, way: Way) -> int:
     """Those of a batch; a model that nobody trains is held in bfloat16 itself."""
     return narrow_weights(shape, pictures=batch.patches > 0) if way.half and not way.frozen else 0
 
@@ -129,7 +129,7 @@ def step(shape: Shape, batch: Batch, way: Way) -> int:
     in chunks, gradients of the output head are there beside a chunk. Checkpointing casts weights layer by layer in the
     backward pass.
     """
-    tokens, narrow = tokens_of(batch, way), _cast(shape, batch, way)
+    tokens, narrow = tokens_of(batch, way), cast_weights(shape, batch, way)
     at_the_loss = _outside(shape, batch, way) + WIDE * (LOGITS - 1) * _logits(shape, batch, way)
     at_the_loss += WIDE * shape.width * tokens + narrow
     if _chunked(shape, batch, way) and not way.frozen:
@@ -254,7 +254,7 @@ def scoring(shape: Shape, batch: Batch, way: Way) -> int:
     Copies of weights are made on the way; all of them are counted.
     """
     tokens, number = tokens_of(batch, way), way.number
-    stream = WIDE * tokens * (shape.width + 2 * shape.head) + _cast(shape, batch, way)
+    stream = WIDE * tokens * (shape.width + 2 * shape.head) + cast_weights(shape, batch, way)
     if batch.patches:  # the embeddings with pictures and without, and where pictures are
         stream += (WIDE + 1) * tokens * shape.width
     mlp = tokens * 3 * (WIDE * shape.width + number * shape.inner)
