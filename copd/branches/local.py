@@ -17,17 +17,35 @@ from copd.branches.handle import Handle
 T = TypeVar("T")
 COMPUTING = frozenset({"answer_first", "collect", "inspect", "native_gradients", "score", "update"})
 """Calls that need the model's device."""
+QUIET = 10
+"""So often the loop goes round after a call until all who waited for the call's result have made their next one."""
 
 
 class Turns:
-    """Turns of models that share a device: one is on the device and computes, the others wait on the CPU."""
+    """Turns of models that share a device: one is on the device and computes, the others wait on the CPU.
+
+    A model's turn lasts while calls of it are waiting, since an exchange of models costs more than most calls.
+    """
 
     def __init__(self) -> None:
         self._there: dict[str, Actor] = {}
+        self._calls = 0
 
     def wait(self, actor: Actor) -> None:
         """Send a new model to the CPU, where it waits for its first turn."""
         actor.move("cpu")
+
+    async def come(self, actor: Actor) -> None:
+        """Wait until the model that is on the device has no more calls, and take the turn."""
+        calls, quiet = self._calls, 0
+        while quiet < QUIET:
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if calls == self._calls else 0
+            calls = self._calls
+            if self._there.get(str(actor.home)) in (None, actor):
+                break
+        self._calls += 1
+        self.take(actor)
 
     def take(self, actor: Actor) -> None:
         """Bring a model to its device, after the one that was there has gone to the CPU."""
@@ -65,10 +83,7 @@ def _handle(actor: Actor, carry: Any) -> Handle:
 
 async def _in_turn(actor: Actor, turns: Turns | None, method: str, *arguments: Any, **options: Any) -> Any:
     if method in COMPUTING:
-        if turns is None:
-            await asyncio.sleep(0)
-        else:
-            turns.take(actor)
+        await (asyncio.sleep(0) if turns is None else turns.come(actor))
     return getattr(actor, method)(*arguments, **options)
 
 

@@ -205,13 +205,13 @@ class Needs:
     def _together(self, device: str) -> Need:
         """What the one process of a local run has on a device. Branches compute one after the other.
 
-        Where they take turns a device has one of them, and the CPU the others and the base.
+        Where they take turns a device has one of them, and the CPU has places for all and the base.
         """
         home, names = self.devices[BASE], list(self.plan.branches)
         here = [name for name in names if self.devices[name] == device]
         stages = largest([self._stages(name) for name in here])
         if self.recipe.model.offload and home != CPU:
-            base, here = device == CPU, names[1:] if device == CPU else here[:1]
+            base, here = device == CPU, names if device == CPU else here[:1]
         else:
             base = device == home
         if self._merges and device == CPU:

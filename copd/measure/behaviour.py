@@ -133,11 +133,9 @@ async def answer_and_score(
     rollouts = await student.answer_first(Split.VALIDATION, task, problems, 2, greedy=False)
     tokens = student.allowed_tokens
     own = await student.inspect(rollouts, tokens if is_exact(tokens) else max(LIKELIEST, *ks))
-    theirs = {
-        other: own if other == name else await teacher.inspect(rollouts, max(ks), own.topk_ids_NTK)
-        for other, teacher in models.items()
-    }
-    return Scored(task, rollouts, own, theirs)
+    others = {other: teacher for other, teacher in models.items() if other != name}
+    scores = await gather(*(teacher.inspect(rollouts, max(ks), own.topk_ids_NTK) for teacher in others.values()))
+    return Scored(task, rollouts, own, {name: own, **dict(zip(others, scores, strict=True))})
 
 
 class TokenMeasures(NamedTuple):

@@ -1,12 +1,16 @@
-"""How a model's weights are held: copied straight onto a device, or frozen in half precision."""
+"""How a model's weights are held: copied straight onto a device, frozen in half precision, or waiting on the CPU."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+import weakref
+from collections.abc import Hashable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+K = TypeVar("K", bound=Hashable)
 
 CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Modules whose weights autocast turns into its own type at each call."""
@@ -46,3 +50,37 @@ def hold_in_half(model: Any, half: torch.dtype) -> None:
             halved = parameter.to(half)
             if torch.equal(halved.to(parameter.dtype), parameter):
                 parameter.data = halved
+
+
+class WaitingRoom:
+    """Memory on the CPU for tensors of a card that others need for a while, each by a key of its own.
+
+    A place is made once and kept. It is page-locked, so that copies run at the full speed of the bus.
+    """
+
+    def __init__(self) -> None:
+        self._place_of: dict[Hashable, Tensor] = {}
+
+    @torch.no_grad()
+    def moved(self, tensors: Mapping[K, Tensor], device: torch.device | str) -> dict[K, Tensor]:
+        """These tensors on a device: on the CPU in their places, elsewhere as copies."""
+        if torch.device(device).type != "cpu":
+            return {key: tensor.detach().to(device, non_blocking=True) for key, tensor in tensors.items()}
+        leaving = {key: tensor for key, tensor in tensors.items() if not tensor.is_cpu}
+        for key, tensor in leaving.items():
+            if key not in self._place_of:
+                self._place_of[key] = _place_for(tensor)
+            self._place_of[key].copy_(tensor, non_blocking=True)
+        for home in {tensor.device for tensor in leaving.values() if tensor.is_cuda}:
+            torch.cuda.synchronize(home)
+        return {key: self._place_of[key] if key in leaving else tensor.detach() for key, tensor in tensors.items()}
+
+
+def _place_for(tensor: Tensor) -> Tensor:
+    """Room for a tensor on the CPU. Locked in place here, since an allocation of locked memory is rounded up to 2^n."""
+    place = torch.empty_like(tensor, device="cpu")
+    if tensor.is_cuda and place.numel():
+        cuda = torch.cuda.cudart()
+        if int(cuda.cudaHostRegister(place.data_ptr(), place.nbytes, 0)) == 0:
+            weakref.finalize(place, cuda.cudaHostUnregister, place.data_ptr())
+    return place

@@ -14,6 +14,7 @@ from torch import Tensor
 from copd.compute.batching import distinct_rows, take_rows
 from copd.errors import CheckpointError, NonFiniteError
 from copd.maths.losses import clipped_surrogate, is_clipped
+from copd.model.holding import WaitingRoom
 from copd.model.objectives import Aggregate, Objective, over_sequences
 from copd.model.optimizers import KINDS
 from copd.model.policy import Policy
@@ -94,6 +95,7 @@ class Learner:
         self.optimizer = self._kind.make(
             self.named_parameters.values(), lr=learning_rate, betas=betas, weight_decay=weight_decay
         )
+        self._room = WaitingRoom()
         self.skipped_in_a_row = 0
 
     def step(
@@ -203,8 +205,9 @@ class Learner:
 
     def to(self, device: torch.device | str) -> None:
         """Move the optimizer's state, if it follows the weights. The policy moves the weights."""
-        for state in self.optimizer.state.values() if self._kind.follows else ():
-            state.update({key: value.to(device) for key, value in state.items() if isinstance(value, Tensor)})
+        for number, state in enumerate(self.optimizer.state.values() if self._kind.follows else ()):
+            tensors = {(number, key): value for key, value in state.items() if isinstance(value, Tensor)}
+            state.update({key: value for (_, key), value in self._room.moved(tensors, device).items()})
 
     def _count(self, *, skipped: bool) -> None:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0

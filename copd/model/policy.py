@@ -27,7 +27,7 @@ from copd.errors import RecipeError
 from copd.maths.logprobs import TokenStats
 from copd.model import builtin_sampler
 from copd.model.folders import EXPORTED, load_model, save_model
-from copd.model.holding import copied, hold_in_half
+from copd.model.holding import WaitingRoom, copied, hold_in_half
 from copd.model.lora import (
     LoraSettings,
     activate,
@@ -77,6 +77,7 @@ class Policy:
         self.packing = self.encoder.family.every_layer_sees_all
         self.doubt = ""
         self.adapter = adapter
+        self._room = WaitingRoom()
         self.sampler: Callable[..., Rollouts] | None = None
         """Another engine: called with the policy and the arguments of `sample`. None: the policy samples itself."""
         self.changes = 0
@@ -156,7 +157,12 @@ class Policy:
     def to(self, device: torch.device | str) -> None:
         """Move the weights and everything else that this policy computes with."""
         self.device = torch.device(device)
-        self.model.to(self.device)
+        if self.device.type == "cpu":
+            tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+            for name, moved in self._room.moved(tensors, self.device).items():
+                tensors[name].data = moved
+        else:
+            self.model.to(self.device, non_blocking=True)
         self.end_ids, self.banned_V = self.end_ids.to(self.device), self.banned_V.to(self.device)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
