@@ -211,13 +211,17 @@ def measuring(device: torch.device) -> Iterator[Peak]:
 
 
 def speeds(policy: Policy, sizes: Sizes, kind: str) -> Numbers:
-    """Tokens a second of sampling, scoring and training, transformers' sampling, and the plain path's training."""
+    """Tokens a second of sampling, scoring and training, transformers' sampling, and the plain path's training.
+
+    Sampling counts the tokens of responses; scoring and training count the prompt too, once.
+    """
     prompt, response = sizes.speed
     asked = problems("text", prompt, 1)
     rollouts = written(policy, asked, sizes.rows, response)
     learner = Learner(policy, learning_rate=sizes.learning_rate, kind=kind)
     parts = objectives(policy, rollouts)["GRPO"]
-    tokens, sampled = sizes.rows * response, sizes.rows * sizes.sampled
+    length = policy.encoder.lengths(asked)[0]
+    tokens, sampled = length + sizes.rows * response, sizes.rows * sizes.sampled
 
     def generate() -> Tensor:
         encoded = policy.encoder.encode(asked, policy.device)
@@ -235,7 +239,6 @@ def speeds(policy: Policy, sizes: Sizes, kind: str) -> Numbers:
     policy.packing = False
     found["training, plain path"] = tokens / warm(lambda: learner.step(parts))
     policy.packing = True
-    length = policy.encoder.lengths(asked)[0]
     return found | {"share of peak": share_of_peak(policy, found["training"] / tokens, length, sizes.rows, response)}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -18,6 +20,9 @@ if TYPE_CHECKING:  # torch is loaded only once the recipe is known to be sound
     from copd.commands.plan import Planned
     from copd.commands.workload import Speed
 
+MEASURED = ("sampling", "scoring", "training")
+"""What benchmarks.gpu calls the speeds of sampling, reading and training."""
+
 
 def plan(
     recipe: RecipeName = "demo",
@@ -29,8 +34,9 @@ def plan(
     tokens_per_second: Annotated[
         str | None,
         typer.Option(
-            metavar="SAMPLING,READING,TRAINING",
-            help="Tokens a second of one model on its device: sampled, read without a gradient, trained on.",
+            metavar="SAMPLING,READING,TRAINING|gpu.json",
+            help="Tokens a second of one model on its device: sampled, read without a gradient, trained on; or the file "
+            "with these numbers of your card that benchmarks.gpu writes.",
         ),
     ] = None,
 ) -> None:
@@ -61,12 +67,19 @@ def _speed(given: str | None) -> Speed | None:
     from copd.commands.workload import Speed
 
     try:
-        speed = Speed(*(float(number) for number in given.split(",")))
+        if given.endswith(".json"):
+            measured = json.loads(Path(given).read_text(encoding="utf-8"))["speed"]
+            speed = Speed(*(float(measured[name]) for name in MEASURED))
+        else:
+            speed = Speed(*(float(number) for number in given.split(",")))
         if not all(0 < number < math.inf for number in speed):
             raise ValueError
-    except (TypeError, ValueError):
+    except OSError as error:
+        raise RecipeError(f"--tokens-per-second: {given}: cannot be read: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError):
         raise RecipeError(
-            f"--tokens-per-second: found {given!r}; accepted: three numbers above 0, sampling,reading,training"
+            f"--tokens-per-second: found {given!r}; accepted: three numbers above 0, sampling,reading,training, or a "
+            "file of benchmarks.gpu whose speed was measured"
         ) from None
     return speed
 

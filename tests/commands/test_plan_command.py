@@ -312,6 +312,19 @@ def test_the_command_shows_memory_work_and_disk_and_reads_no_weights(command, fo
         assert said in done.stdout
 
 
+def test_hours_come_from_the_speeds_that_the_benchmark_for_cards_measured(command, tmp_path):
+    def rows(speeds):
+        done = command("plan", "demo", *SMALL, "--tokens-per-second", speeds)
+        return done.returncode, done.stdout, done.stderr
+
+    (tmp_path / "gpu.json").write_text(json.dumps({"speed": {"sampling": 1, "scoring": 10.0, "training": 5.0, "x": 9}}))
+    assert rows("gpu.json") == rows("1,10,5")
+    for content in ('{"speed": {"left out": "out of memory"}}', "[]", "{", '{"speed": {"sampling": null}}'):
+        (tmp_path / "gpu.json").write_text(content)
+        status, _, said = rows("gpu.json")
+        assert (status, "a file of benchmarks.gpu whose speed was measured" in said) == (2, True)
+
+
 def test_the_command_refuses_what_a_card_cannot_hold(command):
     done = command("plan", "demo", *SMALL, *CUDA, "--gpus", "1", "--gpu-memory", "0.01")
     assert done.returncode == 1
@@ -327,7 +340,7 @@ def test_the_command_refuses_what_a_card_cannot_hold(command):
         (["demo", "--gpus", "1", "--gpu-memory", "-1"], "--gpu-memory: found -1"),
         (["demo", "--tokens-per-second", "1,2"], "--tokens-per-second: found '1,2'; accepted: three numbers above 0"),
         (["demo", "--tokens-per-second", "1,2,0"], "--tokens-per-second: found '1,2,0'"),
-        (["demo", "--tokens-per-second", "gpu.json"], "--tokens-per-second: found 'gpu.json'"),
+        (["demo", "--tokens-per-second", "gpu.json"], "--tokens-per-second: gpu.json: cannot be read: No such file"),
     ],
 )
 def test_a_mistake_is_one_line(command, arguments, said):
