@@ -38,12 +38,12 @@ def compare(
 
     Exit status 1: some job failed.
     """
-    from copd.commands.compare import Asked, jobs_on_ray, run_comparison, run_search
+    from copd.commands.compare import Order, jobs_on_ray, run_comparison, run_search
     from copd.commands.compare import dry_run as look
     from copd.system.processes import usable_cores
 
     console = Console()
-    asked = Asked(
+    order = Order(
         file,
         range(first_seed, first_seed + seeds),
         out,
@@ -51,12 +51,12 @@ def compare(
         lambda line: console.print(line, markup=False, soft_wrap=True),
     )
     if dry_run:
-        table = Table("jobs", "seeds", "rollouts", "tokens at most", "minutes here", title=f"{asked.workers} at once")
-        for row in look(asked, search=search):
+        table = Table("jobs", "seeds", "rollouts", "tokens at most", "minutes here", title=f"{order.workers} at once")
+        for row in look(order, search=search):
             table.add_row(*row)
         console.print(table)
         return
-    with jobs_on_ray(asked, workers) if on_ray else nullcontext(asked) as placed:
+    with jobs_on_ray(order, workers) if on_ray else nullcontext(order) as placed:
         path, progress = (run_search if search else run_comparison)(placed)
     console.print(f"{progress.skipped} jobs were done before, {len(progress.failed)} failed: {path}", soft_wrap=True)
     raise typer.Exit(int(bool(progress.failed)))

@@ -35,8 +35,8 @@ def plan(
         str | None,
         typer.Option(
             metavar="SAMPLING,READING,TRAINING|gpu.json",
-            help="Tokens a second of one model on its device: sampled, read without a gradient, trained on; or the file "
-            "with these numbers of your card that benchmarks.gpu writes.",
+            help="Tokens a second of one model on its device: sampled, read without a gradient, trained on; or the "
+            "file with these numbers of your card that benchmarks.gpu writes.",
         ),
     ] = None,
 ) -> None:

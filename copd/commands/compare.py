@@ -29,7 +29,7 @@ PROBLEMS = "problems.json"
 
 
 @dataclass(frozen=True)
-class Asked:
+class Order:
     """What the command was asked for. `seeds` of the test; `workers` jobs run at once, each started by `launch`."""
 
     file: Path
@@ -40,52 +40,52 @@ class Asked:
     launch: Launch = launch_here
 
 
-def plan_of(asked: Asked, *, search: bool) -> tuple[Comparison, list[Job]]:
+def plan_of(order: Order, *, search: bool) -> tuple[Comparison, list[Job]]:
     """The comparison and its jobs, of the test or of the search.
 
     Raises RecipeError if a seed is one of the search's, or if the test would begin before a search that the file asks
     for has chosen.
     """
-    comparison = read_comparison(asked.file)
+    comparison = read_comparison(order.file)
     if search:
         return comparison, searches_of(comparison)
-    if comparison.search and (shared := sorted(set(asked.seeds) & set(comparison.search.seeds))):
+    if comparison.search and (shared := sorted(set(order.seeds) & set(comparison.search.seeds))):
         raise RecipeError(f"--seeds: {shared[0]} is a seed of the search; test with others")
-    chosen: Mapping[str, Changes] = read_chosen(asked.file, comparison) if comparison.search else {}
-    return comparison, jobs_of(comparison, asked.seeds, chosen)
+    chosen: Mapping[str, Changes] = read_chosen(order.file, comparison) if comparison.search else {}
+    return comparison, jobs_of(comparison, order.seeds, chosen)
 
 
-def run_comparison(asked: Asked) -> tuple[Path, Progress]:
+def run_comparison(order: Order) -> tuple[Path, Progress]:
     """Run what is missing of the test, and write the page about all that is there."""
-    comparison, jobs = plan_of(asked, search=False)
-    sources = _look_at_problems(jobs, comparison, asked)
-    progress = run_jobs(jobs, asked.out, asked.workers, asked.tell, asked.launch)
+    comparison, jobs = plan_of(order, search=False)
+    sources = _look_at_problems(jobs, comparison, order)
+    progress = run_jobs(jobs, order.out, order.workers, order.tell, order.launch)
     outcomes = [
-        read_outcome(outcome_path(job, asked.out / "results")) for job in jobs if job.name in progress.done and job.arm
+        read_outcome(outcome_path(job, order.out / "results")) for job in jobs if job.name in progress.done and job.arm
     ]
     if not outcomes:
-        raise JobError(f"{asked.file}: no job came to its end; see the lines above and {asked.out / 'runs'}")
-    return write_page(asked.out, comparison, outcomes, sources), progress
+        raise JobError(f"{order.file}: no job came to its end; see the lines above and {order.out / 'runs'}")
+    return write_page(order.out, comparison, outcomes, sources), progress
 
 
-def run_search(asked: Asked) -> tuple[Path, Progress]:
+def run_search(order: Order) -> tuple[Path, Progress]:
     """Run what is missing of the search, and write down what it chose for each arm."""
-    comparison, jobs = plan_of(asked, search=True)
-    out = asked.out / "search"
-    progress = run_jobs(jobs, out, asked.workers, asked.tell, asked.launch)
+    comparison, jobs = plan_of(order, search=True)
+    out = order.out / "search"
+    progress = run_jobs(jobs, out, order.workers, order.tell, order.launch)
     if progress.failed:
         raise JobError(f"--search: {len(progress.failed)} of {len(jobs)} jobs failed; nothing was chosen")
     outcomes = [read_outcome(outcome_path(job, out / "results")) for job in jobs if job.arm]
     choices = choose(comparison, outcomes)
     for choice in choices:
-        asked.tell(choice.told())
-    path = chosen_file(asked.file)
+        order.tell(choice.told())
+    path = chosen_file(order.file)
     write_chosen(path, choices)
     return path, progress
 
 
 @contextmanager
-def jobs_on_ray(asked: Asked, workers: int | None) -> Iterator[Asked]:
+def jobs_on_ray(order: Order, workers: int | None) -> Iterator[Order]:
     """The same, with jobs as actors of Ray: as many at once as its cluster has cores, unless `workers` says otherwise.
 
     Raises RecipeError if Ray is not installed, ProcessError if its cluster cannot be reached.
@@ -96,13 +96,13 @@ def jobs_on_ray(asked: Asked, workers: int | None) -> Iterator[Asked]:
     except ModuleNotFoundError as error:
         raise RecipeError(f"--ray: a package is not installed ({error.name}); pip install 'copd[ray]'") from error
     with cluster(workers or 1):
-        yield replace(asked, workers=workers or cores(), launch=RayJob)
+        yield replace(order, workers=workers or cores(), launch=RayJob)
 
 
-def dry_run(asked: Asked, *, search: bool) -> Iterable[tuple[str, ...]]:
+def dry_run(order: Order, *, search: bool) -> Iterable[tuple[str, ...]]:
     """For each kind of job: name, seeds still to run, rollouts, most tokens, minutes here with `workers` at once."""
-    _, jobs = plan_of(asked, search=search)
-    out = asked.out / "search" if search else asked.out
+    _, jobs = plan_of(order, search=search)
+    out = order.out / "search" if search else order.out
     done = finished_by(jobs, out / "results")
     missing = [job for job in jobs if job.name not in done]
     if not missing:
@@ -115,8 +115,8 @@ def dry_run(asked: Asked, *, search: bool) -> Iterable[tuple[str, ...]]:
     for kind, own in kinds.items():
         rollouts = sum(map(own_rollouts, own))
         total += rollouts
-        yield _row(kind, len(own), rollouts, own[0].recipe.sampling.max_new_tokens, seconds / asked.workers)
-    yield _row("all", len(missing), total, missing[0].recipe.sampling.max_new_tokens, seconds / asked.workers)
+        yield _row(kind, len(own), rollouts, own[0].recipe.sampling.max_new_tokens, seconds / order.workers)
+    yield _row("all", len(missing), total, missing[0].recipe.sampling.max_new_tokens, seconds / order.workers)
 
 
 def _row(name: str, jobs: int, rollouts: int, longest: int, seconds: float) -> tuple[str, ...]:
@@ -140,13 +140,13 @@ def seconds_per_rollout(job: Job) -> float:
         return seconds / (len(plan.learners) * plan.batches.native)
 
 
-def _look_at_problems(jobs: Sequence[Job], comparison: Comparison, asked: Asked) -> Sources:
+def _look_at_problems(jobs: Sequence[Job], comparison: Comparison, order: Order) -> Sources:
     """Warn of leaks between splits and branches, and keep what the test problems were made of."""
-    with assembled(jobs[-1].recipe, asked.tell) as made:
+    with assembled(jobs[-1].recipe, order.tell) as made:
         for warning in leak_warnings(made.tasks):
-            asked.tell(f"warning: {warning}")
+            order.tell(f"warning: {warning}")
         found = {name: _sources_of(made, name, comparison.problems) for name in made.tasks}
-    path = asked.out / "results" / PROBLEMS
+    path = order.out / "results" / PROBLEMS
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(found) + "\n")
     return found

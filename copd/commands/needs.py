@@ -47,7 +47,7 @@ class Measured(NamedTuple):
     packed: bool = True
 
 
-class Asked(NamedTuple):
+class Rows(NamedTuple):
     """Rows of a capability that are sampled, scored or trained together: prompts, and responses to each."""
 
     capability: str
@@ -130,7 +130,7 @@ class Needs:
         lora = recipe.lora
         self.trained = shape.parameters if lora is None else memory.adapter(shape, lora.rank, lora.targets)
         self._whole = memory.weights(shape)
-        self._split: dict[tuple[Asked, Held], list[Batch]] = {}
+        self._split: dict[tuple[Rows, Held], list[Batch]] = {}
 
     def all(self) -> list[Need]:
         """The processes of the run: one for all, or one for the run and one for each branch."""
@@ -232,25 +232,25 @@ class Needs:
             SAMPLING: self._sampled(sampled, self.devices[name]),
         }
 
-    def _native(self, name: str) -> list[Asked]:
+    def _native(self, name: str) -> list[Rows]:
         """A learner's batches of GRPO; the one of `mixed` has prompts of all capabilities."""
         batches = self.plan.batches
         capabilities = self.plan.capabilities if name == MIXED else [name] if name in self.plan.learners else []
-        return [Asked(each, batches.prompts, batches.rollouts_per_prompt) for each in capabilities]
+        return [Rows(each, batches.prompts, batches.rollouts_per_prompt) for each in capabilities]
 
-    def _taught(self, name: str) -> list[Asked]:
+    def _taught(self, name: str) -> list[Rows]:
         """Batches on the way to a student, with those of a replay."""
         batches, plan = self.plan.batches, self.plan
         edges = [edge for edge in (*plan.edges, *plan.lessons) if edge.student == name]
-        visits = [Asked(edge.teacher, batches.opd_prompts, batches.opd_rollouts_per_prompt) for edge in edges]
-        replayed = [Asked(edge.teacher, batches.prompts, batches.rollouts_per_prompt) for edge in plan.lessons]
+        visits = [Rows(edge.teacher, batches.opd_prompts, batches.opd_rollouts_per_prompt) for edge in edges]
+        replayed = [Rows(edge.teacher, batches.prompts, batches.rollouts_per_prompt) for edge in plan.lessons]
         return [*visits, *(replayed if plan.schedule.replay_steps and name == plan.student else [])]
 
-    def _evaluated(self) -> list[Asked]:
+    def _evaluated(self) -> list[Rows]:
         """Batches of evaluation, on all capabilities."""
         asked = self.recipe.evaluation
         sizes = [(asked.problems, 1), (asked.problems, max(asked.pass_at, default=1)), self._measured]
-        return [Asked(name, *size) for name in self.plan.capabilities for size in sizes]
+        return [Rows(name, *size) for name in self.plan.capabilities for size in sizes]
 
     @property
     def _measured(self) -> tuple[int, int]:
@@ -274,15 +274,15 @@ class Needs:
     def _scored(self, name: str) -> Terms:
         """As a teacher of its own capability, as a reference, and in measures of all capabilities."""
         way, sizes = self._way(self.devices[name]), self.plan.batches
-        taught = Asked(name, sizes.opd_prompts, sizes.opd_rollouts_per_prompt)
+        taught = Rows(name, sizes.opd_prompts, sizes.opd_rollouts_per_prompt)
         lessons = [taught for edge in self.plan.taught if edge.teacher == name]
-        measured = [Asked(each, *self._measured) for each in self.plan.capabilities]
+        measured = [Rows(each, *self._measured) for each in self.plan.capabilities]
         batches = self._batches([*self._native(name), *lessons, *measured], self._held_by_log_probs)
         return {
             ACTIVATIONS: max(memory.scoring(self.shape, batch, way) for batch in batches),
         }
 
-    def _sampled(self, asked: Iterable[Asked], device: str) -> Terms:
+    def _sampled(self, asked: Iterable[Rows], device: str) -> Terms:
         way, shape, asked = self._way(device), self.shape, list(asked)
         batches = self._batches(asked, sampled_tokens)
         parts = [(memory.cached(shape, b, half=way.half), memory.sampling(shape, b, half=way.half)) for b in batches]
@@ -292,7 +292,7 @@ class Needs:
         joined = memory.joined_weights(shape) if device == CPU and not way.half and shape.normed else 0
         return {"cache": cached, "prompts or logits": rest, "weights joined": joined, **self._narrow(way, batches)}
 
-    def _cached_on_a_card(self, asked: Asked) -> int:
+    def _cached_on_a_card(self, asked: Rows) -> int:
         """Tokens in the cache of a card: of all rows, of as many as the budget allows, or of one."""
         row = self.prompts[asked.capability].longest + self.recipe.sampling.max_new_tokens + BLOCK
         return max(row, min(self.recipe.model.micro_batch_tokens, asked.prompts * asked.rows * row))
@@ -305,14 +305,14 @@ class Needs:
     def _held_by_log_probs(self) -> Held:
         return packed_tokens if self.packed else plain_tokens
 
-    def _batches(self, asked: Iterable[Asked], held: Held) -> list[Batch]:
+    def _batches(self, asked: Iterable[Rows], held: Held) -> list[Batch]:
         """The micro-batches of rows of full length to the longest prompts, each size once."""
         for each in asked:
             if (each, held) not in self._split:
                 self._split[each, held] = list(self._micro_batches(each, held))
         return [batch for each in asked for batch in self._split[each, held]]
 
-    def _micro_batches(self, asked: Asked, held: Held) -> Iterator[Batch]:
+    def _micro_batches(self, asked: Rows, held: Held) -> Iterator[Batch]:
         prompts, response = self.prompts[asked.capability], self.recipe.sampling.max_new_tokens
         prompt_of_N = [p for p in range(asked.prompts) for _ in range(asked.rows)]
         found = micro_batches(

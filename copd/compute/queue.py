@@ -71,38 +71,3 @@ class Queue:
 
     def _held(self, count: int, longest: int) -> int:
         return count * (longest + self._block) if count else 0
-
-
-class Load(NamedTuple):
-    """The size of a sampling call: steps of the loop, rows computed in them, tokens prefilled, tokens of the cache."""
-
-    steps: int
-    computed_rows: int
-    prefilled_tokens: int
-    cache_tokens: int
-
-
-def load(
-    prompt_tokens_P: Sequence[int],
-    prompt_of_N: Sequence[int],
-    response_tokens_N: Sequence[int],
-    token_budget: int,
-    block: int = BLOCK,
-) -> Load:
-    """The load of a call whose responses have so many tokens each, at least 1."""
-    queue = Queue([prompt_tokens_P[p] for p in prompt_of_N], token_budget, block)
-    steps = computed = prefilled = held = 0
-    done: set[int] = set()
-    while True:
-        joined = queue.change(done).joined
-        if not queue.running:
-            return Load(steps, computed, prefilled, held)
-        prefilled += sum(prompt_tokens_P[p] for p in {prompt_of_N[n] for n in joined if not queue.made_N[n]})
-        prefilled += sum(queue.tokens(n) for n in joined if queue.made_N[n])
-        held = max(held, queue.cache_tokens)
-        left = {n: response_tokens_N[n] - queue.made_N[n] for n in queue.running}
-        block_steps = min(block, max(left.values()))
-        steps, computed = steps + block_steps, computed + block_steps * len(left)
-        for n in queue.running:
-            queue.made_N[n] += min(block, left[n])
-        done = {n for n in queue.running if left[n] <= block}

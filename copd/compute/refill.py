@@ -39,7 +39,7 @@ class Samples(Protocol):
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """The rows to sample: at most `max_new_tokens` tokens each, as answers to problems of any kinds.
 
     `uniform_NT` has one number in [0, 1) for each row and position, on the CPU. None = greedy.
@@ -53,7 +53,7 @@ class Asked:
 
 
 @torch.no_grad()
-def decode_refilled(policy: Samples, asked: Asked, block: int = BLOCK) -> Decoded:
+def decode_refilled(policy: Samples, asked: Request, block: int = BLOCK) -> Decoded:
     """Continue each row until an end token or the limit, with a cache of at most as many tokens as the policy's budget.
 
     The answers are those of `copd.compute.decode.decode` to the same numbers, up to rounding. They are on the CPU.
@@ -128,7 +128,7 @@ class _Told:
         return Decoded(*map(torch.from_numpy, (tokens_NT, mask_NT, logp_NT, self._finished_N)))
 
 
-def _groups(asked: Asked, joined: Sequence[int], queue: Queue) -> list[list[int]]:
+def _groups(asked: Request, joined: Sequence[int], queue: Queue) -> list[list[int]]:
     """The rows that join, as they are prefilled together: those to prompts of a kind; a row that has tokens alone."""
     begun = [[n] for n in joined if queue.made_N[n]]
     fresh: dict[str, list[int]] = {}
@@ -155,7 +155,7 @@ class _Prefilled(NamedTuple):
     last_position_J: Tensor
 
 
-def _prefilled(policy: Samples, asked: Asked, rows: Sequence[int], queue: Queue, told: _Told) -> _Prefilled:
+def _prefilled(policy: Samples, asked: Request, rows: Sequence[int], queue: Queue, told: _Told) -> _Prefilled:
     """Prefill the prompts of rows, each once, and the tokens of a row that has some."""
     prompt_J, made = [asked.prompt_of_N[n] for n in rows], queue.made_N[rows[0]]
     chosen = list(dict.fromkeys(prompt_J))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from copd.compute.batching import Held, sampled_tokens, stack_rows
 from copd.compute.decode import Decoded, decode
-from copd.compute.refill import Asked, Samples, decode_refilled, refills
+from copd.compute.refill import Request, Samples, decode_refilled, refills
 from copd.types import Problem, Rollouts
 
 
@@ -49,7 +49,7 @@ def sample(
     prompt_of_N = torch.arange(len(problems)).repeat_interleave(rollouts_per_prompt)
     size = (len(prompt_of_N), max_new_tokens)
     uniform_NT = None if generator is None else torch.rand(size, generator=generator, dtype=torch.float64)
-    asked = Asked(problems, prompt_of_N.tolist(), uniform_NT, max_new_tokens, temperature)
+    asked = Request(problems, prompt_of_N.tolist(), uniform_NT, max_new_tokens, temperature)
     if policy.shared_prefix and refills(policy.device):
         with policy.computing():
             found = decode_refilled(policy, asked)
@@ -60,7 +60,7 @@ def sample(
     )
 
 
-def _in_batches(policy: Sampling, asked: Asked) -> Decoded:
+def _in_batches(policy: Sampling, asked: Request) -> Decoded:
     prompt_of_N = torch.tensor(asked.prompt_of_N)
     most_N = torch.full_like(prompt_of_N, asked.max_new_tokens)
     row_sets = policy.split(range(len(prompt_of_N)), asked.problems, prompt_of_N, most_N, sampled_tokens)
@@ -74,7 +74,7 @@ def _in_batches(policy: Sampling, asked: Asked) -> Decoded:
     )
 
 
-def sample_batch(policy: Sampling, asked: Asked, rows_M: Tensor, prompt_of_M: Tensor) -> Decoded:
+def sample_batch(policy: Sampling, asked: Request, rows_M: Tensor, prompt_of_M: Tensor) -> Decoded:
     """Sample the rows `rows_M` at once, which answer prompts of one kind."""
     chosen, prompt_of_M = torch.unique(prompt_of_M, return_inverse=True)
     prompts = policy.encoder.encode([asked.problems[p] for p in chosen.tolist()], policy.device)

@@ -10,7 +10,7 @@ import time
 import pytest
 import yaml
 
-from copd.commands.compare import Asked, dry_run, plan_of, run_comparison
+from copd.commands.compare import Order, dry_run, plan_of, run_comparison
 from copd.compare.outcomes import read_outcomes
 from copd.errors import JobError, RecipeError
 
@@ -43,7 +43,7 @@ def file(tmp_path):
 
 
 def asked(file, said, seeds=(0,)):
-    return Asked(file, seeds, file.parent / "out", 2, said.append)
+    return Order(file, seeds, file.parent / "out", 2, said.append)
 
 
 def test_a_dry_run_shows_jobs_rollouts_tokens_and_minutes_and_trains_nothing(file):

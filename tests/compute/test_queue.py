@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from copd.compute.queue import Change, Load, Queue, load
+from copd.compute.queue import Change, Queue
 
 
 def played(prompt_tokens, response_tokens, budget, block):
@@ -61,19 +61,9 @@ def test_the_place_of_a_row_that_is_done_is_refilled():
     assert queue.change({3}) == Change([0, 1, 2, 4, 5, 6, 7], [8])
 
 
-def test_the_load_of_a_call_is_that_of_its_looks():
-    # 2 rows to one prompt of 10 tokens, budget for 2 x (10 + 4): 2 looks of both rows; at the second, (14 + 4) x 2 do
-    # not fit, so one waits and is prefilled with its 4 tokens when the other is done.
-    assert load([10], [0, 0], [6, 6], token_budget=28, block=4) == Load(
-        steps=4 + 2 + 2, computed_rows=2 * 4 + 2 + 2, prefilled_tokens=10 + 14, cache_tokens=28
-    )
-
-
 def test_rows_of_unequal_lengths_neither_run_one_by_one_nor_in_tails_of_one_row():
     draw = random.Random(0)
     responses = [min(2_000, int(draw.expovariate(1 / 100)) + 1) for _ in range(256)]
-    one_by_one = sum(responses)  # a budget of 4,000 tokens has room for one row of 100 + 2,000 tokens
-    found = load([100] * 32, [n // 8 for n in range(256)], responses, token_budget=4_000)
-    assert found.cache_tokens <= 4_000
-    assert found.steps < one_by_one / 8
-    assert found.prefilled_tokens < 256 * 100
+    looks, _ = played([100] * 256, responses, budget=4_000, block=32)
+    one_by_one = sum(-(-length // 32) for length in responses)  # 4,000 tokens have room for one row of 100 + 2,000
+    assert len(looks) < one_by_one / 8

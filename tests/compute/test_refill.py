@@ -10,7 +10,7 @@ from waits import Waits
 
 from copd.compute import refill
 from copd.compute.forward import Forward
-from copd.compute.refill import Asked, RowCache, decode_refilled, refills
+from copd.compute.refill import Request, RowCache, decode_refilled, refills
 from copd.model.parity import settle_path
 from copd.model.policy import Policy
 from copd.types import Rollouts
@@ -35,7 +35,7 @@ def sampled(policy, problems, budget=10_000, block=4, greedy=False, limit=NEW_TO
     size = len(prompt_of_N), limit
     uniform_NT = None if greedy else torch.rand(size, generator=seeded(3), dtype=torch.float64)
     with small.computing():
-        return decode_refilled(small, Asked(problems, prompt_of_N, uniform_NT, limit, 1.0), block)
+        return decode_refilled(small, Request(problems, prompt_of_N, uniform_NT, limit, 1.0), block)
 
 
 def assert_same(found, expected, atol):
@@ -201,7 +201,7 @@ def test_between_two_looks_of_the_host_nothing_waits_for_the_device(ending, prob
     prompts = problems_of["text"]
     ending.encoder.lengths(prompts)
     uniform_NT = torch.rand(9, 22, generator=seeded(3), dtype=torch.float64)
-    asked = Asked(prompts, PROMPT_OF_N, uniform_NT, 22, 1.0)
+    asked = Request(prompts, PROMPT_OF_N, uniform_NT, 22, 1.0)
     with patch.object(Forward, "prefill", unobserved), Waits() as waits:
         found = decode_refilled(ending, asked, 5)
     assert found.tokens_NT.shape[1] == 22
@@ -225,6 +225,6 @@ def test_rows_past_their_limit_ask_for_no_position_that_the_model_lacks(problems
     ends = (~policy.banned_V).nonzero()[::8, 0]
     uniform_NT = torch.rand(16, NEW_TOKENS, generator=seeded(), dtype=torch.float64)
     policy.end_ids, policy.micro_batch_tokens = ends, 4 * (length + NEW_TOKENS)
-    found = decode_refilled(policy, Asked(problems_of["text"][:1], [0] * 16, uniform_NT, NEW_TOKENS, 1.0), 5)
+    found = decode_refilled(policy, Request(problems_of["text"][:1], [0] * 16, uniform_NT, NEW_TOKENS, 1.0), 5)
     assert 0 < int(found.finished_N.sum()) < 16, "some rows have to reach the limit while others have begun later"
     assert torch.equal(found.finished_N, torch.isin(found.tokens_NT, ends).logical_and(found.mask_NT).any(-1))
