@@ -35,7 +35,7 @@ EVERYTHING = 10**9
 
 @dataclass(frozen=True)
 class Work:
-    """The size of a sampling call. `budget`: `model.micro_batch_tokens`."""
+    """The size of a sampling call. `budget`: `sampling.cache_tokens`."""
 
     prompts: int = 8
     rollouts: int = 8

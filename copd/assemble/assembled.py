@@ -208,6 +208,7 @@ def load_policy(recipe: Recipe, path: str | None = None, home: Home | None = Non
         device=device,
         autocast=autocast,
         micro_batch_tokens=recipe.model.micro_batch_tokens,
+        cache_tokens=recipe.sampling.cache_tokens,
         gradient_checkpointing=recipe.model.gradient_checkpointing,
         spoken=MARKS[recipe.reward.answer_form],
     )

@@ -278,9 +278,7 @@ class Needs:
         lessons = [taught for edge in self.plan.taught if edge.teacher == name]
         measured = [Rows(each, *self._measured) for each in self.plan.capabilities]
         batches = self._batches([*self._native(name), *lessons, *measured], self._held_by_log_probs)
-        return {
-            ACTIVATIONS: max(memory.scoring(self.shape, batch, way) for batch in batches),
-        }
+        return {ACTIVATIONS: max(memory.scoring(self.shape, batch, way) for batch in batches)}
 
     def _sampled(self, asked: Iterable[Rows], device: str) -> Terms:
         way, shape, asked = self._way(device), self.shape, list(asked)
@@ -295,7 +293,7 @@ class Needs:
     def _cached_on_a_card(self, asked: Rows) -> int:
         """Tokens in the cache of a card: of all rows, of as many as the budget allows, or of one."""
         row = self.prompts[asked.capability].longest + self.recipe.sampling.max_new_tokens + BLOCK
-        return max(row, min(self.recipe.model.micro_batch_tokens, asked.prompts * asked.rows * row))
+        return max(row, min(self._budget(sampled_tokens), asked.prompts * asked.rows * row))
 
     def _narrow(self, way: Way, batches: Sequence[Batch]) -> Terms:
         """Copies of weights in bfloat16, of which a frozen base needs none."""
@@ -304,6 +302,10 @@ class Needs:
     @property
     def _held_by_log_probs(self) -> Held:
         return packed_tokens if self.packed else plain_tokens
+
+    def _budget(self, held: Held) -> int:
+        cache = self.recipe.sampling.cache_tokens if held is sampled_tokens else None
+        return cache or self.recipe.model.micro_batch_tokens
 
     def _batches(self, asked: Iterable[Rows], held: Held) -> list[Batch]:
         """The micro-batches of rows of full length to the longest prompts, each size once."""
@@ -321,7 +323,7 @@ class Needs:
             [response] * len(prompt_of_N),
             kind_P=["text"] * asked.prompts,
             prompt_length_P=[prompts.longest] * asked.prompts,
-            token_budget=self.recipe.model.micro_batch_tokens,
+            token_budget=self._budget(held),
             held=held,
         )
         for count, rows in {(len({prompt_of_N[n] for n in batch.tolist()}), len(batch)) for batch in found}:

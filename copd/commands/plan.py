@@ -163,6 +163,8 @@ def _candidates(recipe: Recipe) -> Iterator[tuple[str, ...]]:
     yield ("model.gradient_checkpointing=true",)
     yield (smaller,)
     yield smaller, shorter
+    if recipe.sampling.cache_tokens is not None:
+        yield (f"sampling.cache_tokens={max(1, recipe.sampling.cache_tokens // 2)}",)
     if recipe.lora is None:
         yield ("lora={rank: 16}",)
     yield ("model.dtype=bfloat16",)

@@ -35,7 +35,9 @@ class Samples(Protocol):
     device: torch.device
     end_ids: Tensor
     banned_V: Tensor
-    micro_batch_tokens: int
+
+    @property
+    def cache_tokens(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,10 @@ def decode_refilled(policy: Samples, asked: Request, block: int = BLOCK) -> Deco
     The answers are those of `copd.compute.decode.decode` to the same numbers, up to rounding. They are on the CPU.
     """
     prompt_tokens_P = policy.encoder.lengths(asked.problems)
-    queue = Queue([prompt_tokens_P[p] for p in asked.prompt_of_N], policy.micro_batch_tokens, block)
+    queue = Queue([prompt_tokens_P[p] for p in asked.prompt_of_N], policy.cache_tokens, block)
     told = _Told(len(asked.prompt_of_N), asked.max_new_tokens, policy.end_ids.tolist())
     most_tokens = len(asked.prompt_of_N) * (max(prompt_tokens_P) + asked.max_new_tokens + block)
-    running = _Running(policy.forward, min(policy.micro_batch_tokens, most_tokens))
+    running = _Running(policy.forward, min(policy.cache_tokens, most_tokens))
     while True:
         stay, joined = queue.change(told.done)
         if not queue.running:

@@ -21,9 +21,15 @@ class Sampling(Samples, Protocol):
     shared_prefix: bool
 
     def split(
-        self, rows_M: Sequence[int], problems: Sequence[Problem], prompt_of_N: Tensor, length_N: Tensor, held: Held
+        self,
+        rows_M: Sequence[int],
+        problems: Sequence[Problem],
+        prompt_of_N: Tensor,
+        length_N: Tensor,
+        held: Held,
+        token_budget: int,
     ) -> list[Tensor]:
-        """Split rows by the token budget."""
+        """Split rows by a token budget."""
         ...
 
     def computing(self) -> AbstractContextManager[None]:
@@ -63,7 +69,8 @@ def sample(
 def _in_batches(policy: Sampling, asked: Request) -> Decoded:
     prompt_of_N = torch.tensor(asked.prompt_of_N)
     most_N = torch.full_like(prompt_of_N, asked.max_new_tokens)
-    row_sets = policy.split(range(len(prompt_of_N)), asked.problems, prompt_of_N, most_N, sampled_tokens)
+    rows, budget = range(len(prompt_of_N)), policy.cache_tokens
+    row_sets = policy.split(rows, asked.problems, prompt_of_N, most_N, sampled_tokens, budget)
     batches = [sample_batch(policy, asked, rows_M, prompt_of_N[rows_M]) for rows_M in row_sets]
     back = torch.cat(row_sets).argsort()
     return Decoded(

@@ -47,7 +47,8 @@ class Policy:
 
     The vocabulary mask `banned_V` applies to sampling and to every log-prob alike. A model that cannot share a prompt
     between rows takes the plain path: `copd.model.parity` then turns off `packing`, for log-probs, or `shared_prefix`,
-    for sampling and log-probs, and notes its `doubt`. With `gradient_checkpointing`, layers are recomputed in the
+    for sampling and log-probs, and notes its `doubt`. A micro-batch has at most `micro_batch_tokens`. The cache of
+    sampling has at most `cache_tokens`, by default as many. With `gradient_checkpointing`, layers are recomputed in the
     backward pass. Several policies may share a model, each through its own `adapter`; None is the model without an
     adapter. The mask allows control tokens that are `spoken`, such as `<answer>`.
     """
@@ -60,6 +61,7 @@ class Policy:
         device: torch.device | str = "cpu",
         autocast: torch.dtype | None = None,
         micro_batch_tokens: int = 16_384,
+        cache_tokens: int | None = None,
         encoder: Encoder | None = None,
         gradient_checkpointing: bool = False,
         adapter: str | None = None,
@@ -73,6 +75,7 @@ class Policy:
         self.forward = Forward(self.model, self.encoder.family)
         self.autocast = autocast
         self.micro_batch_tokens = micro_batch_tokens
+        self._cache_tokens = cache_tokens
         self.shared_prefix = True
         self.packing = self.encoder.family.every_layer_sees_all
         self.doubt = ""
@@ -146,6 +149,7 @@ class Policy:
             "device": self.device,
             "autocast": self.autocast,
             "micro_batch_tokens": self.micro_batch_tokens,
+            "cache_tokens": self._cache_tokens,
             "encoder": self.encoder,
             "gradient_checkpointing": self.gradient_checkpointing,
             "spoken": self.spoken,
@@ -200,6 +204,11 @@ class Policy:
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
+    def cache_tokens(self) -> int:
+        """Most tokens of the cache while the policy's own model samples."""
+        return self._cache_tokens or self.micro_batch_tokens
+
+    @property
     def allowed_tokens(self) -> int:
         """Number of tokens that the vocabulary mask allows."""
         return int((~self.banned_V).sum())
@@ -246,24 +255,31 @@ class Policy:
 
     def micro_batches(self, rollouts: Rollouts, rows_M: Tensor) -> list[Tensor]:
         """Split rows by this policy's token budget, for log-probs on its path."""
-        held = packed_tokens if self.packs else plain_tokens
-        return self.split(rows_M.tolist(), rollouts.problems, rollouts.prompt_of_N, rollouts.mask_NT.sum(-1), held)
+        held, rows = packed_tokens if self.packs else plain_tokens, rows_M.tolist()
+        length_N = rollouts.mask_NT.sum(-1)
+        return self.split(rows, rollouts.problems, rollouts.prompt_of_N, length_N, held, self.micro_batch_tokens)
 
     def token_stats(self, rollouts: Rollouts, **asked: Any) -> TokenStats:
         """Statistics of the M response tokens of one micro-batch; see `copd.compute.logprobs.response_stats`."""
         return response_stats(self, rollouts, **asked)
 
     def split(
-        self, rows_M: Sequence[int], problems: Sequence[Problem], prompt_of_N: Tensor, length_N: Tensor, held: Held
+        self,
+        rows_M: Sequence[int],
+        problems: Sequence[Problem],
+        prompt_of_N: Tensor,
+        length_N: Tensor,
+        held: Held,
+        token_budget: int,
     ) -> list[Tensor]:
-        """Split rows of so many response tokens by the token budget. What `held` counts is held of it."""
+        """Split rows of so many response tokens by a token budget. `held` counts the tokens that a batch holds."""
         batches = micro_batches(
             rows_M,
             prompt_of_N.tolist(),
             length_N.tolist(),
             kind_P=[problem.kind for problem in problems],
             prompt_length_P=self.encoder.lengths(problems),
-            token_budget=self.micro_batch_tokens,
+            token_budget=token_budget,
             held=held,
         )
         self.encoder.expect([problems[p] for p in prompt_of_N[rows].unique().tolist()] for rows in batches)

@@ -59,9 +59,8 @@ class ModelSection(Section):
     )
     micro_batch_tokens: Count = Field(
         16_384,
-        description="most tokens per batch in sampling, scoring and training; a prompt counts once per batch, but "
-        "with each of its rows for models that are not packed; in sampling "
-        "on cuda: most tokens of the cache",
+        description="most tokens per batch in scoring and training, and in sampling unless sampling.cache_tokens is "
+        "set; a prompt counts once per batch, but with each of its rows for models that are not packed",
     )
     gradient_checkpointing: bool = Field(
         False,
@@ -149,6 +148,11 @@ class SamplingSection(Section):
     rollouts_per_prompt: int = Field(8, ge=2, description="responses per prompt, the group of GRPO (G)")
     max_new_tokens: Count = Field(36, description="longer responses are truncated at this length and get reward 0")
     temperature: Positive = Field(1.0, description="temperature of sampling and of every log-prob")
+    cache_tokens: Count | None = Field(
+        None,
+        description="with builtin: most tokens in the cache at once, prompts included, and so how many responses are "
+        "sampled side by side; null: model.micro_batch_tokens",
+    )
     engine: Literal["builtin", "vllm"] = Field(
         "builtin",
         description="what samples. builtin: the model as it is trained; vllm: vLLM in each branch's process "

@@ -13,6 +13,7 @@ from copd.commands.needs import (
     END,
     RUN,
     SAMPLING,
+    SCORING,
     TRAINING,
     Measured,
     Need,
@@ -310,6 +311,19 @@ def test_the_command_shows_memory_work_and_disk_and_reads_no_weights(command, fo
     assert done.returncode == 0, done.stderr
     for said in ("1,329,792 parameters", "moments of AdamW", "final table", "hours", "a checkpoint, 2 are kept"):
         assert said in done.stdout
+
+
+def test_the_cache_has_a_budget_of_its_own(shape):
+    def cached(*changes, device=CPU):
+        recipe = recipe_of("method=expert", "model.micro_batch_tokens=60", *changes)
+        needs = Needs(recipe, make_plan(recipe), Measured(shape, PROMPTS), dict.fromkeys([BASE, *PROMPTS], device))
+        return {stage: terms for each in needs.all() for stage, terms in each.stages.items() if each.process == "text"}
+
+    for device in (CPU, "cuda:0"):
+        usual, more = (cached(*changes, device=device) for changes in ((), ("sampling.cache_tokens=600",)))
+        assert more[SAMPLING]["cache"] > 5 * usual[SAMPLING]["cache"]
+        assert more[TRAINING] == usual[TRAINING]
+        assert more[SCORING] == usual[SCORING]
 
 
 def test_hours_come_from_the_speeds_that_the_benchmark_for_cards_measured(command, tmp_path):

@@ -135,8 +135,7 @@ def test_problems_of_mixed_kinds_keep_their_order_and_each_row_answers_its_own_p
 @pytest.mark.parametrize("budget", [1, 60, 140])
 def test_answers_do_not_depend_on_the_split_into_batches(ending64, problems_of, budget, monkeypatch):
     problems = [problem for three in problems_of.values() for problem in three]
-    small = ending64.clone()
-    small.micro_batch_tokens = budget
+    small = ending64.clone(cache_tokens=budget)
     started = []
     plainly = builtin_sampler.sample_batch
     monkeypatch.setattr(

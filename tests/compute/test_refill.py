@@ -30,8 +30,7 @@ def answers(rollouts):
 
 def sampled(policy, problems, budget=10_000, block=4, greedy=False, limit=NEW_TOKENS, prompt_of_N=PROMPT_OF_N):
     """Rows by this loop; nine of three prompts unless told otherwise."""
-    small = policy.clone()
-    small.micro_batch_tokens = budget
+    small = policy.clone(cache_tokens=budget)
     size = len(prompt_of_N), limit
     uniform_NT = None if greedy else torch.rand(size, generator=seeded(3), dtype=torch.float64)
     with small.computing():

@@ -315,9 +315,10 @@ def test_a_clone_has_the_same_weights_and_a_life_of_its_own(policy, mixed):
 
 def test_a_clone_keeps_the_budget_the_path_and_the_vocabulary(policy):
     original = policy.clone()
+    assert original.cache_tokens == original.micro_batch_tokens
     original.micro_batch_tokens, original.shared_prefix = 77, False
     twin = original.clone()
-    assert (twin.micro_batch_tokens, twin.shared_prefix) == (77, False)
+    assert (twin.micro_batch_tokens, twin.cache_tokens, twin.shared_prefix) == (77, 77, False)
     assert torch.equal(twin.banned_V, policy.banned_V)
     assert torch.equal(twin.end_ids, policy.end_ids)
 
