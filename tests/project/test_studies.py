@@ -14,6 +14,7 @@ RUN = {
     "studies/attention.py",
     "studies/memory.py",
     "studies/models_matrix.py",
+    "studies/savings.py",
     "benchmarks/grading.py",
     "benchmarks/data_check.py",
 }
@@ -66,6 +67,16 @@ def test_the_formula_of_memory_is_met_by_the_bytes_counted(run_here):
     for _, _, quantity, _, _, ratio in rows:
         least, most = (0.8, 1.0) if quantity.startswith("a merge") else (0.9, 1.1)
         assert least < float(ratio) < most, quantity
+
+
+@pytest.mark.slow
+def test_each_way_that_saves_memory_saves_as_much_as_its_page_says():
+    """In a process of its own, in which there is one model."""
+    rows = [cells(row) for row in said_by("studies/savings.py").splitlines() if row.startswith("| ")][1:]
+    told = {row[0]: row for row in map(cells, PAGES["memory.md"].splitlines()) if len(row) == 5}
+    assert len(rows) == 8
+    for what, _, _, _, ratio in rows:
+        assert float(ratio.replace(",", "")) > 0.95 * float(told[what][4].replace(",", "")), what
 
 
 @pytest.mark.slow
