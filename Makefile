@@ -42,6 +42,7 @@ study: $(VENV)/.installed  ## the study of studies/conflict: search, then ten se
 
 docs: $(VENV)/.installed  ## renew what is drawn: tables of the recipe, faults and speed, results of the study, the map of copd advise
 	$(BIN)/python tools/recipe_reference.py
+	$(BIN)/python tools/names_reference.py
 	$(BIN)/python tools/reliability_reference.py
 	$(BIN)/python tools/speed_reference.py
 	$(BIN)/python tools/results_page.py

@@ -8,6 +8,7 @@
 - `reading`: YAML and overrides to a recipe
 - `strict_yaml`: safe YAML without surprises
 - `explain`: errors in the user's words
+- `synonyms`: what other libraries call the fields
 - `merges`: merge sections outside a recipe
 - `keys`: refuses a recipe that repeats a secret of the environment
 - `builtin/`: the recipes that ship

@@ -11,7 +11,11 @@ from pydantic import BaseModel
 from copd.recipe.fields import Section
 from copd.recipe.model import Recipe
 from copd.recipe.sections import BranchSection, EdgeSection
+from copd.recipe.synonyms import meant_within
 from copd.recipe.task_sections import TASK_TAG, TASKS
+
+HINTS = 3
+"""At most so many fields inside an unknown section are told."""
 
 PATTERN_MEANT = {
     "branches": "a branch's name is a letter, then letters, digits, _ or -, at most 32 in all",
@@ -75,9 +79,7 @@ def explained(detail: Mapping[str, Any], root: type[BaseModel] = Recipe) -> str:
     if detail["type"] == "extra_forbidden":
         if new := RENAMED.get((next((key for key in reversed(path[:-1]) if not key.isdigit()), ""), path[-1])):
             return f"{where}: is called {'.'.join([*path[:-1], new])} now"
-        near = get_close_matches(path[-1], _known_names(tagged[:-1], root), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; accepted: {', '.join(_known_names(tagged[:-1], root))}"
-        return f"{where}: unknown key{hint}"
+        return f"{where}: unknown key; {_hint(where, detail['input'], _known_names(tagged[:-1], root), root)}"
     if detail["type"] == "missing":
         return f"{where}: missing; it has no default"
     if detail["type"] == "string_pattern_mismatch":
@@ -95,6 +97,14 @@ def explained(detail: Mapping[str, Any], root: type[BaseModel] = Recipe) -> str:
         return f"{'.'.join(path)}{message}".removeprefix(".")
     found = "" if detail["type"] == "value_error" else f", found {_short(detail['input'])}"
     return f"{message}{found}" if not path else f"{where}: {message}{found}"
+
+
+def _hint(where: str, value: Any, known: Sequence[str], root: type[BaseModel]) -> str:
+    """What was probably meant by an unknown key. A section is more likely a misspelt one than a field a foreign one."""
+    near = [f"did you mean {name!r}?" for name in get_close_matches(where.rpartition(".")[2], known, n=1)]
+    foreign = [*dict.fromkeys(meant_within(where, value))][:HINTS] if root is Recipe else []
+    first, second = (near, foreign) if isinstance(value, Mapping) else (foreign, near)
+    return "; ".join(first or second) or f"accepted: {', '.join(known)}"
 
 
 def _short(value: Any) -> str:

@@ -367,6 +367,12 @@ def test_the_tables_of_the_recipe_are_those_of_its_sections():
     assert page == renewed(page), "docs/recipe.md is not what the sections say; `make docs` renews it"
 
 
+def test_the_names_of_other_libraries_are_those_that_an_unknown_key_is_looked_up_in():
+    renewed = runpy.run_path(str(ROOT / "tools" / "names_reference.py"))["renewed"]
+    page = PAGES["docs/coming-from.md"]
+    assert page == renewed(page), "`make docs` renews docs/coming-from.md"
+
+
 def test_the_recipes_page_has_every_field_once_with_both_kinds_of_tasks():
     rows = "branches.video.task={kind: rows, train: a.jsonl}"
     recipes = [load_recipe("demo", ["lora={rank: 4}", rows]), load_recipe("demo")]

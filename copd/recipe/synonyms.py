@@ -1,0 +1,168 @@
+"""What other libraries call the fields of a recipe, and where a field of the same name is here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple, get_args
+
+from pydantic import BaseModel
+
+from copd.recipe.model import Recipe
+
+LEAVES_SHOWN = 3
+
+
+class Row(NamedTuple):
+    """A field here, or an option of `copd train`, and the names of three libraries for it; where meanings differ."""
+
+    here: str
+    trl: tuple[str, ...] = ()
+    verl: tuple[str, ...] = ()
+    easyr1: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        return {"TRL": self.trl, "verl": self.verl, "EasyR1": self.easyr1}
+
+
+TASK = "branches.NAME.task"
+ROWS = (
+    Row("model.path", ("model_name_or_path",), ("model.path",), ("model_path",)),
+    Row("model.dtype", ("bf16", "torch_dtype"), ("model_dtype",), note="arithmetic; weights stay float32"),
+    Row(
+        "model.gradient_checkpointing",
+        ("gradient_checkpointing",),
+        ("enable_gradient_checkpointing",),
+        ("enable_gradient_checkpointing",),
+    ),
+    Row(
+        "model.micro_batch_tokens",
+        ("gradient_accumulation_steps",),
+        ("ppo_max_token_len_per_gpu", "ppo_micro_batch_size_per_gpu", "log_prob_micro_batch_size_per_gpu"),
+        ("micro_batch_size_per_device_for_update", "micro_batch_size_per_device_for_experience"),
+        "a budget of tokens, not of rows; gradients do not depend on it",
+    ),
+    Row("model.offload", (), ("param_offload", "optimizer_offload"), ("offload_params", "offload_optimizer")),
+    Row(f"{TASK}.train", ("train_dataset",), ("train_files",), ("train_files",), "of each branch"),
+    Row(f"{TASK}.validation", ("eval_dataset",), ("val_files",), ("val_files",), "of each branch"),
+    Row(f"{TASK}.prompt_template", easyr1=("format_prompt",)),
+    Row(f"{TASK}.media.max_image_pixels", ("max_pixels",), ("max_pixels",), ("max_pixels",)),
+    Row(
+        "sampling.prompts_per_step",
+        ("per_device_train_batch_size", "generation_batch_size"),
+        ("train_batch_size", "gen_batch_size"),
+        ("rollout_batch_size",),
+        "prompts of one branch, on all its devices; TRL's batch size counts responses",
+    ),
+    Row("sampling.rollouts_per_prompt", ("num_generations",), ("rollout.n",), ("rollout.n",)),
+    Row(
+        "sampling.max_new_tokens",
+        ("max_completion_length",),
+        ("max_response_length", "response_length"),
+        ("max_response_length",),
+    ),
+    Row("sampling.temperature", ("temperature",), ("temperature",), ("temperature",), "of every log-prob too"),
+    Row("sampling.engine", ("use_vllm", "vllm_mode"), ("rollout.name",)),
+    Row(
+        "sampling.vllm_cache_gib",
+        ("vllm_gpu_memory_utilization",),
+        ("gpu_memory_utilization",),
+        ("gpu_memory_utilization",),
+        "GiB, not a share of the card",
+    ),
+    Row("sampling.importance_cap", ("vllm_importance_sampling_cap",), ("rollout_is_threshold",)),
+    Row("verifiers", ("reward_funcs",), ("custom_reward_function",), ("score_function", "reward_function")),
+    Row(
+        "grpo.kl_coefficient",
+        ("beta",),
+        ("kl_loss_coef", "kl_coef", "use_kl_loss"),
+        ("kl_coef", "disable_kl", "use_kl_loss"),
+        "0 turns the reference off",
+    ),
+    Row("grpo.clip_low", ("epsilon",), ("clip_ratio", "clip_ratio_low"), ("clip_ratio_low",)),
+    Row("grpo.clip_high", ("epsilon_high",), ("clip_ratio_high",), ("clip_ratio_high",)),
+    Row("grpo.aggregation", ("loss_type",), ("loss_agg_mode",), ("loss_avg_mode",)),
+    Row("grpo.normalize_std", ("scale_rewards",), ("norm_adv_by_std_in_grpo",)),
+    Row(
+        "grpo.iterations",
+        ("num_iterations",),
+        ("ppo_epochs", "ppo_mini_batch_size"),
+        ("ppo_epochs", "global_batch_size"),
+        "optimizer steps over the whole batch; there are no mini-batches",
+    ),
+    Row("grpo.mask_truncated", ("mask_truncated_completions",)),
+    Row("optimizer.learning_rate", ("learning_rate",), ("lr",), ("lr",)),
+    Row("optimizer.max_grad_norm", ("max_grad_norm",), ("grad_clip", "clip_grad"), ("max_grad_norm",)),
+    Row("optimizer.betas", ("adam_beta1", "adam_beta2"), ("betas",), ("betas",)),
+    Row("optimizer.kind", ("optim",), ("optimizer",)),
+    Row("lora.rank", ("lora_r", "r"), ("lora_rank",)),
+    Row("lora.alpha", ("lora_alpha",), ("lora_alpha",)),
+    Row("lora.targets", ("lora_target_modules", "target_modules"), ("target_modules",)),
+    Row(
+        "schedule",
+        ("num_train_epochs", "max_steps"),
+        ("total_epochs", "total_training_steps"),
+        ("total_epochs", "total_episodes"),
+        "cycles x (rl_steps + opd_steps) steps",
+    ),
+    Row("checkpoint.every_steps", ("save_steps",), ("save_freq",), ("save_freq",)),
+    Row("checkpoint.keep_last", ("save_total_limit",), ("max_actor_ckpt_to_keep",), ("save_limit",)),
+    Row("evaluation.every_cycles", ("eval_steps",), ("test_freq",), ("val_freq",), "cycles, not steps"),
+    Row("trackers", ("report_to",), ("logger",), ("logger",)),
+    Row("--out", ("output_dir",), ("default_local_dir",), ("save_checkpoint_path",)),
+    Row("--resume", ("resume_from_checkpoint",), ("resume_mode",), ("load_checkpoint_path",)),
+)
+
+
+def meant(path: str) -> str | None:
+    """Where a reader finds what an unknown key at `path` says elsewhere: in another library, or in another section."""
+    leaf = path.rpartition(".")[2]
+    for row in ROWS:
+        theirs = {
+            library: name for library, names in row.names.items() for name in names if f".{path}".endswith(f".{name}")
+        }
+        if theirs and leaf != row.here.rpartition(".")[2]:
+            kind = "the option " if row.here.startswith("--") else ""
+            whose = " and ".join(f"{library}'s" for library in theirs)
+            return f"{whose} {next(iter(theirs.values()))} is {kind}{row.here} here"
+    if there := fields_called().get(leaf):
+        return f"there is {' and '.join(there[:LEAVES_SHOWN])}"
+    return None
+
+
+def meant_within(path: str, value: object) -> Iterator[str]:
+    """`meant` for an unknown key, or for each key inside the section that it holds."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from meant_within(f"{path}.{name}", inner)
+    elif found := meant(path):
+        yield found
+
+
+@cache
+def fields_called() -> dict[str, list[str]]:
+    """The paths of all fields of a recipe that are not sections, by their last name."""
+    found: dict[str, list[str]] = {}
+    for path in dict.fromkeys(_paths(Recipe, "")):
+        found.setdefault(path.rpartition(".")[2], []).append(path)
+    return found
+
+
+def _paths(section: type[BaseModel], before: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        inner = list(_sections(field.annotation, ""))
+        if not inner:
+            yield before + name
+        for end, each in inner:
+            yield from _paths(each, f"{before}{name}{end}.")
+
+
+def _sections(annotation: Any, end: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The sections in an annotation, each with what a path has between the field's name and theirs."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield end, annotation
+    origin = getattr(annotation, "__origin__", None)
+    for argument in get_args(annotation):
+        yield from _sections(argument, ".NAME" if origin is dict else "[]" if origin is tuple else end)
