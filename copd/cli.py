@@ -191,8 +191,8 @@ def report(
 
 @app.command()
 def merge(
-    branch: Annotated[
-        list[str], typer.Option(help="A folder, builtin:NAME, or ID@COMMIT of Hugging Face; once per branch.")
+    branches: Annotated[
+        list[str], typer.Argument(help="Models: each is a folder, builtin:NAME, or ID@COMMIT of Hugging Face.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
     base: Annotated[str | None, typer.Option(help="The branches' base: a folder, builtin:NAME or ID@COMMIT.")] = None,
@@ -225,7 +225,7 @@ def merge(
 ) -> None:
     """Merge branches of one base into one model. One tensor of each branch is in memory at a time.
 
-    Try `copd merge --branch runs/demo/branches/text --branch runs/demo/branches/video --out runs/both`.
+    Try `copd merge runs/demo/branches/text runs/demo/branches/video --out runs/both`.
     """
     from copd.recipe.merges import make_merge, merge_grid
     from copd.recipe.reading import load_recipe
@@ -236,12 +236,12 @@ def merge(
                 f"{option}: found without --scan, which alone has a use for it; add --scan or leave it out"
             )
     given = {"method": method, "weights": weight or None, "scale": scale, "density": density, "seed": seed}
-    candidates = merge_grid(given, len(branch), grid or 6) if scan else [make_merge(given, len(branch))]
+    candidates = merge_grid(given, len(branches), grid or 6) if scan else [make_merge(given, len(branches))]
     settings = load_recipe(recipe or "demo", change or []) if scan else None
     from copd.commands.merge import described_merge, merge_models
     from copd.runs.tables import accuracy_table
 
-    chosen, table = merge_models(branch, base, candidates, out, settings, export_dtype)
+    chosen, table = merge_models(branches, base, candidates, out, settings, export_dtype)
     if table:
         Console().print(accuracy_table(table, "greedy accuracy on validation problems, %", intervals=False))
         said = "chosen on validation problems, which flatters the choice; `copd eval` judges it on test problems"

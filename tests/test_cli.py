@@ -13,7 +13,7 @@ from copd.recipe.reading import described, load_recipe
 from copd.system.files import sha256
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-BOTH = ["--branch", "builtin:digits", "--branch", "builtin:digits"]
+BOTH = ["builtin:digits", "builtin:digits"]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_commit_that_is_not_in_the_cache_and_cannot_be_fetched_is_told(command
 
 def test_merge_scans_from_any_folder_and_says_what_decided(command, tmp_path):
     shutil.copytree(model_folder("builtin:digits"), tmp_path / "other")
-    both = ["--branch", "builtin:digits", "--branch", "other"]
+    both = ["builtin:digits", "other"]
     few = ["--set", "evaluation.validation_problems=2", "--grid", "1"]
     done = command("merge", *both, "--method", "weighted", "--scan", *few, "--out", "both")
     assert done.returncode == 0, done.stderr

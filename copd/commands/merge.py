@@ -48,7 +48,7 @@ def merge_models(
     dtype = None if export_dtype is None else EXPORTED[export_dtype]
     if occupied(out):
         raise RecipeError(f"--out {out}: is not empty; give another folder")
-    folders = [ModelFolder(model_folder(path, "--branch"), path) for path in branches]
+    folders = [ModelFolder(model_folder(path, "BRANCHES"), path) for path in branches]
     start = None if base is None else ModelFolder(model_folder(base, "--base"), base)
     merge = MergedFolders(folders, start, candidates[0].method, candidates[0].settings)
     merges = [merge.with_settings(section.settings) for section in candidates]

@@ -151,7 +151,7 @@ def _check_apart(branches: Sequence[ModelFolder]) -> None:
         folder = branch.path.resolve()
         if folder in seen:
             raise MergeError(
-                f"--branch: {seen[folder]} and {branch.label} are one folder; give each once, and its share by weights"
+                f"BRANCHES: {seen[folder]} and {branch.label} are one folder; give each once, and its share by weights"
             )
         seen[folder] = branch.label
 

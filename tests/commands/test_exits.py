@@ -38,7 +38,7 @@ def failing(capsys):
         (["recipe", "sow"], "No such command 'sow'. Did you mean 'show'? (`copd recipe --help` tells more)"),
         (["train", "demo", "--outt", "x"], "No such option: --outt"),
         (["train", "demo", "--out"], "Option '--out' requires an argument"),
-        (["merge", "--out", "o"], "Missing option '--branch'. (`copd merge --help` tells more)"),
+        (["merge", "--out", "o"], "Missing argument 'branches'. (`copd merge --help` tells more)"),
         (["behaviour", "builtin:digits"], "Missing argument 'teacher'. (`copd behaviour --help` tells more)"),
         (["warmup", "--steps", "many"], "Invalid value for '--steps': "),
         (["data", "check"], "give a FILE with --format and --root, or --recipe and --branch"),
@@ -162,7 +162,7 @@ def test_a_disk_that_is_full_is_a_failure_and_no_mistake(command, tmp_path, tmp_
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
     try:
-        done = command("merge", "--branch", "builtin:digits", "--branch", str(other), "--out", "o")
+        done = command("merge", "builtin:digits", str(other), "--out", "o")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert done.returncode == 1

@@ -167,7 +167,7 @@ def test_of_equally_good_candidates_the_first_is_kept(spoiled, tmp_path):
 @pytest.mark.parametrize(
     ("branches", "base", "method", "error", "message"),
     [
-        ([DIGITS, "nowhere"], None, "mean", ModelFolderError, "--branch: no folder 'nowhere'"),
+        ([DIGITS, "nowhere"], None, "mean", ModelFolderError, "BRANCHES: no folder 'nowhere'"),
         ([DIGITS], "builtin:nothing", "ties", ModelFolderError, "--base: no builtin model 'builtin:nothing'"),
         ([DIGITS], None, "ties", MergeError, "--base: missing; method 'ties' needs the base"),
     ],

@@ -481,7 +481,7 @@ def test_branches_whose_configuration_computes_otherwise_are_refused_with_field_
 def test_one_folder_is_no_two_branches(copies, again):
     (copies["a"].parent / "link").symlink_to(copies["a"])
     twins = [ModelFolder(copies["a"], "a"), ModelFolder(copies["a"].parent / again, again)]
-    with pytest.raises(MergeError, match=f"^--branch: a and {again} are one folder; give each once"):
+    with pytest.raises(MergeError, match=f"^BRANCHES: a and {again} are one folder; give each once"):
         MergedFolders(twins, None, "mean", {})
 
 

@@ -142,10 +142,10 @@ def check_command(command: str) -> None:
     given = parsed(arguments_of(command))
     if given.get("recipe"):
         load_recipe(*recipe_and_changes(given["recipe"], given.get("overrides") or given.get("change")))
-    if "branch" in given and "method" in given:
+    if "branches" in given and "method" in given:
         names = ("method", "scale", "density", "seed")
         section = {**{name: given[name] for name in names}, "weights": given["weight"] or None}
-        count = len(given["branch"])
+        count = len(given["branches"])
         merge_grid(section, count, 6) if given["scan"] else make_merge(section, count)
 
 
@@ -173,8 +173,8 @@ def test_every_command_is_valid(page, tmp_path, monkeypatch):
         ("copd train demo --outt runs/x", "--outt"),
         ("copd train demo schedule.cycels=2", "did you mean 'cycles'"),
         ("copd eval builtin:digits --set evaluation.problems=none", "evaluation.problems"),
-        ("copd merge --branch a --branch b", "out"),
-        ("copd merge --branch a --out o --method slerp", "'slerp' merges two"),
+        ("copd merge a b", "out"),
+        ("copd merge a --out o --method slerp", "'slerp' merges two"),
     ],
 )
 def test_a_command_that_copd_would_refuse_is_not_valid(command, said):
