@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from copd.assemble import SERVER
-from copd.cli_arguments import Changes, Overrides, RecipeName, is_change, recipe_and_changes
+from copd.cli_arguments import Changes, Overrides, RecipeName, named_recipe, recipe_and_changes
 from copd.cli_compare import advise, compare
 from copd.cli_data import data
 from copd.cli_plan import plan
@@ -27,7 +27,6 @@ from copd.errors import RecipeError
 BEGAN = time.perf_counter()
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 recipes = typer.Typer(help="Recipes: what can be set, and what it means.", no_args_is_help=True)
@@ -63,9 +62,7 @@ Compared = Annotated[str, typer.Option(help="The recipe whose capabilities and e
 def train(
     recipe: Annotated[
         str | None,
-        typer.Argument(
-            help="A YAML file, or a builtin recipe by name; default demo. With --resume and --out: the run's own."
-        ),
+        typer.Argument(help="A YAML file, or a builtin recipe by name. With --resume and --out: the run's own."),
     ] = None,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/METHOD-seedSEED.")] = None,
@@ -89,11 +86,11 @@ def train(
     from copd.runs.folder import saved_recipe
     from copd.system.processes import begin_to_import, importing
 
-    source: str | Mapping[str, Any]
+    source: str | Mapping[str, Any] | None
     source, changes = recipe_and_changes(recipe, overrides)
-    if resume and out is not None and (recipe is None or is_change(recipe)):
+    if resume and out is not None and source is None:
         source = saved_recipe(out, reread)
-    settings = load_recipe(source, changes)
+    settings = load_recipe(source, changes) if source else load_recipe(*named_recipe(recipe, overrides))
     if settings.backend.kind == "processes":
         begin_to_import(SERVER)
     with importing():
@@ -105,7 +102,7 @@ def train(
 
 @app.command()
 def doctor(
-    recipe: RecipeName = "demo",
+    recipe: RecipeName = None,
     overrides: Overrides = None,
 ) -> None:
     """Check a recipe before a long run: model, data, graders, signal, log-probs, time, memory, disk.
@@ -114,7 +111,7 @@ def doctor(
     """
     from copd.recipe.reading import load_recipe
 
-    settings = load_recipe(*recipe_and_changes(recipe, overrides))
+    settings = load_recipe(*named_recipe(recipe, overrides))
     from copd.commands.doctor import examine
 
     console, verdicts = Console(), []
@@ -267,17 +264,18 @@ def warmup(
 
 @recipes.command("show")
 def show(
-    recipe: RecipeName = "demo",
+    recipe: RecipeName = None,
     overrides: Overrides = None,
 ) -> None:
-    """Show every field of a recipe with its value and meaning."""
+    """Show every field of a recipe, by default of the demo, with its value and meaning."""
     from copd.recipe.reading import described, load_recipe
 
+    source, changes = recipe_and_changes(recipe, overrides)
     table = Table()
     table.add_column("field", no_wrap=True)
     table.add_column("value", overflow="fold")
     table.add_column("meaning", overflow="fold")
-    for path, value, meaning in described(load_recipe(*recipe_and_changes(recipe, overrides))):
+    for path, value, meaning in described(load_recipe(source or "demo", changes)):
         table.add_row(path, escape(value), escape(meaning))
     Console().print(table)
 

@@ -7,17 +7,25 @@ from typing import Annotated
 
 import typer
 
+from copd.errors import RecipeError
+
 Changes = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
-RecipeName = Annotated[str, typer.Argument(help="A YAML file, or a builtin recipe by name.")]
+RecipeName = Annotated[str | None, typer.Argument(help="A YAML file, or a builtin recipe by name.")]
 
 
-def recipe_and_changes(recipe: str | None, overrides: list[str] | None) -> tuple[str, list[str]]:
-    """Recipe and overrides. If the first argument is an override such as schedule.cycles=2, it changes the demo."""
-    changes = overrides or []
-    if recipe is None:
-        return "demo", changes
-    return ("demo", [recipe, *changes]) if is_change(recipe) else (recipe, changes)
+def named_recipe(recipe: str | None, overrides: list[str] | None) -> tuple[str, list[str]]:
+    """Recipe and overrides. Raises RecipeError if no recipe is named."""
+    named, changes = recipe_and_changes(recipe, overrides)
+    if named is None:
+        raise RecipeError("RECIPE: missing; accepted: a YAML file, or a recipe that ships with copd, such as demo")
+    return named, changes
+
+
+def recipe_and_changes(recipe: str | None, overrides: list[str] | None) -> tuple[str | None, list[str]]:
+    """Recipe and overrides. The recipe is None if the first argument is an override such as schedule.cycles=2."""
+    words = [word for word in (recipe, *(overrides or [])) if word is not None]
+    return (None, words) if not words or is_change(words[0]) else (words[0], words[1:])
 
 
 def is_change(word: str) -> bool:

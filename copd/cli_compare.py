@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from copd.cli_arguments import Overrides, RecipeName, recipe_and_changes
+from copd.cli_arguments import Overrides, RecipeName, named_recipe
 
 
 def compare(
@@ -63,7 +63,7 @@ def compare(
 
 
 def advise(
-    recipe: RecipeName = "demo",
+    recipe: RecipeName = None,
     overrides: Overrides = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of RLVR of each branch; a map has pilots of 20.")] = 20,
     problems: Annotated[int, typer.Option(min=1, help="Validation problems per capability.")] = 300,
@@ -75,7 +75,7 @@ def advise(
     """
     from copd.recipe.reading import load_recipe
 
-    settings = load_recipe(*recipe_and_changes(recipe, overrides))
+    settings = load_recipe(*named_recipe(recipe, overrides))
     from copd.commands.advise import advise as run
     from copd.commands.pilot import PilotSettings
     from copd.runs.tables import accuracy_table

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from copd.cli_arguments import Overrides, RecipeName, recipe_and_changes
+from copd.cli_arguments import Overrides, RecipeName, named_recipe
 from copd.errors import RecipeError
 
 if TYPE_CHECKING:  # torch is loaded only once the recipe is known to be sound
@@ -25,7 +25,7 @@ MEASURED = ("sampling", "scoring", "training")
 
 
 def plan(
-    recipe: RecipeName = "demo",
+    recipe: RecipeName = None,
     overrides: Overrides = None,
     gpus: Annotated[int | None, typer.Option(help="Cards that the run may use; default those of this machine.")] = None,
     gpu_memory: Annotated[
@@ -49,7 +49,7 @@ def plan(
     from copd.recipe.reading import load_recipe
 
     speed = _speed(tokens_per_second)
-    settings = load_recipe(*recipe_and_changes(recipe, overrides))
+    settings = load_recipe(*named_recipe(recipe, overrides))
     from copd.commands.plan import cards_of, examine
 
     planned = examine(settings, cards_of(gpus, gpu_memory))

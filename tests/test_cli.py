@@ -20,6 +20,12 @@ BOTH = ["builtin:digits", "builtin:digits"]
     ("arguments", "said"),
     [
         (["train", "demo", "schedule.cycels=2"], "schedule.cycels: unknown key; did you mean 'cycles'?"),
+        (["train"], "RECIPE: missing; accepted: a YAML file, or a recipe that ships with copd, such as demo"),
+        (["train", "schedule.cycles=2"], "RECIPE: missing"),
+        (["train", "--resume", "seed=1"], "RECIPE: missing"),
+        (["doctor"], "RECIPE: missing"),
+        (["plan"], "RECIPE: missing"),
+        (["advise"], "RECIPE: missing"),
         (["train", "nothing.yaml"], "recipe nothing.yaml: not a readable file"),
         (["train", "demo", "model.path=nowhere"], "model.path: no folder 'nowhere'"),
         (["train", "demo", "model.path=builtin:nothing"], "there is builtin:digits"),

@@ -141,7 +141,8 @@ def check_command(command: str) -> None:
     """Whether the command exists, takes these options, and would accept the recipe and the merge that they make."""
     given = parsed(arguments_of(command))
     if given.get("recipe"):
-        load_recipe(*recipe_and_changes(given["recipe"], given.get("overrides") or given.get("change")))
+        recipe, changes = recipe_and_changes(given["recipe"], given.get("overrides") or given.get("change"))
+        load_recipe(recipe or "demo", changes)
     if "branches" in given and "method" in given:
         names = ("method", "scale", "density", "seed")
         section = {**{name: given[name] for name in names}, "weights": given["weight"] or None}
