@@ -22,7 +22,9 @@ from copd.model.lora import LoraSettings
 from copd.model.objectives import Aggregate, Delta, over_constant, over_sequences, over_tokens
 from copd.model.parity import checked_on
 from copd.model.policy import Policy
+from copd.model.rates import Rate, constant, cosine, linear, warmed
 from copd.recipe.model import Recipe
+from copd.recipe.sections import OptimizerSection
 from copd.topology import Edge
 from copd.types import Rollouts
 
@@ -31,6 +33,8 @@ DIVERGENCES: dict[str, Divergence] = {
     "forward_kl": forward_kl,
     "jsd": jensen_shannon,
 }
+DECAYS: dict[str, Callable[..., float]] = {"linear": linear, "cosine": cosine}
+OF_THE_RATE = {"warmup_steps", "decay", "decay_steps", "decay_to"}
 
 
 def device_of(recipe: Recipe, name: str) -> tuple[str, str]:
@@ -74,7 +78,7 @@ def make_learner(recipe: Recipe, policy: Policy) -> Learner:
     }
     return Learner(
         policy,
-        **recipe.optimizer.model_dump(),
+        **recipe.optimizer.model_dump(exclude=OF_THE_RATE),
         clip_low=recipe.grpo.clip_low,
         clip_high=recipe.grpo.clip_high,
         iterations=recipe.grpo.iterations,
@@ -92,8 +96,18 @@ def make_objectives(recipe: Recipe, base: Policy) -> ObjectiveSettings:
         mask_truncated=grpo.mask_truncated,
         reference=Reference(base, grpo.kl_coefficient) if grpo.kl_coefficient else None,
         opd_learning_rate=recipe.opd.learning_rate,
+        rate=make_rate(recipe.optimizer),
         opd_iterations=recipe.opd.iterations,
     )
+
+
+def make_rate(settings: OptimizerSection) -> Rate:
+    """The learning rate over the updates of a branch, as a share."""
+    if settings.decay_steps is None:
+        decay = constant
+    else:
+        decay = partial(DECAYS[settings.decay], steps=settings.decay_steps, to=settings.decay_to)
+    return warmed(decay, settings.warmup_steps)
 
 
 def make_signal(recipe: Recipe, base: Policy) -> Signal:

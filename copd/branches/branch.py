@@ -31,6 +31,7 @@ from copd.model.objectives import (
 )
 from copd.model.parity import settled_path
 from copd.model.policy import Policy
+from copd.model.rates import Rate, constant
 from copd.model.stored import StoredTensors, write_folder
 from copd.rewards.grading import Grader
 from copd.tasks.asked import Asked
@@ -56,7 +57,8 @@ class ObjectiveSettings:
 
     `signal` is that of OPD. With `mask_truncated`, truncated native responses are left out as if they had not been
     sampled. `reference` is None if there is no KL term. Batches with a teacher have the rate `opd_learning_rate` and
-    `opd_iterations`; None: those of the learner. `corrected` is applied to the native part.
+    `opd_iterations`; None: those of the learner. `rate`: the share of a learning rate in each update. `corrected` is
+    applied to the native part.
     """
 
     signal: Signal
@@ -66,6 +68,7 @@ class ObjectiveSettings:
     reference: Reference | None = None
     opd_learning_rate: float | None = None
     opd_iterations: int | None = None
+    rate: Rate = constant
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,7 @@ class Branch(Actor):
         return {
             **{name: value for metrics in described for name, value in metrics.items()},
             **{name: value for name, value in with_effective_share(report.metrics).items() if name not in apart},
+            "learning_rate": self.learner.optimizer.param_groups[0]["lr"],
             "skipped": float(report.skipped),
             "tokens_per_second": report.tokens_trained / seconds,
         }
@@ -227,15 +231,13 @@ class Branch(Actor):
         return totals, squares
 
     def _step(self, objectives: Sequence[Objective], *, taught: bool) -> StepReport:
-        part_norms = self.version % PART_NORMS_EVERY == 0
-        if not taught:
-            return self.learner.step(objectives, part_norms=part_norms)
         settings = self.settings
+        learning_rate = (settings.opd_learning_rate if taught else None) or self.learner.learning_rate
         return self.learner.step(
             objectives,
-            learning_rate=settings.opd_learning_rate,
-            iterations=settings.opd_iterations,
-            part_norms=part_norms,
+            learning_rate=learning_rate * settings.rate(self.version),
+            iterations=settings.opd_iterations if taught else None,
+            part_norms=self.version % PART_NORMS_EVERY == 0,
         )
 
     def _objective(self, part: Part) -> Objective:

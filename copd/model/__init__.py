@@ -11,6 +11,7 @@
 - `holding`: copies on another device; frozen weights in half precision
 - `learner`: parts to one optimizer step; the only backward
 - `optimizers`: AdamW with moments in float32, in 8 bits, or on the CPU
+- `rates`: the learning rate over the updates: warm-up and decay
 - `objectives`: GRPO and OPD: advantage and penalty of each token, each part with its own denominator
 - `merging`: model folders, and weights of branches, merged tensor by tensor
 - `stored`: the tensors of a folder, one at a time; the settings of a model folder, without loading the model

@@ -115,7 +115,7 @@ class Learner:
         `MAX_SKIPPED_IN_A_ROW` such steps.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate or self.learning_rate
+            group["lr"] = self.learning_rate if learning_rate is None else learning_rate
         frozen: list[list[_Frozen]] = [[] for _ in parts]
         done = [self._pass(parts, frozen, part_norms=part_norms)]
         while len(done) < (iterations or self.iterations) and not done[-1].skipped:

@@ -227,17 +227,33 @@ class GrpoSection(Section):
 
 
 class OptimizerSection(Section):
-    """AdamW at a constant rate."""
+    """AdamW, and its learning rate over the updates of a branch."""
 
     kind: Literal["adamw", "adamw_8bit", "adamw_on_cpu"] = Field(
         "adamw",
         description="adamw: moments in float32, 8 bytes a weight; adamw_8bit: about 2 bytes a weight, by bitsandbytes; "
         "adamw_on_cpu: moments on the CPU, where every weight is updated",
     )
-    learning_rate: Positive = Field(5.0e-5, description="constant")
+    learning_rate: Positive = Field(5.0e-5, description="the rate after the warm-up, before a decay")
+    warmup_steps: int = Field(
+        0, ge=0, description="updates of a branch in which its rates, that of opd.learning_rate too, rise evenly"
+    )
+    decay: Literal["none", "linear", "cosine"] = Field(
+        "none", description="how the rates fall after the warm-up; none: they stay"
+    )
+    decay_steps: Count | None = Field(None, description="with a decay: updates of a branch until the rates have fallen")
+    decay_to: float = Field(0.1, ge=0, le=1, description="with a decay: share of a rate at which it then stays")
     betas: tuple[Decay, Decay] = Field((0.9, 0.99), description="decay of the two moments")
     weight_decay: float = Field(0.0, ge=0, description="decoupled decay")
     max_grad_norm: Positive = Field(1.0, description="a larger gradient of the whole step is scaled down to this norm")
+
+    @model_validator(mode="after")
+    def _decays_over_some_steps(self) -> OptimizerSection:
+        if self.decay != "none" and self.decay_steps is None:
+            raise ValueError(f"optimizer.decay_steps: missing; decay {self.decay!r} needs the number of updates")
+        if self.decay == "none" and self.decay_steps is not None:
+            raise ValueError("optimizer.decay_steps: found without a decay; set optimizer.decay to linear or cosine")
+        return self
 
 
 class BudgetSection(Section):

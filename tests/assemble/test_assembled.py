@@ -9,7 +9,7 @@ import torch
 
 from copd.assemble import branches as assembly
 from copd.assemble.assembled import Assembled, assembled
-from copd.assemble.branches import make_branch, make_learner, make_objectives, make_signal
+from copd.assemble.branches import make_branch, make_learner, make_objectives, make_rate, make_signal
 from copd.assemble.preflight import check_one_path
 from copd.assemble.sampling import versions_of_sampler
 from copd.branches.signals import StudentsLikeliest, TeachersLikeliest, WholeVocabulary
@@ -87,6 +87,18 @@ def test_a_direct_loss_is_over_the_whole_vocabulary_unless_that_is_large(
     monkeypatch.setattr(assembly, "WHOLE_VOCABULARY", policy.allowed_tokens - 1)
     assert make_signal(asked, policy) == likeliest(divergence, 9)
     assert make_signal(recipe(f"opd.signal={signal}", "opd.top_k=9999"), policy).k == policy.allowed_tokens
+
+
+def test_the_rate_rises_and_falls_as_the_recipe_says():
+    def shares(*changes):
+        rate = make_rate(recipe(*changes).optimizer)
+        return [round(rate(update), 3) for update in (0, 1, 2, 4, 6, 9)]
+
+    assert shares() == [1.0] * 6
+    assert shares("optimizer.warmup_steps=2") == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
+    linear = ("optimizer.warmup_steps=2", "optimizer.decay=linear", "optimizer.decay_steps=4")
+    assert shares(*linear) == [0.5, 1.0, 1.0, 0.55, 0.1, 0.1]
+    assert shares("optimizer={decay: cosine, decay_steps: 4, decay_to: 0}") == [1.0, 0.854, 0.5, 0.0, 0.0, 0.0]
 
 
 def test_without_a_kl_there_is_no_reference_and_with_one_it_is_the_base(policy):

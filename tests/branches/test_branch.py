@@ -215,6 +215,19 @@ def test_a_batch_with_a_teacher_has_its_own_iterations_and_the_next_one_the_lear
     assert (steps, again, branch.version) == ({made}, {made + 1}, 2)
 
 
+def test_the_rate_of_an_update_is_its_share_of_the_native_or_the_opd_rate(make_branch, ending, graded):
+    settings = replace(SETTINGS, opd_learning_rate=0.5, rate=lambda update: update / 2)
+    branch, teacher = make_branch(settings=settings), make_branch("image", policy=ending)
+    before, native = weights_of(branch), branch.learner.learning_rate
+    first = branch.update([Part("native", graded)])
+    assert first["learning_rate"] == 0.0
+    assert all(torch.equal(weight, before[name]) for name, weight in weights_of(branch).items())
+    second = branch.update([Part("native", replace(graded, version=1))])
+    assert second["learning_rate"] == native / 2
+    graded = replace(graded, version=2)
+    assert branch.update([Part("opd", graded, 1.0, teacher.score(graded))])["learning_rate"] == 0.5
+
+
 def test_a_teachers_score_of_another_version_is_refused_and_nothing_changes(make_branch, graded, assert_same):
     branch, teacher = make_branch(), make_branch("image", 1)
     branch.update([Part("native", graded)])

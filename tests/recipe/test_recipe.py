@@ -298,6 +298,16 @@ REFUSED = [
         ["opd.top_k: is 9, but signal is 'sampled'"],
         id="likeliest tokens of the sampled signal",
     ),
+    pytest.param(
+        TWO + "optimizer: {decay: cosine}",
+        ["optimizer.decay_steps: missing; decay 'cosine' needs the number of updates"],
+        id="a decay without an end",
+    ),
+    pytest.param(
+        TWO + "optimizer: {decay_steps: 9}",
+        ["optimizer.decay_steps: found without a decay; set optimizer.decay to linear or cosine"],
+        id="an end without a decay",
+    ),
     pytest.param(TWO + "optimizer: {betas: [0.9]}", ["optimizer.betas"], id="one of two betas"),
     pytest.param(TWO + "sampling: {rollouts_per_prompt: 1}", ["sampling.rollouts_per_prompt", "'1'"], id="no group"),
     pytest.param(
