@@ -15,6 +15,7 @@ from copd.assemble.tasks import conflict_warnings, data_warnings, leak_warnings,
 from copd.branches.actor import Actor, SamplingSettings
 from copd.model.engine import EngineSampler
 from copd.model.folders import compute_on, model_folder
+from copd.model.holding import freeze
 from copd.model.parity import checked_on, settled_path
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe
@@ -203,7 +204,7 @@ def assembled(
 def load_policy(recipe: Recipe, path: str | None = None, home: Home | None = None) -> Policy:
     """The recipe's base, or the model at `path`, as a policy on the recipe's device, or at `home`."""
     device, autocast = home or compute_on(recipe.model.device, recipe.model.dtype)
-    return Policy.from_pretrained(
+    policy = Policy.from_pretrained(
         model_folder(path) if path else model_folder(recipe.model.path, revision=recipe.model.revision),
         device=device,
         autocast=autocast,
@@ -212,3 +213,5 @@ def load_policy(recipe: Recipe, path: str | None = None, home: Home | None = Non
         gradient_checkpointing=recipe.model.gradient_checkpointing,
         spoken=MARKS[recipe.reward.answer_form],
     )
+    freeze(policy.model, recipe.model.freeze)
+    return policy

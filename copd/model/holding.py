@@ -1,14 +1,16 @@
-"""How a model's weights are held: copied straight onto a device, frozen in half precision, or waiting on the CPU."""
+"""How a model's weights are held: copied straight onto a device, frozen, in half precision, or waiting on the CPU."""
 
 from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+from copd.errors import RecipeError
 
 K = TypeVar("K", bound=Hashable)
 
@@ -23,6 +25,23 @@ def copied(model: Any, device: torch.device | str, *, whole: bool = False) -> An
     """
     own = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): _moved(tensor, device, whole=whole) for tensor in own})
+
+
+def freeze(model: Any, names: Sequence[str]) -> None:
+    """Train no weight inside the modules of these names from now on. Tied weights are one weight.
+
+    A name is the end of a module's path, such as `visual` or `layers.0`. Raises RecipeError for a name that no module
+    has, and if no weight is left to train.
+    """
+    for name in names:
+        found = [module for path, module in model.named_modules() if f".{path}".endswith(f".{name}")]
+        if not found:
+            there = dict.fromkeys(path.rpartition(".")[2] for path, _ in model.named_modules() if path.count(".") == 1)
+            raise RecipeError(f"model.freeze: no module of the model is called {name!r}; there is {', '.join(there)}")
+        for module in found:
+            module.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise RecipeError(f"model.freeze: {', '.join(names)} leaves no weight to train; leave a module out")
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:

@@ -158,6 +158,8 @@ class Recipe(Section):
                 raise ValueError(f"mopd.student: is {self.mopd.student!r}, but an adapter begins as the base; set base")
             if self.model.offload:
                 raise ValueError("model.offload: lora branches share one base, there is nothing to take turns with")
+            if self.model.freeze:
+                raise ValueError("model.freeze: lora trains no weight of the base; leave it out, and set lora.targets")
             for name, branch in self.branches.items():
                 if branch.device is not None:
                     raise ValueError(f"branches.{name}.device: lora branches share one base, on model.device")

@@ -73,6 +73,11 @@ class ModelSection(Section):
         description="a model that is known to share prompts, and fails the check of it, computes each prompt again for "
         "each response, with a warning; else that is an error",
     )
+    freeze: tuple[str, ...] = Field(
+        (),
+        description="modules whose weights are not trained, by the end of their path in the model: [visual] is the "
+        "vision tower; without gradients and moments",
+    )
     export_dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="type of the weights in the model folders of branches and merge; bfloat16 halves them, for "

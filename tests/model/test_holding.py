@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from copd.model.holding import copied, hold_in_half
+from copd.errors import RecipeError
+from copd.model.holding import copied, freeze, hold_in_half
+from copd.model.learner import Learner
 from copd.model.lora import LoraSettings
+from copd.model.objectives import GrpoObjective
 from copd.model.policy import Policy
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
@@ -22,8 +25,48 @@ def rollouts(written, policy, problems_of):
     return written(policy, [problems_of[kind][2] for kind in problems_of])
 
 
+@pytest.fixture
+def graded_images(written, policy, problems_of):
+    return written(policy, problems_of["image"])
+
+
 def types(policy):
     return {name: parameter.dtype for name, parameter in policy.model.named_parameters()}
+
+
+def test_weights_of_frozen_modules_are_not_trained_nor_saved_and_copies_are_frozen_too(policy):
+    twin = policy.clone()
+    freeze(twin.model, ["visual", "layers.0"])
+    frozen = {name for name in policy.trained_parameters() if ".visual." in name or ".layers.0." in name}
+    assert 0 < len(frozen) < len(policy.trained_parameters())
+    for model in (twin, twin.clone()):
+        learner = Learner(model, learning_rate=1e-3)
+        assert set(learner.named_parameters) == set(policy.trained_parameters()) - frozen
+        assert not any(name.removeprefix("weight/") in frozen for name in learner.state())
+    assert set(twin.weights()) == set(policy.weights())
+
+
+def test_a_step_with_a_frozen_vision_tower_changes_all_weights_but_its(policy, graded_images):
+    twin = policy.clone()
+    freeze(twin.model, ["visual"])
+    before = twin.weights()
+    objective = GrpoObjective("native", graded_images, 1.0, torch.linspace(-1, 1, len(graded_images.tokens_NT)))
+    Learner(twin, learning_rate=1e-3).step([objective])
+    changed = {name for name, weight in twin.weights().items() if not torch.equal(weight, before[name])}
+    assert changed == {name for name in before if ".visual." not in name}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["vision"], r"model.freeze: no module of the model is called 'vision'; there is visual, language_model"),
+        (["isual"], "no module of the model is called 'isual'"),
+        (["model"], "model.freeze: model leaves no weight to train; leave a module out"),
+    ],
+)
+def test_a_module_that_is_not_there_and_a_model_with_nothing_to_train_are_told(policy, names, said):
+    with pytest.raises(RecipeError, match=said):
+        freeze(policy.clone().model, names)
 
 
 def test_a_copy_has_the_same_numbers_ties_and_gradients_wanted_and_is_independent(policy):

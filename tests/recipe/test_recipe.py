@@ -299,6 +299,11 @@ REFUSED = [
         id="likeliest tokens of the sampled signal",
     ),
     pytest.param(
+        TWO + "lora: {rank: 2}\nmodel: {path: x, freeze: [visual]}\nbackend: local",
+        ["model.freeze: lora trains no weight of the base"],
+        id="frozen modules of a frozen base",
+    ),
+    pytest.param(
         TWO + "optimizer: {decay: cosine}",
         ["optimizer.decay_steps: missing; decay 'cosine' needs the number of updates"],
         id="a decay without an end",
