@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +100,15 @@ def lacking() -> list[str]:
     return missing
 
 
+def lacking_for_kernels() -> list[str]:
+    """What torch has to find before it can compile a kernel for a card."""
+    missing = [] if find_spec("triton") else ["triton, in the version of torch"]
+    if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        missing.append("a C compiler, such as gcc")
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    return missing if header.is_file() else [*missing, f"{header}, which the system's python3-dev brings"]
+
+
 def policy_of(size: dict[str, Any] | None, device: Any, **options: Any) -> Any:
     """A policy with random weights, of the tiny model where no size is given."""
     import torch
@@ -164,7 +178,10 @@ def together(*, dry: bool) -> dict[str, float]:
 
     def run(count: int) -> float:
         running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(count)]
-        return max(float(each.communicate()[0].split()[-1]) for each in running)
+        said = [each.communicate()[0] for each in running]
+        if any(each.returncode for each in running):
+            raise RuntimeError(f"one of {count} branches failed; its error is above")
+        return max(float(each.split()[-1]) for each in said)
 
     alone, both = run(1), run(2)
     return {"alone": alone, "both": both, "steps a second of both over one": 2 * alone / both}
@@ -184,7 +201,7 @@ def branch(*, dry: bool) -> None:
 
 
 def run(*, dry: bool) -> dict[str, Any]:
-    """All measures. One that fails for want of memory or time says so, and the others go on."""
+    """All measures. One that fails says why, and the others go on. On a card each is written as soon as it is made."""
     import torch
 
     began = time.monotonic()
@@ -197,19 +214,20 @@ def run(*, dry: bool) -> dict[str, Any]:
         measures = make(dry=dry)
         for name in list(measures):
             found[name] = _done(measures.pop(name), began)
+            if not dry:
+                RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             print(f"{time.monotonic() - began:.0f} s: {name}: {json.dumps(found[name])}", file=sys.stderr, flush=True)
     return found
 
 
 def _done(measure: Callable[[], Any], began: float) -> Any:
-    import torch
-
     if time.monotonic() - began > SECONDS:
         return {"left out": f"{SECONDS} seconds had passed"}
     try:
         return measure()
-    except torch.OutOfMemoryError as error:
-        return {"left out": str(error).splitlines()[0]}
+    except Exception as error:  # the card is lent for minutes: the other numbers are wanted too
+        traceback.print_exc()
+        return {"left out": f"{type(error).__name__}: {error}".splitlines()[0]}
 
 
 def page(found: dict[str, Any] | None) -> str:
@@ -228,7 +246,7 @@ def page(found: dict[str, Any] | None) -> str:
 
 
 def _judged(found: dict[str, Any]) -> Iterator[str]:
-    speed, memory = found["speed"], found["memory"]
+    speed, memory = (found.get(name, {"left out": "not begun"}) for name in ("speed", "memory"))
     if "left out" not in speed:
         ratio = speed["training"] / speed["training, plain path"]
         yield _goal("training, share of the card's bfloat16 peak", speed["share of peak"], GOALS["share of peak"])
@@ -268,6 +286,9 @@ def main() -> int:
     if not (asked.dry_run or torch.cuda.is_available()):
         print("benchmarks.gpu: torch sees no card; --dry-run takes the CPU and the tiny model", file=sys.stderr)
         return 1
+    if not asked.dry_run and (missing := lacking_for_kernels()):
+        print(f"benchmarks.gpu needs {', '.join(missing)}: install them first", file=sys.stderr)
+        return 1
     if asked.branch:
         branch(dry=asked.dry_run)
         return 0
@@ -275,7 +296,6 @@ def main() -> int:
     if asked.dry_run:
         print(page(found))
         return 0
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(found), encoding="utf-8")
     return 0
 

@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Protocol, TypeVar
 
+import torch
+
 from copd.assemble import SERVER
 from copd.assemble.assembled import Assembled
 from copd.assemble.branches import device_of, lone_branch, make_branch
@@ -80,6 +82,7 @@ class _Evaluating:
         self._line, self._turns = ThreadPoolExecutor(1), Turns()
         self._inherited = made.inheritance
         made.base.to("cpu")
+        torch.cuda.empty_cache()  # what this process keeps of a card is no other's, and a branch is on this one too
 
     def evaluated(self, name: str, policy: Policy) -> Answering:
         actor = self._made.actor(name, policy)

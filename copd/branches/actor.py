@@ -111,8 +111,12 @@ class Actor:
         return token_pieces(self.policy.encoder.family.tokenizer, ids)
 
     def save(self, folder: Path, card: str, export_dtype: str = "float32") -> None:
-        """Write the model with processor, vocabulary mask and model card, loadable by plain transformers."""
+        """Write the model with processor, vocabulary mask and model card, loadable by plain transformers.
+
+        Memory that torch keeps of a card for further steps goes back: the run evaluates other models there next.
+        """
         self.policy.save(folder, card, export_dtype)
+        torch.cuda.empty_cache()
 
 
 def generator_of(seed: int, who: str, task: str, step: int) -> torch.Generator:

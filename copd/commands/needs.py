@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from copd.assemble.branches import device_of
 from copd.assemble.plan import Plan
+from copd.commands.need import (
+    CPU,
+    END,
+    MERGING,
+    SAMPLING,
+    SAVING,
+    SCORING,
+    TRAINING,
+    Need,
+    Terms,
+    added,
+    largest,
+)
 from copd.compute.batching import Held, micro_batches, packed_tokens, plain_tokens, sampled_tokens
 from copd.compute.queue import BLOCK
 from copd.errors import RecipeError
@@ -18,17 +30,12 @@ from copd.model.shape import Shape
 from copd.recipe.model import Recipe
 from copd.types import BASE, MERGED, MIXED
 
-CPU = "cpu"
 RUN = "the run"
 """The process of `copd train` itself, where branches have processes of their own."""
 BRANCHES = "branches"
 """The processes of all branches on cards, where they hold something on the CPU."""
-TRAINING, SCORING, SAMPLING, MERGING, END = "training", "scoring", "sampling", "merging", "the end"
-"""Stages, of which a process is in one at a time. At the end base and merge are evaluated, beside the branches."""
 ACTIVATIONS = "activations"
 """Of a micro-batch, with logits, and under autocast with weights in bfloat16."""
-Terms = dict[str, int]
-"""Bytes by what they hold."""
 
 
 class Prompts(NamedTuple):
@@ -53,40 +60,6 @@ class Rows(NamedTuple):
     capability: str
     prompts: int
     rows: int
-
-
-@dataclass(frozen=True)
-class Need:
-    """Bytes of one process on one device: what it always holds, and what it adds in each stage."""
-
-    process: str
-    device: str
-    held: Terms
-    stages: Mapping[str, Terms] = field(default_factory=dict)
-
-    def within(self, stage: str) -> int:
-        """What is held and added in a stage."""
-        return sum(self.held.values()) + sum(self.stages.get(stage, {}).values())
-
-    @property
-    def most(self) -> int:
-        return max(self.within(stage) for stage in ("", *self.stages))
-
-
-def on_each(needs: Iterable[Need]) -> dict[str, int]:
-    """The most bytes on each device, whose processes may all be at their fullest at once.
-
-    Only at the end, when base and merge are evaluated, no branch trains: each samples.
-    """
-    of: dict[str, list[Need]] = {}
-    for need in needs:
-        of.setdefault(need.device, []).append(need)
-    most = {}
-    for device, own in of.items():
-        before = sum(max(need.within(s) for s in ("", *need.stages) if s != END) for need in own)
-        end = sum(need.within(END if END in need.stages else SAMPLING) for need in own)
-        most[device] = max(before, end)
-    return most
 
 
 def devices_of(recipe: Recipe, plan: Plan, cards: int) -> dict[str, str]:
@@ -184,11 +157,22 @@ class Needs:
 
     def _beside_cards(self) -> Iterator[Need]:
         """What the processes of branches on cards have on the CPU, all together."""
-        kind, count = self.recipe.optimizer.kind, sum(self.devices[name] != CPU for name in self.plan.branches)
-        held = 0 if KINDS[kind].follows else count * memory.moments(self.trained, kind)
-        merging = {MERGING: {"weights to merge": count * self._whole}} if self._merges and count else {}
-        if held or merging:
-            yield Need(BRANCHES, CPU, {"moments of AdamW": held}, merging)
+        names = [name for name in self.plan.branches if self.devices[name] != CPU]
+        held = 0 if KINDS[self.recipe.optimizer.kind].follows else self._moments(CPU)["moments of AdamW"]
+        stages = [self._copied_from_a_card(name) for name in names]
+        merging = [{MERGING: {"weights to merge": self._whole}} for _ in names if self._merges]
+        together = {stage: added(each.get(stage, {}) for each in stages) for stage in (TRAINING, SAVING)}
+        together[MERGING] = added(each[MERGING] for each in merging)
+        if names:
+            yield Need(BRANCHES, CPU, {"moments of AdamW": len(names) * held}, together)
+
+    def _copied_from_a_card(self, name: str) -> dict[str, Terms]:
+        """What a branch copies from its card to the CPU: for the norms of its parts, and to be written."""
+        moves = KINDS[self.recipe.optimizer.kind].follows
+        state = memory.WIDE * self.trained + (memory.moments(self.trained, self.recipe.optimizer.kind) if moves else 0)
+        state += self._whole if self._holds and name in self.plan.learners else 0
+        norms = memory.gradients(self.trained) if self._parts(name) > 1 else 0
+        return {TRAINING: {"gradient of other parts": norms}, SAVING: {"state to write": state}}
 
     def _of_the_run(self) -> list[Need]:
         """The process of the run beside those of branches. Its base waits on the CPU until it is evaluated."""
@@ -219,6 +203,9 @@ class Needs:
             stages[MERGING] = {"merge": max(merging, self._whole)}  # a branch writes its weights from a copy
         if self._merges and device == home:
             stages[END] = {"merge": self._whole, **self._sampled(self._evaluated(), device)}
+        if device == CPU:
+            cards = [name for name in names if self.devices[name] != CPU]
+            stages |= largest([stages, *map(self._copied_from_a_card, cards)])
         held = added([{"base": self._base(device)} if base else {}, *map(self._own, here)])
         if device == CPU and home != CPU and not KINDS[self.recipe.optimizer.kind].follows:
             held = added([held, *(self._moments(CPU) for name in names if self.devices[name] != CPU)])
@@ -231,6 +218,10 @@ class Needs:
             SCORING: self._scored(name),
             SAMPLING: self._sampled(sampled, self.devices[name]),
         }
+
+    def _parts(self, name: str) -> int:
+        """Most parts of an update, of which one may be native."""
+        return len(self._taught(name)) + bool(self._native(name))
 
     def _native(self, name: str) -> list[Rows]:
         """A learner's batches of GRPO; the one of `mixed` has prompts of all capabilities."""
@@ -265,7 +256,7 @@ class Needs:
     def _trained(self, name: str) -> Terms:
         way, taught, native = self._way(self.devices[name]), self._taught(name), self._native(name)
         batches = self._batches([*native, *taught], self._held_by_log_probs)
-        copies = 2 if len(taught) + bool(native) > 1 and not way.card else 1  # the norms of parts need the one before
+        copies = 2 if self._parts(name) > 1 and not way.card else 1  # the norms of parts need the one before
         return {
             "gradients": copies * memory.gradients(self.trained),
             ACTIVATIONS: max(memory.step(self.shape, batch, way) for batch in batches),
@@ -328,22 +319,3 @@ class Needs:
         )
         for count, rows in {(len({prompt_of_N[n] for n in batch.tolist()}), len(batch)) for batch in found}:
             yield Batch(count, rows, prompts.longest, response, count * prompts.patches)
-
-
-def added(terms: Iterable[Terms]) -> Terms:
-    """The sum, term by term."""
-    total: Terms = {}
-    for each in terms:
-        for name, size in each.items():
-            total[name] = total.get(name, 0) + size
-    return total
-
-
-def largest(stages: Iterable[Mapping[str, Terms]]) -> dict[str, Terms]:
-    """The fullest of each stage, of branches that compute one after the other."""
-    found: dict[str, Terms] = {}
-    for each in stages:
-        for stage, terms in each.items():
-            if sum(terms.values()) > sum(found.get(stage, {}).values()):
-                found[stage] = terms
-    return found

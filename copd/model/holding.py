@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import mmap
 import weakref
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +16,8 @@ from copd.errors import RecipeError
 
 K = TypeVar("K", bound=Hashable)
 
+PAGE = mmap.PAGESIZE
+"""Bytes of a page of memory."""
 CAST = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Modules whose weights autocast turns into its own type at each call."""
 
@@ -96,10 +100,28 @@ class WaitingRoom:
 
 
 def _place_for(tensor: Tensor) -> Tensor:
-    """Room for a tensor on the CPU. Locked in place here, since an allocation of locked memory is rounded up to 2^n."""
-    place = torch.empty_like(tensor, device="cpu")
-    if tensor.is_cuda and place.numel():
-        cuda = torch.cuda.cudart()
-        if int(cuda.cudaHostRegister(place.data_ptr(), place.nbytes, 0)) == 0:
-            weakref.finalize(place, cuda.cudaHostUnregister, place.data_ptr())
+    """Room for a tensor on the CPU, in pages of its own.
+
+    The pages are locked where they are, since an allocation of locked memory is rounded up to 2^n. No page is locked
+    twice, which CUDA refuses. Where it refuses anyway, the room stays as it is, and copies are slower.
+    """
+    if not tensor.is_cuda or not tensor.numel():
+        return torch.empty_like(tensor, device="cpu")
+    pages = -(-tensor.nbytes // PAGE) * PAGE
+    memory = torch.empty(pages + PAGE, dtype=torch.uint8)
+    first = -memory.data_ptr() % PAGE
+    place = memory[first : first + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+    _lock(place, pages, tensor.device)
     return place
+
+
+def _lock(place: Tensor, size: int, card: torch.device) -> None:
+    """Lock the pages at the beginning of which `place` is, for copies to and from this card, as long as it exists."""
+    cuda = torch.cuda.cudart()
+    with torch.cuda.device(card):  # else the first card would be entered, on which other processes may compute
+        refused = int(cuda.cudaHostRegister(place.data_ptr(), size, 0))
+    if not refused:
+        weakref.finalize(place, cuda.cudaHostUnregister, place.data_ptr())
+        return
+    with suppress(RuntimeError):
+        torch.zeros(1, device=card)  # takes CUDA's error, for which the next kernel would be blamed

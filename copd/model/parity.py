@@ -12,7 +12,7 @@ from copd.compute.batching import take_rows
 from copd.compute.encode import Responses
 from copd.compute.family import folder_of
 from copd.compute.forward import prompt_arguments
-from copd.errors import ModelFolderError
+from copd.errors import ModelFolderError, first_line
 from copd.maths.logprobs import masked_log_softmax
 from copd.model.policy import Policy
 from copd.types import Problem, Rollouts, SettledPath
@@ -25,10 +25,19 @@ UNABLE = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def largest_difference(policy: Policy, problems: Sequence[Problem]) -> float:
-    """Greatest difference, in nats, between plain log-probs and those of the sampler and of the packed path."""
-    rollouts = _probe(policy, problems, rollouts_per_prompt=2)
-    plain = plain_logp(policy, rollouts)
-    packed = [policy.score(rollouts).logp_NT] if policy.packs else []
+    """Greatest difference, in nats, between plain log-probs and those of the sampler and of the packed path.
+
+    Raises ModelFolderError for a device whose memory does not hold that.
+    """
+    try:
+        rollouts = _probe(policy, problems, rollouts_per_prompt=2)
+        plain = plain_logp(policy, rollouts)
+        packed = [policy.score(rollouts).logp_NT] if policy.packs else []
+    except torch.OutOfMemoryError as error:
+        raise ModelFolderError(
+            f"{folder_of(policy.processor)}: the memory of {policy.device} does not hold the check at start: "
+            f"{first_line(error)} `copd plan` tells what a recipe needs of it"
+        ) from error
     return float((torch.stack([rollouts.logp_NT, *packed]) - plain).abs().max())
 
 

@@ -179,7 +179,7 @@ class Policy:
         """Copies of all weights on the CPU by their name in a model without adapters, tied ones once."""
         if has_adapters(self.model):
             return full_weights(self.model, self.adapter)
-        return {name: p.detach().cpu().clone() for name, p in self.model.named_parameters()}
+        return {name: p.detach().to("cpu", copy=True) for name, p in self.model.named_parameters()}
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:

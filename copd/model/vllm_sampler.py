@@ -96,6 +96,7 @@ class VllmEngine:
         if self._llm is None:
             self._begin(policy)
         elif self._sleeps:
+            torch.cuda.empty_cache()  # the engine's memory is not torch's, which keeps what training has taken
             self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights_of(policy)})
         if policy.device.type == "cpu":
@@ -161,6 +162,7 @@ class VllmEngine:
         from vllm import LLM
 
         on_cpu = policy.device.type == "cpu"
+        share = {} if on_cpu else {"gpu_memory_utilization": _share(self._cache_bytes, policy.device)}
         return LLM(
             folder,
             load_format="dummy",
@@ -177,6 +179,7 @@ class VllmEngine:
             enable_chunked_prefill=not on_cpu,  # a CPU's random numbers cannot be taken back where a prompt goes on
             trust_remote_code=False,
             seed=0,
+            **share,
         )
 
 
@@ -216,6 +219,14 @@ def _check_device(device: torch.device) -> None:
             f"sampling.engine: vllm computes on the first card that its process sees, the policy is on {device}; set "
             "backend: ray, in which each branch sees a card of its own"
         )
+
+
+def _share(size: int, card: torch.device) -> float:
+    """So many bytes as a share of a card's memory.
+
+    The library begins only if so much is free. By default it wants nearly all, of which the policy has its part.
+    """
+    return min(1.0, size / torch.cuda.get_device_properties(card).total_memory)
 
 
 def _describe(policy: Policy, folder: Path) -> None:

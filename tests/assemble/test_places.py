@@ -88,6 +88,18 @@ def test_a_model_that_is_only_evaluated_is_on_its_device_only_from_its_first_ans
     place.close()
 
 
+def test_before_branches_begin_the_run_gives_back_what_the_check_of_its_base_took_of_a_card(closed, monkeypatch):
+    begun = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: begun.append("given back"))
+    base = SimpleNamespace(to=begun.append)
+    made = SimpleNamespace(
+        recipe=load_recipe("demo"), inheritance=None, base=base, warn=print, asked=SimpleNamespace(at=None)
+    )
+    monkeypatch.setattr("copd.assemble.places.begin_to_import", lambda module: begun.append("branches"))
+    OwnProcesses(made, ["text"]).close()
+    assert begun == ["cpu", "given back", "branches"]
+
+
 def test_branches_of_different_paths_do_not_begin_and_are_ended(monkeypatch):
     class Settled:
         def __init__(self, packing):

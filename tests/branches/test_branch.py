@@ -366,6 +366,16 @@ def test_a_branch_goes_on_from_a_state_as_if_it_had_never_stopped(make_branch, g
     assert resumed.version == branch.version == 2
 
 
+def test_once_a_branch_is_saved_it_gives_back_what_steps_took_of_a_card(make_branch, tmp_path, monkeypatch):
+    """Base and merge are then evaluated there, by another process."""
+    done = []
+    branch = make_branch()
+    monkeypatch.setattr(branch.policy, "save", lambda *arguments: done.append("saved"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("given back"))
+    branch.save(tmp_path / "branch", "card")
+    assert done == ["saved", "given back"]
+
+
 def test_a_saved_branch_loads_as_the_same_policy(make_branch, graded, tmp_path):
     branch = make_branch()
     branch.update([Part("native", graded)])

@@ -7,21 +7,8 @@ import pytest
 import yaml
 
 from copd.assemble.plan import make_plan
-from copd.commands.needs import (
-    ACTIVATIONS,
-    CPU,
-    END,
-    RUN,
-    SAMPLING,
-    SCORING,
-    TRAINING,
-    Measured,
-    Need,
-    Needs,
-    Prompts,
-    devices_of,
-    on_each,
-)
+from copd.commands.need import CPU, END, SAMPLING, SAVING, SCORING, TRAINING, Need, on_each
+from copd.commands.needs import ACTIVATIONS, BRANCHES, RUN, Measured, Needs, Prompts, devices_of
 from copd.commands.plan import Cards, Planned, cards_of, examine
 from copd.commands.workload import Speed, Work, Workload
 from copd.errors import ModelFolderError, RecipeError
@@ -194,6 +181,22 @@ def test_in_one_process_branches_share_a_base_and_compute_in_turn(planned_of, sh
     turns = planned_of(*CUDA, "backend=local", "model.offload=true", cards=Cards(1))
     assert need(turns, RUN, "cuda:0").held == {"weights": whole, "moments of AdamW": 2 * whole}
     assert need(turns, RUN, CPU).held == {"base": whole, "weights": 3 * whole, "moments of AdamW": 6 * whole}
+
+
+def test_the_cpu_has_room_for_what_branches_on_cards_copy_to_it_all_at_once(planned_of, shape):
+    """To be written: weights and moments, and a held copy; for the norms of parts a gradient; weights to merge."""
+    whole = memory.weights(shape)
+    beside = need(planned_of(*CUDA, cards=Cards(3)), BRANCHES, CPU)
+    assert (beside.within(""), beside.within(TRAINING), beside.within(SAVING)) == (0, 3 * whole, 3 * 3 * whole)
+    assert beside.within("merging") == 3 * whole
+    held = need(planned_of(*CUDA, "opd.teachers=phase_start", cards=Cards(3)), BRANCHES, CPU)
+    assert held.within(SAVING) == 3 * 4 * whole
+    stays = need(planned_of(*CUDA, "optimizer.kind=adamw_on_cpu", cards=Cards(3)), BRANCHES, CPU)
+    assert (stays.within(""), stays.within(SAVING)) == (3 * 2 * whole, 3 * 3 * whole)
+    expert = need(planned_of(*CUDA, "method=expert", cards=Cards(3)), BRANCHES, CPU)
+    assert (expert.within(TRAINING), expert.within("merging")) == (0, 0)
+    one = need(planned_of(*CUDA, "backend=local", cards=Cards(1)), RUN, CPU)
+    assert one.within(SAVING) == 3 * whole, "one branch after the other"
 
 
 @pytest.mark.parametrize(("budget", "prompts", "rows"), [(60, 2, 4), (30, 1, 2), (16, 1, 1)])

@@ -1,10 +1,13 @@
-"""Copies on a device, and frozen weights in the type of autocast."""
+"""Copies on a device, frozen weights in the type of autocast, and places on the CPU for tensors of a card."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from copd.errors import RecipeError
-from copd.model.holding import copied, freeze, hold_in_half
+from copd.model.holding import PAGE, _place_for, copied, freeze, hold_in_half
 from copd.model.learner import Learner
 from copd.model.lora import LoraSettings
 from copd.model.objectives import GrpoObjective
@@ -155,3 +158,74 @@ def test_without_autocast_a_frozen_base_stays_in_float32(policy):
     base = Policy(copied(policy.model, "cpu"), policy.processor)
     base.with_adapter("text", LoraSettings(4, 8.0, TARGETS), 0)
     assert {parameter.dtype for parameter in base.model.parameters()} == {torch.float32}
+
+
+class OfACard(SimpleNamespace):
+    """Stands where a tensor of a card would, of which a room needs shape, type and device."""
+
+    is_cuda, device = True, torch.device("cuda", 1)
+
+
+def of_a_card(*shape, dtype=torch.float32):
+    tensor = torch.empty(shape, dtype=dtype)
+    return OfACard(shape=tensor.shape, dtype=dtype, nbytes=tensor.nbytes, numel=tensor.numel)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """What CUDA is asked to lock, as (card, address, size), and what it answers: 0, or the number of an error."""
+    asked = SimpleNamespace(locked=[], unlocked=[], entered=[None], answer=0, taken=[])
+
+    @contextmanager
+    def entered(card):
+        asked.entered.append(card)
+        yield
+        asked.entered.pop()
+
+    def register(address, size, flags):
+        asked.locked.append((asked.entered[-1], address, size))
+        return asked.answer
+
+    cudart = SimpleNamespace(cudaHostRegister=register, cudaHostUnregister=asked.unlocked.append)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: cudart)
+    monkeypatch.setattr(torch.cuda, "device", entered)
+    return asked
+
+
+def test_places_on_the_cpu_are_in_locked_pages_that_no_two_share_and_are_unlocked_with_them(cuda):
+    sizes = [((), torch.float32), ((3,), torch.int64), ((1000, 5), torch.bfloat16), ((1024,), torch.float32)]
+    places = [_place_for(of_a_card(*shape, dtype=dtype)) for shape, dtype in sizes for _ in range(4)]
+    pages = [page for _, first, size in cuda.locked for page in range(first, first + size, PAGE)]
+    assert len(cuda.locked) == len(places)
+    assert len(set(pages)) == len(pages)
+    assert all(page % PAGE == 0 for page in pages)
+    for place, (card, first, size), (shape, dtype) in zip(
+        places, cuda.locked, [s for s in sizes for _ in range(4)], strict=True
+    ):
+        assert (card, first, place.shape, place.dtype) == (OfACard.device, place.data_ptr(), torch.Size(shape), dtype)
+        assert place.is_contiguous()
+        assert place.nbytes <= size
+        assert place.untyped_storage().nbytes() >= first + size - place.untyped_storage().data_ptr()
+    expected = [first for _, first, _ in cuda.locked]
+    del places, place
+    assert sorted(cuda.unlocked) == sorted(expected)
+
+
+def test_where_memory_cannot_be_locked_the_error_is_taken_from_cuda_and_the_room_serves(cuda, monkeypatch):
+    def zeros(*size, device):
+        cuda.taken.append(device)
+        raise RuntimeError("CUDA error: operation not supported")
+
+    cuda.answer = 801
+    monkeypatch.setattr(torch, "zeros", zeros)
+    place = _place_for(of_a_card(7))
+    assert cuda.taken == [OfACard.device]
+    place.fill_(3.0)
+    del place
+    assert cuda.unlocked == []
+
+
+def test_a_tensor_of_no_card_and_an_empty_one_need_no_lock(cuda):
+    assert _place_for(torch.ones(3)).shape == (3,)
+    assert _place_for(torch.empty(0)).shape == (0,)
+    assert cuda.locked == []

@@ -70,6 +70,17 @@ def test_where_the_plain_path_is_taken_the_doubt_is_told_with_the_place_of_the_c
     assert "differ from the plain forward's by" in path.doubt
 
 
+def test_a_device_without_room_for_the_check_is_no_doubt_about_the_model(policy, problems_of, monkeypatch):
+    def greedy(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+
+    twin = policy.clone()
+    monkeypatch.setattr(twin, "score", greedy)
+    with pytest.raises(ModelFolderError, match=r"memory of cpu does not hold the check.*2 GiB\. `copd plan` tells"):
+        settle_path(twin, problems_of["text"], allow_plain_path=True)
+    assert twin.shared_prefix
+
+
 def test_the_difference_of_a_wrong_shared_prefix_is_far_above_the_tolerance(policy, problems_of):
     assert largest_difference(displaced(policy), problems_of["text"]) > 10 * TOLERANCE_NATS[None]
 

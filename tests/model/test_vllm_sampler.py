@@ -1,7 +1,9 @@
 """vLLM as an engine, as far as it can be tested without it: what it is given, and where it is refused."""
 
 import math
+import sys
 from importlib.metadata import PackageNotFoundError, version
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,3 +95,47 @@ def test_a_device_on_which_vllm_would_not_find_the_policy_is_refused(policy, pre
     elsewhere.device = torch.device(device)
     with pytest.raises(RecipeError, match=rf"^sampling\.engine: vllm computes on .*{said}|{said}"):
         VllmEngine(1.0).take(elsewhere)
+
+
+class Engine:
+    """Stands where the library's engine would, and writes down what it is asked."""
+
+    def __init__(self, folder, **settings):
+        self.settings, self.asked = settings, []
+
+    def wake_up(self, tags):
+        self.asked.append(f"wake {', '.join(tags)}")
+
+    def sleep(self, level):
+        self.asked.append("sleep")
+
+    def collective_rpc(self, method, kwargs):
+        self.asked.append(method)
+
+
+@pytest.fixture
+def on_a_card(policy, pretended, monkeypatch):
+    """An engine for a policy on a card of 80 GiB, begun with 8 GiB of cache."""
+    pretended("vllm", "0.33.0")
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=Engine))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda card: SimpleNamespace(total_memory=80 * 2**30))
+    elsewhere, engine = policy.clone(), VllmEngine(8.0)
+    elsewhere.device = torch.device("cuda", 0)
+    engine.take(elsewhere)
+    return elsewhere, engine
+
+
+def test_on_a_card_it_asks_for_the_room_of_its_cache_and_not_for_most_of_a_card_that_holds_a_policy(on_a_card):
+    settings = on_a_card[1]._llm.settings
+    assert settings["kv_cache_memory_bytes"] == 8 * 2**30
+    assert settings["gpu_memory_utilization"] == 0.1
+
+
+def test_before_it_wakes_torch_gives_back_what_training_took_of_the_card(on_a_card, monkeypatch):
+    policy, engine = on_a_card
+    asked = engine._llm.asked
+    assert not engine.rest()
+    asked.clear()
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: asked.append("give back"))
+    engine.take(policy)
+    assert asked == ["give back", "wake weights", "reload_weights", "wake kv_cache"]

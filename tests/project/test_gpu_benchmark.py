@@ -24,6 +24,43 @@ def test_what_is_lacking_or_too_old_is_named_before_anything_begins(monkeypatch,
     assert "numpy" not in said
 
 
+def test_what_kernels_are_compiled_with_is_asked_for_before_a_card_computes(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: None)
+    monkeypatch.setattr(gpu.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["gpu"])
+    assert gpu.main() == 1
+    said = capsys.readouterr().err
+    assert all(each in said for each in ("triton", "a C compiler", f"{tmp_path}/Python.h"))
+    monkeypatch.undo()
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(gpu, "find_spec", lambda name: name)
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: name == "clang")
+    monkeypatch.setattr(gpu.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert gpu.lacking_for_kernels() == []
+
+
+def test_on_a_card_what_is_measured_is_kept_whatever_fails_or_ends_the_script_later(monkeypatch, tmp_path):
+    def fails():
+        raise IndexError("list index out of range")
+
+    def ends():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path / "gpu.json")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda card: SimpleNamespace(total_memory=80))
+    monkeypatch.setattr(gpu, "of_the_small", lambda dry: {"attention": fails, "sampling": lambda: {"waits": 0.1}})
+    monkeypatch.setattr(gpu, "of_the_large", lambda dry: {"speed": ends})
+    with pytest.raises(KeyboardInterrupt):
+        gpu.run(dry=False)
+    found = json.loads(gpu.RESULTS.read_text())
+    assert found["attention"] == {"left out": "IndexError: list index out of range"}
+    assert found["sampling"] == {"waits": 0.1}
+    assert "| waits | 0.1 |" in gpu.page(found)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
 def test_without_a_card_it_says_so(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gpu"])
@@ -56,7 +93,8 @@ def test_what_failed_for_want_of_memory_or_time_says_so_and_has_no_goal(monkeypa
     def greedy():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmore")
 
-    assert gpu._done(greedy, began=gpu.time.monotonic()) == {"left out": "CUDA out of memory. Tried to allocate"}
+    said = {"left out": "OutOfMemoryError: CUDA out of memory. Tried to allocate"}
+    assert gpu._done(greedy, began=gpu.time.monotonic()) == said
     assert gpu._done(greedy, began=gpu.time.monotonic() - gpu.SECONDS - 1) == {"left out": "420 seconds had passed"}
     left = {"left out": "420 seconds had passed"}
     lines = list(gpu._judged({"speed": left, "memory": left}))
