@@ -16,7 +16,8 @@ import torch
 
 from copd.assemble.plan import Plan, handovers, make_plan
 from copd.assemble.tasks import make_tasks
-from copd.commands.needs import CPU, Measured, Need, Needs, Prompts, devices_of, on_each
+from copd.commands.equal_rows import Prompts
+from copd.commands.needs import CPU, Measured, Need, Needs, devices_of, on_each
 from copd.commands.workload import Speed, Work, Workload, Works
 from copd.compute.family import Family
 from copd.errors import RecipeError
