@@ -66,8 +66,13 @@ class JobError(CopdError):
 
 
 def first_line(error: Exception) -> str:
-    """A library's error message in one line of at most 200 characters; the error's name if the message is empty."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """A library's error message in one line of at most 200 characters; the error's name if the message is empty.
+
+    A first line that ends with a colon says nothing alone: the next one goes with it.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    said = 2 if lines[0].endswith(":") else 1
+    return " ".join(lines[:said])[:200]
 
 
 class BadRow(Exception):

@@ -61,4 +61,7 @@ async def _is_done(call: asyncio.Future[Any], minutes: float) -> bool:
 def not_built(name: str, patience: Patience | None) -> LostBranchError:
     """The error of a branch that has not been built in time."""
     minutes = patience.given_up_after if patience else 0
-    return LostBranchError(f"branch {name}: has not been built within {minutes:g} minutes")
+    return LostBranchError(
+        f"branch {name}: has not been built within {minutes:g} minutes; where that is normal, raise "
+        "backend.give_up_minutes"
+    )

@@ -5,6 +5,7 @@
 - `plan`: what a recipe asks of its machines, before anything is loaded
 - `needs`: memory of each process of a run
 - `need`: that of one process, and the sum on each device
+- `equal_rows`: the micro-batches of rows as long as they may be
 - `workload`: rollouts and tokens of a recipe
 - `findings`: a finding in words; the machine
 - `remedies`: why the base's responses are not right, and what to do

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from copd.assemble.branches import device_of
 from copd.assemble.plan import Plan
+from copd.commands.equal_rows import Prompts, Rows, batches_of
 from copd.commands.need import (
     CPU,
     END,
@@ -20,7 +21,7 @@ from copd.commands.need import (
     added,
     largest,
 )
-from copd.compute.batching import Held, micro_batches, packed_tokens, plain_tokens, sampled_tokens
+from copd.compute.batching import Held, packed_tokens, plain_tokens, sampled_tokens
 from copd.compute.queue import BLOCK
 from copd.errors import RecipeError
 from copd.model import memory
@@ -38,28 +39,12 @@ ACTIVATIONS = "activations"
 """Of a micro-batch, with logits, and under autocast with weights in bfloat16."""
 
 
-class Prompts(NamedTuple):
-    """The first prompts of a capability: their mean length in tokens, and the longest, in tokens and in patches."""
-
-    mean: float
-    longest: int
-    patches: int = 0
-
-
 class Measured(NamedTuple):
     """What is known without weights: the model's shape, each capability's prompts, whether log-probs are packed."""
 
     shape: Shape
     prompts: Mapping[str, Prompts]
     packed: bool = True
-
-
-class Rows(NamedTuple):
-    """Rows of a capability that are sampled, scored or trained together: prompts, and responses to each."""
-
-    capability: str
-    prompts: int
-    rows: int
 
 
 def devices_of(recipe: Recipe, plan: Plan, cards: int) -> dict[str, str]:
@@ -302,20 +287,7 @@ class Needs:
         """The micro-batches of rows of full length to the longest prompts, each size once."""
         for each in asked:
             if (each, held) not in self._split:
-                self._split[each, held] = list(self._micro_batches(each, held))
+                prompts = self.prompts[each.capability]
+                response = self.recipe.sampling.max_new_tokens
+                self._split[each, held] = list(batches_of(each, prompts, response, self._budget(held), held))
         return [batch for each in asked for batch in self._split[each, held]]
-
-    def _micro_batches(self, asked: Rows, held: Held) -> Iterator[Batch]:
-        prompts, response = self.prompts[asked.capability], self.recipe.sampling.max_new_tokens
-        prompt_of_N = [p for p in range(asked.prompts) for _ in range(asked.rows)]
-        found = micro_batches(
-            range(len(prompt_of_N)),
-            prompt_of_N,
-            [response] * len(prompt_of_N),
-            kind_P=["text"] * asked.prompts,
-            prompt_length_P=[prompts.longest] * asked.prompts,
-            token_budget=self._budget(held),
-            held=held,
-        )
-        for count, rows in {(len({prompt_of_N[n] for n in batch.tolist()}), len(batch)) for batch in found}:
-            yield Batch(count, rows, prompts.longest, response, count * prompts.patches)

@@ -16,8 +16,9 @@ import torch
 
 from copd.assemble.plan import Plan, handovers, make_plan
 from copd.assemble.tasks import make_tasks
+from copd.commands.equal_rows import Prompts
 from copd.commands.need import CPU, Need, on_each
-from copd.commands.needs import Measured, Needs, Prompts, devices_of
+from copd.commands.needs import Measured, Needs, devices_of
 from copd.commands.workload import Speed, Work, Workload, Works
 from copd.compute.family import Family
 from copd.errors import RecipeError

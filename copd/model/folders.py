@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from copd.compute.family import Family, family_of
+from copd.compute.family import Family, family_of, tokenizer_of
 from copd.errors import ModelFolderError, WriteError, first_line
 from copd.system.files import COMMIT, sha256, with_usual_modes
 
@@ -116,9 +116,15 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def load_processor(folder: Path, loader: Loader) -> Any:
-    """The processor in a local folder; for a model of text only, its tokenizer. Code in the folder is never run."""
+    """The processor in a local folder; for a model of text only, its tokenizer. Code in the folder is never run.
+
+    Raises ValueError for a tokenizer that knows no text, which is what transformers makes where no vocabulary is there.
+    """
     auto_class = AutoProcessor if loader is WITH_PICTURES else AutoTokenizer
-    return auto_class.from_pretrained(folder, trust_remote_code=False)
+    processor = auto_class.from_pretrained(folder, trust_remote_code=False)
+    if not tokenizer_of(processor)("a 1", add_special_tokens=False)["input_ids"]:
+        raise ValueError("its tokenizer makes no tokens of a text; accepted: a folder with tokenizer.json")
+    return processor
 
 
 def load_family(folder: Path) -> Family:

@@ -42,7 +42,7 @@ class Batch:
 class Way:
     """How log-probs are computed: in bfloat16 products, packed, with checkpointing, by an adapter on a frozen model.
 
-    `card`: with what cards compute attention and logits with (`copd.compute.devices`).
+    `card`: as a card computes attention and logits (`copd.compute.devices`).
     """
 
     half: bool = False

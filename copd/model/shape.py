@@ -57,7 +57,7 @@ class Shape:
 def shape_of(model: Any) -> Shape:
     """The shape of a model, whether its tensors have values or not.
 
-    Raises ModelFolderError for a model that is no decoder of attention and one MLP a layer.
+    Raises ModelFolderError for a model that is no decoder of attention and one MLP a layer, or has none of something.
     """
     config = model.config.get_text_config()
     layers = getattr(config, "layer_types", None) or ()
@@ -66,6 +66,7 @@ def shape_of(model: Any) -> Shape:
             f"{type(model).__name__}: the formula of memory is that of a decoder whose layers have attention and one "
             "MLP; accepted: such as Qwen3-VL, Qwen3 and Llama"
         )
+    _check_sizes(config)
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     output, modules = model.get_output_embeddings(), list(model.named_modules())
     linear = [(name, each) for name, each in modules if isinstance(each, nn.Linear) and each is not output]
@@ -89,6 +90,18 @@ def shape_of(model: Any) -> Shape:
         ends=ends,
         tower=tower,
     )
+
+
+def _check_sizes(config: Any) -> None:
+    """Raise ModelFolderError for sizes that no model has, from which transformers makes one nonetheless."""
+    for name in ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"):
+        if getattr(config, name) < 1:
+            raise ModelFolderError(f"config.json: {name}: found {getattr(config, name)}; accepted: 1 or more")
+    if config.num_attention_heads % config.num_key_value_heads:
+        raise ModelFolderError(
+            f"config.json: num_attention_heads: found {config.num_attention_heads}; accepted: a multiple of "
+            f"num_key_value_heads, which is {config.num_key_value_heads}"
+        )
 
 
 def _tower_of(model: Any) -> Tower | None:

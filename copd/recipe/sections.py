@@ -176,7 +176,7 @@ class SamplingSection(Section):
     @model_validator(mode="after")
     def _takes_the_temperature(self) -> SamplingSection:
         if self.engine == "vllm" and self.temperature > 2:
-            raise ValueError(f"sampling.temperature: is {self.temperature:g}; engine vllm takes at most 2")
+            raise ValueError(f".temperature: is {self.temperature:g}; engine vllm takes at most 2")
         return self
 
 
@@ -315,6 +315,7 @@ class BackendSection(Section):
     give_up_minutes: float = Field(
         240.0,
         gt=0,
+        le=1e6,
         description="after so long without an answer a branch counts as lost; more than slow_minutes",
     )
 
@@ -322,7 +323,7 @@ class BackendSection(Section):
     def _named_first(self) -> BackendSection:
         if self.give_up_minutes <= self.slow_minutes:
             raise ValueError(
-                f"backend.give_up_minutes: is {self.give_up_minutes:g}, not more than slow_minutes, which is "
+                f".give_up_minutes: found {self.give_up_minutes:g}; accepted: more than slow_minutes, which is "
                 f"{self.slow_minutes:g}"
             )
         return self

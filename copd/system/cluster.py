@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray.exceptions import RayError
 
 from copd.errors import ProcessError
@@ -19,6 +21,8 @@ ADDRESS = "RAY_ADDRESS"
 """Names a cluster that a run joins."""
 SEVERAL_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """What Ray asks, on every system, before its servers bind to more than the loopback address."""
+REACHED_SECONDS = 20
+"""Time for the head of a cluster to take a connection."""
 
 
 @contextmanager
@@ -37,20 +41,33 @@ def cluster(cores: int) -> Iterator[None]:
     os.environ[SEVERAL_NODES] = str(int(bool(address)))  # for the processes that Ray starts
     ray_constants.ENABLE_RAY_CLUSTER = bool(address)  # for this process, which read the variable when it imported Ray
     try:
-        ray.init(**common, **({"address": address} if address else alone))
-    except (RayError, OSError, RuntimeError, ValueError) as error:
-        where = f"{ADDRESS}={address}: no cluster can be joined there" if address else "Ray does not start here"
-        raise ProcessError(f"{where}: {error}") from error
-    try:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                if handler is not None:
-                    signal.signal(number, handler)  # Ray has put its own in their place
-        yield
+        try:
+            if address and "://" not in address:
+                _check_reached(address)
+            ray.init(**common, **({"address": address} if address else alone))
+        except (RayError, OSError, RuntimeError, ValueError) as error:
+            where = f"{ADDRESS}={address}: no cluster can be joined there" if address else "Ray does not start here"
+            raise ProcessError(f"{where}: {error}") from error
+        try:
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in handlers.items():
+                    if handler is not None:
+                        signal.signal(number, handler)  # Ray has put its own in their place
+            yield
+        finally:
+            ray.shutdown()
     finally:
-        ray.shutdown()
         del os.environ[SEVERAL_NODES]
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _check_reached(address: str) -> None:
+    """Raise OSError or ValueError for an address where nobody listens. Ray would try for minutes, deaf to signals."""
+    found = services.canonicalize_bootstrap_address(address)
+    at = urlsplit(f"//{found or ''}")
+    if at.hostname and at.port:
+        with socket.create_connection((at.hostname, at.port), REACHED_SECONDS):
+            pass
 
 
 def cards_for(device: str) -> int:

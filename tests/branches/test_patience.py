@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from copd.branches.patience import Patience
+from copd.branches.patience import Patience, not_built
 from copd.errors import NonFiniteError, ProcessError
 
 MINUTE = 1 / 60 / 20
@@ -55,6 +55,13 @@ def test_a_silent_branch_is_given_up_in_a_bounded_time_and_its_call_is_dropped()
     with pytest.raises(ProcessError, match=said):
         asked(silent, given_up_after=8 * MINUTE)
     assert dropped
+
+
+def test_a_branch_that_is_not_built_in_time_is_named_with_the_field():
+    said = str(not_built("video", Patience(0.5, 2, print)))
+    assert (
+        said == "branch video: has not been built within 2 minutes; where that is normal, raise backend.give_up_minutes"
+    )
 
 
 def test_an_error_of_the_branch_is_raised_as_it_is():

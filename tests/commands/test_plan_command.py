@@ -7,10 +7,12 @@ import pytest
 import yaml
 
 from copd.assemble.plan import make_plan
+from copd.commands.equal_rows import Prompts, Rows, batches_of
 from copd.commands.need import CPU, END, SAMPLING, SAVING, SCORING, TRAINING, Need, on_each
-from copd.commands.needs import ACTIVATIONS, BRANCHES, RUN, Measured, Needs, Prompts, devices_of
+from copd.commands.needs import ACTIVATIONS, BRANCHES, RUN, Measured, Needs, devices_of
 from copd.commands.plan import Cards, Planned, cards_of, examine
 from copd.commands.workload import Speed, Work, Workload
+from copd.compute.batching import packed_tokens, plain_tokens, sampled_tokens
 from copd.errors import ModelFolderError, RecipeError
 from copd.model import memory
 from copd.model.folders import model_folder, without_weights
@@ -212,6 +214,20 @@ def test_a_micro_batch_is_one_that_the_token_budget_allows(shape, budget, prompt
         assert found[name][TRAINING][ACTIVATIONS] == memory.step(shape, batch, Way())
 
 
+@pytest.mark.parametrize("held", [packed_tokens, plain_tokens, sampled_tokens])
+@pytest.mark.parametrize("budget", [16, 30, 60, 100, 333])
+def test_a_huge_batch_is_counted_by_its_first_micro_batches(budget, held):
+    """That of as many prompts as one can count, with the same fullest micro-batch, and in no time."""
+
+    def fullest(prompts, rows):
+        found = batches_of(Rows("text", prompts, rows), PROMPTS["text"], 10, budget, held)
+        return max(batch.prompts * batch.prompt + batch.rows * batch.response for batch in found)
+
+    assert fullest(10**9, 8) == fullest(1000, 8)
+    assert fullest(1, 2**40) == fullest(1, 2**10)
+    assert fullest(10**9, 10**9) > 0
+
+
 def test_on_a_card_processes_are_added_and_the_end_counts_with_sampling():
     first = Need("a", "cuda:0", {"weights": 100}, {TRAINING: {"x": 50}, SAMPLING: {"y": 10}})
     second = Need("b", "cuda:0", {"weights": 100}, {TRAINING: {"x": 60}, SAMPLING: {"y": 10}})
@@ -296,6 +312,31 @@ def test_a_folder_without_weights_can_be_planned_and_one_without_its_settings_is
         (folder / name).unlink()
         with pytest.raises(ModelFolderError, match=said):
             examine(recipe, Cards(0))
+
+
+def test_a_folder_without_any_tokenizer_is_named(folder):
+    """Where both files are missing transformers makes a tokenizer that has no tokens."""
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(ModelFolderError, match=r"processor cannot be loaded: its tokenizer makes no tokens of a text"):
+        examine(recipe_of(f"model.path={folder}"), Cards(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("num_hidden_layers", 0, "num_hidden_layers: found 0; accepted: 1 or more"),
+        ("hidden_size", 0, "hidden_size: found 0; accepted: 1 or more"),
+        ("num_attention_heads", 7, "num_attention_heads: found 7; accepted: a multiple of num_key_value_heads"),
+        ("hidden_size", "wide", "'hidden_size': TypeError: Field 'hidden_size' expected int, got str"),
+    ],
+)
+def test_a_size_that_no_model_has_is_named(folder, name, value, said):
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"][name] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelFolderError, match=said):
+        examine(recipe_of(f"model.path={folder}"), Cards(0))
 
 
 def test_prompts_that_the_model_does_not_take_are_named(tmp_path):

@@ -427,7 +427,7 @@ OVERRIDES = [
     ("schedule.cycles=", "schedule.cycles: .*found 'None'"),
     ("schedule=2", "schedule: .*found '2'"),
     ("sampling.engine=sglang", "sampling.engine: .*'builtin' or 'vllm'"),
-    ("sampling={engine: vllm, temperature: 2.5}", "sampling.temperature: is 2.5; engine vllm takes at most 2"),
+    ("sampling={engine: vllm, temperature: 2.5}", "^sampling.temperature: is 2.5; engine vllm takes at most 2"),
     ("sampling.importance_cap=0.9", "sampling.importance_cap: .*found '0.9'"),
     ("branches.a.task.noise=loud", r"branches\.a\.task\.noise: .*found 'loud'"),
 ]
@@ -785,8 +785,15 @@ def test_the_name_of_a_backend_stands_for_its_section():
 
 
 def test_a_branch_is_named_before_it_is_given_up():
-    with pytest.raises(RecipeError, match=r"backend\.give_up_minutes: is 10, not more than slow_minutes, which is 30"):
+    said = "^backend.give_up_minutes: found 10; accepted: more than slow_minutes, which is 30"
+    with pytest.raises(RecipeError, match=said):
         load_recipe("demo", ["backend.give_up_minutes=10"])
+
+
+def test_no_branch_is_waited_for_longer_than_clocks_count():
+    with pytest.raises(RecipeError, match=r"^backend\.give_up_minutes: accepted: 1000000\.0 or less, found '1e300'"):
+        load_recipe("demo", ["backend.give_up_minutes=1e300"])
+    assert load_recipe("demo", ["backend.give_up_minutes=1e6"]).backend.give_up_minutes == 1e6
 
 
 def test_ray_chooses_the_card_of_a_branch():
