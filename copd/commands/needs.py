@@ -40,11 +40,15 @@ ACTIVATIONS = "activations"
 
 
 class Measured(NamedTuple):
-    """What is known without weights: the model's shape, each capability's prompts, whether log-probs are packed."""
+    """What is known without weights: the model's shape, each capability's prompts, whether log-probs are packed.
+
+    `frozen`: how many of the parameters `model.freeze` takes from training.
+    """
 
     shape: Shape
     prompts: Mapping[str, Prompts]
     packed: bool = True
+    frozen: int = 0
 
 
 def devices_of(recipe: Recipe, plan: Plan, cards: int) -> dict[str, str]:
@@ -83,10 +87,10 @@ class Needs:
 
     def __init__(self, recipe: Recipe, plan: Plan, model: Measured, devices: Mapping[str, str]) -> None:
         self.recipe, self.plan, self.devices = recipe, plan, devices
-        self.shape, self.prompts, self.packed = model
+        self.shape, self.prompts, self.packed, frozen = model
         shape = self.shape
         lora = recipe.lora
-        self.trained = shape.parameters if lora is None else memory.adapter(shape, lora.rank, lora.targets)
+        self.trained = shape.parameters - frozen if lora is None else memory.adapter(shape, lora.rank, lora.targets)
         self._whole = memory.weights(shape)
         self._split: dict[tuple[Rows, Held], list[Batch]] = {}
 

@@ -23,6 +23,7 @@ from copd.commands.workload import Speed, Work, Workload, Works
 from copd.compute.family import Family
 from copd.errors import RecipeError
 from copd.model.folders import SETTINGS, family_in, model_folder, without_weights
+from copd.model.holding import freeze
 from copd.model.shape import Shape, shape_of
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe
@@ -205,7 +206,10 @@ def examine(recipe: Recipe, cards: Cards) -> Planned:
     folder = model_folder(recipe.model.path, revision=recipe.model.revision, fetched=SETTINGS)
     model = without_weights(folder)
     shape, family = shape_of(model), family_in(folder, model)
-    return Planned(recipe, cards, Measured(shape, prompts_of(recipe, family, shape), family.every_layer_sees_all))
+    freeze(model, recipe.model.freeze)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    prompts = prompts_of(recipe, family, shape)
+    return Planned(recipe, cards, Measured(shape, prompts, family.every_layer_sees_all, frozen))
 
 
 def prompts_of(recipe: Recipe, family: Family, shape: Shape) -> dict[str, Prompts]:

@@ -357,6 +357,20 @@ def test_the_command_shows_memory_work_and_disk_and_reads_no_weights(command, fo
         assert said in done.stdout
 
 
+def test_frozen_modules_have_no_gradients_no_moments_and_no_place_in_a_checkpoint():
+    whole, less = (
+        examine(recipe_of("backend=local", *changes), Cards(0)) for changes in ([], ["model.freeze=[visual]"])
+    )
+    model = without_weights(model_folder("builtin:digits"))
+    tower = sum(weight.numel() for name, weight in model.named_parameters() if "visual" in name)
+    (before,), (after,) = whole.needs, less.needs
+    assert after.held["weights"] == before.held["weights"]
+    assert before.held["moments of AdamW"] - after.held["moments of AdamW"] == 3 * 8 * tower
+    copies = 2  # one for the norm of a part
+    assert before.stages[TRAINING]["gradients"] - after.stages[TRAINING]["gradients"] == copies * 4 * tower
+    assert whole.checkpoint - less.checkpoint == 3 * 12 * tower
+
+
 def test_the_cache_has_a_budget_of_its_own(shape):
     def cached(*changes, device=CPU):
         recipe = recipe_of("method=expert", "model.micro_batch_tokens=60", *changes)
