@@ -14,7 +14,7 @@ from torch import Tensor
 
 from copd.branches.actor import Actor, SamplingSettings, generator_of
 from copd.branches.described import describe
-from copd.branches.kept import KeptBatch, packed, unpacked
+from copd.branches.kept import KeptBatch, as_tensors, from_tensors
 from copd.branches.signals import Signal
 from copd.branches.state import read_state, write_state
 from copd.compute.batching import take_rows
@@ -72,7 +72,7 @@ class ObjectiveSettings:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldModel:
     """The model that a branch teaches with, and the version of its weights."""
 
     policy: Policy
@@ -122,7 +122,7 @@ class Branch(Actor):
         self.learner = learner
         self.settings = settings
         self.ledger = Counts()
-        self._held: Held | None = None
+        self._held: HeldModel | None = None
         self._batches: deque[KeptBatch] = deque(maxlen=keep)
 
     def move(self, device: torch.device | str) -> None:
@@ -168,7 +168,7 @@ class Branch(Actor):
     def score(self, rollouts: Rollouts) -> Score:
         """Teach: log-probs of responses under the current weights, or under those that are held."""
         started = time.perf_counter()
-        teacher = self._held or Held(self.policy, self.version)
+        teacher = self._held or HeldModel(self.policy, self.version)
         score = self.settings.signal.score(teacher.policy, rollouts, teacher.version)
         self.ledger.tokens_scored += int(rollouts.mask_NT.sum())
         self.ledger.score_seconds += time.perf_counter() - started
@@ -176,7 +176,7 @@ class Branch(Actor):
 
     def hold(self) -> None:
         """From now on, teach with the weights of now: a copy of the model keeps them."""
-        self._held = Held(self.policy.clone(), self.version)
+        self._held = HeldModel(self.policy.clone(), self.version)
 
     def release(self) -> None:
         """Teach with the current weights again."""
@@ -281,7 +281,7 @@ class Branch(Actor):
             "version": torch.tensor(self.version),
             **held,
             **versions,
-            **packed(self._batches),
+            **as_tensors(self._batches),
         }
 
     def counts(self) -> dict[str, float]:
@@ -296,12 +296,12 @@ class Branch(Actor):
         self.version = int(tensors["version"])
         self._held = None
         if "held_version" in tensors:
-            self._held = Held(self.policy.clone(), int(tensors["held_version"]))
+            self._held = HeldModel(self.policy.clone(), int(tensors["held_version"]))
             prefix = "held/"
             self._held.policy.load_weights(
                 {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             )
-        self._batches = deque(unpacked(tensors), self._batches.maxlen)
+        self._batches = deque(from_tensors(tensors), self._batches.maxlen)
         self.ledger = Counts(**counts)  # type: ignore[arg-type]
 
     def write_state(self, path: Path) -> StateFile | None:

@@ -66,7 +66,7 @@ class KeptBatch:
         return sizes | {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
 
-def packed(batches: Iterable[KeptBatch]) -> dict[str, Tensor]:
+def as_tensors(batches: Iterable[KeptBatch]) -> dict[str, Tensor]:
     """The batches as the tensors of a checkpoint."""
     return {
         f"{PREFIX}{place}/{name}": tensor
@@ -75,7 +75,7 @@ def packed(batches: Iterable[KeptBatch]) -> dict[str, Tensor]:
     }
 
 
-def unpacked(tensors: Mapping[str, Tensor]) -> Iterator[KeptBatch]:
+def from_tensors(tensors: Mapping[str, Tensor]) -> Iterator[KeptBatch]:
     """Copies of the batches in the tensors of a checkpoint, which may be parts of its file; the oldest first."""
     place = 0
     while f"{PREFIX}{place}/first" in tensors:
