@@ -85,6 +85,7 @@ class RayBranch:
         """End the actor, even in the middle of a call; that call then fails."""
         with suppress(RayError):
             ray.kill(self._actor)
+        with suppress(RayError):
             remove_placement_group(self._group)
 
     async def _carry(self, method: str, *arguments: Any, **options: Any) -> Any:

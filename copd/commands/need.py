@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 CPU = "cpu"
 TRAINING, SCORING, SAMPLING = "training", "scoring", "sampling"
-SAVING, MERGING, END = "saving", "merging", "the end"
+LOADING, SAVING, MERGING, END = "loading", "saving", "merging", "the end"
 """Stages, of which a process is in one at a time. At the end base and merge are evaluated, beside the branches."""
 Terms = dict[str, int]
 """Bytes by what they hold."""

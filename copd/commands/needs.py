@@ -11,6 +11,7 @@ from copd.commands.equal_rows import Prompts, Rows, batches_of
 from copd.commands.need import (
     CPU,
     END,
+    LOADING,
     MERGING,
     SAMPLING,
     SAVING,
@@ -151,6 +152,7 @@ class Needs:
         stages = [self._copied_from_a_card(name) for name in names]
         merging = [{MERGING: {"weights to merge": self._whole}} for _ in names if self._merges]
         together = {stage: added(each.get(stage, {}) for each in stages) for stage in (TRAINING, SAVING)}
+        together[LOADING] = {"weights": len(names) * self._whole}
         together[MERGING] = added(each[MERGING] for each in merging)
         if names:
             yield Need(BRANCHES, CPU, {"moments of AdamW": len(names) * held}, together)

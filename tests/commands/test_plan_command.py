@@ -8,7 +8,7 @@ import yaml
 
 from copd.assemble.plan import make_plan
 from copd.commands.equal_rows import Prompts, Rows, batches_of
-from copd.commands.need import CPU, END, SAMPLING, SAVING, SCORING, TRAINING, Need, on_each
+from copd.commands.need import CPU, END, LOADING, SAMPLING, SAVING, SCORING, TRAINING, Need, on_each
 from copd.commands.needs import ACTIVATIONS, BRANCHES, RUN, Measured, Needs, devices_of
 from copd.commands.plan import Cards, Planned, cards_of, examine
 from copd.commands.workload import Speed, Work, Workload
@@ -355,6 +355,12 @@ def test_the_command_shows_memory_work_and_disk_and_reads_no_weights(command, fo
     assert done.returncode == 0, done.stderr
     for said in ("1,329,792 parameters", "moments of AdamW", "final table", "hours", "a checkpoint, 2 are kept"):
         assert said in done.stdout
+
+
+def test_processes_of_branches_on_cards_load_their_weights_on_the_cpu_all_at_once():
+    apart = planned_of(*CUDA, "backend=processes", cards=Cards(3))
+    whole = 4 * apart.model.shape.parameters
+    assert need(apart, BRANCHES, CPU).stages[LOADING] == {"weights": 3 * whole}
 
 
 def test_frozen_modules_have_no_gradients_no_moments_and_no_place_in_a_checkpoint():
