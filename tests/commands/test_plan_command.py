@@ -357,7 +357,7 @@ def test_the_command_shows_memory_work_and_disk_and_reads_no_weights(command, fo
         assert said in done.stdout
 
 
-def test_processes_of_branches_on_cards_load_their_weights_on_the_cpu_all_at_once():
+def test_processes_of_branches_on_cards_load_their_weights_on_the_cpu_all_at_once(planned_of):
     apart = planned_of(*CUDA, "backend=processes", cards=Cards(3))
     whole = 4 * apart.model.shape.parameters
     assert need(apart, BRANCHES, CPU).stages[LOADING] == {"weights": 3 * whole}
