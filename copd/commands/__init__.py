@@ -4,6 +4,7 @@
 - `doctor`: checks of a recipe before a long run
 - `plan`: what a recipe asks of its machines, before anything is loaded
 - `needs`: memory of each process of a run
+- `equal_rows`: micro-batches of rows that are all as long as they may be
 - `workload`: rollouts and tokens of a recipe
 - `findings`: a finding in words; the machine
 - `remedies`: why the base's responses are not right, and what to do
