@@ -204,11 +204,22 @@ class Needs:
 
     def _stages(self, name: str) -> dict[str, Terms]:
         sampled = [*self._native(name), *self._taught(name), *self._evaluated()]
-        return {
+        stages = {
             TRAINING: self._trained(name),
             SCORING: self._scored(name),
             SAMPLING: self._sampled(sampled, self.devices[name]),
         }
+        awake = {} if self._way(self.devices[name]).card else self._engine(self.devices[name])
+        return {**stages, TRAINING: stages[TRAINING] | awake, SCORING: stages[SCORING] | awake}
+
+    def _engine(self, device: str) -> Terms:
+        """What vLLM holds while it is awake, if it samples: on a card it sleeps in other stages."""
+        sampling = self.recipe.sampling
+        if sampling.engine == "builtin":
+            return {}
+        wide = memory.NARROW if self._way(device).half else memory.WIDE
+        cache = int(sampling.vllm_cache_gib * 2**30)
+        return {"weights of vLLM": wide * self.shape.parameters, "cache of vLLM": cache}
 
     def _parts(self, name: str) -> int:
         """Most parts of an update, of which one may be native."""
@@ -263,6 +274,8 @@ class Needs:
         return {ACTIVATIONS: max(memory.scoring(self.shape, batch, way) for batch in batches)}
 
     def _sampled(self, asked: Iterable[Rows], device: str) -> Terms:
+        if engine := self._engine(device):
+            return engine
         way, shape, asked = self._way(device), self.shape, list(asked)
         batches = self._batches(asked, sampled_tokens)
         parts = [(memory.cached(shape, b, half=way.half), memory.sampling(shape, b, half=way.half)) for b in batches]

@@ -172,6 +172,20 @@ def test_a_branch_holds_weights_and_moments_and_what_the_recipe_adds(planned_of,
     assert lonely.stages[TRAINING]["gradients"] == memory.gradients(shape.parameters)
 
 
+def test_vllm_holds_weights_and_a_cache_while_it_is_awake(planned_of, shape):
+    """It sleeps on a card while the branch trains, and on a CPU it does not. Branches of one process share it."""
+    changes, weights, cache = ["sampling.engine=vllm", "sampling.vllm_cache_gib=0.5"], shape.parameters, 2**29
+    card = need(planned_of(*changes, *CUDA, cards=Cards(3)), "text", "cuda:0").stages
+    assert card[SAMPLING] == {"weights of vLLM": 2 * weights, "cache of vLLM": cache}
+    assert card[TRAINING] == need(planned_of(*CUDA, cards=Cards(3)), "text", "cuda:0").stages[TRAINING]
+    awake = {"weights of vLLM": 4 * weights, "cache of vLLM": cache}
+    (only,) = planned_of(*changes, "backend=local").needs
+    for stage in (TRAINING, SAMPLING, END):
+        assert awake.items() <= only.stages[stage].items()
+    run = need(planned_of(*changes), RUN, CPU)
+    assert run.stages[END] == {"merge": memory.weights(shape), **awake}
+
+
 def test_in_one_process_branches_share_a_base_and_compute_in_turn(planned_of, shape):
     whole = memory.weights(shape)
     planned = planned_of("backend=local")
