@@ -146,9 +146,12 @@ def lines(planned: Planned) -> Iterator[str]:
         return
     fullest = max(planned.most.values())
     yield f"does not fit: {', '.join(planned.overfull)}. What would help, and what the fullest card would then need:"
-    for remedy in planned.remedies():
+    remedies = planned.remedies()
+    for remedy in remedies:
         saved = f"{told(remedy.most)}, saves {told(fullest - remedy.most)}"
         yield f"  {' '.join(remedy.changes)}: {saved}{', fits' if remedy.fits else ''}"
+    if not any(remedy.fits for remedy in remedies):
+        yield "  none of these is enough: take larger cards, or a smaller model"
 
 
 def work_table(planned: Planned, speed: Speed | None) -> Table:

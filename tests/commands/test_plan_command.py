@@ -422,6 +422,9 @@ def test_the_command_refuses_what_a_card_cannot_hold(command):
     assert done.returncode == 1
     assert "does not fit: cuda:0" in done.stdout
     assert "lora={rank: 16}: " in done.stdout
+    less = command("plan", "demo", *SMALL, *CUDA, "--gpus", "1", "--gpu-memory", "0.00001")
+    assert "none of these is enough: take larger cards, or a smaller model" in less.stdout
+    assert "none of these is enough" not in done.stdout or ", fits" not in done.stdout
 
 
 @pytest.mark.parametrize(
