@@ -11,12 +11,13 @@ import torch
 
 from copd.assemble.preflight import check_overlap, check_prompts, reject_unfit, settle_paths
 from copd.assemble.sampling import make_sampler
-from copd.assemble.tasks import conflict_warnings, data_warnings, leak_warnings, make_tasks
+from copd.assemble.tasks import conflict_warnings, data_warnings, evaluation_of, leak_warnings, make_tasks
 from copd.branches.actor import Actor, SamplingSettings
 from copd.model.engine import EngineSampler
 from copd.model.folders import compute_on, model_folder
 from copd.model.parity import checked_on, settled_path
 from copd.model.policy import Policy
+from copd.recipe.evaluation import Evaluation
 from copd.recipe.model import Recipe
 from copd.rewards.answers import MARKS
 from copd.rewards.grading import Grader
@@ -73,6 +74,11 @@ class Assembled:
         tasks = make_tasks(self.recipe, self._inherited.indexes)
         self._warned |= set(data_warnings(tasks))
         return tasks
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """The recipe's section of evaluation with all sizes."""
+        return evaluation_of(self.recipe, self.tasks)
 
     @cached_property
     def asked(self) -> Asked:

@@ -3,6 +3,7 @@
 - `train`: recipe to run folder
 - `doctor`: checks of a recipe before a long run
 - `plan`: what a recipe asks of its machines, before anything is loaded
+- `measured`: what it measures of model and data
 - `needs`: memory of each process of a run
 - `workload`: rollouts and tokens of a recipe
 - `findings`: a finding in words; the machine

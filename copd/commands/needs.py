@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from copd.assemble.branches import device_of
 from copd.assemble.plan import Plan
+from copd.commands.measured import Measured
 from copd.compute.batching import Held, micro_batches, packed_tokens, plain_tokens, sampled_tokens
 from copd.compute.queue import BLOCK
 from copd.errors import RecipeError
 from copd.model import memory
 from copd.model.memory import Batch, Way
 from copd.model.optimizers import KINDS
-from copd.model.shape import Shape
+from copd.recipe.evaluation import sized
 from copd.recipe.model import Recipe
 from copd.types import BASE, MERGED, MIXED
 
@@ -29,22 +30,6 @@ ACTIVATIONS = "activations"
 """Of a micro-batch, with logits, and under autocast with weights in bfloat16."""
 Terms = dict[str, int]
 """Bytes by what they hold."""
-
-
-class Prompts(NamedTuple):
-    """The first prompts of a capability: their mean length in tokens, and the longest, in tokens and in patches."""
-
-    mean: float
-    longest: int
-    patches: int = 0
-
-
-class Measured(NamedTuple):
-    """What is known without weights: the model's shape, each capability's prompts, whether log-probs are packed."""
-
-    shape: Shape
-    prompts: Mapping[str, Prompts]
-    packed: bool = True
 
 
 class Rows(NamedTuple):
@@ -125,7 +110,8 @@ class Needs:
 
     def __init__(self, recipe: Recipe, plan: Plan, model: Measured, devices: Mapping[str, str]) -> None:
         self.recipe, self.plan, self.devices = recipe, plan, devices
-        self.shape, self.prompts, self.packed = model
+        self.shape, self.prompts, self.packed, there = model
+        self.evaluation = sized(recipe.evaluation, there)
         shape = self.shape
         lora = recipe.lora
         self.trained = shape.parameters if lora is None else memory.adapter(shape, lora.rank, lora.targets)
@@ -248,13 +234,13 @@ class Needs:
 
     def _evaluated(self) -> list[Rows]:
         """Batches of evaluation, on all capabilities."""
-        asked = self.recipe.evaluation
+        asked = self.evaluation
         sizes = [(asked.problems, 1), (asked.problems, max(asked.pass_at, default=1)), self._measured]
         return [Rows(name, *size) for name in self.plan.capabilities for size in sizes]
 
     @property
     def _measured(self) -> tuple[int, int]:
-        return self.recipe.evaluation.behaviour_problems, 2
+        return self.evaluation.behaviour_problems, 2
 
     def _way(self, device: str) -> Way:
         """How log-probs are computed on a device."""

@@ -6,7 +6,7 @@ No weights are read. Shapes come from the model's config.json, lengths of prompt
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 
 from copd.assemble.plan import Plan, handovers, make_plan
-from copd.assemble.tasks import make_tasks
-from copd.commands.needs import CPU, Measured, Need, Needs, Prompts, devices_of, on_each
+from copd.assemble.tasks import make_tasks, problems_there
+from copd.commands.measured import Measured, Prompts
+from copd.commands.needs import CPU, Need, Needs, devices_of, on_each
 from copd.commands.workload import Speed, Work, Workload, Works
 from copd.compute.family import Family
 from copd.errors import RecipeError
@@ -25,7 +26,7 @@ from copd.model.shape import Shape, shape_of
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe
 from copd.schedule import Phase
-from copd.types import BASE, Split
+from copd.types import BASE, Split, Task
 
 PROBED = 8
 """Training problems of each task whose prompts are measured."""
@@ -115,7 +116,8 @@ class Planned:
 
     def rows(self, speed: Speed | None) -> list[Row]:
         """The work of each phase and of evaluation, and the sum."""
-        workload = Workload(self.recipe, self.plan, {name: each.mean for name, each in self.model.prompts.items()})
+        means = {name: each.mean for name, each in self.model.prompts.items()}
+        workload = Workload(self.recipe, self.plan, means, self.model.there)
         steps = {phase.value: self.plan.schedule.steps_in(phase) for phase in Phase}
         rows = []
         for name, works in {**workload.phases(), **workload.evaluation()}.items():
@@ -203,16 +205,18 @@ def examine(recipe: Recipe, cards: Cards) -> Planned:
     folder = model_folder(recipe.model.path, revision=recipe.model.revision, fetched=SETTINGS)
     model = without_weights(folder)
     shape, family = shape_of(model), family_in(folder, model)
-    return Planned(recipe, cards, Measured(shape, prompts_of(recipe, family, shape), family.every_layer_sees_all))
+    tasks = make_tasks(recipe)
+    there = problems_there(tasks)
+    return Planned(recipe, cards, Measured(shape, prompts_of(tasks, family, shape), family.every_layer_sees_all, there))
 
 
-def prompts_of(recipe: Recipe, family: Family, shape: Shape) -> dict[str, Prompts]:
+def prompts_of(tasks: Mapping[str, Task], family: Family, shape: Shape) -> dict[str, Prompts]:
     """The lengths of the first training prompts of each task.
 
     Raises RecipeError for problems that the model does not take.
     """
     found = {}
-    for name, task in make_tasks(recipe).items():
+    for name, task in tasks.items():
         try:
             encoded = [family.encode([task.problem(Split.TRAIN, i)])[0] for i in range(PROBED)]
         except ValueError as error:

@@ -267,13 +267,19 @@ class EvaluationSection(Section):
     split: Literal["test", "validation"] = Field(
         "test", description="problems of the final table; validation is for choosing settings"
     )
-    problems: Count = Field(500, description="problems per capability in the final table")
-    validation_problems: Count = Field(100, description="validation problems per capability during training")
+    problems: Count | None = Field(
+        None, description="problems per capability in the final table; null = 500, or as many as there are"
+    )
+    validation_problems: Count | None = Field(
+        None, description="validation problems per capability during training; null = 100, or as many as there are"
+    )
     every_cycles: Count = Field(1, description="cycles between validations of every branch on every capability")
     pass_at: tuple[Count, ...] = Field(
         (1,), description="values of k of pass@k; max(k) responses are sampled per problem"
     )
-    behaviour_problems: Count = Field(32, description="validation prompts per capability for overlap and KL")
+    behaviour_problems: Count | None = Field(
+        None, description="validation prompts per capability for overlap and KL; null = 32, or as many as there are"
+    )
     overlap_k: tuple[Count, ...] = Field((5, 10), min_length=1, description="values of k of the top-k overlap")
 
 

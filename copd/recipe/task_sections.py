@@ -90,6 +90,8 @@ FilesOrFile = Annotated[
 ]
 
 
+ColumnOfOurs = Literal["prompt", "answer", "images", "videos", "options", "verifier", "id", "fps"]
+"""The columns that a recipe may name."""
 OR_A_SHARE = "null = a share of train, chosen by hash of a row's media, else of its text"
 
 
@@ -115,6 +117,11 @@ class RowsTask(Section):
     )
     format: Literal["auto", "native", "verl", "trl", "easyr1"] = Field(
         "auto", description="format of the rows; auto = recognised by the columns, refused if they fit several"
+    )
+    columns: dict[ColumnOfOurs, Annotated[str, Field(min_length=1)]] = Field(
+        {},
+        description="our name of a column: its name in your files, as in {prompt: question, images: figure}; the usual "
+        "names are understood without it",
     )
     verifier: str | None = Field(None, description="the verifier of rows that name none; null = every row names one")
     system_prompt: str | None = Field(None, min_length=1, description="system message of rows that have none")

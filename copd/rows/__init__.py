@@ -3,9 +3,11 @@
 - `rows`: the task: problems from rows, bad rows, splits
 - `opening`: opens files by name, with their reader and format
 - `sources`: the interface of a file of rows; JSON lines
+- `json_list`: rows as one JSON list
 - `parquet`: parquet files; the only module that calls pyarrow
 - `hub`: data sets of the Hugging Face hub, pinned to a commit
 - `formats`: rows of four libraries to one form, checked
+- `usual`: columns under other names, and the names that are usual
 - `references`: pictures and videos that a row names or holds
 - `answers`: the reference answer of a row
 - `choices`: the choices of a row and their letters

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from copd.assemble.plan import make_plan
+from copd.commands.measured import Measured, Prompts
 from copd.commands.needs import (
     ACTIVATIONS,
     CPU,
@@ -15,10 +16,8 @@ from copd.commands.needs import (
     SAMPLING,
     SCORING,
     TRAINING,
-    Measured,
     Need,
     Needs,
-    Prompts,
     devices_of,
     on_each,
 )

@@ -54,7 +54,14 @@ ROOMS = {
     | {"copd.runs.runlog"}
     | {f"copd.measure.{module}" for module in ("compare", "evaluate", "ledger")},
     "runs": EVERYBODY
-    | {"copd.schedule", "copd.topology", "copd.measure", "copd.recipe.sections", "copd.assemble.plan"},
+    | {
+        "copd.schedule",
+        "copd.topology",
+        "copd.measure",
+        "copd.recipe.sections",
+        "copd.recipe.evaluation",
+        "copd.assemble.plan",
+    },
     "compare": EVERYBODY
     | {
         "copd.schedule",

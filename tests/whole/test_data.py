@@ -13,10 +13,10 @@ import copd
 from copd.assemble.assembled import load_policy
 from copd.assemble.preflight import check_prompts
 from copd.assemble.rows import make_rows, settings_of
-from copd.assemble.tasks import make_tasks
+from copd.assemble.tasks import evaluation_of, make_tasks
 from copd.commands.check import check_branch, check_file
 from copd.errors import CheckpointError, DataError, RecipeError
-from copd.recipe.reading import make_recipe
+from copd.recipe.reading import load_recipe, make_recipe
 from copd.recipe.task_sections import MediaSection, RowsTask
 from copd.rewards import answers
 from copd.rewards.verifiers import AROUND
@@ -141,7 +141,33 @@ def test_rows_responses_and_verifiers_mark_thoughts_and_answers_alike():
 
 def test_more_problems_than_rows_are_not_measured_as_if_they_were_different(folder):
     with pytest.raises(RecipeError, match=r"evaluation.problems: is 500, but branches.text.task has \d test rows"):
-        make_tasks(recipe_of(folder, evaluation={}))
+        make_tasks(recipe_of(folder, evaluation={"problems": 500}))
+
+
+def test_all_shortages_are_told_at_once(folder):
+    with pytest.raises(RecipeError) as refusal:
+        make_tasks(recipe_of(folder, evaluation={"problems": 50, "behaviour_problems": 60}, task={"test_share": 0.0}))
+    said = [line.partition(";")[0] for line in str(refusal.value).splitlines()]
+    assert said == [f"branches.{kind}.task: no row is left for test" for kind in KINDS]
+    with pytest.raises(RecipeError) as refusal:
+        make_tasks(recipe_of(folder, evaluation={"problems": 50, "behaviour_problems": 60}))
+    said = str(refusal.value).splitlines()
+    assert [(line.partition(":")[0], line.partition("branches.")[2].partition(".")[0]) for line in said] == [
+        (f"evaluation.{field}", kind) for kind in KINDS for field in ("problems", "behaviour_problems")
+    ]
+
+
+def test_sizes_that_a_recipe_leaves_out_are_those_of_the_smallest_branch(folder):
+    recipe = recipe_of(folder, evaluation={"every_cycles": 9, "pass_at": []})
+    tasks = make_tasks(recipe)
+    asked = evaluation_of(recipe, tasks)
+    assert asked.problems == min(task.size(Split.TEST) for task in tasks.values())
+    assert (
+        asked.validation_problems
+        == asked.behaviour_problems
+        == min(task.size(Split.VALIDATION) for task in tasks.values())
+    )
+    assert evaluation_of(load_recipe("demo", ["evaluation={}"]), {}).problems == 500
 
 
 @pytest.mark.parametrize(
@@ -285,7 +311,7 @@ def test_the_command_exits_with_0_for_sound_rows_and_reads_them_as_a_recipe_does
     [
         (["missing.jsonl"], "missing.jsonl: cannot be read"),
         (["f.csv"], "f.csv: accepted are files named .jsonl"),
-        (["f.json"], "f.json: starts with a list"),
+        (["f.json"], "f.json: no format fits the columns (none): native has"),
         (["f.jsonl"], "f.jsonl: no format fits the columns a: native has"),
         (["f.jsonl", "--format", "csv"], "Invalid value for '--format'"),
         (["--recipe", "demo"], "give a FILE"),
