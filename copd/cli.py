@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from copd.assemble import SERVER
-from copd.cli_arguments import Changes, Overrides, RecipeName, is_change, recipe_and_changes
+from copd.cli_arguments import Changes, Overrides, RecipeName, is_change, recipe_and_changes, say
 from copd.cli_compare import advise, compare
 from copd.cli_data import data
 from copd.cli_plan import plan
@@ -56,7 +56,10 @@ def common(
     """
 
 
-Compared = Annotated[str, typer.Option(help="The recipe whose capabilities and evaluation section are used.")]
+Compared = Annotated[
+    str | None,
+    typer.Option(help="The recipe whose problems are asked; default that of the run in which a model lies, else demo."),
+]
 
 
 @app.command()
@@ -131,15 +134,17 @@ def evaluate(
     models: Annotated[
         list[str], typer.Argument(help="Models: each is a folder, builtin:NAME, or ID@COMMIT of Hugging Face.")
     ],
-    recipe: Compared = "demo",
+    recipe: Compared = None,
     change: Changes = None,
 ) -> None:
     """Compare models on the test problems of a recipe, capability by capability, and each model with the first."""
+    from copd.commands.compared import compared_recipe
+
+    settings = compared_recipe(recipe, models, change or [], say)
     from copd.commands.evaluate import evaluate_models
-    from copd.recipe.reading import load_recipe
     from copd.runs.tables import accuracy_table
 
-    table, compared = evaluate_models(load_recipe(recipe, change or []), models)
+    table, compared = evaluate_models(settings, models)
     title = "greedy accuracy on test problems, %, with 95 % intervals over problems"
     if compared:
         title += f"\nbelow: points more than {models[0]} on the same problems, bold where the interval leaves out 0"
@@ -154,7 +159,7 @@ def behaviour(
     teacher: Annotated[
         str, typer.Argument(help="The model that scores the student's tokens: named in the same ways as the student.")
     ],
-    recipe: Compared = "demo",
+    recipe: Compared = None,
     problems: Annotated[
         int | None,
         typer.Option(min=1, help="Validation problems per capability; default evaluation.behaviour_problems."),
@@ -162,11 +167,13 @@ def behaviour(
     change: Changes = None,
 ) -> None:
     """Compare a student with a teacher capability by capability: overlap, KL, and the tokens they dispute most."""
+    from copd.commands.compared import compared_recipe
+
+    settings = compared_recipe(recipe, [student, teacher], change or [], say)
     from copd.commands.behaviour import compare_behaviour
-    from copd.recipe.reading import load_recipe
     from copd.runs.tables import behaviour_table, disputes_table
 
-    found = compare_behaviour(load_recipe(recipe, change or []), student, teacher, problems)
+    found = compare_behaviour(settings, student, teacher, problems)
     console = Console()
     title = f"{teacher} as teacher of {student}, over the tokens of the student's own answers to validation problems"
     console.print(behaviour_table(found, escape(title)))
@@ -216,7 +223,7 @@ def merge(
         ),
     ] = False,
     recipe: Annotated[
-        str | None, typer.Option(help="With --scan: the recipe whose validation problems decide; default demo.")
+        str | None, typer.Option(help="With --scan: the recipe whose validation problems decide; default as for eval.")
     ] = None,
     change: Annotated[list[str] | None, typer.Option("--set", help="With --scan: section.key=value.")] = None,
     grid: Annotated[
@@ -227,8 +234,8 @@ def merge(
 
     Try `copd merge --branch runs/demo/branches/text --branch runs/demo/branches/video --out runs/both`.
     """
+    from copd.commands.compared import compared_recipe
     from copd.recipe.merges import make_merge, merge_grid
-    from copd.recipe.reading import load_recipe
 
     for option, value in (("--recipe", recipe), ("--set", change), ("--grid", grid)):
         if value and not scan:
@@ -237,7 +244,7 @@ def merge(
             )
     given = {"method": method, "weights": weight or None, "scale": scale, "density": density, "seed": seed}
     candidates = merge_grid(given, len(branch), grid or 6) if scan else [make_merge(given, len(branch))]
-    settings = load_recipe(recipe or "demo", change or []) if scan else None
+    settings = compared_recipe(recipe, branch, change or [], say) if scan else None
     from copd.commands.merge import described_merge, merge_models
     from copd.runs.tables import accuracy_table
 

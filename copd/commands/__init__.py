@@ -8,6 +8,7 @@
 - `workload`: rollouts and tokens of a recipe
 - `findings`: a finding in words; the machine
 - `remedies`: why the base's responses are not right, and what to do
+- `compared`: the recipe by which models are compared
 - `evaluate`: compares models on test problems
 - `behaviour`: compares a student with a teacher
 - `merge`: merges model folders

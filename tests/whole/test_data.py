@@ -1,6 +1,7 @@
 """Users' data through the front door: `copd data check`, training on rows of the three kinds, resume."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,8 @@ from copd.types import Split
 KINDS = ("text", "image", "video")
 NUMBERS = "one number, such as 12, -1,234.5, 3/4, 1e3 or 25%"
 ASKED = ("problems", "validation_problems", "behaviour_problems")
+
+SHORT_OF = ((50, 2, "test"), (60, 6, "validation"))
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -147,8 +150,14 @@ def test_more_problems_than_rows_are_not_measured_as_if_they_were_different(fold
 def test_all_shortages_are_told_at_once(folder):
     with pytest.raises(RecipeError) as refusal:
         make_tasks(recipe_of(folder, evaluation={"problems": 50, "behaviour_problems": 60}, task={"test_share": 0.0}))
-    said = [line.partition(";")[0] for line in str(refusal.value).splitlines()]
-    assert said == [f"branches.{kind}.task: no row is left for test" for kind in KINDS]
+    assert [re.split("[:;]", line)[1] for line in str(refusal.value).splitlines()] == [
+        " no row is left for test",
+        *(
+            f" is {n}, but branches.{kind}.task has {there} {split} rows"
+            for kind in KINDS[1:]
+            for n, there, split in SHORT_OF
+        ),
+    ]
     with pytest.raises(RecipeError) as refusal:
         make_tasks(recipe_of(folder, evaluation={"problems": 50, "behaviour_problems": 60}))
     said = str(refusal.value).splitlines()
