@@ -132,7 +132,7 @@ def doctor(
 @app.command("eval")
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(help="Models: each is a folder, builtin:NAME, or ID@COMMIT of Hugging Face.")
+        list[str], typer.Argument(help="Models: each is a folder, builtin:NAME, or ID@REVISION of Hugging Face.")
     ],
     recipe: Compared = None,
     change: Changes = None,
@@ -154,7 +154,7 @@ def evaluate(
 @app.command()
 def behaviour(
     student: Annotated[
-        str, typer.Argument(help="The model that answers: a folder, builtin:NAME, or ID@COMMIT of Hugging Face.")
+        str, typer.Argument(help="The model that answers: a folder, builtin:NAME, or ID@REVISION of Hugging Face.")
     ],
     teacher: Annotated[
         str, typer.Argument(help="The model that scores the student's tokens: named in the same ways as the student.")
@@ -199,10 +199,10 @@ def report(
 @app.command()
 def merge(
     branch: Annotated[
-        list[str], typer.Option(help="A folder, builtin:NAME, or ID@COMMIT of Hugging Face; once per branch.")
+        list[str], typer.Option(help="A folder, builtin:NAME, or ID@REVISION of Hugging Face; once per branch.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
-    base: Annotated[str | None, typer.Option(help="The branches' base: a folder, builtin:NAME or ID@COMMIT.")] = None,
+    base: Annotated[str | None, typer.Option(help="The branches' base: a folder, builtin:NAME or ID@REVISION.")] = None,
     method: Annotated[str, typer.Option(help="mean, weighted, task_arithmetic, ties, dare or slerp.")] = "mean",
     weight: Annotated[
         list[float] | None, typer.Option(help="With weighted, ties, slerp: a number, once per branch.")

@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 
 from copd.assemble.preflight import check_overlap, check_prompts, reject_unfit, settle_paths
+from copd.assemble.revisions import pinned
 from copd.assemble.sampling import make_sampler
 from copd.assemble.tasks import conflict_warnings, data_warnings, evaluation_of, leak_warnings, make_tasks
 from copd.branches.actor import Actor, SamplingSettings
@@ -55,11 +56,11 @@ class Assembled:
         inherited: Inheritance | None = None,
         home: Home | None = None,
     ) -> None:
-        """`tasks` replace those of the recipe, `home` its device.
+        """`tasks` replace those of the recipe, `home` its device. Branches and tags of the hub are resolved at once.
 
         `inherited` checks are not repeated, nor are their warnings.
         """
-        self.recipe, self.warn = recipe, warn
+        self.recipe, self.warn = pinned(recipe), warn
         self._inherited, self._home = inherited, home
         self._ending = ExitStack()
         self._warned: set[str] = set()

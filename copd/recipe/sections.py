@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from copd.recipe.fields import Count, Decay, Positive, Section, Share
 from copd.recipe.task_sections import TASK_TAG, DigitsTask, RowsTask, tag_of_task
-from copd.system.files import COMMIT
+from copd.system.files import REVISION
 
 
 def _function_of_file(source: str) -> str:
@@ -46,7 +46,9 @@ class ModelSection(Section):
         "builtin:digits", description="a model folder, builtin:NAME for a base that ships with copd, or a hub id"
     )
     revision: str | None = Field(
-        None, pattern=f"^{COMMIT}$", description="with a hub id: its commit, 40 hex digits; no other is fetched"
+        None,
+        pattern=REVISION,
+        description="with a hub id: its commit, branch or tag; a run keeps the commit that this is at its start",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",

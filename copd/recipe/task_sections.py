@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from copd.recipe.fields import Count, Positive, Section, Share
-from copd.system.files import COMMIT, HUB
+from copd.system.files import HUB, REVISION
 
 HUB_FILE = re.compile(rf"{HUB}[\w.-]+/[\w.-]+(/.+)?")
 TASK_TAG = "kind="
@@ -108,8 +108,9 @@ class RowsTask(Section):
     test_share: Share = Field(0.1, description="share of train's rows, if no test file is given")
     revision: str | None = Field(
         None,
-        pattern=f"^{COMMIT}$",
-        description="the commit of a data set of the Hugging Face Hub: 40 hexadecimal digits",
+        pattern=REVISION,
+        description="commit, branch or tag of a data set of the Hugging Face Hub; a run keeps the commit that this is "
+        "at its start",
     )
     data_root: str | None = Field(
         None,
@@ -152,10 +153,10 @@ class RowsTask(Section):
             if not HUB_FILE.fullmatch(file):
                 raise ValueError(f".{split}: write hub:OWNER/NAME or hub:OWNER/NAME/FILE, found {file!r}")
             if self.revision is None:
-                raise ValueError(f".revision: missing; {split} is {file}, so give its commit, 40 hexadecimal digits")
+                raise ValueError(f".revision: missing; {split} is {file}, so give its commit, branch or tag")
         if self.revision is not None and len({tuple(file.split("/")[:2]) for _, file in hub}) != 1:
             raise ValueError(
-                ".revision: is the commit of one data set of the Hugging Face Hub; it needs exactly one hub:OWNER/NAME"
+                ".revision: is that of one data set of the Hugging Face Hub; it needs exactly one hub:OWNER/NAME"
             )
         shares = {"validation_share": self.validation_share, "test_share": self.test_share}
         cut = {name: share for name, share in shares.items() if splits[name.removesuffix("_share")] is None}
