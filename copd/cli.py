@@ -13,14 +13,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from copd.assemble import SERVER
 from copd.cli_arguments import Changes, Overrides, RecipeName, is_change, recipe_and_changes, say
 from copd.cli_compare import advise, compare
 from copd.cli_data import data
+from copd.cli_init import init
 from copd.cli_plan import plan
+from copd.cli_recipe import recipes
 from copd.commands.exits import DEBUG, leave, status_of
 from copd.errors import RecipeError
 
@@ -30,7 +31,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-recipes = typer.Typer(help="Recipes: what can be set, and what it means.", no_args_is_help=True)
 app.add_typer(recipes, name="recipe")
 app.add_typer(data, name="data")
 
@@ -272,23 +272,7 @@ def warmup(
     build_base(out, conflict=conflict, steps=steps)
 
 
-@recipes.command("show")
-def show(
-    recipe: RecipeName = "demo",
-    overrides: Overrides = None,
-) -> None:
-    """Show every field of a recipe with its value and meaning."""
-    from copd.recipe.reading import described, load_recipe
-
-    table = Table()
-    table.add_column("field", no_wrap=True)
-    table.add_column("value", overflow="fold")
-    table.add_column("meaning", overflow="fold")
-    for path, value, meaning in described(load_recipe(*recipe_and_changes(recipe, overrides))):
-        table.add_row(path, escape(value), escape(meaning))
-    Console().print(table)
-
-
+app.command()(init)
 app.command()(plan)
 app.command()(compare)
 app.command()(advise)

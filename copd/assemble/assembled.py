@@ -12,7 +12,14 @@ import torch
 from copd.assemble.preflight import check_overlap, check_prompts, reject_unfit, settle_paths
 from copd.assemble.revisions import pinned
 from copd.assemble.sampling import make_sampler
-from copd.assemble.tasks import conflict_warnings, data_warnings, evaluation_of, leak_warnings, make_tasks
+from copd.assemble.tasks import (
+    conflict_warnings,
+    data_warnings,
+    evaluation_of,
+    leak_warnings,
+    make_tasks,
+    toy_warnings,
+)
 from copd.branches.actor import Actor, SamplingSettings
 from copd.model.engine import EngineSampler
 from copd.model.folders import compute_on, model_folder
@@ -121,9 +128,8 @@ class Assembled:
             self.check_elsewhere(policy, path.checked_on)
             return policy
         path_warnings = self._settled(policy)
-        self._tell(
-            [*conflict_warnings(self.recipe), *leak_warnings(self.tasks), *data_warnings(self.tasks), *path_warnings]
-        )
+        of_recipe = [*toy_warnings(self.recipe), *conflict_warnings(self.recipe)]
+        self._tell([*of_recipe, *leak_warnings(self.tasks), *data_warnings(self.tasks), *path_warnings])
         return policy
 
     def check_elsewhere(self, policy: Policy, place: str) -> None:

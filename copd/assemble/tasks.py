@@ -11,6 +11,7 @@ from copd.assemble.rows import make_rows
 from copd.errors import RecipeError
 from copd.recipe.evaluation import Evaluation, sized
 from copd.recipe.model import Recipe
+from copd.recipe.sections import OptimizerSection, SamplingSection
 from copd.rows.rows import Index, NoRowLeft, Rows
 from copd.tasks.digits import Digits
 from copd.types import Split, Task
@@ -118,6 +119,26 @@ def leak_warnings(tasks: Mapping[str, Task]) -> list[str]:
                 f"branches.{one}.task: {count} of {len(ours)} rows have the text, or the images and videos, of a row "
                 f"of branches.{other}.task"
             )
+    return found
+
+
+def toy_warnings(recipe: Recipe) -> list[str]:
+    """A warning for each default that is made for builtin:digits, where rows are asked of another model."""
+    path = recipe.model.path
+    if path in WARMED_UP_AT or not any(branch.task.kind == "rows" for branch in recipe.branches.values()):
+        return []
+    tokens, rate = recipe.sampling.max_new_tokens, recipe.optimizer.learning_rate
+    found = []
+    if tokens == SamplingSection().max_new_tokens:
+        found.append(
+            f"sampling.max_new_tokens: is {tokens}, the default for builtin:digits; longer responses of {path} are cut "
+            "off and earn 0; set what answers need, for instance 4096"
+        )
+    if rate == OptimizerSection().learning_rate and recipe.lora is None:
+        found.append(
+            f"optimizer.learning_rate: is {rate:g}, the default for builtin:digits; on all weights of {path} the paper "
+            "takes 1e-6"
+        )
     return found
 
 

@@ -1,6 +1,7 @@
 """The work of the commands, one file each. `copd.cli` parses the command line and calls them.
 
 - `train`: recipe to run folder
+- `init`: files and a model to a recipe
 - `doctor`: checks of a recipe before a long run
 - `plan`: what a recipe asks of its machines, before anything is loaded
 - `measured`: what it measures of model and data

@@ -21,5 +21,6 @@
 - `video`: video files to frames
 - `pixels`: the media of a row, decoded when they are asked for
 - `check`: reports every bad row with its reason, without a model
+- `survey`: what a file holds, without a recipe
 - `copies`: writes some rows to a new file
 """
