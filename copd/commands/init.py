@@ -150,10 +150,7 @@ def _verifier(found: Survey) -> str | None:
 def _name(file: str, taken: set[str]) -> str:
     """A branch's name after its file's, or after its folder's or data set's if that is only train or test."""
     parts = [part for part in re.split(r"[/\\:]", file) if part]
-    stems = [
-        re.sub(r"[-_.]?(?:\d+|of|train|validation|test|data|\*)(?=[-_.]|$)", "", part.partition(".")[0])
-        for part in parts
-    ]
+    stems = [NO_NAME.sub("", part.partition(".")[0]) for part in parts]
     stem = next((stem for stem in reversed(stems) if re.search("[A-Za-z]", stem)), "rows")
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")[:28] or "rows"
     name = name if name[0].isalpha() else f"rows_{name}"
@@ -237,7 +234,8 @@ def _real_lines(prompts: int, response: int, alone: bool) -> list[str]:
         f"sampling: {{prompts_per_step: {prompts}, rollouts_per_prompt: 8, max_new_tokens: {response}}}",
         *([] if alone else [f"opd: {{prompts_per_step: {max(1, prompts // 2)}, rollouts_per_prompt: 8}}"]),
         "grpo: {clip_low: 0.2, clip_high: 0.28}",
-        "optimizer: {learning_rate: 1.0e-6, betas: [0.9, 0.999], weight_decay: 0.01}",
+        "optimizer:                                  # kind: adamw_on_cpu needs 8 bytes less of a card for each weight",
+        "  {kind: adamw, learning_rate: 1.0e-6, betas: [0.9, 0.999], weight_decay: 0.01}",
         "backend: processes                          # a process for each branch; local: all in one",
     ]
 
