@@ -13,14 +13,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from copd.assemble import SERVER
-from copd.cli_arguments import Changes, Overrides, RecipeName, named_recipe, recipe_and_changes
+from copd.cli_arguments import Changes, Overrides, RecipeName, named_recipe, recipe_and_changes, say
 from copd.cli_compare import advise, compare
 from copd.cli_data import data
+from copd.cli_init import init
 from copd.cli_plan import plan
+from copd.cli_recipe import recipes
 from copd.commands.exits import DEBUG, leave, status_of
 from copd.errors import RecipeError
 
@@ -29,7 +30,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-recipes = typer.Typer(help="Recipes: what can be set, and what it means.", no_args_is_help=True)
 app.add_typer(recipes, name="recipe")
 app.add_typer(data, name="data")
 
@@ -55,7 +55,10 @@ def common(
     """
 
 
-Compared = Annotated[str, typer.Option(help="The recipe whose capabilities and evaluation section are used.")]
+Compared = Annotated[
+    str | None,
+    typer.Option(help="The recipe whose problems are asked; default that of the run in which a model lies, else demo."),
+]
 
 
 @app.command()
@@ -126,17 +129,19 @@ def doctor(
 @app.command("eval")
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(help="Models: each is a folder, builtin:NAME, or ID@COMMIT of Hugging Face.")
+        list[str], typer.Argument(help="Models: each is a folder, builtin:NAME, or ID@REVISION of Hugging Face.")
     ],
-    recipe: Compared = "demo",
+    recipe: Compared = None,
     change: Changes = None,
 ) -> None:
     """Compare models on the test problems of a recipe, capability by capability, and each model with the first."""
+    from copd.commands.compared import compared_recipe
+
+    settings = compared_recipe(recipe, models, change or [], say)
     from copd.commands.evaluate import evaluate_models
-    from copd.recipe.reading import load_recipe
     from copd.runs.tables import accuracy_table
 
-    table, compared = evaluate_models(load_recipe(recipe, change or []), models)
+    table, compared = evaluate_models(settings, models)
     title = "greedy accuracy on test problems, %, with 95 % intervals over problems"
     if compared:
         title += f"\nbelow: points more than {models[0]} on the same problems, bold where the interval leaves out 0"
@@ -146,12 +151,12 @@ def evaluate(
 @app.command()
 def behaviour(
     student: Annotated[
-        str, typer.Argument(help="The model that answers: a folder, builtin:NAME, or ID@COMMIT of Hugging Face.")
+        str, typer.Argument(help="The model that answers: a folder, builtin:NAME, or ID@REVISION of Hugging Face.")
     ],
     teacher: Annotated[
         str, typer.Argument(help="The model that scores the student's tokens: named in the same ways as the student.")
     ],
-    recipe: Compared = "demo",
+    recipe: Compared = None,
     problems: Annotated[
         int | None,
         typer.Option(min=1, help="Validation problems per capability; default evaluation.behaviour_problems."),
@@ -159,11 +164,13 @@ def behaviour(
     change: Changes = None,
 ) -> None:
     """Compare a student with a teacher capability by capability: overlap, KL, and the tokens they dispute most."""
+    from copd.commands.compared import compared_recipe
+
+    settings = compared_recipe(recipe, [student, teacher], change or [], say)
     from copd.commands.behaviour import compare_behaviour
-    from copd.recipe.reading import load_recipe
     from copd.runs.tables import behaviour_table, disputes_table
 
-    found = compare_behaviour(load_recipe(recipe, change or []), student, teacher, problems)
+    found = compare_behaviour(settings, student, teacher, problems)
     console = Console()
     title = f"{teacher} as teacher of {student}, over the tokens of the student's own answers to validation problems"
     console.print(behaviour_table(found, escape(title)))
@@ -189,10 +196,10 @@ def report(
 @app.command()
 def merge(
     branches: Annotated[
-        list[str], typer.Argument(help="Models: each is a folder, builtin:NAME, or ID@COMMIT of Hugging Face.")
+        list[str], typer.Argument(help="Models: each is a folder, builtin:NAME, or ID@REVISION of Hugging Face.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
-    base: Annotated[str | None, typer.Option(help="The branches' base: a folder, builtin:NAME or ID@COMMIT.")] = None,
+    base: Annotated[str | None, typer.Option(help="The branches' base: a folder, builtin:NAME or ID@REVISION.")] = None,
     method: Annotated[str, typer.Option(help="mean, weighted, task_arithmetic, ties, dare or slerp.")] = "mean",
     weight: Annotated[
         list[float] | None, typer.Option(help="With weighted, ties, slerp: a number, once per branch.")
@@ -213,7 +220,7 @@ def merge(
         ),
     ] = False,
     recipe: Annotated[
-        str | None, typer.Option(help="With --scan: the recipe whose validation problems decide; default demo.")
+        str | None, typer.Option(help="With --scan: the recipe whose validation problems decide; default as for eval.")
     ] = None,
     change: Annotated[list[str] | None, typer.Option("--set", help="With --scan: section.key=value.")] = None,
     grid: Annotated[
@@ -224,8 +231,8 @@ def merge(
 
     Try `copd merge runs/demo/branches/text runs/demo/branches/video --out runs/both`.
     """
+    from copd.commands.compared import compared_recipe
     from copd.recipe.merges import make_merge, merge_grid
-    from copd.recipe.reading import load_recipe
 
     for option, value in (("--recipe", recipe), ("--set", change), ("--grid", grid)):
         if value and not scan:
@@ -234,7 +241,7 @@ def merge(
             )
     given = {"method": method, "weights": weight or None, "scale": scale, "density": density, "seed": seed}
     candidates = merge_grid(given, len(branches), grid or 6) if scan else [make_merge(given, len(branches))]
-    settings = load_recipe(recipe or "demo", change or []) if scan else None
+    settings = compared_recipe(recipe, branches, change or [], say) if scan else None
     from copd.commands.merge import described_merge, merge_models
     from copd.runs.tables import accuracy_table
 
@@ -262,24 +269,7 @@ def warmup(
     build_base(out, conflict=conflict, steps=steps)
 
 
-@recipes.command("show")
-def show(
-    recipe: RecipeName = None,
-    overrides: Overrides = None,
-) -> None:
-    """Show every field of a recipe, by default of the demo, with its value and meaning."""
-    from copd.recipe.reading import described, load_recipe
-
-    source, changes = recipe_and_changes(recipe, overrides)
-    table = Table()
-    table.add_column("field", no_wrap=True)
-    table.add_column("value", overflow="fold")
-    table.add_column("meaning", overflow="fold")
-    for path, value, meaning in described(load_recipe(source or "demo", changes)):
-        table.add_row(path, escape(value), escape(meaning))
-    Console().print(table)
-
-
+app.command()(init)
 app.command()(plan)
 app.command()(compare)
 app.command()(advise)

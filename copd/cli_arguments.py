@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from copd.errors import RecipeError
 
 Changes = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
 RecipeName = Annotated[str | None, typer.Argument(help="A YAML file, or a builtin recipe by name.")]
+
+
+def say(line: str) -> None:
+    """Tell the user something beside the result, on stderr."""
+    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def named_recipe(recipe: str | None, overrides: list[str] | None) -> tuple[str, list[str]]:

@@ -10,14 +10,23 @@ from functools import cached_property
 import torch
 
 from copd.assemble.preflight import check_overlap, check_prompts, reject_unfit, settle_paths
+from copd.assemble.revisions import pinned
 from copd.assemble.sampling import make_sampler
-from copd.assemble.tasks import conflict_warnings, data_warnings, leak_warnings, make_tasks
+from copd.assemble.tasks import (
+    conflict_warnings,
+    data_warnings,
+    evaluation_of,
+    leak_warnings,
+    make_tasks,
+    toy_warnings,
+)
 from copd.branches.actor import Actor, SamplingSettings
 from copd.model.engine import EngineSampler
 from copd.model.folders import compute_on, model_folder
 from copd.model.holding import freeze
 from copd.model.parity import checked_on, settled_path
 from copd.model.policy import Policy
+from copd.recipe.evaluation import Evaluation
 from copd.recipe.model import Recipe
 from copd.rewards.answers import MARKS
 from copd.rewards.grading import Grader
@@ -55,11 +64,11 @@ class Assembled:
         inherited: Inheritance | None = None,
         home: Home | None = None,
     ) -> None:
-        """`tasks` replace those of the recipe, `home` its device.
+        """`tasks` replace those of the recipe, `home` its device. Branches and tags of the hub are resolved at once.
 
         `inherited` checks are not repeated, nor are their warnings.
         """
-        self.recipe, self.warn = recipe, warn
+        self.recipe, self.warn = pinned(recipe), warn
         self._inherited, self._home = inherited, home
         self._ending = ExitStack()
         self._warned: set[str] = set()
@@ -74,6 +83,11 @@ class Assembled:
         tasks = make_tasks(self.recipe, self._inherited.indexes)
         self._warned |= set(data_warnings(tasks))
         return tasks
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """The recipe's section of evaluation with all sizes."""
+        return evaluation_of(self.recipe, self.tasks)
 
     @cached_property
     def asked(self) -> Asked:
@@ -115,9 +129,8 @@ class Assembled:
             self.check_elsewhere(policy, path.checked_on)
             return policy
         path_warnings = self._settled(policy)
-        self._tell(
-            [*conflict_warnings(self.recipe), *leak_warnings(self.tasks), *data_warnings(self.tasks), *path_warnings]
-        )
+        of_recipe = [*toy_warnings(self.recipe), *conflict_warnings(self.recipe)]
+        self._tell([*of_recipe, *leak_warnings(self.tasks), *data_warnings(self.tasks), *path_warnings])
         return policy
 
     def check_elsewhere(self, policy: Policy, place: str) -> None:

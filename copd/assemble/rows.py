@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from copd.rows.formats import RowRules
 from copd.rows.media import MediaRules
 from copd.rows.opening import Settings
 from copd.rows.rows import Index, Rows
-from copd.rows.template import columns_in, compile_template
+from copd.rows.template import HIDDEN, columns_in, compile_template
 from copd.types import Split
 
 
@@ -27,14 +27,12 @@ def make_rows(
     section: RowsTask,
     seed: int,
     verifiers: Collection[str],
-    asked: Mapping[Split, int] | None = None,
     index: Index | None = None,
     answer_form: str = "boxed",
 ) -> Rows:
     """The task of a branch on rows. Every row is read and checked, except for its media.
 
-    `verifiers` are the recipe's own. `asked`: how many problems of validation and test will be asked. `index`: from a
-    process that has read the rows. `answer_form`: the recipe's.
+    `verifiers` are the recipe's own. `index`: from a process that has read the rows. `answer_form`: the recipe's.
 
     Raises DataError naming file and line, RecipeError for a prompt template that cannot be used.
     """
@@ -44,7 +42,6 @@ def make_rows(
         settings_of(section, f"branches.{name}.task", verifiers, answer_form),
         seed=seed,
         shares={Split.VALIDATION: section.validation_share, Split.TEST: section.test_share},
-        asked=asked,
         index=index,
     )
 
@@ -82,13 +79,14 @@ def settings_of(section: RowsTask, given_as: str, verifiers: Collection[str], an
     `given_as` is its path in messages; `verifiers` are the recipe's own, and so is `answer_form`.
     """
     template, known = section.prompt_template, OURS | set(verifiers)
+    hidden = HIDDEN | {name for ours, name in section.columns.items() if ours == "answer"}
     rules = rules_of(
         answer_form,
         verifiers=known,
         verifier=section.verifier,
         system_prompt=section.system_prompt,
-        template=None if template is None else compile_template(template, f"{given_as}.prompt_template"),
-        shown=frozenset() if template is None else columns_in(template),
+        template=None if template is None else compile_template(template, f"{given_as}.prompt_template", hidden),
+        shown=frozenset() if template is None else columns_in(template, hidden),
         own=frozenset(verifiers),
     )
     if section.verifier is not None and section.verifier not in known:
@@ -98,6 +96,7 @@ def settings_of(section: RowsTask, given_as: str, verifiers: Collection[str], an
     return Settings(
         rules=rules,
         format=section.format,
+        columns={str(ours): theirs for ours, theirs in section.columns.items()},
         data_root=None if section.data_root is None else Path(section.data_root),
         revision=section.revision,
         media=MediaRules(**section.media.model_dump()),

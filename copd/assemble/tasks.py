@@ -2,68 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 
 import numpy as np
 
 from copd.assemble.rows import make_rows
 from copd.errors import RecipeError
+from copd.recipe.evaluation import Evaluation, sized
 from copd.recipe.model import Recipe
-from copd.rows.rows import Index, Rows
+from copd.recipe.sections import OptimizerSection, SamplingSection
+from copd.rows.rows import Index, NoRowLeft, Rows
 from copd.tasks.digits import Digits
 from copd.types import Split, Task
 
 WARMED_UP_AT = {"builtin:digits": 1.0}
 """The share of conflict that a base was warmed up at."""
+SIZES = {"problems": Split.TEST, "validation_problems": Split.VALIDATION, "behaviour_problems": Split.VALIDATION}
+"""The sizes of evaluation, and the split that each asks."""
 
 
 def make_tasks(recipe: Recipe, indexes: Mapping[str, Index] | None = None) -> dict[str, Task]:
     """The task of every branch, by the branch's name. If a branch is in `indexes`, its rows are not read again.
 
-    Raises DataError for rows that cannot be used, RecipeError if more problems are asked for than there are rows.
+    Raises DataError for rows that cannot be used, RecipeError, with every shortage, if more problems are asked for than
+    there are.
     """
     tasks: dict[str, Task] = {}
+    short: list[str] = []
     for name, branch in recipe.branches.items():
         section = branch.task
         if section.kind == "rows":
             index = (indexes or {}).get(name)
-            asked, form = _asked(recipe), recipe.reward.answer_form
-            tasks[name] = rows = make_rows(name, section, recipe.seed, recipe.verifiers, asked, index, form)
-            _check_sizes(recipe, name, rows)
+            try:
+                tasks[name] = make_rows(name, section, recipe.seed, recipe.verifiers, index, recipe.reward.answer_form)
+            except NoRowLeft as error:
+                short.append(str(error))
         else:
-            tasks[name] = digits = Digits(**section.model_dump(exclude={"kind"}), seed=recipe.seed)
-            _check_there(recipe, name, digits)
+            tasks[name] = Digits(**section.model_dump(exclude={"kind"}), seed=recipe.seed)
+    asked = evaluation_of(recipe, tasks)
+    for name, task in tasks.items():
+        short += _short_of_rows(asked, name, task) if isinstance(task, Rows) else _short_of(asked, name, task)
+    if short:
+        raise RecipeError("\n".join(short))
+    for task in tasks.values():
+        if isinstance(task, Rows):
+            task.ask(_asked(asked))
     return tasks
 
 
-def _asked(recipe: Recipe) -> dict[Split, int]:
+def evaluation_of(recipe: Recipe, tasks: Mapping[str, Task]) -> Evaluation:
+    """The recipe's section of evaluation with all sizes. One that it leaves out is at most what each task has."""
+    return sized(recipe.evaluation, problems_there(tasks))
+
+
+def problems_there(tasks: Mapping[str, Task]) -> dict[str, int | None]:
+    """By size of evaluation, the number of problems that each task has; None if no task is on rows."""
+    sizes = [task.size for task in tasks.values() if isinstance(task, Rows)]
+    return {field: min((size(split) for size in sizes), default=None) for field, split in SIZES.items()}
+
+
+def _asked(asked: Evaluation) -> dict[Split, int]:
     """How many problems of a task are asked in validation and test."""
-    asked = recipe.evaluation
     return {Split.VALIDATION: max(asked.validation_problems, asked.behaviour_problems), Split.TEST: asked.problems}
 
 
-def _check_there(recipe: Recipe, name: str, digits: Digits) -> None:
-    """Check that there are as many different problems as will be asked."""
-    for split, count in {Split.TRAIN: 1, **_asked(recipe)}.items():
+def _short_of(asked: Evaluation, name: str, task: Task) -> Iterator[str]:
+    """Each split of a task that makes fewer different problems than will be asked."""
+    for split, count in {Split.TRAIN: 1, **_asked(asked)}.items():
         try:
-            digits.problem(split, count - 1)
+            task.problem(split, count - 1)
         except RecipeError as error:
-            raise RecipeError(f"branches.{name}.task: {count} {split.value} problems are asked for: {error}") from None
+            yield f"branches.{name}.task: {count} {split.value} problems are asked for: {error}"
 
 
-def _check_sizes(recipe: Recipe, name: str, rows: Rows) -> None:
-    """Check that no problem would count twice: it would make an interval too narrow."""
-    asked = recipe.evaluation
-    for field, split in (
-        ("problems", Split.TEST),
-        ("validation_problems", Split.VALIDATION),
-        ("behaviour_problems", Split.VALIDATION),
-    ):
+def _short_of_rows(asked: Evaluation, name: str, rows: Rows) -> Iterator[str]:
+    """Each size that asks for more rows than there are. A row that counts twice makes an interval too narrow."""
+    for field, split in SIZES.items():
         if getattr(asked, field) > rows.size(split):
-            raise RecipeError(
+            yield (
                 f"evaluation.{field}: is {getattr(asked, field)}, but branches.{name}.task has {rows.size(split)} "
-                f"{split.value} rows; ask for at most that many, or give more"
+                f"{split.value} rows; ask for at most that many, leave it out, or give more"
             )
 
 
@@ -100,6 +119,26 @@ def leak_warnings(tasks: Mapping[str, Task]) -> list[str]:
                 f"branches.{one}.task: {count} of {len(ours)} rows have the text, or the images and videos, of a row "
                 f"of branches.{other}.task"
             )
+    return found
+
+
+def toy_warnings(recipe: Recipe) -> list[str]:
+    """A warning for each default that is made for builtin:digits, where rows are asked of another model."""
+    path = recipe.model.path
+    if path in WARMED_UP_AT or not any(branch.task.kind == "rows" for branch in recipe.branches.values()):
+        return []
+    tokens, rate = recipe.sampling.max_new_tokens, recipe.optimizer.learning_rate
+    found = []
+    if tokens == SamplingSection().max_new_tokens:
+        found.append(
+            f"sampling.max_new_tokens: is {tokens}, the default for builtin:digits; longer responses of {path} are cut "
+            "off and earn 0; set what answers need, for instance 4096"
+        )
+    if rate == OptimizerSection().learning_rate and recipe.lora is None:
+        found.append(
+            f"optimizer.learning_rate: is {rate:g}, the default for builtin:digits; on all weights of {path} the paper "
+            "takes 1e-6"
+        )
     return found
 
 

@@ -1,14 +1,17 @@
 """The work of the commands, one file each. `copd.cli` parses the command line and calls them.
 
 - `train`: recipe to run folder
+- `init`: files and a model to a recipe
 - `doctor`: checks of a recipe before a long run
 - `plan`: what a recipe asks of its machines, before anything is loaded
+- `measured`: what it measures of model and data
 - `needs`: memory of each process of a run
 - `need`: that of one process, and the sum on each device
 - `equal_rows`: the micro-batches of rows as long as they may be
 - `workload`: rollouts and tokens of a recipe
 - `findings`: a finding in words; the machine
 - `remedies`: why the base's responses are not right, and what to do
+- `compared`: the recipe by which models are compared
 - `evaluate`: compares models on test problems
 - `behaviour`: compares a student with a teacher
 - `merge`: merges model folders

@@ -27,9 +27,9 @@ def compare_behaviour(
     """
     for path, given_as in ((student, "STUDENT"), (teacher, "TEACHER")):
         model_folder(path, given_as)
-    settings = recipe.evaluation
-    count = problems or settings.behaviour_problems
     with assembled(recipe, logger.warning) as made:
+        settings = made.evaluation
+        count = problems or settings.behaviour_problems
         policies = [made.model(path) for path in (student, teacher)]
         check_overlap(recipe, policies[0])
         check_same_vocabulary(policies[0], policies[1], (f"STUDENT {student}", f"TEACHER {teacher}"))

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from copd.commands.measured import Prompts
 from copd.compute.batching import Held, micro_batches
 from copd.model.memory import Batch
 
 COUNTED = 16
 """Full micro-batches of equal prompts that are looked at; those that follow hold no more."""
-
-
-class Prompts(NamedTuple):
-    """The first prompts of a capability: their mean length in tokens, and the longest, in tokens and in patches."""
-
-    mean: float
-    longest: int
-    patches: int = 0
 
 
 class Rows(NamedTuple):

@@ -24,8 +24,9 @@ def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> tuple[list[Accuracy
     """
     for path in paths:
         model_folder(path, "MODEL")
-    settings, answers = recipe.evaluation, []
+    answers = []
     with assembled(recipe, logger.warning) as made:
+        settings = made.evaluation
         for path in dict.fromkeys(paths):
             if (stored := stored_type(model_folder(path))) not in ("", "float32"):
                 logger.warning("%s: its weights are stored in %s, and evaluated as that has rounded them", path, stored)

@@ -84,10 +84,11 @@ def _scan(
 
     Each merge is written to a folder beside `out`, loaded like any other model, and removed before the next is written.
     """
-    count, table = recipe.evaluation.validation_problems, []
+    table = []
     pairs, quiet = list(zip(labels, merges, strict=True)), not Console().is_terminal
     trial = out.resolve().with_name(f".{out.name}.trial")
     with assembled(recipe, logger.warning) as made:
+        count = made.evaluation.validation_problems
         for label, merged in track(pairs, f"{len(pairs)} merges", transient=True, disable=quiet):
             shutil.rmtree(trial, ignore_errors=True)
             try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from copd.assemble.branches import device_of
 from copd.assemble.plan import Plan
-from copd.commands.equal_rows import Prompts, Rows, batches_of
+from copd.commands.equal_rows import Rows, batches_of
+from copd.commands.measured import Measured
 from copd.commands.need import (
     CPU,
     END,
@@ -28,7 +28,7 @@ from copd.errors import RecipeError
 from copd.model import memory
 from copd.model.memory import Batch, Way
 from copd.model.optimizers import KINDS
-from copd.model.shape import Shape
+from copd.recipe.evaluation import sized
 from copd.recipe.model import Recipe
 from copd.types import BASE, MERGED, MIXED
 
@@ -38,18 +38,6 @@ BRANCHES = "branches"
 """The processes of all branches on cards, where they hold something on the CPU."""
 ACTIVATIONS = "activations"
 """Of a micro-batch, with logits, and under autocast with weights in bfloat16."""
-
-
-class Measured(NamedTuple):
-    """What is known without weights: the model's shape, each capability's prompts, whether log-probs are packed.
-
-    `frozen`: how many of the parameters `model.freeze` takes from training.
-    """
-
-    shape: Shape
-    prompts: Mapping[str, Prompts]
-    packed: bool = True
-    frozen: int = 0
 
 
 def devices_of(recipe: Recipe, plan: Plan, cards: int) -> dict[str, str]:
@@ -88,7 +76,8 @@ class Needs:
 
     def __init__(self, recipe: Recipe, plan: Plan, model: Measured, devices: Mapping[str, str]) -> None:
         self.recipe, self.plan, self.devices = recipe, plan, devices
-        self.shape, self.prompts, self.packed, frozen = model
+        self.shape, self.prompts, self.packed, there, frozen = model
+        self.evaluation = sized(recipe.evaluation, there)
         shape = self.shape
         lora = recipe.lora
         self.trained = shape.parameters - frozen if lora is None else memory.adapter(shape, lora.rank, lora.targets)
@@ -241,13 +230,13 @@ class Needs:
 
     def _evaluated(self) -> list[Rows]:
         """Batches of evaluation, on all capabilities."""
-        asked = self.recipe.evaluation
+        asked = self.evaluation
         sizes = [(asked.problems, 1), (asked.problems, max(asked.pass_at, default=1)), self._measured]
         return [Rows(name, *size) for name in self.plan.capabilities for size in sizes]
 
     @property
     def _measured(self) -> tuple[int, int]:
-        return self.recipe.evaluation.behaviour_problems, 2
+        return self.evaluation.behaviour_problems, 2
 
     def _way(self, device: str) -> Way:
         """How log-probs are computed on a device."""

@@ -23,6 +23,7 @@ from copd.measure.pilot import GradientSample, Pilot, summary
 from copd.model.merging import merge_weights
 from copd.model.stored import StoredTensors
 from copd.phases import merged
+from copd.recipe.evaluation import sized
 from copd.recipe.model import Recipe
 from copd.system.files import passing_folder
 from copd.types import BASE, MERGED, Part, Split
@@ -46,7 +47,7 @@ def cost_in_words(recipe: Recipe, settings: PilotSettings) -> str:
     batch = sampling.prompts_per_step * sampling.rollouts_per_prompt
     rollouts = branches * batch * (GRADIENT_BATCHES + settings.steps)
     answers = (branches + 2) * branches * settings.problems
-    compared = 2 * branches**2 * recipe.evaluation.behaviour_problems
+    compared = 2 * branches**2 * sized(recipe.evaluation, {}).behaviour_problems
     tokens = (rollouts + answers + compared) * sampling.max_new_tokens
     return (
         f"the pilot makes {rollouts:,} rollouts ({GRADIENT_BATCHES} batches of each branch for gradients, then "
@@ -73,7 +74,7 @@ def run_pilot(recipe: Recipe, settings: PilotSettings) -> tuple[Pilot, list[Answ
 
 
 async def _measured(made: Assembled, place: Place, settings: PilotSettings) -> tuple[Pilot, list[Answers]]:
-    evaluation, branches = made.recipe.evaluation, place.branches
+    evaluation, branches = made.evaluation, place.branches
     gradients, no_signal = await _trained(made.recipe, place, settings)
     policy = made.base.clone()
     merge = partial(merge_weights, method="mean", settings={})

@@ -6,7 +6,7 @@ No weights are read. Shapes come from the model's config.json, lengths of prompt
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 
 from copd.assemble.plan import Plan, handovers, make_plan
-from copd.assemble.tasks import make_tasks
-from copd.commands.equal_rows import Prompts
+from copd.assemble.tasks import make_tasks, problems_there
+from copd.commands.measured import Measured, Prompts
 from copd.commands.need import CPU, Need, on_each
-from copd.commands.needs import Measured, Needs, devices_of
+from copd.commands.needs import Needs, devices_of
 from copd.commands.workload import Speed, Work, Workload, Works
 from copd.compute.family import Family
 from copd.errors import RecipeError
@@ -28,7 +28,7 @@ from copd.model.shape import Shape, shape_of
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe
 from copd.schedule import Phase
-from copd.types import BASE, Split
+from copd.types import BASE, Split, Task
 
 PROBED = 8
 """Training problems of each task whose prompts are measured."""
@@ -118,7 +118,8 @@ class Planned:
 
     def rows(self, speed: Speed | None) -> list[Row]:
         """The work of each phase and of evaluation, and the sum."""
-        workload = Workload(self.recipe, self.plan, {name: each.mean for name, each in self.model.prompts.items()})
+        means = {name: each.mean for name, each in self.model.prompts.items()}
+        workload = Workload(self.recipe, self.plan, means, self.model.there)
         steps = {phase.value: self.plan.schedule.steps_in(phase) for phase in Phase}
         rows = []
         for name, works in {**workload.phases(), **workload.evaluation()}.items():
@@ -208,17 +209,18 @@ def examine(recipe: Recipe, cards: Cards) -> Planned:
     shape, family = shape_of(model), family_in(folder, model)
     freeze(model, recipe.model.freeze)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    prompts = prompts_of(recipe, family, shape)
-    return Planned(recipe, cards, Measured(shape, prompts, family.every_layer_sees_all, frozen))
+    tasks = make_tasks(recipe)
+    there, prompts = problems_there(tasks), prompts_of(tasks, family, shape)
+    return Planned(recipe, cards, Measured(shape, prompts, family.every_layer_sees_all, there, frozen))
 
 
-def prompts_of(recipe: Recipe, family: Family, shape: Shape) -> dict[str, Prompts]:
+def prompts_of(tasks: Mapping[str, Task], family: Family, shape: Shape) -> dict[str, Prompts]:
     """The lengths of the first training prompts of each task.
 
     Raises RecipeError for problems that the model does not take.
     """
     found = {}
-    for name, task in make_tasks(recipe).items():
+    for name, task in tasks.items():
         try:
             encoded = [family.encode([task.problem(Split.TRAIN, i)])[0] for i in range(PROBED)]
         except ValueError as error:

@@ -131,6 +131,7 @@ class _Run:
         stop: Stop,
     ) -> None:
         self.folder, self.recipe, self.plan, self.screen = folder, made.recipe, plan, screen
+        self.evaluation = made.evaluation
         self.checkpoint, self.manifest, self.changes, self.stop = checkpoint, manifest, changes, stop
         self.experts = None if checkpoint else self._existing_experts(manifest["trajectory"])
         with screen.stage("model and its path"):
@@ -159,7 +160,7 @@ class _Run:
             self.plan.schedule,
             self.plan.taught,
             trained=self.plan.trained,
-            evaluation=self.recipe.evaluation,
+            evaluation=self.evaluation,
             checkpoint=self.recipe.checkpoint,
             stop=self.stop,
             handovers=handovers(self.recipe),
@@ -277,7 +278,7 @@ class _Run:
 
     async def _evaluate(self, models: Sequence[Answering], observer: RunObserver) -> None:
         """The final table and the ledger."""
-        settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
+        settings, last = self.evaluation, self.plan.schedule.steps - 1
         if settings.models == "product" and self.plan.product:
             models = [model for model in models if model.name == self.plan.product]
         answers = await answer(
@@ -316,7 +317,8 @@ def _manifest(made: Assembled) -> dict[str, Any]:
     recipe = made.recipe
     base = model_folder(recipe.model.path, revision=recipe.model.revision)
     sums = {path.name: sha256(path) for path in sorted(path for pattern in FETCHED for path in base.glob(pattern))}
-    settings, data = recipe.model_dump(mode="json"), made.fingerprints
+    data, asked = made.fingerprints, made.evaluation.model_dump(mode="json")
+    settings = {**recipe.model_dump(mode="json"), "evaluation": asked}
     verifiers = {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)}
     return {
         "recipe": settings,

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from types import MappingProxyType
 from typing import NamedTuple
 
 from copd.assemble.plan import Plan
+from copd.recipe.evaluation import sized
 from copd.recipe.model import Recipe
 from copd.schedule import Phase
 from copd.topology import Edge
@@ -66,10 +68,20 @@ def summed(works: Sequence[Works]) -> dict[str, Work]:
 
 
 class Workload:
-    """The work that a recipe's plan asks for. `prompt_tokens`: the mean length of a capability's prompts."""
+    """The work that a recipe's plan asks for.
 
-    def __init__(self, recipe: Recipe, plan: Plan, prompt_tokens: Mapping[str, float]) -> None:
-        self.recipe, self.plan = recipe, plan
+    `prompt_tokens`: the mean length of a capability's prompts. `there`: how many problems evaluation can ask, as of
+    `copd.recipe.evaluation.sized`.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        plan: Plan,
+        prompt_tokens: Mapping[str, float],
+        there: Mapping[str, int | None] = MappingProxyType({}),
+    ) -> None:
+        self.recipe, self.plan, self._asked = recipe, plan, sized(recipe.evaluation, there)
         self._tokens = {**prompt_tokens, MIXED: fmean(prompt_tokens.values())}
         self._response = recipe.sampling.max_new_tokens
 
@@ -99,7 +111,7 @@ class Workload:
 
     def evaluation(self) -> dict[str, Works]:
         """The measures at the start and at the ends of phases, validation, and the final table."""
-        asked, plan = self.recipe.evaluation, self.plan
+        asked, plan = self._asked, self.plan
         ends = [plan.schedule.position(step) for step in range(plan.schedule.steps)]
         measures = 1 + sum(end.ends_phase for end in ends)
         validations = 1 + sum(end.ends_cycle and (end.cycle + 1) % asked.every_cycles == 0 for end in ends)

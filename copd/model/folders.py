@@ -17,13 +17,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from copd.compute.family import Family, family_of, tokenizer_of
-from copd.errors import ModelFolderError, WriteError, first_line
-from copd.system.files import COMMIT, sha256, with_usual_modes
+from copd.errors import CopdError, ModelFolderError, WriteError, first_line
+from copd.system.files import REVISION, sha256, with_usual_modes
+from copd.system.hub import commit_of
 
 logger = logging.getLogger(__name__)
 BUILTIN = "builtin:"
 CHECKSUMS = "SHA256SUMS"
-AT_COMMIT = re.compile(rf"(\w[\w.-]*/\w[\w.-]*)@({COMMIT})")
+AT_REVISION = re.compile(rf"(\w[\w.-]*/\w[\w.-]*)@({REVISION[1:-1]})")
 FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """The files fetched of a model of the hub: weights, configuration, chat template, vocabulary."""
 SETTINGS = FETCHED[1:]
@@ -48,12 +49,12 @@ TEXT_ONLY = Loader(AutoModelForCausalLM, "text-generation")
 def model_folder(
     path: str, given_as: str = "model.path", revision: str | None = None, fetched: Sequence[str] = FETCHED
 ) -> Path:
-    """The folder of a model: a local one, a builtin one, or that of a hub id at the commit `revision`.
+    """The folder of a model: a local one, a builtin one, or that of a hub id at a `revision`: a commit, branch or tag.
 
-    Without a `revision` the path may hold the commit, as ORGANISATION/NAME@COMMIT. Of a hub id the files that match
+    Without a `revision` the path may hold it, as ORGANISATION/NAME@REVISION. Of a hub id the files that match
     `fetched` are there. `builtin:NAME` is a base that ships with copd; it is checked against its sha256 sums. Raises
     ModelFolderError, naming the field or argument `given_as`, for an unknown name, a missing folder, a hub id without a
-    commit, a hub model that cannot be fetched, or a damaged builtin file.
+    revision, a hub model that cannot be fetched, or a damaged builtin file.
     """
     local = path.startswith(BUILTIN) or Path(path).is_dir()
     if local and revision is not None:
@@ -62,13 +63,17 @@ def model_folder(
         return _builtin_folder(path, given_as)
     if local:
         return Path(path)
-    pinned = AT_COMMIT.fullmatch(path if revision is None else f"{path}@{revision}")
-    if pinned is None:
+    named = AT_REVISION.fullmatch(path if revision is None else f"{path}@{revision}")
+    if named is None:
         raise ModelFolderError(
             f"{given_as}: no folder {path!r}; give a folder, one of {', '.join(builtin_models())}, or a hub id with a "
-            "commit of 40 hex digits, as ORGANISATION/NAME@COMMIT or by model.path and model.revision"
+            "commit, branch or tag, as ORGANISATION/NAME@main or by model.path and model.revision"
         )
-    return _hub_folder(pinned[1], given_as, pinned[2], fetched)
+    try:
+        commit = commit_of(named[1], named[2], "model")
+    except CopdError as error:
+        raise ModelFolderError(f"{given_as}: {error}") from error
+    return _hub_folder(named[1], given_as, commit, fetched)
 
 
 def _builtin_folder(path: str, given_as: str) -> Path:

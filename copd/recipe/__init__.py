@@ -3,6 +3,7 @@
 - `model`: the recipe as a whole
 - `sections`: its sections
 - `method_sections`: those of what happens between and after RLVR: distillation, merge, baselines
+- `evaluation`: its sizes, once it is known how many problems there are
 - `task_sections`: where a branch's problems come from
 - `fields`: the base class and types of all sections
 - `reading`: YAML and overrides to a recipe

@@ -23,7 +23,7 @@ PATTERN_MEANT = {
     "candidates": "an arm's name is a letter, then letters, digits, _, . or -, at most 40 in all",
     "arms": "an arm's name is a letter, then letters, digits, _, . or -, at most 40 in all",
     "device": "accepted: cpu, mps, cuda or cuda:N",
-    "revision": "a commit is meant, 40 hexadecimal digits",
+    "revision": "accepted: a commit, a branch or a tag",
 }
 """What is meant by the pattern of a section's keys, or of a field."""
 ACCEPTED = {

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from copd.errors import RecipeError, first_line
@@ -21,6 +22,17 @@ from copd.recipe.strict_yaml import parse_yaml
 
 SHORT = {"backend": "kind"}
 """Sections for which the value of one field may stand, and that field."""
+
+
+def yaml_of(source: str | Path, overrides: Sequence[str] = ()) -> str:
+    """The YAML of a recipe as it is written, or with overrides, then without its comments. Raises RecipeError."""
+    text = recipe_text(source)
+    if not overrides:
+        return text
+    data = parse_yaml(text, str(source))
+    for override in overrides:
+        _apply(data, override)
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from copd.recipe.fields import Count, Decay, Positive, Section, Share
 from copd.recipe.task_sections import TASK_TAG, DigitsTask, RowsTask, tag_of_task
-from copd.system.files import COMMIT
+from copd.system.files import REVISION
 
 
 def _function_of_file(source: str) -> str:
@@ -46,7 +46,9 @@ class ModelSection(Section):
         "builtin:digits", description="a model folder, builtin:NAME for a base that ships with copd, or a hub id"
     )
     revision: str | None = Field(
-        None, pattern=f"^{COMMIT}$", description="with a hub id: its commit, 40 hex digits; no other is fetched"
+        None,
+        pattern=REVISION,
+        description="with a hub id: its commit, branch or tag; a run keeps the commit that this is at its start",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
@@ -288,13 +290,19 @@ class EvaluationSection(Section):
     split: Literal["test", "validation"] = Field(
         "test", description="problems of the final table; validation is for choosing settings"
     )
-    problems: Count = Field(500, description="problems per capability in the final table")
-    validation_problems: Count = Field(100, description="validation problems per capability during training")
+    problems: Count | None = Field(
+        None, description="problems per capability in the final table; null = 500, or as many as there are"
+    )
+    validation_problems: Count | None = Field(
+        None, description="validation problems per capability during training; null = 100, or as many as there are"
+    )
     every_cycles: Count = Field(1, description="cycles between validations of every branch on every capability")
     pass_at: tuple[Count, ...] = Field(
         (1,), description="values of k of pass@k; max(k) responses are sampled per problem"
     )
-    behaviour_problems: Count = Field(32, description="validation prompts per capability for overlap and KL")
+    behaviour_problems: Count | None = Field(
+        None, description="validation prompts per capability for overlap and KL; null = 32, or as many as there are"
+    )
     overlap_k: tuple[Count, ...] = Field((5, 10), min_length=1, description="values of k of the top-k overlap")
 
 

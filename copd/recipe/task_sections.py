@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from copd.recipe.fields import Count, Positive, Section, Share
-from copd.system.files import COMMIT, HUB
+from copd.system.files import HUB, REVISION
 
 HUB_FILE = re.compile(rf"{HUB}[\w.-]+/[\w.-]+(/.+)?")
 TASK_TAG = "kind="
@@ -90,6 +90,8 @@ FilesOrFile = Annotated[
 ]
 
 
+ColumnOfOurs = Literal["prompt", "answer", "images", "videos", "options", "verifier", "id", "fps"]
+"""The columns that a recipe may name."""
 OR_A_SHARE = "null = a share of train, chosen by hash of a row's media, else of its text"
 
 
@@ -106,8 +108,9 @@ class RowsTask(Section):
     test_share: Share = Field(0.1, description="share of train's rows, if no test file is given")
     revision: str | None = Field(
         None,
-        pattern=f"^{COMMIT}$",
-        description="the commit of a data set of the Hugging Face Hub: 40 hexadecimal digits",
+        pattern=REVISION,
+        description="commit, branch or tag of a data set of the Hugging Face Hub; a run keeps the commit that this is "
+        "at its start",
     )
     data_root: str | None = Field(
         None,
@@ -115,6 +118,11 @@ class RowsTask(Section):
     )
     format: Literal["auto", "native", "verl", "trl", "easyr1"] = Field(
         "auto", description="format of the rows; auto = recognised by the columns, refused if they fit several"
+    )
+    columns: dict[ColumnOfOurs, Annotated[str, Field(min_length=1)]] = Field(
+        {},
+        description="our name of a column: its name in your files, as in {prompt: question, images: figure}; the usual "
+        "names are understood without it",
     )
     verifier: str | None = Field(None, description="the verifier of rows that name none; null = every row names one")
     system_prompt: str | None = Field(None, min_length=1, description="system message of rows that have none")
@@ -145,10 +153,10 @@ class RowsTask(Section):
             if not HUB_FILE.fullmatch(file):
                 raise ValueError(f".{split}: write hub:OWNER/NAME or hub:OWNER/NAME/FILE, found {file!r}")
             if self.revision is None:
-                raise ValueError(f".revision: missing; {split} is {file}, so give its commit, 40 hexadecimal digits")
+                raise ValueError(f".revision: missing; {split} is {file}, so give its commit, branch or tag")
         if self.revision is not None and len({tuple(file.split("/")[:2]) for _, file in hub}) != 1:
             raise ValueError(
-                ".revision: is the commit of one data set of the Hugging Face Hub; it needs exactly one hub:OWNER/NAME"
+                ".revision: is that of one data set of the Hugging Face Hub; it needs exactly one hub:OWNER/NAME"
             )
         shares = {"validation_share": self.validation_share, "test_share": self.test_share}
         cut = {name: share for name, share in shares.items() if splits[name.removesuffix("_share")] is None}

@@ -20,6 +20,8 @@ TAGS = re.compile(r"</?(?:answer|think|thinking|thoughts?|reasoning)>", re.IGNOR
 LEAD_IN = re.compile(r"\W{0,5}(?:the )?(?:final |correct )?answer(?: is\b|\s?[:=])", re.IGNORECASE)
 SENTENCE = re.compile(r"\bthe (?:final |correct )?answer is\b", re.IGNORECASE)
 GSM8K = "#### "
+HASHES = re.compile(r"^####[ \t]+(\S.*?)\s*\Z", re.MULTILINE)
+"""The last line of a solution of GSM8K."""
 FLOAT_DIGITS = 15
 """Digits that a float holds of any decimal."""
 
@@ -47,6 +49,8 @@ def number_of(text: str) -> float:
 def within(solution: Any, boxed_answer: Callable[[str], str | None]) -> Solution:
     """The answer within a reference solution: behind its thoughts, in its only `<answer>`, in its only `\\boxed{}`.
 
+    Without a box it is what stands behind `####` in the last line.
+
     Raises BadRow if there are several, or if one is not closed.
     """
     if not isinstance(solution, str):
@@ -62,11 +66,20 @@ def within(solution: Any, boxed_answer: Callable[[str], str | None]) -> Solution
         if not closed:
             raise BadRow(f"no single answer: {TAG} and {CLOSING_TAG} do not stand around it")
     if BOXED not in text:
-        return Solution(text, any(tags))
+        behind = behind_hashes(text)
+        return Solution(behind, any(tags) or behind is not text)
     answer = boxed_answer(text)
     if answer is None:
         raise BadRow(f"no single answer: {text.count(BOXED)} \\boxed{{}} in it, or one that is not closed")
     return Solution(answer, True)
+
+
+def behind_hashes(answer: Any) -> Any:
+    """What stands in the last line of a text behind its only `####`; without that, the answer as it is."""
+    if not isinstance(answer, str) or answer.count(GSM8K) != 1:
+        return answer
+    found = HASHES.search(answer)
+    return found[1] if found else answer
 
 
 def answer_text(value: Any, *, of_any_type: bool) -> str:

@@ -11,23 +11,25 @@
 user's reward function (`copd.rows.columns`). A prompt is a text or a list of messages. `<image>` and `<video>`, or
 parts of type image and video, mark the places of media, one mark for each. Without marks, media stand before the text
 of the first user message. In trl and easyr1 the answer is what stands in `<answer>` or `\\boxed{}` behind the thoughts.
-Choices in a column `options` or `choices` that the question does not show are put below it.
+Choices in a column `options` or `choices` that the question does not show are put below it. Columns of other names are
+renamed first (`copd.rows.usual`). A solution that ends with a line `#### 5`, as in GSM8K, has the answer 5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from copd.errors import BadRow, DataError, visible
-from copd.rows.answers import answer_text, unsaid, within
+from copd.rows.answers import answer_text, behind_hashes, unsaid, within
 from copd.rows.choices import Choices, below, check_answer, choices_of, shows
 from copd.rows.columns import left_out
 from copd.rows.media import Reference
 from copd.rows.prompts import Turn, as_text, kind_of, place_media, read_turns, sound_text, sound_unicode
 from copd.rows.references import Video, media_of
 from copd.rows.unread import OPTIONAL, check_columns
+from copd.rows.usual import Names, check_named, place_numbered, renamed, usual_names
 from copd.types import Message
 
 Raw = Mapping[str, Any]
@@ -42,6 +44,7 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
 ALSO_READ: Mapping[str, tuple[str, ...]] = {"trl": ("image",), "easyr1": ("problem_id", "data_type")}
 READ = {name: frozenset({*columns, *OPTIONAL, *ALSO_READ.get(name, ())}) for name, columns in REQUIRED.items()}
 """The columns that are read, by format."""
+NO_NAMES: Names = {}
 MAX_COLUMNS = 1000
 """Most columns of one row."""
 EXACT, CHOICE = "exact", "choice"
@@ -110,33 +113,53 @@ class Row:
         return as_text(self.messages[-1])
 
 
-def detect(columns: Collection[str], where: str) -> str:
-    """The only format whose columns are all there. Raises DataError naming the candidates, or all columns."""
+def detect(columns: Collection[str], where: str, told: Sequence[str] | None = None) -> str:
+    """The only format whose columns are all there.
+
+    Raises DataError naming the candidates, or the columns as they are `told`, by default these.
+    """
     found = [name for name, required in REQUIRED.items() if set(required) <= set(columns)]
     if len(found) == 1:
         return found[0]
     if found:
         raise DataError(f"{where}: the columns fit {' and '.join(found)}; say which with format")
     needs = "; ".join(f"{name} has {' and '.join(required)}" for name, required in REQUIRED.items())
-    raise DataError(f"{where}: no format fits the columns {_named(sorted(columns))}: {needs}")
+    raise DataError(f"{where}: no format fits the columns {_named(sorted(columns) if told is None else told)}: {needs}")
 
 
-def read_row(raw: Raw, format_name: str, rules: RowRules) -> Row:
-    """A checked row of the named format. Raises BadRow with the reason."""
-    for column in REQUIRED[format_name]:
-        if raw.get(column) is None:
-            raise BadRow(f"{column} is null" if column in raw else f"{column} is missing; columns are {_named(raw)}")
+def names_in(columns: Collection[str], format_name: str, given: Names, where: str) -> tuple[str, Names]:
+    """The format of a file with these columns, and what of them is read under other names.
+
+    `format_name` is auto, or the format itself. `given`: what the recipe says of names; else the usual ones are known.
+    Raises DataError, naming the file `where`, if no format fits, or several.
+    """
+    check_named(columns, given, where)
+    there = {*columns} - {*given.values()} | {ours for ours, theirs in given.items() if theirs in columns}
+    formats = REQUIRED if format_name == "auto" else (format_name,)
+    if not any(there.issuperset(REQUIRED[name]) for name in formats):
+        given = {**usual_names(there), **given}
+        there |= given.keys()
+    return (detect(there, where, sorted(columns)) if format_name == "auto" else format_name), given
+
+
+def read_row(raw: Raw, format_name: str, rules: RowRules, names: Names = NO_NAMES) -> Row:
+    """A checked row of the named format. `names`: our names of columns that have others. Raises BadRow."""
     if len(raw) > MAX_COLUMNS:
         raise BadRow(f"{len(raw)} columns; accepted: at most {MAX_COLUMNS}")
-    notes = check_columns(raw, READ[format_name], rules.shown)
-    fields = FORMATS[format_name](raw, rules)
+    ours, numbers = renamed(raw, names)
+    for column in REQUIRED[format_name]:
+        if ours.get(column) is None:
+            theirs = names.get(column, column)
+            raise BadRow(f"{theirs} is null" if theirs in raw else f"{theirs} is missing; columns are {_named(raw)}")
+    notes = check_columns(ours, READ[format_name], rules.shown)
+    fields = FORMATS[format_name](ours, rules)
     asked = read_turns(fields["prompt"], notes)
     media = media_of(fields, notes)
     verifier = _verifier(fields.get("verifier"), rules)
     answer = _answer(fields["answer"], verifier, rules, notes)
     if verifier in rules.own:
         notes += [f"the column `{name}` {UNHELD}" for name in left_out(raw)]
-    choices = choices_of(raw)
+    choices = choices_of(ours)
     turns = asked if choices is None else _with_choices(asked, choices, rules, notes)
     dressed = _dressed(turns, raw, rules)
     if choices and choices.each:
@@ -144,13 +167,16 @@ def read_row(raw: Raw, format_name: str, rules: RowRules) -> Row:
             notes.append(f"the column {choices.column} is not in the prompt that prompt_template makes")
         elif verifier not in rules.own:
             check_answer(answer, rules.letter(answer) if verifier == CHOICE else None, choices, notes)
+    images = media.images
+    if numbers:
+        dressed, images = place_numbered(dressed, images, numbers, notes)
     return Row(
-        messages=place_media(dressed, len(media.images), len(media.videos), notes),
+        messages=place_media(dressed, len(images), len(media.videos), notes),
         question="\n".join(text for _, text in turns),
         answer=answer,
         verifier=verifier,
         id=_id(fields.get("id")),
-        images=media.images,
+        images=images,
         videos=media.videos,
         fps=media.fps,
         notes=tuple(dict.fromkeys(notes)),
@@ -163,7 +189,7 @@ def _answer(value: Any, verifier: str, rules: RowRules, notes: list[str]) -> str
     Where only a default of `copd data check` stands for the verifier, that is noted.
     """
     is_own = verifier in rules.own
-    answer = answer_text(value, of_any_type=is_own)
+    answer = answer_text(value if is_own else behind_hashes(value), of_any_type=is_own)
     if not is_own and (reason := rules.misread(verifier, answer) or unsaid(answer)):
         if verifier in rules.verifiers:
             raise BadRow(f"the answer is {answer[:40]!r}; {reason}")
@@ -201,12 +227,12 @@ def _verl(raw: Raw, rules: RowRules) -> Raw:
 
 
 def _trl(raw: Raw, rules: RowRules) -> Raw:
-    image, images, solution = raw.get("image"), raw.get("images"), within(raw["solution"], rules.boxed_answer)
-    if image is not None and images:
+    if raw.get("image") is not None and raw.get("images"):
         raise BadRow("both image and images are given; accepted: one of them")
+    solution = within(raw["solution"], rules.boxed_answer)
     if not solution.is_marked and isinstance(solution.answer, str) and "\n" in solution.answer.strip():
         raise BadRow("no single answer: a solution of several lines without \\boxed{} or <answer>")
-    return {**raw, "images": images if image is None else [image], "answer": solution.answer}
+    return {**raw, "answer": solution.answer}
 
 
 def _easyr1(raw: Raw, rules: RowRules) -> Raw:

@@ -1,19 +1,19 @@
 """Data sets of the Hugging Face hub, as files of one commit.
 
-The commit is pinned by its 40 digits, and no other commit is ever read, even from the cache and without a network. The
-files are read like local ones, and no code of the data set is run. Rows must hold images and videos as bytes, unless
-the task has its own data root.
+One commit is read, and no other, even from the cache and without a network. The files are read like
+local ones, and no code of the data set is run. Rows must hold images and videos as bytes, unless the task has its own
+data root.
 """
 
 from __future__ import annotations
 
-import re
 from fnmatch import fnmatch
 from pathlib import Path
 
-from copd.errors import DataError, first_line
+from copd.errors import CopdError, DataError, first_line
 from copd.rows.media import DataRoot
-from copd.system.files import COMMIT, HUB
+from copd.system.files import HUB
+from copd.system.hub import commit_of
 
 NAMES_OF_SPLIT = {
     "train": ("train",),
@@ -29,20 +29,24 @@ def hub_files(given: str, split: str, revision: str | None) -> tuple[list[Path],
     """Local copies of the files that `hub:OWNER/NAME[/FILE]` names, and where paths in their rows start.
 
     FILE may be a pattern such as data/train-*.parquet. Without it, all .parquet and .jsonl files with the split's name
-    are taken; they must lie in one folder. Raises DataError for a name of another form, for a revision that is not a
-    commit, for files that are missing or lie in several folders, and for a commit that neither the hub nor the cache
-    gives.
+    are taken; they must lie in one folder. `revision` is a commit, or a branch or tag that stands for one now. Raises
+    DataError for a name of another form, for files that are missing or lie in several folders, and for a revision that
+    neither the hub nor the cache gives.
     """
     parts = given.removeprefix(HUB).split("/", 2)
     if len(parts) < 2 or not all(parts):
         raise DataError(f"{given}: accepted: {HUB}OWNER/NAME or {HUB}OWNER/NAME/FILE")
-    if not re.fullmatch(COMMIT, revision or ""):
-        raise DataError(f"{given}: revision must pin a commit, 40 hexadecimal digits; found {revision!r}")
+    if not revision:
+        raise DataError(f"{given}: revision is missing; give a commit, branch or tag, for instance main")
     owner, name, *rest = parts
+    try:
+        revision = commit_of(f"{owner}/{name}", revision, "dataset")
+    except CopdError as error:
+        raise DataError(f"{given}: {error}") from error
     begun = [f"{start}{more}" for start in NAMES_OF_SPLIT[split] for more in ("", f"{SEPARATORS}*")]
     names = [f"{start}{suffix}" for start in begun for suffix in SUFFIXES]
     patterns = rest or [f"{place}{each}" for place in ("", "*/") for each in names]
-    snapshot = _snapshot(given, f"{owner}/{name}", str(revision), patterns)
+    snapshot = _snapshot(given, f"{owner}/{name}", revision, patterns)
     there = sorted(path for path in snapshot.rglob("*") if _matches(path.relative_to(snapshot).as_posix(), patterns))
     found = there if rest else [path for path in there if _matches(path.name, names)]
     if not found:
@@ -54,6 +58,11 @@ def hub_files(given: str, split: str, revision: str | None) -> tuple[list[Path],
             f"{given}/{found[-1].relative_to(snapshot).as_posix()}, or a pattern"
         )
     return found, DataRoot(snapshot, snapshot.parent.parent)
+
+
+def repository_of(given: str) -> str:
+    """OWNER/NAME of `hub:OWNER/NAME[/FILE]`."""
+    return "/".join(given.removeprefix(HUB).split("/")[:2])
 
 
 def _matches(name: str, patterns: list[str]) -> bool:

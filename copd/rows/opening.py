@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from copd.errors import BadRow, DataError
-from copd.rows.formats import Raw, Row, RowRules, detect, read_row
+from copd.rows.formats import NO_NAMES, Raw, Row, RowRules, names_in, read_row
 from copd.rows.hub import hub_files
+from copd.rows.json_list import JsonListFile, is_list
 from copd.rows.media import DataRoot, MediaRules
 from copd.rows.sources import JsonLinesFile, RowFile, stamp_of
+from copd.rows.usual import Names
 from copd.system.files import HUB
 
 
@@ -21,6 +23,7 @@ class Settings:
 
     rules: RowRules
     format: str = "auto"
+    columns: Names = field(default_factory=dict)
     data_root: Path | None = None
     revision: str | None = None
     media: MediaRules = field(default_factory=MediaRules)
@@ -31,16 +34,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Source:
-    """A file whose format is known."""
+    """A file whose format is known. `names`: our names of columns that have others in it."""
 
     file: RowFile
     format: str
+    names: Names = field(default_factory=lambda: NO_NAMES)
 
     def row(self, raw: Raw | BadRow, rules: RowRules) -> Row:
         """Check a row that the file's `scan` gave. Raises BadRow."""
         if isinstance(raw, BadRow):
             raise raw
-        return read_row(raw, self.format, rules)
+        return read_row(raw, self.format, rules, self.names)
 
 
 def open_files(given: Sequence[str], split: str, settings: Settings) -> list[Source]:
@@ -56,8 +60,7 @@ def open_files(given: Sequence[str], split: str, settings: Settings) -> list[Sou
             root = DataRoot.at(settings.data_root)
         for path, shown in named:
             file = open_rows(path, shown, root)
-            format_name = detect(file.first_columns(), shown) if settings.format == "auto" else settings.format
-            files.append(Source(file, format_name))
+            files.append(Source(file, *names_in(file.first_columns(), settings.format, settings.columns, shown)))
     return files
 
 
@@ -65,7 +68,7 @@ JSON_LINES, PARQUET = (".jsonl", ".ndjson", ".json"), (".parquet",)
 
 
 def open_rows(path: Path, given: str, root: DataRoot) -> RowFile:
-    """The rows of a .jsonl or .parquet file. Raises DataError for any other file, and for one that cannot be read."""
+    """The rows of a .jsonl, .json or .parquet file. Raises DataError for another file, or one that cannot be read."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -80,5 +83,7 @@ def open_rows(path: Path, given: str, root: DataRoot) -> RowFile:
 
         return ParquetFile(given, path, root, stamp_of(path))
     if path.suffix in JSON_LINES:
-        return JsonLinesFile(given, path, root, stamp_of(path))
+        with path.open("rb") as file:
+            kind = JsonListFile if is_list(file.read(4096)) else JsonLinesFile
+        return kind(given, path, root, stamp_of(path))
     raise DataError(f"{given}: accepted are files named {', '.join((*JSON_LINES, *PARQUET))}")

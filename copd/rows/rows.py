@@ -45,6 +45,10 @@ class Index:
     left_out: frozenset[str]
 
 
+class NoRowLeft(DataError):
+    """A split without a row."""
+
+
 class BadRows:
     """The policy for bad rows: the first is an error, or bad rows are left out up to a limit."""
 
@@ -98,12 +102,11 @@ class Rows:
         }
         missing = {split: (shares or {}).get(split, 0.0) for split in Split if split not in self._sets}
         self._sets |= cut(self._sets[Split.TRAIN], missing)
-        for split, rows in self._sets.items():
-            if not len(rows):
-                raise DataError(
-                    f"branches.{name}.task: no row is left for {split.value}; give more rows, {split.value} files, "
-                    "or a larger share"
-                )
+        if empty := [split.value for split, rows in self._sets.items() if not len(rows)]:
+            raise NoRowLeft(
+                f"branches.{name}.task: no row is left for {' and '.join(empty)}; give more rows, {empty[0]} files, or "
+                "a larger share"
+            )
 
     def size(self, split: Split) -> int:
         """Number of different problems of a split."""
@@ -144,6 +147,10 @@ class Rows:
     def reject(self, unfit: Callable[[Problem], str | None]) -> None:
         """From now on, treat rows as bad if `unfit` gives a reason against their problem, such as a prompt too long."""
         self._unfit = unfit
+
+    def ask(self, counts: Mapping[Split, int]) -> None:
+        """Set how many problems of validation and test `try_asked` tries."""
+        self._asked = counts
 
     def try_asked(self) -> None:
         """Try the problems of validation and test that will be asked, media included. Bad rows leave their split.

@@ -103,15 +103,7 @@ class JsonLinesFile:
 
     def scan(self) -> Iterator[Scanned]:
         with self.path.open("rb") as file:
-            head = file.read(512)
-            for magic, what in NOT_TEXT.items():
-                if head.startswith(magic):
-                    raise DataError(f"{self.given}: is {what}")
-            if head.startswith(TAR, TAR_AT):
-                raise DataError(f"{self.given}: is a tar archive; unpack it first")
-            if b"\0" in head[:2]:
-                raise DataError(f"{self.given}: starts like UTF-16 without a mark; save it as UTF-8")
-            offset = len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
+            offset = self._start(file.read(512))
             file.seek(offset)
             line = 0
             while text := file.readline(MAX_ROW_BYTES + 1):
@@ -122,17 +114,32 @@ class JsonLinesFile:
                         size += len(text)
                     yield line, offset, BadRow(f"a line of {size} bytes; accepted: at most {MAX_ROW_BYTES}")
                 elif not text.isspace():
-                    yield line, offset, _parsed(text)
+                    yield line, offset, parsed(text)
                 offset += size
+
+    def _start(self, head: bytes) -> int:
+        """The first byte of the text behind a byte order mark. Raises DataError for a file that is no text in UTF-8."""
+        for magic, what in NOT_TEXT.items():
+            if head.startswith(magic):
+                raise DataError(f"{self.given}: is {what}")
+        if head.startswith(TAR, TAR_AT):
+            raise DataError(f"{self.given}: is a tar archive; unpack it first")
+        if b"\0" in head[:2]:
+            raise DataError(f"{self.given}: starts like UTF-16 without a mark; save it as UTF-8")
+        return len(BYTE_ORDER_MARK) if head.startswith(BYTE_ORDER_MARK) else 0
 
     def read(self, position: int) -> dict[str, Any]:
         with self.path.open("rb") as file:
             check_unchanged(self)
-            file.seek(position)
-            row = _parsed(file.readline(MAX_ROW_BYTES))
+            row = parsed(self.text_at(file, position))
         if isinstance(row, BadRow):
             raise row
         return row
+
+    def text_at(self, file: BinaryIO, position: int) -> bytes:
+        """The row at a position of the opened file, as it is written."""
+        file.seek(position)
+        return file.readline(MAX_ROW_BYTES)
 
     @contextmanager
     def writer(self, path: Path) -> Iterator[Writer]:
@@ -140,9 +147,6 @@ class JsonLinesFile:
             yield partial(_copy_lines, target)
 
     def first_columns(self) -> set[str]:
-        with self.path.open("rb") as file:
-            if file.read(4096).removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"["):
-                raise DataError(f"{self.given}: starts with a list; accepted: one JSON object per line, no list around")
         why = "no line in it holds anything"
         for line, _, row in self.scan():
             if isinstance(row, dict):
@@ -156,12 +160,12 @@ def _copy_lines(target: BinaryIO, file: JsonLinesFile, positions: Sequence[int])
     with file.path.open("rb") as source:
         check_unchanged(file)
         for position in positions:
-            source.seek(position)
-            line = source.readline(MAX_ROW_BYTES)
+            line = file.text_at(source, position)
             target.write(line if line.endswith(b"\n") else line + b"\n")
 
 
-def _parsed(text: bytes) -> dict[str, Any] | BadRow:
+def parsed(text: bytes) -> dict[str, Any] | BadRow:
+    """The row that a text of JSON spells, or why it is none."""
     try:
         row = DECODER.decode(text.removeprefix(BYTE_ORDER_MARK).strip().decode())
     except UnicodeDecodeError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, meta
@@ -11,17 +11,19 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from copd.errors import BadRow, RecipeError
 
-HIDDEN = {"answer", "solution", "reward_model", "extra_info", "ground_truth"}
+HIDDEN = frozenset({"answer", "solution", "reward_model", "extra_info", "ground_truth", "messages"})
 """Columns that would reveal the answer."""
 
 
-def compile_template(source: str, given_as: str) -> Callable[[str, Mapping[str, Any]], str]:
+def compile_template(
+    source: str, given_as: str, hidden: Collection[str] = HIDDEN
+) -> Callable[[str, Mapping[str, Any]], str]:
     """A function from (text of the last user message, the row) to the text that takes its place.
 
     In the template the text is `prompt`; `content` and `problem` are the same, for templates of EasyR1 and EasyVideoR1.
-    The row's other columns have their own names; columns that reveal the answer are left out. Raises RecipeError,
-    naming the field `given_as`, for a template that does not compile or reaches beyond its variables. The function
-    raises BadRow if a row lacks a column that the template needs.
+    The row's other columns have their own names; `hidden` ones, which reveal the answer, are left out. Raises
+    RecipeError, naming the field `given_as`, for a template that does not compile or reaches beyond its variables. The
+    function raises BadRow if a row lacks a column that the template needs.
     """
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     try:
@@ -30,7 +32,7 @@ def compile_template(source: str, given_as: str) -> Callable[[str, Mapping[str, 
         raise RecipeError(f"{given_as}: not a Jinja template: {error}") from None
 
     def render(prompt: str, row: Mapping[str, Any]) -> str:
-        columns = {name: value for name, value in row.items() if name not in HIDDEN}
+        columns = {name: value for name, value in row.items() if name not in hidden}
         try:
             return template.render({**columns, "prompt": prompt, "content": prompt, "problem": prompt})
         except SecurityError as error:
@@ -41,6 +43,6 @@ def compile_template(source: str, given_as: str) -> Callable[[str, Mapping[str, 
     return render
 
 
-def columns_in(source: str) -> frozenset[str]:
-    """The names of columns that a template, which compiles, reads."""
-    return frozenset(meta.find_undeclared_variables(ImmutableSandboxedEnvironment().parse(source))) - HIDDEN
+def columns_in(source: str, hidden: Collection[str] = HIDDEN) -> frozenset[str]:
+    """The names of columns that a template, which compiles, reads; `hidden` ones it cannot."""
+    return frozenset(meta.find_undeclared_variables(ImmutableSandboxedEnvironment().parse(source))) - {*hidden}

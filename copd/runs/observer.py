@@ -15,7 +15,8 @@ from copd.measure.compare import lead_of_teacher
 from copd.measure.evaluate import Accuracy, evaluate
 from copd.measure.health import Health
 from copd.measure.ledger import Ledger
-from copd.recipe.sections import CheckpointSection, EvaluationSection
+from copd.recipe.evaluation import Evaluation
+from copd.recipe.sections import CheckpointSection
 from copd.runs.checkpoint import (
     CHECKPOINTS,
     SAVES,
@@ -64,7 +65,7 @@ class RunObserver:
         edges: Sequence[Edge],
         *,
         trained: Callable[[Phase], Collection[str]],
-        evaluation: EvaluationSection,
+        evaluation: Evaluation,
         checkpoint: CheckpointSection,
         stop: Stop,
         handovers: Collection[int] = (),

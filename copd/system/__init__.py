@@ -1,6 +1,7 @@
 """Calls to the operating system.
 
 - `files`: digests of files, and their replacement as a whole
+- `hub`: branches and tags of the Hugging Face Hub, resolved to commits
 - `processes`: processes that do not import the script that started them; their memory and cores
 - `cluster`: Ray, joined or started
 - `signals`: SIGTERM and SIGINT as an exception that is not lost

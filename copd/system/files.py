@@ -18,6 +18,8 @@ PASSING = ".passing-"
 """What the names of folders begin with that are needed for a while."""
 COMMIT = r"[0-9a-f]{40}"
 """Pattern of a commit, the only revision that is fetched from the hub."""
+REVISION = r"^\w[\w.-]*(?:/\w[\w.-]*){0,4}$"
+"""Pattern of a commit, branch or tag."""
 
 
 _mask = os.umask(0o022)

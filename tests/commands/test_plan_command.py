@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from copd.assemble.plan import make_plan
-from copd.commands.equal_rows import Prompts, Rows, batches_of
+from copd.commands.equal_rows import Rows, batches_of
+from copd.commands.measured import Measured, Prompts
 from copd.commands.need import CPU, END, LOADING, SAMPLING, SAVING, SCORING, TRAINING, Need, on_each
-from copd.commands.needs import ACTIVATIONS, BRANCHES, RUN, Measured, Needs, devices_of
+from copd.commands.needs import ACTIVATIONS, BRANCHES, RUN, Needs, devices_of
 from copd.commands.plan import Cards, Planned, cards_of, examine
 from copd.commands.workload import Speed, Work, Workload
 from copd.compute.batching import packed_tokens, plain_tokens, sampled_tokens

@@ -11,6 +11,7 @@ from copd.errors import ModelFolderError
 from copd.model import folders as load
 from copd.model.folders import builtin_models, compute_on, loader_of, model_folder, read_config, write_checksums
 from copd.system.files import sha256
+from copd.system.hub import commit_of
 
 
 @pytest.fixture
@@ -144,10 +145,24 @@ def test_the_commit_may_stand_in_the_path(hub):
     assert model_folder(f"org/small@{COMMIT}") == hub
 
 
-@pytest.mark.parametrize("at", ["main", COMMIT[:7], COMMIT.upper(), COMMIT + "0", ""])
-def test_what_stands_behind_the_at_is_a_whole_commit(hub, at):
-    with pytest.raises(ModelFolderError, match=rf"MODEL: no folder 'org/small@{at}'; .*as ORGANISATION/NAME@COMMIT"):
+@pytest.mark.parametrize("at", ["-main", "../main", "a b", ""])
+def test_what_stands_behind_the_at_is_a_commit_branch_or_tag(hub, at):
+    with pytest.raises(ModelFolderError, match=rf"MODEL: no folder 'org/small@{at}'; .*as ORGANISATION/NAME@main"):
         model_folder(f"org/small@{at}", "MODEL")
+
+
+@pytest.mark.parametrize("at", ["main", COMMIT[:7], COMMIT.upper(), COMMIT + "0"])
+def test_a_branch_that_neither_the_hub_nor_the_cache_knows_is_told(hub, at):
+    with pytest.raises(ModelFolderError, match=rf"^MODEL: revision '{at}' of org/small is not known here, and the hub"):
+        model_folder(f"org/small@{at}", "MODEL")
+
+
+def test_a_branch_is_the_commit_that_the_cache_has_for_it(hub):
+    refs = hub.parent.parent / "refs" / "release"
+    refs.mkdir(parents=True)
+    (refs / "one").write_text(COMMIT)
+    commit_of.cache_clear()
+    assert model_folder("org/small", revision="release/one") == model_folder("org/small@release/one") == hub
 
 
 def test_a_commit_is_not_given_twice(hub):
@@ -156,7 +171,7 @@ def test_a_commit_is_not_given_twice(hub):
 
 
 def test_a_hub_id_without_a_commit_is_refused_though_it_is_in_the_cache(hub):
-    with pytest.raises(ModelFolderError, match=r"model\.path: no folder 'org/small'.*hub id with a commit"):
+    with pytest.raises(ModelFolderError, match=r"model\.path: no folder 'org/small'.*hub id with a commit, branch"):
         model_folder("org/small")
 
 

@@ -5,6 +5,7 @@ but a path (`# my.yaml`) is that file. A block of YAML that is no file is a part
 """
 
 import importlib.util
+import io
 import json
 import re
 import runpy
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -101,7 +103,8 @@ def commands(script: str) -> list[str]:
 
 
 def arguments_of(command: str) -> list[str]:
-    return shlex.split(command, comments=True)[1:]
+    """The words behind `copd`, without a redirection."""
+    return shlex.split(command.partition(" > ")[0], comments=True)[1:]
 
 
 def reader_in(folder: Path) -> None:
@@ -140,7 +143,7 @@ def parsed(arguments: list[str]) -> dict[str, object]:
 def check_command(command: str) -> None:
     """Whether the command exists, takes these options, and would accept the recipe and the merge that they make."""
     given = parsed(arguments_of(command))
-    if given.get("recipe"):
+    if given.get("recipe") or given.get("change"):
         recipe, changes = recipe_and_changes(given["recipe"], given.get("overrides") or given.get("change"))
         load_recipe(recipe or "demo", changes)
     if "branches" in given and "method" in given:
@@ -170,7 +173,7 @@ def test_every_command_is_valid(page, tmp_path, monkeypatch):
     ("command", "said"),
     [
         ("copd trian demo", "no command 'trian'"),
-        ("copd recipe", "a command is missing: show"),
+        ("copd recipe", "a command is missing: list, show"),
         ("copd train demo --outt runs/x", "--outt"),
         ("copd train demo schedule.cycels=2", "did you mean 'cycles'"),
         ("copd eval builtin:digits --set evaluation.problems=none", "evaluation.problems"),
@@ -201,11 +204,14 @@ def demo(tmp_path_factory) -> Path:
     return folder / DEMO
 
 
-def run_copd(arguments: list[str], monkeypatch) -> None:
-    """The command in this process, which has loaded torch already."""
+def run_copd(arguments: list[str], monkeypatch, out: str = "") -> None:
+    """The command in this process, which has loaded torch already. What it says goes to the file `out`, if given."""
     monkeypatch.setattr(sys, "argv", ["copd", *arguments])
-    with pytest.raises(SystemExit) as done:
+    said = io.StringIO()
+    with pytest.raises(SystemExit) as done, redirect_stdout(said) if out else nullcontext():
         main()
+    if out:
+        Path(out).write_text(said.getvalue(), encoding="utf-8")
     assert done.value.code == 0, f"copd {shlex.join(arguments)} ended with exit status {done.value.code}"
 
 
@@ -219,7 +225,8 @@ def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, request):
     for kind, text in steps(page):
         if kind == "copd":
             arguments = arguments_of(text)
-            run_copd([*arguments, *(SHORTENED.get(arguments[0], []) if page == "README.md" else [])], monkeypatch)
+            more = SHORTENED.get(arguments[0], []) if page == "README.md" else []
+            run_copd([*arguments, *more], monkeypatch, text.partition(" > ")[2].strip())
         elif kind == "sh":
             run_shell(text, tmp_path)
         elif not write_file(tmp_path, text) and kind == "python":

@@ -186,9 +186,9 @@ REFUSED = [
         id="a device of another name",
     ),
     pytest.param(
-        TWO + "model: {revision: main}",
-        ["model.revision: a commit is meant, 40 hexadecimal digits, found 'main'"],
-        id="a branch for a commit",
+        TWO + "model: {revision: ../main}",
+        ["model.revision: accepted: a commit, a branch or a tag, found '../main'"],
+        id="a revision that is none",
     ),
     pytest.param(
         TWO + "method: dpo",
@@ -350,12 +350,12 @@ REFUSED = [
     pytest.param(ROWS + "format: csv}}}", ["branches.a.task.format", "'easyr1'", "found 'csv'"], id="a format"),
     pytest.param(
         ROWS + "test: 'hub:me/sums'}}}",
-        ["branches.a.task.revision: missing; test is hub:me/sums, so give its commit, 40 hexadecimal digits"],
+        ["branches.a.task.revision: missing; test is hub:me/sums, so give its commit, branch or tag"],
         id="a data set of the hub without a commit",
     ),
     pytest.param(
-        ROWS + "test: 'hub:me/sums', revision: main}}}",
-        ["branches.a.task.revision: a commit is meant, 40 hexadecimal digits, found 'main'"],
+        ROWS + "test: 'hub:me/sums', revision: 'ma in'}}}",
+        ["branches.a.task.revision: accepted: a commit, a branch or a tag, found 'ma in'"],
         id="a branch of the hub",
     ),
     pytest.param(
@@ -365,12 +365,12 @@ REFUSED = [
     ),
     pytest.param(
         ROWS + f"test: ['hub:me/sums/a', 'hub:me/words'], revision: {COMMIT}}}}}}}",
-        ["branches.a.task.revision: is the commit of one data set of the Hugging Face Hub; it needs exactly one hub:"],
+        ["branches.a.task.revision: is that of one data set of the Hugging Face Hub; it needs exactly one hub:"],
         id="one commit for two data sets",
     ),
     pytest.param(
         ROWS + f"revision: {COMMIT}}}}}}}",
-        ["branches.a.task.revision: is the commit of one data set"],
+        ["branches.a.task.revision: is that of one data set"],
         id="no data set",
     ),
     pytest.param(

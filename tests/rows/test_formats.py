@@ -123,12 +123,14 @@ def test_an_id_that_is_null_leaves_the_problem_id(column, identity):
 @pytest.mark.parametrize("column", ["image", "video"])
 def test_no_picture_is_lost_for_the_name_of_its_column(name, column):
     raw = {"prompt": "?", "problem": "?", "answer": "1", "solution": "1", "reward_model": {"ground_truth": "1"}}
-    if (name, column) == ("trl", "image"):
-        assert read_row({**raw, column: "a.png"}, name, RULES).images == ("a.png",)
-        return
-    with pytest.raises(BadRow, match=f"unknown column '{column}'; did you mean '{column}s'"):
-        read_row({**raw, column: "a.png"}, name, RULES)
-    assert read_row({**raw, column: "a.png", f"{column}s": ["b.png"]}, name, RULES).kind == column
+    row = read_row({**raw, column: "a.png"}, name, RULES)
+    assert (row.kind, row.references) == (column, ["a.png"])
+    if (name, column) != ("trl", "image"):
+        both = read_row({**raw, column: "a.png", f"{column}s": ["b.png"]}, name, RULES)
+        assert both.references == ["b.png"]
+        assert f"the column `{column}` is not read" in both.notes
+    with pytest.raises(BadRow, match=f"unknown column '{column}ss'; did you mean '{column}s'"):
+        read_row({**raw, f"{column}ss": "a.png"}, name, RULES)
 
 
 def test_an_empty_id_is_none():
@@ -222,7 +224,7 @@ BAD = [
         "^fps is 8, beside its videos 2; accepted: one for all$",
     ),
     ("native", {**NATIVE, "verifer": "exact"}, "unknown column 'verifer'; did you mean 'verifier'"),
-    ("native", {**NATIVE, "image": "a.png"}, "unknown column 'image'; did you mean 'images'"),
+    ("native", {**NATIVE, "imagess": "a.png"}, "unknown column 'imagess'; did you mean 'images'"),
     ("verl", {"prompt": "?", "reward_model": "72"}, "reward_model.ground_truth is missing, reward_model is a text"),
     ("verl", {"prompt": "?", "reward_model": {"style": "rule"}}, "reward_model.ground_truth is missing"),
     ("trl", {"prompt": "?", "solution": "\\boxed{1} or \\boxed{2}"}, r"no single answer: 2 \\boxed"),

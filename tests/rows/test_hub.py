@@ -9,6 +9,7 @@ from huggingface_hub import constants
 
 from copd.errors import DataError
 from copd.rows.hub import hub_files
+from copd.system.hub import commit_of
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 
@@ -16,6 +17,7 @@ COMMIT, OTHER = "a" * 40, "b" * 40
 @pytest.fixture
 def cached(tmp_path, monkeypatch):
     """Put files of a commit into a cache of its own, and turn the network off."""
+    commit_of.cache_clear()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -42,10 +44,22 @@ def test_a_name_without_owner_or_name_is_refused_with_the_accepted_forms(given):
         hub_files(given, "train", COMMIT)
 
 
-@pytest.mark.parametrize("revision", [None, "", "main", "v1.0", "a" * 39, "A" * 40, "a" * 40 + "\n"])
-def test_a_revision_that_is_no_commit_is_refused(revision):
-    with pytest.raises(DataError, match="hub:me/sums: revision must pin a commit, 40 hexadecimal digits"):
-        hub_files("hub:me/sums", "train", revision)
+def test_a_missing_revision_is_refused():
+    with pytest.raises(DataError, match="hub:me/sums: revision is missing; give a commit, branch or tag, for instance"):
+        hub_files("hub:me/sums", "train", None)
+
+
+def test_a_branch_is_the_commit_that_the_cache_has_for_it_where_there_is_no_network(cached, tmp_path):
+    cached({"train.jsonl": ROW})
+    cached({"train.jsonl": "other"}, commit=OTHER)
+    with pytest.raises(
+        DataError, match=r"^hub:me/sums: revision 'main' of me/sums is not known here, and the hub cannot"
+    ):
+        hub_files("hub:me/sums", "train", "main")
+    (tmp_path / "datasets--me--sums" / "refs").mkdir()
+    (tmp_path / "datasets--me--sums" / "refs" / "main").write_text(COMMIT)
+    (path,), _ = hub_files("hub:me/sums", "train", "main")
+    assert (path.parent.name, path.read_text()) == (COMMIT, ROW)
 
 
 def test_the_files_of_a_split_are_found_by_their_names(cached):

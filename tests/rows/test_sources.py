@@ -117,7 +117,7 @@ def test_a_line_longer_than_the_bound_is_told_with_its_size_and_passed_over(open
         ("f.jsonl", b'\n{"a": NaN}\n{"a": NaN}', "object; line 2: not JSON: NaN is not a JSON value$"),
         ("f.jsonl", b'{"a": "\xe9"}\n', "no row in it is a JSON object; line 1: not UTF-8 at byte 8$"),
         ("f.json", b'{\n "a": 1\n}\n', "object; line 1: not JSON: .* at column 2; a row is one line$"),
-        ("f.json", b'[\n {"a": 1},\n {"a": 2}\n]', "f.json: starts with a list; accepted: one JSON object per line"),
+        ("f.json", b"[]", "f.json: no line in it holds anything"),
         ("f.jsonl", b"PK\x03\x04...", "f.jsonl: is a zip archive; unpack it first"),
         ("f.jsonl", b"\x1f\x8b\x08...", "f.jsonl: is compressed with gzip"),
         ("f.jsonl", '{"a": 1}'.encode("utf-16"), "f.jsonl: is UTF-16; save it as UTF-8"),

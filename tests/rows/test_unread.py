@@ -31,7 +31,7 @@ def test_a_column_that_no_model_sees_is_told_in_every_format(name, column):
 @pytest.mark.parametrize(
     ("column", "held", "meant"),
     [
-        *((name, "pictures", "images") for name in ("img", "imgs", "image_path", "imagePaths", "image_0", "pictures")),
+        *((name, "pictures", "images") for name in ("img", "imgs", "image_path", "imagePaths", "image_a", "pictures")),
         *((name, "videos", "videos") for name in ("frames", "clips", "video_path")),
         *((name, "choices", "options") for name in ("candidates", "endings", "option_a", "A", "D")),
     ],

@@ -15,6 +15,7 @@ from copd.branches.local import local_handle
 from copd.branches.signals import SampledToken
 from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
+from copd.recipe.evaluation import sized
 from copd.recipe.sections import CheckpointSection, EvaluationSection
 from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.lifecycle import Stop
@@ -68,7 +69,7 @@ def observe(tmp_path, branches, listener):
         Schedule(cycles=1, rl_steps=9, opd_steps=0),
         [],
         trained=lambda phase: tuple(branches),
-        evaluation=EvaluationSection(),
+        evaluation=sized(EvaluationSection(), {}),
         checkpoint=CheckpointSection(every_steps=1),
         stop=Stop(print),
         display=listener,
@@ -175,7 +176,7 @@ def test_updates_are_written_once_every_branch_that_the_step_trains_has_made_it(
         Schedule(cycles=1, rl_steps=2, opd_steps=1),
         [],
         trained=lambda phase: ("image", "text") if phase is Phase.RLVR else ("image",),
-        evaluation=EvaluationSection(),
+        evaluation=sized(EvaluationSection(), {}),
         checkpoint=CheckpointSection(),
         stop=Stop(print),
         display=listener,

@@ -1,6 +1,7 @@
 """Users' data through the front door: `copd data check`, training on rows of the three kinds, resume."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -13,10 +14,10 @@ import copd
 from copd.assemble.assembled import load_policy
 from copd.assemble.preflight import check_prompts
 from copd.assemble.rows import make_rows, settings_of
-from copd.assemble.tasks import make_tasks
+from copd.assemble.tasks import evaluation_of, make_tasks
 from copd.commands.check import check_branch, check_file
 from copd.errors import CheckpointError, DataError, RecipeError
-from copd.recipe.reading import make_recipe
+from copd.recipe.reading import load_recipe, make_recipe
 from copd.recipe.task_sections import MediaSection, RowsTask
 from copd.rewards import answers
 from copd.rewards.verifiers import AROUND
@@ -31,6 +32,8 @@ from copd.types import Split
 KINDS = ("text", "image", "video")
 NUMBERS = "one number, such as 12, -1,234.5, 3/4, 1e3 or 25%"
 ASKED = ("problems", "validation_problems", "behaviour_problems")
+
+SHORT_OF = ((50, 2, "test"), (60, 6, "validation"))
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -141,7 +144,39 @@ def test_rows_responses_and_verifiers_mark_thoughts_and_answers_alike():
 
 def test_more_problems_than_rows_are_not_measured_as_if_they_were_different(folder):
     with pytest.raises(RecipeError, match=r"evaluation.problems: is 500, but branches.text.task has \d test rows"):
-        make_tasks(recipe_of(folder, evaluation={}))
+        make_tasks(recipe_of(folder, evaluation={"problems": 500}))
+
+
+def test_all_shortages_are_told_at_once(folder):
+    with pytest.raises(RecipeError) as refusal:
+        make_tasks(recipe_of(folder, evaluation={"problems": 50, "behaviour_problems": 60}, task={"test_share": 0.0}))
+    assert [re.split("[:;]", line)[1] for line in str(refusal.value).splitlines()] == [
+        " no row is left for test",
+        *(
+            f" is {n}, but branches.{kind}.task has {there} {split} rows"
+            for kind in KINDS[1:]
+            for n, there, split in SHORT_OF
+        ),
+    ]
+    with pytest.raises(RecipeError) as refusal:
+        make_tasks(recipe_of(folder, evaluation={"problems": 50, "behaviour_problems": 60}))
+    said = str(refusal.value).splitlines()
+    assert [(line.partition(":")[0], line.partition("branches.")[2].partition(".")[0]) for line in said] == [
+        (f"evaluation.{field}", kind) for kind in KINDS for field in ("problems", "behaviour_problems")
+    ]
+
+
+def test_sizes_that_a_recipe_leaves_out_are_those_of_the_smallest_branch(folder):
+    recipe = recipe_of(folder, evaluation={"every_cycles": 9, "pass_at": []})
+    tasks = make_tasks(recipe)
+    asked = evaluation_of(recipe, tasks)
+    assert asked.problems == min(task.size(Split.TEST) for task in tasks.values())
+    assert (
+        asked.validation_problems
+        == asked.behaviour_problems
+        == min(task.size(Split.VALIDATION) for task in tasks.values())
+    )
+    assert evaluation_of(load_recipe("demo", ["evaluation={}"]), {}).problems == 500
 
 
 @pytest.mark.parametrize(
@@ -285,7 +320,7 @@ def test_the_command_exits_with_0_for_sound_rows_and_reads_them_as_a_recipe_does
     [
         (["missing.jsonl"], "missing.jsonl: cannot be read"),
         (["f.csv"], "f.csv: accepted are files named .jsonl"),
-        (["f.json"], "f.json: starts with a list"),
+        (["f.json"], "f.json: no format fits the columns (none): native has"),
         (["f.jsonl"], "f.jsonl: no format fits the columns a: native has"),
         (["f.jsonl", "--format", "csv"], "Invalid value for '--format'"),
         (["--recipe", "demo"], "give a FILE"),

@@ -81,7 +81,7 @@ BAD_ROWS = {
         *line(asked().replace("answer", "result")),
         "answer is missing; columns are id, prompt, result",
     ),
-    "a misspelt column": (*line(asked(image=["a.png"])), "unknown column 'image'; did you mean 'images'?"),
+    "a misspelt column": (*line(asked(imagess=["a.png"])), "unknown column 'imagess'; did you mean 'images'?"),
     "null": (*line(asked(answer=None)), "answer is null"),
     "a prompt of the wrong type": (*line(asked(prompt=7)), "the prompt is of type int; accepted: a text or a list"),
     "an answer of the wrong type": (*line(asked(answer=[18])), "the answer is a list; accepted: a text or a number"),
@@ -157,7 +157,7 @@ ROWS = "\n".join(map(json.dumps, SOUND)).encode()
 BAD_FILES = {
     "0 bytes": (b"", "f.jsonl: empty, 0 bytes"),
     "empty lines": (b"\n\r\n \n", "f.jsonl: no line in it holds anything"),
-    "a list around the rows": (json.dumps(SOUND).encode(), "f.jsonl: starts with a list"),
+    "a list that is cut off": (json.dumps(SOUND).encode()[:-1], "f.jsonl:1: no comma or end of the list"),
     "a column missing everywhere": (
         ROWS.replace(b'"answer"', b'"result"'),
         "f.jsonl: no format fits the columns id, prompt, result",

@@ -1,0 +1,245 @@
+"""`copd init`: a recipe for files of rows and a model, with guesses that its comments tell."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from copd.assemble.rows import rules_of, ungradable
+from copd.assemble.tasks import make_tasks
+from copd.errors import CopdError, DataError, ModelFolderError
+from copd.model.folders import BUILTIN, SETTINGS, family_in, model_folder, without_weights
+from copd.recipe.evaluation import MOST
+from copd.recipe.reading import load_recipe
+from copd.recipe.strict_yaml import parse_yaml
+from copd.rewards.grading import OURS
+from copd.rewards.verifiers import REFERENCES
+from copd.rows.check import UNNAMED
+from copd.rows.hub import repository_of
+from copd.rows.opening import Settings
+from copd.rows.survey import Survey, survey
+from copd.system.files import HUB
+from copd.system.hub import commit_of
+from copd.types import RESERVED_NAMES, Split
+
+FORM = "boxed"
+GUESSED = ("choice", "integer", "number")
+"""Verifiers in the order in which they are tried. Each reads less than the next, but for choice."""
+NEARLY_ALL = 0.9
+"""A verifier that reads so many of a file's answers is taken; the other rows are left out."""
+MANY_BAD = 0.5
+"""A file with a larger share of bad rows is refused."""
+MAIN = "main"
+HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(.+))?")
+NO_NAME = re.compile(r"(?:^|[-_])(?:\d+|of|train|validation|test|data|\*)(?=[-_]|$)")
+"""The parts of file names that say nothing of what the rows ask."""
+TOLD = 3
+"""Most notes on the rows of a file that are told."""
+PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
+"""Texts that YAML reads as texts, but for a few words, which no file is called."""
+VERIFIED = {
+    "choice": "answers are letters",
+    "integer": "answers are whole numbers",
+    "number": "answers are numbers",
+    "math": "some answers look like formulas",
+    "exact": "answers are texts, compared as they are written",
+}
+
+
+class Model(NamedTuple):
+    """A model as a recipe names it: path and commit, the kinds of prompts that it takes, the tokens of its context."""
+
+    path: str
+    commit: str | None
+    kinds: Sequence[str]
+    context: int | None
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A file as a branch of the recipe. `left_out`: how many rows the verifier cannot read, or are bad."""
+
+    name: str
+    found: Survey
+    verifier: str | None
+    left_out: int
+    share: float
+    sizes: dict[Split, int]
+    commit: str | None
+
+
+def recipe_for(model: str, files: Sequence[str], tell: Callable[[str], None]) -> str:
+    """The YAML of a recipe that trains a model on files of rows, one branch for each. `tell` takes warnings.
+
+    Raises DataError for a file that cannot be used, ModelFolderError for a model that cannot, or does not take a file's
+    pictures.
+    """
+    about = _model(model)
+    branches: list[Branch] = []
+    for file in files:
+        branches.append(_branch(file, about, {each.name for each in branches}, tell))
+    text = _written(about, branches)
+    make_tasks(load_recipe(parse_yaml(text, "the new recipe")))
+    return text
+
+
+def _model(given: str) -> Model:
+    """Raises ModelFolderError for what is no model."""
+    path, commit = given, None
+    named = None if given.startswith(BUILTIN) or Path(given).is_dir() else HUB_ID.fullmatch(given)
+    if named:
+        path, revision = named[1], named[2] or MAIN
+        try:
+            commit = commit_of(path, revision, "model")
+        except CopdError as error:
+            raise ModelFolderError(f"--model: no folder {given!r} here; {error}") from error
+    folder = model_folder(path, "--model", commit, SETTINGS)
+    shell = without_weights(folder)
+    context = getattr(shell.config.get_text_config(), "max_position_embeddings", None)
+    return Model(path, commit, family_in(folder, shell).kinds, context)
+
+
+def _branch(file: str, model: Model, taken: set[str], tell: Callable[[str], None]) -> Branch:
+    commit = None
+    if file.startswith(HUB):
+        try:
+            commit = commit_of(repository_of(file), MAIN, "dataset")
+        except CopdError as error:
+            raise DataError(f"{file}: {error}") from error
+    settings = Settings(rules_of(FORM, verifiers=OURS, verifier=UNNAMED), revision=commit)
+    readers = {name: partial(_reads, name) for name in REFERENCES}
+    found = survey(file, settings, UNNAMED, readers)
+    if found.bad > MANY_BAD * (found.bad + found.rows):
+        raise DataError(f"{file}: {found.bad} of {found.bad + found.rows} rows are bad, the first: {found.first_bad}")
+    if strangers := sorted(set(found.kinds) - set(model.kinds)):
+        raise ModelFolderError(
+            f"{file}: its rows hold {' and '.join(strangers)}; {model.path} takes {' and '.join(model.kinds)} only"
+        )
+    verifier = _verifier(found)
+    misfits = found.unnamed - found.readable[verifier] if verifier is not None and verifier in GUESSED else 0
+    if found.bad:
+        tell(f"{file}: {found.bad} bad rows are left out, the first: {found.first_bad}")
+    if misfits:
+        tell(f"{file}: {misfits} of {found.rows} rows are left out: verifier {verifier} cannot read their answers")
+    for note, count in found.notes.most_common(TOLD):
+        tell(f"{file}: {count} rows: {note}")
+    share, sizes = found.share(MOST["problems"])
+    return Branch(_name(file, taken), found, verifier, found.bad + misfits, share, sizes, commit)
+
+
+def _reads(verifier: str, answer: str) -> bool:
+    return ungradable(FORM, verifier, answer) is None
+
+
+def _verifier(found: Survey) -> str | None:
+    """The verifier of rows that name none: one that reads all or nearly all of their answers; None if all name one."""
+    if not found.unnamed:
+        return None
+    shares = {name: found.readable[name] / found.unnamed for name in GUESSED}
+    best = max(GUESSED, key=lambda name: shares[name])  # the first of equals
+    if shares[best] >= NEARLY_ALL:
+        return best
+    return "math" if found.formulas or any(shares.values()) else "exact"
+
+
+def _name(file: str, taken: set[str]) -> str:
+    """A branch's name after its file's, or after its folder's or data set's if that is only train or test."""
+    parts = [part for part in re.split(r"[/\\:]", file) if part]
+    stems = [NO_NAME.sub("", part.partition(".")[0]) for part in parts]
+    stem = next((stem for stem in reversed(stems) if re.search("[A-Za-z]", stem)), "rows")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")[:28] or "rows"
+    name = name if name[0].isalpha() else f"rows_{name}"
+    free = (each for each in (name, *(f"{name}_{i}" for i in range(2, 99))) if each not in taken | RESERVED_NAMES)
+    return next(free)
+
+
+def _written(model: Model, branches: Sequence[Branch]) -> str:
+    toy = model.path.startswith(BUILTIN)
+    alone = len(branches) == 1
+    response = min(16_384, (model.context or 32_768) // 2)
+    prompts = max(1, min(256, *(branch.sizes[Split.TRAIN] for branch in branches)))
+    lines = [
+        "# Written by `copd init`: what it guessed is told behind each line.",
+        "# `copd doctor FILE` checks it, `copd plan FILE` says what fits, `copd train FILE --out runs/first` trains.",
+        "seed: 0",
+        "method: expert                              # GRPO on the only branch; with two files or more: copd"
+        if alone
+        else "method: copd",
+        *_model_lines(model, response, toy),
+        "branches:"
+        if alone
+        else "branches:                                   # the first teaches and is taught by each other",
+        *(line for branch in branches for line in _branch_lines(branch, toy)),
+        *(_toy_lines(prompts, alone) if toy else _real_lines(prompts, response, alone)),
+        "evaluation: {pass_at: [1]}                  # 500 problems each, or as many as there are",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _model_lines(model: Model, response: int, toy: bool) -> list[str]:
+    lines = ["model:", f"  path: {_text(model.path)}"]
+    if model.commit is not None:
+        lines.append(f"  revision: {model.commit}")
+    if toy:
+        return [*lines, "  device: cpu", "  dtype: float32"]
+    return [
+        *lines,
+        "  dtype: auto                               # bfloat16 on a card; weights stay float32",
+        f"  micro_batch_tokens: {response + 4096:<22} # a prompt and a response of full length",
+        "  gradient_checkpointing: true              # less memory, more time",
+        "# lora: {rank: 16}                          # adapters in place of all weights, on one base; a rate of 1.0e-5",
+    ]
+
+
+def _branch_lines(branch: Branch, toy: bool) -> list[str]:
+    found, sizes = branch.found, branch.sizes
+    kinds = ", ".join(f"{count:,} of {kind}" for kind, count in sorted(found.kinds.items()))
+    counts = ", ".join(f"{sizes[split]:,} {split.value}" for split in Split)
+    lines = [f"  {branch.name}:", "    task:", "      kind: rows", f"      train: {_text(found.file)}"]
+    if branch.commit is not None:
+        lines.append(f"      revision: {branch.commit}")
+    lines.append(f"      # rows: {kinds}; cut by hash into {counts}")
+    lines += [f"      validation_share: {branch.share}", f"      test_share: {branch.share}"]
+    if branch.verifier is not None:
+        lines.append(f"      verifier: {branch.verifier:<26} # {VERIFIED[branch.verifier]}")
+    if branch.left_out:
+        lines.append("      bad_rows: skip                        # `copd data check` lists them")
+        lines.append(f"      max_bad_rows: {branch.left_out}")
+    if not toy:
+        lines.append('      system_prompt: "Think step by step. Put your final answer into \\\\boxed{}."')
+    return lines
+
+
+def _toy_lines(prompts: int, alone: bool) -> list[str]:
+    """Values of the example in docs/own-data.md, in which a tiny model learns in minutes on a CPU."""
+    few = min(16, prompts)
+    return [
+        f"schedule: {{cycles: 2, rl_steps: 10, opd_steps: {0 if alone else 5}}}",
+        f"sampling: {{prompts_per_step: {few}, rollouts_per_prompt: 8, max_new_tokens: 24}}",
+        *([] if alone else [f"opd: {{prompts_per_step: {max(1, few // 2)}, rollouts_per_prompt: 8}}"]),
+        "optimizer: {learning_rate: 1.0e-4, betas: [0.9, 0.99], weight_decay: 0.0}",
+    ]
+
+
+def _real_lines(prompts: int, response: int, alone: bool) -> list[str]:
+    """Values of the paper, arXiv 2604.27083."""
+    return [
+        "# From here on values of the paper, arXiv 2604.27083, but for the number of cycles and the prompts of opd.",
+        f"schedule: {{cycles: 4, rl_steps: 15, opd_steps: {0 if alone else 10}}}",
+        f"sampling: {{prompts_per_step: {prompts}, rollouts_per_prompt: 8, max_new_tokens: {response}}}",
+        *([] if alone else [f"opd: {{prompts_per_step: {max(1, prompts // 2)}, rollouts_per_prompt: 8}}"]),
+        "grpo: {clip_low: 0.2, clip_high: 0.28}",
+        "optimizer:                                  # kind: adamw_on_cpu needs 8 bytes less of a card for each weight",
+        "  {kind: adamw, learning_rate: 1.0e-6, betas: [0.9, 0.999], weight_decay: 0.01}",
+        "backend: processes                          # a process for each branch; local: all in one",
+    ]
+
+
+def _text(value: str) -> str:
+    """A text as YAML reads it."""
+    return value if PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,90 @@
+"""What a file of rows holds, found without a recipe: kinds, answers, and how it would be cut into splits."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from copd.errors import BadRow, DataError
+from copd.rows.formats import Row
+from copd.rows.index import RowSet, cut
+from copd.rows.media import DataRoot
+from copd.rows.notes import count_notes
+from copd.rows.opening import Settings, open_files
+from copd.rows.rows import index_rows
+from copd.types import Split
+
+FORMULA = re.compile(r"[\\^_={}<>]|\d\s*[a-zA-Z(]")
+"""What formulas and quantities hold, and words do not."""
+WIDEST = (0.1, 0.2, 0.3)
+"""Shares of validation and of test that are tried for a file so small that a smaller one leaves a split empty."""
+
+Readers = Mapping[str, Callable[[str], bool]]
+"""By verifier, whether it can read an answer."""
+
+
+@dataclass
+class Survey:
+    """The rows of a file. `readable`: how many rows without a verifier have an answer that each verifier can read.
+
+    `unnamed` counts the rows that name no verifier, `formulas` those whose answers look like formulas. `first_bad` is
+    FILE:LINE and the reason of the first bad row.
+    """
+
+    file: str
+    bad: int = 0
+    first_bad: str = ""
+    kinds: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    readable: Counter[str] = field(default_factory=Counter)
+    unnamed: int = 0
+    formulas: int = 0
+    sound: RowSet | None = None
+
+    @property
+    def rows(self) -> int:
+        """The number of sound rows."""
+        return 0 if self.sound is None else len(self.sound)
+
+    def share(self, most: int) -> tuple[float, dict[Split, int]]:
+        """A share of the rows for validation and for test, and the rows of each split.
+
+        Each gets about `most` rows, at most a tenth of a file that is large enough. Raises DataError if there are so
+        few rows that a split stays empty.
+        """
+        assert self.sound is not None
+        for share in (min(WIDEST[0], round(most / max(self.rows, 1), 4)), *WIDEST):
+            sets = cut(self.sound, {Split.VALIDATION: share, Split.TEST: share})
+            if all(map(len, sets.values())):
+                return share, {split: len(rows) for split, rows in sets.items()}
+        raise DataError(
+            f"{self.file}: {self.rows} sound rows cannot be cut into train, validation and test, each with one at "
+            "least; give more rows. Rows of the same text, or of the same pictures, stay together"
+        )
+
+
+def survey(file: str, settings: Settings, unnamed: str, readers: Readers) -> Survey:
+    """Read a whole file. `unnamed` is the verifier that `settings` give to rows that name none.
+
+    Raises DataError if the file cannot be read, or holds no sound row.
+    """
+    found = Survey(file)
+
+    def refuse(where: str, why: BadRow) -> None:
+        found.bad += 1
+        found.first_bad = found.first_bad or f"{where}: {why}"
+
+    def look(row: Row, root: DataRoot) -> None:
+        found.kinds[row.kind] += 1
+        count_notes(found.notes, row, settings.media)
+        if row.verifier == unnamed:
+            found.unnamed += 1
+            found.formulas += bool(FORMULA.search(row.answer))
+            found.readable.update(name for name, reads in readers.items() if reads(row.answer))
+
+    found.sound = index_rows(open_files([file], Split.TRAIN.value, settings), settings.rules, refuse, look)
+    if not found.rows:
+        raise DataError(f"{file}: no sound row; the first bad one is {found.first_bad}")
+    return found

@@ -1,0 +1,161 @@
+"""`copd init`: columns, kinds, verifiers and splits of files are guessed, and the recipe is one that can be used."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+from tiny_kinds import tiny_of_kind
+
+from copd.assemble.tasks import make_tasks
+from copd.commands.init import recipe_for
+from copd.commands.plan import cards_of, examine
+from copd.errors import DataError, ModelFolderError
+from copd.model.folders import model_folder
+from copd.recipe.reading import load_recipe
+from copd.recipe.strict_yaml import parse_yaml
+from copd.types import Split
+
+TINY = "builtin:digits"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def rows(here):
+    """Write a file of 40 questions with answers, and say its name."""
+
+    def write(answer, name="sums.jsonl", count=40, **columns):
+        lines = [json.dumps({"question": f"What is {i}?", "answer": answer(i), **columns}) for i in range(count)]
+        (here / name).write_text("\n".join(lines))
+        return name
+
+    return write
+
+
+def made(*files, model=TINY):
+    said = []
+    text = recipe_for(model, files, said.append)
+    return load_recipe(parse_yaml(text, "recipe")), said, text
+
+
+@pytest.mark.parametrize(
+    ("answer", "verifier"),
+    [
+        (lambda i: "ABCD"[i % 4], "choice"),
+        (lambda i: i, "integer"),
+        (lambda i: f"so it is\n#### {i}", "integer"),
+        (lambda i: f"{i},000", "number"),
+        (lambda i: f"{i}/7", "number"),
+        (lambda i: f"\\frac{{{i}}}{{x}}", "math"),
+        (lambda i: i if i % 2 else f"{i} apples", "math"),
+        (lambda i: ["red", "green"][i % 2], "exact"),
+    ],
+)
+def test_the_verifier_is_the_first_that_reads_the_answers(rows, answer, verifier):
+    recipe, said, text = made(rows(answer))
+    assert (recipe.branches["sums"].task.verifier, said) == (verifier, [])
+    assert f"verifier: {verifier} " in text
+
+
+def test_rows_that_name_their_verifier_are_left_to_it(rows):
+    recipe, _, text = made(rows(str, verifier="number"))
+    assert recipe.branches["sums"].task.verifier is None
+    assert "verifier" not in text
+
+
+def test_a_few_rows_that_do_not_fit_are_left_out_and_told_and_many_are_not(rows):
+    recipe, said, _ = made(rows(lambda i: "a word" if i == 7 else "ABCD"[i % 4]))
+    task = recipe.branches["sums"].task
+    assert (task.verifier, task.bad_rows, task.max_bad_rows) == ("choice", "skip", 1)
+    assert said == ["sums.jsonl: 1 of 40 rows are left out: verifier choice cannot read their answers"]
+    rows(lambda i: "ABCD"[i % 4] if i < 30 else "")
+    recipe, said, _ = made("sums.jsonl")
+    assert recipe.branches["sums"].task.max_bad_rows == 10
+    assert said == ["sums.jsonl: 10 bad rows are left out, the first: sums.jsonl:31: the answer is empty"]
+    with pytest.raises(DataError, match=r"^sums.jsonl: 30 of 40 rows are bad, the first: sums.jsonl:11: the answer is"):
+        made(rows(lambda i: "ABCD"[i % 4] if i < 10 else ""))
+
+
+def test_splits_are_cut_so_that_none_is_empty_and_their_sizes_stand_in_a_comment(rows):
+    for count in (6, 40, 8000):
+        recipe, _, text = made(rows(str, count=count))
+        task = make_tasks(recipe)["sums"]
+        sizes = {split: task.size(split) for split in Split}
+        counted = ", ".join(f"{size:,} {split.value}" for split, size in sizes.items())
+        assert f"# rows: {count:,} of text; cut by hash into {counted}\n" in text
+        assert min(sizes.values()) > 0
+    assert 400 < sizes[Split.TEST] < 600
+    with pytest.raises(DataError, match=r"^sums.jsonl: 2 sound rows cannot be cut into train, validation and test"):
+        made(rows(str, count=2))
+
+
+def test_each_file_is_a_branch_named_after_it_and_kinds_are_told(rows, here):
+    Image.new("RGB", (32, 32)).save(here / "a.png")
+    files = [rows(str, "train.jsonl"), "My pictures_train.jsonl", rows(str, "base.jsonl")]
+    for i in range(40):
+        shutil.copy(here / "a.png", here / f"{i}.png")
+    pictures = [{"question": "?", "answer": "B", "image": f"{i}.png"} for i in range(40)]
+    (here / files[1]).write_text("\n".join(map(json.dumps, pictures)))
+    (here / "gsm8k").mkdir()
+    files.append(rows(str, "gsm8k/train-00000-of-00001.jsonl"))
+    recipe, _, text = made(*files)
+    assert list(recipe.branches) == ["rows", "My_pictures", "base_2", "gsm8k"]
+    assert "# rows: 40 of image;" in text
+    assert (recipe.method, recipe.opd.prompts_per_step) == ("copd", 8)
+    assert made(files[0])[0].method == "expert"
+
+
+def test_a_model_that_ships_has_values_of_the_example_and_another_those_of_the_paper(rows, here):
+    recipe, _, _ = made(rows(str))
+    assert (recipe.optimizer.learning_rate, recipe.sampling.max_new_tokens) == (1e-4, 24)
+    shutil.copytree(model_folder(TINY), here / "own", ignore=shutil.ignore_patterns("*.safetensors"))
+    recipe, _, text = made(rows(str), rows(str, "more.jsonl", count=600), model="own")
+    assert (recipe.optimizer.learning_rate, recipe.optimizer.betas) == (1e-6, (0.9, 0.999))
+    assert (recipe.sampling.max_new_tokens, recipe.model.micro_batch_tokens) == (256, 4352)
+    assert recipe.sampling.prompts_per_step == make_tasks(recipe)["sums"].size(Split.TRAIN)
+    assert "boxed" in recipe.branches["sums"].task.system_prompt
+    assert "arXiv 2604.27083" in text
+    assert examine(recipe, cards_of(2, 80)).most
+
+
+def test_pictures_that_a_model_does_not_take_are_refused_in_one_line(rows, here):
+    Image.new("RGB", (32, 32)).save(here / "a.png")
+    model, tokenizer = tiny_of_kind("qwen3")
+    model.save_pretrained(here / "text-only")
+    tokenizer.save_pretrained(here / "text-only")
+    with pytest.raises(ModelFolderError, match=r"^p.jsonl: its rows hold image; text-only takes text only$"):
+        made(rows(str, "p.jsonl", image="a.png"), model="text-only")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--model", TINY, "gone.jsonl"], "gone.jsonl: cannot be read"),
+        (["--model", "builtin:gone", "sums.jsonl"], "--model: no builtin model"),
+        (["--model", "gone", "sums.jsonl"], "--model: no folder 'gone'"),
+        (["--model", TINY, "odd.jsonl"], "odd.jsonl: no format fits the columns a"),
+        (["--model", TINY, "empty.jsonl"], "empty.jsonl: no sound row; the first bad one is empty.jsonl:1: "),
+        (["sums.jsonl"], "Missing option '--model'"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_nothing_on_stdout(command, rows, here, words, said):
+    rows(str)
+    rows(lambda i: "", "empty.jsonl")
+    (here / "odd.jsonl").write_text('{"a": 1}')
+    done = command("init", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_stdout_is_the_recipe_alone_and_doctor_passes_it(command, rows, here):
+    done = command("init", "--model", TINY, rows(lambda i: i if i else "one"))
+    assert "1 of 40 rows are left out" in done.stderr
+    (here / "my.yaml").write_text(done.stdout)
+    checked = command("doctor", "my.yaml", "sampling.prompts_per_step=2", "sampling.rollouts_per_prompt=2")
+    assert (checked.returncode, checked.stdout.count("failed")) == (0, 1)
