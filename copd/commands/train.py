@@ -17,7 +17,7 @@ from copd.assemble.places import placed
 from copd.assemble.plan import Plan, handovers, make_plan
 from copd.assemble.sampling import versions_of_sampler
 from copd.branches.local import finish
-from copd.errors import LostBranchError, MergeError, RecipeError, RunFolderError
+from copd.errors import LostBranchError, MergeError, OutOfMemoryError, RecipeError, RunFolderError
 from copd.handles import Answering, BranchHandle
 from copd.maths.merge import NEED_BASE
 from copd.measure.behaviour import Behaviour
@@ -59,7 +59,7 @@ def train(
     of the same recipe, data, base and versions. That run goes on from its last checkpoint; a complete run is only
     shown. With `force` too, these may have changed; the manifest records what changed. SIGTERM and SIGINT end the run
     with a checkpoint. Raises RecipeError, DataError, ModelFolderError, CheckpointError, RunFolderError, MergeError,
-    WriteError, ProcessError or NonFiniteError; after a signal Stopped, which is a SystemExit.
+    WriteError, ProcessError, OutOfMemoryError or NonFiniteError; after a signal Stopped, which is a SystemExit.
     """
     if force and not resume:
         raise RecipeError("--force: found without --resume, which alone has a use for it; add --resume or leave it out")
@@ -98,6 +98,11 @@ def _train_alone(
                 except LostBranchError as error:
                     stop.leave_if_asked()
                     _give_up_or_tell(error, recipe.backend.restarts - restarts, screen)
+                except OutOfMemoryError as error:
+                    if not (folder / CHECKPOINTS).is_dir():
+                        raise
+                    more = "--resume --force with the change goes on from the last checkpoint"
+                    raise OutOfMemoryError(f"{error}; {more}") from error
     if not table or not (folder / REPORT).is_file():
         from copd.report.page import write_report  # draws by matplotlib, which a run has no use for until here
 
