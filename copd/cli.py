@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from copd.assemble import SERVER
-from copd.cli_arguments import Changes, Overrides, RecipeName, is_change, recipe_and_changes
+from copd.cli_arguments import Changes, Overrides, RecipeName, busy, is_change, recipe_and_changes
 from copd.cli_compare import advise, compare
 from copd.cli_data import data
 from copd.cli_plan import plan
@@ -96,7 +96,7 @@ def train(
     settings = load_recipe(source, changes)
     if settings.backend.kind == "processes":
         begin_to_import(SERVER)
-    with importing():
+    with busy("loading PyTorch and transformers"), importing():
         from copd.commands.train import train as run  # torch is loaded only once the recipe is known to be sound
         from copd.runs.screen import Screen
 

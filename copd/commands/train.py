@@ -37,6 +37,7 @@ from copd.runs.experts import expert_checkpoint, trajectory
 from copd.runs.folder import check_folder, claim, record_forced
 from copd.runs.lifecycle import Stop, alone_in
 from copd.runs.observer import RunObserver
+from copd.runs.remaining import EVALUATING, Remaining
 from copd.runs.runlog import ANSWERS, METRICS, REPORT, read_lines, write_lines
 from copd.runs.screen import Screen
 from copd.runs.trackers import check_trackers, open_trackers
@@ -84,7 +85,8 @@ def _train_alone(
         if table:
             screen.result(table, recipe.evaluation.split)
         else:
-            screen.planned(folder, recipe.method, plan)
+            remaining = Remaining(plan, recipe.evaluation, recipe.checkpoint, handovers(recipe))
+            screen.planned(folder, recipe.method, remaining)
             for change in changes:
                 screen.warn(f"--force: {change}")
             for restarts in range(recipe.backend.restarts + 1):
@@ -96,6 +98,7 @@ def _train_alone(
                         finish(run.complete())
                     break
                 except LostBranchError as error:
+                    screen.trained()
                     stop.leave_if_asked()
                     _give_up_or_tell(error, recipe.backend.restarts - restarts, screen)
                 except OutOfMemoryError as error:
@@ -138,10 +141,13 @@ class _Run:
         self.folder, self.recipe, self.plan, self.screen = folder, made.recipe, plan, screen
         self.checkpoint, self.manifest, self.changes, self.stop = checkpoint, manifest, changes, stop
         self.experts = None if checkpoint else self._existing_experts(manifest["trajectory"])
-        with screen.stage("model and its path"):
+        with screen.stage("loading the model"):
+            _ = made.loaded
+        with screen.stage("checking its path"):
             self.base = made.base
-        with screen.stage("branches"):
-            self.place = placed(made, plan.branches)
+        starting = "making branches" if made.recipe.backend.kind == "local" else "starting processes"
+        with screen.stage(starting, len(plan.branches)) as started:
+            self.place = placed(made, plan.branches, started)
 
     def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
         run = self.recipe.experts.run
@@ -189,9 +195,8 @@ class _Run:
             record_forced(self.folder, self.manifest, start, self.changes)
             self.changes.clear()
         if not self.checkpoint:
-            with self.screen.stage("first measures"):
-                self._warn_of_truncation(observer, await observer.measure(-1, "start"))
-                await observer.validate(-1)
+            self._warn_of_truncation(observer, await observer.measure(-1, "start"))
+            await observer.validate(-1)
             if self.experts:
                 start = self.experts.step
                 await observer.adopt(self.experts, self.plan.learners)
@@ -199,6 +204,7 @@ class _Run:
         self.screen.started(start, self.place.peak)
         with self.stop.after_step(start):
             await self._method(handles, observer, start)
+        self.screen.trained()
 
     def _warn_of_truncation(self, observer: RunObserver, start: Behaviour) -> None:
         """Warn if the length limit truncates many responses of the base. At the start all branches equal the base."""
@@ -250,10 +256,8 @@ class _Run:
     async def _conclude(self, base: Answering, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems, and write the last lines of the record."""
         models: list[Answering] = [base, *handles.values()]
-        with self.screen.stage("saving and merging"):
-            await self._save(handles, models)
-        with self.screen.stage("evaluation"):
-            await self._evaluate(models, observer)
+        await self._save(handles, models)
+        await self._evaluate(models, observer)
 
     async def _save(self, handles: Mapping[str, BranchHandle], models: list[Answering]) -> None:
         """Export branches and merge; the merge joins the models that are evaluated.
@@ -265,15 +269,18 @@ class _Run:
         if self.plan.product == MERGED and MERGED not in handles:
             policy = self.base.clone()
             try:
-                async with merged(handles, self._merge(), self._exchange) as weights:
-                    policy.load_weights(StoredTensors(weights, MERGED))
+                with self.screen.stage("merging"):
+                    async with merged(handles, self._merge(), self._exchange) as weights:
+                        policy.load_weights(StoredTensors(weights, MERGED))
             except MergeError as error:
                 failure = error
-        for name, branch in handles.items():
-            if name == MERGED:
-                await branch.save(self.folder / MERGED, self._card("the student of all branches"), dtype)
-            else:
-                await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"), dtype)
+        with self.screen.stage("saving the models", len(handles)) as saved:
+            for name, branch in handles.items():
+                if name == MERGED:
+                    await branch.save(self.folder / MERGED, self._card("the student of all branches"), dtype)
+                else:
+                    await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"), dtype)
+                saved()
         if failure is not None:
             raise failure
         if policy is not None:
@@ -285,9 +292,9 @@ class _Run:
         settings, last = self.recipe.evaluation, self.plan.schedule.steps - 1
         if settings.models == "product" and self.plan.product:
             models = [model for model in models if model.name == self.plan.product]
-        answers = await answer(
-            models, self.plan.capabilities, Split(settings.split), problems=settings.problems, pass_at=settings.pass_at
-        )
+        asked = self.plan.capabilities, Split(settings.split)
+        with self.screen.stage(EVALUATING, len(models) * len(self.plan.capabilities)) as done:
+            answers = await answer(models, *asked, problems=settings.problems, pass_at=settings.pass_at, done=done)
         table = tabulate(answers, settings.pass_at)
         write_lines(self.folder / ANSWERS, [a.as_record() for a in answers])
         made_for = {"product": self.plan.product} if self.plan.product else {}

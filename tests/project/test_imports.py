@@ -51,7 +51,7 @@ ROOMS = {
     },
     "branches/handle.py": {"copd.types"},
     "report": EVERYBODY
-    | {"copd.runs.runlog"}
+    | {"copd.runs.numbers", "copd.runs.runlog"}
     | {f"copd.measure.{module}" for module in ("compare", "evaluate", "ledger")},
     "runs": EVERYBODY
     | {"copd.schedule", "copd.topology", "copd.measure", "copd.recipe.sections", "copd.assemble.plan"},
