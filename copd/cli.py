@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -85,6 +86,7 @@ def train(
 
     Try `copd train demo`. Then try a baseline at the same number of rollouts: `copd train demo method=mixed`.
     """
+    from copd.recipe.keys import without_keys
     from copd.recipe.reading import load_recipe, reread
     from copd.runs.folder import saved_recipe
     from copd.system.processes import begin_to_import, importing
@@ -100,7 +102,8 @@ def train(
         from copd.commands.train import train as run  # torch is loaded only once the recipe is known to be sound
         from copd.runs.screen import Screen
 
-    run(settings, out, resume=resume, force=force, screen=Screen(imports_began=BEGAN))
+    command = without_keys(shlex.join(["copd", *sys.argv[1:]]))
+    run(settings, out, resume=resume, force=force, screen=Screen(imports_began=BEGAN), command=command)
 
 
 @app.command()

@@ -53,14 +53,17 @@ def train(
     resume: bool = False,
     force: bool = False,
     screen: Screen | None = None,
+    command: str | None = None,
 ) -> Path:
     """Run a recipe to the end and return its run folder.
 
     The folder is `runs/METHOD-seedSEED` unless `out` is given. It must be new or empty. With `resume` it may hold a run
     of the same recipe, data, base and versions. That run goes on from its last checkpoint; a complete run is only
     shown. With `force` too, these may have changed; the manifest records what changed. SIGTERM and SIGINT end the run
-    with a checkpoint. Raises RecipeError, DataError, ModelFolderError, CheckpointError, RunFolderError, MergeError,
-    WriteError, ProcessError, OutOfMemoryError or NonFiniteError; after a signal Stopped, which is a SystemExit.
+    with a checkpoint. `command` is what the user typed, for the manifest of a new run.
+
+    Raises RecipeError, DataError, ModelFolderError, CheckpointError, RunFolderError, MergeError, WriteError,
+    ProcessError, OutOfMemoryError or NonFiniteError; after a signal Stopped, which is a SystemExit.
     """
     if force and not resume:
         raise RecipeError("--force: found without --resume, which alone has a use for it; add --resume or leave it out")
@@ -69,17 +72,25 @@ def train(
     check_trackers(recipe.trackers)
     screen = screen or Screen()
     with alone_in(folder), Stop(screen.warn) as stop:
-        _train_alone(recipe, folder, plan, screen, stop, resume=resume, force=force)
+        _train_alone(recipe, folder, plan, screen, stop, resume=resume, force=force, command=command)
     return folder
 
 
 def _train_alone(
-    recipe: Recipe, folder: Path, plan: Plan, screen: Screen, stop: Stop, *, resume: bool, force: bool
+    recipe: Recipe,
+    folder: Path,
+    plan: Plan,
+    screen: Screen,
+    stop: Stop,
+    *,
+    resume: bool,
+    force: bool,
+    command: str | None,
 ) -> None:
     """`train` in a folder that this process has locked."""
     with assembled(recipe, screen.warn) as made:
         with screen.stage("data"):
-            manifest = _manifest(made)
+            manifest = _manifest(made, command)
         changes = check_folder(folder, manifest, resume, reread, force=force)
         table = [] if changes else result_of(folder)
         if table:
@@ -324,13 +335,14 @@ def result_of(folder: Path) -> list[Accuracy]:
         raise RunFolderError(f"{path}: cannot be read as the record of a run: {error!r}") from error
 
 
-def _manifest(made: Assembled) -> dict[str, Any]:
+def _manifest(made: Assembled, command: str | None = None) -> dict[str, Any]:
     recipe = made.recipe
     base = model_folder(recipe.model.path, revision=recipe.model.revision)
     sums = {path.name: sha256(path) for path in sorted(path for pattern in FETCHED for path in base.glob(pattern))}
     settings, data = recipe.model_dump(mode="json"), made.fingerprints
     verifiers = {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)}
     return {
+        "command": command,
         "recipe": settings,
         "branch_order": list(recipe.branches),
         "seed": recipe.seed,
