@@ -22,6 +22,7 @@ from copd.cli_arguments import Changes, Overrides, RecipeName, busy, is_change, 
 from copd.cli_compare import advise, compare
 from copd.cli_data import data
 from copd.cli_plan import plan
+from copd.cli_watch import watch
 from copd.commands.exits import DEBUG, leave, status_of
 from copd.errors import RecipeError
 
@@ -286,6 +287,7 @@ def show(
 
 
 app.command()(plan)
+app.command()(watch)
 app.command()(compare)
 app.command()(advise)
 

@@ -1,9 +1,11 @@
 """The work of the commands, one file each. `copd.cli` parses the command line and calls them.
 
 - `train`: recipe to run folder
+- `manifest`: what ties a run folder to its recipe, base and files
 - `doctor`: checks of a recipe before a long run
 - `plan`: what a recipe asks of its machines, before anything is loaded
 - `needs`: memory of each process of a run
+- `watch`: the page that follows a run, and its server
 - `workload`: rollouts and tokens of a recipe
 - `findings`: a finding in words; the machine
 - `remedies`: why the base's responses are not right, and what to do

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +13,24 @@ from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_health
 from copd.assemble.places import placed
 from copd.assemble.plan import Plan, handovers, make_plan
-from copd.assemble.sampling import versions_of_sampler
 from copd.branches.local import finish
+from copd.commands.manifest import manifest_of
 from copd.errors import LostBranchError, MergeError, OutOfMemoryError, RecipeError, RunFolderError
 from copd.handles import Answering, BranchHandle
 from copd.maths.merge import NEED_BASE
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
 from copd.measure.health import MANY_TRUNCATED
-from copd.model.folders import FETCHED, loader_of, model_folder, read_config
+from copd.model.folders import loader_of, read_config
 from copd.model.merging import merge_weights, pass_on_weights
 from copd.model.stored import StoredTensors
 from copd.phases import Consolidation, Merge, merged
 from copd.recipe.method_sections import DISTIL
 from copd.recipe.model import Recipe
 from copd.recipe.reading import reread
-from copd.rewards.grading import user_verifiers
 from copd.runs.cards import RUN_CARD
 from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint
-from copd.runs.experts import expert_checkpoint, trajectory
+from copd.runs.experts import expert_checkpoint
 from copd.runs.folder import check_folder, claim, record_forced
 from copd.runs.lifecycle import Stop, alone_in
 from copd.runs.observer import RunObserver
@@ -42,7 +39,7 @@ from copd.runs.runlog import ANSWERS, METRICS, REPORT, read_lines, write_lines
 from copd.runs.screen import Screen
 from copd.runs.trackers import check_trackers, open_trackers
 from copd.schedule import Phase
-from copd.system.files import passing_folder, remove_passing_folders, sha256
+from copd.system.files import passing_folder, remove_passing_folders
 from copd.types import BASE, MERGED, Split
 
 
@@ -90,7 +87,7 @@ def _train_alone(
     """`train` in a folder that this process has locked."""
     with assembled(recipe, screen.warn) as made:
         with screen.stage("data"):
-            manifest = _manifest(made, command)
+            manifest = manifest_of(made, command)
         changes = check_folder(folder, manifest, resume, reread, force=force)
         table = [] if changes else result_of(folder)
         if table:
@@ -333,24 +330,3 @@ def result_of(folder: Path) -> list[Accuracy]:
         return next((accuracies(record["table"]) for record in records if record["event"] == "result"), [])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{path}: cannot be read as the record of a run: {error!r}") from error
-
-
-def _manifest(made: Assembled, command: str | None = None) -> dict[str, Any]:
-    recipe = made.recipe
-    base = model_folder(recipe.model.path, revision=recipe.model.revision)
-    sums = {path.name: sha256(path) for path in sorted(path for pattern in FETCHED for path in base.glob(pattern))}
-    settings, data = recipe.model_dump(mode="json"), made.fingerprints
-    verifiers = {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)}
-    return {
-        "command": command,
-        "recipe": settings,
-        "branch_order": list(recipe.branches),
-        "seed": recipe.seed,
-        "base_sha256": sums,
-        "data_sha256": data,
-        "verifier_sha256": verifiers,
-        "trajectory": trajectory(settings, sums, data, verifiers),
-        "versions": {name: version(name) for name in ("copd", "torch", "transformers")} | versions_of_sampler(recipe),
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-    }

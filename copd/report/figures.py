@@ -103,14 +103,12 @@ def draw_lessons(axes: Any, records: Sequence[Record]) -> bool:
 
 
 def draw_diagnostic(axes: Any, records: Sequence[Record], name: str) -> bool:
-    """Draw a value of every update of each branch, a mean over five steps; False without records.
-
-    A value that each part of an update has is that of the native part; without one, the mean over the lessons.
-    """
-    return _draw_updates(axes, records, lambda update: {update["branch"]: _of_update(update, name)})
+    """Draw a value of every update of each branch, a mean over five steps; False without records."""
+    return _draw_updates(axes, records, lambda update: {update["branch"]: of_update(update, name)})
 
 
-def _of_update(update: Record, name: str) -> float | None:
+def of_update(update: Record, name: str) -> float | None:
+    """A value of an update: its own, else that of its native part, else the mean over its lessons."""
     if (own := update.get(name, update.get(f"native/{name}"))) is not None:
         return own
     lessons = [update[key] for key in update if key.startswith("from_") and key.endswith(f"/{name}")]

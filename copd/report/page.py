@@ -16,7 +16,7 @@ from copd.report import contents, words
 from copd.report.comparison import comparison
 from copd.report.reading import RunRecord, read_run, read_runs
 from copd.report.single import single
-from copd.runs.numbers import duration
+from copd.runs.numbers import duration, roughly
 from copd.runs.runlog import REPORT
 from copd.system.files import replace_text
 from copd.types import BASE, MERGED
@@ -115,7 +115,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     functions: list[Callable[..., Any]] = [words.per_cent, words.points, words.signed, words.interval, words.mark]
-    functions += [words.points_interval, duration, words.counted, words.method_name]
+    functions += [words.points_interval, duration, roughly, words.counted, words.method_name]
     functions += [contents.share_scale, contents.share_bar, contents.difference_bars]
     environment.filters.update({function.__name__: function for function in functions})
     environment.filters["phase"] = lambda phase: PHASES.get(phase, phase)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from copd.assemble.plan import Plan
 from copd.recipe.sections import CheckpointSection, EvaluationSection
+from copd.schedule import Phase
 from copd.types import BASE, MERGED
 
 TRAINING, MEASURING, EVALUATING, SAVING = "training", "measuring", "evaluating", "saving"
@@ -32,6 +34,7 @@ class Remaining:
         self._save_every, self._save_after = checkpoint.every_steps, handovers
         self._seconds: dict[str, float] = defaultdict(float)
         self._units: dict[str, float] = defaultdict(float)
+        self._last = 0.0
 
     @property
     def validation(self) -> int:
@@ -51,6 +54,22 @@ class Remaining:
         """So many units of a work have taken so many seconds."""
         self._seconds[work] += seconds
         self._units[work] += units
+
+    def heard(self, record: Mapping[str, Any]) -> None:
+        """A line of the run's record: the time since the line before it was that of its event.
+
+        Time for which a run was stopped is none. Checkpoints count with the step after them.
+        """
+        now, before = record["seconds"], self._last
+        self._last = now
+        seconds = now - before if now >= before else now
+        if record["event"] == "update":
+            step, branches = record["step"], self.plan.trained(Phase(record["phase"]))
+            self.took(TRAINING, seconds, self.plan.step_cost(step) / len(branches))
+        elif record["event"] == "accuracy":
+            self.took(EVALUATING, seconds, self.validation)
+        elif record["event"] in ("teaching", "behaviour"):
+            self.took(MEASURING, seconds, int(record["event"] == "behaviour"))
 
     def left(self, done: int) -> dict[str, float]:
         """Units of each work after so many steps."""
