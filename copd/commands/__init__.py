@@ -3,6 +3,7 @@
 - `train`: recipe to run folder
 - `manifest`: what ties a run folder to its recipe, base and files
 - `doctor`: checks of a recipe before a long run
+- `outlook`: what doctor says of the run as a whole
 - `plan`: what a recipe asks of its machines, before anything is loaded
 - `needs`: memory of each process of a run
 - `watch`: the page that follows a run, and its server
