@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -16,12 +17,13 @@ from rich.markup import escape
 from rich.text import Text
 
 from copd.assemble import SERVER
-from copd.cli_arguments import Changes, Overrides, RecipeName, named_recipe, recipe_and_changes, say
+from copd.cli_arguments import Changes, Overrides, RecipeName, busy, named_recipe, recipe_and_changes, say
 from copd.cli_compare import advise, compare
 from copd.cli_data import data
 from copd.cli_init import init
 from copd.cli_plan import plan
 from copd.cli_recipe import recipes
+from copd.cli_watch import watch
 from copd.commands.exits import DEBUG, leave, status_of
 from copd.errors import RecipeError
 
@@ -85,6 +87,7 @@ def train(
 
     Try `copd train demo`. Then try a baseline at the same number of rollouts: `copd train demo method=mixed`.
     """
+    from copd.recipe.keys import without_keys
     from copd.recipe.reading import load_recipe, reread
     from copd.runs.folder import saved_recipe
     from copd.system.processes import begin_to_import, importing
@@ -96,11 +99,12 @@ def train(
     settings = load_recipe(source, changes) if source else load_recipe(*named_recipe(recipe, overrides))
     if settings.backend.kind == "processes":
         begin_to_import(SERVER)
-    with importing():
+    with busy("loading PyTorch and transformers"), importing():
         from copd.commands.train import train as run  # torch is loaded only once the recipe is known to be sound
         from copd.runs.screen import Screen
 
-    run(settings, out, resume=resume, force=force, screen=Screen(imports_began=BEGAN))
+    command = without_keys(shlex.join(["copd", *sys.argv[1:]]))
+    run(settings, out, resume=resume, force=force, screen=Screen(imports_began=BEGAN), command=command)
 
 
 @app.command()
@@ -271,6 +275,7 @@ def warmup(
 
 app.command()(init)
 app.command()(plan)
+app.command()(watch)
 app.command()(compare)
 app.command()(advise)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,12 @@ from copd.errors import RecipeError
 Changes = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, may be repeated.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
 RecipeName = Annotated[str | None, typer.Argument(help="A YAML file, or a builtin recipe by name.")]
+
+
+def busy(what: str) -> AbstractContextManager[object]:
+    """On a terminal, a line that says what the block does while it lasts."""
+    console = Console()
+    return console.status(f"{what} ...") if console.is_terminal else nullcontext()
 
 
 def say(line: str) -> None:

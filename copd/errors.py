@@ -57,6 +57,10 @@ class ProcessError(CopdError):
     """Branches have no place to live, or the process of one ended before the run did."""
 
 
+class OutOfMemoryError(CopdError):
+    """Memory that did not suffice: the message names branch, activity, tokens and the fields that help."""
+
+
 class LostBranchError(ProcessError):
     """A branch that was computing has ended, or answers no more. A run can go on from its last checkpoint."""
 

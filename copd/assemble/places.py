@@ -49,12 +49,14 @@ class Place(Protocol):
 class ThisProcess:
     """All branches in this process. They take turns on their device if the recipe says so."""
 
-    def __init__(self, made: Assembled, names: Sequence[str]) -> None:
+    def __init__(self, made: Assembled, names: Sequence[str], started: Callable[[], None]) -> None:
         self._made = made
         self._turns = Turns() if made.recipe.model.offload else None
         self._home = made.base.device
-        branches = (make_branch(made, name, index) for index, name in enumerate(names))
-        self.branches = {branch.name: local_handle(self._waiting(branch), self._turns) for branch in branches}
+        self.branches: dict[str, BranchHandle] = {}
+        for index, name in enumerate(names):
+            self.branches[name] = local_handle(self._waiting(make_branch(made, name, index)), self._turns)
+            started()
 
     def _waiting(self, actor: A) -> A:
         if self._turns is not None:
@@ -94,7 +96,7 @@ class _Evaluating:
 class OwnProcesses(_Evaluating):
     """A process for each branch; all start at the same time."""
 
-    def __init__(self, made: Assembled, names: Sequence[str]) -> None:
+    def __init__(self, made: Assembled, names: Sequence[str], started: Callable[[], None]) -> None:
         super().__init__(made)
         self._processes: dict[str, BranchProcess] = {}
         begin_to_import(SERVER)
@@ -102,7 +104,10 @@ class OwnProcesses(_Evaluating):
             for index, name in enumerate(names):
                 make = partial(lone_branch, made.recipe, name, index, self._inherited)
                 self._processes[name] = BranchProcess(name, make, partial(_warn_of, made, name), made.asked.at)
-            self.branches = {name: process.handle(_patience(made)) for name, process in self._processes.items()}
+            self.branches: dict[str, BranchHandle] = {}
+            for name, process in self._processes.items():
+                self.branches[name] = process.handle(_patience(made))
+                started()
         except BaseException:
             self.close()
             raise
@@ -120,7 +125,7 @@ class OwnProcesses(_Evaluating):
 class RayActors(_Evaluating):
     """An actor of Ray for each branch."""
 
-    def __init__(self, made: Assembled, names: Sequence[str]) -> None:
+    def __init__(self, made: Assembled, names: Sequence[str], started: Callable[[], None]) -> None:
         try:
             from copd.branches import ray
             from copd.system import cluster
@@ -141,7 +146,10 @@ class RayActors(_Evaluating):
                 actor = ray.RayBranch(name, make, partial(_warn_of, made, name), room, made.asked.at)
                 self._life.callback(actor.close)
                 self._actors.append(actor)
-            self.branches = {actor.name: actor.handle(_patience(made)) for actor in self._actors}
+            self.branches: dict[str, BranchHandle] = {}
+            for actor in self._actors:
+                self.branches[actor.name] = actor.handle(_patience(made))
+                started()
         except BaseException:
             self.close()
             raise
@@ -162,12 +170,12 @@ def _patience(made: Assembled) -> Patience:
     return Patience(backend.slow_minutes, backend.give_up_minutes, made.warn)
 
 
-def placed(made: Assembled, names: Sequence[str]) -> Place:
-    """The new branches, where the recipe wants them to live.
+def placed(made: Assembled, names: Sequence[str], started: Callable[[], None] = lambda: None) -> Place:
+    """The new branches, where the recipe wants them to live. `started` is called after each that is ready.
 
     Raises ModelFolderError if the checks of their models settled on different paths.
     """
-    place = PLACES[made.recipe.backend.kind](made, names)
+    place = PLACES[made.recipe.backend.kind](made, names, started)
     try:
         finish(check_one_path(place.branches))
     except BaseException:
@@ -176,7 +184,7 @@ def placed(made: Assembled, names: Sequence[str]) -> Place:
     return place
 
 
-PLACES: Mapping[str, Callable[[Assembled, Sequence[str]], Place]] = {
+PLACES: Mapping[str, Callable[[Assembled, Sequence[str], Callable[[], None]], Place]] = {
     "local": ThisProcess,
     "processes": OwnProcesses,
     "ray": RayActors,

@@ -12,4 +12,5 @@
 - `processes`: calls to a branch in a process of its own
 - `ray`: calls to a branch that is an actor of Ray
 - `patience`: how long a run waits for an answer
+- `shortage`: what a branch says when memory does not suffice
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from copd.branches.shortage import short_of_memory
 from copd.model.pieces import token_pieces
 from copd.model.policy import Policy
 from copd.rewards.grading import Grader, Response
@@ -64,14 +65,19 @@ class Actor:
     def sample(
         self, problems: Sequence[Problem], rollouts_per_prompt: int, generator: torch.Generator | None
     ) -> Rollouts:
-        """Sample responses as the run does, without grading; greedy without a generator."""
-        return self.policy.sample(
-            problems,
-            rollouts_per_prompt=rollouts_per_prompt,
-            generator=generator,
-            max_new_tokens=self.sampling.max_new_tokens,
-            temperature=self.sampling.temperature,
-        )
+        """Sample responses as the run does, without grading; greedy without a generator.
+
+        Raises OutOfMemoryError if memory does not suffice.
+        """
+        most = len(problems) * rollouts_per_prompt * self.sampling.max_new_tokens
+        with short_of_memory(self.name, "sampling", most, self.policy):
+            return self.policy.sample(
+                problems,
+                rollouts_per_prompt=rollouts_per_prompt,
+                generator=generator,
+                max_new_tokens=self.sampling.max_new_tokens,
+                temperature=self.sampling.temperature,
+            )
 
     def grade(self, rollouts: Rollouts) -> Rollouts:
         """This policy's responses with their rewards and the policy's current version."""
@@ -98,8 +104,12 @@ class Actor:
         return self.answer(problems, rollouts_per_prompt, generator)
 
     def inspect(self, rollouts: Rollouts, k: int = 0, ids_NTK: Tensor | None = None) -> Score:
-        """This policy's current log-probs of any model's responses; not counted in the ledger."""
-        return self.policy.score(rollouts, k=k, ids_NTK=ids_NTK, version=self.version)
+        """This policy's current log-probs of any model's responses; not counted in the ledger.
+
+        Raises OutOfMemoryError if memory does not suffice.
+        """
+        with short_of_memory(self.name, "scoring", int(rollouts.mask_NT.sum()), self.policy):
+            return self.policy.score(rollouts, k=k, ids_NTK=ids_NTK, version=self.version)
 
     def texts(self, rollouts: Rollouts) -> list[str]:
         """The responses as text, end tokens left out. [N]."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from copd.branches.actor import Actor, SamplingSettings, generator_of
 from copd.branches.described import describe
 from copd.branches.kept import KeptBatch, as_tensors, from_tensors
+from copd.branches.shortage import short_of_memory
 from copd.branches.signals import Signal
 from copd.branches.state import read_state, write_state
 from copd.compute.batching import take_rows
@@ -144,7 +145,8 @@ class Branch(Actor):
         draws = f"{task} (visit)" if visit and task == self.capability else task
         rollouts = self.answer(problems, rollouts_per_prompt, generator_of(self.sampling.seed, self.name, draws, step))
         if visit:
-            rollouts = self.settings.signal.asked(self.policy, rollouts)
+            with short_of_memory(self.name, "scoring", int(rollouts.mask_NT.sum()), self.policy):
+                rollouts = self.settings.signal.asked(self.policy, rollouts)
             self.ledger.tokens_scored += 0 if rollouts.likeliest_NTK is None else int(rollouts.mask_NT.sum())
         self.ledger.rollouts += len(rollouts.tokens_NT)
         self.ledger.tokens_generated += int(rollouts.mask_NT.sum())
@@ -169,7 +171,8 @@ class Branch(Actor):
         """Teach: log-probs of responses under the current weights, or under those that are held."""
         started = time.perf_counter()
         teacher = self._held or HeldModel(self.policy, self.version)
-        score = self.settings.signal.score(teacher.policy, rollouts, teacher.version)
+        with short_of_memory(self.name, "scoring", int(rollouts.mask_NT.sum()), teacher.policy):
+            score = self.settings.signal.score(teacher.policy, rollouts, teacher.version)
         self.ledger.tokens_scored += int(rollouts.mask_NT.sum())
         self.ledger.score_seconds += time.perf_counter() - started
         return score
@@ -189,12 +192,14 @@ class Branch(Actor):
 
         Raises ValueError for own responses of an earlier version of the weights, and for a teacher's responses or
         score of another version than the part demands. Raises NonFiniteError naming the branch after several bad steps
-        in a row.
+        in a row, and OutOfMemoryError if memory does not suffice.
         """
         started = time.perf_counter()
-        objectives = [self._objective(part) for part in parts]
+        tokens = sum(int(part.rollouts.mask_NT.sum()) for part in parts)
         try:
-            report = self._step(objectives, taught=any(part.teacher is not None for part in parts))
+            with short_of_memory(self.name, "training", tokens, self.policy):
+                objectives = [self._objective(part) for part in parts]
+                report = self._step(objectives, taught=any(part.teacher is not None for part in parts))
         except NonFiniteError as error:
             raise NonFiniteError(f"branch {self.name}: {error}") from error
         self.version += 1

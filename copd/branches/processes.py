@@ -147,6 +147,8 @@ class BranchProcess:
         self._process.join(ENDING_SECONDS)
         status = self._process.exitcode
         how = f"killed by {signal.Signals(-status).name}" if status and status < 0 else f"exit status {status}"
+        if status == -signal.SIGKILL:
+            how += ", as the system does when memory runs out; `copd plan` tells what a recipe needs"
         return LostBranchError(f"branch {self.name}: its process has ended ({how})")
 
 

@@ -2,12 +2,15 @@
 
 - `train`: recipe to run folder
 - `init`: files and a model to a recipe
+- `manifest`: what ties a run folder to its recipe, base and files
 - `doctor`: checks of a recipe before a long run
+- `outlook`: what doctor says of the run as a whole
 - `plan`: what a recipe asks of its machines, before anything is loaded
 - `measured`: what it measures of model and data
 - `needs`: memory of each process of a run
 - `need`: that of one process, and the sum on each device
 - `equal_rows`: the micro-batches of rows as long as they may be
+- `watch`: the page that follows a run, and its server
 - `workload`: rollouts and tokens of a recipe
 - `findings`: a finding in words; the machine
 - `remedies`: why the base's responses are not right, and what to do

@@ -1,17 +1,14 @@
 """`copd doctor`: checks before a long run for faults that would cost it dearly.
 
 The checks use the recipe's own model, tasks, graders and branches, on training problems. The branches make a few real
-steps and are thrown away. Nothing is written.
+steps and are thrown away. Nothing that is written stays.
 """
 
 from __future__ import annotations
 
-import math
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -23,7 +20,18 @@ from copd.branches.branch import Branch
 from copd.branches.described import describe
 from copd.branches.handle import Handle
 from copd.branches.local import Turns, finish, local_handle
-from copd.commands.findings import Finding, machine, one_line, short, size
+from copd.commands.findings import Finding, machine, one_line, short
+from copd.commands.outlook import (
+    Pace,
+    branches_at_once,
+    devices,
+    disk,
+    estimate,
+    rows_at_once,
+    seconds_to_save,
+    shares,
+    training_seconds,
+)
 from copd.commands.remedies import Answered, advice_on
 from copd.compute.batching import take_rows
 from copd.compute.family import Encoded, Family
@@ -33,9 +41,7 @@ from copd.model.parity import TOLERANCE_NATS, UNABLE, largest_difference
 from copd.model.policy import Policy
 from copd.recipe.model import Recipe
 from copd.rows.rows import Rows
-from copd.runs.screen import memory_in_words
 from copd.schedule import Batches
-from copd.system.processes import peak, usable_cores
 from copd.topology import Edge
 from copd.types import BASE, Part, Problem, Rollouts, Score, Split, Task
 
@@ -94,12 +100,16 @@ def _examine_assembled(made: Assembled, plan: Plan, warnings: list[str]) -> Iter
     bench = Bench(made, plan)
     for kind, rollouts in probes.items():
         yield equal_teacher(kind, bench, rollouts)
+    yield devices(recipe)
+    if base.sampler is None:
+        first = {name: made.asked.first(Split.TRAIN, name, plan.batches.prompts) for name in plan.learners}
+        yield rows_at_once(base, first, plan.batches.rollouts_per_prompt, recipe.sampling.max_new_tokens)
     for name in tasks:
         yield from capability(name, bench, recipe.sampling.rollouts_per_prompt, warnings)
     yield from _steps(bench, plan)
     at_once = branches_at_once(recipe.backend.kind, len(plan.learners), recipe.model.threads_per_branch)
     yield from _lesson_and_estimate(bench, plan, at_once)
-    yield disk(bench, plan, recipe.checkpoint.keep_last + len(handovers(recipe)), weights_bytes)
+    yield disk(bench.learning, plan, recipe.checkpoint.keep_last + len(handovers(recipe)), weights_bytes)
 
 
 def _taken(warnings: list[str]) -> list[str]:
@@ -113,7 +123,9 @@ class Bench:
     """Base and branches as in the run. They take turns on their device if the recipe says so."""
 
     def __init__(self, made: Assembled, plan: Plan) -> None:
-        self.answer_form = made.recipe.reward.answer_form
+        self.recipe, self.evaluation = made.recipe, made.evaluation
+        self.scored = 0.0
+        """Seconds in which a response is scored, a mean over the learners, once they have made their steps."""
         self.turns = turns = Turns() if made.recipe.model.offload else None
         self.branches: dict[str, Handle] = {}
         self.learning: dict[str, Branch] = {}
@@ -245,7 +257,7 @@ def capability(name: str, bench: Bench, rollouts_per_prompt: int, failures: list
     problems = [rollouts.problems[p] for p in rollouts.prompt_of_N.tolist()]
     rows = zip(texts, problems, rollouts.finished_N.tolist(), rollouts.correct_N.tolist(), strict=True)
     responses = [Answered(*row) for row in rows]
-    advice = advice_on(responses, signal, bench.answer_form, rollouts.grader_failures)
+    advice = advice_on(responses, signal, bench.recipe.reward.answer_form, rollouts.grader_failures)
     found = (
         f"pass rate {rate:.2f}, mean reward {seen['reward']:.2f}, {signal:.0%} of {PROBED} groups of "
         f"{rollouts_per_prompt} with signal, {truncated:.0%} truncated, {seen['response_length']:.0f} tokens each"
@@ -266,7 +278,9 @@ def _steps(bench: Bench, plan: Plan) -> Iterator[Finding]:
     for name in plan.learners:
         branch = bench.branches[name]
         rollouts = finish(branch.collect(branch.capability, 0, batches.prompts, batches.rollouts_per_prompt))
+        began = time.perf_counter()
         before = finish(branch.inspect(rollouts, 0))
+        bench.scored += (time.perf_counter() - began) / (len(plan.learners) * batches.native)
         metrics = finish(branch.update([Part("native", rollouts)]))
         after, skipped = finish(branch.inspect(rollouts, 0)), bool(metrics["skipped"])
         yield noise(name, rollouts, before, after, "one step changes them", skipped=skipped)
@@ -287,18 +301,14 @@ def noise(who: str, rollouts: Rollouts, own: Score, other: Score, what: str, *, 
     return Finding(check, "warning" if drowned else "ok", found + "; the noise is more than a tenth of that" * drowned)
 
 
-def branches_at_once(backend: str, branches: int, threads: int) -> int:
-    """How many branches compute at the same time: one in one process; in processes, as many as there are cores for."""
-    return 1 if backend == "local" else max(1, min(branches, usable_cores() // threads))
-
-
 def _lesson_and_estimate(bench: Bench, plan: Plan, at_once: int) -> Iterator[Finding]:
-    """One part of OPD, for the first edge, if any. The seconds of all steps then give the estimate.
+    """One part of OPD, for the first edge, if any. The seconds of all steps then give the estimate and its shares.
 
     Branches that hold a copy to teach with hold it here too, so that the memory is that of the run.
     """
     spent = [finish(bench.branches[name].counts()) for name in plan.learners]
     native = sum(each["collect_seconds"] + each["update_seconds"] for each in spent)
+    sampled = sum(each["collect_seconds"] for each in spent)
     visit = 0.0
     if plan.taught:
         holding = [bench.branches[name] for name in plan.learners if plan.edges and plan.batches.held_teachers]
@@ -308,7 +318,11 @@ def _lesson_and_estimate(bench: Bench, plan: Plan, at_once: int) -> Iterator[Fin
         for branch in holding:
             finish(branch.release())
         yield finding
-    yield estimate(plan, native / (len(spent) * plan.batches.native), visit / plan.batches.per_edge, at_once)
+    rollouts = len(spent) * plan.batches.native
+    seconds = training_seconds(plan, native / rollouts, visit / plan.batches.per_edge, at_once)
+    yield estimate(plan, seconds, at_once)
+    saved = seconds_to_save(bench.learning[plan.learners[0]])
+    yield shares(bench.recipe, bench.evaluation, plan, Pace(seconds, sampled / rollouts, bench.scored, saved), at_once)
 
 
 def lesson(bench: Bench, edge: Edge, batches: Batches) -> tuple[float, Finding]:
@@ -323,28 +337,3 @@ def lesson(bench: Bench, edge: Edge, batches: Batches) -> tuple[float, Finding]:
     seconds += time.perf_counter() - started
     who = f"{edge.student} taught by {edge.teacher}"
     return seconds, noise(who, rollouts, own, score, "the teacher's, after one step of all, differ", skipped=skipped)
-
-
-def estimate(plan: Plan, per_native: float, per_visit: float, at_once: int) -> Finding:
-    """Time of the whole plan by the seconds per rollout, and the most memory that the checks held."""
-    rounds = math.ceil(len(plan.learners) / at_once)
-    seconds = plan.seconds(per_native, per_visit, rounds / len(plan.learners))
-    order = "branches one after the other" if at_once == 1 else f"{at_once} branches at once"
-    found = (
-        f"about {seconds / 60:.1f} minutes of training here for {plan.rollouts:,} rollouts, {order}, evaluation and "
-        f"reports apart; memory {memory_in_words(peak())} at most in this one process"
-    )
-    return Finding("estimate", "ok", found)
-
-
-def disk(bench: Bench, plan: Plan, kept: int, weights_bytes: int) -> Finding:
-    """Compare free disk with the need: final models, and one checkpoint more than `kept` while one is written."""
-    state = bench.learning[plan.learners[0]].state()
-    checkpoint = len(plan.branches) * sum(tensor.nbytes for tensor in state.values())
-    models = len({*plan.branches, plan.product or plan.branches[0]}) * weights_bytes
-    needed, free = (kept + 1) * checkpoint + models, shutil.disk_usage(Path.cwd()).free
-    found = (
-        f"{size(checkpoint)} per checkpoint, {size(needed)} at most with the models at the end; "
-        f"{size(free)} free in {Path.cwd()}"
-    )
-    return Finding("checkpoints", "ok" if needed < free else "failed", found)

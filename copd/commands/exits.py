@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from copd.errors import CopdError, first_line, visible
+from copd.system.shortage import is_shortage
 from copd.system.signals import Ended, handled_by
 
 DEBUG = "--debug"
@@ -56,6 +57,9 @@ def _status_and_message(error: Exception, hint: str) -> tuple[int, str]:
         found = error.format_message()  # empty if typer has shown the help instead
         where = f" (`{error.ctx.command_path} --help` tells more)" if found and error.ctx else ""
         return error.exit_code, found + where
+    if is_shortage(error):
+        said = f"out of memory: {first_line(error)}; `copd plan RECIPE` tells what a recipe needs, and what lowers it"
+        return CopdError.exit_status, said
     if isinstance(error, OSError) and error.filename is not None:
         return CopdError.exit_status, f"{error.filename}: {error.strerror or error}"
     return CopdError.exit_status, f"{type(error).__name__}: {first_line(error)}{hint}"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +13,33 @@ from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_health
 from copd.assemble.places import placed
 from copd.assemble.plan import Plan, handovers, make_plan
-from copd.assemble.sampling import versions_of_sampler
 from copd.branches.local import finish
-from copd.errors import LostBranchError, MergeError, RecipeError, RunFolderError
+from copd.commands.manifest import manifest_of
+from copd.errors import LostBranchError, MergeError, OutOfMemoryError, RecipeError, RunFolderError
 from copd.handles import Answering, BranchHandle
 from copd.maths.merge import NEED_BASE
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
 from copd.measure.health import MANY_TRUNCATED
-from copd.model.folders import FETCHED, loader_of, model_folder, read_config
+from copd.model.folders import loader_of, read_config
 from copd.model.merging import merge_weights, pass_on_weights
 from copd.model.stored import StoredTensors
 from copd.phases import Consolidation, Merge, merged
 from copd.recipe.method_sections import DISTIL
 from copd.recipe.model import Recipe
 from copd.recipe.reading import reread
-from copd.rewards.grading import user_verifiers
 from copd.runs.cards import RUN_CARD
 from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint
-from copd.runs.experts import expert_checkpoint, trajectory
+from copd.runs.experts import expert_checkpoint
 from copd.runs.folder import check_folder, claim, record_forced
 from copd.runs.lifecycle import Stop, alone_in
 from copd.runs.observer import RunObserver
+from copd.runs.remaining import EVALUATING, Remaining
 from copd.runs.runlog import ANSWERS, METRICS, REPORT, read_lines, write_lines
 from copd.runs.screen import Screen
 from copd.runs.trackers import check_trackers, open_trackers
 from copd.schedule import Phase
-from copd.system.files import passing_folder, remove_passing_folders, sha256
+from copd.system.files import passing_folder, remove_passing_folders
 from copd.types import BASE, MERGED, Split
 
 
@@ -52,14 +50,17 @@ def train(
     resume: bool = False,
     force: bool = False,
     screen: Screen | None = None,
+    command: str | None = None,
 ) -> Path:
     """Run a recipe to the end and return its run folder.
 
     The folder is `runs/METHOD-seedSEED` unless `out` is given. It must be new or empty. With `resume` it may hold a run
     of the same recipe, data, base and versions. That run goes on from its last checkpoint; a complete run is only
     shown. With `force` too, these may have changed; the manifest records what changed. SIGTERM and SIGINT end the run
-    with a checkpoint. Raises RecipeError, DataError, ModelFolderError, CheckpointError, RunFolderError, MergeError,
-    WriteError, ProcessError or NonFiniteError; after a signal Stopped, which is a SystemExit.
+    with a checkpoint. `command` is what the user typed, for the manifest of a new run.
+
+    Raises RecipeError, DataError, ModelFolderError, CheckpointError, RunFolderError, MergeError, WriteError,
+    ProcessError, OutOfMemoryError or NonFiniteError; after a signal Stopped, which is a SystemExit.
     """
     if force and not resume:
         raise RecipeError("--force: found without --resume, which alone has a use for it; add --resume or leave it out")
@@ -68,23 +69,32 @@ def train(
     check_trackers(recipe.trackers)
     screen = screen or Screen()
     with alone_in(folder), Stop(screen.warn) as stop:
-        _train_alone(recipe, folder, plan, screen, stop, resume=resume, force=force)
+        _train_alone(recipe, folder, plan, screen, stop, resume=resume, force=force, command=command)
     return folder
 
 
 def _train_alone(
-    recipe: Recipe, folder: Path, plan: Plan, screen: Screen, stop: Stop, *, resume: bool, force: bool
+    recipe: Recipe,
+    folder: Path,
+    plan: Plan,
+    screen: Screen,
+    stop: Stop,
+    *,
+    resume: bool,
+    force: bool,
+    command: str | None,
 ) -> None:
     """`train` in a folder that this process has locked."""
     with assembled(recipe, screen.warn) as made:
         with screen.stage("data"):
-            manifest = _manifest(made)
+            manifest = manifest_of(made, command)
         changes = check_folder(folder, manifest, resume, reread, force=force)
         table = [] if changes else result_of(folder)
         if table:
             screen.result(table, recipe.evaluation.split)
         else:
-            screen.planned(folder, recipe.method, plan)
+            remaining = Remaining(plan, made.evaluation, recipe.checkpoint, handovers(recipe))
+            screen.planned(folder, recipe.method, remaining)
             for change in changes:
                 screen.warn(f"--force: {change}")
             for restarts in range(recipe.backend.restarts + 1):
@@ -96,8 +106,14 @@ def _train_alone(
                         finish(run.complete())
                     break
                 except LostBranchError as error:
+                    screen.trained()
                     stop.leave_if_asked()
                     _give_up_or_tell(error, recipe.backend.restarts - restarts, screen)
+                except OutOfMemoryError as error:
+                    if not (folder / CHECKPOINTS).is_dir():
+                        raise
+                    more = "--resume --force with the change goes on from the last checkpoint"
+                    raise OutOfMemoryError(f"{error}; {more}") from error
     if not table or not (folder / REPORT).is_file():
         from copd.report.page import write_report  # draws by matplotlib, which a run has no use for until here
 
@@ -134,10 +150,13 @@ class _Run:
         self.evaluation = made.evaluation
         self.checkpoint, self.manifest, self.changes, self.stop = checkpoint, manifest, changes, stop
         self.experts = None if checkpoint else self._existing_experts(manifest["trajectory"])
-        with screen.stage("model and its path"):
+        with screen.stage("loading the model"):
+            _ = made.loaded
+        with screen.stage("checking its path"):
             self.base = made.base
-        with screen.stage("branches"):
-            self.place = placed(made, plan.branches)
+        starting = "making branches" if made.recipe.backend.kind == "local" else "starting processes"
+        with screen.stage(starting, len(plan.branches)) as started:
+            self.place = placed(made, plan.branches, started)
 
     def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
         run = self.recipe.experts.run
@@ -185,9 +204,8 @@ class _Run:
             record_forced(self.folder, self.manifest, start, self.changes)
             self.changes.clear()
         if not self.checkpoint:
-            with self.screen.stage("first measures"):
-                self._warn_of_truncation(observer, await observer.measure(-1, "start"))
-                await observer.validate(-1)
+            self._warn_of_truncation(observer, await observer.measure(-1, "start"))
+            await observer.validate(-1)
             if self.experts:
                 start = self.experts.step
                 await observer.adopt(self.experts, self.plan.learners)
@@ -195,6 +213,7 @@ class _Run:
         self.screen.started(start, self.place.peak)
         with self.stop.after_step(start):
             await self._method(handles, observer, start)
+        self.screen.trained()
 
     def _warn_of_truncation(self, observer: RunObserver, start: Behaviour) -> None:
         """Warn if the length limit truncates many responses of the base. At the start all branches equal the base."""
@@ -246,10 +265,8 @@ class _Run:
     async def _conclude(self, base: Answering, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems, and write the last lines of the record."""
         models: list[Answering] = [base, *handles.values()]
-        with self.screen.stage("saving and merging"):
-            await self._save(handles, models)
-        with self.screen.stage("evaluation"):
-            await self._evaluate(models, observer)
+        await self._save(handles, models)
+        await self._evaluate(models, observer)
 
     async def _save(self, handles: Mapping[str, BranchHandle], models: list[Answering]) -> None:
         """Export branches and merge; the merge joins the models that are evaluated.
@@ -261,15 +278,18 @@ class _Run:
         if self.plan.product == MERGED and MERGED not in handles:
             policy = self.base.clone()
             try:
-                async with merged(handles, self._merge(), self._exchange) as weights:
-                    policy.load_weights(StoredTensors(weights, MERGED))
+                with self.screen.stage("merging"):
+                    async with merged(handles, self._merge(), self._exchange) as weights:
+                        policy.load_weights(StoredTensors(weights, MERGED))
             except MergeError as error:
                 failure = error
-        for name, branch in handles.items():
-            if name == MERGED:
-                await branch.save(self.folder / MERGED, self._card("the student of all branches"), dtype)
-            else:
-                await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"), dtype)
+        with self.screen.stage("saving the models", len(handles)) as saved:
+            for name, branch in handles.items():
+                if name == MERGED:
+                    await branch.save(self.folder / MERGED, self._card("the student of all branches"), dtype)
+                else:
+                    await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"), dtype)
+                saved()
         if failure is not None:
             raise failure
         if policy is not None:
@@ -281,9 +301,9 @@ class _Run:
         settings, last = self.evaluation, self.plan.schedule.steps - 1
         if settings.models == "product" and self.plan.product:
             models = [model for model in models if model.name == self.plan.product]
-        answers = await answer(
-            models, self.plan.capabilities, Split(settings.split), problems=settings.problems, pass_at=settings.pass_at
-        )
+        asked = self.plan.capabilities, Split(settings.split)
+        with self.screen.stage(EVALUATING, len(models) * len(self.plan.capabilities)) as done:
+            answers = await answer(models, *asked, problems=settings.problems, pass_at=settings.pass_at, done=done)
         table = tabulate(answers, settings.pass_at)
         write_lines(self.folder / ANSWERS, [a.as_record() for a in answers])
         made_for = {"product": self.plan.product} if self.plan.product else {}
@@ -311,24 +331,3 @@ def result_of(folder: Path) -> list[Accuracy]:
         return next((accuracies(record["table"]) for record in records if record["event"] == "result"), [])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(f"{path}: cannot be read as the record of a run: {error!r}") from error
-
-
-def _manifest(made: Assembled) -> dict[str, Any]:
-    recipe = made.recipe
-    base = model_folder(recipe.model.path, revision=recipe.model.revision)
-    sums = {path.name: sha256(path) for path in sorted(path for pattern in FETCHED for path in base.glob(pattern))}
-    data, asked = made.fingerprints, made.evaluation.model_dump(mode="json")
-    settings = {**recipe.model_dump(mode="json"), "evaluation": asked}
-    verifiers = {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)}
-    return {
-        "recipe": settings,
-        "branch_order": list(recipe.branches),
-        "seed": recipe.seed,
-        "base_sha256": sums,
-        "data_sha256": data,
-        "verifier_sha256": verifiers,
-        "trajectory": trajectory(settings, sums, data, verifiers),
-        "versions": {name: version(name) for name in ("copd", "torch", "transformers")} | versions_of_sampler(recipe),
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-    }

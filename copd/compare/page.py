@@ -17,7 +17,7 @@ from copd.compare.summary import ArmRow, Contrast, Sources, arm_rows, contrasts
 from copd.maths.seeds import t_interval
 from copd.measure.evaluate import AVERAGE, columns_of
 from copd.report.figures import SIZE, finished_figure
-from copd.report.page import environment
+from copd.report.page import rendered
 from copd.report.svg import series
 from copd.report.words import listed, points
 from copd.system.files import replace_text
@@ -49,19 +49,15 @@ def write_page(out: Path, comparison: Comparison, outcomes: Sequence[Outcome], s
         if any(o.account == account for o in outcomes)
     ]
     commands = {o.arm: o.command for o in reversed(outcomes) if o.account == comparison.accounts[0]}
-    page = (
-        environment()
-        .get_template("arms.html")
-        .render(
-            comparison=comparison,
-            columns=columns_of(list(outcomes[0].problems)),
-            count=sum(count for _, count in outcomes[0].problems.values()),
-            seeds=sorted({o.seed for o in outcomes}),
-            views=views,
-            commands=dict(reversed(commands.items())),
-        )
-    )
-    replace_text(out / PAGE, page)
+    contents = {
+        "comparison": comparison,
+        "columns": columns_of(list(outcomes[0].problems)),
+        "count": sum(count for _, count in outcomes[0].problems.values()),
+        "seeds": sorted({o.seed for o in outcomes}),
+        "views": views,
+        "commands": dict(reversed(commands.items())),
+    }
+    replace_text(out / PAGE, rendered("arms.html", contents))
     return out / PAGE
 
 

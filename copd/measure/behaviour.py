@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import gather
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -79,15 +79,22 @@ class Behaviour:
 
 
 async def measure_behaviour(
-    branches: Mapping[str, Observed], capabilities: Sequence[str], *, problems: int, ks: Sequence[int]
+    branches: Mapping[str, Observed],
+    capabilities: Sequence[str],
+    *,
+    problems: int,
+    ks: Sequence[int],
+    done: Callable[[], None] = lambda: None,
 ) -> Behaviour:
     """Each branch answers the same validation problems of every capability; every other branch scores its tokens.
 
-    The ledger counts none of this. The mass-weighted overlap is at the smallest k.
+    The ledger counts none of this. The mass-weighted overlap is at the smallest k. `done` is called after each
+    capability of each branch.
     """
     tokens = next(iter(branches.values())).allowed_tokens
     found = Behaviour(kl_is_exact=is_exact(tokens), chance={k: k / tokens for k in ks})
-    for one in await gather(*(_observed(name, branches, capabilities, problems=problems, ks=ks) for name in branches)):
+    of_all = (_observed(name, branches, capabilities, problems=problems, ks=ks, done=done) for name in branches)
+    for one in await gather(*of_all):
         for matrix in ("accuracy", "truncated_rate", "mass_overlap", "symmetric_kl"):
             getattr(found, matrix).update(getattr(one, matrix))
         for k, rows in one.overlap.items():
@@ -99,7 +106,13 @@ async def measure_behaviour(
 
 
 async def _observed(
-    name: str, branches: Mapping[str, Observed], capabilities: Sequence[str], *, problems: int, ks: Sequence[int]
+    name: str,
+    branches: Mapping[str, Observed],
+    capabilities: Sequence[str],
+    *,
+    problems: int,
+    ks: Sequence[int],
+    done: Callable[[], None],
 ) -> Behaviour:
     """One student, capability by capability. Only the measures are kept, since scores may be large."""
     found, exact = Behaviour(), is_exact(branches[name].allowed_tokens)
@@ -113,6 +126,7 @@ async def _observed(
         found.samples.append(await _sample(branches[name], one))
         for other, measured in measures.items():
             measured.append(token_measures(one, other, ks, exact=exact))
+        done()
     alike = {other: likeness(measured) for other, measured in measures.items()}
     found.overlap = {k: {name: {other: one.overlap[k] for other, one in alike.items()}} for k in ks}
     found.mass_overlap[name] = {other: one.mass_overlap for other, one in alike.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from asyncio import gather
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,18 +82,31 @@ class Answers:
 
 
 async def evaluate(
-    models: Sequence[Answering], tasks: Sequence[str], split: Split, *, problems: int, pass_at: Sequence[int]
+    models: Sequence[Answering],
+    tasks: Sequence[str],
+    split: Split,
+    *,
+    problems: int,
+    pass_at: Sequence[int],
+    done: Callable[[], None] = lambda: None,
 ) -> list[Accuracy]:
-    """Greedy accuracy and pass@k of every model on every task and on their average."""
-    return tabulate(await answer(models, tasks, split, problems=problems, pass_at=pass_at), pass_at)
+    """Greedy accuracy and pass@k of every model on every task and on their average. `done` is as for `answer`."""
+    return tabulate(await answer(models, tasks, split, problems=problems, pass_at=pass_at, done=done), pass_at)
 
 
 async def answer(
-    models: Sequence[Answering], tasks: Sequence[str], split: Split, *, problems: int, pass_at: Sequence[int]
+    models: Sequence[Answering],
+    tasks: Sequence[str],
+    split: Split,
+    *,
+    problems: int,
+    pass_at: Sequence[int],
+    done: Callable[[], None] = lambda: None,
 ) -> list[Answers]:
     """The answers of every model to the first problems of every task: once greedy, and as often as pass@k needs.
 
-    All models are asked at the same time. Each answers one task after the other.
+    All models are asked at the same time. Each answers one task after the other. `done` is called after each task of
+    each model.
     """
     samples = max(pass_at, default=0)
 
@@ -105,6 +118,7 @@ async def answer(
             if samples:
                 sampled_P = right_answers(await model.answer_first(split, task, problems, samples, greedy=False))
             found.append(Answers(model.name, task, digest(greedy.problems), greedy_P, samples, sampled_P))
+            done()
         return found
 
     return [answers for found in await gather(*map(of, models)) for answers in found]

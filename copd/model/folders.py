@@ -91,10 +91,12 @@ def _hub_folder(path: str, given_as: str, revision: str, fetched: Sequence[str])
     """The snapshot of one commit in the hub's cache, fetched if it is not there. It holds neither pickles nor code."""
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
+    from copd.system.fetching import Fetching
+
     if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
         logger.warning("fetching %s at %s ...", path, revision)
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=list(fetched)))
+        return Path(snapshot_download(path, revision=revision, allow_patterns=list(fetched), tqdm_class=Fetching))
     except Exception as error:
         reason = first_line(error)
         raise ModelFolderError(f"{given_as}: {path!r} at {revision} cannot be fetched: {reason}") from error

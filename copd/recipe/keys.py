@@ -10,11 +10,24 @@ from typing import Any
 NAMED_A_KEY = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD)$", re.IGNORECASE)
 SHORTEST = 12
 """Characters. A shorter value may stand in a recipe by chance."""
+HIDDEN = "***"
+
+
+def keys_here() -> dict[str, str]:
+    """The keys that the environment holds, by the names of their variables."""
+    return {name: value for name, value in os.environ.items() if NAMED_A_KEY.search(name) and len(value) >= SHORTEST}
+
+
+def without_keys(text: str) -> str:
+    """A text in which the keys of the environment are hidden."""
+    for key in keys_here().values():
+        text = text.replace(key, HIDDEN)
+    return text
 
 
 def check_no_key(recipe: Any) -> None:
     """Raise ValueError, naming field and variable, if a recipe repeats a key that the environment holds."""
-    keys = {name: value for name, value in os.environ.items() if NAMED_A_KEY.search(name) and len(value) >= SHORTEST}
+    keys = keys_here()
     for path, text in _texts(recipe, ()):
         if name := next((name for name, key in keys.items() if key in text), None):
             field = next((part for part in (".".join(path), ".".join(path[:-1])) if keys[name] not in part), "")

@@ -2,6 +2,7 @@
 
 - `page`: writes the page
 - `reading`: reads a run folder
+- `live`: the page of a running run, which `copd watch` serves
 - `contents`: the contents of a run's page
 - `single`: likeness of branches, learning curves, samples
 - `comparison`: the contents of a page about several runs

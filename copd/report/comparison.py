@@ -17,7 +17,7 @@ from copd.report import contents, words
 from copd.report.figures import SIZE, SMOOTHED, finished_figure
 from copd.report.reading import RunRecord
 from copd.report.single import single
-from copd.report.svg import as_label, series
+from copd.report.svg import QUIET, as_label, series
 from copd.types import BASE
 
 SECTIONS = {
@@ -111,12 +111,12 @@ def _figures(runs: Sequence[RunRecord]) -> list[tuple[str, Markup, str]]:
         (
             "Own capability",
             _own_capability,
-            "Greedy validation accuracy of each branch in its own capability, mean over the branches.",
+            "Greedy validation accuracy of each branch in its own capability, mean over the branches. Level: the base.",
         ),
         (
             "All capabilities",
             _all_capabilities,
-            "Greedy validation accuracy on average over all capabilities, mean over the branches.",
+            "Greedy validation accuracy on average over all capabilities, mean over the branches. Level: the base.",
         ),
         ("Reward", _reward, "Of the branches' own rollouts, a mean over five steps and the branches."),
         ("Overlap", _overlap, "Top-k overlap at the largest k, mean over all pairs of branches."),
@@ -142,6 +142,9 @@ def _overlaid(runs: Sequence[RunRecord], curve: Curve, title: str) -> Markup | N
         axes.plot([place(step) for step in steps], values, label=as_label(run.label), **style)
     if not drawn:
         return None
+    starts = [curve(run)[0] for run in runs if curve in (_own_capability, _all_capabilities) and curve(run)]
+    if starts and starts[0][0] == 0:  # before the first step every branch is the base
+        axes.axhline(starts[0][1], color=QUIET, ls="-.", lw=1, label="base")
     if by_rollouts:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}")
     return finished_figure(figure, axes, title, "thousand rollouts" if by_rollouts else "step")

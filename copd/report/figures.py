@@ -52,19 +52,25 @@ def _draw_pairs(axes: Any, points: Sequence[tuple[int, Mapping[str, Any]]], labe
 def draw_accuracy(axes: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
     """Draw greedy validation accuracy: own capability as given, average over all dotted; False without records.
 
-    A branch without a capability of its own has a line for every capability.
+    A branch without a capability of its own has a line for every capability. The base, which every branch is before
+    the first step, is a thin level line in the colour of each capability; on average a grey one.
     """
     points, number = events(records, "accuracy"), 0
-    for branch in dict.fromkeys(cell["model"] for cell in points[0]["table"]) if points else []:
+    base = {branch: _cells(p, branch) for p in points if p["step"] < 0 for branch in _models(p)}
+    for branch in _models(points[0]) if points else []:
         steps, cells = [p["step"] + 1 for p in points], [_cells(p, branch) for p in points]
         capabilities = {branch: "own capability"} if branch in cells[0] else {f: f for f in cells[0] if f != AVERAGE}
         for capability, name in capabilities.items():
             own = [cell[capability] for cell in cells]
             axes.plot(steps, own, ls=style, ms=4, label=f"{label}{branch}, {name}", **series(number))
+            if branch in base:
+                axes.axhline(base[branch][capability], color=series(number)["color"], lw=0.7, alpha=0.6)
             number += 1
         average = [cell[AVERAGE] for cell in cells]
         colours = series(number - 1 if branch in capabilities else number)
         axes.plot(steps, average, ls=":", ms=3, label=f"{label}{branch}, average", **colours)
+    if base:
+        axes.axhline(next(iter(base.values()))[AVERAGE], color=QUIET, ls="-.", lw=1, label=f"{label}base, average")
     axes.set_title("greedy accuracy, validation", fontsize="medium", loc="left")
     return bool(points)
 
@@ -94,6 +100,20 @@ def draw_lessons(axes: Any, records: Sequence[Record]) -> bool:
             if name.endswith(suffix)
         },
     )
+
+
+def draw_diagnostic(axes: Any, records: Sequence[Record], name: str) -> bool:
+    """Draw a value of every update of each branch, a mean over five steps; False without records."""
+    return _draw_updates(axes, records, lambda update: {update["branch"]: of_update(update, name)})
+
+
+def of_update(update: Record, name: str) -> float | None:
+    """A value of an update: its own, else that of its native part, else the mean over its lessons."""
+    if (own := update.get(name, update.get(f"native/{name}"))) is not None:
+        return own
+    lessons = [update[key] for key in update if key.startswith("from_") and key.endswith(f"/{name}")]
+    found = [value for value in lessons if value is not None]
+    return sum(found) / len(found) if found else None
 
 
 def _draw_updates(axes: Any, records: Sequence[Record], values: Callable[[Record], dict[str, float | None]]) -> bool:
@@ -166,6 +186,10 @@ def finished_figure(figure: Figure, axes: Any, title: str, unit: str = "step") -
 def events(records: Sequence[Record], name: str) -> list[Record]:
     """The records of one kind."""
     return [record for record in records if record["event"] == name]
+
+
+def _models(record: Record) -> list[str]:
+    return list(dict.fromkeys(cell["model"] for cell in record["table"]))
 
 
 def _cells(record: Record, branch: str) -> dict[str, float]:

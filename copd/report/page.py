@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import escape
 
 from copd.report import contents, words
 from copd.report.comparison import comparison
 from copd.report.reading import RunRecord, read_run, read_runs
 from copd.report.single import single
+from copd.runs.numbers import duration, roughly
 from copd.runs.runlog import REPORT
 from copd.system.files import replace_text
-from copd.types import BASE
+from copd.types import BASE, MERGED
 
 PROGRESS, COMPARISON = "progress.html", "comparison.html"
 PHASES = {"rlvr": "RLVR", "opd": "mutual OPD", "replay": "replay", "consolidation": "consolidation"}
@@ -45,7 +49,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     """
     run = read_run(folder)
     path = out or folder / (REPORT if run.finished else PROGRESS)
-    replace_text(path, environment().get_template("run.html").render(**_run_page(run)))
+    replace_text(path, rendered("run.html", run_page(run, path.parent)))
     if path == folder / REPORT:
         (folder / PROGRESS).unlink(missing_ok=True)
     return path
@@ -53,13 +57,14 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 
 def write_comparison(folders: Sequence[Path], out: Path | None = None) -> Path:
     """Write one page about several runs; `comparison.html` beside the first of them unless `out` is given."""
-    page = environment().get_template("comparison.html").render(**comparison(read_runs(folders)))
+    page = rendered("comparison.html", comparison(read_runs(folders)))
     path = out or folders[0].resolve().parent / COMPARISON
     replace_text(path, page)
     return path
 
 
-def _run_page(run: RunRecord) -> dict[str, Any]:
+def run_page(run: RunRecord, beside: Path | None = None) -> dict[str, Any]:
+    """The contents of the page of a run, which lies in the folder `beside`, if it lies in one."""
     own, ledger = single(run), contents.ledger_rows([run])
     parts = {"warnings": own["warnings"], "time": ledger, "samples": own["problems"]}
     return {
@@ -74,7 +79,31 @@ def _run_page(run: RunRecord) -> dict[str, Any]:
         "time": contents.time_spent(run),
         "settings": [(path, [value], False) for path, value in contents.flattened(run.recipe)],
         "several": False,
+        "models": _models_of(run, beside),
     }
+
+
+def _models_of(run: RunRecord, beside: Path | None) -> list[tuple[str, str]]:
+    """The folders of the run's products: as they are shown, and as links from the page; empty where none leads."""
+    found = []
+    for name in run.products if run.finished else []:
+        folder = run.folder / (MERGED if name == MERGED else Path("branches") / name)
+        if folder.is_dir():
+            link = "" if beside is None else os.path.relpath(folder.resolve(), beside.resolve())
+            found.append((f"{folder.relative_to(run.folder).as_posix()}/", "" if link.startswith("..") else link))
+    return found
+
+
+def rendered(template: str, contents: Mapping[str, Any]) -> str:
+    """A page, in which the user's home is `~` wherever it would stand."""
+    return _without_home(environment().get_template(template).render(**contents))
+
+
+def _without_home(page: str) -> str:
+    home = Path.home()
+    if len(home.parts) < 2:  # the root is the beginning of every path
+        return page
+    return re.sub(rf"(?<![\w./~-]){re.escape(str(escape(home)))}(?![\w.-])", "~", page)
 
 
 def environment() -> Environment:
@@ -86,7 +115,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     functions: list[Callable[..., Any]] = [words.per_cent, words.points, words.signed, words.interval, words.mark]
-    functions += [words.points_interval, words.duration, words.counted, words.method_name]
+    functions += [words.points_interval, duration, roughly, words.counted, words.method_name]
     functions += [contents.share_scale, contents.share_bar, contents.difference_bars]
     environment.filters.update({function.__name__: function for function in functions})
     environment.filters["phase"] = lambda phase: PHASES.get(phase, phase)

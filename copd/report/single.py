@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -10,6 +11,7 @@ from markupsafe import Markup
 from copd.report import contents
 from copd.report.figures import (
     draw_accuracy,
+    draw_diagnostic,
     draw_divergence,
     draw_lessons,
     draw_overlap,
@@ -18,6 +20,15 @@ from copd.report.figures import (
     figure_of,
 )
 from copd.report.reading import RunRecord
+
+DIAGNOSTICS = (
+    ("entropy", "Entropy", "Nats per token. Falls towards 0 while the reward does not rise: the policy has collapsed."),
+    ("response_length", "Response length", "Tokens per response."),
+    ("truncated_rate", "Truncated responses", "Share that the length limit cut off; they earn 0 there."),
+    ("grad_norm", "Gradient norm", "Of the step, before it is scaled to optimizer.max_grad_norm."),
+    ("logp_mismatch", "Sampler against trainer", "Mean absolute difference of their log-probs, nats per token."),
+)
+"""Values of updates, with what they mean (docs/metrics.md)."""
 
 
 def single(run: RunRecord, among: int = 1) -> dict[str, Any]:
@@ -33,6 +44,7 @@ def single(run: RunRecord, among: int = 1) -> dict[str, Any]:
         "run": run,
         "behaviour_figures": _behaviour_figures(run, owner),
         "training_figures": _training_figures(run, owner),
+        "diagnostic_figures": _diagnostic_figures(run, owner),
         "matrices": contents.matrices(run),
         "warnings": warnings,
         "more_warnings": more_warnings,
@@ -55,11 +67,20 @@ def _behaviour_figures(run: RunRecord, owner: str) -> list[tuple[str, Markup, st
 
 def _training_figures(run: RunRecord, owner: str) -> list[tuple[str, Markup, str]]:
     drawings = (
-        (draw_accuracy, "Validation accuracy", "Greedy; each branch in its own capability, and on average over all."),
+        (
+            draw_accuracy,
+            "Validation accuracy",
+            "Greedy; each branch in its own capability, and on average over all. Level lines: the base.",
+        ),
         (draw_reward, "Reward", "Of each branch's own rollouts, a mean over five steps."),
         (draw_signal, "Groups with signal", "Share of prompts whose responses differ in reward: only they teach."),
         (draw_lessons, "Lessons", "Mean absolute delta of teacher to student, within its bound, nats per token."),
     )
+    return _drawn(run, owner, drawings)
+
+
+def _diagnostic_figures(run: RunRecord, owner: str) -> list[tuple[str, Markup, str]]:
+    drawings = [(partial(draw_diagnostic, name=name), title, text) for name, title, text in DIAGNOSTICS]
     return _drawn(run, owner, drawings)
 
 

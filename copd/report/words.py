@@ -59,14 +59,6 @@ def mark(reward: float) -> str:
     return {1.0: "✓ right", 0.0: "✗ wrong"}.get(reward, f"reward {reward:.2f}")
 
 
-def duration(seconds: float) -> str:
-    """A time for a person: seconds, minutes or hours."""
-    if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def counted(number: int, thing: str) -> str:
     """`1 branch`, `3 branches`, `2 steps`, `2 capabilities`."""
     if thing.endswith("ty"):

@@ -73,8 +73,14 @@ def _snapshot(given: str, repository: str, revision: str, patterns: list[str]) -
     """The cache's folder of the commit, fetched if the hub can be reached."""
     from huggingface_hub import snapshot_download
 
+    from copd.system.fetching import Fetching
+
     try:
-        folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns))
+        folder = Path(
+            snapshot_download(
+                repository, repo_type="dataset", revision=revision, allow_patterns=patterns, tqdm_class=Fetching
+            )
+        )
     except Exception as error:  # network, hub and cache: each library beneath has its own errors
         raise DataError(f"{given}: commit {revision} cannot be had: {first_line(error)}") from None
     if folder.name != revision:

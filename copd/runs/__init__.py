@@ -8,7 +8,10 @@
 - `experts`: experts of another run, taken over
 - `trackers`: TensorBoard and W&B
 - `pictures`: pictures of the recorded samples
-- `screen`: the run on the terminal
+- `screen`: the run on the terminal, or line by line in a file
+- `stages`: what the run does now, and the time that it takes
+- `remaining`: the time that the run still needs
+- `numbers`: numbers as people write them
 - `tables`: tables of results
 - `cards`: model cards
 """

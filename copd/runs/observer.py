@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from asyncio import gather
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,7 @@ from copd.runs.checkpoint import (
 )
 from copd.runs.lifecycle import Stop
 from copd.runs.pictures import keep_media
+from copd.runs.remaining import EVALUATING, MEASURING, SAVING
 from copd.runs.runlog import METRICS, SAMPLES, JsonLines, read_lines
 from copd.runs.trackers import Log, numbers_of
 from copd.schedule import Phase, Position, Schedule, Stretch
@@ -46,6 +48,8 @@ class Display(Protocol):
     def warn(self, message: str) -> None: ...
 
     def evaluated(self, table: Sequence[Accuracy]) -> None: ...
+
+    def stage(self, name: str, total: int = 0) -> AbstractContextManager[Callable[[], None]]: ...
 
 
 class RunObserver:
@@ -124,7 +128,8 @@ class RunObserver:
             await self.validate(step)
         stopping = self._stop.asked
         if stopping or here.ends_cycle or (step + 1) % self.meet_every == 0 or step + 1 in self.meet_after:
-            await self._save(step + 1, counts)
+            with self._display.stage(SAVING):
+                await self._save(step + 1, counts)
         if stopping:
             self._stop.leave_if_asked()
         self._stop.met_after(step)
@@ -132,9 +137,14 @@ class RunObserver:
     async def measure(self, step: int, phase: str) -> Behaviour:
         """Measure and note the behaviour of all pairs of branches, teachers' and students' accuracy, and samples."""
         settings = self._evaluation
-        behaviour = await measure_behaviour(
-            self._branches, self._capabilities, problems=settings.behaviour_problems, ks=settings.overlap_k
-        )
+        with self._display.stage(MEASURING, len(self._branches) * len(self._capabilities)) as done:
+            behaviour = await measure_behaviour(
+                self._branches,
+                self._capabilities,
+                problems=settings.behaviour_problems,
+                ks=settings.overlap_k,
+                done=done,
+            )
         for sample in behaviour.samples:
             media = keep_media(self._folder, behaviour.shown[sample["capability"], sample["problem"]])
             self._samples.write({"step": step, "phase": phase, **sample, **media})
@@ -155,13 +165,15 @@ class RunObserver:
 
     async def validate(self, step: int) -> None:
         """Note the greedy accuracy of every branch on every capability, on validation problems."""
-        table = await evaluate(
-            list(self._branches.values()),
-            self._capabilities,
-            Split.VALIDATION,
-            problems=self._evaluation.validation_problems,
-            pass_at=(),
-        )
+        with self._display.stage(EVALUATING, len(self._branches) * len(self._capabilities)) as done:
+            table = await evaluate(
+                list(self._branches.values()),
+                self._capabilities,
+                Split.VALIDATION,
+                problems=self._evaluation.validation_problems,
+                pass_at=(),
+                done=done,
+            )
         self.note("accuracy", step, table=[cell.as_record() for cell in table])
         self._display.evaluated(table)
 

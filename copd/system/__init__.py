@@ -4,5 +4,7 @@
 - `hub`: branches and tags of the Hugging Face Hub, resolved to commits
 - `processes`: processes that do not import the script that started them; their memory and cores
 - `cluster`: Ray, joined or started
+- `fetching`: how far a download is
+- `shortage`: memory that does not suffice, told from other errors
 - `signals`: SIGTERM and SIGINT as an exception that is not lost
 """

@@ -222,7 +222,7 @@ def test_a_process_that_is_killed_in_a_call_is_named_at_once():
         await call
 
     begun = time.monotonic()
-    with pytest.raises(ProcessError, match=r"^branch video: its process has ended \(killed by SIGKILL\)$"):
+    with pytest.raises(ProcessError, match=r"^branch video: its process has ended \(killed by SIGKILL, as .*\)$"):
         asyncio.run(killed())
     with pytest.raises(ProcessError, match="branch video"):
         asyncio.run(branch.counts())

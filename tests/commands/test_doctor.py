@@ -19,15 +19,23 @@ from copd.cli import main
 from copd.commands import doctor
 from copd.commands.doctor import (
     Bench,
-    branches_at_once,
-    disk,
     equal_teacher,
-    estimate,
     examine,
     lesson,
     noise,
     prompts,
     shared_prefix,
+)
+from copd.commands.outlook import (
+    Pace,
+    branches_at_once,
+    devices,
+    disk,
+    estimate,
+    rows_at_once,
+    seconds_to_save,
+    shares,
+    training_seconds,
 )
 from copd.errors import RecipeError
 from copd.model.folders import load_family, model_folder
@@ -89,6 +97,7 @@ def test_every_check_is_made_of_the_demo_and_nothing_fails(demo):
     expected += [f"{kind}: {check}" for check in (*per_kind, "a teacher equal to its student") for kind in KINDS]
     expected += [f"{kind}: {check}" for check in per_capability for kind in KINDS]
     expected += ["text taught by image: sampler against trainer", "estimate", "checkpoints"]
+    expected += ["memory of each device", "rows sampled at once", "the whole run"]
     assert set(demo) == set(expected)
     assert verdicts(demo) == {"ok"}
     assert all(len(demo[f"{kind}: sample"]) == 2 for kind in KINDS)
@@ -337,7 +346,7 @@ def test_a_checkpoint_holds_weights_and_both_moments_of_all_branches_or_of_their
     bench, plan = bench_of(*changes)
     weights = sum(p.nbytes for name, p in bench.actor.policy.model.named_parameters() if ".lora_" not in name)
     assert weights == 4 * 1_329_792
-    found = [disk(bench, plan, kept, weights) for kept in (2, 10**9)]
+    found = [disk(bench.learning, plan, kept, weights) for kept in (2, 10**9)]
     assert [finding.verdict for finding in found] == ["ok", "failed"]
     checkpoint, most = (float(mib) for mib in re.findall(r"([\d.]+) MiB", found[0].found))
     assert checkpoint == pytest.approx(3 * 3 * 4 * trained / 2**20, rel=0.01, abs=0.1)
@@ -448,8 +457,53 @@ def test_branches_in_processes_are_estimated_as_many_at_once_as_there_are_usable
     assert branches_at_once("local", 3, 1) == 1
     assert [branches_at_once("processes", 3, threads) for threads in (1, 3, 4, 8, 16)] == [3, 2, 2, 1, 1]
     plan = make_plan(load_recipe("demo"))
-    alone, together = (estimate(plan, 0.6, 0.6, at_once).found for at_once in (1, 3))
+    alone, together = (estimate(plan, training_seconds(plan, 0.6, 0.6, n), n).found for n in (1, 3))
     minutes = [float(re.search(r"about ([\d.]+) minutes", found)[1]) for found in (alone, together)]
     assert minutes[0] == pytest.approx(3 * minutes[1], rel=0.01)
     assert "one after the other" in alone
     assert "3 branches at once" in together
+
+
+def test_rows_sampled_at_once_are_those_that_the_budget_of_tokens_lets_in(policy, few_of):
+    asked = {"text": few_of["text"], "image": few_of["image"]}
+    whole = rows_at_once(policy, asked, 8, 30)
+    assert whole.verdict == "ok"
+    assert "text 16 of 16, image 16 of 16; at most 16,384 tokens (sampling.cache_tokens, else" in whole.found
+    tight = policy.clone()
+    tight._cache_tokens = 3 * (30 + max(tight.encoder.lengths(few_of["text"])))
+    assert rows_at_once(tight, asked, 8, 30).found.startswith("text 4 of 16, image 4 of 16; at most ")
+
+
+def test_the_bytes_of_each_device_are_held_against_what_it_has(monkeypatch):
+    recipe = load_recipe("demo", SMALL)
+    found = devices(recipe)
+    assert found.verdict == "ok"
+    assert re.fullmatch(r"at most cpu [\d.]+ (MiB|GiB) of [\d.]+ GiB", found.found)
+    monkeypatch.setattr("os.sysconf", lambda name: 4096 if name == "SC_PAGE_SIZE" else 1000)
+    assert devices(recipe).verdict == "warning"
+    assert devices(recipe).found.endswith("of 3.9 MiB; cpu: `copd plan` tells what would help")
+
+
+def test_the_shares_of_a_run_are_those_of_all_that_it_does():
+    """One cycle of two steps, three branches, five models at the end; every response takes a second."""
+    recipe = load_recipe(
+        "demo",
+        [*SMALL, "evaluation={problems: 10, validation_problems: 5, behaviour_problems: 2, pass_at: []}"],
+    )
+    plan = make_plan(recipe)
+    answers, measures = 5 * 3 * 10 + 2 * 3 * 3 * 5, 3 * (2 * 2 * 3 * 3)
+    found = shares(recipe, plan, Pace(100.0, 1.0, 0.0, 20.0), 1).found
+    total = 100 + answers + measures + 60
+    assert f"training 2 min ({100 / total:.0%}), evaluation 6 min ({(answers + measures) / total:.0%})" in found
+    assert f"checkpoints 60 s ({60 / total:.0%})" in found
+    assert "evaluation.problems, " in found
+    assert "raise checkpoint.every_steps" in found
+    scored = shares(recipe, plan, Pace(100.0, 0.0, 1.0, 0.0), 3).found
+    assert f"evaluation {3 * 36 * 3 / 3:.0f}" in scored.replace("2 min", "108")
+
+
+def test_the_time_of_a_checkpoint_is_that_of_a_real_one_that_does_not_stay(bench_of, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bench, _ = bench_of()
+    assert 0 < seconds_to_save(bench.learning["text"]) < 60
+    assert not any(tmp_path.iterdir())

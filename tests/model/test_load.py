@@ -191,6 +191,19 @@ def test_a_download_is_said_before_it_begins_and_what_is_there_is_not(hub, caplo
     assert caplog.messages == [f"fetching org/other at {COMMIT} ..."]
 
 
+def test_a_download_tells_how_far_it_is(hub, monkeypatch, caplog):
+    def fetched(*_, tqdm_class, **__):
+        with tqdm_class(total=0, unit="B", unit_scale=True, desc="Downloading", disable=True) as bar:
+            bar.total = 8_900_000_000
+            bar.update(1_200_000_000)
+            bar.refresh()
+        return str(hub)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    model_folder("org/small", revision=COMMIT)
+    assert caplog.messages == ["fetched 1.2 of 8.9 GB"]
+
+
 def test_an_error_of_the_hub_that_says_nothing_is_named(hub, monkeypatch):
     def silent(*args, **given):
         raise TimeoutError

@@ -51,7 +51,7 @@ ROOMS = {
     },
     "branches/handle.py": {"copd.types"},
     "report": EVERYBODY
-    | {"copd.runs.runlog"}
+    | {"copd.runs.numbers", "copd.runs.runlog"}
     | {f"copd.measure.{module}" for module in ("compare", "evaluate", "ledger")},
     "runs": EVERYBODY
     | {
@@ -84,7 +84,7 @@ OUTSIDE = {
     "topology.py": set(),
     "types.py": {"numpy", "torch"},
     "recipe": {"pydantic", "yaml"},
-    "system": {"huggingface_hub", "ray"},
+    "system": {"huggingface_hub", "ray", "tqdm"},
     "rewards/answers.py": set(),
     "rewards/verifiers.py": set(),
     "rewards/adapters.py": set(),

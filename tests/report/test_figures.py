@@ -1,6 +1,7 @@
 """Curves by their lines, and figures as the page needs them."""
 
 import re
+from functools import partial
 
 import pytest
 from matplotlib.figure import Figure
@@ -13,7 +14,7 @@ from copd.report.svg import MARKERS, SERIES, VARIABLES, as_label, series
 def lines(draw, records) -> dict:
     axes = Figure().add_subplot()
     assert draw(axes, records)
-    return {line.get_label(): line for line in axes.get_lines()}
+    return {line.get_label(): line for line in axes.get_lines() if not line.get_label().startswith("_child")}
 
 
 @pytest.fixture
@@ -43,15 +44,38 @@ def test_a_pair_that_was_not_finite_leaves_a_gap(records):
 
 def test_accuracy_has_a_line_for_the_own_capability_and_one_for_the_average(records):
     found = lines(figures.draw_accuracy, records)
-    assert list(found) == ["text, own capability", "text, average", "image, own capability", "image, average"]
+    own = ["text, own capability", "text, average", "image, own capability", "image, average"]
+    assert list(found) == [*own, "base, average"]
     assert list(found["text, own capability"].get_ydata()) == [0.7, 0.7]
     assert list(found["image, average"].get_ydata()) == pytest.approx([0.6, 0.6])
 
 
 def test_a_branch_of_all_capabilities_has_a_line_for_each(make_run):
     found = lines(figures.draw_accuracy, read_run(make_run(method="mixed")).records)
-    assert list(found) == ["mixed, text", "mixed, image", "mixed, average"]
-    assert len({line.get_color() for line in found.values()}) == 3
+    assert list(found) == ["mixed, text", "mixed, image", "mixed, average", "base, average"]
+    assert len({line.get_color() for line in found.values()}) == 4
+
+
+def test_the_base_is_a_level_line_of_each_capability_where_it_was_measured(records):
+    axes = Figure().add_subplot()
+    figures.draw_accuracy(axes, records)
+    level = [line for line in axes.get_lines() if line.get_label().startswith("_child")]
+    assert [line.get_ydata()[0] for line in level] == pytest.approx([0.7, 0.8])
+    assert [line.get_color() for line in level] == [SERIES[0], SERIES[1]]
+    later = [r for r in records if r["step"] >= 0]
+    assert "base, average" not in lines(figures.draw_accuracy, later)
+
+
+def test_a_diagnostic_is_that_of_the_own_rollouts_else_the_mean_over_the_lessons():
+    updates = [
+        {"event": "update", "step": 0, "branch": "a", "native/entropy": 0.5, "from_b/entropy": 9.0, "grad_norm": 2.0},
+        {"event": "update", "step": 1, "branch": "a", "from_b/entropy": 1.0, "from_c/entropy": 2.0, "grad_norm": 4.0},
+        {"event": "update", "step": 2, "branch": "a", "from_b/entropy": None, "grad_norm": None},
+    ]
+    (entropy,) = lines(partial(figures.draw_diagnostic, name="entropy"), updates).values()
+    assert list(entropy.get_ydata()) == [0.5, 1.0]
+    (norm,) = lines(partial(figures.draw_diagnostic, name="grad_norm"), updates).values()
+    assert list(norm.get_ydata()) == [2.0, 3.0]
 
 
 def test_rewards_are_a_mean_over_five_steps():

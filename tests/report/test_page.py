@@ -1,6 +1,7 @@
 """The pages: whole, escaped, self-contained, the same at every writing."""
 
 import itertools
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -51,7 +52,67 @@ def test_the_page_shows_every_model_with_interval_and_the_curves(make_run):
     for expected in ("base", "merged", "60.0", "50.2 to 69.1", "64 rollouts", "One run with one seed (3)"):
         assert expected in page
     titles = ["Top-10 overlap", "Symmetric KL", "Validation accuracy", "Reward", "Groups with signal", "Lessons"]
+    assert "Diagnostics" not in page, "none was recorded"
     assert [figure["aria-label"] for figure in Tags(page).named("svg")] == titles
+
+
+def test_the_diagnostics_of_the_updates_are_drawn(undrawn_here, make_run):
+    run = make_run()
+    seen = {"native/entropy": 0.5, "native/response_length": 9.0, "native/truncated_rate": 0.125}
+    seen |= {"grad_norm": 1.5, "native/logp_mismatch": 1e-6}
+    records = [{**r, **seen} if r["event"] == "update" else r for r in read_lines(run / "metrics.jsonl")]
+    write_lines(run / "metrics.jsonl", records)
+    titles = [figure["aria-label"] for figure in Tags(write_report(run).read_text()).named("svg")]
+    drawn = ["Entropy", "Response length", "Truncated responses", "Gradient norm", "Sampler against trainer"]
+    assert titles[-5:] == drawn
+
+
+def changed_manifest(run, **changes):
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, **changes}))
+
+
+def test_the_command_that_began_the_run_is_shown_as_text(undrawn_here, make_run):
+    run = make_run()
+    assert "command that began" not in write_report(run).read_text()
+    changed_manifest(run, command="copd train my.yaml 'a=<b>' --out runs/x")
+    assert "<pre>copd train my.yaml &#39;a=&lt;b&gt;&#39; --out runs/x</pre>" in write_report(run).read_text()
+
+
+@pytest.mark.parametrize("method", ["copd", "mixed", "expert"])
+def test_the_page_leads_to_the_models_that_are_there(undrawn_here, make_run, tmp_path, method):
+    run = make_run(method=method)
+    made = {"copd": ["merged"], "mixed": ["branches/mixed"], "expert": ["branches/text", "branches/image"]}[method]
+    for page in (write_report(run), write_report(run, tmp_path / "elsewhere.html")):
+        assert not any(a["href"].endswith(tuple(made)) for a in Tags(page.read_text()).named("a"))
+    for folder in made:
+        (run / folder).mkdir(parents=True)
+    links = [a["href"] for a in Tags(write_report(run).read_text()).named("a")]
+    assert [link for link in links if not link.startswith("#")] == made
+    (tmp_path / "aside").mkdir()
+    for out, inside in ((tmp_path / "beside.html", True), (tmp_path / "aside" / "page.html", False)):
+        links = [a["href"] for a in Tags(write_report(run, out).read_text()).named("a")]
+        assert [f"{run.name}/{folder}" in links for folder in made] == [inside] * len(made)
+        assert all(link.startswith("#") or inside for link in links)
+
+
+@pytest.mark.parametrize(
+    ("home", "shown"),
+    [("/home/o'neill", "~/data/x.jsonl"), ("/", "/home/o&#39;neill/data/x.jsonl")],
+    ids=["own", "root"],
+)
+def test_the_user_s_home_is_on_no_page(undrawn_here, monkeypatch, make_run, home, shown):
+    monkeypatch.setenv("HOME", home)
+    run = make_run(prompt="/home/o'neill and /home/o'neills, at /srv/home/o'neill")
+    recipe = json.loads((run / "manifest.json").read_text())["recipe"]
+    path = "/home/o'neill/data/x.jsonl"
+    changed_manifest(run, recipe={**recipe, "data": path}, command=f"copd train --out {path}")
+    for page in (write_report(run), write_comparison([run, make_run("beside")])):
+        text = page.read_text()
+        assert shown in text
+        if home != "/":
+            assert "/home/o&#39;neill/" not in text
+            assert "~ and /home/o&#39;neills, at /srv/home/o&#39;neill" in text
 
 
 def test_every_page_is_well_formed_with_unique_ids_and_working_links(pages):
@@ -60,6 +121,7 @@ def test_every_page_is_well_formed_with_unique_ids_and_working_links(pages):
         ids = [attributes["id"] for _, attributes in tags.seen if "id" in attributes]
         assert len(ids) == len(set(ids)), name
         links = [a["href"] for a in tags.named("a")] + [u["xlink:href"] for u in tags.named("use")]
+        links = [link for link in links if link.startswith("#")]
         assert {link.removeprefix("#") for link in links} <= set(ids), name
         clips = re.findall(r"url\(#([^)]*)\)", page)
         assert clips, name

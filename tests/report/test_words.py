@@ -121,22 +121,6 @@ def test_unfinished_runs_are_named_and_not_compared(undrawn_here, make_run):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (0.04, "0.0 s"),
-        (42.4, "42 s"),
-        (99.4, "99 s"),
-        (100, "1 min 40 s"),
-        (3599.7, "60 min 0 s"),
-        (6000, "1 h 40 min"),
-        (7265, "2 h 1 min"),
-    ],
-)
-def test_a_duration_is_told_in_the_unit_a_person_would_use(seconds, said):
-    assert words.duration(seconds) == said
-
-
-@pytest.mark.parametrize(
     ("value", "said"),
     [(0.0, "0.00"), (-0.004, "0.00"), (-0.005, "\u22120.01"), (1.5, "+1.50"), (-2.0, "\u22122.00"), (None, "\u2013")],
 )

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -38,6 +39,9 @@ class Listener:
 
     def warn(self, message):
         self.warnings.append(message)
+
+    def stage(self, name, total=0):
+        return nullcontext(lambda: None)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What a person sees: the plan, the estimate, the tables."""
 
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -12,11 +13,18 @@ from copd.measure.behaviour import Behaviour, Likeness
 from copd.measure.compare import Difference
 from copd.measure.disputes import CapabilityBehaviour, Dispute
 from copd.measure.evaluate import Accuracy, Estimate
+from copd.recipe.evaluation import sized
 from copd.recipe.reading import load_recipe
-from copd.runs.screen import Screen, steps_in_words
+from copd.runs.remaining import Remaining
+from copd.runs.screen import Screen, reward_of, steps_in_words
 from copd.runs.tables import accuracy_table, behaviour_table, disputes_table
 from copd.schedule import Schedule
 from copd.system.processes import Memory
+
+
+def remaining(*changes):
+    recipe = load_recipe("demo", changes)
+    return Remaining(make_plan(recipe), sized(recipe.evaluation, {}), recipe.checkpoint)
 
 
 @pytest.fixture
@@ -37,7 +45,7 @@ def updated(screen, plan, step):
 
 def test_the_plan_names_branches_edges_steps_and_rollouts(screen, seen):
     sizes = ["sampling.prompts_per_step=16", "opd.prompts_per_step=8"]
-    screen.planned(Path("runs/x"), "copd", make_plan(load_recipe("demo", sizes)))
+    screen.planned(Path("runs/x"), "copd", remaining(*sizes))
     for expected in (
         "text, image, video",
         "video teaches text (weight 0.5)",
@@ -67,7 +75,7 @@ def test_the_steps_of_all_phases_are_told_in_words(schedule, words):
 
 
 def test_the_time_before_the_first_step_and_after_the_last_is_told_by_stage_the_longest_first(screen, seen):
-    screen.planned(Path("runs/x"), "copd", make_plan(load_recipe("demo")))
+    screen.planned(Path("runs/x"), "copd", remaining())
     screen.spent("imports", 1.5)
     screen.spent("data", 2.0)
     screen.spent("imports", 1.5)
@@ -88,22 +96,22 @@ def test_a_run_that_does_not_begin_at_its_first_step_says_where_it_goes_on(scree
 
 
 def test_time_and_memory_are_estimated_after_three_steps(screen, seen):
-    plan = make_plan(load_recipe("demo"))
-    screen.planned(Path("runs/x"), "copd", plan)
+    screen.planned(Path("runs/x"), "copd", times := remaining())
+    plan = times.plan
     with screen:
         screen.started(0)
         for step in range(2):
             updated(screen, plan, step)
-        assert "minutes of training left" not in seen.getvalue()
+        assert "expected: about" not in seen.getvalue()
         updated(screen, plan, 2)
-    assert "minutes of training left, memory about" in seen.getvalue()
+    assert re.search(r"expected: about \d+ s left \(.*evaluating .*\), memory about", seen.getvalue())
     assert "on GPUs" not in seen.getvalue()
 
 
 def test_the_estimate_waits_for_the_slowest_branch_and_is_made_once(screen, seen):
     """Branches in their own processes, or taking turns, are not at one step at the same time."""
-    plan = make_plan(load_recipe("demo"))
-    screen.planned(Path("runs/x"), "copd", plan)
+    screen.planned(Path("runs/x"), "copd", times := remaining())
+    plan = times.plan
     with screen:
         screen.started(0, lambda: Memory(5 * 2**29))
         for branch, steps in (("video", range(7)), ("text", range(3)), ("image", range(2))):
@@ -119,8 +127,8 @@ def test_the_estimate_waits_for_the_slowest_branch_and_is_made_once(screen, seen
 def test_the_memory_of_gpus_in_use_is_told(screen, seen, monkeypatch):
     for name, value in {"is_initialized": True, "device_count": 2, "max_memory_allocated": 3 * 2**29}.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    plan = make_plan(load_recipe("demo"))
-    screen.planned(Path("runs/x"), "copd", plan)
+    screen.planned(Path("runs/x"), "copd", times := remaining())
+    plan = times.plan
     with screen:
         screen.started(0)
         for step in range(3):
@@ -130,22 +138,79 @@ def test_the_memory_of_gpus_in_use_is_told(screen, seen, monkeypatch):
 
 def test_the_live_view_shows_phase_step_reward_overlap_and_time_left(seen):
     screen = Screen(Console(file=seen, width=160, force_terminal=True, color_system=None))
-    plan = make_plan(load_recipe("demo"))
-    screen.planned(Path("runs/x"), "copd", plan)
+    screen.planned(Path("runs/x"), "copd", times := remaining())
+    plan = times.plan
     with screen:
         screen.started(0)
         matrix = {a: dict.fromkeys(plan.branches, 0.93) for a in plan.branches}
         screen.measured(Behaviour(overlap={5: matrix, 10: matrix}, chance={5: 0.05, 10: 0.1}))
-        updated(screen, plan, 15)
+        for step in range(16):
+            updated(screen, plan, step)
     for expected in (
-        "cycle 1/4 · opd",
+        "cycle 1/4 opd",
         "step 16/100",
-        "min left",
+        " left",
         "0.5",
         "overlap@10 (chance 0.10)",
         "text<-image 0.93",
     ):
         assert expected in seen.getvalue()
+
+
+def test_a_file_gets_one_unwrapped_line_for_each_step_of_all_branches(seen):
+    screen = Screen(Console(file=seen, width=20))
+    screen.planned(Path("runs/x"), "copd", times := remaining())
+    with screen:
+        screen.started(0)
+        for step in range(16):
+            updated(screen, times.plan, step)
+        screen.updated("text", 16, times.plan.schedule.position(16), {"native/reward": 0.25, "tokens_per_second": 1.0})
+    lines = [line for line in seen.getvalue().splitlines() if "  step " in line]
+    assert len(lines) == 16
+    said = r"\d\d:\d\d:\d\d  cycle 1/4 rlvr  step 3/100  reward text 0.5, image 0.5, video 0.5  [\d,.e+]+ tokens/s"
+    assert re.fullmatch(said + r"  about (\d+ s|\d+ min|\d+ h \d+ min) left", lines[2])
+    assert "cycle 1/4 opd  step 16/100" in lines[15]
+
+
+def test_an_update_without_own_rollouts_tells_the_reward_of_its_lessons():
+    assert reward_of({"from_a/reward": 0.25, "from_b/reward": 0.75, "grad_norm": 1.0}) == 0.5
+    assert reward_of({"native/reward": 0.5, "from_b/reward": 0.75}) == 0.5
+    assert reward_of({"grad_norm": 1.0}) is None
+
+
+def test_a_stage_is_shown_with_its_count_while_it_lasts_and_timed(screen, seen):
+    with screen.stage("starting processes", 3) as done:
+        done()
+        if screen.console.is_terminal:
+            screen._live.refresh()
+            assert "starting processes, 1 of 3 ..." in seen.getvalue()
+        else:
+            assert re.search(r"\d\d:\d\d:\d\d  starting processes, 3 parts\n", seen.getvalue())
+    screen.started(0)
+    assert "before the first step: 0.0 s (starting processes 0.0)" in seen.getvalue()
+
+
+def test_stages_between_steps_are_no_time_before_or_after_training(screen, seen):
+    screen.planned(Path("runs/x"), "copd", remaining())
+    screen.started(0)
+    with screen, screen.stage("measuring", 9):
+        pass
+    screen.trained()
+    with screen.stage("merging"):
+        pass
+    screen.finished(Path("runs/x"), None)
+    assert "after the last step: 0.0 s (merging 0.0)\n" in seen.getvalue()
+
+
+def test_a_validation_in_a_file_is_a_line_for_each_model(seen):
+    cells = [
+        Accuracy(model, name, 10, Estimate(share, 0.0, 1.0))
+        for model in ("text", "image")
+        for name, share in (("text", 0.5), ("image", 0.25), ("average", 0.375))
+    ]
+    Screen(Console(file=seen, width=20)).evaluated(cells)
+    first, _ = seen.getvalue().splitlines()
+    assert first[10:] == "validation after step 0  text: text 50.0 %, image 25.0 %, average 37.5 %"
 
 
 def test_a_table_has_a_row_per_model_in_per_cent_with_intervals(seen):

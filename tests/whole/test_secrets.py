@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import copd
+from copd.recipe.keys import without_keys
 from copd.recipe.reading import load_recipe
 from copd.report.page import write_comparison
 
@@ -81,6 +82,11 @@ def test_a_recipe_that_repeats_one_is_refused_without_saying_it(secrets, command
     assert done.stderr.count("\n") == 1
     assert SECRETS[name] not in done.stdout + done.stderr
     assert not any(tmp_path.iterdir())
+
+
+def test_the_command_that_is_kept_for_the_report_holds_none(secrets):
+    said = without_keys(f"copd train demo --out runs/{SECRETS['WANDB_API_KEY']}")
+    assert said == "copd train demo --out runs/***"
 
 
 def test_short_values_and_those_of_other_variables_may_stand_in_a_recipe(monkeypatch):
