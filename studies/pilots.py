@@ -11,9 +11,9 @@ import argparse
 import json
 from pathlib import Path
 
+from copd.arms.comparison import as_overrides, read_comparison
+from copd.arms.jobs import ALONE
 from copd.commands.pilot import PilotSettings, run_pilot
-from copd.compare.comparison import as_overrides, read_comparison
-from copd.compare.jobs import ALONE
 from copd.recipe.reading import load_recipe
 from copd.system.files import replace_text
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from copd.compare.advice_map import MAP
-from copd.compare.comparison import Comparison, read_comparison
-from copd.compare.outcomes import Outcome, read_outcomes
-from copd.compare.search import chosen_file, read_chosen
+from copd.arms.advice_map import MAP
+from copd.arms.comparison import Comparison, read_comparison
+from copd.arms.outcomes import Outcome, read_outcomes
+from copd.arms.search import chosen_file, read_chosen
 from copd.measure.evaluate import AVERAGE
 from copd.types import MIXED
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import jinja2
 
+from copd.arms.comparison import Comparison, read_comparison
+from copd.arms.jobs import candidate_name
+from copd.arms.outcomes import Outcome, mean_of_pairs, read_outcomes
+from copd.arms.page import verdict
+from copd.arms.summary import ArmRow, Contrast, Sources, arm_rows, contrasts
 from copd.commands.compare import PROBLEMS
-from copd.compare.comparison import Comparison, read_comparison
-from copd.compare.jobs import candidate_name
-from copd.compare.outcomes import Outcome, mean_of_pairs, read_outcomes
-from copd.compare.page import verdict
-from copd.compare.summary import ArmRow, Contrast, Sources, arm_rows, contrasts
 from copd.maths.seeds import t_interval
 from copd.measure.evaluate import AVERAGE, Estimate, columns_of
 

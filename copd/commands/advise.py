@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
+from copd.arms.advice_map import AdviceMap, Coordinates, coordinates_of, read_map
+from copd.arms.comparison import as_overrides
 from copd.assemble.plan import make_plan
 from copd.commands.pilot import PilotSettings, run_pilot
-from copd.compare.advice_map import AdviceMap, Coordinates, coordinates_of, read_map
-from copd.compare.comparison import as_overrides
 from copd.measure.evaluate import Accuracy, Estimate, tabulate
 from copd.measure.pilot import Pilot
 from copd.recipe.model import Recipe

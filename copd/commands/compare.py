@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from copd.arms.comparison import Changes, Comparison, read_comparison
+from copd.arms.jobs import Job, jobs_of, searches_of
+from copd.arms.outcomes import finished_by, outcome_path, read_outcome
+from copd.arms.page import write_page
+from copd.arms.running import Launch, Progress, launch_here, own_rollouts, run_jobs
+from copd.arms.search import choose, chosen_file, read_chosen, write_chosen
+from copd.arms.summary import Sources
 from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_branch
 from copd.assemble.plan import make_plan
 from copd.assemble.tasks import leak_warnings
-from copd.compare.comparison import Changes, Comparison, read_comparison
-from copd.compare.jobs import Job, jobs_of, searches_of
-from copd.compare.outcomes import finished_by, outcome_path, read_outcome
-from copd.compare.page import write_page
-from copd.compare.running import Launch, Progress, launch_here, own_rollouts, run_jobs
-from copd.compare.search import choose, chosen_file, read_chosen, write_chosen
-from copd.compare.summary import Sources
 from copd.errors import JobError, RecipeError
 from copd.system.files import replace_text
 from copd.types import Part, Problem, Split, digest_of
@@ -91,7 +91,7 @@ def jobs_on_ray(order: Order, workers: int | None) -> Iterator[Order]:
     Raises RecipeError if Ray is not installed, ProcessError if its cluster cannot be reached.
     """
     try:
-        from copd.compare.on_ray import RayJob, cores
+        from copd.arms.on_ray import RayJob, cores
         from copd.system.cluster import cluster
     except ModuleNotFoundError as error:
         raise RecipeError(f"--ray: a package is not installed ({error.name}); pip install 'copd[ray]'") from error

@@ -4,11 +4,11 @@ import shlex
 
 import pytest
 
+from copd.arms.advice_map import AdviceMap, Point
 from copd.assemble.plan import make_plan
 from copd.commands import advise, pilot
 from copd.commands.advise import told_advice
 from copd.commands.pilot import PilotSettings, run_pilot
-from copd.compare.advice_map import AdviceMap, Point
 from copd.errors import RecipeError
 from copd.measure.evaluate import Estimate
 from copd.measure.pilot import Pilot

@@ -10,8 +10,8 @@ import time
 import pytest
 import yaml
 
+from copd.arms.outcomes import read_outcomes
 from copd.commands.compare import Order, dry_run, plan_of, run_comparison
-from copd.compare.outcomes import read_outcomes
 from copd.errors import JobError, RecipeError
 
 FILE = {

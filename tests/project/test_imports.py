@@ -62,7 +62,7 @@ ROOMS = {
         "copd.recipe.evaluation",
         "copd.assemble.plan",
     },
-    "compare": EVERYBODY
+    "arms": EVERYBODY
     | {
         "copd.schedule",
         "copd.recipe",
@@ -142,7 +142,7 @@ def importers(*modules: str) -> set[str]:
 def test_only_the_command_line_commands_and_assembly_see_a_whole_recipe():
     doors = {"__init__.py", "cli.py", "cli_compare.py", "cli_data.py", "cli_init.py", "cli_plan.py", "cli_recipe.py"}
     whole = importers("copd.recipe.model", "copd.recipe.reading", "copd.recipe.merges") - doors
-    assert {Path(name).parts[0] for name in whole} <= {"recipe", "assemble", "commands", "compare"}
+    assert {Path(name).parts[0] for name in whole} <= {"recipe", "assemble", "commands", "arms"}
     rooms = {Path(name).parts[0] for name in importers("copd.recipe.sections", "copd.recipe.task_sections")}
     assert rooms - {"recipe", "assemble", "commands"} == {"runs"}
 
@@ -205,7 +205,7 @@ def test_only_pages_are_made_and_drawn_and_only_templates_of_prompts_are_read_be
         for path in PACKAGE.rglob("*.py")
         if {name.split(".")[0] for name in imports(path)} & {"jinja2", "markupsafe", "matplotlib"}
     }
-    beside = {"compare/page.py", "model/vocabulary.py", "rows/template.py"}
+    beside = {"arms/page.py", "model/vocabulary.py", "rows/template.py"}
     assert {name for name in users if not name.startswith("report/")} == beside
 
 

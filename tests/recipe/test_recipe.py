@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from copd.compare.comparison import Comparison, SearchSection
+from copd.arms.comparison import Comparison, SearchSection
 from copd.errors import RecipeError
 from copd.recipe.explain import PATTERN_MEANT
 from copd.recipe.fields import Section

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from copd.compare.jobs import Job
+from copd.arms.jobs import Job
 from copd.errors import RunFolderError
 from copd.maths.intervals import pass_at_k
 from copd.measure.evaluate import AVERAGE

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from copd.arms.advice_map import MAP, read_map
+from copd.arms.outcomes import write_outcome
 from copd.commands import pilot
-from copd.compare.advice_map import MAP, read_map
-from copd.compare.outcomes import write_outcome
 from copd.measure.evaluate import Estimate
 from copd.measure.pilot import Pilot
 

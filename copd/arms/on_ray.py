@@ -10,7 +10,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
-from copd.compare.running import command_of, one_thread
+from copd.arms.running import command_of, one_thread
 from copd.errors import ProcessError, first_line
 from copd.system.processes import end_with_parent
 

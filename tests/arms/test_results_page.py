@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from copd.compare.outcomes import write_outcome
+from copd.arms.outcomes import write_outcome
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from copd.compare.outcomes import Outcome, hexadecimal
+from copd.arms.outcomes import Outcome, hexadecimal
 
 
 @pytest.fixture

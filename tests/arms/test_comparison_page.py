@@ -2,8 +2,8 @@
 
 import pytest
 
-from copd.compare.comparison import Comparison
-from copd.compare.page import write_page
+from copd.arms.comparison import Comparison
+from copd.arms.page import write_page
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from copd.compare.comparison import Changes, Comparison
-from copd.compare.jobs import candidate_name
-from copd.compare.outcomes import Outcome
+from copd.arms.comparison import Changes, Comparison
+from copd.arms.jobs import candidate_name
+from copd.arms.outcomes import Outcome
 from copd.errors import RecipeError
 from copd.measure.evaluate import AVERAGE
 from copd.recipe.strict_yaml import parse_yaml

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from copd.arms.jobs import Job
+from copd.arms.outcomes import finished_by, outcome_of, outcome_path, write_outcome
 from copd.assemble.plan import make_plan
-from copd.compare.jobs import Job
-from copd.compare.outcomes import finished_by, outcome_of, outcome_path, write_outcome
 from copd.errors import CopdError
 
 POLL_SECONDS = 0.5

@@ -2,8 +2,8 @@
 
 import pytest
 
-from copd.compare.comparison import Comparison
-from copd.compare.search import choose, chosen_file, read_chosen, write_chosen
+from copd.arms.comparison import Comparison
+from copd.arms.search import choose, chosen_file, read_chosen, write_chosen
 from copd.errors import RecipeError
 
 FAST = {"optimizer.learning_rate": 2e-4}

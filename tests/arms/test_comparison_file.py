@@ -2,7 +2,7 @@
 
 import pytest
 
-from copd.compare.comparison import as_overrides, read_comparison
+from copd.arms.comparison import as_overrides, read_comparison
 from copd.errors import RecipeError
 
 SOUND = """

@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 import pytest
 
-from copd.compare.on_ray import RayJob, cores
+from copd.arms.on_ray import RayJob, cores
 from copd.system.cluster import cluster
 
 pytestmark = pytest.mark.slow

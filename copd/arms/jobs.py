@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from copd.arms.budgets import budget_of
+from copd.arms.comparison import Account, Changes, Comparison, as_overrides
 from copd.assemble.plan import make_plan
-from copd.compare.budgets import budget_of
-from copd.compare.comparison import Account, Changes, Comparison, as_overrides
 from copd.errors import RecipeError
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe, recipe_text

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from copd.compare.outcomes import bits, hexadecimal, read_outcome, read_outcomes, write_outcome
+from copd.arms.outcomes import bits, hexadecimal, read_outcome, read_outcomes, write_outcome
 from copd.errors import RunFolderError
 
 

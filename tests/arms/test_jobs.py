@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from copd.arms.budgets import budget_of, critical_path, steps_of_a_model
+from copd.arms.comparison import Comparison, read_comparison
+from copd.arms.jobs import jobs_of, searches_of
+from copd.arms.outcomes import finished_by, outcome_path, write_outcome
 from copd.assemble.plan import make_plan
-from copd.compare.budgets import budget_of, critical_path, steps_of_a_model
-from copd.compare.comparison import Comparison, read_comparison
-from copd.compare.jobs import jobs_of, searches_of
-from copd.compare.outcomes import finished_by, outcome_path, write_outcome
 from copd.errors import RecipeError
 from copd.recipe.reading import load_recipe
 

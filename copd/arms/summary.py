@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from copd.compare.outcomes import Outcome
+from copd.arms.outcomes import Outcome
 from copd.maths.seeds import holm, pigeonhole_interval, seeds_needed, t_interval, t_p_value
 from copd.measure.evaluate import AVERAGE, Estimate, columns_of
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from copd.compare.advice_map import FEATURES, MAP, AdviceMap, Point, coordinates_of, read_map
+from copd.arms.advice_map import FEATURES, MAP, AdviceMap, Point, coordinates_of, read_map
 from copd.errors import RecipeError
 from copd.measure.evaluate import Estimate
 from copd.measure.pilot import Pilot

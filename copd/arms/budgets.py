@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from copd.arms.comparison import Account
 from copd.assemble.plan import Plan, make_plan
-from copd.compare.comparison import Account
 from copd.recipe.model import Recipe
 from copd.schedule import RESTING, Phase
 

@@ -11,9 +11,9 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from copd.compare.comparison import Comparison
-from copd.compare.outcomes import Outcome, mean_of_pairs
-from copd.compare.summary import ArmRow, Contrast, Sources, arm_rows, contrasts
+from copd.arms.comparison import Comparison
+from copd.arms.outcomes import Outcome, mean_of_pairs
+from copd.arms.summary import ArmRow, Contrast, Sources, arm_rows, contrasts
 from copd.maths.seeds import t_interval
 from copd.measure.evaluate import AVERAGE, columns_of
 from copd.report.figures import SIZE, finished_figure

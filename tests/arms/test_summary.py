@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from copd.compare.summary import arm_rows, contrasts
+from copd.arms.summary import arm_rows, contrasts
 
 
 @pytest.fixture
