@@ -9,7 +9,8 @@ import pytest
 from huggingface_hub import constants
 
 from copd.model.folders import CHECKSUMS, model_folder
-from copd.recipe.reading import described, load_recipe
+from copd.recipe.reading import builtin_recipes, described, load_recipe, recipe_text
+from copd.recipe.strict_yaml import parse_yaml
 from copd.system.files import sha256
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -64,6 +65,23 @@ def test_the_process_exits_as_the_command_does(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: recipe nothing.yaml: ")
+
+
+def test_recipe_list_names_each_recipe_that_ships_in_one_line(command):
+    done = command("recipe", "list")
+    names = [line.partition(": ")[0] for line in done.stdout.splitlines()]
+    assert (done.returncode, names) == (0, builtin_recipes())
+    assert "qwen3-vl-4b-lora: Qwen3-VL-4B-Instruct with adapters" in done.stdout
+
+
+@pytest.mark.parametrize("name", builtin_recipes())
+def test_the_yaml_that_recipe_show_writes_is_that_recipe(command, name):
+    shown = command("recipe", "show", name, "--yaml").stdout
+    assert shown == recipe_text(name)
+    changed = command("recipe", "show", name, "seed=-7", "--yaml")
+    assert changed.returncode == 2, "a change that is refused is refused here too"
+    changed = command("recipe", "show", name, "seed=7", "--yaml").stdout
+    assert load_recipe(parse_yaml(changed, "shown")) == load_recipe(name, ["seed=7"])
 
 
 def test_recipe_show_lists_every_field_with_its_meaning(command):

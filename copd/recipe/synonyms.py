@@ -47,6 +47,13 @@ ROWS = (
     Row("model.offload", (), ("param_offload", "optimizer_offload"), ("offload_params", "offload_optimizer")),
     Row(f"{TASK}.train", ("train_dataset",), ("train_files",), ("train_files",), "of each branch"),
     Row(f"{TASK}.validation", ("eval_dataset",), ("val_files",), ("val_files",), "of each branch"),
+    Row(
+        f"{TASK}.columns",
+        (),
+        ("prompt_key", "image_key", "video_key"),
+        ("prompt_key", "answer_key", "image_key", "video_key"),
+        "our name of a column: its name in the files",
+    ),
     Row(f"{TASK}.prompt_template", easyr1=("format_prompt",)),
     Row(f"{TASK}.media.max_image_pixels", ("max_pixels",), ("max_pixels",), ("max_pixels",)),
     Row(

@@ -2,8 +2,10 @@
 
 import json
 
-from copd.assemble.tasks import leak_warnings, make_tasks
-from copd.recipe.reading import load_recipe
+import pytest
+
+from copd.assemble.tasks import leak_warnings, make_tasks, toy_warnings
+from copd.recipe.reading import builtin_recipes, load_recipe
 
 
 def tasks_of(folder, **branches):
@@ -36,3 +38,35 @@ def test_rows_in_two_splits_or_two_branches_are_counted_whatever_their_case_and_
         f"branches.a.task: 2 of 4 test {said} validation row",
         f"branches.a.task: 3 of 16 {said} row of branches.b.task",
     ]
+
+
+ROWS = "branches.text.task={kind: rows, train: a.jsonl}"
+MADE_FOR = "the default for builtin:digits;"
+TOKENS = (
+    f"sampling.max_new_tokens: is 36, {MADE_FOR} longer responses of models/4b are cut off and earn 0; set what answers "
+    "need, for instance 4096"
+)
+RATE = f"optimizer.learning_rate: is 5e-05, {MADE_FOR} on all weights of models/4b the paper takes 1e-6"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["model.path=models/4b", "optimizer.learning_rate=5e-5"], [TOKENS, RATE]),
+        (["model.path=models/4b", "optimizer.learning_rate=1e-6"], [TOKENS]),
+        (["model.path=models/4b", "optimizer.learning_rate=5e-5", "lora={rank: 4}"], [TOKENS]),
+        (["model.path=models/4b", "optimizer.learning_rate=5e-5", "sampling.max_new_tokens=4096"], [RATE]),
+        (["optimizer.learning_rate=5e-5"], []),
+    ],
+)
+def test_defaults_of_the_tiny_model_are_warned_of_where_another_answers_rows(changes, said):
+    assert toy_warnings(load_recipe("demo", [ROWS, *changes])) == said
+
+
+def test_a_base_that_was_warmed_up_on_digits_may_have_their_defaults():
+    assert toy_warnings(load_recipe("demo", ["model.path=runs/base"])) == []
+
+
+@pytest.mark.parametrize("name", builtin_recipes())
+def test_no_recipe_that_ships_has_defaults_of_another_model(name):
+    assert toy_warnings(load_recipe(name)) == []

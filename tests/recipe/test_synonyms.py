@@ -40,7 +40,7 @@ def test_the_fields_are_those_of_all_sections():
             "actor_rollout_ref: unknown key; verl's and EasyR1's rollout.n is sampling.rollouts_per_prompt here",
         ),
         (
-            "data={train_batch_size: 8, prompt_key: x, max_response_length: 9}",
+            "data={train_batch_size: 8, filter_overlong_prompts: x, max_response_length: 9}",
             "data: unknown key; verl's train_batch_size is sampling.prompts_per_step here; "
             "verl's and EasyR1's max_response_length is sampling.max_new_tokens here",
         ),
