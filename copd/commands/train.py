@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, closing
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,7 @@ from copd.algorithm import copd
 from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_health
 from copd.assemble.places import placed
-from copd.assemble.plan import Plan, handovers, make_plan
+from copd.assemble.plan import Plan, handovers, make_plan, measures_merge
 from copd.assemble.sampling import versions_of_sampler
 from copd.branches.local import finish
 from copd.errors import LostBranchError, MergeError, RecipeError, RunFolderError
@@ -25,6 +25,7 @@ from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
 from copd.measure.health import MANY_TRUNCATED
 from copd.model.folders import FETCHED, loader_of, model_folder, read_config
 from copd.model.merging import merge_weights, pass_on_weights
+from copd.model.policy import Policy
 from copd.model.stored import StoredTensors
 from copd.phases import Consolidation, Merge, merged
 from copd.recipe.method_sections import DISTIL
@@ -163,6 +164,8 @@ class _Run:
             checkpoint=self.recipe.checkpoint,
             stop=self.stop,
             handovers=handovers(self.recipe),
+            product=self.plan.product,
+            merge=partial(self._measured_merge, handles) if measures_merge(self.recipe) and self.plan.merges else None,
             display=self.screen,
             health=make_health(self.recipe, self.plan.taught),
             trackers=open_trackers(self.recipe.trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
@@ -242,6 +245,20 @@ class _Run:
         """A folder in the run folder, which is on storage that all branches share."""
         return passing_folder(self.folder)
 
+    async def _merged(self, handles: Mapping[str, BranchHandle]) -> Policy:
+        """The merge of the branches as they are now. Raises MergeError."""
+        policy = self.base.clone()
+        async with merged(handles, self._merge(), self._exchange) as weights:
+            policy.load_weights(StoredTensors(weights, MERGED))
+        return policy
+
+    @asynccontextmanager
+    async def _measured_merge(self, handles: Mapping[str, BranchHandle]) -> AsyncIterator[Answering]:
+        """The merge while it is measured. After that it leaves its card."""
+        policy = await self._merged(handles)
+        yield self.place.evaluated(MERGED, policy)
+        policy.to("cpu")
+
     async def _conclude(self, base: Answering, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems, and write the last lines of the record."""
         models: list[Answering] = [base, *handles.values()]
@@ -257,11 +274,9 @@ class _Run:
         the merge fails, the branches are exported all the same. Raises MergeError.
         """
         dtype, policy, failure = self.recipe.model.export_dtype, None, None
-        if self.plan.product == MERGED and MERGED not in handles:
-            policy = self.base.clone()
+        if self.plan.merges:
             try:
-                async with merged(handles, self._merge(), self._exchange) as weights:
-                    policy.load_weights(StoredTensors(weights, MERGED))
+                policy = await self._merged(handles)
             except MergeError as error:
                 failure = error
         for name, branch in handles.items():

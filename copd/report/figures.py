@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from copd.measure.evaluate import AVERAGE
 from copd.report.svg import QUIET, SHADE, series, to_svg
+from copd.types import MERGED
 
 Record = Mapping[str, Any]
 Draw = Callable[[Any, Sequence[Record]], bool]
@@ -55,7 +56,7 @@ def draw_accuracy(axes: Any, records: Sequence[Record], *, label: str = "", styl
     A branch without a capability of its own has a line for every capability.
     """
     points, number = events(records, "accuracy"), 0
-    for branch in dict.fromkeys(cell["model"] for cell in points[0]["table"]) if points else []:
+    for branch in branches_of(records) if points else []:
         steps, cells = [p["step"] + 1 for p in points], [_cells(p, branch) for p in points]
         capabilities = {branch: "own capability"} if branch in cells[0] else {f: f for f in cells[0] if f != AVERAGE}
         for capability, name in capabilities.items():
@@ -67,6 +68,20 @@ def draw_accuracy(axes: Any, records: Sequence[Record], *, label: str = "", styl
         axes.plot(steps, average, ls=":", ms=3, label=f"{label}{branch}, average", **colours)
     axes.set_title("greedy accuracy, validation", fontsize="medium", loc="left")
     return bool(points)
+
+
+def draw_merge(axes: Any, records: Sequence[Record]) -> bool:
+    """Draw the merge's greedy validation accuracy in every capability, its average dotted; False if not measured."""
+    axes.set_title("greedy accuracy of the merge, validation", fontsize="medium", loc="left")
+    found = [(point["step"] + 1, _cells(point, MERGED)) for point in events(records, "accuracy")]
+    points = [(step, cells) for step, cells in found if cells]
+    if not points or MERGED in branches_of(records):
+        return False
+    for number, name in enumerate(points[0][1]):
+        style = ":" if name == AVERAGE else "-"
+        values = [cells[name] for _, cells in points]
+        axes.plot([step for step, _ in points], values, ls=style, ms=4, label=name, **series(number))
+    return True
 
 
 def draw_reward(axes: Any, records: Sequence[Record]) -> bool:
@@ -166,6 +181,11 @@ def finished_figure(figure: Figure, axes: Any, title: str, unit: str = "step") -
 def events(records: Sequence[Record], name: str) -> list[Record]:
     """The records of one kind."""
     return [record for record in records if record["event"] == name]
+
+
+def branches_of(records: Sequence[Record]) -> list[str]:
+    """The branches of a run that has been measured. A merge that is computed from their weights is none."""
+    return [branch for point in events(records, "behaviour")[:1] for branch in point["accuracy"]]
 
 
 def _cells(record: Record, branch: str) -> dict[str, float]:

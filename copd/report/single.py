@@ -12,6 +12,7 @@ from copd.report.figures import (
     draw_accuracy,
     draw_divergence,
     draw_lessons,
+    draw_merge,
     draw_overlap,
     draw_reward,
     draw_signal,
@@ -56,6 +57,7 @@ def _behaviour_figures(run: RunRecord, owner: str) -> list[tuple[str, Markup, st
 def _training_figures(run: RunRecord, owner: str) -> list[tuple[str, Markup, str]]:
     drawings = (
         (draw_accuracy, "Validation accuracy", "Greedy; each branch in its own capability, and on average over all."),
+        (draw_merge, "Accuracy of the merge", "Greedy, on validation problems, of the branches' merge at that step."),
         (draw_reward, "Reward", "Of each branch's own rollouts, a mean over five steps."),
         (draw_signal, "Groups with signal", "Share of prompts whose responses differ in reward: only they teach."),
         (draw_lessons, "Lessons", "Mean absolute delta of teacher to student, within its bound, nats per token."),

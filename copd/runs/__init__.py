@@ -3,6 +3,7 @@
 - `folder`: the manifest, which ties a folder to one recipe; checks of a new or resumed run
 - `lifecycle`: one process per folder; signals
 - `observer`: writes records and checkpoints while branches train
+- `validations`: when models are validated, and which step was the best
 - `checkpoint`: checkpoints of all branches at one step, and the time they take
 - `runlog`: the record: JSON lines that can be cut back to a checkpoint
 - `experts`: experts of another run, taken over

@@ -54,6 +54,20 @@ def test_a_branch_of_all_capabilities_has_a_line_for_each(make_run):
     assert len({line.get_color() for line in found.values()}) == 3
 
 
+def test_a_merge_that_was_measured_has_a_figure_of_its_own(make_run):
+    run = read_run(make_run())
+    merged = [cell.as_record() for cell in run.table if cell.model == "merged"]
+    records = [
+        {**record, "table": [*record["table"], *merged]} if record["event"] == "accuracy" else record
+        for record in run.records
+    ]
+    found = lines(figures.draw_merge, records)
+    assert list(found) == ["text", "image", "average"]
+    assert list(found["text"].get_ydata()) == [0.6, 0.6]
+    assert not any("merged" in name for name in lines(figures.draw_accuracy, records))
+    assert not figures.draw_merge(Figure().add_subplot(), run.records)
+
+
 def test_rewards_are_a_mean_over_five_steps():
     updates = [{"event": "update", "step": s, "branch": "a", "native/reward": float(s)} for s in range(7)]
     (reward,) = lines(figures.draw_reward, updates).values()
@@ -70,7 +84,7 @@ def test_lessons_break_off_between_the_phases_and_are_not_averaged_across():
     assert lesson.get_ydata() == pytest.approx([1.0, 2.0, float("nan"), 7.0], nan_ok=True)
 
 
-@pytest.mark.parametrize("name", ["overlap", "divergence", "accuracy", "reward", "signal", "lessons"])
+@pytest.mark.parametrize("name", ["overlap", "divergence", "accuracy", "merge", "reward", "signal", "lessons"])
 def test_without_records_nothing_is_drawn(name):
     assert figures.figure_of(getattr(figures, f"draw_{name}"), [], "title") is None
 
