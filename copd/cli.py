@@ -20,6 +20,7 @@ from copd.assemble import SERVER
 from copd.cli_arguments import Changes, Overrides, RecipeName, named_recipe, recipe_and_changes
 from copd.cli_compare import advise, compare
 from copd.cli_data import data
+from copd.cli_export import export
 from copd.cli_plan import plan
 from copd.commands.exits import DEBUG, leave, status_of
 from copd.errors import RecipeError
@@ -126,7 +127,8 @@ def doctor(
 @app.command("eval")
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(help="Models: each is a folder, builtin:NAME, or ID@COMMIT of Hugging Face.")
+        list[str],
+        typer.Argument(help="Models: each is a folder, builtin:NAME, RUN@STEP, or ID@COMMIT of Hugging Face."),
     ],
     recipe: Compared = "demo",
     change: Changes = None,
@@ -146,7 +148,8 @@ def evaluate(
 @app.command()
 def behaviour(
     student: Annotated[
-        str, typer.Argument(help="The model that answers: a folder, builtin:NAME, or ID@COMMIT of Hugging Face.")
+        str,
+        typer.Argument(help="The model that answers: a folder, builtin:NAME, RUN@STEP, or ID@COMMIT of Hugging Face."),
     ],
     teacher: Annotated[
         str, typer.Argument(help="The model that scores the student's tokens: named in the same ways as the student.")
@@ -189,10 +192,13 @@ def report(
 @app.command()
 def merge(
     branches: Annotated[
-        list[str], typer.Argument(help="Models: each is a folder, builtin:NAME, or ID@COMMIT of Hugging Face.")
+        list[str],
+        typer.Argument(help="Models: each is a folder, builtin:NAME, RUN@STEP, or ID@COMMIT of Hugging Face."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
-    base: Annotated[str | None, typer.Option(help="The branches' base: a folder, builtin:NAME or ID@COMMIT.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The branches' base: a folder, builtin:NAME, RUN@STEP or ID@COMMIT.")
+    ] = None,
     method: Annotated[str, typer.Option(help="mean, weighted, task_arithmetic, ties, dare or slerp.")] = "mean",
     weight: Annotated[
         list[float] | None, typer.Option(help="With weighted, ties, slerp: a number, once per branch.")
@@ -281,6 +287,7 @@ def show(
 
 
 app.command()(plan)
+app.command()(export)
 app.command()(compare)
 app.command()(advise)
 

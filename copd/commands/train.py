@@ -17,13 +17,13 @@ from copd.assemble.places import placed
 from copd.assemble.plan import Plan, handovers, make_plan, measures_merge
 from copd.assemble.sampling import versions_of_sampler
 from copd.branches.local import finish
+from copd.commands.export import base_sums, described, merge_by_section, place_of, run_card
 from copd.errors import LostBranchError, MergeError, RecipeError, RunFolderError
 from copd.handles import Answering, BranchHandle
-from copd.maths.merge import NEED_BASE
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
 from copd.measure.health import MANY_TRUNCATED
-from copd.model.folders import FETCHED, loader_of, model_folder, read_config
+from copd.model.folders import loader_of, read_config
 from copd.model.merging import merge_weights, pass_on_weights
 from copd.model.policy import Policy
 from copd.model.stored import StoredTensors
@@ -32,7 +32,6 @@ from copd.recipe.method_sections import DISTIL
 from copd.recipe.model import Recipe
 from copd.recipe.reading import reread
 from copd.rewards.grading import user_verifiers
-from copd.runs.cards import RUN_CARD
 from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint
 from copd.runs.experts import expert_checkpoint, trajectory
 from copd.runs.folder import check_folder, claim, record_forced
@@ -42,7 +41,7 @@ from copd.runs.runlog import ANSWERS, METRICS, REPORT, read_lines, write_lines
 from copd.runs.screen import Screen
 from copd.runs.trackers import check_trackers, open_trackers
 from copd.schedule import Phase
-from copd.system.files import passing_folder, remove_passing_folders, sha256
+from copd.system.files import passing_folder, remove_passing_folders
 from copd.types import BASE, MERGED, Split
 
 
@@ -234,12 +233,7 @@ class _Run:
             return partial(pass_on_weights, of=choice)
         if self.recipe.method == "mopd" or section.method == DISTIL:
             return partial(merge_weights, method="mean", settings={})
-        return self._merge_by_section
-
-    def _merge_by_section(self, parts: Mapping[str, Path], out: Path) -> None:
-        section = self.recipe.merge
-        base = self.base.weights() if section.method in NEED_BASE else None
-        merge_weights(parts, out, section.method, section.settings, base)
+        return partial(merge_by_section, self.recipe, self.base)
 
     def _exchange(self) -> AbstractContextManager[Path]:
         """A folder in the run folder, which is on storage that all branches share."""
@@ -280,14 +274,11 @@ class _Run:
             except MergeError as error:
                 failure = error
         for name, branch in handles.items():
-            if name == MERGED:
-                await branch.save(self.folder / MERGED, self._card("the student of all branches"), dtype)
-            else:
-                await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"), dtype)
+            await branch.save(self.folder / place_of(name), self._card(name), dtype)
         if failure is not None:
             raise failure
         if policy is not None:
-            policy.save(self.folder / MERGED, self._card("the merge of its branches"), dtype)
+            policy.save(self.folder / MERGED, self._card(MERGED), dtype)
             models.append(self.place.evaluated(MERGED, policy))
 
     async def _evaluate(self, models: Sequence[Answering], observer: RunObserver) -> None:
@@ -306,15 +297,8 @@ class _Run:
         observer.note("result", last, table=[cell.as_record() for cell in table])
         self.screen.result(table, settings.split)
 
-    def _card(self, what: str) -> str:
-        return RUN_CARD.format(
-            what=what,
-            recipe=self.recipe,
-            plan=self.plan,
-            loader=loader_of(self.base.model.config),
-            named=", ".join(self.plan.capabilities),
-            settings=self.recipe.model_dump_json(indent=1),
-        )
+    def _card(self, name: str) -> str:
+        return run_card(described(name, self.plan), self.recipe, self.plan, self.base, self.plan.rollouts)
 
 
 def result_of(folder: Path) -> list[Accuracy]:
@@ -329,8 +313,7 @@ def result_of(folder: Path) -> list[Accuracy]:
 
 def _manifest(made: Assembled) -> dict[str, Any]:
     recipe = made.recipe
-    base = model_folder(recipe.model.path, revision=recipe.model.revision)
-    sums = {path.name: sha256(path) for path in sorted(path for pattern in FETCHED for path in base.glob(pattern))}
+    sums = base_sums(recipe)
     settings, data = recipe.model_dump(mode="json"), made.fingerprints
     verifiers = {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)}
     return {
