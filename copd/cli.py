@@ -18,6 +18,7 @@ from rich.text import Text
 
 from copd.assemble import SERVER
 from copd.cli_arguments import Changes, Overrides, RecipeName, named_recipe, recipe_and_changes
+from copd.cli_ask import ask
 from copd.cli_compare import advise, compare
 from copd.cli_data import data
 from copd.cli_export import export
@@ -288,6 +289,7 @@ def show(
 
 app.command()(plan)
 app.command()(export)
+app.command()(ask)
 app.command()(compare)
 app.command()(advise)
 

@@ -76,7 +76,20 @@ def test_recipe_show_lists_every_field_with_its_meaning(command):
 
 def test_help_names_all_commands(command):
     said = command("--help").stdout
-    for name in ("train", "doctor", "plan", "eval", "behaviour", "report", "merge", "warmup", "recipe", "data"):
+    for name in (
+        "train",
+        "doctor",
+        "plan",
+        "eval",
+        "behaviour",
+        "report",
+        "merge",
+        "export",
+        "ask",
+        "warmup",
+        "recipe",
+        "data",
+    ):
         assert name in said
 
 

@@ -12,6 +12,7 @@
 - `evaluate`: compares models on test problems
 - `behaviour`: compares a student with a teacher
 - `merge`: merges model folders
+- `ask`: questions to models
 - `export`: models of a checkpoint as folders
 - `advise`: which method suits a recipe
 - `pilot`: its pilot

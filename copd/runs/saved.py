@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ class Reference(NamedTuple):
 
 def reference_of(model: str) -> Reference | None:
     """The model of a checkpoint that these words name; None for everything else, such as a folder that is there."""
-    named = None if Path(model).is_dir() else AT_STEP.fullmatch(model)
+    named = None if os.path.isdir(model) else AT_STEP.fullmatch(model)
     if named is None:
         return None
     folder = Path(named["folder"])
