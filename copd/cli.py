@@ -18,8 +18,10 @@ from rich.text import Text
 
 from copd.assemble import SERVER
 from copd.cli_arguments import Changes, Overrides, RecipeName, busy, named_recipe, recipe_and_changes, say
+from copd.cli_ask import ask
 from copd.cli_compare import advise, compare
 from copd.cli_data import data
+from copd.cli_export import export
 from copd.cli_init import init
 from copd.cli_plan import plan
 from copd.cli_recipe import recipes
@@ -133,7 +135,8 @@ def doctor(
 @app.command("eval")
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(help="Models: each is a folder, builtin:NAME, or ID@REVISION of Hugging Face.")
+        list[str],
+        typer.Argument(help="Models: each is a folder, builtin:NAME, RUN@STEP, or ID@REVISION of Hugging Face."),
     ],
     recipe: Compared = None,
     change: Changes = None,
@@ -155,7 +158,8 @@ def evaluate(
 @app.command()
 def behaviour(
     student: Annotated[
-        str, typer.Argument(help="The model that answers: a folder, builtin:NAME, or ID@REVISION of Hugging Face.")
+        str,
+        typer.Argument(help="The model that answers: a folder, builtin:NAME, RUN@STEP, or ID@REVISION of the hub."),
     ],
     teacher: Annotated[
         str, typer.Argument(help="The model that scores the student's tokens: named in the same ways as the student.")
@@ -200,10 +204,13 @@ def report(
 @app.command()
 def merge(
     branches: Annotated[
-        list[str], typer.Argument(help="Models: each is a folder, builtin:NAME, or ID@REVISION of Hugging Face.")
+        list[str],
+        typer.Argument(help="Models: each is a folder, builtin:NAME, RUN@STEP, or ID@REVISION of Hugging Face."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the merged model.")],
-    base: Annotated[str | None, typer.Option(help="The branches' base: a folder, builtin:NAME or ID@REVISION.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The branches' base: a folder, builtin:NAME, RUN@STEP or ID@REVISION.")
+    ] = None,
     method: Annotated[str, typer.Option(help="mean, weighted, task_arithmetic, ties, dare or slerp.")] = "mean",
     weight: Annotated[
         list[float] | None, typer.Option(help="With weighted, ties, slerp: a number, once per branch.")
@@ -276,6 +283,8 @@ def warmup(
 app.command()(init)
 app.command()(plan)
 app.command()(watch)
+app.command()(export)
+app.command()(ask)
 app.command()(compare)
 app.command()(advise)
 

@@ -103,6 +103,8 @@ def test_help_names_all_commands(command):
         "behaviour",
         "report",
         "merge",
+        "export",
+        "ask",
         "warmup",
         "recipe",
         "data",

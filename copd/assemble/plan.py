@@ -32,6 +32,11 @@ class Plan:
     lessons: tuple[Edge, ...] = ()
 
     @property
+    def merges(self) -> bool:
+        """Whether the product is computed from the branches' weights, at any step, without training."""
+        return self.product == MERGED and MERGED not in self.branches
+
+    @property
     def student(self) -> str | None:
         """The branch that consolidation trains."""
         return self.lessons[0].student if self.lessons else None
@@ -90,6 +95,16 @@ def handovers(recipe: Recipe) -> tuple[int, ...]:
         except RecipeError:  # this method cannot follow: a phase has no steps, or the budget does not fit it
             continue
     return tuple(sorted(steps for steps in found if 0 < steps <= last))
+
+
+def kept_checkpoints(recipe: Recipe) -> int:
+    """The most checkpoints that a run keeps, the one that is being written left out."""
+    return recipe.checkpoint.keep_last + len(handovers(recipe)) + recipe.checkpoint.keep_best
+
+
+def measures_merge(recipe: Recipe, plan: Plan) -> bool:
+    """Whether validations measure the merge too: the recipe asks for more than is usual, and the plan `merges`."""
+    return plan.merges and (recipe.evaluation.every_steps is not None or recipe.checkpoint.keep_best)
 
 
 def make_plan(recipe: Recipe) -> Plan:

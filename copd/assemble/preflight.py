@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import gather
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from copd.compute.encode import Encoder
@@ -55,8 +55,13 @@ def reject_unfit(policy: Policy, tasks: Mapping[str, Task], max_new_tokens: int)
     """From now on, treat rows whose prompts the model does not take as bad rows."""
     for task in tasks.values():
         if isinstance(task, Rows):
-            forbidden = [token for token in control_tokens(policy.tokenizer) if token not in policy.spoken]
-            task.reject(partial(_unfit, policy.encoder, policy.context, forbidden, max_new_tokens))
+            task.reject(unfit_for(policy, max_new_tokens))
+
+
+def unfit_for(policy: Policy, max_new_tokens: int) -> Callable[[Problem], str | None]:
+    """Why a model cannot take a prompt and answer it with so many tokens, or None, as a function of the problem."""
+    forbidden = [token for token in control_tokens(policy.tokenizer) if token not in policy.spoken]
+    return partial(_unfit, policy.encoder, policy.context, forbidden, max_new_tokens)
 
 
 def settle_paths(policy: Policy, tasks: Mapping[str, Task], *, allow_plain_path: bool) -> list[str]:

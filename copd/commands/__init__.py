@@ -18,6 +18,8 @@
 - `evaluate`: compares models on test problems
 - `behaviour`: compares a student with a teacher
 - `merge`: merges model folders
+- `ask`: questions to models
+- `export`: models of a checkpoint as folders
 - `advise`: which method suits a recipe
 - `pilot`: its pilot
 - `compare`: trains arms over seeds, and writes the page about them

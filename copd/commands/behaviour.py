@@ -7,8 +7,8 @@ import logging
 from copd.assemble.assembled import assembled
 from copd.assemble.preflight import check_overlap
 from copd.branches.local import finish, local_handle
+from copd.commands.export import folders_of
 from copd.measure.disputes import CapabilityBehaviour, observe
-from copd.model.folders import model_folder
 from copd.model.vocabulary import check_same_vocabulary
 from copd.recipe.model import Recipe
 
@@ -21,16 +21,14 @@ def compare_behaviour(
 ) -> list[CapabilityBehaviour]:
     """Compare a teacher's model with a student's: measures and most disputed tokens in each capability of a recipe.
 
-    Both models are given in a form that `model_folder` takes. The student answers `problems` validation problems of
+    Both models are given in a form that `folders_of` takes. The student answers `problems` validation problems of
     each capability (default as in the recipe), twice each. Raises ModelFolderError for a model that does not exist, and
     for two models whose tokens differ.
     """
-    for path, given_as in ((student, "STUDENT"), (teacher, "TEACHER")):
-        model_folder(path, given_as)
-    with assembled(recipe, logger.warning) as made:
+    with folders_of({student: "STUDENT", teacher: "TEACHER"}) as folders, assembled(recipe, logger.warning) as made:
         settings = made.evaluation
         count = problems or settings.behaviour_problems
-        policies = [made.model(path) for path in (student, teacher)]
+        policies = [made.model(folders[path], path) for path in (student, teacher)]
         check_overlap(recipe, policies[0])
         check_same_vocabulary(policies[0], policies[1], (f"STUDENT {student}", f"TEACHER {teacher}"))
         learns, teaches = (local_handle(made.actor(name, policy)) for name, policy in zip(ROLES, policies, strict=True))

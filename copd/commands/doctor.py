@@ -14,7 +14,7 @@ import torch
 
 from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_branch
-from copd.assemble.plan import Plan, handovers, make_plan
+from copd.assemble.plan import Plan, kept_checkpoints, make_plan
 from copd.branches.actor import generator_of
 from copd.branches.branch import Branch
 from copd.branches.described import describe
@@ -109,7 +109,7 @@ def _examine_assembled(made: Assembled, plan: Plan, warnings: list[str]) -> Iter
     yield from _steps(bench, plan)
     at_once = branches_at_once(recipe.backend.kind, len(plan.learners), recipe.model.threads_per_branch)
     yield from _lesson_and_estimate(bench, plan, at_once)
-    yield disk(bench.learning, plan, recipe.checkpoint.keep_last + len(handovers(recipe)), weights_bytes)
+    yield disk(bench.learning, plan, kept_checkpoints(recipe), weights_bytes)
 
 
 def _taken(warnings: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from copd.assemble.assembled import assembled
 from copd.branches.local import finish, local_handle
+from copd.commands.export import folders_of
 from copd.measure.compare import Difference, differences
 from copd.measure.evaluate import Accuracy, answer, tabulate
 from copd.model.folders import model_folder, stored_type
@@ -19,18 +20,16 @@ logger = logging.getLogger(__name__)
 def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> tuple[list[Accuracy], list[Difference]]:
     """Greedy accuracy and pass@k of models on a recipe's test problems, and the difference of each to the first.
 
-    One model is in memory at a time. `paths` are in a form that `model_folder` takes. Raises ModelFolderError for a
-    model that does not exist, before any is loaded.
+    One model is in memory at a time. `paths` are in a form that `folders_of` takes. Raises ModelFolderError for a model
+    that does not exist, before any is loaded.
     """
-    for path in paths:
-        model_folder(path, "MODEL")
     answers = []
-    with assembled(recipe, logger.warning) as made:
+    with folders_of(dict.fromkeys(paths, "MODEL")) as folders, assembled(recipe, logger.warning) as made:
         settings = made.evaluation
-        for path in dict.fromkeys(paths):
-            if (stored := stored_type(model_folder(path))) not in ("", "float32"):
+        for path, folder in folders.items():
+            if (stored := stored_type(model_folder(folder))) not in ("", "float32"):
                 logger.warning("%s: its weights are stored in %s, and evaluated as that has rounded them", path, stored)
-            model = local_handle(made.actor(path, made.model(path)))
+            model = local_handle(made.actor(path, made.model(folder, path)))
             asked = answer([model], list(made.tasks), Split.TEST, problems=settings.problems, pass_at=settings.pass_at)
             answers += finish(asked)
             del model  # the next one takes its place in memory

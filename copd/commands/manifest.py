@@ -8,17 +8,15 @@ from typing import Any
 
 from copd.assemble.assembled import Assembled
 from copd.assemble.sampling import versions_of_sampler
-from copd.model.folders import FETCHED, model_folder
+from copd.commands.export import base_sums
 from copd.rewards.grading import user_verifiers
 from copd.runs.experts import trajectory
-from copd.system.files import sha256
 
 
 def manifest_of(made: Assembled, command: str | None = None) -> dict[str, Any]:
     """The manifest of a new run: recipe, order of branches, hashes, versions, and the command that the user typed."""
     recipe = made.recipe
-    base = model_folder(recipe.model.path, revision=recipe.model.revision)
-    sums = {path.name: sha256(path) for path in sorted(path for pattern in FETCHED for path in base.glob(pattern))}
+    sums = base_sums(recipe)
     data, asked = made.fingerprints, made.evaluation.model_dump(mode="json")
     settings = {**recipe.model_dump(mode="json"), "evaluation": asked}
     verifiers = {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)}

@@ -13,6 +13,7 @@ from rich.progress import track
 
 from copd.assemble.assembled import assembled
 from copd.branches.local import finish, local_handle
+from copd.commands.export import folders_of
 from copd.errors import RecipeError
 from copd.measure.evaluate import AVERAGE, Accuracy, evaluate
 from copd.model.folders import EXPORTED, model_folder
@@ -37,7 +38,7 @@ def merge_models(
 ) -> tuple[MergeSection, list[Accuracy]]:
     """Merge models into `out`. Of several candidates of one method, the one with the best validation accuracy is taken.
 
-    Branches and base are given in a form that `model_folder` takes. The merge is cast to `export_dtype`, by default to
+    Branches and base are given in a form that `folders_of` takes. The merge is cast to `export_dtype`, by default to
     the branches' type. Returns the chosen candidate and the accuracy of
     all candidates (none without a recipe). Only one model is in memory, and without a recipe only one tensor of each
     model. With a recipe, the disk holds one candidate at a time beside `out`. Models or settings that do not match
@@ -48,9 +49,23 @@ def merge_models(
     dtype = None if export_dtype is None else EXPORTED[export_dtype]
     if occupied(out):
         raise RecipeError(f"--out {out}: is not empty; give another folder")
-    folders = [ModelFolder(model_folder(path, "BRANCHES"), path) for path in branches]
-    start = None if base is None else ModelFolder(model_folder(base, "--base"), base)
-    merge = MergedFolders(folders, start, candidates[0].method, candidates[0].settings)
+    given = {**dict.fromkeys(branches, "BRANCHES"), **({} if base is None else {base: "--base"})}
+    with folders_of(given) as places:
+        models = {path: ModelFolder(model_folder(place), path) for path, place in places.items()}
+        start = None if base is None else models[base]
+        return _merged([models[path] for path in branches], start, candidates, out, recipe, dtype)
+
+
+def _merged(
+    branches: Sequence[ModelFolder],
+    base: ModelFolder | None,
+    candidates: Sequence[MergeSection],
+    out: Path,
+    recipe: Recipe | None,
+    dtype: torch.dtype | None,
+) -> tuple[MergeSection, list[Accuracy]]:
+    """`merge_models` for models that are there."""
+    merge = MergedFolders(branches, base, candidates[0].method, candidates[0].settings)
     merges = [merge.with_settings(section.settings) for section in candidates]
     labels = [described_merge(each) for each in candidates]
     table = [] if recipe is None else _scan(recipe, merges, labels, out, dtype)
@@ -59,11 +74,11 @@ def merge_models(
     chosen = candidates[best]
     choice = f" Chosen among {len(candidates)} on validation problems, average accuracy {max(averages):.1%}."
     card = MERGE_CARD.format(
-        loader=folders[0].loader,
-        count=len(folders),
+        loader=branches[0].loader,
+        count=len(branches),
         how=described_merge(chosen),
-        branches=", ".join(f"`{path}`" for path in branches),
-        base=f"`{base}`" if base else "not given",
+        branches=", ".join(f"`{branch.label}`" for branch in branches),
+        base=f"`{base.label}`" if base else "not given",
         choice=choice if table else "",
     )
     write_merged(merges[best], out, card, dtype=dtype)

@@ -30,7 +30,7 @@ from copd.model.memory import Batch, Way
 from copd.model.optimizers import KINDS
 from copd.recipe.evaluation import sized
 from copd.recipe.model import Recipe
-from copd.types import BASE, MERGED, MIXED
+from copd.types import BASE, MIXED
 
 RUN = "the run"
 """The process of `copd train` itself, where branches have processes of their own."""
@@ -110,7 +110,7 @@ class Needs:
 
     @property
     def _merges(self) -> bool:
-        return self.plan.product == MERGED and MERGED not in self.plan.branches
+        return self.plan.merges
 
     def _own(self, name: str) -> Terms:
         """What a branch holds for good; a base that adapters share is left out."""

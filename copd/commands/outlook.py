@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from copd.assemble.plan import Plan, handovers
+from copd.assemble.plan import Plan, handovers, measures_merge
 from copd.branches.branch import Branch
 from copd.commands.findings import GIB, Finding, size
 from copd.commands.need import CPU, on_each
@@ -97,7 +97,7 @@ def seconds_to_save(branch: Branch) -> float:
 
 def shares(recipe: Recipe, evaluation: Evaluation, plan: Plan, pace: Pace, at_once: int) -> Finding:
     """The time of the run here: training, evaluation, checkpoints. Branches evaluate and save side by side too."""
-    remaining = Remaining(plan, evaluation, recipe.checkpoint, handovers(recipe))
+    remaining = Remaining(plan, evaluation, recipe.checkpoint, handovers(recipe), merge=measures_merge(recipe, plan))
     left, branches = remaining.left(0), len(plan.branches)
     side_by_side = math.ceil(branches / at_once) / branches
     answers = (left[EVALUATING] + remaining.validation) * pace.sampled

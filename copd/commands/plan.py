@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from copd.assemble.plan import Plan, handovers, make_plan
+from copd.assemble.plan import Plan, kept_checkpoints, make_plan
 from copd.assemble.tasks import make_tasks, problems_there
 from copd.commands.measured import Measured, Prompts
 from copd.commands.need import CPU, Need, on_each
@@ -109,7 +109,7 @@ class Planned:
     @property
     def kept(self) -> int:
         """The most checkpoints on disk, the one that is being written left out."""
-        return self.recipe.checkpoint.keep_last + len(handovers(self.recipe))
+        return kept_checkpoints(self.recipe)
 
     @property
     def disk(self) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,23 +12,23 @@ from copd.algorithm import copd
 from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_health
 from copd.assemble.places import placed
-from copd.assemble.plan import Plan, handovers, make_plan
+from copd.assemble.plan import Plan, handovers, make_plan, measures_merge
 from copd.branches.local import finish
+from copd.commands.export import described, merge_by_section, place_of, run_card
 from copd.commands.manifest import manifest_of
 from copd.errors import LostBranchError, MergeError, OutOfMemoryError, RecipeError, RunFolderError
 from copd.handles import Answering, BranchHandle
-from copd.maths.merge import NEED_BASE
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
 from copd.measure.health import MANY_TRUNCATED
 from copd.model.folders import loader_of, read_config
 from copd.model.merging import merge_weights, pass_on_weights
+from copd.model.policy import Policy
 from copd.model.stored import StoredTensors
 from copd.phases import Consolidation, Merge, merged
 from copd.recipe.method_sections import DISTIL
 from copd.recipe.model import Recipe
 from copd.recipe.reading import reread
-from copd.runs.cards import RUN_CARD
 from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint
 from copd.runs.experts import expert_checkpoint
 from copd.runs.folder import check_folder, claim, record_forced
@@ -93,7 +93,9 @@ def _train_alone(
         if table:
             screen.result(table, recipe.evaluation.split)
         else:
-            remaining = Remaining(plan, made.evaluation, recipe.checkpoint, handovers(recipe))
+            remaining = Remaining(
+                plan, made.evaluation, recipe.checkpoint, handovers(recipe), merge=measures_merge(recipe, plan)
+            )
             screen.planned(folder, recipe.method, remaining)
             for change in changes:
                 screen.warn(f"--force: {change}")
@@ -183,6 +185,8 @@ class _Run:
             checkpoint=self.recipe.checkpoint,
             stop=self.stop,
             handovers=handovers(self.recipe),
+            product=self.plan.product,
+            merge=partial(self._measured_merge, handles) if measures_merge(self.recipe, self.plan) else None,
             display=self.screen,
             health=make_health(self.recipe, self.plan.taught),
             trackers=open_trackers(self.recipe.trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
@@ -251,16 +255,25 @@ class _Run:
             return partial(pass_on_weights, of=choice)
         if self.recipe.method == "mopd" or section.method == DISTIL:
             return partial(merge_weights, method="mean", settings={})
-        return self._merge_by_section
-
-    def _merge_by_section(self, parts: Mapping[str, Path], out: Path) -> None:
-        section = self.recipe.merge
-        base = self.base.weights() if section.method in NEED_BASE else None
-        merge_weights(parts, out, section.method, section.settings, base)
+        return partial(merge_by_section, self.recipe, self.base)
 
     def _exchange(self) -> AbstractContextManager[Path]:
         """A folder in the run folder, which is on storage that all branches share."""
         return passing_folder(self.folder)
+
+    async def _merged(self, handles: Mapping[str, BranchHandle]) -> Policy:
+        """The merge of the branches as they are now. Raises MergeError."""
+        policy = self.base.clone()
+        async with merged(handles, self._merge(), self._exchange) as weights:
+            policy.load_weights(StoredTensors(weights, MERGED))
+        return policy
+
+    @asynccontextmanager
+    async def _measured_merge(self, handles: Mapping[str, BranchHandle]) -> AsyncIterator[Answering]:
+        """The merge while it is measured. After that it leaves its card."""
+        policy = await self._merged(handles)
+        yield self.place.evaluated(MERGED, policy)
+        policy.to("cpu")
 
     async def _conclude(self, base: Answering, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems, and write the last lines of the record."""
@@ -275,25 +288,20 @@ class _Run:
         the merge fails, the branches are exported all the same. Raises MergeError.
         """
         dtype, policy, failure = self.recipe.model.export_dtype, None, None
-        if self.plan.product == MERGED and MERGED not in handles:
-            policy = self.base.clone()
+        if self.plan.merges:
             try:
                 with self.screen.stage("merging"):
-                    async with merged(handles, self._merge(), self._exchange) as weights:
-                        policy.load_weights(StoredTensors(weights, MERGED))
+                    policy = await self._merged(handles)
             except MergeError as error:
                 failure = error
         with self.screen.stage("saving the models", len(handles)) as saved:
             for name, branch in handles.items():
-                if name == MERGED:
-                    await branch.save(self.folder / MERGED, self._card("the student of all branches"), dtype)
-                else:
-                    await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"), dtype)
+                await branch.save(self.folder / place_of(name), self._card(name), dtype)
                 saved()
         if failure is not None:
             raise failure
         if policy is not None:
-            policy.save(self.folder / MERGED, self._card("the merge of its branches"), dtype)
+            policy.save(self.folder / MERGED, self._card(MERGED), dtype)
             models.append(self.place.evaluated(MERGED, policy))
 
     async def _evaluate(self, models: Sequence[Answering], observer: RunObserver) -> None:
@@ -312,15 +320,8 @@ class _Run:
         observer.note("result", last, table=[cell.as_record() for cell in table])
         self.screen.result(table, settings.split)
 
-    def _card(self, what: str) -> str:
-        return RUN_CARD.format(
-            what=what,
-            recipe=self.recipe,
-            plan=self.plan,
-            loader=loader_of(self.base.model.config),
-            named=", ".join(self.plan.capabilities),
-            settings=self.recipe.model_dump_json(indent=1),
-        )
+    def _card(self, name: str) -> str:
+        return run_card(described(name, self.plan), self.recipe, self.plan, self.base, self.plan.rollouts)
 
 
 def result_of(folder: Path) -> list[Accuracy]:

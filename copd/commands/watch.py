@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 
-from copd.assemble.plan import handovers, make_plan
+from copd.assemble.plan import handovers, make_plan, measures_merge
 from copd.errors import CopdError, RecipeError, RunFolderError, first_line
 from copd.recipe.evaluation import sized
 from copd.recipe.model import Recipe
@@ -85,7 +85,9 @@ def standing_of(run: RunRecord) -> Standing:
     """
     recipe: Recipe = load_recipe(saved_recipe(run.folder, reread))
     plan = make_plan(recipe)
-    remaining = Remaining(plan, sized(recipe.evaluation, {}), recipe.checkpoint, handovers(recipe))
+    remaining = Remaining(
+        plan, sized(recipe.evaluation, {}), recipe.checkpoint, handovers(recipe), merge=measures_merge(recipe, plan)
+    )
     for record in run.records:
         remaining.heard(record)
     schedule = plan.schedule

@@ -12,9 +12,10 @@ from statistics import fmean
 from types import MappingProxyType
 from typing import NamedTuple
 
-from copd.assemble.plan import Plan
+from copd.assemble.plan import Plan, measures_merge
 from copd.recipe.evaluation import sized
 from copd.recipe.model import Recipe
+from copd.runs.validations import validation_due
 from copd.schedule import Phase
 from copd.topology import Edge
 from copd.types import BASE, MERGED, MIXED
@@ -114,8 +115,10 @@ class Workload:
         asked, plan = self._asked, self.plan
         ends = [plan.schedule.position(step) for step in range(plan.schedule.steps)]
         measures = 1 + sum(end.ends_phase for end in ends)
-        validations = 1 + sum(end.ends_cycle and (end.cycle + 1) % asked.every_cycles == 0 for end in ends)
-        models = [BASE, *plan.branches, *([MERGED] if plan.product == MERGED and MERGED not in plan.branches else [])]
+        validations = 1 + sum(validation_due(asked, end, done) for done, end in enumerate(ends, start=1))
+        merge = [MERGED] if plan.merges else []
+        models = [BASE, *plan.branches, *merge]
+        validated = [*plan.branches, *(merge if measures_merge(self.recipe, plan) else [])]
         if asked.models == "product" and plan.product:
             models = [plan.product]
         final = self._answers(asked.problems, 1)
@@ -123,9 +126,7 @@ class Workload:
             final += self._answers(asked.problems, max(asked.pass_at))
         return {
             "measures": {name: self._measured(asked.behaviour_problems).times(measures) for name in plan.branches},
-            "validation": {
-                name: self._answers(asked.validation_problems, 1).times(validations) for name in plan.branches
-            },
+            "validation": {name: self._answers(asked.validation_problems, 1).times(validations) for name in validated},
             "final table": dict.fromkeys(models, final),
         }
 

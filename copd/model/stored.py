@@ -20,7 +20,7 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from copd.compute.family import tokenizer_of
-from copd.errors import ModelFolderError, WriteError, first_line
+from copd.errors import CheckpointError, ModelFolderError, WriteError, first_line
 from copd.maths.merge import Weights, layout_of
 from copd.model.folders import load_processor, loader_of, read_config
 from copd.model.vocabulary import Speaker, banned_tokens, end_tokens
@@ -102,6 +102,37 @@ class StoredTensors(Mapping[str, Tensor]):
                 yield file
         except (OSError, SafetensorError) as error:
             raise ModelFolderError(f"{self.label}: {path.name} cannot be read: {error}") from error
+
+
+class StateTensors(Mapping[str, Tensor]):
+    """The tensors of a branch's part of a checkpoint whose names begin with `prefix`, by the rest of their names.
+
+    Each is read when it is asked for. Raises CheckpointError naming a file that cannot be read.
+    """
+
+    def __init__(self, path: Path, prefix: str) -> None:
+        self.path, self.prefix = path, prefix
+        with self._opened() as file:
+            names: list[str] = file.keys()
+        self.names = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+    def __getitem__(self, name: str) -> Tensor:
+        with self._opened() as file:
+            return file.get_tensor(f"{self.prefix}{name}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        try:
+            with safe_open(self.path, "pt") as file:
+                yield file
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{self.path}: cannot be read: {error}") from error
 
 
 class ModelFolder(StoredTensors):

@@ -209,3 +209,21 @@ class MopdSection(Section):
     """The baseline `mopd`: all finished experts, frozen, teach one student, each on its own capability."""
 
     student: str = Field("base", description="first weights of the student: base, mean (of the experts), or a branch")
+
+
+class BudgetSection(Section):
+    """The rollouts of a method."""
+
+    rollouts: Count | None = Field(
+        None,
+        description="R; steps are scaled to meet it within 5 %; null = the schedule's own for copd, copd's R "
+        "for all others",
+    )
+
+
+class ExpertsSection(Section):
+    """Experts that exist already."""
+
+    run: str | None = Field(
+        None, description="a run folder of the same trajectory; the experts begin at its last checkpoint that fits"
+    )

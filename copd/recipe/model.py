@@ -10,6 +10,8 @@ from copd.recipe.fields import Section
 from copd.recipe.keys import check_no_key
 from copd.recipe.method_sections import (
     DISTIL,
+    BudgetSection,
+    ExpertsSection,
     MergeSection,
     MixedSection,
     MopdSection,
@@ -19,10 +21,8 @@ from copd.recipe.method_sections import (
 from copd.recipe.sections import (
     BackendSection,
     BranchSection,
-    BudgetSection,
     CheckpointSection,
     EvaluationSection,
-    ExpertsSection,
     FunctionOfFile,
     GrpoSection,
     LoraSection,

@@ -263,24 +263,6 @@ class OptimizerSection(Section):
         return self
 
 
-class BudgetSection(Section):
-    """The rollouts of a method."""
-
-    rollouts: Count | None = Field(
-        None,
-        description="R; steps are scaled to meet it within 5 %; null = the schedule's own for copd, copd's R "
-        "for all others",
-    )
-
-
-class ExpertsSection(Section):
-    """Experts that exist already."""
-
-    run: str | None = Field(
-        None, description="a run folder of the same trajectory; the experts begin at its last checkpoint that fits"
-    )
-
-
 class EvaluationSection(Section):
     """Measures: when, and on how many problems. Rollouts of evaluation do not count towards the method's R."""
 
@@ -297,6 +279,11 @@ class EvaluationSection(Section):
         None, description="validation problems per capability during training; null = 100, or as many as there are"
     )
     every_cycles: Count = Field(1, description="cycles between validations of every branch on every capability")
+    every_steps: Count | None = Field(
+        None,
+        description="steps between further validations; every validation then measures the merge too, where it is "
+        "computed from the branches' weights; null = at ends of cycles only, without the merge",
+    )
     pass_at: tuple[Count, ...] = Field(
         (1,), description="values of k of pass@k; max(k) responses are sampled per problem"
     )
@@ -353,4 +340,10 @@ class CheckpointSection(Section):
     )
     keep_at: tuple[Count, ...] = Field(
         (), description="numbers of steps after which a checkpoint is also written, and kept for other runs"
+    )
+    keep_best: bool = Field(
+        False,
+        strict=True,
+        description="also keep the checkpoint with the best validation average of the product, or of all branches "
+        "where the method makes no single model; validations then measure the merge too",
     )

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from copd.measure.compare import Difference, differences
 from copd.measure.evaluate import AVERAGE, columns_of
 from copd.report import contents, words
-from copd.report.figures import SIZE, SMOOTHED, finished_figure
+from copd.report.figures import SIZE, SMOOTHED, branches_of, finished_figure
 from copd.report.reading import RunRecord
 from copd.report.single import single
 from copd.report.svg import QUIET, as_label, series
@@ -159,16 +159,17 @@ def _own_capability(run: RunRecord) -> list[tuple[int, float]]:
     found = []
     for point in run.events("accuracy"):
         cells = {(cell["model"], cell["capability"]): cell["greedy"]["value"] for cell in point["table"]}
-        branches = dict.fromkeys(model for model, _ in cells)
-        found.append((point["step"] + 1, fmean(cells.get((b, b), cells[b, AVERAGE]) for b in branches)))
+        values = (cells.get((b, b), cells[b, AVERAGE]) for b in branches_of(run.records))
+        found.append((point["step"] + 1, fmean(values)))
     return found
 
 
 def _all_capabilities(run: RunRecord) -> list[tuple[int, float]]:
-    return [
-        (point["step"] + 1, fmean(c["greedy"]["value"] for c in point["table"] if c["capability"] == AVERAGE))
-        for point in run.events("accuracy")
-    ]
+    found, branches = [], branches_of(run.records)
+    for point in run.events("accuracy"):
+        cells = [c for c in point["table"] if c["model"] in branches and c["capability"] == AVERAGE]
+        found.append((point["step"] + 1, fmean(c["greedy"]["value"] for c in cells)))
+    return found
 
 
 def _reward(run: RunRecord) -> list[tuple[int, float]]:

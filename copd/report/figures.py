@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from copd.measure.evaluate import AVERAGE
 from copd.report.svg import QUIET, SHADE, series, to_svg
+from copd.types import MERGED
 
 Record = Mapping[str, Any]
 Draw = Callable[[Any, Sequence[Record]], bool]
@@ -56,8 +57,8 @@ def draw_accuracy(axes: Any, records: Sequence[Record], *, label: str = "", styl
     the first step, is a thin level line in the colour of each capability; on average a grey one.
     """
     points, number = events(records, "accuracy"), 0
-    base = {branch: _cells(p, branch) for p in points if p["step"] < 0 for branch in _models(p)}
-    for branch in _models(points[0]) if points else []:
+    base = {branch: _cells(p, branch) for p in points if p["step"] < 0 for branch in branches_of(records)}
+    for branch in branches_of(records) if points else []:
         steps, cells = [p["step"] + 1 for p in points], [_cells(p, branch) for p in points]
         capabilities = {branch: "own capability"} if branch in cells[0] else {f: f for f in cells[0] if f != AVERAGE}
         for capability, name in capabilities.items():
@@ -73,6 +74,20 @@ def draw_accuracy(axes: Any, records: Sequence[Record], *, label: str = "", styl
         axes.axhline(next(iter(base.values()))[AVERAGE], color=QUIET, ls="-.", lw=1, label=f"{label}base, average")
     axes.set_title("greedy accuracy, validation", fontsize="medium", loc="left")
     return bool(points)
+
+
+def draw_merge(axes: Any, records: Sequence[Record]) -> bool:
+    """Draw the merge's greedy validation accuracy in every capability, its average dotted; False if not measured."""
+    axes.set_title("greedy accuracy of the merge, validation", fontsize="medium", loc="left")
+    found = [(point["step"] + 1, _cells(point, MERGED)) for point in events(records, "accuracy")]
+    points = [(step, cells) for step, cells in found if cells]
+    if not points or MERGED in branches_of(records):
+        return False
+    for number, name in enumerate(points[0][1]):
+        style = ":" if name == AVERAGE else "-"
+        values = [cells[name] for _, cells in points]
+        axes.plot([step for step, _ in points], values, ls=style, ms=4, label=name, **series(number))
+    return True
 
 
 def draw_reward(axes: Any, records: Sequence[Record]) -> bool:
@@ -188,8 +203,9 @@ def events(records: Sequence[Record], name: str) -> list[Record]:
     return [record for record in records if record["event"] == name]
 
 
-def _models(record: Record) -> list[str]:
-    return list(dict.fromkeys(cell["model"] for cell in record["table"]))
+def branches_of(records: Sequence[Record]) -> list[str]:
+    """The branches of a run that has been measured. A merge that is computed from their weights is none."""
+    return [branch for point in events(records, "behaviour")[:1] for branch in point["accuracy"]]
 
 
 def _cells(record: Record, branch: str) -> dict[str, float]:

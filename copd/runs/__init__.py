@@ -3,7 +3,9 @@
 - `folder`: the manifest, which ties a folder to one recipe; checks of a new or resumed run
 - `lifecycle`: one process per folder; signals
 - `observer`: writes records and checkpoints while branches train
+- `validations`: when models are validated, and which step was the best
 - `checkpoint`: checkpoints of all branches at one step, and the time they take
+- `saved`: a model of a run by its name, also that of a checkpoint
 - `runlog`: the record: JSON lines that can be cut back to a checkpoint
 - `experts`: experts of another run, taken over
 - `trackers`: TensorBoard and W&B

@@ -29,7 +29,7 @@ pipeline_tag: {loader.pipeline_tag}
 ---
 # {what} of a copd run
 
-Method `{recipe.method}`, seed {recipe.seed}, base `{recipe.model.path}`, {plan.rollouts} rollouts, \
+Method `{recipe.method}`, seed {recipe.seed}, base `{recipe.model.path}`, {rollouts} rollouts, \
 capabilities {named}.
 
 Weights in {recipe.model.export_dtype}. Load with `{loader.auto_class.__name__}.from_pretrained(folder)`. \

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from asyncio import gather
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
-from copd.errors import CheckpointError
-from copd.handles import BranchHandle
+from copd.errors import CheckpointError, MergeError
+from copd.handles import Answering, BranchHandle
 from copd.measure.behaviour import Behaviour, measure_behaviour
 from copd.measure.compare import lead_of_teacher
 from copd.measure.evaluate import Accuracy, evaluate
@@ -33,6 +33,7 @@ from copd.runs.pictures import keep_media
 from copd.runs.remaining import EVALUATING, MEASURING, SAVING
 from copd.runs.runlog import METRICS, SAMPLES, JsonLines, read_lines
 from copd.runs.trackers import Log, numbers_of
+from copd.runs.validations import Best, every_steps, validation_due
 from copd.schedule import Phase, Position, Schedule, Stretch
 from copd.topology import Edge
 from copd.types import Split, StateFile
@@ -57,7 +58,8 @@ class RunObserver:
 
     `trained` gives the branches that a step of a phase trains. The updates of a step are written once all of these
     branches have made theirs. Checkpoints after the numbers of steps in `handovers` are kept, so that other runs can
-    take the branches over.
+    take the branches over. With `checkpoint.keep_best` that of the best validation is written and kept too, by the
+    average of the `product`. `merge` makes the merge of the branches as they are, which validations then measure.
     """
 
     def __init__(
@@ -73,11 +75,14 @@ class RunObserver:
         checkpoint: CheckpointSection,
         stop: Stop,
         handovers: Collection[int] = (),
+        product: str | None = None,
+        merge: Callable[[], AbstractAsyncContextManager[Answering]] | None = None,
         display: Display,
         trackers: Sequence[Log] = (),
         health: Health | None = None,
     ) -> None:
-        self.meet_every, self.meet_after = checkpoint.every_steps, handovers
+        self.meet_every, self._handovers = checkpoint.every_steps, frozenset(handovers)
+        self.meet_after: Collection[int] = self._handovers | set(every_steps(evaluation, schedule))
         self.ledger = Ledger()
         self.saving = Saving(folder / SAVES)
         self._health = health or Health()
@@ -89,6 +94,8 @@ class RunObserver:
         self._trained = trained
         self._evaluation = evaluation
         self._keep_last = checkpoint.keep_last
+        self._best = Best(product) if checkpoint.keep_best else None
+        self._merge = merge
         self._stop = stop
         self.may_begin = stop.may_begin
         self._display = display
@@ -124,10 +131,11 @@ class RunObserver:
         self.ledger.add(here.phase.value, counts, meet_within=here.phase is not Phase.RLVR)
         if here.ends_phase:
             await self.measure(step, here.phase.value)
-        if here.ends_cycle and (here.cycle + 1) % self._evaluation.every_cycles == 0:
+        if validation_due(self._evaluation, here, step + 1):
             await self.validate(step)
         stopping = self._stop.asked
-        if stopping or here.ends_cycle or (step + 1) % self.meet_every == 0 or step + 1 in self.meet_after:
+        due = here.ends_cycle or (step + 1) % self.meet_every == 0 or step + 1 in self._kept
+        if stopping or due:
             with self._display.stage(SAVING):
                 await self._save(step + 1, counts)
         if stopping:
@@ -163,11 +171,23 @@ class RunObserver:
             measured = {"lead": lead.value, "lead_low": lead.low, "lead_high": lead.high}
             self.note("teaching", step, **vars(edge), **accuracies, **measured)
 
+    @property
+    def _kept(self) -> frozenset[int]:
+        """The numbers of steps whose checkpoints are kept, however old they are."""
+        return self._handovers | ({self._best.steps} if self._best and self._best.steps else set())
+
     async def validate(self, step: int) -> None:
-        """Note the greedy accuracy of every branch on every capability, on validation problems."""
-        with self._display.stage(EVALUATING, len(self._branches) * len(self._capabilities)) as done:
+        """Note the greedy accuracy of every branch on every capability, on validation problems; of the merge too."""
+        models: list[Answering] = list(self._branches.values())
+        async with AsyncExitStack() as passing:
+            if self._merge is not None:
+                try:
+                    models.append(await passing.enter_async_context(self._merge()))
+                except MergeError as error:
+                    self.warn(step, "merge", f"the merge is not measured: {error}")
+            done = passing.enter_context(self._display.stage(EVALUATING, len(models) * len(self._capabilities)))
             table = await evaluate(
-                list(self._branches.values()),
+                models,
                 self._capabilities,
                 Split.VALIDATION,
                 problems=self._evaluation.validation_problems,
@@ -185,6 +205,8 @@ class RunObserver:
         seconds = round(time.perf_counter() - self._started, 3)
         record = {"event": event, "step": step, "seconds": seconds, **values}
         self._metrics.write(record)
+        if self._best:
+            self._best.see(record)
         for tracker in self._trackers:
             tracker.log(step, numbers_of(record))
         for fault in self._health.see(record):
@@ -226,7 +248,7 @@ class RunObserver:
         }
         self._metrics.sync()
         self._samples.sync()
-        return complete(folder, steps_done, parts, notes, self._keep_last, beside=self.meet_after)
+        return complete(folder, steps_done, parts, notes, self._keep_last, beside=self._kept)
 
     def close(self) -> None:
         """Close all files: nothing more will be noted."""
@@ -270,7 +292,7 @@ class RunObserver:
                 )
             lines.truncate(checkpoint.notes[noted])
         self._recall()
-        remove_superseded(checkpoint.folder.parent, checkpoint.step, self._keep_last, self.meet_after)
+        remove_superseded(checkpoint.folder.parent, checkpoint.step, self._keep_last, self._kept)
 
     async def _read(self, checkpoint: Checkpoint, names: Collection[str]) -> None:
         """Each branch reads its own part."""
@@ -278,10 +300,15 @@ class RunObserver:
         await gather(*(self._branches[name].read_state(checkpoint.part(name), counts[name]) for name in names))
 
     def _recall(self) -> None:
-        """Show the guards the events noted so far. Their warnings have been given before and are not repeated."""
+        """Show the guards, and what knows the best step, the events noted so far.
+
+        Their warnings have been given before and are not repeated.
+        """
         path = self._metrics.path
         try:
             for event in read_lines(path):
                 self._health.see(event)
+                if self._best:
+                    self._best.see(event)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path}: damaged, cannot resume: {error!r}") from error

@@ -9,6 +9,7 @@ from typing import Any
 from copd.assemble.plan import Plan
 from copd.recipe.evaluation import Evaluation
 from copd.recipe.sections import CheckpointSection
+from copd.runs.validations import validation_due
 from copd.schedule import Phase
 from copd.types import BASE, MERGED
 
@@ -29,9 +30,12 @@ class Remaining:
         evaluation: Evaluation,
         checkpoint: CheckpointSection,
         handovers: Collection[int] = (),
+        *,
+        merge: bool = False,
     ) -> None:
+        """`merge`: whether validations measure the merge too."""
         self.plan = plan
-        self._evaluation = evaluation
+        self._evaluation, self._merge = evaluation, merge
         self._save_every, self._save_after = checkpoint.every_steps, handovers
         self._seconds: dict[str, float] = defaultdict(float)
         self._units: dict[str, float] = defaultdict(float)
@@ -40,8 +44,8 @@ class Remaining:
     @property
     def validation(self) -> int:
         """Responses of one validation."""
-        asked = len(self.plan.branches) * len(self.plan.capabilities)
-        return asked * self._evaluation.validation_problems
+        models = len(self.plan.branches) + self._merge
+        return models * len(self.plan.capabilities) * self._evaluation.validation_problems
 
     @property
     def final(self) -> int:
@@ -79,7 +83,7 @@ class Remaining:
             here, ends = schedule.position(step), step + 1
             found[TRAINING] += self.plan.step_cost(step)
             found[MEASURING] += here.ends_phase
-            if here.ends_cycle and (here.cycle + 1) % self._evaluation.every_cycles == 0:
+            if validation_due(self._evaluation, here, ends):
                 found[EVALUATING] += self.validation
             found[SAVING] += here.ends_cycle or ends % self._save_every == 0 or ends in self._save_after
         return found

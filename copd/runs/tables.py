@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -82,3 +84,54 @@ def disputes_table(behaviour: CapabilityBehaviour) -> Table:
         context = Text.assemble(before, (f"[{token}]", "bold reverse"), after)
         shown.add_row(*numbers, Text(prompt), Text(visible(dispute.answer)), context)
     return shown
+
+
+class Answered(Protocol):
+    """A response with its final answer marked; fields as in `copd.commands.ask.Answer`."""
+
+    @property
+    def before(self) -> str: ...
+
+    @property
+    def final(self) -> str | None: ...
+
+    @property
+    def after(self) -> str: ...
+
+    @property
+    def finished(self) -> bool: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+
+def answer_of_one(answer: Answered) -> Group:
+    """A response, its final answer in colour, and below it that answer alone."""
+    return Group(_response(answer), _final(answer))
+
+
+def answers_side_by_side(answers: Mapping[str, Answered]) -> Table:
+    """The responses of several models by their names."""
+    shown = Table(show_lines=True)
+    for name in answers:
+        shown.add_column(escape(name), overflow="fold", ratio=1)
+    shown.add_row(*map(_response, answers.values()))
+    shown.add_row(*map(_final, answers.values()))
+    return shown
+
+
+def _response(answer: Answered) -> Text:
+    before, final, after = (_lines(part) for part in (answer.before, answer.final or "", answer.after))
+    return Text.assemble(before, (final, "bold green"), after)
+
+
+def _final(answer: Answered) -> Text:
+    if answer.final is not None:
+        return Text.assemble("final answer: ", (_lines(answer.final), "bold green"))
+    cut = "" if answer.finished else f": cut off after {answer.tokens} tokens; --max-new-tokens allows more"
+    return Text(f"no final answer{cut}", style="yellow")
+
+
+def _lines(text: str) -> str:
+    """A text from a model, made safe for a terminal line by line."""
+    return "\n".join(map(visible, text.split("\n")))

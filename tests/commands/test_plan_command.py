@@ -118,6 +118,8 @@ def test_evaluation_is_counted_measure_by_measure():
     assert found["final table"]["base"].rollouts == 3 * 50 * (1 + 4)
     only = workload_of("evaluation.models=product").evaluation()["final table"]
     assert set(only) == {"merged"}
+    often = workload_of("evaluation.every_steps=1").evaluation()["validation"]
+    assert often["merged"].rollouts == often["text"].rollouts == (1 + 10) * 3 * 20
 
 
 @pytest.mark.parametrize(
@@ -271,6 +273,7 @@ def test_a_checkpoint_holds_what_the_branches_train_hold_and_keep(planned_of, sh
     distilled = planned_of("opd.signal=forward_kl", "merge={method: distil, steps: 2}", "opd.replay=2")
     assert distilled.checkpoint == 4 * (3 * whole + 2 * memory.kept_batch(8, 10))
     assert planned_of("checkpoint.keep_last=3").disk == 4 * 9 * whole + 4 * whole
+    assert planned_of("checkpoint.keep_last=2", "checkpoint.keep_best=true").disk == 4 * 9 * whole + 4 * whole
 
 
 def test_what_cannot_fit_names_fields_and_what_each_saves(planned_of):

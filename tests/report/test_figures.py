@@ -78,6 +78,20 @@ def test_a_diagnostic_is_that_of_the_own_rollouts_else_the_mean_over_the_lessons
     assert list(norm.get_ydata()) == [2.0, 3.0]
 
 
+def test_a_merge_that_was_measured_has_a_figure_of_its_own(make_run):
+    run = read_run(make_run())
+    merged = [cell.as_record() for cell in run.table if cell.model == "merged"]
+    records = [
+        {**record, "table": [*record["table"], *merged]} if record["event"] == "accuracy" else record
+        for record in run.records
+    ]
+    found = lines(figures.draw_merge, records)
+    assert list(found) == ["text", "image", "average"]
+    assert list(found["text"].get_ydata()) == [0.6, 0.6]
+    assert not any("merged" in name for name in lines(figures.draw_accuracy, records))
+    assert not figures.draw_merge(Figure().add_subplot(), run.records)
+
+
 def test_rewards_are_a_mean_over_five_steps():
     updates = [{"event": "update", "step": s, "branch": "a", "native/reward": float(s)} for s in range(7)]
     (reward,) = lines(figures.draw_reward, updates).values()
@@ -94,7 +108,7 @@ def test_lessons_break_off_between_the_phases_and_are_not_averaged_across():
     assert lesson.get_ydata() == pytest.approx([1.0, 2.0, float("nan"), 7.0], nan_ok=True)
 
 
-@pytest.mark.parametrize("name", ["overlap", "divergence", "accuracy", "reward", "signal", "lessons"])
+@pytest.mark.parametrize("name", ["overlap", "divergence", "accuracy", "merge", "reward", "signal", "lessons"])
 def test_without_records_nothing_is_drawn(name):
     assert figures.figure_of(getattr(figures, f"draw_{name}"), [], "title") is None
 

@@ -43,6 +43,9 @@ class Listener:
     def stage(self, name, total=0):
         return nullcontext(lambda: None)
 
+    def evaluated(self, table):
+        pass
+
 
 @pytest.fixture
 def listener():
@@ -56,9 +59,8 @@ def branches(policy):
         settings = ObjectiveSettings(SampledToken(partial(clamped_delta, bound=5.0)))
         sampling = SamplingSettings(seed=0, max_new_tokens=4, temperature=1.0)
         learner = Learner(twin, learning_rate=1e-3)
-        return Branch(
-            name, index, twin, {name: Digits(name)}, sampling, capability=name, learner=learner, settings=settings
-        )
+        tasks = {each: Digits(each) for each in ("text", "image")}
+        return Branch(name, index, twin, tasks, sampling, capability=name, learner=learner, settings=settings)
 
     return {name: make(name, index) for index, name in enumerate(("text", "image"))}
 
@@ -209,3 +211,36 @@ def test_going_on_removes_what_a_process_killed_while_it_removed_or_wrote_has_le
     asyncio.run(observer.resume(latest_checkpoint(root)))
     observer.close()
     assert sorted(root.iterdir()) == kept
+
+
+def test_the_best_checkpoint_stays_beside_the_last_also_when_the_run_goes_on(branches, listener, tmp_path):
+    """Models of random weights answer nothing, and of steps that are equally good the first is the best."""
+
+    def observe():
+        return RunObserver(
+            tmp_path,
+            {name: local_handle(branch) for name, branch in branches.items()},
+            list(branches),
+            Schedule(cycles=1, rl_steps=9, opd_steps=0),
+            [],
+            trained=lambda phase: tuple(branches),
+            evaluation=EvaluationSection(every_steps=2, validation_problems=2),
+            checkpoint=CheckpointSection(every_steps=3, keep_last=1, keep_best=True),
+            stop=Stop(print),
+            display=listener,
+        )
+
+    observer, root = observe(), tmp_path / "checkpoints"
+    assert set(observer.meet_after) == {2, 4, 6, 8}
+    kept = []
+    for step in (0, 1, 2, 3):
+        go_on(observer, branches, step)
+        kept.append([int(path.name.removeprefix("step-")) for path in sorted(root.glob("step-*"))])
+    observer.close()
+    assert kept == [[], [2], [2, 3], [2, 3]]
+    observer = observe()
+    asyncio.run(observer.resume(latest_checkpoint(root)))
+    for step in (3, 4, 5):
+        go_on(observer, branches, step)
+    observer.close()
+    assert sorted(path.name for path in root.iterdir()) == ["step-00000002", "step-00000006"]

@@ -126,6 +126,11 @@ def test_the_merged_model_is_the_mean_of_the_branches(finished):
         torch.testing.assert_close(tensor, sum(branch[name] for branch in branches) / 3, rtol=1e-6, atol=1e-7)
 
 
+def test_validations_measure_the_branches_alone_unless_the_recipe_asks_for_more(finished):
+    for event in events(finished, "accuracy"):
+        assert {cell["model"] for cell in event["table"]} == {"text", "image", "video"}
+
+
 DARE = [*SMALL, TWO_BRANCHES % 1.0, "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}", HARDLY_MEASURED]
 DARE.append("merge={method: dare, scale: 0.5, density: 0.6, seed: 4}")
 

@@ -1,0 +1,113 @@
+"""The command `copd ask`: a question to one model or several, or a chat."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from copd.errors import DataError, RecipeError
+from copd.system.files import COMMIT
+
+if TYPE_CHECKING:  # torch is loaded only once the command is known to be sound
+    from copd.commands.ask import Asked
+
+PROMPT = "> "
+OF_THE_HUB = re.compile(rf"[\w.-]+/[\w.-]+@{COMMIT}")
+
+
+def ask(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL [MODEL ...] [QUESTION]",
+            help="Models: each is a folder, builtin:NAME, RUN@STEP, or ID@COMMIT of Hugging Face. The last word is the "
+            "question, unless it is a model.",
+        ),
+    ],
+    image: Annotated[list[Path] | None, typer.Option(help="A picture of the question; may be repeated.")] = None,
+    video: Annotated[list[Path] | None, typer.Option(help="A video of the question; may be repeated.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="The recipe whose prompts are used; default that of the run the model lies in.")
+    ] = None,
+    branch: Annotated[
+        str | None, typer.Option(help="The branch whose prompts are used; default the model's own, else the first.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest response; default the recipe's, without a recipe 512.")
+    ] = None,
+) -> None:
+    """Ask a model, or several side by side, as in training: system prompt, template and answer form of its recipe.
+
+    Without a question it is a chat, which ends with Ctrl-D. Each question is a prompt of its own, as in training.
+    Try `copd ask runs/demo/merged "usual sum: 3 8 5"`, or `copd ask runs/demo/branches/text runs/demo/merged`.
+    """
+    models, question = told_apart(words)
+    pictures, films = _contents(image, "--image"), _contents(video, "--video")
+    from copd.commands.ask import asking
+    from copd.runs.tables import answer_of_one, answers_side_by_side
+
+    console, notes = Console(), Console(stderr=True)
+
+    def answer(asked: list[Asked], question: str, *, once: bool = False) -> None:
+        found = {}
+        for each in asked:
+            found[each.name] = each.answer(question, pictures, films)
+            if once:
+                each.leave()  # the next one takes its place in memory
+        console.print(answers_side_by_side(found) if len(found) > 1 else answer_of_one(*found.values()))
+
+    with asking(models, recipe, branch, max_new_tokens) as asked:
+        for each in asked:
+            if each.manner.told:
+                notes.print(each.manner.told, style="dim", markup=False, highlight=False, soft_wrap=True)
+        if question is not None:
+            answer(asked, question, once=True)
+            return
+        for line in _lines(console):
+            try:
+                answer(asked, line)
+            except DataError as error:  # the next question may be a better one
+                notes.print(str(error), markup=False, soft_wrap=True)
+
+
+def told_apart(words: list[str]) -> tuple[list[str], str | None]:
+    """The models and the question. Only the last of several words can be the question; None if it is a model."""
+    *models, last = words
+    if not models or _is_model(last):
+        return words, None
+    if not last.strip():
+        raise RecipeError("QUESTION: is empty; give a text, or leave it out for a chat")
+    return models, last
+
+
+def _is_model(word: str) -> bool:
+    from copd.runs.saved import reference_of
+
+    named = word.startswith("builtin:") or OF_THE_HUB.fullmatch(word) or reference_of(word) is not None
+    return bool(named) or os.path.isdir(word)  # unlike that of a Path, it takes a question of any length
+
+
+def _contents(files: list[Path] | None, given_as: str) -> list[bytes]:
+    try:
+        return [file.read_bytes() for file in files or ()]
+    except OSError as error:
+        raise RecipeError(f"{given_as}: {error.filename}: cannot be read: {error.strerror}") from None
+
+
+def _lines(console: Console) -> Iterator[str]:
+    """The questions of a chat, until the input ends. Empty lines are none."""
+    asked_for = PROMPT if sys.stdin.isatty() else ""
+    while True:
+        try:
+            line = console.input(asked_for)
+        except EOFError:
+            return
+        if line.strip():
+            yield line

@@ -1,0 +1,216 @@
+"""`copd export`: models of a checkpoint as folders, for people and for commands that take models."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import gettempdir
+from typing import NamedTuple
+
+import torch
+
+from copd.assemble.assembled import load_policy
+from copd.assemble.plan import Plan, make_plan
+from copd.errors import CheckpointError, ModelFolderError, RecipeError, RunFolderError, WriteError
+from copd.maths.merge import NEED_BASE
+from copd.model.folders import FETCHED, loader_of, model_folder
+from copd.model.lora import LoraSettings
+from copd.model.merging import merge_weights
+from copd.model.policy import Policy
+from copd.model.stored import StateTensors, StoredTensors, write_folder
+from copd.recipe.model import Recipe
+from copd.recipe.reading import load_recipe
+from copd.runs.cards import RUN_CARD
+from copd.runs.folder import occupied
+from copd.runs.saved import BRANCHES, LAST, Reference, checkpoint_of, manifest_of, recipe_of, reference_of
+from copd.system.files import passing_folder, sha256
+from copd.types import MERGED
+
+EXPORTS = "exports"
+"""The folder of a run folder that `copd export` writes to unless another is given."""
+
+
+class Exported(NamedTuple):
+    """The folders of the models of a checkpoint, and why the run's product is not among them."""
+
+    folders: list[Path]
+    left_out: str | None
+
+
+def export(run: Path, step: str = LAST, out: Path | None = None) -> Exported:
+    """Write the models of a run's checkpoint: `branches/NAME/` and `merged/`, as the run itself does at its end.
+
+    `step` is a number of steps, last or best. The folder is `RUN/exports/step-N` unless `out` is given; it is there
+    whole or not at all. The run may still train. Raises RunFolderError, CheckpointError, RecipeError, ModelFolderError,
+    MergeError or WriteError.
+    """
+    saved = SavedModels(run, step)
+    folder = out or run / EXPORTS / saved.checkpoint.folder.name
+    if occupied(folder):
+        raise RecipeError(f"--out {folder}: is not empty; give another folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with passing_folder(folder.parent) as work:
+            new = work / folder.name
+            new.mkdir()
+            saved.write(saved.models, new, saved.recipe.model.export_dtype)
+            new.rename(folder)
+    except OSError as error:
+        raise WriteError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    return Exported([folder / place_of(name) for name in saved.models], saved.without_product)
+
+
+@contextmanager
+def folders_of(models: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """The folder of each model by the words that name it; `models` says as which argument each was given.
+
+    A model of a checkpoint (RUN@STEP, RUN/branches/NAME@STEP) has one within the block only, with weights in float32,
+    where the system keeps temporary files. Other models have it where they are. Raises ModelFolderError for a model
+    that is not there, and what `export` raises.
+    """
+    with ExitStack() as passing:
+        found = {}
+        for model, given_as in models.items():
+            reference = reference_of(model)
+            if reference is None:
+                _check_no_run(model, given_as)
+                model_folder(model, given_as)
+                found[model] = model
+            else:
+                folder = passing.enter_context(passing_folder(Path(gettempdir())))
+                found[model] = str(_written(reference, folder))
+        yield found
+
+
+def _check_no_run(model: str, given_as: str) -> None:
+    if manifest_of(Path(model)).get("recipe") and not (Path(model) / "config.json").is_file():
+        raise ModelFolderError(
+            f"{given_as}: {model} is a run of several models; give {model}/{MERGED} or {model}/{BRANCHES}/NAME, and of "
+            f"a checkpoint {model}@STEP for its product or {model}/{BRANCHES}/NAME@STEP"
+        )
+
+
+def _written(reference: Reference, out: Path) -> Path:
+    saved = SavedModels(reference.run, reference.step)
+    name = reference.branch or saved.plan.product
+    at = f"{reference.run}@{reference.step}"
+    branches = f"{reference.run}/{BRANCHES}/NAME@{reference.step}, where NAME is {', '.join(saved.branches)}"
+    if name is None:
+        raise RunFolderError(f"{at}: method {saved.recipe.method} makes no single model; give {branches}")
+    if name not in saved.models or (reference.branch and name == MERGED):
+        why = saved.without_product if name == saved.plan.product else None
+        raise RunFolderError(f"{at}: {why or f'has no branch {name!r}'}; give {branches}")
+    saved.write([name], out, "float32")
+    return out / place_of(name)
+
+
+def place_of(name: str) -> Path:
+    """Where a run's folder holds a model: the merge, or a student that takes its place, beside the branches."""
+    return Path(MERGED) if name == MERGED else Path(BRANCHES) / name
+
+
+class SavedModels:
+    """The models of a checkpoint, on the CPU in float32. One branch at a time is in memory, beside the base.
+
+    `branches` are those that have weights of their own at this step: a student that no branch has taught yet has none.
+    """
+
+    def __init__(self, run: Path, step: str) -> None:
+        self.recipe = load_recipe(recipe_of(run))
+        self.plan = make_plan(self.recipe)
+        self.checkpoint = checkpoint_of(run, step, self.plan.product)
+        if manifest_of(run).get("base_sha256") != base_sums(self.recipe):
+            raise CheckpointError(
+                f"{run}: the base {self.recipe.model.path} is not the one that the run began with, and the models of a "
+                "checkpoint need it; give it back its files"
+            )
+        self.base = load_policy(self.recipe, home=(torch.device("cpu"), None))
+        begun = self.plan.schedule.updates_before(self.checkpoint.step) < self.checkpoint.step
+        waiting = {self.plan.student} - set(self.plan.learners) if not begun else set()
+        self.branches = tuple(name for name in self.checkpoint.branches if name not in waiting)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The branches, and the merge where it is computed from their weights."""
+        return (*self.branches, *([MERGED] if self.plan.merges else []))
+
+    @property
+    def without_product(self) -> str | None:
+        """Why the product of the run is not among the models; None if it is, or if the method makes none."""
+        product, steps = self.plan.product, self.checkpoint.step
+        if product is None or product in self.models:
+            return None
+        return f"{product} is a student that the branches have not taught yet after {steps} steps"
+
+    def write(self, names: Collection[str], out: Path, export_dtype: str) -> None:
+        """Write these models into their places in a folder. Raises MergeError if the branches do not merge."""
+        merges = self.plan.merges and MERGED in names
+        with passing_folder(out) as work:
+            parts = {name: work / name for name in self.branches if merges}
+            for name in self.branches:
+                if name in names or merges:
+                    policy = self._branch(name)
+                    if name in names:
+                        self._save(policy, name, out, export_dtype)
+                    if merges:
+                        write_folder(policy.weights(), parts[name])
+            if merges:
+                merge_by_section(self.recipe, self.base, parts, work / MERGED)
+                policy = self.base.clone()
+                policy.load_weights(StoredTensors(work / MERGED, MERGED))
+                self._save(policy, MERGED, out, export_dtype)
+
+    @torch.no_grad()
+    def _branch(self, name: str) -> Policy:
+        """The branch with its weights at the checkpoint; what it does not train is the base's."""
+        lora = self.recipe.lora
+        if lora is None:
+            policy = self.base.clone()
+        else:
+            policy = self.base.with_adapter(name, LoraSettings(**lora.model_dump()), seed=0)
+        weights = StateTensors(self.checkpoint.part(name), "weight/")
+        for where, parameter in policy.trained_parameters().items():
+            if where not in weights:
+                raise CheckpointError(f"{self.checkpoint.folder}: branch {name}: tensor {where!r} is missing")
+            parameter.copy_(weights[where])
+        return policy
+
+    def _save(self, policy: Policy, name: str, out: Path, export_dtype: str) -> None:
+        steps, total = self.checkpoint.step, self.plan.schedule.steps
+        rollouts = sum(counts["rollouts"] for counts in self.checkpoint.notes["counts"].values())
+        what = f"{described(name, self.plan)}, after {steps} of {total} steps,"
+        card = run_card(what, self.recipe, self.plan, policy, rollouts)
+        policy.save(out / place_of(name), card, export_dtype)
+
+
+def merge_by_section(recipe: Recipe, base: Policy, parts: Mapping[str, Path], out: Path) -> None:
+    """Write the merge of branches' weights by the recipe's section. Raises MergeError."""
+    section = recipe.merge
+    start = base.weights() if section.method in NEED_BASE else None
+    merge_weights(parts, out, section.method, section.settings, start)
+
+
+def base_sums(recipe: Recipe) -> dict[str, str]:
+    """The sha256 of each file of the base by its name."""
+    base = model_folder(recipe.model.path, revision=recipe.model.revision)
+    return {path.name: sha256(path) for path in sorted(path for pattern in FETCHED for path in base.glob(pattern))}
+
+
+def described(name: str, plan: Plan) -> str:
+    """A model of a run in the words of its card."""
+    if name != MERGED:
+        return f"branch {name}"
+    return "the merge of its branches" if plan.merges else "the student of all branches"
+
+
+def run_card(what: str, recipe: Recipe, plan: Plan, policy: Policy, rollouts: int) -> str:
+    """The model card of a model of a run, for which so many rollouts were made."""
+    return RUN_CARD.format(
+        what=what,
+        recipe=recipe,
+        rollouts=rollouts,
+        loader=loader_of(policy.model.config),
+        named=", ".join(plan.capabilities),
+        settings=recipe.model_dump_json(indent=1),
+    )
