@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from asyncio import gather
+from asyncio import ensure_future, gather
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from pathlib import Path
@@ -136,8 +136,8 @@ class RunObserver:
         stopping = self._stop.asked
         due = here.ends_cycle or (step + 1) % self.meet_every == 0 or step + 1 in self._kept
         if stopping or due:
-            with self._display.stage(SAVING):
-                await self._save(step + 1, counts)
+            with self._display.stage(SAVING, len(self._branches)) as saved:
+                await self._save(step + 1, counts, saved)
         if stopping:
             self._stop.leave_if_asked()
         self._stop.met_after(step)
@@ -217,18 +217,23 @@ class RunObserver:
         self.note("warning", step, guard=guard, message=message, **where)
         self._display.warn(message if step < 0 else f"after step {step + 1}: {message}")
 
-    async def _save(self, steps_done: int, counts: Mapping[str, Mapping[str, float]]) -> None:
+    async def _save(
+        self, steps_done: int, counts: Mapping[str, Mapping[str, float]], saved: Callable[[], None]
+    ) -> None:
         self.saving.begins()
         with new_checkpoint(self._folder / CHECKPOINTS, steps_done) as folder:
             names = list(self._branches)
-            written = await gather(*(self._branches[name].write_state(part_of(folder, name)) for name in names))
+            writing = {name: ensure_future(self._branches[name].write_state(part_of(folder, name))) for name in names}
+            for each in writing.values():
+                each.add_done_callback(lambda _: saved())
+            written = await gather(*writing.values())
             parts = {name: part for name, part in zip(names, written, strict=True) if part is not None}
             if damaged := [name for name in names if name not in parts]:
                 said = f"weights of branch {damaged[0]} are not finite: no checkpoint after this step"
                 self.warn(steps_done - 1, "checkpoint", said, branch=damaged[0])
                 return
-            saved = self._completed(folder, steps_done, parts, counts)
-        self.saving.ended(saved, steps_done)
+            whole = self._completed(folder, steps_done, parts, counts)
+        self.saving.ended(whole, steps_done)
         if costly := self.saving.warning():
             self._display.warn(costly)
 

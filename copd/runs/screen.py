@@ -244,7 +244,8 @@ class Screen:
 
     def _view(self) -> RenderableType:
         stage = self._stages.told
-        self._spinner.update(text=f"{escape(stage)} ..." if stage else "training ...")
+        doing = stage or ("training" if self._stages.training else "going on")
+        self._spinner.update(text=f"{escape(doing)} ...")
         if self._plan is None or not self._step or not self._stages.training:
             return self._spinner
         head = f"{self._place(self._plan.schedule.position(self._step - 1))}  {self._left()}"

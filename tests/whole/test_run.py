@@ -278,8 +278,9 @@ def test_the_answers_of_the_final_evaluation_make_the_final_table(finished):
     assert tabulate(answers, (1, 2)) == result_of(finished)
 
 
-def test_the_report_of_a_run_can_be_written_again_by_the_command_as_it_was(finished, tmp_path):
-    assert write_pages([finished], tmp_path / "again.html").read_bytes() == (finished / "report.html").read_bytes()
+def test_the_report_of_a_run_can_be_written_again_by_the_command_as_it_was(finished):
+    before = (finished / "report.html").read_bytes()
+    assert write_pages([finished]).read_bytes() == before
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4], ids=["in RLVR", "between phases", "in OPD", "before the merge"])
