@@ -12,7 +12,7 @@ from copd.rows.media import DataRoot
 from copd.rows.opening import Settings, Source, open_rows
 from copd.rows.rows import index_rows
 
-ROWS = [{"a": i, "text": '}] \\" é{' * i, "inner": {"list": [{}, []]}} for i in range(5)]
+ROWS = [{"a": i, "text": '}] \\" é' * i, "inner": {"list": [{}, []]}} for i in range(5)]
 
 
 @pytest.fixture
