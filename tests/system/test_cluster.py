@@ -19,12 +19,13 @@ def unused_port():
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        (f"127.0.0.1:{unused_port()}", "refused"),
+        ("127.0.0.1:PORT", "refused"),
         ("no-such-host.invalid:6379", "resolution|not known|No address"),
         ("nonsense", "Invalid address format: nonsense"),
     ],
 )
 def test_an_address_where_nobody_listens_is_told_at_once(monkeypatch, address, said):
+    address = address.replace("PORT", str(unused_port()))
     monkeypatch.setenv("RAY_ADDRESS", address)
     begun = time.monotonic()
     said = f"^RAY_ADDRESS={address}: no cluster can be joined there: .*({said})"
