@@ -49,7 +49,7 @@ class Place(Protocol):
 class ThisProcess:
     """All branches in this process. They take turns on their device if the recipe says so."""
 
-    def __init__(self, made: Assembled, names: Sequence[str], started: Callable[[], None]) -> None:
+    def __init__(self, made: Assembled, names: Sequence[str], started: Callable[[], None] = lambda: None) -> None:
         self._made = made
         self._turns = Turns() if made.recipe.model.offload else None
         self._home = made.base.device
@@ -96,7 +96,7 @@ class _Evaluating:
 class OwnProcesses(_Evaluating):
     """A process for each branch; all start at the same time."""
 
-    def __init__(self, made: Assembled, names: Sequence[str], started: Callable[[], None]) -> None:
+    def __init__(self, made: Assembled, names: Sequence[str], started: Callable[[], None] = lambda: None) -> None:
         super().__init__(made)
         self._processes: dict[str, BranchProcess] = {}
         begin_to_import(SERVER)
@@ -125,7 +125,7 @@ class OwnProcesses(_Evaluating):
 class RayActors(_Evaluating):
     """An actor of Ray for each branch."""
 
-    def __init__(self, made: Assembled, names: Sequence[str], started: Callable[[], None]) -> None:
+    def __init__(self, made: Assembled, names: Sequence[str], started: Callable[[], None] = lambda: None) -> None:
         try:
             from copd.branches import ray
             from copd.system import cluster

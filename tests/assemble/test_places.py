@@ -110,7 +110,7 @@ def test_branches_of_different_paths_do_not_begin_and_are_ended(monkeypatch):
 
     ended = []
     place = SimpleNamespace(close=lambda: ended.append("all"))
-    monkeypatch.setitem(PLACES, "local", lambda made, names: place)
+    monkeypatch.setitem(PLACES, "local", lambda made, names, started: place)
     made = SimpleNamespace(recipe=load_recipe("demo", ["backend=local"]))
     place.branches = {"text": Settled(True), "image": Settled(True)}
     assert placed(made, ["text", "image"]) is place

@@ -12,7 +12,7 @@ def test_branches_end_where_the_base_cannot_be_evaluated_beside_them(tmp_path, m
     closed = []
 
     class Standing:
-        def __init__(self, made, names):
+        def __init__(self, made, names, started):
             self.branches = {}
 
         def evaluated(self, name, policy):
@@ -32,7 +32,7 @@ def test_a_lost_branch_is_begun_anew_and_one_that_has_no_place_is_not(tmp_path, 
     places = []
 
     class Lacking:
-        def __init__(self, made, names):
+        def __init__(self, made, names, started):
             places.append(names)
             raise error("branch text: is not there")
 
