@@ -130,8 +130,7 @@ class RunObserver:
         if validation_due(self._evaluation, here, step + 1):
             await self.validate(step)
         stopping = self._stop.asked
-        due = here.ends_cycle or (step + 1) % self.meet_every == 0 or step + 1 in self._kept
-        if stopping or due:
+        if stopping or here.ends_cycle or (step + 1) % self.meet_every == 0 or step + 1 in self._kept:
             await self._save(step + 1, counts)
         if stopping:
             self._stop.leave_if_asked()
