@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 
-from copd.assemble.rows import make_rows
+from copd.assemble.rows import make_rows, ungradable
 from copd.errors import RecipeError
 from copd.recipe.model import Recipe
+from copd.rewards.grading import OURS
 from copd.rows.rows import Index, Rows
+from copd.system.own_code import OwnCode, load_named, loaded
 from copd.tasks.digits import Digits
+from copd.tasks.own import check_own, own_task
 from copd.types import Split, Task
 
 WARMED_UP_AT = {"builtin:digits": 1.0}
 """The share of conflict that a base was warmed up at."""
 
 
-def make_tasks(recipe: Recipe, indexes: Mapping[str, Index] | None = None) -> dict[str, Task]:
+def make_tasks(
+    recipe: Recipe, indexes: Mapping[str, Index] | None = None, code: Mapping[str, OwnCode] | None = None
+) -> dict[str, Task]:
     """The task of every branch, by the branch's name. If a branch is in `indexes`, its rows are not read again.
 
-    Raises DataError for rows that cannot be used, RecipeError if more problems are asked for than there are rows.
+    `code`: the user's code by field, as the run found it; None: it is found and checked now.
+
+    Raises DataError for rows or a user's problems that cannot be used, RecipeError if more problems are asked for than
+    there are rows, or for code that cannot be used.
     """
     tasks: dict[str, Task] = {}
     for name, branch in recipe.branches.items():
@@ -31,6 +40,12 @@ def make_tasks(recipe: Recipe, indexes: Mapping[str, Index] | None = None) -> di
             asked, form = _asked(recipe), recipe.reward.answer_form
             tasks[name] = rows = make_rows(name, section, recipe.seed, recipe.verifiers, asked, index, form)
             _check_sizes(recipe, name, rows)
+        elif section.kind == "python":
+            field = f"branches.{name}.task.source"
+            own = loaded(code[field], field) if code else load_named(section.source, field)
+            tasks[name] = made = own_task(name, section.source, own, section.arguments, recipe.seed)
+            if indexes is None:
+                check_own(made, OURS | set(recipe.verifiers), partial(ungradable, recipe.reward.answer_form))
         else:
             tasks[name] = digits = Digits(**section.model_dump(exclude={"kind"}), seed=recipe.seed)
             _check_there(recipe, name, digits)

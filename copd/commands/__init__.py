@@ -18,5 +18,6 @@
 - `filter`: keeps the rows that teach something
 - `check`: reports every bad row of files
 - `warmup`: makes a base for the embedded world
+- `python`: the same from Python, with a program's rows and functions
 - `exits`: turns errors into one line, and exits into a status
 """

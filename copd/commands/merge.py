@@ -18,10 +18,12 @@ from copd.measure.evaluate import AVERAGE, Accuracy, evaluate
 from copd.model.folders import EXPORTED, model_folder
 from copd.model.merging import MergedFolders, write_merged
 from copd.model.stored import ModelFolder
+from copd.recipe.fields import is_code
 from copd.recipe.method_sections import MergeSection
 from copd.recipe.model import Recipe
 from copd.runs.cards import MERGE_CARD
 from copd.runs.folder import occupied
+from copd.system.own_code import load_named
 from copd.types import Split
 
 logger = logging.getLogger(__name__)
@@ -50,7 +52,9 @@ def merge_models(
         raise RecipeError(f"--out {out}: is not empty; give another folder")
     folders = [ModelFolder(model_folder(path, "BRANCHES"), path) for path in branches]
     start = None if base is None else ModelFolder(model_folder(base, "--base"), base)
-    merge = MergedFolders(folders, start, candidates[0].method, candidates[0].settings)
+    named = candidates[0].method
+    method = load_named(named, "--method") if is_code(named) else named
+    merge = MergedFolders(folders, start, method, candidates[0].settings)
     merges = [merge.with_settings(section.settings) for section in candidates]
     labels = [described_merge(each) for each in candidates]
     table = [] if recipe is None else _scan(recipe, merges, labels, out, dtype)

@@ -19,7 +19,7 @@ from copd.assemble.sampling import versions_of_sampler
 from copd.branches.local import finish
 from copd.errors import LostBranchError, MergeError, RecipeError, RunFolderError
 from copd.handles import Answering, BranchHandle
-from copd.maths.merge import NEED_BASE
+from copd.maths.merge import needs_base
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
 from copd.measure.health import MANY_TRUNCATED
@@ -30,10 +30,9 @@ from copd.phases import Consolidation, Merge, merged
 from copd.recipe.method_sections import DISTIL
 from copd.recipe.model import Recipe
 from copd.recipe.reading import reread
-from copd.rewards.grading import user_verifiers
 from copd.runs.cards import RUN_CARD
 from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint
-from copd.runs.experts import expert_checkpoint, trajectory
+from copd.runs.experts import decides_experts, expert_checkpoint, trajectory
 from copd.runs.folder import check_folder, claim, record_forced
 from copd.runs.lifecycle import Stop, alone_in
 from copd.runs.observer import RunObserver
@@ -130,7 +129,7 @@ class _Run:
         changes: list[str],
         stop: Stop,
     ) -> None:
-        self.folder, self.recipe, self.plan, self.screen = folder, made.recipe, plan, screen
+        self.folder, self.made, self.recipe, self.plan, self.screen = folder, made, made.recipe, plan, screen
         self.checkpoint, self.manifest, self.changes, self.stop = checkpoint, manifest, changes, stop
         self.experts = None if checkpoint else self._existing_experts(manifest["trajectory"])
         with screen.stage("model and its path"):
@@ -152,6 +151,7 @@ class _Run:
         remove_passing_folders(self.folder)
         base, handles = self.place.evaluated(BASE, self.base), self.place.branches
         first_step = self.checkpoint.step if self.checkpoint else 0
+        trackers = [self.made.own(f"trackers.{i}") or name for i, name in enumerate(self.recipe.trackers)]
         observer = RunObserver(
             self.folder,
             handles,
@@ -165,7 +165,7 @@ class _Run:
             handovers=handovers(self.recipe),
             display=self.screen,
             health=make_health(self.recipe, self.plan.taught),
-            trackers=open_trackers(self.recipe.trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
+            trackers=open_trackers(trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
         )
         try:
             await self._train(handles, observer)
@@ -235,8 +235,9 @@ class _Run:
 
     def _merge_by_section(self, parts: Mapping[str, Path], out: Path) -> None:
         section = self.recipe.merge
-        base = self.base.weights() if section.method in NEED_BASE else None
-        merge_weights(parts, out, section.method, section.settings, base)
+        method = self.made.own("merge.method") or section.method
+        base = self.base.weights() if needs_base(method) else None
+        merge_weights(parts, out, method, section.settings, base)
 
     def _exchange(self) -> AbstractContextManager[Path]:
         """A folder in the run folder, which is on storage that all branches share."""
@@ -317,15 +318,16 @@ def _manifest(made: Assembled) -> dict[str, Any]:
     base = model_folder(recipe.model.path, revision=recipe.model.revision)
     sums = {path.name: sha256(path) for path in sorted(path for pattern in FETCHED for path in base.glob(pattern))}
     settings, data = recipe.model_dump(mode="json"), made.fingerprints
-    verifiers = {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)}
+    code = {source: made.code[field].sha256 for field, source in recipe.own_code.items()}
+    of_experts = {recipe.own_code[field]: made.code[field].sha256 for field in made.code if decides_experts(field)}
     return {
         "recipe": settings,
         "branch_order": list(recipe.branches),
         "seed": recipe.seed,
         "base_sha256": sums,
         "data_sha256": data,
-        "verifier_sha256": verifiers,
-        "trajectory": trajectory(settings, sums, data, verifiers),
+        "code_sha256": code,
+        "trajectory": trajectory(settings, sums, data, of_experts),
         "versions": {name: version(name) for name in ("copd", "torch", "transformers")} | versions_of_sampler(recipe),
         "python": platform.python_version(),
         "machine": platform.platform(),

@@ -127,12 +127,12 @@ def load_processor(folder: Path, loader: Loader) -> Any:
     return processor
 
 
-def load_family(folder: Path) -> Family:
+def load_family(folder: Path, own: type[Family] | None = None) -> Family:
     """The family of the model in a local folder, which makes its prompts. No weights are read or held in memory.
 
     Raises ModelFolderError naming the fault.
     """
-    return family_in(folder, without_weights(folder))
+    return family_in(folder, without_weights(folder), own)
 
 
 def without_weights(folder: Path) -> Any:
@@ -149,13 +149,13 @@ def without_weights(folder: Path) -> Any:
         raise ModelFolderError(f"{folder}: config.json is not that of a model: {first_line(error)}") from error
 
 
-def family_in(folder: Path, model: Any) -> Family:
-    """The family of a model, with the processor in its folder.
+def family_in(folder: Path, model: Any, own: type[Family] | None = None) -> Family:
+    """The family of a model, with the processor in its folder; `own` is the user's.
 
     Raises ModelFolderError if it cannot be loaded, or makes no prompts for lack of a chat template.
     """
     try:
-        family = family_of(model, load_processor(folder, loader_of(model.config)))
+        family = family_of(model, load_processor(folder, loader_of(model.config)), own)
     except Exception as error:
         raise ModelFolderError(f"{folder}: the processor cannot be loaded: {first_line(error)}") from error
     _check_template(folder, family.processor)

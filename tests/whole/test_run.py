@@ -65,7 +65,7 @@ def record(folder: Path) -> list:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    return copd.train(load_recipe("demo", SMALL), tmp_path_factory.mktemp("copd") / "run")
+    return copd.train(load_recipe("demo", SMALL), tmp_path_factory.mktemp("copd") / "run").folder
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ DARE.append("merge={method: dare, scale: 0.5, density: 0.6, seed: 4}")
 
 @pytest.fixture(scope="module")
 def dare(tmp_path_factory) -> Path:
-    return copd.train(load_recipe("demo", DARE), tmp_path_factory.mktemp("dare") / "run")
+    return copd.train(load_recipe("demo", DARE), tmp_path_factory.mktemp("dare") / "run").folder
 
 
 def test_a_run_merges_by_the_method_of_its_recipe_from_its_base(dare, assert_same):
@@ -309,7 +309,7 @@ def test_resuming_is_bit_identical_with_every_option_of_the_objectives(tmp_path,
         "optimizer.learning_rate=1e-3",
     ]
     recipe = load_recipe("demo", [*SMALL, *options])
-    whole = copd.train(recipe, tmp_path / "whole")
+    whole = copd.train(recipe, tmp_path / "whole").folder
     for stop in (2, 3, 5):
         resumed = tmp_path / f"resumed from {stop}"
         shutil.copytree(whole, resumed, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
@@ -389,7 +389,7 @@ def test_prompts_longer_than_the_context_are_refused_before_anything_runs(tmp_pa
 @pytest.mark.parametrize(("method", "branches"), [("expert", ["text", "image"]), ("mixed", ["mixed"])])
 def test_baselines_run_at_the_rollouts_of_copd(tmp_path, method, branches):
     changes = [f"method={method}", "checkpoint.every_steps=50", "sampling.max_new_tokens=6", HARDLY_MEASURED]
-    folder = copd.train(load_recipe("demo", [*SMALL, TWO_BRANCHES % 1.0, *changes]), tmp_path / "run")
+    folder = copd.train(load_recipe("demo", [*SMALL, TWO_BRANCHES % 1.0, *changes]), tmp_path / "run").folder
     assert sorted(path.name for path in (folder / "branches").iterdir()) == sorted(branches)
     assert not (folder / "merged").exists()
     (ledger,) = events(folder, "ledger")
