@@ -21,6 +21,7 @@ from copd.cli_arguments import Changes, Overrides, RecipeName, named_recipe, rec
 from copd.cli_compare import advise, compare
 from copd.cli_data import data
 from copd.cli_plan import plan
+from copd.cli_push import push
 from copd.commands.exits import DEBUG, leave, status_of
 from copd.errors import RecipeError
 
@@ -283,6 +284,7 @@ def show(
 app.command()(plan)
 app.command()(compare)
 app.command()(advise)
+app.command()(push)
 
 
 def main() -> None:

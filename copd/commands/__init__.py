@@ -9,6 +9,8 @@
 - `workload`: rollouts and tokens of a recipe
 - `findings`: a finding in words; the machine
 - `remedies`: why the base's responses are not right, and what to do
+- `cards`: the model cards of a run
+- `push`: a model of a run to the Hugging Face Hub
 - `evaluate`: compares models on test problems
 - `behaviour`: compares a student with a teacher
 - `merge`: merges model folders

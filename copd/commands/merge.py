@@ -21,6 +21,7 @@ from copd.model.stored import ModelFolder
 from copd.recipe.fields import is_code
 from copd.recipe.method_sections import MergeSection
 from copd.recipe.model import Recipe
+from copd.recipe.publish import bare, model_name
 from copd.runs.cards import MERGE_CARD
 from copd.runs.folder import occupied
 from copd.system.own_code import load_named
@@ -65,9 +66,9 @@ def merge_models(
     card = MERGE_CARD.format(
         loader=folders[0].loader,
         count=len(folders),
-        how=described_merge(chosen),
-        branches=", ".join(f"`{path}`" for path in branches),
-        base=f"`{base}`" if base else "not given",
+        how=described_merge(chosen).replace(named, bare(named)),
+        branches=", ".join(f"`{model_name(path)}`" for path in branches),
+        base=f"`{model_name(base)}`" if base else "not given",
         choice=choice if table else "",
     )
     write_merged(merges[best], out, card, dtype=dtype)

@@ -17,6 +17,7 @@ from copd.assemble.places import placed
 from copd.assemble.plan import Plan, handovers, make_plan
 from copd.assemble.sampling import versions_of_sampler
 from copd.branches.local import finish
+from copd.commands.cards import Cards
 from copd.errors import LostBranchError, MergeError, RecipeError, RunFolderError
 from copd.handles import Answering, BranchHandle
 from copd.maths.merge import needs_base
@@ -30,7 +31,6 @@ from copd.phases import Consolidation, Merge, merged
 from copd.recipe.method_sections import DISTIL
 from copd.recipe.model import Recipe
 from copd.recipe.reading import reread
-from copd.runs.cards import RUN_CARD
 from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint
 from copd.runs.experts import decides_experts, expert_checkpoint, trajectory
 from copd.runs.folder import check_folder, claim, record_forced
@@ -134,6 +134,8 @@ class _Run:
         self.experts = None if checkpoint else self._existing_experts(manifest["trajectory"])
         with screen.stage("model and its path"):
             self.base = made.base
+        home = model_folder(self.recipe.model.path, revision=self.recipe.model.revision)
+        self.cards = Cards(self.recipe, plan, loader_of(self.base.model.config), home)
         with screen.stage("branches"):
             self.place = placed(made, plan.branches)
 
@@ -267,13 +269,13 @@ class _Run:
                 failure = error
         for name, branch in handles.items():
             if name == MERGED:
-                await branch.save(self.folder / MERGED, self._card("the student of all branches"), dtype)
+                await branch.save(self.folder / MERGED, self.cards.card(MERGED), dtype)
             else:
-                await branch.save(self.folder / "branches" / name, self._card(f"branch {name}"), dtype)
+                await branch.save(self.folder / "branches" / name, self.cards.card(name), dtype)
         if failure is not None:
             raise failure
         if policy is not None:
-            policy.save(self.folder / MERGED, self._card("the merge of its branches"), dtype)
+            policy.save(self.folder / MERGED, self.cards.card(MERGED), dtype)
             models.append(self.place.evaluated(MERGED, policy))
 
     async def _evaluate(self, models: Sequence[Answering], observer: RunObserver) -> None:
@@ -286,21 +288,14 @@ class _Run:
         )
         table = tabulate(answers, settings.pass_at)
         write_lines(self.folder / ANSWERS, [a.as_record() for a in answers])
+        for path in (self.folder / MERGED, *(self.folder / "branches").glob("*")):
+            if path.is_dir():
+                self.cards.write(path, path.name, table)
         made_for = {"product": self.plan.product} if self.plan.product else {}
         spent = {**observer.ledger.as_record(), **observer.saving.as_record()}
         observer.note("ledger", last, **spent, planned_rollouts=self.plan.rollouts, **made_for)
         observer.note("result", last, table=[cell.as_record() for cell in table])
         self.screen.result(table, settings.split)
-
-    def _card(self, what: str) -> str:
-        return RUN_CARD.format(
-            what=what,
-            recipe=self.recipe,
-            plan=self.plan,
-            loader=loader_of(self.base.model.config),
-            named=", ".join(self.plan.capabilities),
-            settings=self.recipe.model_dump_json(indent=1),
-        )
 
 
 def result_of(folder: Path) -> list[Accuracy]:

@@ -26,6 +26,8 @@ CHECKSUMS = "SHA256SUMS"
 AT_COMMIT = re.compile(rf"(\w[\w.-]*/\w[\w.-]*)@({COMMIT})")
 FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """The files fetched of a model of the hub: weights, configuration, chat template, vocabulary."""
+DESCRIBED = ("README.md", "LICENSE*", "NOTICE*")
+"""Files that tell of a model of the hub and its licence; they decide nothing."""
 SETTINGS = FETCHED[1:]
 """The same without the weights."""
 
@@ -89,7 +91,7 @@ def _hub_folder(path: str, given_as: str, revision: str, fetched: Sequence[str])
     if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
         logger.warning("fetching %s at %s ...", path, revision)
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=list(fetched)))
+        return Path(snapshot_download(path, revision=revision, allow_patterns=[*fetched, *DESCRIBED]))
     except Exception as error:
         reason = first_line(error)
         raise ModelFolderError(f"{given_as}: {path!r} at {revision} cannot be fetched: {reason}") from error

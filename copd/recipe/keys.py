@@ -12,9 +12,14 @@ SHORTEST = 12
 """Characters. A shorter value may stand in a recipe by chance."""
 
 
+def environment_keys() -> dict[str, str]:
+    """The values of environment variables that are named like a key, by their names."""
+    return {name: value for name, value in os.environ.items() if NAMED_A_KEY.search(name) and len(value) >= SHORTEST}
+
+
 def check_no_key(recipe: Any) -> None:
     """Raise ValueError, naming field and variable, if a recipe repeats a key that the environment holds."""
-    keys = {name: value for name, value in os.environ.items() if NAMED_A_KEY.search(name) and len(value) >= SHORTEST}
+    keys = environment_keys()
     for path, text in _texts(recipe, ()):
         if name := next((name for name, key in keys.items() if key in text), None):
             field = next((part for part in (".".join(path), ".".join(path[:-1])) if keys[name] not in part), "")
