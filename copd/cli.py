@@ -24,6 +24,7 @@ from copd.cli_data import data
 from copd.cli_export import export
 from copd.cli_init import init
 from copd.cli_plan import plan
+from copd.cli_push import push
 from copd.cli_recipe import recipes
 from copd.cli_watch import watch
 from copd.commands.exits import DEBUG, leave, status_of
@@ -287,6 +288,7 @@ app.command()(export)
 app.command()(ask)
 app.command()(compare)
 app.command()(advise)
+app.command()(push)
 
 
 def main() -> None:

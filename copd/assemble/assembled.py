@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from copd.assemble.tasks import (
     toy_warnings,
 )
 from copd.branches.actor import Actor, SamplingSettings
+from copd.compute.family import Family
 from copd.model.engine import EngineSampler
 from copd.model.folders import compute_on, model_folder
 from copd.model.holding import freeze
@@ -31,6 +33,7 @@ from copd.recipe.model import Recipe
 from copd.rewards.answers import MARKS
 from copd.rewards.grading import Grader
 from copd.rows.rows import Index, Rows
+from copd.system.own_code import OwnCode, found_code, loaded
 from copd.tasks.asked import Asked
 from copd.tasks.mixture import Mixture
 from copd.types import MIXED, SettledPath, Task
@@ -38,10 +41,11 @@ from copd.types import MIXED, SettledPath, Task
 
 @dataclass(frozen=True)
 class Inheritance:
-    """The results of checking model and data that other processes inherit: the model's path, the indexes of rows."""
+    """What other processes inherit: the model's path and the indexes of rows, which were checked, and code by field."""
 
     path: SettledPath
     indexes: Mapping[str, Index]
+    code: Mapping[str, OwnCode] = field(default_factory=dict)
 
 
 Home = tuple[torch.device, torch.dtype | None]
@@ -79,8 +83,8 @@ class Assembled:
     def tasks(self) -> Mapping[str, Task]:
         """The task of every branch, by the branch's name."""
         if self._inherited is None:
-            return make_tasks(self.recipe)
-        tasks = make_tasks(self.recipe, self._inherited.indexes)
+            return make_tasks(self.recipe, code=self.code)
+        tasks = make_tasks(self.recipe, self._inherited.indexes, self.code)
         self._warned |= set(data_warnings(tasks))
         return tasks
 
@@ -88,6 +92,24 @@ class Assembled:
     def evaluation(self) -> Evaluation:
         """The recipe's section of evaluation with all sizes."""
         return evaluation_of(self.recipe, self.tasks)
+
+    @cached_property
+    def code(self) -> Mapping[str, OwnCode]:
+        """The user's own code by the field that names it, with the hash that it had when the run began."""
+        return found_code(self.recipe.own_code) if self._inherited is None else self._inherited.code
+
+    def own(self, name: str) -> Any:
+        """The user's function or class that the field `name` of the recipe names; None if it names none of the user's.
+
+        Raises RecipeError if it cannot be used.
+        """
+        return loaded(self.code[name], name) if name in self.code else None
+
+    def load_code(self) -> None:
+        """Load all of the user's code that runs in this process, so that none fails after hours of training."""
+        for name in self.code:
+            if not name.startswith("verifiers."):
+                self.own(name)
 
     @cached_property
     def asked(self) -> Asked:
@@ -103,12 +125,16 @@ class Assembled:
     def grader(self) -> Grader:
         """The recipe's grader. It lives as long as this object."""
         recipe = self.recipe
-        return self._ending.enter_context(Grader(recipe.verifiers, **recipe.reward.model_dump(), warn=self.warn))
+        further = {name: branch.rewards for name, branch in recipe.branches.items()}
+        grader = Grader(recipe.verifiers, **recipe.reward.model_dump(), further=further, warn=self.warn)
+        return self._ending.enter_context(grader)
 
     @cached_property
     def loaded(self) -> Policy:
-        """The base, loaded from its folder to its device; nothing is checked yet."""
-        policy = load_policy(self.recipe, home=self._home)
+        """The base, loaded from its folder to its device; nothing is checked yet but that the user's code is there."""
+        if self._inherited is None:
+            self.load_code()
+        policy = load_policy(self.recipe, home=self._home, family=self.own("model.family"))
         check_overlap(self.recipe, policy)
         return policy
 
@@ -146,7 +172,7 @@ class Assembled:
 
     def model(self, path: str | None, name: str | None = None) -> Policy:
         """The model at `path`, checked like the base; None: another copy of the base. Warnings call it `name`."""
-        policy = load_policy(self.recipe, path)
+        policy = load_policy(self.recipe, path, family=self.own("model.family"))
         check_prompts(policy, self.tasks, self.recipe.sampling.max_new_tokens)
         for warning in self._settled(policy):
             self.warn(f"{name or path or self.recipe.model.path}: {warning}")
@@ -161,7 +187,7 @@ class Assembled:
     def inheritance(self) -> Inheritance:
         """What the processes of branches inherit."""
         indexes = {name: task.index for name, task in self.tasks.items() if isinstance(task, Rows)}
-        return Inheritance(settled_path(self.base), indexes)
+        return Inheritance(settled_path(self.base), indexes, self.code)
 
     def actor(self, name: str, policy: Policy) -> Actor:
         """A model that answers problems and scores responses, but does not learn."""
@@ -214,8 +240,13 @@ def assembled(
         made.close()
 
 
-def load_policy(recipe: Recipe, path: str | None = None, home: Home | None = None) -> Policy:
-    """The recipe's base, or the model at `path`, as a policy on the recipe's device, or at `home`."""
+def load_policy(
+    recipe: Recipe, path: str | None = None, home: Home | None = None, family: type[Family] | None = None
+) -> Policy:
+    """The recipe's base, or the model at `path`, as a policy on the recipe's device, or at `home`.
+
+    `family`: of the user's, in the place of the one that the model's configuration would choose.
+    """
     device, autocast = home or compute_on(recipe.model.device, recipe.model.dtype)
     policy = Policy.from_pretrained(
         model_folder(path) if path else model_folder(recipe.model.path, revision=recipe.model.revision),
@@ -225,6 +256,7 @@ def load_policy(recipe: Recipe, path: str | None = None, home: Home | None = Non
         cache_tokens=recipe.sampling.cache_tokens,
         gradient_checkpointing=recipe.model.gradient_checkpointing,
         spoken=MARKS[recipe.reward.answer_form],
+        family=family,
     )
     freeze(policy.model, recipe.model.freeze)
     return policy

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from copd.errors import CopdError, DataError, ModelFolderError
 from copd.recipe.model import Recipe
-from copd.recipe.sections import BranchSection
-from copd.recipe.task_sections import RowsTask
+from copd.recipe.task_sections import BranchSection, RowsTask
 from copd.rows.hub import repository_of
 from copd.system.files import HUB
 from copd.system.hub import commit_of

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 
-from copd.assemble.rows import make_rows
+from copd.assemble.rows import make_rows, ungradable
 from copd.errors import RecipeError
 from copd.recipe.evaluation import Evaluation, sized
 from copd.recipe.model import Recipe
 from copd.recipe.sections import OptimizerSection, SamplingSection
+from copd.rewards.grading import OURS
 from copd.rows.rows import Index, NoRowLeft, Rows
+from copd.system.own_code import OwnCode, load_named, loaded
 from copd.tasks.digits import Digits
+from copd.tasks.own import check_own, own_task
 from copd.types import Split, Task
 
 WARMED_UP_AT = {"builtin:digits": 1.0}
@@ -22,11 +26,15 @@ SIZES = {"problems": Split.TEST, "validation_problems": Split.VALIDATION, "behav
 """The sizes of evaluation, and the split that each asks."""
 
 
-def make_tasks(recipe: Recipe, indexes: Mapping[str, Index] | None = None) -> dict[str, Task]:
+def make_tasks(
+    recipe: Recipe, indexes: Mapping[str, Index] | None = None, code: Mapping[str, OwnCode] | None = None
+) -> dict[str, Task]:
     """The task of every branch, by the branch's name. If a branch is in `indexes`, its rows are not read again.
 
-    Raises DataError for rows that cannot be used, RecipeError, with every shortage, if more problems are asked for than
-    there are.
+    `code`: the user's code by field, as the run found it; None: it is found and checked now.
+
+    Raises DataError for rows or a user's problems that cannot be used, RecipeError, with every shortage, if more
+    problems are asked for than there are, or for code that cannot be used.
     """
     tasks: dict[str, Task] = {}
     short: list[str] = []
@@ -38,6 +46,12 @@ def make_tasks(recipe: Recipe, indexes: Mapping[str, Index] | None = None) -> di
                 tasks[name] = make_rows(name, section, recipe.seed, recipe.verifiers, index, recipe.reward.answer_form)
             except NoRowLeft as error:
                 short.append(str(error))
+        elif section.kind == "python":
+            field = f"branches.{name}.task.source"
+            own = loaded(code[field], field) if code else load_named(section.source, field)
+            tasks[name] = made = own_task(name, section.source, own, section.arguments, recipe.seed)
+            if indexes is None:
+                check_own(made, OURS | set(recipe.verifiers), partial(ungradable, recipe.reward.answer_form))
         else:
             tasks[name] = Digits(**section.model_dump(exclude={"kind"}), seed=recipe.seed)
     asked = evaluation_of(recipe, tasks)

@@ -15,6 +15,8 @@
 - `findings`: a finding in words; the machine
 - `remedies`: why the base's responses are not right, and what to do
 - `compared`: the recipe by which models are compared
+- `cards`: the model cards of a run
+- `push`: a model of a run to the Hugging Face Hub
 - `evaluate`: compares models on test problems
 - `behaviour`: compares a student with a teacher
 - `merge`: merges model folders
@@ -26,5 +28,6 @@
 - `filter`: keeps the rows that teach something
 - `check`: reports every bad row of files
 - `warmup`: makes a base for the embedded world
+- `python`: the same from Python, with a program's rows and functions
 - `exits`: turns errors into one line, and exits into a status
 """

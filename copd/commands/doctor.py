@@ -88,7 +88,7 @@ def _examine_assembled(made: Assembled, plan: Plan, warnings: list[str]) -> Iter
     yield Finding("data", "ok", ", ".join(f"{name}: {rows.get(name, 'made as they are asked for')}" for name in tasks))
     yield Finding("verifiers", "ok", ", ".join(made.grader.functions) or "those of copd")
     fitting, kinds = made.fitting, _by_kind(tasks)
-    again = load_family(model_folder(recipe.model.path, revision=recipe.model.revision))
+    again = load_family(model_folder(recipe.model.path, revision=recipe.model.revision), made.own("model.family"))
     for kind, problems in kinds.items():
         yield prompts(kind, fitting.encoder.family, again, problems)
     for kind, problems in kinds.items():

@@ -11,20 +11,23 @@ from typing import NamedTuple
 import torch
 
 from copd.assemble.assembled import load_policy
-from copd.assemble.plan import Plan, make_plan
+from copd.assemble.plan import make_plan
+from copd.commands.cards import Cards, Made
 from copd.errors import CheckpointError, ModelFolderError, RecipeError, RunFolderError, WriteError
-from copd.maths.merge import NEED_BASE
+from copd.maths.merge import OwnMerge, needs_base
 from copd.model.folders import FETCHED, loader_of, model_folder
 from copd.model.lora import LoraSettings
 from copd.model.merging import merge_weights
 from copd.model.policy import Policy
 from copd.model.stored import StateTensors, StoredTensors, write_folder
+from copd.recipe.fields import is_code
+from copd.recipe.method_sections import MergeSection
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe
-from copd.runs.cards import RUN_CARD
 from copd.runs.folder import occupied
 from copd.runs.saved import BRANCHES, LAST, Reference, checkpoint_of, manifest_of, recipe_of, reference_of
 from copd.system.files import passing_folder, sha256
+from copd.system.own_code import load_named
 from copd.types import MERGED
 
 EXPORTS = "exports"
@@ -125,7 +128,9 @@ class SavedModels:
                 f"{run}: the base {self.recipe.model.path} is not the one that the run began with, and the models of a "
                 "checkpoint need it; give it back its files"
             )
-        self.base = load_policy(self.recipe, home=(torch.device("cpu"), None))
+        named = self.recipe.model.family
+        family = load_named(named, "model.family") if named else None
+        self.base = load_policy(self.recipe, home=(torch.device("cpu"), None), family=family)
         begun = self.plan.schedule.updates_before(self.checkpoint.step) < self.checkpoint.step
         waiting = {self.plan.student} - set(self.plan.learners) if not begun else set()
         self.branches = tuple(name for name in self.checkpoint.branches if name not in waiting)
@@ -156,7 +161,9 @@ class SavedModels:
                     if merges:
                         write_folder(policy.weights(), parts[name])
             if merges:
-                merge_by_section(self.recipe, self.base, parts, work / MERGED)
+                section = self.recipe.merge
+                own = load_named(section.method, "merge.method") if is_code(section.method) else None
+                merge_by_section(own or section.method, section, self.base, parts, work / MERGED)
                 policy = self.base.clone()
                 policy.load_weights(StoredTensors(work / MERGED, MERGED))
                 self._save(policy, MERGED, out, export_dtype)
@@ -177,40 +184,23 @@ class SavedModels:
         return policy
 
     def _save(self, policy: Policy, name: str, out: Path, export_dtype: str) -> None:
-        steps, total = self.checkpoint.step, self.plan.schedule.steps
         rollouts = sum(counts["rollouts"] for counts in self.checkpoint.notes["counts"].values())
-        what = f"{described(name, self.plan)}, after {steps} of {total} steps,"
-        card = run_card(what, self.recipe, self.plan, policy, rollouts)
-        policy.save(out / place_of(name), card, export_dtype)
+        place = out / place_of(name)
+        home = model_folder(self.recipe.model.path, revision=self.recipe.model.revision)
+        cards = Cards(self.recipe, self.plan, loader_of(policy.model.config), home)
+        policy.save(place, "", export_dtype)
+        cards.write(place, name, made=Made(self.checkpoint.step, rollouts))
 
 
-def merge_by_section(recipe: Recipe, base: Policy, parts: Mapping[str, Path], out: Path) -> None:
-    """Write the merge of branches' weights by the recipe's section. Raises MergeError."""
-    section = recipe.merge
-    start = base.weights() if section.method in NEED_BASE else None
-    merge_weights(parts, out, section.method, section.settings, start)
+def merge_by_section(
+    method: str | OwnMerge, section: MergeSection, base: Policy, parts: Mapping[str, Path], out: Path
+) -> None:
+    """Write the merge of branches' weights by a method, a user's own too, and a section. Raises MergeError."""
+    start = base.weights() if needs_base(method) else None
+    merge_weights(parts, out, method, section.settings, start)
 
 
 def base_sums(recipe: Recipe) -> dict[str, str]:
     """The sha256 of each file of the base by its name."""
     base = model_folder(recipe.model.path, revision=recipe.model.revision)
     return {path.name: sha256(path) for path in sorted(path for pattern in FETCHED for path in base.glob(pattern))}
-
-
-def described(name: str, plan: Plan) -> str:
-    """A model of a run in the words of its card."""
-    if name != MERGED:
-        return f"branch {name}"
-    return "the merge of its branches" if plan.merges else "the student of all branches"
-
-
-def run_card(what: str, recipe: Recipe, plan: Plan, policy: Policy, rollouts: int) -> str:
-    """The model card of a model of a run, for which so many rollouts were made."""
-    return RUN_CARD.format(
-        what=what,
-        recipe=recipe,
-        rollouts=rollouts,
-        loader=loader_of(policy.model.config),
-        named=", ".join(plan.capabilities),
-        settings=recipe.model_dump_json(indent=1),
-    )

@@ -9,8 +9,7 @@ from typing import Any
 from copd.assemble.assembled import Assembled
 from copd.assemble.sampling import versions_of_sampler
 from copd.commands.export import base_sums
-from copd.rewards.grading import user_verifiers
-from copd.runs.experts import trajectory
+from copd.runs.experts import decides_experts, trajectory
 
 
 def manifest_of(made: Assembled, command: str | None = None) -> dict[str, Any]:
@@ -19,7 +18,8 @@ def manifest_of(made: Assembled, command: str | None = None) -> dict[str, Any]:
     sums = base_sums(recipe)
     data, asked = made.fingerprints, made.evaluation.model_dump(mode="json")
     settings = {**recipe.model_dump(mode="json"), "evaluation": asked}
-    verifiers = {recipe.verifiers[user.name]: user.sha256 for user in user_verifiers(recipe.verifiers)}
+    code = {source: made.code[field].sha256 for field, source in recipe.own_code.items()}
+    of_experts = {recipe.own_code[field]: made.code[field].sha256 for field in made.code if decides_experts(field)}
     return {
         "command": command,
         "recipe": settings,
@@ -27,8 +27,8 @@ def manifest_of(made: Assembled, command: str | None = None) -> dict[str, Any]:
         "seed": recipe.seed,
         "base_sha256": sums,
         "data_sha256": data,
-        "verifier_sha256": verifiers,
-        "trajectory": trajectory(settings, sums, data, verifiers),
+        "code_sha256": code,
+        "trajectory": trajectory(settings, sums, data, of_experts),
         "versions": {name: version(name) for name in ("copd", "torch", "transformers")} | versions_of_sampler(recipe),
         "python": platform.python_version(),
         "machine": platform.platform(),

@@ -19,10 +19,13 @@ from copd.measure.evaluate import AVERAGE, Accuracy, evaluate
 from copd.model.folders import EXPORTED, model_folder
 from copd.model.merging import MergedFolders, write_merged
 from copd.model.stored import ModelFolder
+from copd.recipe.fields import is_code
 from copd.recipe.method_sections import MergeSection
 from copd.recipe.model import Recipe
+from copd.recipe.publish import bare, model_name
 from copd.runs.cards import MERGE_CARD
 from copd.runs.folder import occupied
+from copd.system.own_code import load_named
 from copd.types import Split
 
 logger = logging.getLogger(__name__)
@@ -65,7 +68,9 @@ def _merged(
     dtype: torch.dtype | None,
 ) -> tuple[MergeSection, list[Accuracy]]:
     """`merge_models` for models that are there."""
-    merge = MergedFolders(branches, base, candidates[0].method, candidates[0].settings)
+    named = candidates[0].method
+    method = load_named(named, "--method") if is_code(named) else named
+    merge = MergedFolders(branches, base, method, candidates[0].settings)
     merges = [merge.with_settings(section.settings) for section in candidates]
     labels = [described_merge(each) for each in candidates]
     table = [] if recipe is None else _scan(recipe, merges, labels, out, dtype)
@@ -76,9 +81,9 @@ def _merged(
     card = MERGE_CARD.format(
         loader=branches[0].loader,
         count=len(branches),
-        how=described_merge(chosen),
-        branches=", ".join(f"`{branch.label}`" for branch in branches),
-        base=f"`{base.label}`" if base else "not given",
+        how=described_merge(chosen).replace(named, bare(named)),
+        branches=", ".join(f"`{model_name(branch.label)}`" for branch in branches),
+        base=f"`{model_name(base.label)}`" if base else "not given",
         choice=choice if table else "",
     )
     write_merged(merges[best], out, card, dtype=dtype)

@@ -28,6 +28,7 @@ from copd.model.shape import Shape, shape_of
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe
 from copd.schedule import Phase
+from copd.system.own_code import load_named
 from copd.types import BASE, Split, Task
 
 PROBED = 8
@@ -206,7 +207,8 @@ def examine(recipe: Recipe, cards: Cards) -> Planned:
     make_plan(recipe)
     folder = model_folder(recipe.model.path, revision=recipe.model.revision, fetched=SETTINGS)
     model = without_weights(folder)
-    shape, family = shape_of(model), family_in(folder, model)
+    own = load_named(recipe.model.family, "model.family") if recipe.model.family else None
+    shape, family = shape_of(model), family_in(folder, model, own)
     freeze(model, recipe.model.freeze)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     tasks = make_tasks(recipe)

@@ -14,14 +14,15 @@ from copd.assemble.branches import make_health
 from copd.assemble.places import placed
 from copd.assemble.plan import Plan, handovers, make_plan, measures_merge
 from copd.branches.local import finish
-from copd.commands.export import described, merge_by_section, place_of, run_card
+from copd.commands.cards import Cards
+from copd.commands.export import merge_by_section, place_of
 from copd.commands.manifest import manifest_of
 from copd.errors import LostBranchError, MergeError, OutOfMemoryError, RecipeError, RunFolderError
 from copd.handles import Answering, BranchHandle
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
 from copd.measure.health import MANY_TRUNCATED
-from copd.model.folders import loader_of, read_config
+from copd.model.folders import loader_of, model_folder, read_config
 from copd.model.merging import merge_weights, pass_on_weights
 from copd.model.policy import Policy
 from copd.model.stored import StoredTensors
@@ -148,7 +149,7 @@ class _Run:
         changes: list[str],
         stop: Stop,
     ) -> None:
-        self.folder, self.recipe, self.plan, self.screen = folder, made.recipe, plan, screen
+        self.folder, self.made, self.recipe, self.plan, self.screen = folder, made, made.recipe, plan, screen
         self.evaluation = made.evaluation
         self.checkpoint, self.manifest, self.changes, self.stop = checkpoint, manifest, changes, stop
         self.experts = None if checkpoint else self._existing_experts(manifest["trajectory"])
@@ -156,6 +157,8 @@ class _Run:
             _ = made.loaded
         with screen.stage("checking its path"):
             self.base = made.base
+        home = model_folder(self.recipe.model.path, revision=self.recipe.model.revision)
+        self.cards = Cards(self.recipe, plan, loader_of(self.base.model.config), home)
         starting = "making branches" if made.recipe.backend.kind == "local" else "starting processes"
         with screen.stage(starting, len(plan.branches)) as started:
             self.place = placed(made, plan.branches, started)
@@ -174,6 +177,7 @@ class _Run:
         remove_passing_folders(self.folder)
         base, handles = self.place.evaluated(BASE, self.base), self.place.branches
         first_step = self.checkpoint.step if self.checkpoint else 0
+        trackers = [self.made.own(f"trackers.{i}") or name for i, name in enumerate(self.recipe.trackers)]
         observer = RunObserver(
             self.folder,
             handles,
@@ -189,7 +193,7 @@ class _Run:
             merge=partial(self._measured_merge, handles) if measures_merge(self.recipe, self.plan) else None,
             display=self.screen,
             health=make_health(self.recipe, self.plan.taught),
-            trackers=open_trackers(self.recipe.trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
+            trackers=open_trackers(trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
         )
         try:
             await self._train(handles, observer)
@@ -255,7 +259,8 @@ class _Run:
             return partial(pass_on_weights, of=choice)
         if self.recipe.method == "mopd" or section.method == DISTIL:
             return partial(merge_weights, method="mean", settings={})
-        return partial(merge_by_section, self.recipe, self.base)
+        method = self.made.own("merge.method") or section.method
+        return partial(merge_by_section, method, section, self.base)
 
     def _exchange(self) -> AbstractContextManager[Path]:
         """A folder in the run folder, which is on storage that all branches share."""
@@ -296,12 +301,12 @@ class _Run:
                 failure = error
         with self.screen.stage("saving the models", len(handles)) as saved:
             for name, branch in handles.items():
-                await branch.save(self.folder / place_of(name), self._card(name), dtype)
+                await branch.save(self.folder / place_of(name), self.cards.card(name), dtype)
                 saved()
         if failure is not None:
             raise failure
         if policy is not None:
-            policy.save(self.folder / MERGED, self._card(MERGED), dtype)
+            policy.save(self.folder / MERGED, self.cards.card(MERGED), dtype)
             models.append(self.place.evaluated(MERGED, policy))
 
     async def _evaluate(self, models: Sequence[Answering], observer: RunObserver) -> None:
@@ -314,14 +319,14 @@ class _Run:
             answers = await answer(models, *asked, problems=settings.problems, pass_at=settings.pass_at, done=done)
         table = tabulate(answers, settings.pass_at)
         write_lines(self.folder / ANSWERS, [a.as_record() for a in answers])
+        for path in (self.folder / MERGED, *(self.folder / "branches").glob("*")):
+            if path.is_dir():
+                self.cards.write(path, path.name, table)
         made_for = {"product": self.plan.product} if self.plan.product else {}
         spent = {**observer.ledger.as_record(), **observer.saving.as_record()}
         observer.note("ledger", last, **spent, planned_rollouts=self.plan.rollouts, **made_for)
         observer.note("result", last, table=[cell.as_record() for cell in table])
         self.screen.result(table, settings.split)
-
-    def _card(self, name: str) -> str:
-        return run_card(described(name, self.plan), self.recipe, self.plan, self.base, self.plan.rollouts)
 
 
 def result_of(folder: Path) -> list[Accuracy]:

@@ -259,18 +259,22 @@ KNOWN_TO_SHARE = frozenset({"gemma3", "gemma3_text", "llama", "qwen2_5_vl", "qwe
 """Models by `model_type` whose prompts are computed once for all responses, as the tests of tiny ones show."""
 
 
-def family_of(model: Any, processor: Any) -> Family:
-    """The family of a model, from its configuration.
+def family_of(model: Any, processor: Any, own: type[Family] | None = None) -> Family:
+    """The family of a model: a user's `own`, else by its configuration.
 
-    Raises ModelFolderError for an image-text model that is not listed.
+    Raises ModelFolderError for an image-text model that is not listed, and for an `own` that makes no family.
     """
+    if own is not None:
+        if not (isinstance(own, type) and issubclass(own, Family)):
+            raise ModelFolderError(f"model.family: {own.__name__} is no subclass of copd.compute.family.Family")
+        return own(model, processor)
     kind = model.config.model_type
     if kind in FAMILIES:
         return FAMILIES[kind](model, processor)
     if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise ModelFolderError(
             f"{folder_of(processor)}: {type(model).__name__} ({kind}) is not supported; accepted: causal language "
-            f"models of text, and {', '.join(FAMILIES)}"
+            f"models of text, {', '.join(FAMILIES)}, and those of a model.family of yours"
         )
     return Family(model, processor)
 

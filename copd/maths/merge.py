@@ -140,8 +140,17 @@ MERGES: dict[str, Callable[..., Tensor]] = {
 NEED_BASE = frozenset({"task_arithmetic", "ties", "dare"})
 
 
+OwnMerge = Callable[[str, Sequence[Tensor], Tensor | None], Tensor]
+"""A user's method: (tensor's name, the branches' tensors, the base's or None), in float32 -> the merged tensor."""
+
+
+def needs_base(method: str | OwnMerge) -> bool:
+    """Whether a method is to get the base. A user's gets it if it is there."""
+    return callable(method) or method in NEED_BASE
+
+
 class Merged(Mapping[str, Tensor]):
-    """K models merged by a method of `MERGES`, by name. A tensor is read and merged when it is asked for.
+    """K models merged by a method of `MERGES` or of the user's. A tensor is read and merged when it is asked for.
 
     `branches` and `base` are models, each with its name in messages. A tensor has the type that holds the types of all
     branches: float32 and bfloat16 make float32. Raises ValueError, naming tensor and model, if names or shapes differ.
@@ -149,7 +158,9 @@ class Merged(Mapping[str, Tensor]):
     read.
     """
 
-    def __init__(self, branches: Sequence[Named], base: Named | None, method: str, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, branches: Sequence[Named], base: Named | None, method: str | OwnMerge, settings: Mapping[str, Any]
+    ) -> None:
         if not branches:
             raise ValueError("nothing to merge: no branches given")
         if method in NEED_BASE and base is None:
@@ -159,7 +170,7 @@ class Merged(Mapping[str, Tensor]):
         self.layout: Weights = _of_common_type([layout for _, layout in layouts[: len(branches)]])
         """Tensors with the shape and type of each merged tensor. Their values mean nothing."""
         self.method, self.settings = method, dict(settings)
-        self._branches, self._base = branches, [base] if base is not None and method in NEED_BASE else []
+        self._branches, self._base = branches, [base] if base is not None and needs_base(method) else []
 
     def __getitem__(self, name: str) -> Tensor:
         read = [(label, model[name]) for label, model in (*self._branches, *self._base)]
@@ -192,11 +203,18 @@ def _of_common_type(layouts: Sequence[Weights]) -> Weights:
     return {name: torch.empty_like(tensor, dtype=types[name], device="meta") for name, tensor in first.items()}
 
 
-def merge_tensor(method: str, name: str, branches: Sequence[Tensor], base: Tensor | None, **settings: Any) -> Tensor:
-    """Merge one tensor of each branch by a method of `MERGES`. `base` is given if the method needs it.
+def merge_tensor(
+    method: str | OwnMerge, name: str, branches: Sequence[Tensor], base: Tensor | None, **settings: Any
+) -> Tensor:
+    """Merge one tensor of each branch by a method of `MERGES` or of the user's. `base` is given if the method needs it.
 
-    Raises ValueError, naming the tensor, if a result is too large for its type.
+    Raises ValueError, naming the tensor, if a result is too large for its type, or if a user's method fails or returns
+    no tensor of the branches' shape.
     """
+    if callable(method):
+        merged = _merged_by_user(method, name, branches, base)
+        check_finite(name, merged, "the merge by a method of yours")
+        return merged
     try:
         merged = MERGES[method](name, branches, base, **settings)
     except (RuntimeError, OverflowError) as error:
@@ -205,6 +223,20 @@ def merge_tensor(method: str, name: str, branches: Sequence[Tensor], base: Tenso
         raise ValueError(f"{name!r} cannot be merged: the weights or the scale are too large") from None
     check_finite(name, merged, f"the merge by {method!r}: its values, the weights or the scale are too large")
     return merged
+
+
+def _merged_by_user(method: OwnMerge, name: str, branches: Sequence[Tensor], base: Tensor | None) -> Tensor:
+    first, start = branches[0], None if base is None else base.float()
+    try:
+        merged = method(name, [branch.float() for branch in branches], start)
+    except Exception as error:
+        raise ValueError(f"{name!r} cannot be merged by a method of yours: {type(error).__name__}: {error}") from error
+    if not isinstance(merged, Tensor) or merged.shape != first.shape:
+        found = f"a tensor of {list(merged.shape)}" if isinstance(merged, Tensor) else type(merged).__name__
+        raise ValueError(
+            f"{name!r}: the merge by a method of yours returned {found}; accepted: a tensor of {list(first.shape)}"
+        )
+    return merged.to(first.dtype)
 
 
 def check_alike(models: Sequence[Named]) -> None:

@@ -27,6 +27,8 @@ CHECKSUMS = "SHA256SUMS"
 AT_REVISION = re.compile(rf"(\w[\w.-]*/\w[\w.-]*)@({REVISION[1:-1]})")
 FETCHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """The files fetched of a model of the hub: weights, configuration, chat template, vocabulary."""
+DESCRIBED = ("README.md", "LICENSE*", "NOTICE*")
+"""Files that tell of a model of the hub and its licence; they decide nothing."""
 SETTINGS = FETCHED[1:]
 """The same without the weights."""
 
@@ -96,7 +98,8 @@ def _hub_folder(path: str, given_as: str, revision: str, fetched: Sequence[str])
     if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
         logger.warning("fetching %s at %s ...", path, revision)
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=list(fetched), tqdm_class=Fetching))
+        wanted = [*fetched, *DESCRIBED]
+        return Path(snapshot_download(path, revision=revision, allow_patterns=wanted, tqdm_class=Fetching))
     except Exception as error:
         reason = first_line(error)
         raise ModelFolderError(f"{given_as}: {path!r} at {revision} cannot be fetched: {reason}") from error
@@ -134,12 +137,12 @@ def load_processor(folder: Path, loader: Loader) -> Any:
     return processor
 
 
-def load_family(folder: Path) -> Family:
+def load_family(folder: Path, own: type[Family] | None = None) -> Family:
     """The family of the model in a local folder, which makes its prompts. No weights are read or held in memory.
 
     Raises ModelFolderError naming the fault.
     """
-    return family_in(folder, without_weights(folder))
+    return family_in(folder, without_weights(folder), own)
 
 
 def without_weights(folder: Path) -> Any:
@@ -156,13 +159,13 @@ def without_weights(folder: Path) -> Any:
         raise ModelFolderError(f"{folder}: config.json is not that of a model: {first_line(error)}") from error
 
 
-def family_in(folder: Path, model: Any) -> Family:
-    """The family of a model, with the processor in its folder.
+def family_in(folder: Path, model: Any, own: type[Family] | None = None) -> Family:
+    """The family of a model, with the processor in its folder; `own` is the user's.
 
     Raises ModelFolderError if it cannot be loaded, or makes no prompts for lack of a chat template.
     """
     try:
-        family = family_of(model, load_processor(folder, loader_of(model.config)))
+        family = family_of(model, load_processor(folder, loader_of(model.config)), own)
     except Exception as error:
         raise ModelFolderError(f"{folder}: the processor cannot be loaded: {first_line(error)}") from error
     _check_template(folder, family.processor)

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from copd.errors import MergeError, WriteError
-from copd.maths.merge import NEED_BASE, Merged, Weights
+from copd.maths.merge import NEED_BASE, Merged, OwnMerge, Weights
 from copd.model.differences import differences, shown
 from copd.model.folders import name_type
 from copd.model.stored import HEAD, SHARD_BYTES, ModelFolder, StoredTensors, write_folder, write_tensors
@@ -50,7 +50,11 @@ class MergedFolders(Merged):
     """
 
     def __init__(
-        self, branches: Sequence[ModelFolder], base: ModelFolder | None, method: str, settings: Mapping[str, Any]
+        self,
+        branches: Sequence[ModelFolder],
+        base: ModelFolder | None,
+        method: str | OwnMerge,
+        settings: Mapping[str, Any],
     ) -> None:
         if method in NEED_BASE and base is None:
             raise MergeError(f"--base: missing; method {method!r} needs the base that the branches started from")
@@ -80,7 +84,11 @@ class MergedFolders(Merged):
 
 
 def merge_weights(
-    parts: Mapping[str, Path], out: Path, method: str, settings: Mapping[str, Any], base: Weights | None = None
+    parts: Mapping[str, Path],
+    out: Path,
+    method: str | OwnMerge,
+    settings: Mapping[str, Any],
+    base: Weights | None = None,
 ) -> None:
     """Write the merge of branches' weights into a new folder. `parts` has the folder of each branch's weights by name.
 

@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from copd.compute.batching import Held, micro_batches, packed_tokens, plain_tokens, take_rows, unflatten
 from copd.compute.encode import Encoder
-from copd.compute.family import family_of, tokenizer_of
+from copd.compute.family import Family, family_of, tokenizer_of
 from copd.compute.forward import Forward
 from copd.compute.logprobs import response_score, response_stats
 from copd.compute.packing import attention_as_now
@@ -66,12 +66,13 @@ class Policy:
         gradient_checkpointing: bool = False,
         adapter: str | None = None,
         spoken: Collection[str] = (),
+        family: type[Family] | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.processor = processor
         self.tokenizer = tokenizer_of(processor)
-        self.encoder = encoder or Encoder(family_of(model, processor))
+        self.encoder = encoder or Encoder(family_of(model, processor, family))
         self.forward = Forward(self.model, self.encoder.family)
         self.autocast = autocast
         self.micro_batch_tokens = micro_batch_tokens

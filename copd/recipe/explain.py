@@ -10,9 +10,9 @@ from pydantic import BaseModel
 
 from copd.recipe.fields import Section
 from copd.recipe.model import Recipe
-from copd.recipe.sections import BranchSection, EdgeSection
+from copd.recipe.sections import EdgeSection
 from copd.recipe.synonyms import meant_within
-from copd.recipe.task_sections import TASK_TAG, TASKS
+from copd.recipe.task_sections import TASK_TAG, TASKS, BranchSection
 
 HINTS = 3
 """At most so many fields inside an unknown section are told."""
@@ -20,6 +20,7 @@ HINTS = 3
 PATTERN_MEANT = {
     "branches": "a branch's name is a letter, then letters, digits, _ or -, at most 32 in all",
     "verifiers": "a verifier's name is letters, digits, _, / or -, at most 64 in all",
+    "rewards": "a verifier's name is letters, digits, _, / or -, at most 64 in all",
     "candidates": "an arm's name is a letter, then letters, digits, _, . or -, at most 40 in all",
     "arms": "an arm's name is a letter, then letters, digits, _, . or -, at most 40 in all",
     "device": "accepted: cpu, mps, cuda or cuda:N",
@@ -85,7 +86,7 @@ def explained(detail: Mapping[str, Any], root: type[BaseModel] = Recipe) -> str:
     if detail["type"] == "string_pattern_mismatch":
         is_key = path[-1] == "[key]"
         where = ".".join(path[:-1] if is_key else path)
-        detail = {**detail, "msg": PATTERN_MEANT[path[0 if is_key else -1]]}
+        detail = {**detail, "msg": PATTERN_MEANT[path[-3 if is_key else -1]]}
     if detail["type"] in ACCEPTED:
         detail = {**detail, "msg": "accepted: " + ACCEPTED[detail["type"]].format(**detail.get("ctx", {}))}
     if detail["type"] == "tuple_type":

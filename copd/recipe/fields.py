@@ -4,12 +4,45 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+VerifierName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_/-]{1,64}$")]
+
+
+def is_code(source: str) -> bool:
+    """Whether a text names code of the user's, as path/file.py:NAME."""
+    path, _, name = source.rpartition(":")
+    return path.endswith(".py") and name.isidentifier()
+
+
+def _code_of_file(source: str) -> str:
+    if not is_code(source):
+        raise ValueError(f"write path/file.py:NAME, found {source[:80]!r}")
+    return source
+
+
+CodeOfFile = Annotated[str, AfterValidator(_code_of_file)]
+"""path/file.py:NAME, a function or a class. Like every path of a recipe, it is relative to the current directory."""
+
+
+def one_of_or_code(*names: str) -> AfterValidator:
+    """Accepts one of these names, or code of the user's."""
+
+    def check(value: str) -> str:
+        if value not in names and not is_code(value):
+            raise ValueError(f"accepted: {', '.join(map(repr, names))} or path/file.py:NAME, found {value[:80]!r}")
+        return value
+
+    return AfterValidator(check)
+
+
+def schema_of(*names: str) -> WithJsonSchema:
+    """The JSON schema of what `one_of_or_code` accepts."""
+    return WithJsonSchema({"enum": [*names, "path/file.py:NAME"]})
 
 
 class Section(BaseModel):

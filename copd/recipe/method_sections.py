@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from copd.recipe.fields import Count, Positive, Section
+from copd.recipe.fields import Count, Positive, Section, one_of_or_code, schema_of
 
 CLAMP, TEACHER_SHARE, TOP_K = 5.0, 0.9, 64
 BOUND = {"bound": "clamp", "clamp": CLAMP, "teacher_share": TEACHER_SHARE}
@@ -134,11 +134,11 @@ MERGE_FIELDS: dict[str, dict[str, Any]] = {
 class MergeSection(Section):
     """The merge of the branches. Fields that the method does not use are null."""
 
-    method: Literal["mean", "weighted", "task_arithmetic", "ties", "dare", "slerp", "distil"] = Field(
+    method: Annotated[str, one_of_or_code(*MERGE_FIELDS), schema_of(*MERGE_FIELDS)] = Field(
         "mean",
         description="how the K branches become one model; task_arithmetic, ties and dare add to the base; distil: all "
         "branches, frozen, teach one student that begins as their mean, with the settings of opd; R counts the "
-        "rollouts",
+        "rollouts; your own: a function of the name, the branches' tensors and the base's",
     )
     weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
         None, description="for weighted, ties, slerp: one per branch, relative to their sum; ties, slerp: null = equal"
@@ -163,7 +163,7 @@ class MergeSection(Section):
 
     @model_validator(mode="after")
     def _sound(self) -> MergeSection:
-        fields = MERGE_FIELDS[self.method]
+        fields = MERGE_FIELDS.get(self.method, {})
         for name in type(self).model_fields:
             if name not in ("method", *fields) and getattr(self, name) is not None:
                 accepted = ", ".join(fields) or "no settings"
@@ -177,7 +177,7 @@ class MergeSection(Section):
     @property
     def settings(self) -> dict[str, Any]:
         """The fields of the method, by name."""
-        return {name: getattr(self, name) for name in MERGE_FIELDS[self.method]}
+        return {name: getattr(self, name) for name in MERGE_FIELDS.get(self.method, {})}
 
     def check_count(self, branches: int) -> None:
         """Raise ValueError if the method or the weights do not fit this number of branches."""

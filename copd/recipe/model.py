@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from copd.recipe.fields import Section
+from copd.recipe.fields import CodeOfFile, Section, VerifierName, is_code, one_of_or_code, schema_of
 from copd.recipe.keys import check_no_key
 from copd.recipe.method_sections import (
     DISTIL,
@@ -20,10 +20,8 @@ from copd.recipe.method_sections import (
 )
 from copd.recipe.sections import (
     BackendSection,
-    BranchSection,
     CheckpointSection,
     EvaluationSection,
-    FunctionOfFile,
     GrpoSection,
     LoraSection,
     ModelSection,
@@ -32,10 +30,13 @@ from copd.recipe.sections import (
     SamplingSection,
     ScheduleSection,
     TopologySection,
-    VerifierName,
     backend_by_name,
 )
+from copd.recipe.task_sections import BranchSection, PythonTask
 from copd.types import BASE, RESERVED_NAMES
+
+TRACKERS = ("tensorboard", "wandb")
+"""The trackers of copd, each by the name of its library."""
 
 
 class Recipe(Section):
@@ -55,8 +56,8 @@ class Recipe(Section):
     schedule: ScheduleSection = ScheduleSection()
     sampling: SamplingSection = SamplingSection()
     reward: RewardSection = RewardSection()
-    verifiers: dict[VerifierName, FunctionOfFile] = Field(
-        {}, description="your own reward functions, path/file.py:function, under the names that problems use"
+    verifiers: dict[VerifierName, CodeOfFile] = Field(
+        {}, description="your own reward functions, path/file.py:NAME, under the names that problems use"
     )
     grpo: GrpoSection = GrpoSection()
     opd: OpdSection = OpdSection()
@@ -72,10 +73,25 @@ class Recipe(Section):
     lora: LoraSection | None = Field(
         None, description="branches as adapters on one frozen base: {rank, alpha, targets}; null = full weights"
     )
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
-        (), description="trackers that also get the numbers of metrics.jsonl; each is an extra of the package"
+    trackers: tuple[Annotated[str, one_of_or_code(*TRACKERS), schema_of(*TRACKERS)], ...] = Field(
+        (),
+        description="trackers that also get the numbers of metrics.jsonl; each is an extra of the package, or code of "
+        "yours that opens one",
     )
     backend: Annotated[BackendSection, BeforeValidator(backend_by_name)] = BackendSection()
+
+    @property
+    def own_code(self) -> dict[str, str]:
+        """The code of the user's that the recipe names, as path/file.py:NAME, by field. Copd runs no other."""
+        of_branches = {
+            f"branches.{name}.task.source": branch.task.source
+            for name, branch in self.branches.items()
+            if isinstance(branch.task, PythonTask)
+        }
+        named = {"model.family": self.model.family, "merge.method": self.merge.method}
+        named |= {f"trackers.{i}": tracker for i, tracker in enumerate(self.trackers)}
+        others = {field: source for field, source in named.items() if source is not None and is_code(source)}
+        return {f"verifiers.{name}": source for name, source in self.verifiers.items()} | of_branches | others
 
     @model_validator(mode="before")
     @classmethod

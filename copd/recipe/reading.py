@@ -41,12 +41,17 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     The recipe may also be given as nested mappings; they are not changed. Raises RecipeError with the path to the key,
     the value found and the values accepted.
     """
+    return make_recipe(recipe_data(source, overrides))
+
+
+def recipe_data(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The nested mappings of `load_recipe`, not yet checked as a recipe."""
     data = parse_yaml(recipe_text(source), str(source)) if isinstance(source, str | Path) else deepcopy(dict(source))
     if not isinstance(data, dict):
         raise RecipeError(f"{source}: a recipe is a mapping of sections, found {type(data).__name__}")
     for override in overrides:
         _apply(data, override)
-    return make_recipe(data)
+    return data
 
 
 def make_recipe(data: Mapping[str, Any]) -> Recipe:

@@ -2,41 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
-from copd.recipe.fields import Count, Decay, Positive, Section, Share
-from copd.recipe.task_sections import TASK_TAG, DigitsTask, RowsTask, tag_of_task
+from copd.recipe.fields import CodeOfFile, Count, Decay, Positive, Section, Share
 from copd.system.files import REVISION
-
-
-def _function_of_file(source: str) -> str:
-    path, _, function = source.rpartition(":")
-    if not path.endswith(".py") or not function.isidentifier():
-        raise ValueError(f"write path/file.py:function, found {source[:80]!r}")
-    return source
-
-
-VerifierName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_/-]{1,64}$")]
-FunctionOfFile = Annotated[str, AfterValidator(_function_of_file)]
-"""path/file.py:function. Like every path of a recipe, it is relative to the current directory."""
-
-
-class BranchSection(Section):
-    """One branch: the capability it trains on."""
-
-    task: Annotated[
-        Annotated[DigitsTask, Tag(f"{TASK_TAG}digits")] | Annotated[RowsTask, Tag(f"{TASK_TAG}rows")],
-        Discriminator(
-            tag_of_task, custom_error_type="unknown_kind", custom_error_message="accepted: 'digits' or 'rows'"
-        ),
-    ] = Field(description="source of the branch's problems and their verifiable answers")
-    device: str | None = Field(
-        None,
-        pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$",
-        description="device of this branch, for instance cuda:1; null = model.device",
-    )
 
 
 class ModelSection(Section):
@@ -79,6 +50,11 @@ class ModelSection(Section):
         (),
         description="modules whose weights are not trained, by the end of their path in the model: [visual] is the "
         "vision tower; without gradients and moments",
+    )
+    family: CodeOfFile | None = Field(
+        None,
+        description="your own subclass of `copd.compute.family.Family`, for a kind of model that copd does not know or "
+        "treats otherwise; null = by the model's configuration",
     )
     export_dtype: Literal["float32", "bfloat16"] = Field(
         "float32",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from copd.recipe.fields import Count, Positive, Section, Share
+from copd.recipe.fields import CodeOfFile, Count, Positive, Section, Share, VerifierName
 from copd.system.files import HUB, REVISION
 
 HUB_FILE = re.compile(rf"{HUB}[\w.-]+/[\w.-]+(/.+)?")
@@ -167,9 +167,46 @@ class RowsTask(Section):
         return self
 
 
+class PythonTask(Section):
+    """Problems that a class of yours makes (`copd.tasks.own`)."""
+
+    kind: Literal["python"] = Field(description="which source of problems")
+    source: CodeOfFile = Field(
+        description="path/file.py:Class, with a method `problem(split, index)` that returns a `copd.types.Problem`"
+    )
+    arguments: dict[str, bool | int | float | str] = Field(
+        {}, description="arguments of the class by name; the recipe's seed goes to a parameter `seed`, if it has one"
+    )
+
+
 def tag_of_task(value: Any) -> str:
     kind = value.get("kind", "digits") if isinstance(value, dict) else getattr(value, "kind", "digits")
     return f"{TASK_TAG}{kind}"
 
 
-TASKS: dict[str, type[Section]] = {"digits": DigitsTask, "rows": RowsTask}
+TASKS: dict[str, type[Section]] = {"digits": DigitsTask, "rows": RowsTask, "python": PythonTask}
+
+
+class BranchSection(Section):
+    """One branch: the capability it trains on."""
+
+    task: Annotated[
+        Annotated[DigitsTask, Tag(f"{TASK_TAG}digits")]
+        | Annotated[RowsTask, Tag(f"{TASK_TAG}rows")]
+        | Annotated[PythonTask, Tag(f"{TASK_TAG}python")],
+        Discriminator(
+            tag_of_task,
+            custom_error_type="unknown_kind",
+            custom_error_message="accepted: 'digits', 'rows' or 'python'",
+        ),
+    ] = Field(description="source of the branch's problems and their verifiable answers")
+    rewards: dict[VerifierName, float] = Field(
+        {},
+        description="further verifiers, each with the weight at which its score is added to that of the problem's own "
+        "verifier; that one alone says whether an answer is right",
+    )
+    device: str | None = Field(
+        None,
+        pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$",
+        description="device of this branch, for instance cuda:1; null = model.device",
+    )

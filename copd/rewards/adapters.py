@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import importlib.util
 import inspect
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from copd.rewards.verifiers import Verdict
+from copd.system.own_code import OwnCode, load_code
 
 LARGEST = 1e6
 """A score of greater magnitude is a mistake: the standard deviation of its group would overflow."""
@@ -196,21 +193,8 @@ PROBE = Sample(
 
 
 def load(verifier: UserVerifier) -> Callable[..., Any]:
-    """Import the user's file and return the function. Raises ValueError if file or function have changed."""
-    path = Path(verifier.path)
-    source = path.read_bytes()
-    if hashlib.sha256(source).hexdigest() != verifier.sha256:
-        raise ValueError(f"{path} has changed since the start of the run")
-    module_name = f"copd_verifier_{verifier.sha256}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec
-    module = sys.modules[module_name] = importlib.util.module_from_spec(spec)
-    # The import system would read the file again, or cached bytecode.
-    code = compile(source, path, "exec", dont_inherit=True)
-    exec(code, module.__dict__)
-    function = getattr(module, verifier.function, None)
-    if not callable(function):
-        raise ValueError(f"{path} has no function {verifier.function!r}")
+    """Run the user's file and return the function. Raises ValueError if file or function have changed."""
+    function: Callable[..., Any] = load_code(OwnCode(verifier.path, verifier.function, verifier.sha256))
     return function
 
 

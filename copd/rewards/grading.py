@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
@@ -18,8 +17,8 @@ from copd.rewards.answers import final_answer
 from copd.rewards.equality import judged
 from copd.rewards.pool import Call, KillablePool
 from copd.rewards.verifiers import VERIFIERS, Verdict
-from copd.rewards.worker import describe, verify_by_user, verify_mathematically
-from copd.system.files import sha256
+from copd.rewards.worker import Attempt, describe, verify_by_user, verify_mathematically
+from copd.system.own_code import find_code
 from copd.types import Problem
 
 MATH = "math"
@@ -55,6 +54,7 @@ class Grader:
     """Grades batches of responses. Equal responses to a problem get equal grades, in whatever batch they are.
 
     reward = (1 - format_weight) * score + format_weight * formatted
+    score = the problem's verifier's + sum of weight * score of each further verifier of the problem's branch
 
     `formatted` is 1 if a finished response has exactly one final answer, not empty, in the form `answer_form` (one of
     `answers.FORMS`), else 0. A verifier of ours gets that answer and scores 1 or 0. A user's function gets the
@@ -74,16 +74,20 @@ class Grader:
         deadline_seconds: float = 10.0,
         workers: int = 2,
         memory_gib: float = 4.0,
+        further: Mapping[str, Mapping[str, float]] | None = None,
         warn: Callable[[str], None] = logger.warning,
     ) -> None:
-        """`verifiers`: a user's functions by name, as file.py:function. Raises RecipeError for an unusable one.
+        """`verifiers`: a user's functions by name, as file.py:NAME. Raises RecipeError for an unusable one.
 
-        Each function is loaded once in its own process, to check that it can be.
+        Each function is loaded once in its own process, to check that it can be. `further`: by branch, the weights of
+        further verifiers by name. Raises RecipeError for one that is unknown.
         """
         users = recognised(user_verifiers(verifiers or {}), memory_gib)
         self.functions = tuple((verifiers or {}).values())
         """The user's functions, in the form file.py:function."""
         self._conventions = {user.name: user.convention for user in users}
+        self._further = further or {}
+        self._check_further()
         self._pool = KillablePool(workers, deadline_seconds, memory_gib, users)
         self._form = answer_form
         self._format_weight = format_weight
@@ -100,22 +104,47 @@ class Grader:
             final_answer(response.text, finished=response.finished, form=self._form, prompt=problem.prompt)
             for problem, response in zip(problems_N, responses_N, strict=True)
         ]
-        plans = [self._plan(*row) for row in zip(problems_N, responses_N, answers, strict=True)]
-        calls = list(dict.fromkeys(plan for plan in plans if not isinstance(plan, Verdict)))
+        rows = zip(problems_N, responses_N, answers, strict=True)
+        plans_N = [[self._plan(name, *row) for name in self._graders(row[0])] for row in rows]
+        calls = list(dict.fromkeys(plan for plans in plans_N for plan in plans if not isinstance(plan, Verdict)))
         attempts = dict(zip(calls, self._pool.run(calls), strict=True))
         rewards, correct, failures = [], [], 0
-        for problem, answer, plan in zip(problems_N, answers, plans, strict=True):
-            verdict, failure = (plan, "") if isinstance(plan, Verdict) else attempts[plan]
-            if failure:
-                failures += 1
-                self._tell(problem, failure)
-            rewards.append(0.0 if failure else self._reward(verdict, formatted=bool(answer)))
-            correct.append(not failure and verdict.correct)
+        for problem, answer, plans in zip(problems_N, answers, plans_N, strict=True):
+            outcomes = [Attempt(plan) if isinstance(plan, Verdict) else attempts[plan] for plan in plans]
+            weights = self._graders(problem)
+            failed = [(name, failure) for name, (_, failure) in zip(weights, outcomes, strict=True) if failure]
+            for name, failure in failed:
+                self._tell(name, problem, failure)
+            failures += bool(failed)
+            if failed:
+                rewards.append(0.0)
+                correct.append(False)
+                continue
+            verdicts = [outcome.value for outcome in outcomes]
+            score = sum(weight * verdict.score for weight, verdict in zip(weights.values(), verdicts, strict=True))
+            rewards.append(self._reward(score, formatted=bool(answer)))
+            correct.append(verdicts[0].correct)
         return Grades(rewards, correct, failures)
 
-    def _plan(self, problem: Problem, response: Response, answer: str | None) -> Verdict | Call:
-        """The verdict if no process is needed for it, else the call that gives it."""
-        name, reference = problem.verifier, problem.answer
+    def _graders(self, problem: Problem) -> dict[str, float]:
+        """The weight of each verifier of a problem by name, first its own. Further ones are those of its branch."""
+        branch = problem.address.capability if problem.address else problem.task
+        further = self._further.get(branch, {})
+        return {problem.verifier: 1.0 + further.get(problem.verifier, 0.0)} | {
+            name: weight for name, weight in further.items() if name != problem.verifier
+        }
+
+    def _check_further(self) -> None:
+        known = {*OURS, *self._conventions}
+        for branch, weights in self._further.items():
+            if strangers := sorted(weights.keys() - known):
+                raise RecipeError(
+                    f"branches.{branch}.rewards.{strangers[0]}: unknown verifier; accepted: {', '.join(sorted(known))}"
+                )
+
+    def _plan(self, name: str, problem: Problem, response: Response, answer: str | None) -> Verdict | Call:
+        """The verdict of a verifier if no process is needed for it, else the call that gives it."""
+        reference = problem.answer
         if name in self._conventions:
             convention = self._conventions[name]
             return (verify_by_user, name, convention, _sample(problem, response)) if response.finished else WRONG
@@ -126,15 +155,15 @@ class Grader:
         known = ", ".join(sorted({*OURS, *self._conventions}))
         raise RecipeError(f"problem {problem.id}: unknown verifier {name!r}; accepted: {known}")
 
-    def _reward(self, verdict: Verdict, *, formatted: bool) -> float:
-        return (1 - self._format_weight) * verdict.score + self._format_weight * formatted
+    def _reward(self, score: float, *, formatted: bool) -> float:
+        return (1 - self._format_weight) * score + self._format_weight * formatted
 
-    def _tell(self, problem: Problem, failure: str) -> None:
+    def _tell(self, verifier: str, problem: Problem, failure: str) -> None:
         """Warn of the first failure of each verifier. Later failures are only counted."""
-        if problem.verifier not in self._warned:
-            self._warned.add(problem.verifier)
+        if verifier not in self._warned:
+            self._warned.add(verifier)
             self._warn(
-                f"verifier {problem.verifier!r} failed on a response to problem {problem.id!r}: {failure}; such "
+                f"verifier {verifier!r} failed on a response to problem {problem.id!r}: {failure}; such "
                 "responses earn 0 and are counted (grader_failures)"
             )
 
@@ -179,12 +208,9 @@ def user_verifiers(verifiers: Mapping[str, str]) -> list[UserVerifier]:
     """
     found = []
     for name, source in verifiers.items():
-        path, _, function = source.rpartition(":")
         if name in OURS:
             raise RecipeError(f"verifiers.{name}: is a verifier of copd; give yours another name")
-        if not Path(path).is_file():
-            raise RecipeError(f"verifiers.{name}: no file {path!r}; write path/file.py:function")
-        found.append(UserVerifier(name, str(Path(path).resolve()), function, sha256(Path(path))))
+        found.append(UserVerifier(name, *find_code(source, f"verifiers.{name}")))
     return found
 
 

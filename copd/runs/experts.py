@@ -29,17 +29,24 @@ DECIDE_NOTHING = ("allow_plain_path", "export_dtype")
 """Fields of the section `model` that decide no number of a run."""
 
 
+def decides_experts(field: str) -> bool:
+    """Whether experts depend on the user's code that a field of the recipe names. A merge or tracker comes after."""
+    return field.partition(".")[0] in DECIDES_EXPERTS
+
+
 def trajectory(
     recipe: Mapping[str, Any],
     base_sha256: Mapping[str, str],
     data_sha256: Mapping[str, Any],
-    verifier_sha256: Mapping[str, str],
+    code_sha256: Mapping[str, str],
 ) -> str:
     """The hash of everything that decides how experts develop. Runs with the same hash have the same experts.
 
+    `code_sha256`: of the user's code for which `decides_experts` holds.
+
     The model of `mixed` learns the tasks in the order of the branches. For other experts the order decides nothing.
     """
-    files = [dict(sums) for sums in (base_sha256, data_sha256, verifier_sha256)]
+    files = [dict(sums) for sums in (base_sha256, data_sha256, code_sha256)]
     order = [list(recipe["branches"])] if recipe["method"] == "mixed" else []
     model = {name: value for name, value in recipe["model"].items() if name not in DECIDE_NOTHING}
     decides = [{name: recipe[name] for name in DECIDES_EXPERTS} | {"model": model}, *files, *order]

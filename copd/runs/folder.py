@@ -10,10 +10,11 @@ from typing import Any
 
 from copd.errors import CheckpointError, RecipeError, WriteError
 from copd.runs.experts import DECIDE_NOTHING
+from copd.runs.given import GIVEN
 from copd.runs.runlog import RUN_MANIFEST
 from copd.system.files import replace_text
 
-RESUMED = ("recipe", "branch_order", "base_sha256", "data_sha256", "verifier_sha256", "versions")
+RESUMED = ("recipe", "branch_order", "base_sha256", "data_sha256", "code_sha256", "versions")
 """What must not change when a run is resumed."""
 MAY_CHANGE = (
     *(f"recipe.backend.{name} " for name in ("restarts", "slow_minutes", "give_up_minutes")),
@@ -23,8 +24,8 @@ MAY_CHANGE = (
 Reread = Callable[[Any], dict[str, Any]]
 """Reads a recipe from a manifest. Fields that are newer than the manifest take their defaults."""
 
-STARTED = r"\.lock|\..+\.writing"
-"""Pattern of the files that an interrupted start leaves in a run folder."""
+STARTED = rf"\.lock|\..+\.writing|{GIVEN}"
+"""Pattern of the files that a start leaves in a run folder: of one that was interrupted, and rows that it was given."""
 
 
 def occupied(folder: Path, besides: str = "") -> bool:
@@ -105,6 +106,8 @@ def _read(path: Path) -> dict[str, Any]:
     """The manifest of a run. Raises CheckpointError if it is damaged or lacks something that must not change."""
     try:
         manifest = dict(json.loads(path.read_text(encoding="utf-8")))
+        if "verifier_sha256" in manifest:  # so it was called while verifiers alone were a user's code
+            manifest["code_sha256"] = manifest.pop("verifier_sha256")
         if lacking := [key for key in RESUMED if key not in manifest]:
             raise KeyError(lacking[0])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -1,7 +1,7 @@
 """Trackers, which also get the numbers of `metrics.jsonl`.
 
 A tracker is a function that opens a log for a run and returns two functions: `log(step, numbers)` and `close()`. To add
-a tracker, write such a function and enter it in `TRACKERS`.
+a tracker, write such a function and enter it in `TRACKERS`. A recipe may also name one of the user's, as file.py:NAME.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def wandb(folder: Path, first_step: int, recipe: Mapping[str, Any]) -> Log:
     return Log(lambda step, numbers: run.log({**numbers, "step": step}) if numbers else None, run.finish)
 
 
-TRACKERS: dict[str, Callable[[Path, int, Mapping[str, Any]], Log]] = {"tensorboard": tensorboard, "wandb": wandb}
+Opener = Callable[[Path, int, Mapping[str, Any]], Log]
+"""Opens a log: (run folder, first step, recipe) -> Log, or another object with `log` and `close`."""
+TRACKERS: dict[str, Opener] = {"tensorboard": tensorboard, "wandb": wandb}
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -83,18 +85,24 @@ def check_trackers(names: Sequence[str]) -> None:
     A folder with the library's name does not count.
     """
     for name in names:
+        if name not in TRACKERS:
+            continue
         found = find_spec(name)
         if found is None or found.origin is None:
             raise RecipeError(f"trackers: {name} is not installed: pip install {name}")
 
 
-def open_trackers(names: Sequence[str], folder: Path, first_step: int, recipe: Mapping[str, Any]) -> list[Log]:
-    """Open the trackers of these names, all or none. Raises RecipeError naming one that cannot be opened."""
+def open_trackers(names: Sequence[str | Opener], folder: Path, first_step: int, recipe: Mapping[str, Any]) -> list[Log]:
+    """Open trackers, all or none, by the name of ours or by the user's own function.
+
+    Raises RecipeError naming one that cannot be opened.
+    """
     logs: list[Log] = []
     with ExitStack() as opened:
         for name in names:
             try:
-                logs.append(TRACKERS[name](folder, first_step, recipe))
+                opener = TRACKERS[name] if isinstance(name, str) else name
+                logs.append(opener(folder, first_step, recipe))
             except ImportError as error:
                 raise RecipeError(f"trackers: {name} cannot be imported: {error}") from error
             opened.callback(logs[-1].close)

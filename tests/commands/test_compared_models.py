@@ -60,7 +60,7 @@ def test_models_are_in_memory_one_at_a_time_although_rows_ask_each_whether_they_
     )
     loaded, alive = [], []
 
-    def load(recipe, path):
+    def load(recipe, path, **_):
         alive.append(sum(model() is not None for model in loaded))
         policy = load_policy(recipe, path)
         loaded.append(weakref.ref(policy.model.get_input_embeddings()))

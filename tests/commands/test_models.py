@@ -1,6 +1,7 @@
 """Model folders merged from the outside: what is written, what is refused at once, and a scan that keeps the best."""
 
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_a_merge_of_folders_and_builtin_models_is_written_with_a_card(spoiled, t
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     for said in (
         "ties, scale 1, density 0.5",
-        f"`{spoiled}`",
+        f"`{Path(spoiled).name}`",
         f"Base: `{DIGITS}`",
         "tags: [merge]",
         "pipeline_tag: image-text-to-text",
@@ -68,6 +69,7 @@ def test_a_merge_of_folders_and_builtin_models_is_written_with_a_card(spoiled, t
         "suppress_tokens",
     ):
         assert said in card
+    assert str(tmp_path) not in card
     assert "validation" not in card
 
 
@@ -126,7 +128,7 @@ def test_a_scan_loads_what_each_candidate_would_be_one_at_a_time(spoiled, tmp_pa
     """The models that are evaluated, as they are loaded, and how many are in memory then."""
     loaded, alive = [], []
 
-    def load(recipe, path):
+    def load(recipe, path, **_):
         alive.append(sum(model() is not None for _, model in loaded))
         policy = load_policy(recipe, path)
         loaded.append((policy.weights(), weakref.ref(policy.model.get_input_embeddings())))
@@ -145,7 +147,7 @@ def test_a_scan_loads_what_each_candidate_would_be_one_at_a_time(spoiled, tmp_pa
 def test_a_scan_that_fails_leaves_nothing(spoiled, tmp_path, monkeypatch):
     seen = []
 
-    def refuse(recipe, path):
+    def refuse(recipe, path, **_):
         seen.extend(file.name for file in tmp_path.iterdir())
         raise RecipeError("stopped")
 

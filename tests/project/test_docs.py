@@ -381,9 +381,10 @@ def test_the_names_of_other_libraries_are_those_that_an_unknown_key_is_looked_up
     assert page == renewed(page), "`make docs` renews docs/coming-from.md"
 
 
-def test_the_recipes_page_has_every_field_once_with_both_kinds_of_tasks():
+def test_the_recipes_page_has_every_field_once_with_all_kinds_of_tasks():
     rows = "branches.video.task={kind: rows, train: a.jsonl}"
-    recipes = [load_recipe("demo", ["lora={rank: 4}", rows]), load_recipe("demo")]
+    own = "branches.video.task={kind: python, source: a.py:A}"
+    recipes = [load_recipe("demo", ["lora={rank: 4}", rows]), load_recipe("demo"), load_recipe("demo", [own])]
     fields = {
         ".".join("NAME" if part in recipe.branches else part for part in path.split("."))
         for recipe in recipes
@@ -392,4 +393,4 @@ def test_the_recipes_page_has_every_field_once_with_both_kinds_of_tasks():
     lines = PAGES["docs/recipe.md"].splitlines()
     for field in fields - {"branches.NAME.task.kind"}:
         assert len([line for line in lines if line.startswith(f"| `{field}` |")]) == 1, field
-    assert len([line for line in lines if line.startswith("| `branches.NAME.task.kind` |")]) == 2
+    assert len([line for line in lines if line.startswith("| `branches.NAME.task.kind` |")]) == 3

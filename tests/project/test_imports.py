@@ -28,7 +28,7 @@ ROOMS = {
     "rewards": EVERYBODY,
     "rewards/answers.py": set(),
     "rewards/verifiers.py": set(),
-    "rewards/adapters.py": {"copd.rewards.verifiers"},
+    "rewards/adapters.py": {"copd.rewards.verifiers", "copd.system.own_code"},
     "rewards/equality.py": {
         f"copd.rewards.{module}" for module in ("kinds", "members", "spelling", "units", "verifiers")
     },

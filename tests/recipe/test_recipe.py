@@ -197,7 +197,7 @@ REFUSED = [
     ),
     pytest.param(
         TWO + "verifiers: {mine: rewards.py}",
-        ["verifiers.mine", "path/file.py:function, found 'rewards.py'"],
+        ["verifiers.mine", "path/file.py:NAME, found 'rewards.py'"],
         id="a file",
     ),
     pytest.param(TWO + "verifiers: {mine: 'a.sh:f'}", ["verifiers.mine", "found 'a.sh:f'"], id="not of Python"),
@@ -331,7 +331,10 @@ REFUSED = [
     ),
     pytest.param(
         "branches: {a: {task: {kind: words}}, b: {task: {kind: rows}}}",
-        ["branches.a.task.kind: accepted: 'digits' or 'rows', found 'words'", "branches.b.task.train: missing"],
+        [
+            "branches.a.task.kind: accepted: 'digits', 'rows' or 'python', found 'words'",
+            "branches.b.task.train: missing",
+        ],
         id="an unknown kind of task",
     ),
     pytest.param("branches: {a: {task: 3}}", ["branches.a.task: accepted: a section", "found '3'"], id="no task"),

@@ -307,7 +307,7 @@ def test_what_runs_is_the_file_whose_hash_is_known_whatever_compiled_code_lies_b
 
 def test_a_file_that_has_changed_or_lacks_the_function_is_named(tmp_path):
     user = user_file(tmp_path, "def score(response, answer): return 1.0")
-    with pytest.raises(ValueError, match=r"rewards\.py has no function 'other'"):
+    with pytest.raises(ValueError, match=r"rewards\.py has no function or class 'other'"):
         load(user._replace(function="other"))
     with pytest.raises(ValueError, match=r"rewards\.py has changed since the start"):
         load(user._replace(sha256="0" * 64))

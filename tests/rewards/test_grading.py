@@ -289,15 +289,15 @@ def test_a_name_of_ours_cannot_be_taken(path, name):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(RecipeError, match=r"verifiers.mine: no file '.*none\.py'; write path/file\.py:function"):
+    with pytest.raises(RecipeError, match=r"verifiers.mine: no file '.*none\.py'; write path/file\.py:NAME"):
         Grader({"mine": f"{tmp_path}/none.py:score"})
 
 
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        ("other", r"rewards\.py has no function 'other'"),
-        ("number", r"rewards\.py has no function 'number'"),
+        ("other", r"rewards\.py has no function or class 'other'"),
+        ("number", r"rewards\.py has no function or class 'number'"),
         ("strange", r"has the parameters \(text\); accepted: \(response, answer\); TRL's"),
     ],
 )

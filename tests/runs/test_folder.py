@@ -16,7 +16,7 @@ def manifest_of(*changes: str, **others) -> dict:
         "branch_order": list(recipe.branches),
         "base_sha256": {},
         "data_sha256": {"text": "a"},
-        "verifier_sha256": {},
+        "code_sha256": {},
         "versions": {"torch": "2"},
     }
     return {"recipe": recipe.model_dump(mode="json"), **same, **others}

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 def runs(tmp_path_factory):
     """Each method once, two steps of RLVR and two of OPD."""
     return {
-        name: copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path_factory.mktemp("baseline") / "run")
+        name: copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path_factory.mktemp("baseline") / "run").folder
         for name, changes in METHODS.items()
     }
 
@@ -142,12 +142,12 @@ def test_resuming_is_bit_identical(runs, tmp_path, name, stop, assert_same, stop
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory):
     changes = ["method=expert", "budget.rollouts=48"]
-    return copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path_factory.mktemp("experts") / "run")
+    return copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path_factory.mktemp("experts") / "run").folder
 
 
 def test_merge_only_is_the_mean_of_experts_that_were_reused(experts, tmp_path, assert_same):
     changes = ["method=merge_only", "budget.rollouts=48", f"experts.run={experts}"]
-    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run")
+    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run").folder
     assert events(folder, "update") == [], "three steps were there already"
     merged = load_file(folder / "merged" / "model.safetensors")
     branches = [load_file(experts / "branches" / name / "model.safetensors") for name in NAMES]
@@ -160,7 +160,7 @@ def test_merge_only_is_the_mean_of_experts_that_were_reused(experts, tmp_path, a
 
 def reusing(name: str, experts: Path, folder: Path) -> Path:
     """A run of this method that takes the experts over."""
-    return copd.train(load_recipe("demo", [*SMALL, *METHODS[name], f"experts.run={experts}"]), folder)
+    return copd.train(load_recipe("demo", [*SMALL, *METHODS[name], f"experts.run={experts}"]), folder).folder
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_reused_experts_give_the_run_that_trains_its_own(request, runs, experts,
 def frugal(tmp_path_factory):
     """Experts of the recipe's own length, six steps, that keep one checkpoint in passing."""
     changes = ["method=expert", "checkpoint={every_steps: 4, keep_last: 1}"]
-    return copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path_factory.mktemp("frugal") / "run")
+    return copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path_factory.mktemp("frugal") / "run").folder
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def frugal(tmp_path_factory):
 )
 def test_experts_are_taken_over_just_where_any_method_of_the_recipe_needs_them(frugal, tmp_path, method, taken_over):
     changes = [f"method={method}", f"experts.run={frugal}", "checkpoint={every_steps: 4, keep_last: 1}"]
-    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run")
+    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run").folder
     (taken,) = events(folder, "experts")
     assert taken["step"] + 1 == taken_over
     assert {event["phase"] for event in events(folder, "update")} == {"opd" if method == "copd" else "consolidation"}
@@ -215,7 +215,7 @@ def test_of_experts_no_other_checkpoints_are_kept_than_those_needed_and_the_last
 
 def test_copd_takes_over_no_more_steps_than_its_first_phase_has(experts, tmp_path):
     changes = ["schedule={cycles: 2, rl_steps: 1, opd_steps: 1}", "checkpoint.every_steps=2", f"experts.run={experts}"]
-    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run")
+    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run").folder
     assert [e["taken_from"].rpartition("-")[2] for e in events(folder, "experts")] == ["00000001"]
     steps = {e["step"]: e["phase"] for e in events(folder, "update")}
     assert steps == {1: "opd", 2: "rlvr", 3: "opd"}
@@ -224,9 +224,9 @@ def test_copd_takes_over_no_more_steps_than_its_first_phase_has(experts, tmp_pat
 def test_experts_that_are_taken_over_have_cost_what_they_did_and_not_what_the_others_of_their_run_did(tmp_path):
     branches = f"branches={{{TASKS}, video: {{task: {{capability: video}}}}}}"
     all_three = ["method=expert", "budget.rollouts=48", branches]
-    experts = copd.train(load_recipe("demo", [*SMALL, *all_three]), tmp_path / "experts")
+    experts = copd.train(load_recipe("demo", [*SMALL, *all_three]), tmp_path / "experts").folder
     two = [*METHODS["static_opd"], branches, f"experts.run={experts}"]
-    (taken,) = events(copd.train(load_recipe("demo", [*SMALL, *two]), tmp_path / "run"), "experts")
+    (taken,) = events(copd.train(load_recipe("demo", [*SMALL, *two]), tmp_path / "run").folder, "experts")
     (cost,) = events(experts, "ledger")
     assert taken["spent"] == {name: cost["spent"][name] for name in NAMES}
     slowest = max(sum(own["rlvr"][name] for name in ACTIVITIES) for own in taken["spent"].values())

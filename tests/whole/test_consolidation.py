@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Two steps of RLVR, two of consolidation, and from the student one and two again."""
-    return copd.train(load_recipe("demo", SMALL), tmp_path_factory.mktemp("consolidated") / "run")
+    return copd.train(load_recipe("demo", SMALL), tmp_path_factory.mktemp("consolidated") / "run").folder
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_the_student_alone_is_updated_while_the_branches_rest(run, assert_same):
 
 @pytest.mark.slow
 def test_weights_that_travel_between_processes_make_the_bits_of_one_process(run, tmp_path):
-    again = copd.train(load_recipe("demo", [*SMALL, "backend=processes"]), tmp_path / "run")
+    again = copd.train(load_recipe("demo", [*SMALL, "backend=processes"]), tmp_path / "run").folder
     whole = Path("checkpoints") / "step-00000007"
     for name in (*NAMES, "merged"):
         assert (again / whole / f"{name}.safetensors").read_bytes() == (
@@ -128,7 +128,7 @@ def test_a_run_that_goes_on_among_held_teachers_is_bit_identical(tmp_path, asser
         "merge={method: mean}",
         "opd={signal: reverse_kl, prompts_per_step: 2, rollouts_per_prompt: 1, teachers: phase_start, anchor: 0.5}",
     ]
-    whole = copd.train(load_recipe("demo", changes), tmp_path / "whole")
+    whole = copd.train(load_recipe("demo", changes), tmp_path / "whole").folder
     for event in events(whole, "update"):
         if event["phase"] == "opd":
             assert {f"from_{name}/divergence" for name in NAMES} <= set(event)
@@ -144,7 +144,7 @@ def test_a_run_that_goes_on_in_a_replay_is_bit_identical(tmp_path, assert_resume
         "merge={method: distil, steps: 1}",
         "opd={signal: forward_kl, prompts_per_step: 2, replay: 2}",
     ]
-    whole = copd.train(load_recipe("demo", changes), tmp_path / "whole")
+    whole = copd.train(load_recipe("demo", changes), tmp_path / "whole").folder
     assert [(e["phase"], e["branch"]) for e in events(whole, "update")][6:] == [
         ("replay", "merged"),
         ("replay", "merged"),
@@ -157,7 +157,7 @@ def test_a_run_that_goes_on_in_a_replay_is_bit_identical(tmp_path, assert_resume
 
 def test_branches_that_begin_anew_from_their_mean_are_alike_after_one_step(tmp_path):
     changes = ["merge={method: mean, steps: null}", "schedule={cycles: 2, rl_steps: 2, opd_steps: 0, restart: merge}"]
-    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run")
+    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run").folder
     ends = [weights_at(folder, 2, name) for name in NAMES]
     for branch in NAMES:
         for name, tensor in weights_at(folder, 3, branch).items():

@@ -80,7 +80,7 @@ def recipe_of(folder: Path, **changes):
 
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory) -> Path:
-    return copd.train(recipe_of(folder), tmp_path_factory.mktemp("run") / "run")
+    return copd.train(recipe_of(folder), tmp_path_factory.mktemp("run") / "run").folder
 
 
 def test_two_steps_on_rows_of_the_three_kinds_train_and_merge(finished):

@@ -99,7 +99,7 @@ def test_no_picture_is_in_two_splits_and_a_constant_answer_about_photographs_ear
 
 
 def test_the_example_is_trained_to_a_merged_model(tmp_path):
-    run = copd.train(load_recipe(RECIPE, SMALL), tmp_path / "run")
+    run = copd.train(load_recipe(RECIPE, SMALL), tmp_path / "run").folder
     updates = [line for line in read_lines(run / "metrics.jsonl") if line["event"] == "update"]
     assert {line["branch"] for line in updates} == {"text", "image", "video"}
     assert (run / "merged" / "model.safetensors").is_file()

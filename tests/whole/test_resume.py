@@ -44,7 +44,7 @@ def manifest_of(*changes: str, **others) -> dict:
         "branch_order": list(recipe.branches),
         "base_sha256": {"tokenizer.json": "a", "model.safetensors": "b"},
         "data_sha256": {"text": "c"},
-        "verifier_sha256": {"mine.py:f": "d"},
+        "code_sha256": {"mine.py:f": "d"},
         "trajectory": "e",
         "versions": {"copd": "0.1.0", "torch": "2.10.0"},
         **others,
@@ -73,7 +73,7 @@ def differences(folder: Path, manifest: dict) -> list[str]:
             {"base_sha256": {"tokenizer.json": "x", "model.safetensors": "b"}},
             "base_sha256.tokenizer.json was 'a' and is now 'x'",
         ),
-        ({"verifier_sha256": {}}, "verifier_sha256.mine.py:f was 'd' and is now None"),
+        ({"code_sha256": {}}, "code_sha256.mine.py:f was 'd' and is now None"),
     ],
 )
 def test_other_versions_another_tokenizer_or_verifier_are_refused_by_name(tmp_path, change, said):
@@ -221,7 +221,7 @@ def finished(tmp_path_factory) -> Path:
     """A finished run on a base of its own."""
     folder = tmp_path_factory.mktemp("resume")
     shutil.copytree(model_folder("builtin:digits"), folder / "base")
-    return copd.train(load_recipe("demo", [*TINY, f"model.path={folder / 'base'}"]), folder / "run")
+    return copd.train(load_recipe("demo", [*TINY, f"model.path={folder / 'base'}"]), folder / "run").folder
 
 
 @pytest.fixture

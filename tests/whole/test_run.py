@@ -66,7 +66,7 @@ def record(folder: Path) -> list:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    return copd.train(load_recipe("demo", SMALL), tmp_path_factory.mktemp("copd") / "run")
+    return copd.train(load_recipe("demo", SMALL), tmp_path_factory.mktemp("copd") / "run").folder
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_a_run_of_a_text_only_model_says_what_loads_it_on_the_screen_and_in_its_
     assert f"use it: AutoModelForCausalLM.from_pretrained('{tmp_path / 'run' / 'merged'}')" in said.getvalue()
     card = (tmp_path / "run" / "merged" / "README.md").read_text(encoding="utf-8")
     assert "pipeline_tag: text-generation" in card
-    assert "`AutoModelForCausalLM.from_pretrained(folder)`" in card
+    assert "AutoModelForCausalLM.from_pretrained(" in card
 
 
 def test_a_run_folder_holds_what_readers_rely_on(finished):
@@ -137,7 +137,7 @@ DARE.append("merge={method: dare, scale: 0.5, density: 0.6, seed: 4}")
 
 @pytest.fixture(scope="module")
 def dare(tmp_path_factory) -> Path:
-    return copd.train(load_recipe("demo", DARE), tmp_path_factory.mktemp("dare") / "run")
+    return copd.train(load_recipe("demo", DARE), tmp_path_factory.mktemp("dare") / "run").folder
 
 
 def test_a_run_merges_by_the_method_of_its_recipe_from_its_base(dare, assert_same):
@@ -316,7 +316,7 @@ def test_resuming_is_bit_identical_with_every_option_of_the_objectives(tmp_path,
         "optimizer.learning_rate=1e-3",
     ]
     recipe = load_recipe("demo", [*SMALL, *options])
-    whole = copd.train(recipe, tmp_path / "whole")
+    whole = copd.train(recipe, tmp_path / "whole").folder
     for stop in (2, 3, 5):
         resumed = tmp_path / f"resumed from {stop}"
         shutil.copytree(whole, resumed, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
@@ -396,7 +396,7 @@ def test_prompts_longer_than_the_context_are_refused_before_anything_runs(tmp_pa
 @pytest.mark.parametrize(("method", "branches"), [("expert", ["text", "image"]), ("mixed", ["mixed"])])
 def test_baselines_run_at_the_rollouts_of_copd(tmp_path, method, branches):
     changes = [f"method={method}", "checkpoint.every_steps=50", "sampling.max_new_tokens=6", HARDLY_MEASURED]
-    folder = copd.train(load_recipe("demo", [*SMALL, TWO_BRANCHES % 1.0, *changes]), tmp_path / "run")
+    folder = copd.train(load_recipe("demo", [*SMALL, TWO_BRANCHES % 1.0, *changes]), tmp_path / "run").folder
     assert sorted(path.name for path in (folder / "branches").iterdir()) == sorted(branches)
     assert not (folder / "merged").exists()
     (ledger,) = events(folder, "ledger")

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    return copd.train(load_recipe("demo", LORA), tmp_path_factory.mktemp("lora") / "run")
+    return copd.train(load_recipe("demo", LORA), tmp_path_factory.mktemp("lora") / "run").folder
 
 
 def weights_of(folder):
@@ -92,7 +92,8 @@ def test_checkpoints_hold_adapters_alone_and_a_run_goes_on_bit_identically(finis
 @pytest.mark.slow
 def test_branches_that_take_turns_train_to_the_same_weights(tmp_path, assert_same):
     folders = [
-        copd.train(load_recipe("demo", [*SMALL, f"model.offload={on}"]), tmp_path / on) for on in ("false", "true")
+        copd.train(load_recipe("demo", [*SMALL, f"model.offload={on}"]), tmp_path / on).folder
+        for on in ("false", "true")
     ]
     assert_same(*(weights_of(folder / "merged") for folder in folders))
 
@@ -102,7 +103,7 @@ def test_adapters_are_merged_from_the_base_by_every_method_that_adds_to_it(finis
     changes = [*LORA, "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}", "checkpoint.every_steps=5"]
     folder = copd.train(
         load_recipe("demo", [*changes, "merge={method: task_arithmetic, scale: 0.5}"]), tmp_path / "run"
-    )
+    ).folder
     base = weights_of(model_folder("builtin:digits"))
     exported = [weights_of(folder / "branches" / name) for name in NAMES]
     expected = merge(exported, method="task_arithmetic", base=base, scale=0.5)

@@ -29,7 +29,7 @@ def test_a_merge_that_fails_names_the_section_and_the_tensor_after_the_branches_
 @pytest.mark.slow
 def test_a_run_that_exports_in_bfloat16_trains_and_merges_in_float32_and_rounds_its_folders_once(tmp_path):
     plain, halved = (
-        copd.train(load_recipe("demo", [*TINY, f"model.export_dtype={name}"]), tmp_path / name)
+        copd.train(load_recipe("demo", [*TINY, f"model.export_dtype={name}"]), tmp_path / name).folder
         for name in ("float32", "bfloat16")
     )
     for folder in ("merged", "branches/text", "branches/image"):

@@ -48,7 +48,7 @@ def secrets(monkeypatch) -> None:
 
 
 def test_no_file_of_a_run_and_no_page_holds_a_secret_of_the_environment(secrets, tmp_path):
-    run = copd.train(load_recipe("demo", [*SMALL, "trackers=[tensorboard]"]), tmp_path / "run")
+    run = copd.train(load_recipe("demo", [*SMALL, "trackers=[tensorboard]"]), tmp_path / "run").folder
     shutil.copytree(run, tmp_path / "twin")
     write_comparison([run, tmp_path / "twin"])
     there = {path.name for path in tmp_path.rglob("*")}
@@ -60,7 +60,7 @@ def test_no_file_of_a_run_and_no_page_holds_a_secret_of_the_environment(secrets,
 def test_a_whole_run_that_wandb_records_holds_no_secret_of_the_environment(secrets, tmp_path):
     pytest.importorskip("wandb", reason="wandb is not installed: pip install wandb")
     changes = [*SMALL, "trackers=[wandb]", "method=mixed", "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}"]
-    run = copd.train(load_recipe("demo", changes), tmp_path / "run")
+    run = copd.train(load_recipe("demo", changes), tmp_path / "run").folder
     assert list(run.rglob("*.wandb"))
     assert list(leaks(tmp_path)) == []
 

@@ -77,16 +77,14 @@ def branch_with(policy, few, problems_of, tmp_path):
 
 def test_the_hash_of_a_user_s_file_is_recorded_and_a_changed_file_is_not_resumed(mine, tmp_path):
     recipe = load_recipe("demo", [*SMALL, f"verifiers.mine={mine}:score"])
-    folder = copd.train(recipe, tmp_path / "run")
+    folder = copd.train(recipe, tmp_path / "run").folder
     source = f"{mine}:score"
-    assert json.loads((folder / "manifest.json").read_text())["verifier_sha256"] == {source: sha256(mine)}
+    assert json.loads((folder / "manifest.json").read_text())["code_sha256"] == {source: sha256(mine)}
     updates = [line for line in read_lines(folder / "metrics.jsonl") if line["event"] == "update"]
     assert {update["native/grader_failures"] for update in updates} == {0.0}
     copd.train(recipe, folder, resume=True)
     mine.write_text(FILE.format("0.5"))
-    with pytest.raises(
-        CheckpointError, match=rf"cannot resume: verifier_sha256.{source} was '[0-9a-f]{{64}}' and is now"
-    ):
+    with pytest.raises(CheckpointError, match=rf"cannot resume: code_sha256.{source} was '[0-9a-f]{{64}}' and is now"):
         copd.train(recipe, folder, resume=True)
 
 

@@ -1,0 +1,68 @@
+"""Rows that a program hands over, written into the run folder as files, which can be hashed and resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from copd.errors import RecipeError
+from copd.system.files import replace_bytes
+from copd.types import Split
+
+GIVEN = "given"
+"""The folder in a run folder with the rows that a program handed over."""
+ACCEPTED = "accepted: a list of mappings that JSON can express, or a table with to_parquet, such as a datasets.Dataset"
+
+
+def by_split(branch: str, rows: Any) -> dict[str, Any]:
+    """The rows of each split. Rows without splits are for training. Raises RecipeError for another split."""
+    if not isinstance(rows, Mapping):
+        return {Split.TRAIN.value: rows}
+    names = [split.value for split in Split]
+    if strangers := sorted(map(str, set(rows) - set(names))):
+        raise RecipeError(f"rows.{branch}: unknown split {strangers[0]!r}; accepted: rows, or {', '.join(names)}")
+    return dict(rows)
+
+
+def write_rows(folder: Path, branch: str, split: str, rows: Any) -> Path:
+    """Write rows into a run folder, as .parquet what has `to_parquet`, else as .jsonl. Returns the file.
+
+    Raises RecipeError for rows that cannot be written, or if the run has other rows already.
+    """
+    field = f"rows.{branch}.{split}"
+    table = hasattr(rows, "to_parquet")
+    content = _as_parquet(field, rows) if table else _as_lines(field, rows)
+    path = folder / GIVEN / f"{branch}-{split}.{'parquet' if table else 'jsonl'}"
+    if path.is_file():
+        if path.read_bytes() != content:
+            raise RecipeError(f"{field}: the run began with others ({path}); give those, or another folder")
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_bytes(path, content)
+    return path
+
+
+def _as_parquet(field: str, rows: Any) -> bytes:
+    content = BytesIO()
+    try:
+        rows.to_parquet(content)
+    except Exception as error:
+        raise RecipeError(f"{field}: its to_parquet fails: {type(error).__name__}: {error}") from error
+    return content.getvalue()
+
+
+def _as_lines(field: str, rows: Any) -> bytes:
+    if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
+        raise RecipeError(f"{field}: found {type(rows).__name__}; {ACCEPTED}")
+    lines = []
+    for index, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise RecipeError(f"{field}[{index}]: found {type(row).__name__}; {ACCEPTED}")
+        try:
+            lines.append(json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n")
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"{field}[{index}]: {error}; {ACCEPTED}") from error
+    return "".join(lines).encode()
