@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 
 from copd.assemble.preflight import check_overlap, check_prompts, reject_unfit, settle_paths
-from copd.assemble.sampling import make_sampler
+from copd.assemble.sampling import cut_of, make_sampler
 from copd.assemble.tasks import conflict_warnings, data_warnings, leak_warnings, make_tasks
 from copd.branches.actor import Actor, SamplingSettings
 from copd.model.engine import EngineSampler
@@ -158,8 +158,8 @@ class Assembled:
     @property
     def sampling(self) -> SamplingSettings:
         """How all models of the recipe sample their responses."""
-        recipe = self.recipe
-        return SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
+        seed, sampling = self.recipe.seed, self.recipe.sampling
+        return SamplingSettings(seed, sampling.max_new_tokens, sampling.temperature, cut_of(sampling))
 
     def tell_of_bad_rows(self) -> None:
         """Warn of the bad rows that were left out. Before a model is made to answer, no row was drawn."""

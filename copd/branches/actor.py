@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from copd.maths.cut import WHOLE, Cut
 from copd.model.pieces import token_pieces
 from copd.model.policy import Policy
 from copd.rewards.grading import Grader, Response
@@ -19,11 +20,15 @@ from copd.types import Problem, Rollouts, Score, Split, Task
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How responses are sampled: at most `max_new_tokens`, at `temperature`. All randomness comes from `seed`."""
+    """How responses are sampled: at most `max_new_tokens`, at `temperature`, from what `cut` leaves.
+
+    All randomness comes from `seed`.
+    """
 
     seed: int
     max_new_tokens: int
     temperature: float
+    cut: Cut = WHOLE
 
 
 class Actor:
@@ -71,6 +76,7 @@ class Actor:
             generator=generator,
             max_new_tokens=self.sampling.max_new_tokens,
             temperature=self.sampling.temperature,
+            cut=self.sampling.cut,
         )
 
     def grade(self, rollouts: Rollouts) -> Rollouts:

@@ -201,7 +201,7 @@ class Branch(Actor):
         seconds = time.perf_counter() - started
         self.ledger.tokens_trained += report.tokens_trained
         self.ledger.update_seconds += seconds
-        apart = {f"{part.name}/logp_mismatch" for part in parts if part.by_teacher}
+        apart = {f"{part.name}/logp_mismatch" for part in parts if part.by_teacher or part.rollouts.cut}
         described = [describe(part, each.rollouts) for part, each in zip(parts, objectives, strict=True)]
         return {
             **{name: value for metrics in described for name, value in metrics.items()},

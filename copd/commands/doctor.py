@@ -23,7 +23,7 @@ from copd.branches.branch import Branch
 from copd.branches.described import describe
 from copd.branches.handle import Handle
 from copd.branches.local import Turns, finish, local_handle
-from copd.commands.findings import Finding, machine, one_line, short, size
+from copd.commands.findings import Finding, machine, noise, one_line, short, size
 from copd.commands.remedies import Answered, advice_on
 from copd.compute.batching import take_rows
 from copd.compute.family import Encoded, Family
@@ -37,15 +37,13 @@ from copd.runs.screen import memory_in_words
 from copd.schedule import Batches
 from copd.system.processes import peak, usable_cores
 from copd.topology import Edge
-from copd.types import BASE, Part, Problem, Rollouts, Score, Split, Task
+from copd.types import BASE, Part, Problem, Rollouts, Split, Task
 
 PROBED = 32
 """Training problems of a capability that the base answers. Kinds of prompts are looked for among them."""
 OF_EACH_KIND = 3
 SHOWN = 2
 """Graded samples shown per capability."""
-MOST_NOISE = 0.1
-"""Most noise per delta. Beyond, a warning follows."""
 
 
 def examine(recipe: Recipe) -> Iterator[Finding]:
@@ -270,21 +268,6 @@ def _steps(bench: Bench, plan: Plan) -> Iterator[Finding]:
         metrics = finish(branch.update([Part("native", rollouts)]))
         after, skipped = finish(branch.inspect(rollouts, 0)), bool(metrics["skipped"])
         yield noise(name, rollouts, before, after, "one step changes them", skipped=skipped)
-
-
-def noise(who: str, rollouts: Rollouts, own: Score, other: Score, what: str, *, skipped: bool) -> Finding:
-    """Compare the difference between sampler and trainer with the signal `what`: `other` minus the trainer's `own`."""
-    tokens = int(rollouts.mask_NT.sum())
-    mismatch = float((own.logp_NT - rollouts.logp_NT).abs().sum()) / tokens
-    delta = float((other.logp_NT - own.logp_NT).abs().sum()) / tokens
-    found = f"log-probs differ by {mismatch:.1e} nats per token; {what} by {delta:.1e}"
-    check = f"{who}: sampler against trainer"
-    if skipped:
-        return Finding(check, "failed", f"{found}; a log-prob, loss or gradient was not finite")
-    if delta == 0:
-        return Finding(check, "warning", f"{found}: there was no signal")
-    drowned = mismatch > MOST_NOISE * delta
-    return Finding(check, "warning" if drowned else "ok", found + "; the noise is more than a tenth of that" * drowned)
 
 
 def branches_at_once(backend: str, branches: int, threads: int) -> int:

@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer
 
 from copd.compute.encode import Prompts
 from copd.compute.family import Family
+from copd.maths.cut import WHOLE, Cut, remaining
 from copd.maths.logprobs import draw, masked_log_softmax
 
 
@@ -56,12 +57,13 @@ def decode(
     uniform_NT: Tensor | None,
     max_new_tokens: int,
     temperature: float,
+    cut: Cut = WHOLE,
 ) -> Decoded:
     """Continue each row until an end token or `max_new_tokens`.
 
     At the start `prefixes` holds the prompts alone, and `logits_MV` the logits after them. `uniform_NT` holds one
     number in [0, 1) per row and position (None = greedy), so that a response does not depend on which other rows are
-    unfinished.
+    unfinished. Sampled tokens are drawn from what `cut` leaves of the distribution, and so are their log-probs.
     """
     rows, device, vocabulary = len(prompt_of_N), logits_MV.device, logits_MV.shape[-1]
     steps: list[tuple[Tensor, ...]] = []
@@ -69,7 +71,7 @@ def decode(
     ends_V[end_ids] = True
     row_R, prefix_R = torch.arange(rows, device=device), prompt_of_N
     for t in range(max_new_tokens):
-        step_logp_MV = masked_log_softmax(logits_MV, banned_V, temperature=temperature)
+        step_logp_MV = log_probs(logits_MV, banned_V, temperature, cut, greedy=uniform_NT is None)
         token_R = pick(step_logp_MV, prefix_R, None if uniform_NT is None else uniform_NT[row_R, t])
         ended_R = ends_V.index_select(0, token_R)
         steps.append((row_R, token_R, step_logp_MV[prefix_R, token_R].float(), ended_R))
@@ -93,6 +95,12 @@ def _collected(steps: Sequence[tuple[Tensor, ...]], rows: int) -> Decoded:
     logp_NT = logp_S.new_zeros(rows, len(steps)).index_put_(at, logp_S)
     finished_N = ended_S.new_zeros(rows).index_fill_(0, row_S[ended_S], value=True)
     return Decoded(tokens_NT, mask_NT, logp_NT, finished_N)
+
+
+def log_probs(logits_MV: Tensor, banned_V: Tensor, temperature: float, cut: Cut, *, greedy: bool) -> Tensor:
+    """The log-probs that tokens are drawn from, cut unless `greedy`: then nothing is drawn. [M, V]."""
+    logp_MV = masked_log_softmax(logits_MV, banned_V, temperature=temperature)
+    return logp_MV if greedy else remaining(logp_MV, cut)
 
 
 def pick(logp_MV: Tensor, prefix_R: Tensor, uniform_R: Tensor | None) -> Tensor:

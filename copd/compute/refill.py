@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from copd.compute.decode import Decoded, ModelStep, PlacedLayer, pick
+from copd.compute.decode import Decoded, ModelStep, PlacedLayer, log_probs, pick
 from copd.compute.encode import Encoder, Responses
 from copd.compute.forward import Forward, in_float32
 from copd.compute.queue import BLOCK, Queue
-from copd.maths.logprobs import masked_log_softmax
+from copd.maths.cut import WHOLE, Cut
 from copd.types import Problem
 
 
@@ -45,6 +45,7 @@ class Request:
     """The rows to sample: at most `max_new_tokens` tokens each, as answers to problems of any kinds.
 
     `uniform_NT` has one number in [0, 1) for each row and position, on the CPU. None = greedy.
+    Sampled tokens are drawn from what `cut` leaves of the distribution.
     """
 
     problems: Sequence[Problem]
@@ -52,6 +53,7 @@ class Request:
     uniform_NT: Tensor | None
     max_new_tokens: int
     temperature: float
+    cut: Cut = WHOLE
 
 
 @torch.no_grad()
@@ -78,7 +80,7 @@ def decode_refilled(policy: Samples, asked: Request, block: int = BLOCK) -> Deco
         steps = min(block, max(left_R))
         uniform_RT = _uniform(asked.uniform_NT, queue, steps, policy.device)
         go_on = max(left_R) > steps
-        sampled_2RT = running.sample(steps, go_on, uniform_RT, policy.banned_V, asked.temperature)
+        sampled_2RT = running.sample(steps, go_on, uniform_RT, policy.banned_V, asked)
         told.take(queue, sampled_2RT.cpu().numpy(), left_R)
 
 
@@ -205,9 +207,7 @@ class _Running:
         self._cache.put(parts, text_J)
         self._states = tuple(map(torch.cat, zip(self._states, states, strict=True))) if self._states else tuple(states)
 
-    def sample(
-        self, steps: int, go_on: bool, uniform_RT: Tensor | None, banned_V: Tensor, temperature: float
-    ) -> Tensor:
+    def sample(self, steps: int, go_on: bool, uniform_RT: Tensor | None, banned_V: Tensor, asked: Request) -> Tensor:
         """The next tokens of all rows and their log-probs, in one tensor for one transfer. [2, R, steps] float64.
 
         If rows go on afterwards, the last tokens are put into the cache too. A row past its limit stays at its last
@@ -221,7 +221,7 @@ class _Running:
         sees_RC = column_C >= (layers[0].length - tokens_R)[:, None]
         token_TR, logp_TR = [], []
         for t in range(steps):
-            logp_RV = masked_log_softmax(logits_RV, banned_V, temperature=temperature)
+            logp_RV = log_probs(logits_RV, banned_V, asked.temperature, asked.cut, greedy=uniform_RT is None)
             token_R = pick(logp_RV, place_R, None if uniform_RT is None else uniform_RT[:, t])
             token_TR.append(token_R)
             logp_TR.append(logp_RV[place_R, token_R].float())

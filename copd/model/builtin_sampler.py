@@ -12,6 +12,7 @@ from torch import Tensor
 from copd.compute.batching import Held, sampled_tokens, stack_rows
 from copd.compute.decode import Decoded, decode
 from copd.compute.refill import Request, Samples, decode_refilled, refills
+from copd.maths.cut import WHOLE, Cut
 from copd.types import Problem, Rollouts
 
 
@@ -46,6 +47,7 @@ def sample(
     generator: torch.Generator | None,
     max_new_tokens: int,
     temperature: float,
+    cut: Cut = WHOLE,
 ) -> Rollouts:
     """`Policy.sample`. The generator gives all random numbers at once, one per row and position.
 
@@ -55,14 +57,21 @@ def sample(
     prompt_of_N = torch.arange(len(problems)).repeat_interleave(rollouts_per_prompt)
     size = (len(prompt_of_N), max_new_tokens)
     uniform_NT = None if generator is None else torch.rand(size, generator=generator, dtype=torch.float64)
-    asked = Request(problems, prompt_of_N.tolist(), uniform_NT, max_new_tokens, temperature)
+    asked = Request(problems, prompt_of_N.tolist(), uniform_NT, max_new_tokens, temperature, cut)
     if policy.shared_prefix and refills(policy.device):
         with policy.computing():
             found = decode_refilled(policy, asked)
     else:
         found = _in_batches(policy, asked)
     return Rollouts(
-        tuple(problems), found.tokens_NT, found.mask_NT, found.finished_N, found.logp_NT, prompt_of_N, temperature
+        tuple(problems),
+        found.tokens_NT,
+        found.mask_NT,
+        found.finished_N,
+        found.logp_NT,
+        prompt_of_N,
+        temperature,
+        cut=generator is not None and cut != WHOLE,
     )
 
 
@@ -98,4 +107,5 @@ def sample_batch(policy: Sampling, asked: Request, rows_M: Tensor, prompt_of_M: 
             uniform_NT=None if asked.uniform_NT is None else asked.uniform_NT[rows_M].to(policy.device, noise),
             max_new_tokens=asked.max_new_tokens,
             temperature=asked.temperature,
+            cut=asked.cut,
         )

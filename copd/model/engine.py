@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
 
 from copd.errors import RecipeError
+from copd.maths.cut import WHOLE, Cut
 from copd.model.parity import TOLERANCE_NATS
 from copd.model.policy import Policy
 from copd.types import Problem, Rollouts
@@ -58,6 +60,7 @@ class Engine(Protocol):
         rollouts_per_prompt: int,
         max_new_tokens: int,
         temperature: float,
+        cut: Cut,
     ) -> list[Answers]:
         """Sample, a function of each prompt's seed as far as the engine is one; without seeds the likeliest tokens.
 
@@ -73,7 +76,8 @@ class Engine(Protocol):
 class EngineSampler:
     """Samples for the policies of this process, by one engine. It is what `Policy.sampler` calls.
 
-    `probes` are the prompts of the check, which samples at `temperature`.
+    `probes` are the prompts of the check, which samples at `temperature` from the whole distribution, as the policy's
+    own log-probs are of it.
     """
 
     def __init__(self, engine: Engine, probes: Sequence[Problem], temperature: float) -> None:
@@ -90,6 +94,7 @@ class EngineSampler:
         generator: torch.Generator | None = None,
         max_new_tokens: int = 36,
         temperature: float = 1.0,
+        cut: Cut = WHOLE,
     ) -> Rollouts:
         """`Policy.sample` by the engine. The generator gives one seed per prompt.
 
@@ -104,9 +109,10 @@ class EngineSampler:
             rollouts_per_prompt=rollouts_per_prompt,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            cut=cut,
         )
         self._rest()
-        return rollouts_of(problems, answers, temperature)
+        return replace(rollouts_of(problems, answers, temperature), cut=generator is not None and cut != WHOLE)
 
     def prove(self, policy: Policy) -> None:
         """Take over the policy's weights and check the log-probs, before anything is trained.
@@ -142,6 +148,7 @@ class EngineSampler:
             rollouts_per_prompt=1,
             max_new_tokens=CHECKED_TOKENS,
             temperature=self._temperature,
+            cut=WHOLE,
         )
         for problem, answer in zip(self._probes, answers, strict=True):
             prompt = policy.encoder.encode([problem], policy.device)

@@ -16,6 +16,7 @@ from copd.recipe.method_sections import (
     OpdSection,
     StaticOpdSection,
 )
+from copd.recipe.sampling_section import SamplingSection
 from copd.recipe.sections import (
     BackendSection,
     BranchSection,
@@ -29,7 +30,6 @@ from copd.recipe.sections import (
     ModelSection,
     OptimizerSection,
     RewardSection,
-    SamplingSection,
     ScheduleSection,
     TopologySection,
     VerifierName,

@@ -64,6 +64,9 @@ ROWS = (
         ("max_response_length",),
     ),
     Row("sampling.temperature", ("temperature",), ("temperature",), ("temperature",), "of every log-prob too"),
+    Row("sampling.top_p", ("top_p",), ("top_p",), ("top_p",), "with importance weights"),
+    Row("sampling.top_k", ("top_k",), ("top_k",), ("top_k",), "null = all, where they write 0 or -1"),
+    Row("sampling.min_p", ("min_p",)),
     Row("sampling.engine", ("use_vllm", "vllm_mode"), ("rollout.name",)),
     Row(
         "sampling.vllm_cache_gib",
