@@ -183,7 +183,8 @@ class Rollouts:
 
     tokens_NT        token ids, right padded; the end token is part of the response
     mask_NT          True on response tokens
-    finished_N       True where the response ends with an end token, False where the length limit truncated it
+    finished_N       True where the response ends with an end token or a stop string, False where the length limit
+                     truncated it
     logp_NT          log-probs of the distribution that the sampler drew from, at `temperature` and under the
                      vocabulary mask; 0 on padding
     version          the number of updates that the sampling policy had made

@@ -159,7 +159,8 @@ class Assembled:
     def sampling(self) -> SamplingSettings:
         """How all models of the recipe sample their responses."""
         seed, sampling = self.recipe.seed, self.recipe.sampling
-        return SamplingSettings(seed, sampling.max_new_tokens, sampling.temperature, cut_of(sampling))
+        cut, stop = cut_of(sampling), sampling.stop
+        return SamplingSettings(seed, sampling.max_new_tokens, sampling.temperature, cut, stop)
 
     def tell_of_bad_rows(self) -> None:
         """Warn of the bad rows that were left out. Before a model is made to answer, no row was drawn."""

@@ -22,13 +22,14 @@ from copd.types import Problem, Rollouts, Score, Split, Task
 class SamplingSettings:
     """How responses are sampled: at most `max_new_tokens`, at `temperature`, from what `cut` leaves.
 
-    All randomness comes from `seed`.
+    The token that completes a string of `stop` is the last of a response. All randomness comes from `seed`.
     """
 
     seed: int
     max_new_tokens: int
     temperature: float
     cut: Cut = WHOLE
+    stop: tuple[str, ...] = ()
 
 
 class Actor:
@@ -77,6 +78,7 @@ class Actor:
             max_new_tokens=self.sampling.max_new_tokens,
             temperature=self.sampling.temperature,
             cut=self.sampling.cut,
+            stop=self.sampling.stop,
         )
 
     def grade(self, rollouts: Rollouts) -> Rollouts:

@@ -16,12 +16,13 @@ from transformers.cache_utils import DynamicLayer
 
 from copd.compute.encode import Prompts
 from copd.compute.family import Family
+from copd.compute.stops import Stops
 from copd.maths.cut import WHOLE, Cut, remaining
 from copd.maths.logprobs import draw, masked_log_softmax
 
 
 class Decoded(NamedTuple):
-    """Sampled tokens, their mask, their log-probs, and which rows sampled an end token; on the model's device."""
+    """Sampled tokens, their mask, their log-probs, and which rows ended by themselves; on the model's device."""
 
     tokens_NT: Tensor
     mask_NT: Tensor
@@ -58,8 +59,9 @@ def decode(
     max_new_tokens: int,
     temperature: float,
     cut: Cut = WHOLE,
+    stops: Stops | None = None,
 ) -> Decoded:
-    """Continue each row until an end token or `max_new_tokens`.
+    """Continue each row until an end token, one that completes a stop string, or `max_new_tokens`.
 
     At the start `prefixes` holds the prompts alone, and `logits_MV` the logits after them. `uniform_NT` holds one
     number in [0, 1) per row and position (None = greedy), so that a response does not depend on which other rows are
@@ -67,6 +69,7 @@ def decode(
     """
     rows, device, vocabulary = len(prompt_of_N), logits_MV.device, logits_MV.shape[-1]
     steps: list[tuple[Tensor, ...]] = []
+    said_N: list[list[int]] = [[] for _ in range(rows)]
     ends_V = torch.zeros(vocabulary, dtype=torch.bool, device=device)
     ends_V[end_ids] = True
     row_R, prefix_R = torch.arange(rows, device=device), prompt_of_N
@@ -74,6 +77,8 @@ def decode(
         step_logp_MV = log_probs(logits_MV, banned_V, temperature, cut, greedy=uniform_NT is None)
         token_R = pick(step_logp_MV, prefix_R, None if uniform_NT is None else uniform_NT[row_R, t])
         ended_R = ends_V.index_select(0, token_R)
+        if stops is not None:
+            ended_R |= _stopped(stops, said_N, row_R, token_R)
         steps.append((row_R, token_R, step_logp_MV[prefix_R, token_R].float(), ended_R))
         left_L = ended_R.logical_not().nonzero()[:, 0]
         if t + 1 == max_new_tokens or not len(left_L):
@@ -83,6 +88,15 @@ def decode(
         place_M, logits_MV = prefixes.extend(parent_M, token_M)
         prefix_R = place_M.index_select(0, prefix_R)
     return _collected(steps, rows)
+
+
+def _stopped(stops: Stops, said_N: Sequence[list[int]], row_R: Tensor, token_R: Tensor) -> Tensor:
+    """Whether the next token of each unfinished row, which is added to what it has said, completes a stop string."""
+    found = []
+    for n, token in zip(row_R.tolist(), token_R.tolist(), strict=True):
+        said_N[n].append(token)
+        found.append(stops.first(said_N[n], len(said_N[n]) - 1) is not None)
+    return torch.tensor(found, device=token_R.device)
 
 
 def _collected(steps: Sequence[tuple[Tensor, ...]], rows: int) -> Decoded:

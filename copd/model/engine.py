@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from copd.compute.stops import Stops
 from copd.errors import RecipeError
 from copd.maths.cut import WHOLE, Cut
 from copd.model.parity import TOLERANCE_NATS
@@ -61,10 +62,12 @@ class Engine(Protocol):
         max_new_tokens: int,
         temperature: float,
         cut: Cut,
+        stop: Sequence[str],
     ) -> list[Answers]:
         """Sample, a function of each prompt's seed as far as the engine is one; without seeds the likeliest tokens.
 
-        The policy gives vocabulary mask, end tokens and the form of prompts. Nothing that was computed is kept.
+        The policy gives vocabulary mask, end tokens and the form of prompts. A response may go on behind a string of
+        `stop`. Nothing that was computed is kept.
         """
         ...
 
@@ -95,6 +98,7 @@ class EngineSampler:
         max_new_tokens: int = 36,
         temperature: float = 1.0,
         cut: Cut = WHOLE,
+        stop: Sequence[str] = (),
     ) -> Rollouts:
         """`Policy.sample` by the engine. The generator gives one seed per prompt.
 
@@ -110,8 +114,11 @@ class EngineSampler:
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             cut=cut,
+            stop=stop,
         )
         self._rest()
+        if stop:
+            answers = ended_by(Stops(policy.tokenizer, stop), answers)
         return replace(rollouts_of(problems, answers, temperature), cut=generator is not None and cut != WHOLE)
 
     def prove(self, policy: Policy) -> None:
@@ -149,6 +156,7 @@ class EngineSampler:
             max_new_tokens=CHECKED_TOKENS,
             temperature=self._temperature,
             cut=WHOLE,
+            stop=(),
         )
         for problem, answer in zip(self._probes, answers, strict=True):
             prompt = policy.encoder.encode([problem], policy.device)
@@ -166,6 +174,18 @@ class EngineSampler:
                 f"trainer's by {difference:.2g} nats (accepted: {accepted}); set builtin, and report it with the "
                 "model's name"
             )
+
+
+def ended_by(stops: Stops, answers: Sequence[Answers]) -> list[Answers]:
+    """The answers, each response up to the token that completes a stop string, with which it is finished."""
+
+    def ended(response: Sampled) -> Sampled:
+        last = stops.first(response.ids_T, 0)
+        if last is None:
+            return response
+        return Sampled(response.ids_T[: last + 1], response.logp_T[: last + 1], finished=True)
+
+    return [answer._replace(responses=[ended(each) for each in answer.responses]) for answer in answers]
 
 
 def rollouts_of(problems: Sequence[Problem], answers: Sequence[Answers], temperature: float) -> Rollouts:

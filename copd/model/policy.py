@@ -223,12 +223,14 @@ class Policy:
         max_new_tokens: int = 36,
         temperature: float = 1.0,
         cut: Cut = WHOLE,
+        stop: Sequence[str] = (),
     ) -> Rollouts:
         """Sample `rollouts_per_prompt` responses to each problem. Rows of one prompt are next to each other.
 
         The `sampler` samples, or the policy's own model (`copd.model.builtin_sampler`). Without a generator each token
         is the most likely one. With one, tokens are drawn from what `cut` leaves of the distribution, and their
-        log-probs are of what is left. Problems may be of several kinds.
+        log-probs are of what is left. A response ends with an end token, or with the token that completes a string of
+        `stop`. Problems may be of several kinds.
         """
         sampler = self.sampler or builtin_sampler.sample
         return sampler(
@@ -239,6 +241,7 @@ class Policy:
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             cut=cut,
+            stop=stop,
         )
 
     def texts(self, rollouts: Rollouts) -> list[str]:

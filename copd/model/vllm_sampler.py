@@ -73,6 +73,13 @@ def cut_as(cut: Cut) -> dict[str, float]:
     return {"top_p": cut.top_p, "top_k": cut.top_k or 0, "min_p": cut.min_p}
 
 
+def stop_as(stop: Sequence[str]) -> dict[str, Any]:
+    """Stop strings as vLLM takes them. Only for them it writes text, with special tokens under their names."""
+    if not stop:
+        return {"detokenize": False}
+    return {"stop": list(stop), "include_stop_str_in_output": True, "skip_special_tokens": False}
+
+
 def pictures(problem: Problem) -> dict[str, Any]:
     """The pictures of a problem as vLLM takes them; videos with the frames that they have."""
     images, frames = ([np.asarray(each) for each in media] for media in (problem.images, problem.videos))
@@ -120,6 +127,7 @@ class VllmEngine:
         max_new_tokens: int,
         temperature: float,
         cut: Cut,
+        stop: Sequence[str],
     ) -> list[Answers]:
         """As `Engine.generate`. Greedy log-probs are at temperature 1."""
         from vllm import SamplingParams
@@ -134,7 +142,7 @@ class VllmEngine:
             "stop_token_ids": policy.end_ids.tolist(),
             "logit_bias": biases(policy.banned_V),
             "logprobs": 0,
-            "detokenize": False,
+            **stop_as(stop),
         }
         seeded = [{} for _ in problems] if seeds_P is None else [{"seed": seed} for seed in seeds_P]
         settings = [SamplingParams(**shared, **seed) for seed in seeded]

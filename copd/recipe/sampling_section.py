@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,11 @@ class SamplingSection(Section):
     top_k: Count | None = Field(None, description="tokens are drawn from this many of the likeliest; null = all")
     min_p: float = Field(
         0.0, ge=0, lt=1, description="tokens are drawn from those at least this many times as likely as the likeliest"
+    )
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description='strings that end a response, such as ["</answer>"]: it ends with the token that completes one, '
+        "which stays part of it, and counts as finished",
     )
     cache_tokens: Count | None = Field(
         None,

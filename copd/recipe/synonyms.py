@@ -67,6 +67,7 @@ ROWS = (
     Row("sampling.top_p", ("top_p",), ("top_p",), ("top_p",), "with importance weights"),
     Row("sampling.top_k", ("top_k",), ("top_k",), ("top_k",), "null = all, where they write 0 or -1"),
     Row("sampling.min_p", ("min_p",)),
+    Row("sampling.stop", ("stop", "stop_strings"), ("stop",), ("stop",), "the string stays in the response"),
     Row("sampling.engine", ("use_vllm", "vllm_mode"), ("rollout.name",)),
     Row(
         "sampling.vllm_cache_gib",

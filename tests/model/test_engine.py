@@ -149,6 +149,24 @@ def test_an_engine_samples_from_the_cut_distribution_and_is_checked_on_the_whole
     torch.testing.assert_close(rollouts.logp_NT[rollouts.mask_NT], expected_M, atol=1e-5, rtol=0)
 
 
+def test_what_an_engine_samples_behind_a_stop_string_is_dropped(sampled_by, problems_of):
+    policy, twin = sampled_by()
+    generate = twin.generate
+    twin.generate = lambda *given, stop, **asked: generate(*given, stop=(), **asked)
+    twin_of = {"generator": torch.Generator().manual_seed(0), "rollouts_per_prompt": 3, "max_new_tokens": 6}
+    free = policy.sample(problems_of["text"], **twin_of)
+    row = int((~free.finished_N).nonzero()[0])
+    stop = policy.texts(free)[row][3]
+    twin_of["generator"].manual_seed(0)
+    found = policy.sample(problems_of["text"], **twin_of, stop=[stop])
+    text = policy.texts(found)[row]
+    assert text == policy.texts(free)[row][: len(text)]
+    assert text.endswith(stop)
+    assert text.count(stop) == 1
+    assert bool(found.finished_N[row])
+    torch.testing.assert_close(found.logp_NT, policy.score(found).logp_NT, atol=1e-5, rtol=0)
+
+
 def test_a_proven_engine_holds_the_weights(sampled_by, problems_of):
     policy, twin = sampled_by()
     policy.sampler.prove(policy)

@@ -75,6 +75,15 @@ def test_log_probs_of_a_cut_distribution_are_those_of_what_is_left_of_the_traine
     torch.testing.assert_close(rollouts.logp_NT[rollouts.mask_NT], expected_M, atol=TOLERANCE, rtol=0)
 
 
+def test_a_response_ends_with_the_token_that_completes_a_stop_string(sampled, problems_of):
+    free = sample(sampled, problems_of["text"], tokens=12)
+    stop = sampled.texts(free)[0][4:6]
+    found = sample(sampled, problems_of["text"], tokens=12, stop=[stop])
+    assert sampled.texts(found)[0] == sampled.texts(free)[0][: sampled.texts(free)[0].index(stop) + 2]
+    assert bool(found.finished_N[0])
+    assert difference(sampled, found) < TOLERANCE
+
+
 def test_after_optimizer_steps_the_log_probs_are_those_of_the_new_weights(sampled, problems_of):
     problems = [problems[0] for problems in problems_of.values()]
     for _ in range(3):

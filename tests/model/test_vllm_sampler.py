@@ -12,7 +12,16 @@ import torch
 from copd.errors import RecipeError
 from copd.maths.cut import WHOLE, Cut
 from copd.model.tiny import SPECIAL_TOKENS
-from copd.model.vllm_sampler import DISTRIBUTIONS, VllmEngine, biases, check_installed, cut_as, pictures, weights_of
+from copd.model.vllm_sampler import (
+    DISTRIBUTIONS,
+    VllmEngine,
+    biases,
+    check_installed,
+    cut_as,
+    pictures,
+    stop_as,
+    weights_of,
+)
 from copd.types import Problem
 
 
@@ -81,6 +90,15 @@ def test_exactly_the_banned_tokens_are_made_impossible(policy):
 )
 def test_a_cut_goes_in_under_its_own_names_with_0_for_all_tokens(cut, expected):
     assert cut_as(cut) == expected
+
+
+def test_it_writes_text_only_where_it_looks_for_stop_strings_and_with_special_tokens_in_it():
+    assert stop_as(()) == {"detokenize": False}
+    assert stop_as(("</answer>",)) == {
+        "stop": ["</answer>"],
+        "include_stop_str_in_output": True,
+        "skip_special_tokens": False,
+    }
 
 
 def test_pictures_go_in_as_they_are_and_videos_with_the_frames_that_they_have():

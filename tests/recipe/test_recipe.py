@@ -433,6 +433,8 @@ OVERRIDES = [
     ("sampling.top_p=1.1", "sampling.top_p: .*found '1.1'"),
     ("sampling.top_k=0", "sampling.top_k: .*found '0'"),
     ("sampling.min_p=1", "sampling.min_p: .*found '1'"),
+    ("sampling.stop=['']", r"sampling\.stop.*: .*found ''"),
+    ("sampling.stop=end", r"sampling\.stop: accepted: a list; write \[end\], found 'end'"),
     ("branches.a.task.noise=loud", r"branches\.a\.task\.noise: .*found 'loud'"),
 ]
 
