@@ -193,6 +193,7 @@ class Rollouts:
     grader_failures  number of rows that could not be graded and therefore earn 0
     likeliest_NTK    the sampling policy's K likeliest tokens at each place, if a teacher is to compare them
     cut              whether that distribution was cut (top_p, top_k, min_p), so that `logp_NT` are above the policy's
+    groups           number of groups to learn on, where further ones were sampled for their signal; None: all
     """
 
     problems: tuple[Problem, ...]
@@ -208,6 +209,7 @@ class Rollouts:
     grader_failures: int = 0
     likeliest_NTK: Tensor | None = None
     cut: bool = False
+    groups: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -160,7 +160,7 @@ class Assembled:
         """How all models of the recipe sample their responses."""
         seed, sampling = self.recipe.seed, self.recipe.sampling
         cut, stop = cut_of(sampling), sampling.stop
-        return SamplingSettings(seed, sampling.max_new_tokens, sampling.temperature, cut, stop)
+        return SamplingSettings(seed, sampling.max_new_tokens, sampling.temperature, cut, stop, sampling.refill)
 
     def tell_of_bad_rows(self) -> None:
         """Warn of the bad rows that were left out. Before a model is made to answer, no row was drawn."""

@@ -22,7 +22,8 @@ from copd.types import Problem, Rollouts, Score, Split, Task
 class SamplingSettings:
     """How responses are sampled: at most `max_new_tokens`, at `temperature`, from what `cut` leaves.
 
-    The token that completes a string of `stop` is the last of a response. All randomness comes from `seed`.
+    The token that completes a string of `stop` is the last of a response. A native batch is refilled at most
+    `refill` times. All randomness comes from `seed`.
     """
 
     seed: int
@@ -30,6 +31,7 @@ class SamplingSettings:
     temperature: float
     cut: Cut = WHOLE
     stop: tuple[str, ...] = ()
+    refill: int = 0
 
 
 class Actor:

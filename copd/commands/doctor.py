@@ -291,7 +291,7 @@ def _lesson_and_estimate(bench: Bench, plan: Plan, at_once: int) -> Iterator[Fin
         for branch in holding:
             finish(branch.release())
         yield finding
-    yield estimate(plan, native / (len(spent) * plan.batches.native), visit / plan.batches.per_edge, at_once)
+    yield estimate(plan, native / sum(each["rollouts"] for each in spent), visit / plan.batches.per_edge, at_once)
 
 
 def lesson(bench: Bench, edge: Edge, batches: Batches) -> tuple[float, Finding]:

@@ -14,6 +14,12 @@ class SamplingSection(Section):
 
     prompts_per_step: Count = Field(16, description="prompts of the branch's own capability per step (P)")
     rollouts_per_prompt: int = Field(8, ge=2, description="responses per prompt, the group of GRPO (G)")
+    refill: int = Field(
+        0,
+        ge=0,
+        description="a native batch is refilled by further prompts_per_step prompts, at most so often, until rewards "
+        "vary in as many groups (DAPO's dynamic sampling); R counts the most that there can be",
+    )
     max_new_tokens: Count = Field(36, description="longer responses are truncated at this length and get reward 0")
     temperature: Positive = Field(1.0, description="temperature of sampling and of every log-prob")
     top_p: float = Field(
