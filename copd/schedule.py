@@ -155,7 +155,7 @@ class Batches:
 
     `native_in_opd`: whether a step of mutual OPD has a native batch too. `held_teachers`: whether branches teach with
     the weights that they had when the phase of mutual OPD began. `teachers_answer`: whether teachers answer the prompts
-    of an edge, instead of students.
+    of an edge, instead of students. `refill`: how often a native batch may be refilled by as many prompts.
     """
 
     prompts: int
@@ -165,10 +165,16 @@ class Batches:
     native_in_opd: bool = True
     held_teachers: bool = False
     teachers_answer: bool = False
+    refill: int = 0
 
     @property
     def native(self) -> int:
         return self.prompts * self.rollouts_per_prompt
+
+    @property
+    def most_native(self) -> int:
+        """Most rollouts of a native batch, with those of all refills."""
+        return self.native * (1 + self.refill)
 
     @property
     def per_edge(self) -> int:

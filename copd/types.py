@@ -183,13 +183,17 @@ class Rollouts:
 
     tokens_NT        token ids, right padded; the end token is part of the response
     mask_NT          True on response tokens
-    finished_N       True where the response ends with an end token, False where the length limit truncated it
-    logp_NT          the sampler's log-probs, at `temperature` and under the vocabulary mask; 0 on padding
+    finished_N       True where the response ends with an end token or a stop string, False where the length limit
+                     truncated it
+    logp_NT          log-probs of the distribution that the sampler drew from, at `temperature` and under the
+                     vocabulary mask; 0 on padding
     version          the number of updates that the sampling policy had made
     reward_N         rewards, None until graded
     correct_N        True where the answer is right, whatever else the reward counts; None until graded
     grader_failures  number of rows that could not be graded and therefore earn 0
     likeliest_NTK    the sampling policy's K likeliest tokens at each place, if a teacher is to compare them
+    cut              whether that distribution was cut (top_p, top_k, min_p), so that `logp_NT` are above the policy's
+    groups           number of groups to learn on, where further ones were sampled for their signal; None: all
     """
 
     problems: tuple[Problem, ...]
@@ -204,6 +208,8 @@ class Rollouts:
     correct_N: Tensor | None = None
     grader_failures: int = 0
     likeliest_NTK: Tensor | None = None
+    cut: bool = False
+    groups: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -115,6 +115,11 @@ def _of_seed(
     for name, changes in arms.items():
         try:
             recipe = load_recipe(comparison.recipe, [*common, *as_overrides(changes)])
+            if recipe.sampling.refill:
+                raise RecipeError(
+                    f"sampling.refill: is {recipe.sampling.refill}, but how many rollouts that takes is not known "
+                    "before, and arms are compared at equal budgets; set 0"
+                )
             rollouts = budget_of(account, recipe, reference, comparison.rollouts)
             overrides = (*common, *as_overrides(changes), f"budget.rollouts={rollouts}", "checkpoint.keep_last=1")
             job = Job(f"{account}/{name}/seed-{seed}", name, seed, account, comparison.recipe, overrides, rollouts)

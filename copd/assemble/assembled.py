@@ -12,7 +12,7 @@ import torch
 
 from copd.assemble.preflight import check_overlap, check_prompts, reject_unfit, settle_paths
 from copd.assemble.revisions import pinned
-from copd.assemble.sampling import make_sampler
+from copd.assemble.sampling import cut_of, make_sampler
 from copd.assemble.tasks import (
     conflict_warnings,
     data_warnings,
@@ -197,8 +197,9 @@ class Assembled:
     @property
     def sampling(self) -> SamplingSettings:
         """How all models of the recipe sample their responses."""
-        recipe = self.recipe
-        return SamplingSettings(recipe.seed, recipe.sampling.max_new_tokens, recipe.sampling.temperature)
+        seed, sampling = self.recipe.seed, self.recipe.sampling
+        cut, stop = cut_of(sampling), sampling.stop
+        return SamplingSettings(seed, sampling.max_new_tokens, sampling.temperature, cut, stop, sampling.refill)
 
     def tell_of_bad_rows(self) -> None:
         """Warn of the bad rows that were left out. Before a model is made to answer, no row was drawn."""

@@ -48,7 +48,10 @@ class Plan:
 
     @property
     def rollouts(self) -> int:
-        """R(method): all rollouts that make the model or models. Evaluation is not counted."""
+        """R(method): all rollouts that make the model or models, at most. Evaluation is not counted.
+
+        Without refills of native batches there are exactly as many.
+        """
         return self.costs.of(self.schedule)
 
     def trained(self, phase: Phase) -> tuple[str, ...]:
@@ -133,6 +136,7 @@ def _planned(recipe: Recipe) -> Plan:
         recipe.opd.native,
         held_teachers=recipe.opd.teachers == "phase_start",
         teachers_answer=recipe.opd.responses == "teacher",
+        refill=recipe.sampling.refill,
     )
     asked = _asked(recipe)
     compared = _copd(recipe, asked, batches)
@@ -165,7 +169,7 @@ def _copd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int | Non
     names = tuple(recipe.branches)
     edges = (*_edges(recipe), *_anchors(recipe)) if len(names) > 1 and recipe.schedule.opd_steps else ()
     lessons = to_one(MERGED, names, recipe.opd.weight) if asked.merge_steps else ()
-    native = len(names) * batches.native
+    native = len(names) * batches.most_native
     opd_step = batches.native_in_opd * native + len(edges) * batches.per_edge
     costs = Costs(native, opd_step, len(lessons) * batches.per_edge)
     schedule = asked if rollouts is None else _scaled(recipe, costs, asked, rollouts)
@@ -177,7 +181,7 @@ def _copd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int | Non
 def _expert(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
     """R = steps K P G, all experts together."""
     names = tuple(recipe.branches)
-    costs = Costs(len(names) * batches.native)
+    costs = Costs(len(names) * batches.most_native)
     schedule = _scaled(recipe, costs, Schedule(asked.cycles, 1, 0), rollouts)
     return Plan(names, names, names, (), schedule, batches, costs)
 
@@ -192,7 +196,7 @@ def _mixed(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> 
     names = tuple(recipe.branches)
     size = len(names) if recipe.mixed.batch == "K_times" else 1
     large = replace(batches, prompts=size * batches.prompts)
-    costs = Costs(large.native)
+    costs = Costs(large.most_native)
     schedule = _scaled(recipe, costs, Schedule(asked.cycles, 1, 0), rollouts)
     return Plan(names, (MIXED,), (MIXED,), (), schedule, large, costs, MIXED)
 
@@ -201,7 +205,7 @@ def _static_opd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int
     """R = S_E 2 P G + S_O (P' G' [+ P G with native GRPO]), with S_E : S_O = S_RL : S_OPD."""
     student, teacher = static_pair(recipe)
     batches = replace(batches, native_in_opd=recipe.static_opd.native)
-    costs = Costs(2 * batches.native, merge_step=batches.per_edge + batches.native_in_opd * batches.native)
+    costs = Costs(2 * batches.most_native, merge_step=batches.per_edge + batches.native_in_opd * batches.most_native)
     schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method, recipe.opd.replay), rollouts)
     pair, lessons = (student, teacher), to_one(student, [teacher], recipe.opd.weight)
     return Plan(tuple(recipe.branches), pair, pair, (), schedule, batches, costs, student, lessons)
@@ -210,7 +214,7 @@ def _static_opd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int
 def _mopd(recipe: Recipe, asked: Schedule, batches: Batches, rollouts: int) -> Plan:
     """R = S_E K P G + S_O K P' G', with S_E : S_O = S_RL : S_OPD."""
     names, batches = tuple(recipe.branches), replace(batches, native_in_opd=False)
-    costs = Costs(len(names) * batches.native, merge_step=len(names) * batches.per_edge)
+    costs = Costs(len(names) * batches.most_native, merge_step=len(names) * batches.per_edge)
     schedule = _scaled(recipe, costs, _two_stages(asked, recipe.method, recipe.opd.replay), rollouts)
     lessons = to_one(STUDENT, names, recipe.opd.weight)
     return Plan(names, (*names, STUDENT), names, (), schedule, batches, costs, STUDENT, lessons)

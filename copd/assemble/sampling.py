@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from copd.maths.cut import WHOLE, Cut
 from copd.model.engine import EngineSampler
 from copd.model.objectives import Corrected, ReweightedObjective, as_it_is
 from copd.model.vllm_sampler import VllmEngine, check_installed
 from copd.recipe.model import Recipe
-from copd.recipe.sections import SamplingSection
+from copd.recipe.sampling_section import SamplingSection
 from copd.types import Split, Task
 
 
@@ -24,12 +25,17 @@ def make_sampler(sampling: SamplingSection, tasks: Mapping[str, Task]) -> Engine
     return EngineSampler(VllmEngine(sampling.vllm_cache_gib), probes, sampling.temperature)
 
 
+def cut_of(sampling: SamplingSection) -> Cut:
+    """What a recipe leaves of the distribution that tokens are drawn from."""
+    return Cut(sampling.top_p, sampling.top_k, sampling.min_p)
+
+
 def make_correction(sampling: SamplingSection) -> Corrected:
     """What makes an expectation over the trainer's tokens of one over the sampler's.
 
-    A policy that samples itself needs nothing: trainer and sampler are one.
+    A policy that samples itself from its whole distribution needs nothing: trainer and sampler are one.
     """
-    if sampling.engine == "builtin":
+    if sampling.engine == "builtin" and cut_of(sampling) == WHOLE:
         return as_it_is
     return partial(ReweightedObjective, cap=sampling.importance_cap)
 

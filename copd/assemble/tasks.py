@@ -12,7 +12,8 @@ from copd.assemble.rows import make_rows, ungradable
 from copd.errors import RecipeError
 from copd.recipe.evaluation import Evaluation, sized
 from copd.recipe.model import Recipe
-from copd.recipe.sections import OptimizerSection, SamplingSection
+from copd.recipe.sampling_section import SamplingSection
+from copd.recipe.sections import OptimizerSection
 from copd.rewards.grading import OURS
 from copd.rows.rows import Index, NoRowLeft, Rows
 from copd.system.own_code import OwnCode, load_named, loaded

@@ -4,6 +4,7 @@
 - `branch`: an actor that learns and teaches
 - `state`: a branch's part of a checkpoint, written and read by the branch
 - `described`: the metrics of a batch's responses
+- `refilled`: further prompts in the place of groups without signal
 - `kept`: the last batches of a branch, to be replayed
 - `signals`: the signals of OPD, from the teacher's answer to the student's objective
 - `handle`: the one class of handles

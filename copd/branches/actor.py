@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from copd.branches.shortage import short_of_memory
+from copd.maths.cut import WHOLE, Cut
 from copd.model.pieces import token_pieces
 from copd.model.policy import Policy
 from copd.rewards.grading import Grader, Response
@@ -20,11 +21,18 @@ from copd.types import Problem, Rollouts, Score, Split, Task
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How responses are sampled: at most `max_new_tokens`, at `temperature`. All randomness comes from `seed`."""
+    """How responses are sampled: at most `max_new_tokens`, at `temperature`, from what `cut` leaves.
+
+    The token that completes a string of `stop` is the last of a response. A native batch is refilled at most
+    `refill` times. All randomness comes from `seed`.
+    """
 
     seed: int
     max_new_tokens: int
     temperature: float
+    cut: Cut = WHOLE
+    stop: tuple[str, ...] = ()
+    refill: int = 0
 
 
 class Actor:
@@ -77,6 +85,8 @@ class Actor:
                 generator=generator,
                 max_new_tokens=self.sampling.max_new_tokens,
                 temperature=self.sampling.temperature,
+                cut=self.sampling.cut,
+                stop=self.sampling.stop,
             )
 
     def grade(self, rollouts: Rollouts) -> Rollouts:

@@ -15,6 +15,7 @@ from torch import Tensor
 from copd.branches.actor import Actor, SamplingSettings, generator_of
 from copd.branches.described import describe
 from copd.branches.kept import KeptBatch, as_tensors, from_tensors
+from copd.branches.refilled import refilled, to_learn_on
 from copd.branches.shortage import short_of_memory
 from copd.branches.signals import Signal
 from copd.branches.state import read_state, write_state
@@ -136,14 +137,24 @@ class Branch(Actor):
         """Sample and grade responses to training problems.
 
         A visit is to a teacher's problems: each branch has its own range of them. A branch that visits its own
-        capability answers others than its native ones, by other random numbers.
+        capability answers others than its native ones, by other random numbers. A native batch may be refilled: its
+        problems are a function of the step and of the number of the try.
         """
         started = time.perf_counter()
         visit = visit or task != self.capability
-        first = step * prompts + (VISIT_STRIDE * (1 + self.index) if visit else 0)
-        problems = [self.asked.at(Address(task, Split.TRAIN, first + i)) for i in range(prompts)]
+        tries = 1 if visit else 1 + self.sampling.refill
+        first = step * tries * prompts + (VISIT_STRIDE * (1 + self.index) if visit else 0)
         draws = f"{task} (visit)" if visit and task == self.capability else task
-        rollouts = self.answer(problems, rollouts_per_prompt, generator_of(self.sampling.seed, self.name, draws, step))
+
+        def sample(place: int) -> Rollouts:
+            begin = first + place * prompts
+            problems = [self.asked.at(Address(task, Split.TRAIN, begin + i)) for i in range(prompts)]
+            again = f" (refill {place})" if place else ""
+            generator = generator_of(self.sampling.seed, self.name, draws + again, step)
+            return self.answer(problems, rollouts_per_prompt, generator)
+
+        mask_truncated = self.settings.mask_truncated
+        rollouts = refilled(sample, prompts, tries, mask_truncated=mask_truncated)
         if visit:
             with short_of_memory(self.name, "scoring", int(rollouts.mask_NT.sum()), self.policy):
                 rollouts = self.settings.signal.asked(self.policy, rollouts)
@@ -152,7 +163,7 @@ class Branch(Actor):
         self.ledger.tokens_generated += int(rollouts.mask_NT.sum())
         self.ledger.collect_seconds += time.perf_counter() - started
         if not visit and self._batches.maxlen:
-            self._batches.append(KeptBatch.of(first, rollouts))
+            self._batches.append(KeptBatch.of(to_learn_on(rollouts, mask_truncated=mask_truncated)))
         return rollouts
 
     def replay(self, place: int) -> Rollouts:
@@ -206,7 +217,7 @@ class Branch(Actor):
         seconds = time.perf_counter() - started
         self.ledger.tokens_trained += report.tokens_trained
         self.ledger.update_seconds += seconds
-        apart = {f"{part.name}/logp_mismatch" for part in parts if part.by_teacher}
+        apart = {f"{part.name}/logp_mismatch" for part in parts if part.by_teacher or part.rollouts.cut}
         described = [describe(part, each.rollouts) for part, each in zip(parts, objectives, strict=True)]
         return {
             **{name: value for metrics in described for name, value in metrics.items()},
@@ -261,8 +272,9 @@ class Branch(Actor):
         return self.settings.signal.objective(part, part.teacher)
 
     def _native(self, part: Part) -> Objective:
-        rows_M = (part.rollouts.finished_N | (not self.settings.mask_truncated)).nonzero()[:, 0]
-        rollouts = take_rows(part.rollouts, rows_M)
+        batch = to_learn_on(part.rollouts, mask_truncated=self.settings.mask_truncated)
+        rows_M = (batch.finished_N | (not self.settings.mask_truncated)).nonzero()[:, 0]
+        rollouts = take_rows(batch, rows_M)
         assert rollouts.reward_N is not None
         advantage_M = group_advantages(
             rollouts.reward_N, rollouts.prompt_of_N, normalize_std=self.settings.normalize_std
@@ -270,8 +282,8 @@ class Branch(Actor):
         reference = self.settings.reference
         if reference is None:
             return self.settings.corrected(GrpoObjective(part.name, rollouts, part.weight, advantage_M))
-        logp_MT = reference.policy.score(part.rollouts).logp_NT[rows_M]
-        self.ledger.tokens_scored += int(part.rollouts.mask_NT.sum())
+        logp_MT = reference.policy.score(batch).logp_NT[rows_M]
+        self.ledger.tokens_scored += int(batch.mask_NT.sum())
         anchored = AnchoredGrpoObjective(
             part.name, rollouts, part.weight, advantage_M, logp_MT, reference.kl_coefficient
         )

@@ -16,10 +16,9 @@ PREFIX = "kept/"
 
 @dataclass(frozen=True, eq=False)
 class KeptBatch:
-    """A native batch: the task's training problems from `first` on, and their graded responses without log-probs."""
+    """A native batch: the places of its training problems in the task, and their graded responses without log-probs."""
 
-    first: int
-    prompts: int
+    place_P: Tensor
     tokens_NT: Tensor
     length_N: Tensor
     finished_N: Tensor
@@ -28,13 +27,12 @@ class KeptBatch:
     correct_N: Tensor
 
     @classmethod
-    def of(cls, first: int, rollouts: Rollouts) -> KeptBatch:
-        """What is kept of graded rollouts, whose problems begin with the task's `first`."""
+    def of(cls, rollouts: Rollouts) -> KeptBatch:
+        """What is kept of graded rollouts to problems with an address."""
         assert rollouts.reward_N is not None
         assert rollouts.correct_N is not None
         return cls(
-            first,
-            len(rollouts.problems),
+            torch.tensor([problem.address.index for problem in rollouts.problems if problem.address is not None]),
             rollouts.tokens_NT.to("cpu", torch.int32),
             rollouts.mask_NT.sum(-1).to("cpu", torch.int32),
             rollouts.finished_N.cpu(),
@@ -46,9 +44,8 @@ class KeptBatch:
     def replayed(self, asked: Asked, capability: str, temperature: float, version: int) -> Rollouts:
         """The rollouts as if a policy of this version had sampled them; their log-probs are not known, and 0."""
         places_T = torch.arange(self.tokens_NT.shape[1])
-        places_P = range(self.first, self.first + self.prompts)
         return Rollouts(
-            problems=tuple(asked.at(Address(capability, Split.TRAIN, i)) for i in places_P),
+            problems=tuple(asked.at(Address(capability, Split.TRAIN, i)) for i in self.place_P.tolist()),
             tokens_NT=self.tokens_NT.long(),
             mask_NT=places_T < self.length_N[:, None],
             finished_N=self.finished_N,
@@ -62,8 +59,7 @@ class KeptBatch:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that is kept, by name."""
-        sizes = {"first": torch.tensor(self.first), "prompts": torch.tensor(self.prompts)}
-        return sizes | {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return dict(vars(self))
 
 
 def as_tensors(batches: Iterable[KeptBatch]) -> dict[str, Tensor]:
@@ -78,8 +74,8 @@ def as_tensors(batches: Iterable[KeptBatch]) -> dict[str, Tensor]:
 def from_tensors(tensors: Mapping[str, Tensor]) -> Iterator[KeptBatch]:
     """Copies of the batches in the tensors of a checkpoint, which may be parts of its file; the oldest first."""
     place = 0
-    while f"{PREFIX}{place}/first" in tensors:
+    while f"{PREFIX}{place}/place_P" in tensors:
         prefix = f"{PREFIX}{place}/"
         own = {name.removeprefix(prefix): t.clone() for name, t in tensors.items() if name.startswith(prefix)}
-        yield KeptBatch(int(own.pop("first")), int(own.pop("prompts")), **own)
+        yield KeptBatch(**own)
         place += 1

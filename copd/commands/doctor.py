@@ -20,7 +20,7 @@ from copd.branches.branch import Branch
 from copd.branches.described import describe
 from copd.branches.handle import Handle
 from copd.branches.local import Turns, finish, local_handle
-from copd.commands.findings import Finding, machine, one_line, short
+from copd.commands.findings import Finding, machine, noise, one_line, short
 from copd.commands.outlook import (
     Pace,
     branches_at_once,
@@ -43,15 +43,13 @@ from copd.recipe.model import Recipe
 from copd.rows.rows import Rows
 from copd.schedule import Batches
 from copd.topology import Edge
-from copd.types import BASE, Part, Problem, Rollouts, Score, Split, Task
+from copd.types import BASE, Part, Problem, Rollouts, Split, Task
 
 PROBED = 32
 """Training problems of a capability that the base answers. Kinds of prompts are looked for among them."""
 OF_EACH_KIND = 3
 SHOWN = 2
 """Graded samples shown per capability."""
-MOST_NOISE = 0.1
-"""Most noise per delta. Beyond, a warning follows."""
 
 
 def examine(recipe: Recipe) -> Iterator[Finding]:
@@ -286,21 +284,6 @@ def _steps(bench: Bench, plan: Plan) -> Iterator[Finding]:
         yield noise(name, rollouts, before, after, "one step changes them", skipped=skipped)
 
 
-def noise(who: str, rollouts: Rollouts, own: Score, other: Score, what: str, *, skipped: bool) -> Finding:
-    """Compare the difference between sampler and trainer with the signal `what`: `other` minus the trainer's `own`."""
-    tokens = int(rollouts.mask_NT.sum())
-    mismatch = float((own.logp_NT - rollouts.logp_NT).abs().sum()) / tokens
-    delta = float((other.logp_NT - own.logp_NT).abs().sum()) / tokens
-    found = f"log-probs differ by {mismatch:.1e} nats per token; {what} by {delta:.1e}"
-    check = f"{who}: sampler against trainer"
-    if skipped:
-        return Finding(check, "failed", f"{found}; a log-prob, loss or gradient was not finite")
-    if delta == 0:
-        return Finding(check, "warning", f"{found}: there was no signal")
-    drowned = mismatch > MOST_NOISE * delta
-    return Finding(check, "warning" if drowned else "ok", found + "; the noise is more than a tenth of that" * drowned)
-
-
 def _lesson_and_estimate(bench: Bench, plan: Plan, at_once: int) -> Iterator[Finding]:
     """One part of OPD, for the first edge, if any. The seconds of all steps then give the estimate and its shares.
 
@@ -318,7 +301,7 @@ def _lesson_and_estimate(bench: Bench, plan: Plan, at_once: int) -> Iterator[Fin
         for branch in holding:
             finish(branch.release())
         yield finding
-    rollouts = len(spent) * plan.batches.native
+    rollouts = sum(each["rollouts"] for each in spent)
     seconds = training_seconds(plan, native / rollouts, visit / plan.batches.per_edge, at_once)
     yield estimate(plan, seconds, at_once)
     saved = seconds_to_save(bench.learning[plan.learners[0]])

@@ -1,4 +1,4 @@
-"""Findings of `copd doctor` in words, and those about the machine, which need no model."""
+"""Findings of `copd doctor` in words, and those that need no model: about the machine, and of log-probs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from typing import Literal
 import torch
 
 from copd.system.processes import usable_cores
+from copd.types import Rollouts, Score
 
 Verdict = Literal["ok", "warning", "failed"]
 LONGEST_TEXT, LONGEST_REASON = 120, 300
 """Most characters shown of a prompt or response, and of an error that is not copd's own."""
 GIB = 2**30
+MOST_NOISE = 0.1
+"""Most noise per delta. Beyond, a warning follows."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,25 @@ def machine(threads: int) -> Iterator[Finding]:
     yield Finding("processors", "ok" if enough else "warning", f"{cores} cores{advice}; {cards}")
     memory, free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), shutil.disk_usage(Path.cwd()).free
     yield Finding("memory and disk", "ok", f"{size(memory)} of memory; {size(free)} free in {Path.cwd()}")
+
+
+def noise(who: str, rollouts: Rollouts, own: Score, other: Score, what: str, *, skipped: bool) -> Finding:
+    """Compare the difference between sampler and trainer with the signal `what`: `other` minus the trainer's `own`.
+
+    Where the sampler cuts the distribution its log-probs are of another one, and nothing is compared.
+    """
+    tokens = int(rollouts.mask_NT.sum())
+    mismatch = float((own.logp_NT - rollouts.logp_NT).abs().sum()) / tokens
+    delta = float((other.logp_NT - own.logp_NT).abs().sum()) / tokens
+    compared = "cut by sampling, not compared" if rollouts.cut else f"log-probs differ by {mismatch:.1e} nats per token"
+    found = f"{compared}; {what} by {delta:.1e}"
+    check = f"{who}: sampler against trainer"
+    if skipped:
+        return Finding(check, "failed", f"{found}; a log-prob, loss or gradient was not finite")
+    if delta == 0:
+        return Finding(check, "warning", f"{found}: there was no signal")
+    drowned = mismatch > MOST_NOISE * delta and not rollouts.cut
+    return Finding(check, "warning" if drowned else "ok", found + "; the noise is more than a tenth of that" * drowned)
 
 
 def one_line(error: Exception) -> str:

@@ -44,7 +44,7 @@ class PilotSettings:
 def cost_in_words(recipe: Recipe, settings: PilotSettings) -> str:
     """What the pilot will sample, before any of it is sampled."""
     branches, sampling = len(recipe.branches), recipe.sampling
-    batch = sampling.prompts_per_step * sampling.rollouts_per_prompt
+    batch = sampling.prompts_per_step * sampling.rollouts_per_prompt * (1 + sampling.refill)
     rollouts = branches * batch * (GRADIENT_BATCHES + settings.steps)
     answers = (branches + 2) * branches * settings.problems
     compared = 2 * branches**2 * sized(recipe.evaluation, {}).behaviour_problems

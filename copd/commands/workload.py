@@ -131,13 +131,13 @@ class Workload:
         }
 
     def _native(self, name: str, *, taught: bool) -> Work:
-        """A batch of GRPO on a branch's own capability, in a step with a teacher or without."""
+        """A batch of GRPO on a branch's own capability, with all refills, in a step with a teacher or without."""
         batches, grpo = self.plan.batches, self.recipe.grpo
         sampled, seen = self._batch(name, batches.prompts, batches.rollouts_per_prompt)
-        prompts = seen - sampled
         reference = seen if grpo.kl_coefficient else 0
+        tries = 1 + batches.refill
         iterations = self._iterations_with_teacher if taught else grpo.iterations
-        return Work(batches.native, sampled, prompts + reference, iterations * seen)
+        return Work(batches.most_native, tries * sampled, tries * (seen - sampled) + reference, iterations * seen)
 
     def _lesson(self, edge: Edge) -> Works:
         """A batch of OPD along an edge: who answers, the teacher who scores, the student who learns."""

@@ -12,6 +12,7 @@
 - `tf32`: products in TF32, for the output head on cards
 - `logprobs`: log-probs, entropy and top-k of responses, in chunks of the vocabulary
 - `refill`: the decode loop that cards take, on a cache of bounded size
+- `stops`: strings that end a response
 - `queue`: which rows it runs at once
 - `decode`: the decode loop elsewhere, and its cached prefixes
 - `cpu`: a decode step that only CPUs use

@@ -16,11 +16,13 @@ from transformers.cache_utils import DynamicLayer
 
 from copd.compute.encode import Prompts
 from copd.compute.family import Family
+from copd.compute.stops import Stops
+from copd.maths.cut import WHOLE, Cut, remaining
 from copd.maths.logprobs import draw, masked_log_softmax
 
 
 class Decoded(NamedTuple):
-    """Sampled tokens, their mask, their log-probs, and which rows sampled an end token; on the model's device."""
+    """Sampled tokens, their mask, their log-probs, and which rows ended by themselves; on the model's device."""
 
     tokens_NT: Tensor
     mask_NT: Tensor
@@ -56,22 +58,27 @@ def decode(
     uniform_NT: Tensor | None,
     max_new_tokens: int,
     temperature: float,
+    cut: Cut = WHOLE,
+    stops: Stops | None = None,
 ) -> Decoded:
-    """Continue each row until an end token or `max_new_tokens`.
+    """Continue each row until an end token, one that completes a stop string, or `max_new_tokens`.
 
     At the start `prefixes` holds the prompts alone, and `logits_MV` the logits after them. `uniform_NT` holds one
     number in [0, 1) per row and position (None = greedy), so that a response does not depend on which other rows are
-    unfinished.
+    unfinished. Sampled tokens are drawn from what `cut` leaves of the distribution, and so are their log-probs.
     """
     rows, device, vocabulary = len(prompt_of_N), logits_MV.device, logits_MV.shape[-1]
     steps: list[tuple[Tensor, ...]] = []
+    said_N: list[list[int]] = [[] for _ in range(rows)]
     ends_V = torch.zeros(vocabulary, dtype=torch.bool, device=device)
     ends_V[end_ids] = True
     row_R, prefix_R = torch.arange(rows, device=device), prompt_of_N
     for t in range(max_new_tokens):
-        step_logp_MV = masked_log_softmax(logits_MV, banned_V, temperature=temperature)
+        step_logp_MV = log_probs(logits_MV, banned_V, temperature, cut, greedy=uniform_NT is None)
         token_R = pick(step_logp_MV, prefix_R, None if uniform_NT is None else uniform_NT[row_R, t])
         ended_R = ends_V.index_select(0, token_R)
+        if stops is not None:
+            ended_R |= _stopped(stops, said_N, row_R, token_R)
         steps.append((row_R, token_R, step_logp_MV[prefix_R, token_R].float(), ended_R))
         left_L = ended_R.logical_not().nonzero()[:, 0]
         if t + 1 == max_new_tokens or not len(left_L):
@@ -81,6 +88,15 @@ def decode(
         place_M, logits_MV = prefixes.extend(parent_M, token_M)
         prefix_R = place_M.index_select(0, prefix_R)
     return _collected(steps, rows)
+
+
+def _stopped(stops: Stops, said_N: Sequence[list[int]], row_R: Tensor, token_R: Tensor) -> Tensor:
+    """Whether the next token of each unfinished row, which is added to what it has said, completes a stop string."""
+    found = []
+    for n, token in zip(row_R.tolist(), token_R.tolist(), strict=True):
+        said_N[n].append(token)
+        found.append(stops.first(said_N[n], len(said_N[n]) - 1) is not None)
+    return torch.tensor(found, device=token_R.device)
 
 
 def _collected(steps: Sequence[tuple[Tensor, ...]], rows: int) -> Decoded:
@@ -93,6 +109,12 @@ def _collected(steps: Sequence[tuple[Tensor, ...]], rows: int) -> Decoded:
     logp_NT = logp_S.new_zeros(rows, len(steps)).index_put_(at, logp_S)
     finished_N = ended_S.new_zeros(rows).index_fill_(0, row_S[ended_S], value=True)
     return Decoded(tokens_NT, mask_NT, logp_NT, finished_N)
+
+
+def log_probs(logits_MV: Tensor, banned_V: Tensor, temperature: float, cut: Cut, *, greedy: bool) -> Tensor:
+    """The log-probs that tokens are drawn from, cut unless `greedy`: then nothing is drawn. [M, V]."""
+    logp_MV = masked_log_softmax(logits_MV, banned_V, temperature=temperature)
+    return logp_MV if greedy else remaining(logp_MV, cut)
 
 
 def pick(logp_MV: Tensor, prefix_R: Tensor, uniform_R: Tensor | None) -> Tensor:

@@ -1,7 +1,8 @@
 """The decode loop that cards take. The host looks once in a block of tokens; places of finished rows are refilled.
 
-Between two looks every running row is computed at every step, whatever it samples; what stands after an end token is
-dropped at the look. The cache then loses the rows that left, gains those that join, and grows by a block.
+Between two looks every running row is computed at every step, whatever it samples; what stands after an end token or a
+stop string is dropped at the look. The cache then loses the rows that left, gains those that join, and grows by a
+block.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from copd.compute.decode import Decoded, ModelStep, PlacedLayer, pick
+from copd.compute.decode import Decoded, ModelStep, PlacedLayer, log_probs, pick
 from copd.compute.encode import Encoder, Responses
 from copd.compute.forward import Forward, in_float32
 from copd.compute.queue import BLOCK, Queue
-from copd.maths.logprobs import masked_log_softmax
+from copd.compute.stops import Stops
+from copd.maths.cut import WHOLE, Cut
 from copd.types import Problem
 
 
@@ -45,6 +47,7 @@ class Request:
     """The rows to sample: at most `max_new_tokens` tokens each, as answers to problems of any kinds.
 
     `uniform_NT` has one number in [0, 1) for each row and position, on the CPU. None = greedy.
+    Sampled tokens are drawn from what `cut` leaves of the distribution. A row also ends with a stop string.
     """
 
     problems: Sequence[Problem]
@@ -52,6 +55,8 @@ class Request:
     uniform_NT: Tensor | None
     max_new_tokens: int
     temperature: float
+    cut: Cut = WHOLE
+    stops: Stops | None = None
 
 
 @torch.no_grad()
@@ -62,7 +67,7 @@ def decode_refilled(policy: Samples, asked: Request, block: int = BLOCK) -> Deco
     """
     prompt_tokens_P = policy.encoder.lengths(asked.problems)
     queue = Queue([prompt_tokens_P[p] for p in asked.prompt_of_N], policy.cache_tokens, block)
-    told = _Told(len(asked.prompt_of_N), asked.max_new_tokens, policy.end_ids.tolist())
+    told = _Told(len(asked.prompt_of_N), asked.max_new_tokens, policy.end_ids.tolist(), asked.stops)
     most_tokens = len(asked.prompt_of_N) * (max(prompt_tokens_P) + asked.max_new_tokens + block)
     running = _Running(policy.forward, min(policy.cache_tokens, most_tokens))
     while True:
@@ -78,7 +83,7 @@ def decode_refilled(policy: Samples, asked: Request, block: int = BLOCK) -> Deco
         steps = min(block, max(left_R))
         uniform_RT = _uniform(asked.uniform_NT, queue, steps, policy.device)
         go_on = max(left_R) > steps
-        sampled_2RT = running.sample(steps, go_on, uniform_RT, policy.banned_V, asked.temperature)
+        sampled_2RT = running.sample(steps, go_on, uniform_RT, policy.banned_V, asked)
         told.take(queue, sampled_2RT.cpu().numpy(), left_R)
 
 
@@ -94,15 +99,15 @@ def _uniform(uniform_NT: Tensor | None, queue: Queue, steps: int, device: torch.
 class _Told:
     """Sampled tokens and their log-probs, as the host has been told them."""
 
-    def __init__(self, rows: int, columns: int, end_ids: Sequence[int]) -> None:
+    def __init__(self, rows: int, columns: int, end_ids: Sequence[int], stops: Stops | None) -> None:
         self.done: set[int] = set()
-        self._ends = end_ids
+        self._ends, self._stops = end_ids, stops
         self._tokens_NT = np.empty((rows, columns), dtype=np.int64)
         self._logp_NT = np.empty((rows, columns), dtype=np.float32)
         self._finished_N = np.zeros(rows, dtype=bool)
 
     def take(self, queue: Queue, block_2RT: np.ndarray[Any, Any], left_R: Sequence[int]) -> None:
-        """Take a block of each running row up to its end token or limit; raise `made_N`; say which rows are done."""
+        """Take a block of each running row up to its end or limit; raise `made_N`; say which rows are done."""
         token_RT, logp_RT = block_2RT[0].astype(np.int64), block_2RT[1]
         end_RT = np.isin(token_RT, self._ends)
         first_end_R = np.where(end_RT.any(axis=1), end_RT.argmax(axis=1), token_RT.shape[1])
@@ -112,6 +117,9 @@ class _Told:
             self._tokens_NT[n, made : made + count] = token_RT[r, :count]
             self._logp_NT[n, made : made + count] = logp_RT[r, :count]
             self._finished_N[n] = first_end_R[r] < count
+            said = self._tokens_NT[n, : made + count].tolist() if self._stops else []
+            if self._stops and (last := self._stops.first(said, made)) is not None:
+                count, self._finished_N[n] = last + 1 - made, True
             queue.made_N[n] = made + count
             if self._finished_N[n] or count == left_R[r]:
                 self.done.add(n)
@@ -205,9 +213,7 @@ class _Running:
         self._cache.put(parts, text_J)
         self._states = tuple(map(torch.cat, zip(self._states, states, strict=True))) if self._states else tuple(states)
 
-    def sample(
-        self, steps: int, go_on: bool, uniform_RT: Tensor | None, banned_V: Tensor, temperature: float
-    ) -> Tensor:
+    def sample(self, steps: int, go_on: bool, uniform_RT: Tensor | None, banned_V: Tensor, asked: Request) -> Tensor:
         """The next tokens of all rows and their log-probs, in one tensor for one transfer. [2, R, steps] float64.
 
         If rows go on afterwards, the last tokens are put into the cache too. A row past its limit stays at its last
@@ -221,7 +227,7 @@ class _Running:
         sees_RC = column_C >= (layers[0].length - tokens_R)[:, None]
         token_TR, logp_TR = [], []
         for t in range(steps):
-            logp_RV = masked_log_softmax(logits_RV, banned_V, temperature=temperature)
+            logp_RV = log_probs(logits_RV, banned_V, asked.temperature, asked.cut, greedy=uniform_RT is None)
             token_R = pick(logp_RV, place_R, None if uniform_RT is None else uniform_RT[:, t])
             token_TR.append(token_R)
             logp_TR.append(logp_RV[place_R, token_R].float())

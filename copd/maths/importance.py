@@ -1,4 +1,4 @@
-"""Truncated importance weights of tokens that another engine than the trainer's sampled (method.md section 3)."""
+"""Truncated importance weights of tokens of another distribution than the trainer's (method.md section 3)."""
 
 import torch
 from torch import Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from copd.compute.batching import Held, sampled_tokens, stack_rows
 from copd.compute.decode import Decoded, decode
 from copd.compute.refill import Request, Samples, decode_refilled, refills
+from copd.compute.stops import Stops
+from copd.maths.cut import WHOLE, Cut
 from copd.types import Problem, Rollouts
 
 
@@ -19,6 +21,7 @@ class Sampling(Samples, Protocol):
     """What sampling needs of a policy beside what the loop of cards needs."""
 
     shared_prefix: bool
+    tokenizer: Any
 
     def split(
         self,
@@ -46,6 +49,8 @@ def sample(
     generator: torch.Generator | None,
     max_new_tokens: int,
     temperature: float,
+    cut: Cut = WHOLE,
+    stop: Sequence[str] = (),
 ) -> Rollouts:
     """`Policy.sample`. The generator gives all random numbers at once, one per row and position.
 
@@ -55,14 +60,22 @@ def sample(
     prompt_of_N = torch.arange(len(problems)).repeat_interleave(rollouts_per_prompt)
     size = (len(prompt_of_N), max_new_tokens)
     uniform_NT = None if generator is None else torch.rand(size, generator=generator, dtype=torch.float64)
-    asked = Request(problems, prompt_of_N.tolist(), uniform_NT, max_new_tokens, temperature)
+    stops = Stops(policy.tokenizer, stop) if stop else None
+    asked = Request(problems, prompt_of_N.tolist(), uniform_NT, max_new_tokens, temperature, cut, stops)
     if policy.shared_prefix and refills(policy.device):
         with policy.computing():
             found = decode_refilled(policy, asked)
     else:
         found = _in_batches(policy, asked)
     return Rollouts(
-        tuple(problems), found.tokens_NT, found.mask_NT, found.finished_N, found.logp_NT, prompt_of_N, temperature
+        tuple(problems),
+        found.tokens_NT,
+        found.mask_NT,
+        found.finished_N,
+        found.logp_NT,
+        prompt_of_N,
+        temperature,
+        cut=generator is not None and cut != WHOLE,
     )
 
 
@@ -98,4 +111,6 @@ def sample_batch(policy: Sampling, asked: Request, rows_M: Tensor, prompt_of_M: 
             uniform_NT=None if asked.uniform_NT is None else asked.uniform_NT[rows_M].to(policy.device, noise),
             max_new_tokens=asked.max_new_tokens,
             temperature=asked.temperature,
+            cut=asked.cut,
+            stops=asked.stops,
         )

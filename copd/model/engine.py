@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
 
+from copd.compute.stops import Stops
 from copd.errors import RecipeError
+from copd.maths.cut import WHOLE, Cut
 from copd.model.parity import TOLERANCE_NATS
 from copd.model.policy import Policy
 from copd.types import Problem, Rollouts
@@ -58,10 +61,13 @@ class Engine(Protocol):
         rollouts_per_prompt: int,
         max_new_tokens: int,
         temperature: float,
+        cut: Cut,
+        stop: Sequence[str],
     ) -> list[Answers]:
         """Sample, a function of each prompt's seed as far as the engine is one; without seeds the likeliest tokens.
 
-        The policy gives vocabulary mask, end tokens and the form of prompts. Nothing that was computed is kept.
+        The policy gives vocabulary mask, end tokens and the form of prompts. A response may go on behind a string of
+        `stop`. Nothing that was computed is kept.
         """
         ...
 
@@ -73,7 +79,8 @@ class Engine(Protocol):
 class EngineSampler:
     """Samples for the policies of this process, by one engine. It is what `Policy.sampler` calls.
 
-    `probes` are the prompts of the check, which samples at `temperature`.
+    `probes` are the prompts of the check, which samples at `temperature` from the whole distribution, as the policy's
+    own log-probs are of it.
     """
 
     def __init__(self, engine: Engine, probes: Sequence[Problem], temperature: float) -> None:
@@ -90,6 +97,8 @@ class EngineSampler:
         generator: torch.Generator | None = None,
         max_new_tokens: int = 36,
         temperature: float = 1.0,
+        cut: Cut = WHOLE,
+        stop: Sequence[str] = (),
     ) -> Rollouts:
         """`Policy.sample` by the engine. The generator gives one seed per prompt.
 
@@ -104,9 +113,13 @@ class EngineSampler:
             rollouts_per_prompt=rollouts_per_prompt,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            cut=cut,
+            stop=stop,
         )
         self._rest()
-        return rollouts_of(problems, answers, temperature)
+        if stop:
+            answers = ended_by(Stops(policy.tokenizer, stop), answers)
+        return replace(rollouts_of(problems, answers, temperature), cut=generator is not None and cut != WHOLE)
 
     def prove(self, policy: Policy) -> None:
         """Take over the policy's weights and check the log-probs, before anything is trained.
@@ -142,6 +155,8 @@ class EngineSampler:
             rollouts_per_prompt=1,
             max_new_tokens=CHECKED_TOKENS,
             temperature=self._temperature,
+            cut=WHOLE,
+            stop=(),
         )
         for problem, answer in zip(self._probes, answers, strict=True):
             prompt = policy.encoder.encode([problem], policy.device)
@@ -159,6 +174,18 @@ class EngineSampler:
                 f"trainer's by {difference:.2g} nats (accepted: {accepted}); set builtin, and report it with the "
                 "model's name"
             )
+
+
+def ended_by(stops: Stops, answers: Sequence[Answers]) -> list[Answers]:
+    """The answers, each response up to the token that completes a stop string, with which it is finished."""
+
+    def ended(response: Sampled) -> Sampled:
+        last = stops.first(response.ids_T, 0)
+        if last is None:
+            return response
+        return Sampled(response.ids_T[: last + 1], response.logp_T[: last + 1], finished=True)
+
+    return [answer._replace(responses=[ended(each) for each in answer.responses]) for answer in answers]
 
 
 def rollouts_of(problems: Sequence[Problem], answers: Sequence[Answers], temperature: float) -> Rollouts:

@@ -24,6 +24,7 @@ from copd.compute.forward import Forward
 from copd.compute.logprobs import response_score, response_stats
 from copd.compute.packing import attention_as_now
 from copd.errors import RecipeError
+from copd.maths.cut import WHOLE, Cut
 from copd.maths.logprobs import TokenStats
 from copd.model import builtin_sampler
 from copd.model.folders import EXPORTED, load_model, save_model
@@ -222,11 +223,15 @@ class Policy:
         generator: torch.Generator | None = None,
         max_new_tokens: int = 36,
         temperature: float = 1.0,
+        cut: Cut = WHOLE,
+        stop: Sequence[str] = (),
     ) -> Rollouts:
         """Sample `rollouts_per_prompt` responses to each problem. Rows of one prompt are next to each other.
 
         The `sampler` samples, or the policy's own model (`copd.model.builtin_sampler`). Without a generator each token
-        is the most likely one. Problems may be of several kinds.
+        is the most likely one. With one, tokens are drawn from what `cut` leaves of the distribution, and their
+        log-probs are of what is left. A response ends with an end token, or with the token that completes a string of
+        `stop`. Problems may be of several kinds.
         """
         sampler = self.sampler or builtin_sampler.sample
         return sampler(
@@ -236,6 +241,8 @@ class Policy:
             generator=generator,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
+            cut=cut,
+            stop=stop,
         )
 
     def texts(self, rollouts: Rollouts) -> list[str]:

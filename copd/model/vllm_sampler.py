@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from copd.errors import RecipeError, first_line
+from copd.maths.cut import Cut
 from copd.model.engine import Answers, Sampled
 from copd.model.lora import full_weights, has_adapters
 from copd.model.policy import Policy
@@ -65,6 +66,18 @@ def check_installed() -> str:
 def biases(banned_V: Tensor) -> dict[int, float]:
     """The vocabulary mask as vLLM takes it: what is added to the logit of each banned token."""
     return dict.fromkeys(banned_V.nonzero()[:, 0].tolist(), -math.inf)
+
+
+def cut_as(cut: Cut) -> dict[str, float]:
+    """A cut as vLLM takes it; it takes none of it where it samples the likeliest tokens."""
+    return {"top_p": cut.top_p, "top_k": cut.top_k or 0, "min_p": cut.min_p}
+
+
+def stop_as(stop: Sequence[str]) -> dict[str, Any]:
+    """Stop strings as vLLM takes them. Only for them it writes text, with special tokens under their names."""
+    if not stop:
+        return {"detokenize": False}
+    return {"stop": list(stop), "include_stop_str_in_output": True, "skip_special_tokens": False}
 
 
 def pictures(problem: Problem) -> dict[str, Any]:
@@ -113,6 +126,8 @@ class VllmEngine:
         rollouts_per_prompt: int,
         max_new_tokens: int,
         temperature: float,
+        cut: Cut,
+        stop: Sequence[str],
     ) -> list[Answers]:
         """As `Engine.generate`. Greedy log-probs are at temperature 1."""
         from vllm import SamplingParams
@@ -122,11 +137,12 @@ class VllmEngine:
         shared = {
             "n": 1 if seeds_P is None else rollouts_per_prompt,
             "temperature": 0.0 if seeds_P is None else temperature,
+            **cut_as(cut),
             "max_tokens": max_new_tokens,
             "stop_token_ids": policy.end_ids.tolist(),
             "logit_bias": biases(policy.banned_V),
             "logprobs": 0,
-            "detokenize": False,
+            **stop_as(stop),
         }
         seeded = [{} for _ in problems] if seeds_P is None else [{"seed": seed} for seed in seeds_P]
         settings = [SamplingParams(**shared, **seed) for seed in seeded]

@@ -2,6 +2,7 @@
 
 - `model`: the recipe as a whole
 - `sections`: its sections
+- `sampling_section`: that of sampling
 - `method_sections`: those of what happens between and after RLVR: distillation, merge, baselines
 - `evaluation`: its sizes, once it is known how many problems there are
 - `task_sections`: where a branch's problems come from

@@ -18,6 +18,7 @@ from copd.recipe.method_sections import (
     OpdSection,
     StaticOpdSection,
 )
+from copd.recipe.sampling_section import SamplingSection
 from copd.recipe.sections import (
     BackendSection,
     CheckpointSection,
@@ -27,7 +28,6 @@ from copd.recipe.sections import (
     ModelSection,
     OptimizerSection,
     RewardSection,
-    SamplingSection,
     ScheduleSection,
     TopologySection,
     backend_by_name,

@@ -124,40 +124,6 @@ class ScheduleSection(Section):
     )
 
 
-class SamplingSection(Section):
-    """Rollouts of a branch on its own capability."""
-
-    prompts_per_step: Count = Field(16, description="prompts of the branch's own capability per step (P)")
-    rollouts_per_prompt: int = Field(8, ge=2, description="responses per prompt, the group of GRPO (G)")
-    max_new_tokens: Count = Field(36, description="longer responses are truncated at this length and get reward 0")
-    temperature: Positive = Field(1.0, description="temperature of sampling and of every log-prob")
-    cache_tokens: Count | None = Field(
-        None,
-        description="with builtin: most tokens in the cache at once, prompts included, and so how many responses are "
-        "sampled side by side; null: model.micro_batch_tokens",
-    )
-    engine: Literal["builtin", "vllm"] = Field(
-        "builtin",
-        description="what samples. builtin: the model as it is trained; vllm: vLLM in each branch's process "
-        "(docs/vllm.md), with temperature at most 2",
-    )
-    importance_cap: float = Field(
-        2.0,
-        ge=1,
-        description="with vllm: largest importance weight of a sampled token, min(exp(trainer's - sampler's log-prob), "
-        "cap); not with a direct loss",
-    )
-    vllm_cache_gib: Positive = Field(
-        4.0, description="with vllm: memory for the keys and values of what is sampled, while it is sampled"
-    )
-
-    @model_validator(mode="after")
-    def _takes_the_temperature(self) -> SamplingSection:
-        if self.engine == "vllm" and self.temperature > 2:
-            raise ValueError(f".temperature: is {self.temperature:g}; engine vllm takes at most 2")
-        return self
-
-
 class RewardSection(Section):
     """How responses are graded: reward = (1 - format_weight) * score + format_weight * formatted."""
 

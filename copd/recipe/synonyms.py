@@ -71,6 +71,17 @@ ROWS = (
         ("max_response_length",),
     ),
     Row("sampling.temperature", ("temperature",), ("temperature",), ("temperature",), "of every log-prob too"),
+    Row("sampling.top_p", ("top_p",), ("top_p",), ("top_p",), "with importance weights"),
+    Row("sampling.top_k", ("top_k",), ("top_k",), ("top_k",), "null = all, where they write 0 or -1"),
+    Row("sampling.min_p", ("min_p",)),
+    Row(
+        "sampling.refill",
+        (),
+        ("filter_groups", "filter_groups.enable", "max_num_gen_batches", "dynamic_sampling"),
+        ("online_filtering", "max_try_make_batch", "dynamic_sampling"),
+        "refills at most, 0 = none; a reward that varies, no bounds of accuracy",
+    ),
+    Row("sampling.stop", ("stop", "stop_strings"), ("stop",), ("stop",), "the string stays in the response"),
     Row("sampling.engine", ("use_vllm", "vllm_mode"), ("rollout.name",)),
     Row(
         "sampling.vllm_cache_gib",

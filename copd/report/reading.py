@@ -109,6 +109,12 @@ class RunRecord:
             last = record["seconds"]
         return total + last
 
+    @property
+    def made_rollouts(self) -> int:
+        """The rollouts of all branches, those of experts that were taken over included. Needs the ledger."""
+        assert self.ledger is not None
+        return sum(int(spent["rollouts"]) for phases in self.ledger["spent"].values() for spent in phases.values())
+
     def rollouts_after(self) -> Callable[[int], float]:
         """A function from steps to the rollouts that all branches had sampled. Needs the ledger of a finished run."""
         assert self.ledger is not None

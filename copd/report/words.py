@@ -203,7 +203,7 @@ def _placed(where: str, reference: str, compared: Sequence[Difference]) -> list[
 
 
 def _budgets(runs: Sequence[RunRecord]) -> str:
-    budgets = {run.label: run.ledger["planned_rollouts"] for run in runs if run.ledger}
+    budgets = {run.label: run.made_rollouts for run in runs if run.ledger}
     spent = listed(f"{label} {count:,}" for label, count in budgets.items())
     if max(budgets.values()) <= 1.02 * min(budgets.values()):
         return f"All runs were made with about equally many rollouts: {spent}."

@@ -69,7 +69,9 @@ class Screen:
         table.add_row("edges", escape("\n".join(taught)) or "none")
         table.add_row("steps", steps_in_words(schedule))
         table.add_row(
-            "rollouts", f"{plan.rollouts:,} in all, {batches.native:,} per branch and RLVR step, evaluation apart"
+            "rollouts",
+            f"{plan.rollouts:,} in all, {batches.most_native} per branch and RLVR step, evaluation apart"
+            + (", at most: batches are refilled only where groups have no signal" if batches.refill else ""),
         )
         self.console.print(table)
 

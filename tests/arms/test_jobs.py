@@ -207,3 +207,11 @@ def test_the_comparisons_of_the_repository_are_sound(path, tmp_path):
     assert {job.arm for job in jobs_of(found, (0,), {}) if job.arm} == set(found.arms)
     if found.search:
         assert searches_of(found)
+
+
+@pytest.mark.parametrize("where", ["changes", "arms"])
+def test_refills_of_batches_are_refused_since_what_they_cost_is_known_only_afterwards(where):
+    refilled = {"sampling": {"refill": 2}}
+    changes = {"arms": {**ARMS, "mixed": {**ARMS["mixed"], **refilled}}} if where == "arms" else {"changes": refilled}
+    with pytest.raises(RecipeError, match=r"^arm mixed: sampling\.refill: is 2, .* at equal budgets; set 0$"):
+        jobs_of(comparison(**changes), (0,), {})

@@ -123,8 +123,9 @@ def test_a_policy_that_samples_itself_has_objectives_without_weights(policy, gra
     assert isinstance(settings.signal.objective(part, policy.score(graded)), DistillObjective)
 
 
-def test_where_vllm_samples_expectations_over_its_tokens_are_weighted_up_to_the_cap(policy, graded):
-    settings = make_objectives(recipe("sampling={engine: vllm, importance_cap: 3}"), policy)
+@pytest.mark.parametrize("other", ["engine: vllm", "top_p: 0.9", "top_k: 20", "min_p: 0.1"])
+def test_where_the_samplers_distribution_is_another_its_tokens_are_weighted_up_to_the_cap(policy, graded, other):
+    settings = make_objectives(recipe(f"sampling={{{other}, importance_cap: 3}}"), policy)
     part = Part("native", graded)
     native = settings.corrected(GrpoObjective("native", graded, 1.0, torch.zeros(6)))
     sampled = settings.signal.objective(part, policy.score(graded))

@@ -216,6 +216,17 @@ def test_a_budget_that_whole_steps_miss_is_refused_with_one_that_they_meet(metho
     assert (fewer_cycles is None) == (method in ("static_opd", "mopd"))
 
 
+@pytest.mark.parametrize("method", ["copd", "expert", "mixed", "static_opd", "mopd", "merge_only"])
+def test_with_refills_the_rollouts_are_the_most_that_there_can_be_and_a_budget_holds_for_them(method):
+    native = "static_opd.native=true"
+    once, thrice = (plan_of(f"method={method}", native, f"sampling.refill={refill}") for refill in (0, 2))
+    assert (thrice.batches.native, thrice.batches.most_native) == (once.batches.native, 3 * once.batches.native)
+    plan = plan_of(f"method={method}", native, "sampling.refill=2", "budget.rollouts=20000")
+    per_step = plan.batches.most_native * len(plan.learners)
+    assert plan.costs.rl_step == per_step
+    assert 20_000 * 0.95 <= plan.rollouts <= 20_000 * 1.05
+
+
 def test_a_small_budget_fits_where_cycles_and_prompts_are_lowered():
     budget = ["budget.rollouts=1000", "schedule.cycles=1"]
     small = ["sampling.prompts_per_step=4", "opd.prompts_per_step=2"]

@@ -12,6 +12,7 @@ from copd.branches.branch import VISIT_STRIDE, ObjectiveSettings, Reference
 from copd.branches.signals import SampledToken, WholeVocabulary
 from copd.compute.batching import take_rows
 from copd.errors import NonFiniteError, WriteError
+from copd.maths.cut import Cut
 from copd.maths.distill import clamped_delta
 from copd.maths.divergences import forward_kl
 from copd.model.learner import MAX_SKIPPED_IN_A_ROW, Learner
@@ -530,6 +531,18 @@ def test_a_native_gradient_is_that_of_the_update_on_the_same_batch(make_branch):
     metrics = twin.update([Part("native", twin.collect("text", 2, 2, 4))])
     assert math.sqrt(square) == pytest.approx(metrics["native/grad_norm"], rel=1e-5)
     assert square > 0
+
+
+def test_tokens_of_a_cut_distribution_are_weighted_by_the_share_that_is_left_and_have_no_mismatch(make_branch):
+    corrected = partial(ReweightedObjective, cap=2.0)
+    branch = make_branch(settings=ObjectiveSettings(SampledToken(partial(clamped_delta, bound=5.0), corrected)))
+    branch.sampling = replace(branch.sampling, cut=Cut(top_k=5))
+    rollouts = branch.collect("image", 0, 2, 2)
+    shares_M = branch.policy.score(rollouts, k=5).topk_logp_NTK[rollouts.mask_NT].exp().sum(-1)
+    metrics = branch.update([Part("from_image", rollouts, 1.0, branch.policy.score(rollouts))])
+    assert metrics["from_image/importance"] == pytest.approx(float(shares_M.mean()), rel=1e-4)
+    assert metrics["from_image/importance"] < 0.5
+    assert "from_image/logp_mismatch" not in metrics, "the cut would hide what sampler and trainer differ by"
 
 
 def test_a_corrected_branch_tells_the_effective_share_of_each_parts_tokens(make_branch, graded):

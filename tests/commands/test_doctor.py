@@ -380,6 +380,13 @@ def test_noise_of_more_than_a_tenth_of_what_a_step_changes_is_warned_of(few_of, 
     assert noise(*measured, skipped=True).verdict == "failed"
 
 
+def test_log_probs_of_a_cut_distribution_are_not_held_against_the_trainers(bench_of):
+    bench, plan = bench_of("sampling.top_k=2")
+    (finding, *_) = doctor._steps(bench, plan)
+    assert finding.verdict == "ok"
+    assert finding.found.startswith("cut by sampling, not compared; one step changes them by ")
+
+
 def test_noise_of_a_lesson_is_held_against_the_teachers_delta(bench_of):
     """The teacher has made a step and the student has not, whose log-probs are those that it sampled with."""
     bench, plan = bench_of("optimizer.learning_rate=0.001")

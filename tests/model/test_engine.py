@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from copd.errors import RecipeError
+from copd.maths.cut import WHOLE, Cut
 from copd.model import engine
 from copd.model.engine import Answers, EngineSampler, Sampled, rollouts_of
 from copd.model.learner import Learner
@@ -25,7 +26,7 @@ class Twin:
         self.policy, self.forgets, self.stale_after = policy.clone(), forgets, stale_after
         self.off, self.other_prompts = off, other_prompts
         self.taken = 0
-        self.seeds = []
+        self.seeds, self.cuts = [], []
 
     def take(self, policy):
         self.taken += 1
@@ -34,6 +35,7 @@ class Twin:
 
     def generate(self, policy, problems, seeds_P, **asked):
         self.seeds.append(seeds_P)
+        self.cuts.append(asked["cut"])
         answers = []
         for place, problem in enumerate(problems):
             generator = None if seeds_P is None else torch.Generator().manual_seed(seeds_P[place])
@@ -134,6 +136,35 @@ def test_log_probs_that_are_not_the_policys_are_refused_before_anything_is_train
     policy, _ = sampled_by(off=off)
     with pytest.raises(RecipeError, match=r"^sampling\.engine: .* of twin differ from the trainer's by"):
         policy.sampler.prove(policy)
+
+
+def test_an_engine_samples_from_the_cut_distribution_and_is_checked_on_the_whole(sampled_by, problems_of):
+    policy, twin = sampled_by()
+    policy.sampler.prove(policy)
+    rollouts = sample(policy, problems_of["text"], cut=Cut(top_k=2))
+    assert twin.cuts == [WHOLE, Cut(top_k=2)]
+    assert rollouts.cut
+    likeliest_MK = policy.score(rollouts, k=2).topk_logp_NTK[rollouts.mask_NT]
+    expected_M = policy.score(rollouts).logp_NT[rollouts.mask_NT] - likeliest_MK.logsumexp(-1)
+    torch.testing.assert_close(rollouts.logp_NT[rollouts.mask_NT], expected_M, atol=1e-5, rtol=0)
+
+
+def test_what_an_engine_samples_behind_a_stop_string_is_dropped(sampled_by, problems_of):
+    policy, twin = sampled_by()
+    generate = twin.generate
+    twin.generate = lambda *given, stop, **asked: generate(*given, stop=(), **asked)
+    twin_of = {"generator": torch.Generator().manual_seed(0), "rollouts_per_prompt": 3, "max_new_tokens": 6}
+    free = policy.sample(problems_of["text"], **twin_of)
+    row = int((~free.finished_N).nonzero()[0])
+    stop = policy.texts(free)[row][3]
+    twin_of["generator"].manual_seed(0)
+    found = policy.sample(problems_of["text"], **twin_of, stop=[stop])
+    text = policy.texts(found)[row]
+    assert text == policy.texts(free)[row][: len(text)]
+    assert text.endswith(stop)
+    assert text.count(stop) == 1
+    assert bool(found.finished_N[row])
+    torch.testing.assert_close(found.logp_NT, policy.score(found).logp_NT, atol=1e-5, rtol=0)
 
 
 def test_a_proven_engine_holds_the_weights(sampled_by, problems_of):

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from copd.maths.cut import Cut, remaining
 from copd.model.engine import EngineSampler
 from copd.model.learner import Learner
 from copd.model.lora import LoraSettings
@@ -64,6 +65,23 @@ def test_log_probs_are_the_trainers_before_and_after_the_weights_change(sampled,
     assert difference(sampled, before) > 0.01, "the old responses are not those of the new weights"
     after = sample(sampled, problems_of[kind], rollouts_per_prompt=3, temperature=temperature)
     assert difference(sampled, after) < TOLERANCE
+
+
+@pytest.mark.parametrize("cut", [Cut(top_k=3), Cut(top_p=0.6), Cut(top_p=0.9, top_k=20, min_p=0.01)])
+def test_log_probs_of_a_cut_distribution_are_those_of_what_is_left_of_the_trainers(sampled, problems_of, cut):
+    rollouts = sample(sampled, problems_of["text"], rollouts_per_prompt=3, cut=cut)
+    left_MV = remaining(sampled.score(rollouts, whole=True).whole_MV, cut)
+    expected_M = left_MV.gather(-1, rollouts.tokens_NT[rollouts.mask_NT][:, None])[:, 0]
+    torch.testing.assert_close(rollouts.logp_NT[rollouts.mask_NT], expected_M, atol=TOLERANCE, rtol=0)
+
+
+def test_a_response_ends_with_the_token_that_completes_a_stop_string(sampled, problems_of):
+    free = sample(sampled, problems_of["text"], tokens=12)
+    stop = sampled.texts(free)[0][4:6]
+    found = sample(sampled, problems_of["text"], tokens=12, stop=[stop])
+    assert sampled.texts(found)[0] == sampled.texts(free)[0][: sampled.texts(free)[0].index(stop) + 2]
+    assert bool(found.finished_N[0])
+    assert difference(sampled, found) < TOLERANCE
 
 
 def test_after_optimizer_steps_the_log_probs_are_those_of_the_new_weights(sampled, problems_of):

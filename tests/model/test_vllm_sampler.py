@@ -10,8 +10,18 @@ import pytest
 import torch
 
 from copd.errors import RecipeError
+from copd.maths.cut import WHOLE, Cut
 from copd.model.tiny import SPECIAL_TOKENS
-from copd.model.vllm_sampler import DISTRIBUTIONS, VllmEngine, biases, check_installed, pictures, weights_of
+from copd.model.vllm_sampler import (
+    DISTRIBUTIONS,
+    VllmEngine,
+    biases,
+    check_installed,
+    cut_as,
+    pictures,
+    stop_as,
+    weights_of,
+)
 from copd.types import Problem
 
 
@@ -69,6 +79,26 @@ def test_exactly_the_banned_tokens_are_made_impossible(policy):
     ids = dict(zip(SPECIAL_TOKENS, policy.tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True))
     assert ids["<|image_pad|>"] in bias
     assert ids["<|im_end|>"] in allowed
+
+
+@pytest.mark.parametrize(
+    ("cut", "expected"),
+    [
+        (WHOLE, {"top_p": 1.0, "top_k": 0, "min_p": 0.0}),
+        (Cut(top_p=0.9, top_k=20, min_p=0.1), {"top_p": 0.9, "top_k": 20, "min_p": 0.1}),
+    ],
+)
+def test_a_cut_goes_in_under_its_own_names_with_0_for_all_tokens(cut, expected):
+    assert cut_as(cut) == expected
+
+
+def test_it_writes_text_only_where_it_looks_for_stop_strings_and_with_special_tokens_in_it():
+    assert stop_as(()) == {"detokenize": False}
+    assert stop_as(("</answer>",)) == {
+        "stop": ["</answer>"],
+        "include_stop_str_in_output": True,
+        "skip_special_tokens": False,
+    }
 
 
 def test_pictures_go_in_as_they_are_and_videos_with_the_frames_that_they_have():

@@ -43,6 +43,7 @@ ROOMS = {
     "branches": EVERYBODY
     | {
         "copd.maths.advantages",
+        "copd.maths.cut",
         "copd.maths.divergences",
         "copd.compute.batching",
         "copd.model",

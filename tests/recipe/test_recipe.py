@@ -432,6 +432,12 @@ OVERRIDES = [
     ("sampling.engine=sglang", "sampling.engine: .*'builtin' or 'vllm'"),
     ("sampling={engine: vllm, temperature: 2.5}", "^sampling.temperature: is 2.5; engine vllm takes at most 2"),
     ("sampling.importance_cap=0.9", "sampling.importance_cap: .*found '0.9'"),
+    ("sampling.top_p=0", "sampling.top_p: .*found '0'"),
+    ("sampling.top_p=1.1", "sampling.top_p: .*found '1.1'"),
+    ("sampling.top_k=0", "sampling.top_k: .*found '0'"),
+    ("sampling.min_p=1", "sampling.min_p: .*found '1'"),
+    ("sampling.stop=['']", r"sampling\.stop.*: .*found ''"),
+    ("sampling.stop=end", r"sampling\.stop: accepted: a list; write \[end\], found 'end'"),
     ("branches.a.task.noise=loud", r"branches\.a\.task\.noise: .*found 'loud'"),
 ]
 
