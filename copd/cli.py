@@ -20,6 +20,7 @@ from copd.assemble import SERVER
 from copd.cli_arguments import Changes, Overrides, RecipeName, named_recipe, recipe_and_changes
 from copd.cli_compare import advise, compare
 from copd.cli_data import data
+from copd.cli_example import example
 from copd.cli_plan import plan
 from copd.cli_push import push
 from copd.commands.exits import DEBUG, leave, status_of
@@ -285,6 +286,7 @@ app.command()(plan)
 app.command()(compare)
 app.command()(advise)
 app.command()(push)
+app.command()(example)
 
 
 def main() -> None:

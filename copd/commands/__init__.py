@@ -11,6 +11,7 @@
 - `remedies`: why the base's responses are not right, and what to do
 - `cards`: the model cards of a run
 - `push`: a model of a run to the Hugging Face Hub
+- `example`: copies an example that ships
 - `evaluate`: compares models on test problems
 - `behaviour`: compares a student with a teacher
 - `merge`: merges model folders
