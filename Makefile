@@ -47,6 +47,7 @@ docs: $(VENV)/.installed  ## renew what is drawn: tables of the recipe, faults a
 	$(BIN)/python tools/speed_reference.py
 	$(BIN)/python tools/results_page.py
 	$(BIN)/python tools/advice_map.py
+	$(BIN)/python tools/index_page.py
 
 bench: $(BENCH)/.installed  ## the tables of benchmarks/README.md; 25 minutes, on a machine that does nothing else
 	$(BENCH)/bin/python -m benchmarks.run

@@ -21,6 +21,7 @@ from copd.cli_arguments import Changes, Overrides, RecipeName, busy, named_recip
 from copd.cli_ask import ask
 from copd.cli_compare import advise, compare
 from copd.cli_data import data
+from copd.cli_example import example
 from copd.cli_export import export
 from copd.cli_init import init
 from copd.cli_plan import plan
@@ -289,6 +290,7 @@ app.command()(ask)
 app.command()(compare)
 app.command()(advise)
 app.command()(push)
+app.command()(example)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@
 - `compared`: the recipe by which models are compared
 - `cards`: the model cards of a run
 - `push`: a model of a run to the Hugging Face Hub
+- `example`: copies an example that ships
 - `evaluate`: compares models on test problems
 - `behaviour`: compares a student with a teacher
 - `merge`: merges model folders
