@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from copd.recipe.method_sections import MergeSection
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe
 from copd.runs.folder import occupied
-from copd.runs.saved import BRANCHES, LAST, Reference, checkpoint_of, manifest_of, recipe_of, reference_of
+from copd.runs.saved import BEST, BRANCHES, LAST, STEP, Reference, checkpoint_of, manifest_of, recipe_of, reference_of
 from copd.system.files import passing_folder, sha256
 from copd.system.own_code import load_named
 from copd.types import MERGED
@@ -48,6 +49,8 @@ def export(run: Path, step: str = LAST, out: Path | None = None) -> Exported:
     whole or not at all. The run may still train. Raises RunFolderError, CheckpointError, RecipeError, ModelFolderError,
     MergeError or WriteError.
     """
+    if not re.fullmatch(STEP, step):
+        raise RecipeError(f"--step: found {step!r}; accepted: a number of steps, {LAST} or {BEST}")
     saved = SavedModels(run, step)
     folder = out or run / EXPORTS / saved.checkpoint.folder.name
     if occupied(folder):

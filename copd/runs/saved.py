@@ -16,7 +16,8 @@ from copd.runs.validations import Best
 
 LAST, BEST = "last", "best"
 """Words for a checkpoint: the newest one, and that of the best validation."""
-AT_STEP = re.compile(rf"(?P<folder>.+)@(?P<step>[0-9]{{1,12}}|{LAST}|{BEST})", re.DOTALL)
+STEP = rf"[0-9]{{1,12}}|{LAST}|{BEST}"
+AT_STEP = re.compile(rf"(?P<folder>.+)@(?P<step>{STEP})", re.DOTALL)
 BRANCHES = "branches"
 
 

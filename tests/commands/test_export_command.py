@@ -134,6 +134,12 @@ def test_a_folder_that_holds_something_is_left_alone(finished, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.parametrize("step", ["", "-1", "first", "1.5"])
+def test_a_step_is_a_number_or_one_of_two_words(finished, step):
+    with pytest.raises(RecipeError, match=r"--step: found .*; accepted: a number of steps, last or best"):
+        export(finished, step)
+
+
 def test_another_base_is_refused_since_the_models_are_made_of_it(stopped_run):
     manifest = json.loads((stopped_run / "manifest.json").read_text())
     manifest["base_sha256"]["config.json"] = "0" * 64
