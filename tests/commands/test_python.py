@@ -109,7 +109,9 @@ def test_a_function_is_named_by_its_file_relative_to_the_current_folder_where_it
     assert source_of("mine", "any/file.py:f") == "any/file.py:f"
 
 
-@pytest.mark.parametrize("function", [lambda response, answer: 1.0, len, Done().__init__, 3], ids=str)
+@pytest.mark.parametrize(
+    "function", [lambda response, answer: 1.0, len, Done().__init__, 3], ids=["lambda", "len", "method", "3"]
+)
 def test_a_function_that_no_file_has_at_its_top_level_is_refused(function):
     with pytest.raises(RecipeError, match=r"^rewards.mine: .* is not at the top level of a .py file"):
         source_of("mine", function)
