@@ -41,7 +41,10 @@ def test_weighted_scores_are_added_to_that_of_the_problem_s_own_verifier(grades_
 
 
 def test_only_the_problem_s_own_verifier_says_whether_an_answer_is_right(grades_of):
-    assert grades_of({"sums": {"exact": 5.0}}, TEXT, "\\boxed{3}").correct == [True, False]
+    strict = replace(PROBLEM, verifier="exact")
+    grades = grades_of({"sums": {"number": 5.0}}, TEXT, "\\boxed{2.0}", problem=strict)
+    assert grades.correct == [True, False]
+    assert grades.rewards == pytest.approx([6.0, 5.0])
 
 
 def test_the_branch_is_that_which_the_problem_was_drawn_for(grades_of):
