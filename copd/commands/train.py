@@ -30,6 +30,7 @@ from copd.phases import Consolidation, Merge, merged
 from copd.recipe.method_sections import DISTIL
 from copd.recipe.model import Recipe
 from copd.recipe.reading import reread
+from copd.recipe.shareable import shareable
 from copd.rewards.grading import user_verifiers
 from copd.runs.cards import RUN_CARD
 from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint
@@ -165,7 +166,7 @@ class _Run:
             handovers=handovers(self.recipe),
             display=self.screen,
             health=make_health(self.recipe, self.plan.taught),
-            trackers=open_trackers(self.recipe.trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
+            trackers=open_trackers(self.recipe.trackers, self.folder, first_step, shareable(self.recipe)),
         )
         try:
             await self._train(handles, observer)

@@ -11,6 +11,7 @@
 - `explain`: errors in the user's words
 - `synonyms`: what other libraries call the fields
 - `merges`: merge sections outside a recipe
+- `shareable`: a recipe without the user's paths
 - `keys`: refuses a recipe that repeats a secret of the environment
 - `builtin/`: the recipes that ship
 """

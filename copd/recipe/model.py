@@ -32,8 +32,10 @@ from copd.recipe.sections import (
     RewardSection,
     ScheduleSection,
     TopologySection,
+    TrackerSection,
     VerifierName,
     backend_by_name,
+    tracker_by_name,
 )
 from copd.types import BASE, RESERVED_NAMES
 
@@ -72,8 +74,8 @@ class Recipe(Section):
     lora: LoraSection | None = Field(
         None, description="branches as adapters on one frozen base: {rank, alpha, targets}; null = full weights"
     )
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
-        (), description="trackers that also get the numbers of metrics.jsonl; each is an extra of the package"
+    trackers: tuple[Annotated[TrackerSection, BeforeValidator(tracker_by_name)], ...] = Field(
+        (), description="trackers that also get the numbers of metrics.jsonl, and samples: names, or sections"
     )
     backend: Annotated[BackendSection, BeforeValidator(backend_by_name)] = BackendSection()
 

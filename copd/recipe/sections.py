@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
@@ -11,6 +12,12 @@ from copd.recipe.task_sections import TASK_TAG, DigitsTask, RowsTask, tag_of_tas
 from copd.system.files import COMMIT
 
 
+def _name_in_a_tracker(name: str) -> str:
+    if not re.fullmatch(r"[\w .:+-]{1,128}", name):
+        raise ValueError(f"accepted: letters, digits, spaces and . : + - _, 1 to 128 in all; found {name[:80]!r}")
+    return name
+
+
 def _function_of_file(source: str) -> str:
     path, _, function = source.rpartition(":")
     if not path.endswith(".py") or not function.isidentifier():
@@ -18,6 +25,7 @@ def _function_of_file(source: str) -> str:
     return source
 
 
+TrackedName = Annotated[str, AfterValidator(_name_in_a_tracker)]
 VerifierName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_/-]{1,64}$")]
 FunctionOfFile = Annotated[str, AfterValidator(_function_of_file)]
 """path/file.py:function. Like every path of a recipe, it is relative to the current directory."""
@@ -293,6 +301,22 @@ class BackendSection(Section):
                 f"{self.slow_minutes:g}"
             )
         return self
+
+
+class TrackerSection(Section):
+    """A tracker, which gets the numbers of metrics.jsonl, samples and their pictures. Its name alone stands for it."""
+
+    kind: Literal["tensorboard", "wandb", "mlflow", "trackio"] = Field(
+        description="each is an extra of the package; account and place come from its own environment"
+    )
+    project: TrackedName = Field("copd", description="project of the run; with mlflow its experiment")
+    name: TrackedName | None = Field(None, description="name of the run; null = that of the run folder")
+    tags: tuple[TrackedName, ...] = Field((), description="tags of the run")
+
+
+def tracker_by_name(value: Any) -> Any:
+    """The section that the name of a tracker stands for."""
+    return {"kind": value} if isinstance(value, str) else value
 
 
 def backend_by_name(value: Any) -> Any:

@@ -122,6 +122,9 @@ ROWS = (
     Row("checkpoint.keep_last", ("save_total_limit",), ("max_actor_ckpt_to_keep",), ("save_limit",)),
     Row("evaluation.every_cycles", ("eval_steps",), ("test_freq",), ("val_freq",), "cycles, not steps"),
     Row("trackers", ("report_to",), ("logger",), ("logger",)),
+    Row("trackers[].project", ("project",), ("project_name",), ("project_name",)),
+    Row("trackers[].name", ("run_name",), ("experiment_name",), ("experiment_name",), "null: the run folder's"),
+    Row("trackers[].tags", ("wandb_tags",)),
     Row("--out", ("output_dir",), ("default_local_dir",), ("save_checkpoint_path",)),
     Row("--resume", ("resume_from_checkpoint",), ("resume_mode",), ("load_checkpoint_path",)),
 )

@@ -6,7 +6,7 @@
 - `checkpoint`: checkpoints of all branches at one step, and the time they take
 - `runlog`: the record: JSON lines that can be cut back to a checkpoint
 - `experts`: experts of another run, taken over
-- `trackers`: TensorBoard and W&B
+- `trackers`: TensorBoard, W&B, MLflow and trackio
 - `pictures`: pictures of the recorded samples
 - `screen`: the run on the terminal
 - `tables`: tables of results
