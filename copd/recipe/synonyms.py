@@ -70,11 +70,13 @@ ROWS = (
     Row(
         "sampling.refill",
         (),
-        ("filter_groups", "filter_groups.enable", "max_num_gen_batches", "dynamic_sampling"),
-        ("online_filtering", "max_try_make_batch", "dynamic_sampling"),
+        ("filter_groups", "filter_groups.enable", "max_num_gen_batches"),
+        ("online_filtering", "max_try_make_batch"),
         "refills at most, 0 = none; a reward that varies, no bounds of accuracy",
     ),
-    Row("sampling.stop", ("stop", "stop_strings"), ("stop",), ("stop",), "the string stays in the response"),
+    Row(
+        "sampling.stop", ("stop", "stop_strings"), note="in TRL by generation_kwargs; the string stays in the response"
+    ),
     Row("sampling.engine", ("use_vllm", "vllm_mode"), ("rollout.name",)),
     Row(
         "sampling.vllm_cache_gib",
@@ -124,7 +126,6 @@ ROWS = (
     Row("trackers", ("report_to",), ("logger",), ("logger",)),
     Row("trackers[].project", ("project",), ("project_name",), ("project_name",)),
     Row("trackers[].name", ("run_name",), ("experiment_name",), ("experiment_name",), "null: the run folder's"),
-    Row("trackers[].tags", ("wandb_tags",)),
     Row("--out", ("output_dir",), ("default_local_dir",), ("save_checkpoint_path",)),
     Row("--resume", ("resume_from_checkpoint",), ("resume_mode",), ("load_checkpoint_path",)),
 )
