@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from copd.maths.advantages import has_signal
+from copd.maths.advantages import group_deviations, has_signal
 from copd.types import Part, Rollouts
 
 
 def describe(part: Part, trained: Rollouts) -> dict[str, float]:
-    """Metrics of a part's rollouts: reward, accuracy, length, share truncated, graders' failures, groups with signal.
+    """Metrics of a part's rollouts: rewards, accuracy, length, share truncated, graders' failures, groups with signal.
 
     The signal is that of the rollouts `trained` on; all other metrics are over all rows. If the problems are of several
     tasks, the reward of each task is added as `PART/reward/TASK`. A refilled batch also has its tries, and the share of
@@ -25,6 +25,7 @@ def describe(part: Part, trained: Rollouts) -> dict[str, float]:
     kept = {} if rollouts.groups is None else {"tries": sampled / groups, "groups_kept": signal / sampled}
     return {
         f"{part.name}/reward": float(rollouts.reward_N.mean()),
+        f"{part.name}/reward_std": float(group_deviations(rollouts.reward_N, rollouts.prompt_of_N).mean()),
         **{f"{part.name}/reward/{task}": value for task, value in reward_by_task(rollouts).items()},
         f"{part.name}/accuracy": float(rollouts.correct_N.float().mean()),
         f"{part.name}/groups_with_signal": signal / groups,

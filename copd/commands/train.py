@@ -29,6 +29,7 @@ from copd.model.stored import StoredTensors
 from copd.phases import Consolidation, Merge, merged
 from copd.recipe.method_sections import DISTIL
 from copd.recipe.model import Recipe
+from copd.recipe.publish import published
 from copd.recipe.reading import reread
 from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint
 from copd.runs.experts import expert_checkpoint
@@ -177,7 +178,7 @@ class _Run:
         remove_passing_folders(self.folder)
         base, handles = self.place.evaluated(BASE, self.base), self.place.branches
         first_step = self.checkpoint.step if self.checkpoint else 0
-        trackers = [self.made.own(f"trackers.{i}") or name for i, name in enumerate(self.recipe.trackers)]
+        own = [self.made.own(f"trackers.{i}") for i in range(len(self.recipe.trackers))]
         observer = RunObserver(
             self.folder,
             handles,
@@ -193,7 +194,7 @@ class _Run:
             merge=partial(self._measured_merge, handles) if measures_merge(self.recipe, self.plan) else None,
             display=self.screen,
             health=make_health(self.recipe, self.plan.taught),
-            trackers=open_trackers(trackers, self.folder, first_step, self.recipe.model_dump(mode="json")),
+            trackers=open_trackers(self.recipe.trackers, self.folder, first_step, published(self.recipe), own),
         )
         try:
             await self._train(handles, observer)

@@ -25,6 +25,14 @@ def group_advantages(
     return torch.where(signal_N, centred_N / (variance_P.sqrt()[prompt_of_N] + eps_std), 0.0)
 
 
+def group_deviations(reward_N: Tensor, prompt_of_N: Tensor) -> Tensor:
+    """The unbiased standard deviation of each group's rewards; 0 for a group of one row. [P]."""
+    groups = int(prompt_of_N.max()) + 1 if len(prompt_of_N) else 0
+    size_P = torch.bincount(prompt_of_N, minlength=groups)
+    centred_N = reward_N - (_group_sum(reward_N, prompt_of_N, groups) / size_P)[prompt_of_N]
+    return (_group_sum(centred_N.square(), prompt_of_N, groups) / (size_P - 1).clamp(min=1)).sqrt()
+
+
 def has_signal(reward_N: Tensor, prompt_of_N: Tensor) -> Tensor:
     """True on rows whose group holds at least two different rewards, or one that is not finite. [N] bool.
 

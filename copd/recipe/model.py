@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from copd.recipe.fields import CodeOfFile, Section, VerifierName, is_code, one_of_or_code, schema_of
+from copd.recipe.fields import CodeOfFile, Section, VerifierName, is_code
 from copd.recipe.keys import check_no_key
 from copd.recipe.method_sections import (
     DISTIL,
@@ -30,13 +30,12 @@ from copd.recipe.sections import (
     RewardSection,
     ScheduleSection,
     TopologySection,
+    TrackerSection,
     backend_by_name,
+    tracker_by_name,
 )
 from copd.recipe.task_sections import BranchSection, PythonTask
 from copd.types import BASE, RESERVED_NAMES
-
-TRACKERS = ("tensorboard", "wandb")
-"""The trackers of copd, each by the name of its library."""
 
 
 class Recipe(Section):
@@ -73,10 +72,8 @@ class Recipe(Section):
     lora: LoraSection | None = Field(
         None, description="branches as adapters on one frozen base: {rank, alpha, targets}; null = full weights"
     )
-    trackers: tuple[Annotated[str, one_of_or_code(*TRACKERS), schema_of(*TRACKERS)], ...] = Field(
-        (),
-        description="trackers that also get the numbers of metrics.jsonl; each is an extra of the package, or code of "
-        "yours that opens one",
+    trackers: tuple[Annotated[TrackerSection, BeforeValidator(tracker_by_name)], ...] = Field(
+        (), description="trackers that also get the numbers of metrics.jsonl, and samples: names, or sections"
     )
     backend: Annotated[BackendSection, BeforeValidator(backend_by_name)] = BackendSection()
 
@@ -89,7 +86,7 @@ class Recipe(Section):
             if isinstance(branch.task, PythonTask)
         }
         named = {"model.family": self.model.family, "merge.method": self.merge.method}
-        named |= {f"trackers.{i}": tracker for i, tracker in enumerate(self.trackers)}
+        named |= {f"trackers.{i}": tracker.kind for i, tracker in enumerate(self.trackers)}
         others = {field: source for field, source in named.items() if source is not None and is_code(source)}
         return {f"verifiers.{name}": source for name, source in self.verifiers.items()} | of_branches | others
 

@@ -46,7 +46,8 @@ def published(recipe: Recipe) -> dict[str, Any]:
             if section["task"].get(field):
                 section["task"][field] = _bare(section["task"][field])
     data["verifiers"] = _bare(data["verifiers"])
-    data["trackers"] = [bare(name) if is_code(name) else name for name in recipe.trackers]
+    for tracker in data["trackers"]:
+        tracker["kind"] = bare(tracker["kind"]) if is_code(tracker["kind"]) else tracker["kind"]
     data["merge"]["method"] = bare(recipe.merge.method)
     if recipe.experts.run:
         data["experts"]["run"] = bare(recipe.experts.run)

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from copd.recipe.fields import CodeOfFile, Count, Decay, Positive, Section, Share
+from copd.recipe.fields import CodeOfFile, Count, Decay, Positive, Section, Share, one_of_or_code, schema_of
 from copd.system.files import REVISION
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+"""The trackers of copd, each by the name of its library."""
+
+
+def _name_in_a_tracker(name: str) -> str:
+    if not re.fullmatch(r"[\w .:+-]{1,128}", name):
+        raise ValueError(f"accepted: letters, digits, spaces and . : + - _, 1 to 128 in all; found {name[:80]!r}")
+    return name
+
+
+TrackedName = Annotated[str, AfterValidator(_name_in_a_tracker)]
 
 
 class ModelSection(Section):
@@ -264,6 +277,23 @@ class BackendSection(Section):
                 f"{self.slow_minutes:g}"
             )
         return self
+
+
+class TrackerSection(Section):
+    """A tracker, which gets the numbers of metrics.jsonl, samples and their pictures. Its name alone stands for it."""
+
+    kind: Annotated[str, one_of_or_code(*TRACKERS), schema_of(*TRACKERS)] = Field(
+        description="each is an extra of the package, whose account and place come from its own environment; or code "
+        "of yours that opens one"
+    )
+    project: TrackedName = Field("copd", description="project of the run; with mlflow its experiment")
+    name: TrackedName | None = Field(None, description="name of the run; null = that of the run folder")
+    tags: tuple[TrackedName, ...] = Field((), description="tags of the run")
+
+
+def tracker_by_name(value: Any) -> Any:
+    """The section that the name of a tracker stands for."""
+    return {"kind": value} if isinstance(value, str) else value
 
 
 def backend_by_name(value: Any) -> Any:

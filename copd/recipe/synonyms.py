@@ -77,11 +77,13 @@ ROWS = (
     Row(
         "sampling.refill",
         (),
-        ("filter_groups", "filter_groups.enable", "max_num_gen_batches", "dynamic_sampling"),
-        ("online_filtering", "max_try_make_batch", "dynamic_sampling"),
+        ("filter_groups", "filter_groups.enable", "max_num_gen_batches"),
+        ("online_filtering", "max_try_make_batch"),
         "refills at most, 0 = none; a reward that varies, no bounds of accuracy",
     ),
-    Row("sampling.stop", ("stop", "stop_strings"), ("stop",), ("stop",), "the string stays in the response"),
+    Row(
+        "sampling.stop", ("stop", "stop_strings"), note="in TRL by generation_kwargs; the string stays in the response"
+    ),
     Row("sampling.engine", ("use_vllm", "vllm_mode"), ("rollout.name",)),
     Row(
         "sampling.vllm_cache_gib",
@@ -130,6 +132,8 @@ ROWS = (
     Row("checkpoint.keep_best", ("load_best_model_at_end",), note="kept, not loaded: `copd export RUN --step best`"),
     Row("evaluation.every_steps", ("eval_steps",), ("test_freq",), ("val_freq",)),
     Row("trackers", ("report_to",), ("logger",), ("logger",)),
+    Row("trackers[].project", ("project",), ("project_name",), ("project_name",)),
+    Row("trackers[].name", ("run_name",), ("experiment_name",), ("experiment_name",), "null: the run folder's"),
     Row("--out", ("output_dir",), ("default_local_dir",), ("save_checkpoint_path",)),
     Row("--resume", ("resume_from_checkpoint",), ("resume_mode",), ("load_checkpoint_path",)),
 )

@@ -9,7 +9,7 @@
 - `saved`: a model of a run by its name, also that of a checkpoint
 - `runlog`: the record: JSON lines that can be cut back to a checkpoint
 - `experts`: experts of another run, taken over
-- `trackers`: TensorBoard and W&B
+- `trackers`: TensorBoard, W&B, MLflow and trackio
 - `pictures`: pictures of the recorded samples
 - `screen`: the run on the terminal, or line by line in a file
 - `stages`: what the run does now, and the time that it takes

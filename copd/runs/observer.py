@@ -32,7 +32,7 @@ from copd.runs.lifecycle import Stop
 from copd.runs.pictures import keep_media
 from copd.runs.remaining import EVALUATING, MEASURING, SAVING
 from copd.runs.runlog import METRICS, SAMPLES, JsonLines, read_lines
-from copd.runs.trackers import Log, numbers_of
+from copd.runs.trackers import Log, numbers_of, shown
 from copd.runs.validations import Best, every_steps, validation_due
 from copd.schedule import Phase, Position, Schedule, Stretch
 from copd.topology import Edge
@@ -153,9 +153,15 @@ class RunObserver:
                 ks=settings.overlap_k,
                 done=done,
             )
-        for sample in behaviour.samples:
-            media = keep_media(self._folder, behaviour.shown[sample["capability"], sample["problem"]])
-            self._samples.write({"step": step, "phase": phase, **sample, **media})
+        samples = [
+            {"step": step, "phase": phase, **sample, **keep_media(self._folder, behaviour.shown[where])}
+            for sample in behaviour.samples
+            for where in [(sample["capability"], sample["problem"])]
+        ]
+        for sample in samples:
+            self._samples.write(sample)
+        for tracker in self._trackers:
+            tracker.show(step, [shown(self._folder, sample) for sample in samples])
         self._compare_teachers(step, behaviour)
         measures = {name: value for name, value in vars(behaviour).items() if name not in ("samples", "shown", "right")}
         self.note("behaviour", step, phase=phase, **measures)

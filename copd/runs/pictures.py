@@ -37,6 +37,21 @@ def keep_media(folder: Path, problem: Problem) -> dict[str, Any]:
     }
 
 
+def kept_pictures(folder: Path, paths: Sequence[str]) -> list[np.ndarray]:
+    """Pictures and frames that `keep_media` wrote, by their paths relative to `folder`. [height, width, 3] uint8 each.
+
+    Raises WriteError naming one that cannot be read again.
+    """
+    found = []
+    for path in paths:
+        try:
+            with Image.open(folder / path) as picture:
+                found.append(np.asarray(picture.convert("RGB")))
+        except OSError as error:
+            raise WriteError(f"{folder / path}: was written and cannot be read: {error}") from error
+    return found
+
+
 def _spread(items: Sequence[np.ndarray | Pixels] | np.ndarray) -> list[np.ndarray]:
     """All items, or `MOST_PICTURES` of them at equal distances, including the first and the last."""
     chosen = np.unique(np.linspace(0, len(items) - 1, min(len(items), MOST_PICTURES)).round().astype(int))

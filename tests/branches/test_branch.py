@@ -270,6 +270,7 @@ def test_a_student_learns_on_its_teachers_responses_however_often_it_was_updated
 def test_the_metrics_of_an_update_describe_its_rollouts(make_branch, graded):
     metrics = make_branch().update([Part("native", graded)])
     assert metrics["native/reward"] == pytest.approx(4 / 6)
+    assert metrics["native/reward_std"] == pytest.approx(1 / math.sqrt(3) / 3)
     assert metrics["native/groups_with_signal"] == pytest.approx(1 / 3)
     assert metrics["native/response_length"] == pytest.approx(26 / 6)
     assert metrics["native/truncated_rate"] == pytest.approx(0.5)
@@ -495,7 +496,7 @@ def test_the_reward_of_each_task_is_told_where_a_batch_holds_several(make_branch
 
 def test_the_reward_of_a_single_task_is_told_once(make_branch, graded):
     metrics = make_branch().update([Part("native", graded)])
-    assert [name for name in metrics if "reward" in name] == ["native/reward"]
+    assert [name for name in metrics if "reward" in name] == ["native/reward", "native/reward_std"]
 
 
 def rewarded(branch):

@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 
-from copd.maths.advantages import group_advantages, has_signal
+from copd.maths.advantages import group_advantages, group_deviations, has_signal
 
 HALF_ROOT_3 = 0.8660254037844386
 HALF_ROOT_2 = 0.7071067811865476
@@ -145,3 +145,10 @@ def test_an_empty_batch_has_no_advantages():
 )
 def test_signal_is_two_different_rewards_in_one_group(reward, prompt_of, expected):
     assert has_signal(rewards(*reward), torch.tensor(prompt_of)).tolist() == expected
+
+
+def test_deviations_are_unbiased_within_each_group_and_0_for_a_single_row():
+    reward_N = torch.tensor([1.0, 0.0, 5.0, 1.0, 0.0, 2.0], dtype=torch.float64)
+    prompt_of_N = torch.tensor([0, 0, 1, 0, 0, 2])
+    expected = [float(torch.tensor([1.0, 0, 1, 0], dtype=torch.float64).std()), 0.0, 0.0]
+    assert group_deviations(reward_N, prompt_of_N).tolist() == pytest.approx(expected)

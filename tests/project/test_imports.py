@@ -188,7 +188,7 @@ def test_a_room_tells_what_lives_there_file_by_file(room):
     [
         ("pyarrow", {"rows/parquet.py"}),
         ("av", {"rows/video.py"}),
-        ("PIL", {"rows/media.py", "runs/pictures.py"}),  # the second writes pictures that it was given, and opens none
+        ("PIL", {"rows/media.py", "runs/pictures.py"}),  # the second writes pictures, and opens its own alone
     ],
 )
 def test_files_of_users_are_opened_by_one_module_for_each_library(library, modules):

@@ -437,6 +437,9 @@ OVERRIDES = [
     ("sampling.top_k=0", "sampling.top_k: .*found '0'"),
     ("sampling.min_p=1", "sampling.min_p: .*found '1'"),
     ("sampling.stop=['']", r"sampling\.stop.*: .*found ''"),
+    ("trackers=[comet]", r"trackers\.0\.kind: accepted: .*'trackio'.*found 'comet'"),
+    ("trackers=[{kind: wandb, project: a/b}]", r"trackers\.0\.project: accepted: letters, .*found 'a/b'"),
+    ("trackers=[{kind: wandb, tags: ['']}]", r"trackers\.0\.tags\.0: accepted: letters, .*found ''"),
     ("sampling.stop=end", r"sampling\.stop: accepted: a list; write \[end\], found 'end'"),
     ("branches.a.task.noise=loud", r"branches\.a\.task\.noise: .*found 'loud'"),
 ]

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from copd.errors import WriteError
-from copd.runs.pictures import LONGEST_SIDE, MEDIA, MOST_PICTURES, keep_media
+from copd.runs.pictures import LONGEST_SIDE, MEDIA, MOST_PICTURES, keep_media, kept_pictures
 from copd.types import Problem
 
 RNG = np.random.default_rng(0)
@@ -24,6 +24,17 @@ def test_a_small_picture_is_kept_to_the_pixel(tmp_path):
     (path,) = keep_media(tmp_path, problem([image]))["images"]
     assert path.startswith("media/")
     assert (np.asarray(Image.open(tmp_path / path)) == image).all()
+
+
+def test_what_is_kept_is_read_again_and_what_is_gone_or_no_picture_is_named(tmp_path):
+    image = picture()
+    (path,) = keep_media(tmp_path, problem([image]))["images"]
+    (found,) = kept_pictures(tmp_path, [path])
+    assert (found == image).all()
+    (tmp_path / path).write_text("none")
+    for name in (path, "media/gone.png"):
+        with pytest.raises(WriteError, match=f"{name}: was written and cannot be read: "):
+            kept_pictures(tmp_path, [name])
 
 
 def test_frames_of_a_video_are_kept_in_order(tmp_path):
