@@ -11,7 +11,8 @@ import torch
 from copd.assemble.assembled import Assembled, Home, Inheritance, assembled
 from copd.assemble.sampling import make_correction
 from copd.branches.actor import generator_of
-from copd.branches.branch import Branch, ObjectiveSettings, Reference
+from copd.branches.branch import Branch
+from copd.branches.settings import ObjectiveSettings, Reference
 from copd.branches.signals import SampledToken, Signal, StudentsLikeliest, TeachersLikeliest, WholeVocabulary
 from copd.maths.distill import WHOLE_VOCABULARY, clamped_delta, masked_delta, proximal_delta
 from copd.maths.divergences import Divergence, forward_kl, jensen_shannon, reverse_kl

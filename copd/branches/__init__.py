@@ -6,6 +6,7 @@
 - `described`: the metrics of a batch's responses
 - `refilled`: further prompts in the place of groups without signal
 - `kept`: the last batches of a branch, to be replayed
+- `settings`: the settings of the parts of an update
 - `signals`: the signals of OPD, from the teacher's answer to the student's objective
 - `handle`: the one class of handles
 - `local`: calls to a branch of this process; turns on a device

@@ -16,8 +16,8 @@ from copd.branches.actor import Actor, SamplingSettings, generator_of
 from copd.branches.described import describe
 from copd.branches.kept import KeptBatch, as_tensors, from_tensors
 from copd.branches.refilled import refilled, to_learn_on
+from copd.branches.settings import ObjectiveSettings
 from copd.branches.shortage import short_of_memory
-from copd.branches.signals import Signal
 from copd.branches.state import read_state, write_state
 from copd.compute.batching import take_rows
 from copd.errors import CheckpointError, NonFiniteError
@@ -25,15 +25,12 @@ from copd.maths.advantages import group_advantages
 from copd.model.learner import Learner, StepReport
 from copd.model.objectives import (
     AnchoredGrpoObjective,
-    Corrected,
     GrpoObjective,
     Objective,
-    as_it_is,
     with_effective_share,
 )
 from copd.model.parity import settled_path
 from copd.model.policy import Policy
-from copd.model.rates import Rate, constant
 from copd.model.stored import StoredTensors, write_folder
 from copd.rewards.grading import Grader
 from copd.tasks.asked import Asked
@@ -43,34 +40,6 @@ PART_NORMS_EVERY = 4
 """The norms of the gradients of a branch's parts are logged in every so many updates."""
 VISIT_STRIDE = 10_000_000
 """A visitor to a peer's capability reads problems from (1 + the visitor's index) times this number on."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The reference that native RLVR stays near: a frozen policy that branches may share, and its KL's weight."""
-
-    policy: Policy
-    kl_coefficient: float
-
-
-@dataclass(frozen=True)
-class ObjectiveSettings:
-    """The settings of the parts of an update.
-
-    `signal` is that of OPD. With `mask_truncated`, truncated native responses are left out as if they had not been
-    sampled. `reference` is None if there is no KL term. Batches with a teacher have the rate `opd_learning_rate` and
-    `opd_iterations`; None: those of the learner. `rate`: the share of a learning rate in each update. `corrected` is
-    applied to the native part.
-    """
-
-    signal: Signal
-    corrected: Corrected = as_it_is
-    normalize_std: bool = True
-    mask_truncated: bool = False
-    reference: Reference | None = None
-    opd_learning_rate: float | None = None
-    opd_iterations: int | None = None
-    rate: Rate = constant
 
 
 @dataclass(frozen=True)

@@ -234,7 +234,7 @@ TRACKERS: dict[str, Callable[[Opening], Log]] = {
 
 
 Opener = Callable[[Path, int, Mapping[str, Any]], Any]
-"""The user's way to open a log: (run folder, first step, recipe) -> an object with `log` and `close`, perhaps `show`."""
+"""The user's way to open a log: (run folder, first step, recipe) -> an object with `log`, `close`, perhaps `show`."""
 
 
 def _opened(opener: Opener, opening: Opening) -> Log:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from copd.branches.actor import Actor, SamplingSettings, generator_of
-from copd.branches.branch import VISIT_STRIDE, ObjectiveSettings, Reference
+from copd.branches.branch import VISIT_STRIDE
+from copd.branches.settings import ObjectiveSettings, Reference
 from copd.branches.signals import SampledToken, WholeVocabulary
 from copd.compute.batching import take_rows
 from copd.errors import NonFiniteError, WriteError
