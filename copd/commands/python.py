@@ -74,6 +74,9 @@ class Run:
         path = self.folder / name
         return path if path.exists() else None
 
+    def __str__(self) -> str:
+        return str(self.folder)
+
     def __fspath__(self) -> str:
         return str(self.folder)
 

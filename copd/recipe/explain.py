@@ -86,7 +86,7 @@ def explained(detail: Mapping[str, Any], root: type[BaseModel] = Recipe) -> str:
     if detail["type"] == "string_pattern_mismatch":
         is_key = path[-1] == "[key]"
         where = ".".join(path[:-1] if is_key else path)
-        detail = {**detail, "msg": PATTERN_MEANT[path[-3 if is_key else -1]]}
+        detail = {**detail, "msg": next(PATTERN_MEANT[key] for key in reversed(path) if key in PATTERN_MEANT)}
     if detail["type"] in ACCEPTED:
         detail = {**detail, "msg": "accepted: " + ACCEPTED[detail["type"]].format(**detail.get("ctx", {}))}
     if detail["type"] == "tuple_type":

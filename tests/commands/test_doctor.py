@@ -40,6 +40,7 @@ from copd.commands.outlook import (
 from copd.errors import RecipeError
 from copd.model.folders import load_family, model_folder
 from copd.model.policy import Policy
+from copd.recipe.evaluation import sized
 from copd.recipe.reading import load_recipe, make_recipe
 from copd.tasks.digits import Digits
 from copd.types import Part, Rollouts, Score, Split
@@ -448,7 +449,7 @@ def test_the_exit_status_tells_sound_failed_and_wrong_apart_and_nothing_is_writt
     changes, status, said, tmp_path, monkeypatch, capsys
 ):
     alone = ["branches={text: {task: {kind: digits, capability: text}}}", "method=expert"]
-    monkeypatch.setattr(sys, "argv", ["copd", "doctor", *SMALL, *alone, *changes])
+    monkeypatch.setattr(sys, "argv", ["copd", "doctor", "demo", *SMALL, *alone, *changes])
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
@@ -499,13 +500,14 @@ def test_the_shares_of_a_run_are_those_of_all_that_it_does():
     )
     plan = make_plan(recipe)
     answers, measures = 5 * 3 * 10 + 2 * 3 * 3 * 5, 3 * (2 * 2 * 3 * 3)
-    found = shares(recipe, plan, Pace(100.0, 1.0, 0.0, 20.0), 1).found
+    asked = sized(recipe.evaluation, {})
+    found = shares(recipe, asked, plan, Pace(100.0, 1.0, 0.0, 20.0), 1).found
     total = 100 + answers + measures + 60
     assert f"training 2 min ({100 / total:.0%}), evaluation 6 min ({(answers + measures) / total:.0%})" in found
     assert f"checkpoints 60 s ({60 / total:.0%})" in found
     assert "evaluation.problems, " in found
     assert "raise checkpoint.every_steps" in found
-    scored = shares(recipe, plan, Pace(100.0, 0.0, 1.0, 0.0), 3).found
+    scored = shares(recipe, asked, plan, Pace(100.0, 0.0, 1.0, 0.0), 3).found
     assert f"evaluation {3 * 36 * 3 / 3:.0f}" in scored.replace("2 min", "108")
 
 

@@ -122,7 +122,7 @@ def test_the_class_of_an_error_decides_its_status_and_only_debug_shows_where_it_
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError("a\nb"), ConnectionResetError(104, "reset\nby peer"), ValueError(), MemoryError()]
+    "error", [KeyError("a\nb"), ConnectionResetError(104, "reset\nby peer"), ValueError(), LookupError()]
 )
 def test_an_error_that_copd_does_not_know_is_one_line_with_the_way_to_its_traceback(failing, error):
     status, said = failing(error)

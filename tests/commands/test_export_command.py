@@ -68,7 +68,7 @@ def test_the_last_checkpoint_gives_the_models_of_the_end_bit_for_bit(finished, s
             (finished / at / "generation_config.json").read_text()
         )
     assert made.left_out is None
-    assert "# the merge of its branches, after 3 of 3 steps, of a copd run" in (folder / "README.md").read_text()
+    assert "# Merged model, after 3 of 3 steps, of a copd run" in (folder / "README.md").read_text()
     assert {path.name for path in (stopped_run / "exports" / "step-00000003").iterdir()} == {"branches", "merged"}
 
 

@@ -223,7 +223,7 @@ def test_a_problem_with_pictures_that_the_model_does_not_take_is_named(policies,
 def test_an_image_text_model_of_another_kind_is_refused_by_name(policies):
     model = policies["qwen3"].clone().model
     model.config = LlavaConfig()
-    with pytest.raises(ModelFolderError, match=r"^model\.path: .*llava.*accepted: causal language models of text, and"):
+    with pytest.raises(ModelFolderError, match=r"^model\.path: .*llava.*accepted: causal language models of text, "):
         family_of(model, policies["qwen3"].processor)
 
 

@@ -166,7 +166,7 @@ def test_adapters_share_the_base_and_start_from_seeds_of_their_own():
         (["lora.rank=true"], r"^lora\.rank: holds yes, no"),
         (["model.offload=1"], r"^model\.offload: .*true or false"),
         (["model.gradient_checkpointing='true'"], r"^model\.gradient_checkpointing: .*true or false"),
-        (["model.revision=main"], r"^model\.revision: .*found 'main'"),
+        (["model.revision=-main"], r"^model\.revision: .*found '-main'"),
         (["branches.text.device=gpu"], r"^branches\.text\.device: .*found 'gpu'"),
     ],
 )
