@@ -118,8 +118,8 @@ def train(
     """`copd.train`."""
     if (file := running()) is not None:
         raise RecipeError(
-            f"{file}: calls copd.train while copd reads it for what the recipe names in it; put the call under "
-            "if __name__ == '__main__'"
+            f"put the call of copd.train under if __name__ == '__main__': {file} calls copd.train while copd reads it "
+            "for what the recipe names in it"
         )
     data = recipe_data(_plain(recipe), overrides)
     data["verifiers"] = {**(data.get("verifiers") or {}), **{name: source_of(name, f) for name, f in rewards.items()}}

@@ -36,7 +36,7 @@ def test_a_run_that_exports_in_bfloat16_trains_and_merges_in_float32_and_rounds_
         whole, found = (load_file(run / folder / "model.safetensors") for run in (plain, halved))
         assert whole.keys() == found.keys()
         assert all(torch.equal(tensor, whole[name].bfloat16()) for name, tensor in found.items()), folder
-        assert "Weights in bfloat16" in (halved / folder / "README.md").read_text(encoding="utf-8")
+        assert "weights in bfloat16" in (halved / folder / "README.md").read_text(encoding="utf-8")
     checkpoints = [run / "checkpoints" / "step-00000001" / "text.safetensors" for run in (plain, halved)]
     assert len({path.read_bytes() for path in checkpoints}) == 1
     assert len({(run / "answers.jsonl").read_text() for run in (plain, halved)}) == 1

@@ -135,4 +135,4 @@ def test_a_script_without_a_guard_is_told_where_the_call_belongs(tmp_path):
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode != 0
     assert "calls copd.train while copd reads it" in done.stderr
-    assert "put the call under if __name__ == '__main__'" in done.stderr
+    assert "put the call of copd.train under if __name__ == '__main__'" in done.stderr

@@ -124,7 +124,7 @@ def test_a_run_whose_disk_fills_up_again_and_again_ends_as_if_undisturbed_once_t
     stages = {  # where the disk is full, how much is free before, and the steps that then have a checkpoint
         f"checkpoint of step 3 cannot be written to {run / 'checkpoints'}": (70 * MIB, [1, 2]),
         f"{run / '.passing-'}": (42 * MIB, [1, 2, 3]),
-        f"{run / 'answers.jsonl'}": (models, [1, 2, 3]),
+        f"{run / 'branches'}": (models, [1, 2, 3]),
         f"{run / 'report.html'}": (models + 8 * PAGE, [1, 2, 3]),
     }
     for where, (free, steps) in stages.items():
