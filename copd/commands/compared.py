@@ -11,6 +11,7 @@ from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe, reread
 from copd.runs.folder import saved_recipe
 from copd.runs.runlog import RUN_MANIFEST
+from copd.runs.saved import reference_of
 
 BUILTIN = "builtin:"
 DEPTH = 4
@@ -47,9 +48,10 @@ def compared_recipe(
 
 
 def run_of(model: str) -> Path | None:
-    """The folder of the run in which a model lies, at most `DEPTH` folders above it; None if there is none."""
-    folder = Path(model)
-    return next((each for each in folder.parents[:DEPTH] if (each / RUN_MANIFEST).is_file()), None)
+    """The run whose checkpoint holds a model, or in which it lies at most `DEPTH` folders deep; None: there is none."""
+    reference = reference_of(model)
+    places = [reference.run] if reference else Path(model).parents[:DEPTH]
+    return next((each for each in places if (each / RUN_MANIFEST).is_file()), None)
 
 
 def _recipe_in(folder: Path) -> dict[str, Any]:

@@ -61,6 +61,14 @@ def test_a_model_of_no_run_is_not_silently_asked_digits(command):
     assert (done.returncode, done.stderr.splitlines()[0]) == (2, told)
 
 
+def test_a_checkpoint_is_asked_the_problems_of_its_run(run):
+    folder, told = run("own"), []
+    of_folder = compared_recipe(None, [str(folder / "merged")], [], told.append)
+    assert compared_recipe(None, [f"{folder}@3"], [], told.append) == of_folder
+    assert compared_recipe(None, [f"{folder}/branches/text@last"], [], told.append) == of_folder
+    assert len(set(told)) == 1
+
+
 def test_a_run_whose_recipe_cannot_be_read_is_told_in_one_line(run):
     folder = run("own")
     (folder / "manifest.json").write_text("{")
