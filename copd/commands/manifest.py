@@ -12,7 +12,7 @@ from copd.commands.export import base_sums
 from copd.runs.experts import decides_experts, trajectory
 
 
-def manifest_of(made: Assembled, command: str | None = None) -> dict[str, Any]:
+def new_manifest(made: Assembled, command: str | None = None) -> dict[str, Any]:
     """The manifest of a new run: recipe, order of branches, hashes, versions, and the command that the user typed."""
     recipe = made.recipe
     sums = base_sums(recipe)

@@ -16,7 +16,7 @@ from copd.assemble.plan import Plan, handovers, make_plan, measures_merge
 from copd.branches.local import finish
 from copd.commands.cards import Cards
 from copd.commands.export import merge_by_section, place_of
-from copd.commands.manifest import manifest_of
+from copd.commands.manifest import new_manifest
 from copd.errors import LostBranchError, MergeError, OutOfMemoryError, RecipeError, RunFolderError
 from copd.handles import Answering, BranchHandle
 from copd.measure.behaviour import Behaviour
@@ -89,7 +89,7 @@ def _train_alone(
     """`train` in a folder that this process has locked."""
     with assembled(recipe, screen.warn) as made:
         with screen.stage("data"):
-            manifest = manifest_of(made, command)
+            manifest = new_manifest(made, command)
         changes = check_folder(folder, manifest, resume, reread, force=force)
         table = [] if changes else result_of(folder)
         if table:

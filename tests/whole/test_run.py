@@ -20,7 +20,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import copd
 from copd.assemble.assembled import Assembled
 from copd.assemble.tasks import conflict_warnings
-from copd.commands.manifest import manifest_of
+from copd.commands.manifest import new_manifest
 from copd.commands.train import result_of, train
 from copd.errors import CheckpointError, ModelFolderError, NonFiniteError, RecipeError
 from copd.measure.evaluate import Answers, tabulate
@@ -364,10 +364,10 @@ def test_a_base_that_changed_beside_its_weights_is_not_resumed(tmp_path):
     base = tmp_path / "base"
     shutil.copytree(model_folder("builtin:digits"), base)
     made = Assembled(load_recipe("demo", [f"model.path={base}"]), print)
-    before = manifest_of(made)
+    before = new_manifest(made)
     template = base / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
-    assert manifest_of(made)["base_sha256"] != before["base_sha256"]
+    assert new_manifest(made)["base_sha256"] != before["base_sha256"]
     assert {"model.safetensors", "tokenizer.json", "config.json", "generation_config.json"} <= set(
         before["base_sha256"]
     )
