@@ -57,7 +57,7 @@ class Manner:
     told: str = ""
 
 
-def manner_of(model: str, recipe: str | None, branch: str | None) -> Manner:
+def manner_of(model: str, recipe: str | None, branch: str | None, changes: Sequence[str] = ()) -> Manner:
     """How a model is asked: as the named recipe does, else that of the run that the model lies in, else plainly.
 
     Of a recipe's branches it is `branch`, else the one that the model is, else the first. Raises RecipeError for a
@@ -68,11 +68,13 @@ def manner_of(model: str, recipe: str | None, branch: str | None) -> Manner:
     if source is None:
         if branch is not None:
             raise RecipeError(f"--branch: {model} lies in no run; name a recipe by --recipe, or leave the branch out")
+        if changes:
+            raise RecipeError(f"{changes[0]}: {model} lies in no run; name the recipe to change by --recipe")
         said = (
             f"{model}: asked without a recipe, so without system prompt; its final answer should stand in \\boxed{{}}"
         )
         return Manner(_plain("boxed"), told=said)
-    found = load_recipe(source)
+    found = load_recipe(source, changes)
     chosen = branch or _own_branch(model, found) or next(iter(found.branches))
     if chosen not in found.branches:
         raise RecipeError(f"--branch: found {chosen!r}; accepted: {', '.join(found.branches)}")
@@ -182,12 +184,16 @@ class Asked:
 
 @contextmanager
 def asking(
-    models: Sequence[str], recipe: str | None = None, branch: str | None = None, max_new_tokens: int | None = None
+    models: Sequence[str],
+    recipe: str | None = None,
+    branch: str | None = None,
+    max_new_tokens: int | None = None,
+    changes: Sequence[str] = (),
 ) -> Iterator[list[Asked]]:
     """Models that can be asked within the block, in the order given. Each is in a form that `folders_of` takes.
 
     Raises ModelFolderError for a model that is not there, and what `manner_of` raises, before any is loaded.
     """
     with folders_of(dict.fromkeys(models, "MODEL")) as folders:
-        manners = {model: manner_of(model, recipe, branch) for model in folders}
+        manners = {model: manner_of(model, recipe, branch, changes) for model in folders}
         yield [Asked(model, folder, manners[model], max_new_tokens) for model, folder in folders.items()]

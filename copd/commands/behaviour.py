@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from copd.assemble.assembled import assembled
 from copd.assemble.preflight import check_overlap
@@ -33,3 +36,8 @@ def compare_behaviour(
         check_same_vocabulary(policies[0], policies[1], (f"STUDENT {student}", f"TEACHER {teacher}"))
         learns, teaches = (local_handle(made.actor(name, policy)) for name, policy in zip(ROLES, policies, strict=True))
         return [finish(observe(learns, teaches, task, problems=count, ks=settings.overlap_k)) for task in made.tasks]
+
+
+def as_record(student: str, teacher: str, found: Sequence[CapabilityBehaviour]) -> dict[str, Any]:
+    """What `compare_behaviour` found, as JSON can hold it. Log-probs and KL are in nats."""
+    return {"student": student, "teacher": teacher, "capabilities": [asdict(each) for each in found]}

@@ -30,7 +30,10 @@ PROBLEMS = "problems.json"
 
 @dataclass(frozen=True)
 class Order:
-    """What the command was asked for. `seeds` of the test; `workers` jobs run at once, each started by `launch`."""
+    """What the command was asked for. `seeds` of the test; `workers` jobs run at once, each started by `launch`.
+
+    `changes` are of all arms, unless an arm has its own.
+    """
 
     file: Path
     seeds: Sequence[int]
@@ -38,6 +41,7 @@ class Order:
     workers: int
     tell: Callable[[str], None]
     launch: Launch = launch_here
+    changes: Sequence[str] = ()
 
 
 def plan_of(order: Order, *, search: bool) -> tuple[Comparison, list[Job]]:
@@ -47,6 +51,8 @@ def plan_of(order: Order, *, search: bool) -> tuple[Comparison, list[Job]]:
     for has chosen.
     """
     comparison = read_comparison(order.file)
+    given = {path: value for path, _, value in (change.partition("=") for change in order.changes)}
+    comparison = comparison.model_copy(update={"changes": {**comparison.changes, **given}})
     if search:
         return comparison, searches_of(comparison)
     if comparison.search and (shared := sorted(set(order.seeds) & set(comparison.search.seeds))):

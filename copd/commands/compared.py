@@ -6,16 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from copd.errors import CheckpointError, RecipeError
+from copd.errors import RecipeError, RunFolderError
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe, reread
-from copd.runs.folder import saved_recipe
-from copd.runs.runlog import RUN_MANIFEST
-from copd.runs.saved import reference_of
+from copd.runs.saved import recipe_of, run_of
 
 BUILTIN = "builtin:"
-DEPTH = 4
-"""How many folders above a model its run may lie."""
 ASKED = ("branches", "verifiers", "reward")
 """What decides which problems models are asked, and how the answers are graded."""
 
@@ -47,18 +43,12 @@ def compared_recipe(
     return load_recipe(recipe, changes)
 
 
-def run_of(model: str) -> Path | None:
-    """The run whose checkpoint holds a model, or in which it lies at most `DEPTH` folders deep; None: there is none."""
-    reference = reference_of(model)
-    places = [reference.run] if reference else Path(model).parents[:DEPTH]
-    return next((each for each in places if (each / RUN_MANIFEST).is_file()), None)
-
-
 def _recipe_in(folder: Path) -> dict[str, Any]:
     try:
-        return saved_recipe(folder, reread)
-    except CheckpointError as error:
-        raise RecipeError(f"--recipe: missing, and that of the run {folder} cannot be read: {error}") from error
+        return reread(recipe_of(folder))
+    except (RunFolderError, RecipeError) as error:
+        reasons = "; ".join(str(error).splitlines())
+        raise RecipeError(f"--recipe: missing, and that of the run {folder} cannot be read: {reasons}") from error
 
 
 def _asked(recipe: Mapping[str, Any]) -> dict[str, Any]:

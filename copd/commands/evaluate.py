@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from copd.assemble.assembled import assembled
 from copd.branches.local import finish, local_handle
@@ -34,3 +36,8 @@ def evaluate_models(recipe: Recipe, paths: Sequence[str]) -> tuple[list[Accuracy
             answers += finish(asked)
             del model  # the next one takes its place in memory
     return tabulate(answers, settings.pass_at), differences(answers, paths[0])
+
+
+def as_record(table: Sequence[Accuracy], compared: Sequence[Difference]) -> dict[str, Any]:
+    """What `evaluate_models` found, as JSON can hold it. Shares and differences are between 0 and 1, not per cent."""
+    return {"accuracies": [cell.as_record() for cell in table], "differences": [asdict(each) for each in compared]}

@@ -35,7 +35,7 @@ class JsonLines:
 
         Raises CheckpointError naming the file if it cannot be written; then no part of the record is left in it.
         """
-        left = json.dumps(_finite(record), allow_nan=False).encode() + b"\n"
+        left = json.dumps(finite(record), allow_nan=False).encode() + b"\n"
         before = self.size
         try:
             while left:
@@ -89,9 +89,10 @@ def write_lines(path: Path, records: Sequence[dict[str, Any]]) -> None:
     replace_text(path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A record as JSON can hold it: a number that is not finite becomes null."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

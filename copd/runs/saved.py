@@ -43,7 +43,7 @@ def run_of(model: str) -> Path | None:
     """The folder of the run that a model lies in, by its folder or its checkpoint; None if it lies in none."""
     reference = reference_of(model)
     start = reference.run if reference else Path(model)
-    return next((folder for folder in (start, *start.resolve().parents) if _recipe_in(folder) is not None), None)
+    return next((folder for folder in (start, *start.parents, *start.resolve().parents) if _is_run(folder)), None)
 
 
 def recipe_of(run: Path) -> Mapping[str, Any]:
@@ -52,6 +52,11 @@ def recipe_of(run: Path) -> Mapping[str, Any]:
     if recipe is None:
         raise RunFolderError(f"{run}: not a run folder ({RUN_MANIFEST} is missing or damaged); give one of copd train")
     return recipe
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder has the manifest of a run, or a damaged one, of which `recipe_of` tells."""
+    return (folder / RUN_MANIFEST).is_file() and (_recipe_in(folder) is not None or not manifest_of(folder))
 
 
 def _recipe_in(folder: Path) -> Mapping[str, Any] | None:

@@ -100,7 +100,7 @@ def test_a_checkpoint_stands_where_a_model_does_for_as_long_as_it_is_needed(fini
 
 
 def test_eval_and_merge_take_checkpoints(command, finished, tmp_path):
-    few = ["--set", "evaluation.problems=2", "--set", "evaluation.pass_at=[]"]
+    few = ["evaluation.problems=2", "evaluation.pass_at=[]"]
     done = command("eval", f"{finished}@3", str(finished / "merged"), *few)
     assert done.returncode == 0, done.stderr
     assert "+0.0" in done.stdout

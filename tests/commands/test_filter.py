@@ -174,7 +174,7 @@ def test_the_command_prints_the_summary(command, others, tmp_path):
     write(tmp_path / "rows.jsonl", [sum_row(a, b) for a, b in SUMS[:6]])
     (tmp_path / "recipe.yaml").write_text(recipe_of("rows.jsonl", **others).model_dump_json())
     arguments = ["--recipe", "recipe.yaml", "--branch", "text", "--out", "out.jsonl", "--samples", "6"]
-    done = command("data", "filter", *arguments, "--set", "sampling.temperature=0.9")
+    done = command("data", "filter", *arguments, "sampling.temperature=0.9")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("6 rows, 6 samples each\n  kept, sometimes right: ")
     kept = (tmp_path / "out.jsonl").read_text().count("\n")

@@ -21,7 +21,7 @@ import pytest
 import typer
 
 from copd.cli import app, main
-from copd.cli_arguments import recipe_and_changes
+from copd.cli.arguments import is_change, models_and_changes
 from copd.recipe.merges import make_merge, merge_grid
 from copd.recipe.model import Recipe
 from copd.recipe.reading import described, load_recipe, make_recipe
@@ -69,7 +69,7 @@ SHORT = [
     "opd.prompts_per_step=2",
     "evaluation={problems: 6, validation_problems: 4, behaviour_problems: 2}",
 ]
-SHORTENED = {"train": SHORT, "eval": ["--set", "evaluation.problems=6"], "behaviour": ["--problems", "2"]}
+SHORTENED = {"train": SHORT, "eval": ["evaluation.problems=6"], "behaviour": ["--problems", "2"]}
 """What is added to the commands of README.md, which trains for minutes and evaluates on 500 problems."""
 DEMO = "runs/demo"
 """The run that pages take for granted after `make demo`."""
@@ -143,13 +143,14 @@ def parsed(arguments: list[str]) -> dict[str, object]:
 def check_command(command: str) -> None:
     """Whether the command exists, takes these options, and would accept the recipe and the merge that they make."""
     given = parsed(arguments_of(command))
-    if given.get("recipe") or given.get("change"):
-        recipe, changes = recipe_and_changes(given["recipe"], given.get("overrides") or given.get("change"))
-        load_recipe(recipe or "demo", changes)
+    changes = [word for words in given.values() if isinstance(words, list) for word in words if is_change(str(word))]
+    if given.get("recipe") or changes:
+        recipe = given.get("recipe")
+        load_recipe("demo" if recipe is None or is_change(recipe) else recipe, changes)
     if "branches" in given and "method" in given:
         names = ("method", "scale", "density", "seed")
         section = {**{name: given[name] for name in names}, "weights": given["weight"] or None}
-        count = len(given["branches"])
+        count = len(models_and_changes(given["branches"])[0])
         merge_grid(section, count, 6) if given["scan"] else make_merge(section, count)
 
 
@@ -176,7 +177,7 @@ def test_every_command_is_valid(page, tmp_path, monkeypatch):
         ("copd recipe", "a command is missing: list, show"),
         ("copd train demo --outt runs/x", "--outt"),
         ("copd train demo schedule.cycels=2", "did you mean 'cycles'"),
-        ("copd eval builtin:digits --set evaluation.problems=none", "evaluation.problems"),
+        ("copd eval builtin:digits evaluation.problems=none", "evaluation.problems"),
         ("copd merge a b", "out"),
         ("copd merge a --out o --method slerp", "'slerp' merges two"),
     ],
@@ -246,23 +247,21 @@ def test_every_other_block_is_what_it_says(page):
             assert not re.search(r"^\s*(\$|copd|make|python)\s", text, re.MULTILINE), f"{page}: commands outside of sh"
 
 
-def commands_with(options: str) -> set[str]:
-    """The commands of copd that take a parameter of this name."""
+def commands_with(metavar: str) -> set[str]:
+    """The commands of copd of which an argument is shown with these words."""
     found = set()
     groups = [("copd", typer.main.get_command(app))]
     for name, command in groups:
         groups += [(f"{name} {word}", inner) for word, inner in getattr(command, "commands", {}).items()]
-        if any(parameter.name == options for parameter in command.params):
+        if any(metavar in (parameter.metavar or "") for parameter in command.params):
             found.add(name)
     return found
 
 
-def test_the_recipes_page_names_every_command_that_takes_overrides_and_how():
+def test_the_recipes_page_names_every_command_that_takes_overrides():
     page = " ".join(PAGES["docs/recipe.md"].split())
-    told = re.search(r"Later overrides win\. (.*?) take them as arguments, (.*?) after `--set`", page).groups()
-    as_arguments, after_set = ({name.partition(" --")[0] for name in re.findall("`(.*?)`", part)} for part in told)
-    assert as_arguments == commands_with("overrides")
-    assert after_set == commands_with("change")
+    told = re.search(r"Every command that reads a recipe takes them as arguments: (.*?):", page)[1]
+    assert {name.partition(" --")[0] for name in re.findall("`(.*?)`", told)} == commands_with("section.key=value")
 
 
 def test_the_methods_page_names_everything_that_experts_depend_on():

@@ -54,10 +54,16 @@ def test_a_model_lies_in_the_run_around_it(run, inside):
     assert recipe_of(run) == {"seed": 7}
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{", '{"recipe": 1}'])
-def test_other_folders_and_damaged_manifests_are_no_runs(tmp_path, text):
+@pytest.mark.parametrize("text", ['{"recipe": 1}', '{"name": "an app"}'])
+def test_a_folder_with_a_manifest_of_something_else_is_no_run(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
-    assert run_of(str(tmp_path)) is None
+    assert run_of(str(tmp_path / "merged")) is None
     assert run_of("builtin:digits") is None
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{"])
+def test_a_damaged_manifest_is_told_not_passed_over(tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    assert run_of(str(tmp_path / "merged")) == tmp_path
     with pytest.raises(RunFolderError, match="not a run folder"):
         recipe_of(tmp_path)

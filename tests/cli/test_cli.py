@@ -1,5 +1,6 @@
 """The commands as a user meets them: exit status, one line for a mistake, help."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,11 @@ BOTH = ["builtin:digits", "builtin:digits"]
         (["merge", *BOTH, "--out", "o", "--method", "dare"], "--base: missing; method 'dare' needs the base"),
         (["doctor", "demo", "schedule.cycels=2"], "schedule.cycels: unknown key; did you mean 'cycles'?"),
         (["merge", *BOTH, "--out", "o", "--recipe", "demo"], "--recipe: found without --scan"),
-        (["merge", *BOTH, "--out", "o", "--set", "seed=1"], "--set: found without --scan"),
+        (["merge", *BOTH, "seed=1", "--out", "o"], "seed=1: found without --scan"),
+        (["eval", "seed=1"], "MODEL: missing"),
+        (["eval", *BOTH, "schedule.cycels=2"], "schedule.cycels: unknown key; did you mean 'cycles'?"),
+        (["behaviour", *BOTH, "schedule.cycels=2"], "schedule.cycels: unknown key; did you mean 'cycles'?"),
+        (["eval", *BOTH, "--out", "no/o.json"], "--out no/o.json: there is no folder no; give a file in a folder"),
         (["merge", *BOTH, "--out", "o", "--grid", "6"], "--grid: found without --scan"),
         (["behaviour", "nowhere", "builtin:digits"], "STUDENT: no folder 'nowhere'"),
         (["behaviour", "builtin:digits", "nowhere"], "TEACHER: no folder 'nowhere'"),
@@ -114,11 +119,16 @@ def test_help_names_all_commands(command):
 
 def test_eval_compares_models_side_by_side_from_any_folder(command, tmp_path):
     shutil.copytree(model_folder("builtin:digits"), tmp_path / "other")
-    few = ["--set", "evaluation.problems=4", "--set", "evaluation.pass_at=[1]"]
-    done = command("eval", "builtin:digits", "other", *few)
+    few = ["evaluation.problems=4", "evaluation.pass_at=[1]"]
+    done = command("eval", "builtin:digits", "other", *few, "--out", "found.json")
     assert done.returncode == 0, done.stderr
     for said in ("builtin:digits", "other", "average", "below: points more than builtin:digits", "+0.0"):
         assert said in done.stdout
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {cell["model"] for cell in found["accuracies"]} == {"builtin:digits", "other"}
+    assert [each["greedy"]["value"] for each in found["differences"]] == [0, 0, 0, 0]
+    printed = command("eval", "builtin:digits", "other", *few, "--json")
+    assert json.loads(printed.stdout) == found
 
 
 def test_the_package_itself_can_be_run():
@@ -152,7 +162,7 @@ def hub(tmp_path, monkeypatch) -> None:
 def test_a_model_of_the_hub_is_evaluated_at_its_commit(command, monkeypatch, hub):
     digits = f"org/digits@{COMMIT}"
     monkeypatch.setenv("COLUMNS", "200")
-    done = command("eval", digits, "--set", "evaluation.problems=2", "--set", "evaluation.pass_at=[]")
+    done = command("eval", digits, "evaluation.problems=2", "evaluation.pass_at=[]")
     assert done.returncode == 0, done.stderr
     assert digits in done.stdout
 
@@ -167,7 +177,7 @@ def test_a_commit_that_is_not_in_the_cache_and_cannot_be_fetched_is_told(command
 def test_merge_scans_from_any_folder_and_says_what_decided(command, tmp_path):
     shutil.copytree(model_folder("builtin:digits"), tmp_path / "other")
     both = ["builtin:digits", "other"]
-    few = ["--set", "evaluation.validation_problems=2", "--grid", "1"]
+    few = ["evaluation.validation_problems=2", "--grid", "1"]
     done = command("merge", *both, "--method", "weighted", "--scan", *few, "--out", "both")
     assert done.returncode == 0, done.stderr
     for said in ("greedy accuracy on validation problems", "weights 1 0", "weights 0 1", "weighted, weights"):
@@ -187,3 +197,6 @@ def test_behaviour_shows_measures_and_disputed_tokens_of_every_capability(comman
         *(f"{capability}: most disputed" for capability in ("text", "image", "video")),
     ):
         assert expected in done.stdout
+    found = json.loads(command("behaviour", "builtin:digits", "base", "--problems", "2", "--json").stdout)
+    assert [each["capability"] for each in found["capabilities"]] == ["text", "image", "video"]
+    assert (found["student"], found["teacher"]) == ("builtin:digits", "base")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from copd.cli.arguments import is_change
 from copd.errors import DataError, RecipeError
 from copd.system.files import COMMIT
 
@@ -26,9 +27,9 @@ def ask(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL [MODEL ...] [QUESTION]",
-            help="Models: each is a folder, builtin:NAME, RUN@STEP, or ID@COMMIT of Hugging Face. The last word is the "
-            "question, unless it is a model.",
+            metavar="MODEL [MODEL ...] [QUESTION] [section.key=value ...]",
+            help="Models: each is a folder, builtin:NAME, RUN@STEP, or ID@COMMIT of Hugging Face. The word behind them "
+            "is the question. Then fields of the recipe to change.",
         ),
     ],
     image: Annotated[list[Path] | None, typer.Option(help="A picture of the question; may be repeated.")] = None,
@@ -48,7 +49,7 @@ def ask(
     Without a question it is a chat, which ends with Ctrl-D. Each question is a prompt of its own, as in training.
     Try `copd ask runs/demo/merged "usual sum: 3 8 5"`, or `copd ask runs/demo/branches/text runs/demo/merged`.
     """
-    models, question = told_apart(words)
+    models, changes, question = told_apart(words)
     pictures, films = _contents(image, "--image"), _contents(video, "--video")
     from copd.commands.ask import asking
     from copd.runs.tables import answer_of_one, answers_side_by_side
@@ -63,7 +64,7 @@ def ask(
                 each.leave()  # the next one takes its place in memory
         console.print(answers_side_by_side(found) if len(found) > 1 else answer_of_one(*found.values()))
 
-    with asking(models, recipe, branch, max_new_tokens) as asked:
+    with asking(models, recipe, branch, max_new_tokens, changes) as asked:
         for each in asked:
             if each.manner.told:
                 notes.print(each.manner.told, style="dim", markup=False, highlight=False, soft_wrap=True)
@@ -77,14 +78,28 @@ def ask(
                 notes.print(str(error), markup=False, soft_wrap=True)
 
 
-def told_apart(words: list[str]) -> tuple[list[str], str | None]:
-    """The models and the question. Only the last of several words can be the question; None if it is a model."""
-    *models, last = words
-    if not models or _is_model(last):
-        return words, None
-    if not last.strip():
-        raise RecipeError("QUESTION: is empty; give a text, or leave it out for a chat")
-    return models, last
+def told_apart(words: list[str]) -> tuple[list[str], list[str], str | None]:
+    """The models, the changes of a recipe, and the question.
+
+    Only the last of several words that are no changes can be the question; None if it is a model.
+    """
+    changes = [word for word in words if _is_change_of_a_section(word)]
+    models, question = [word for word in words if word not in changes], None
+    if len(models) > 1 and not _is_model(models[-1]):
+        *models, question = models
+        if not question.strip():
+            raise RecipeError("QUESTION: is empty; give a text, or leave it out for a chat")
+    if not models:
+        raise RecipeError("MODEL: missing; accepted: a folder, builtin:NAME, RUN@STEP, or ID@COMMIT of Hugging Face")
+    return models, changes, question
+
+
+def _is_change_of_a_section(word: str) -> bool:
+    """Whether a word begins with a section and a field of it. A question may well hold an equals sign."""
+    from copd.recipe.model import Recipe
+
+    section, dot, _ = word.partition("=")[0].partition(".")
+    return is_change(word) and bool(dot) and section in Recipe.model_fields
 
 
 def _is_model(word: str) -> bool:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from copd.cli_arguments import Overrides, RecipeName, recipe_and_changes
+from copd.cli.arguments import Overrides, RecipeName, recipe_and_changes
 
 recipes = typer.Typer(help="Recipes: what can be set, and what it means.", no_args_is_help=True)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from copd.cli_arguments import say
+from copd.cli.arguments import say
 
 
 def init(

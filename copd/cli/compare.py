@@ -10,12 +10,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from copd.cli_arguments import Overrides, RecipeName, named_recipe
+from copd.cli.arguments import Overrides, RecipeName, named_recipe
 
 
 def compare(
     file: Annotated[Path, typer.Argument(help="A YAML file: a recipe, and arms that differ in their overrides.")],
     out: Annotated[Path, typer.Option(help="Folder for runs, results and the page.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="section.key=value ...", help="Fields of the recipe to change for all arms but those that set them."
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from --first-seed on.")] = 3,
     first_seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="Jobs at once; default one for each core.")] = None,
@@ -49,6 +55,7 @@ def compare(
         out,
         workers or usable_cores(),
         lambda line: console.print(line, markup=False, soft_wrap=True),
+        changes=overrides or (),
     )
     if dry_run:
         table = Table("jobs", "seeds", "rollouts", "tokens at most", "minutes here", title=f"{order.workers} at once")

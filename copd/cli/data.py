@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from copd.cli_arguments import Changes
+from copd.cli.arguments import Overrides, recipe_and_changes
 
 data = typer.Typer(help="Your own rows: check them, and keep those that teach something.", no_args_is_help=True)
 
@@ -17,6 +17,7 @@ def check(
     file: Annotated[
         str | None, typer.Argument(help="A .jsonl or .parquet file; default: all files of the branch.")
     ] = None,
+    overrides: Overrides = None,
     format_name: Annotated[
         Literal["auto", "native", "verl", "trl", "easyr1"],
         typer.Option("--format", help="native = copd's own columns; auto = recognised by the columns."),
@@ -38,12 +39,15 @@ def check(
     from copd.commands.check import check_branch, check_file
     from copd.recipe.reading import load_recipe
 
+    named, changes = recipe_and_changes(file, overrides)
     if recipe is not None and branch is not None and format_name == "auto" and root is None:
-        reports = check_branch(load_recipe(recipe), branch, print, file=file, media=media, most=show)
-    elif file is not None and recipe is None and branch is None:
-        reports = check_file(file, print, format_name=format_name, root=root, media=media, most=show)
+        reports = check_branch(load_recipe(recipe, changes), branch, print, file=named, media=media, most=show)
+    elif named is not None and recipe is None and branch is None and not changes:
+        reports = check_file(named, print, format_name=format_name, root=root, media=media, most=show)
     else:
-        raise typer.BadParameter("give a FILE with --format and --root, or --recipe and --branch, which say the rest")
+        raise typer.BadParameter(
+            "give a FILE with --format and --root; or --recipe and --branch, which say the rest, and fields to change"
+        )
     for line in (line for report in reports for line in report.lines()):
         print(line)
     raise typer.Exit(int(any(report.bad for report in reports)))
@@ -55,11 +59,11 @@ def filter_rows(
     branch: Annotated[str, typer.Option(help="The branch of the recipe.")],
     out: Annotated[Path, typer.Option(help="The new file; rows of .parquet files go to a .parquet file.")],
     file: Annotated[str | None, typer.Argument(help="One file; default: all training files of the branch.")] = None,
+    overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="A model folder, or builtin:NAME; default the base.")] = None,
     samples: Annotated[
         int | None, typer.Option(min=2, help="Responses to each row; default sampling.rollouts_per_prompt.")
     ] = None,
-    change: Changes = None,
 ) -> None:
     """Keep the training rows that a model answers rightly only sometimes. A pass rate of 0 or 1 teaches GRPO nothing.
 
@@ -68,8 +72,9 @@ def filter_rows(
     from copd.commands.filter import filter_rows
     from copd.recipe.reading import load_recipe
 
-    settings = load_recipe(recipe, change or [])
-    found, passed_on = filter_rows(settings, branch, out, file=file, model=model, samples=samples)
+    named, changes = recipe_and_changes(file, overrides)
+    settings = load_recipe(recipe, changes)
+    found, passed_on = filter_rows(settings, branch, out, file=named, model=model, samples=samples)
     for line in found.summary():
         print(line)
     if passed_on:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from copd.cli_arguments import Overrides, RecipeName, named_recipe
+from copd.cli.arguments import Overrides, RecipeName, named_recipe
 from copd.errors import RecipeError
 
 if TYPE_CHECKING:  # torch is loaded only once the recipe is known to be sound

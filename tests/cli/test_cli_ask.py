@@ -7,7 +7,7 @@ import pytest
 from media_files import encoded
 from PIL import Image
 
-from copd.cli_ask import told_apart
+from copd.cli.ask import told_apart
 from copd.errors import RecipeError
 from copd.model.folders import model_folder
 from copd.tasks.digits import Digits
@@ -33,7 +33,20 @@ DIGITS = "builtin:digits"
 )
 def test_the_last_of_several_words_is_the_question_unless_it_is_a_model(words, question):
     models = words if question is None else words[:-1]
-    assert told_apart(words) == (models, question)
+    assert told_apart(words) == (models, [], question)
+
+
+@pytest.mark.parametrize("question", ["x=3?", "reward=5", "seven.times=7", "3 + 4 = ?"])
+def test_only_a_field_of_a_section_is_a_change_and_an_equals_sign_in_a_question_is_none(question):
+    change = "sampling.max_new_tokens=8"
+    assert told_apart([DIGITS, question, change]) == told_apart([DIGITS, change, question])
+    assert told_apart([DIGITS, question, change]) == ([DIGITS], [change], question)
+    assert told_apart([DIGITS, change]) == ([DIGITS], [change], None)
+
+
+def test_a_change_alone_asks_nobody():
+    with pytest.raises(RecipeError, match=r"^MODEL: missing"):
+        told_apart(["sampling.max_new_tokens=8"])
 
 
 def test_an_empty_question_is_told():

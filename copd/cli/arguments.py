@@ -1,0 +1,85 @@
+"""Arguments that several commands take."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+
+from copd.errors import RecipeError
+from copd.system.files import replace_text
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
+RecipeName = Annotated[str | None, typer.Argument(help="A YAML file, or a builtin recipe by name.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead.")]
+ResultFile = Annotated[Path | None, typer.Option("--out", help="Also write the result to this file, as JSON.")]
+CHANGE = re.compile(r"[\w.-]+=")
+"""How a change of a recipe begins."""
+
+
+def busy(what: str) -> AbstractContextManager[object]:
+    """On a terminal, a line that says what the block does while it lasts."""
+    console = Console()
+    return console.status(f"{what} ...") if console.is_terminal else nullcontext()
+
+
+def say(line: str) -> None:
+    """Tell the user something beside the result, on stderr."""
+    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def check_result_file(out: Path | None) -> None:
+    """Raises RecipeError if the file could not be written once the result is there."""
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        found = "is a folder" if out.is_dir() else f"there is no folder {out.parent}"
+        raise RecipeError(f"--out {out}: {found}; give a file in a folder that is there")
+
+
+def give(shown: Sequence[RenderableType], record: Mapping[str, Any], as_json: bool, out: Path | None) -> None:
+    """Give the user a result: as tables or as JSON, and in a file if one is named.
+
+    Raises WriteError if the file cannot be written, after the result was printed.
+    """
+    from copd.runs.runlog import finite
+
+    text = json.dumps(finite(record), indent=1, allow_nan=False) + "\n"
+    if as_json:
+        print(text, end="")
+    else:
+        Console().print(*shown, sep="\n")
+    if out is not None:
+        replace_text(out, text)
+
+
+def named_recipe(recipe: str | None, overrides: list[str] | None) -> tuple[str, list[str]]:
+    """Recipe and overrides. Raises RecipeError if no recipe is named."""
+    named, changes = recipe_and_changes(recipe, overrides)
+    if named is None:
+        raise RecipeError("RECIPE: missing; accepted: a YAML file, or a recipe that ships with copd, such as demo")
+    return named, changes
+
+
+def recipe_and_changes(recipe: str | None, overrides: list[str] | None) -> tuple[str | None, list[str]]:
+    """Recipe, or file, and overrides. It is None if the first argument is an override such as schedule.cycles=2."""
+    words = [word for word in (recipe, *(overrides or [])) if word is not None]
+    return (None, words) if not words or is_change(words[0]) else (words[0], words[1:])
+
+
+def models_and_changes(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The models, and the changes of a recipe, among words in any order. Raises RecipeError if no model is named."""
+    changes = [word for word in words if is_change(word)]
+    models = [word for word in words if word not in changes]
+    if not models:
+        raise RecipeError("MODEL: missing; accepted: a folder, builtin:NAME, RUN@STEP, or ID@REVISION of Hugging Face")
+    return models, changes
+
+
+def is_change(word: str) -> bool:
+    """Whether a word is a change of a recipe, not a file that is there."""
+    return bool(CHANGE.match(word)) and not Path(word).exists()
