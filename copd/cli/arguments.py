@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.markup import escape
 
 from copd.errors import RecipeError
 from copd.system.files import replace_text
@@ -23,10 +24,15 @@ CHANGE = re.compile(r"[\w.-]+=")
 """How a change of a recipe begins."""
 
 
-def busy(what: str) -> AbstractContextManager[object]:
-    """On a terminal, a line that says what the block does while it lasts."""
-    console = Console()
-    return console.status(f"{what} ...") if console.is_terminal else nullcontext()
+@contextmanager
+def busy(what: str) -> Iterator[Callable[[str], None]]:
+    """On a terminal, a line that says what the block does while it lasts. What is yielded takes another line."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda line: None
+        return
+    with console.status(f"{escape(what)} ...") as status:
+        yield lambda line: status.update(f"{escape(line)} ...")
 
 
 def say(line: str) -> None:

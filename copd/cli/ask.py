@@ -6,13 +6,14 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from copd.cli.arguments import is_change
+from copd.cli.arguments import busy, is_change
 from copd.errors import DataError, RecipeError
 from copd.system.files import COMMIT
 
@@ -51,31 +52,38 @@ def ask(
     """
     models, changes, question = told_apart(words)
     pictures, films = _contents(image, "--image"), _contents(video, "--video")
-    from copd.commands.ask import asking
-    from copd.runs.tables import answer_of_one, answers_side_by_side
-
     console, notes = Console(), Console(stderr=True)
+    with ExitStack() as there:
+        with busy("loading PyTorch and transformers") as tell:
+            from copd.commands.ask import asking
 
-    def answer(asked: list[Asked], question: str, *, once: bool = False) -> None:
-        found = {}
-        for each in asked:
-            found[each.name] = each.answer(question, pictures, films)
-            if once:
-                each.leave()  # the next one takes its place in memory
-        console.print(answers_side_by_side(found) if len(found) > 1 else answer_of_one(*found.values()))
-
-    with asking(models, recipe, branch, max_new_tokens, changes) as asked:
+            asked = there.enter_context(asking(models, recipe, branch, max_new_tokens, changes, tell))
         for each in asked:
             if each.manner.told:
                 notes.print(each.manner.told, style="dim", markup=False, highlight=False, soft_wrap=True)
         if question is not None:
-            answer(asked, question, once=True)
+            _answer(asked, question, pictures, films, once=True)
             return
         for line in _lines(console):
             try:
-                answer(asked, line)
+                _answer(asked, line, pictures, films)
             except DataError as error:  # the next question may be a better one
                 notes.print(str(error), markup=False, soft_wrap=True)
+
+
+def _answer(
+    asked: list[Asked], question: str, pictures: list[bytes], films: list[bytes], *, once: bool = False
+) -> None:
+    """Print the answers of all models. With `once` each gives back its memory for the next."""
+    from copd.runs.tables import answer_of_one, answers_side_by_side
+
+    found = {}
+    with busy("answering") as tell:
+        for each in asked:
+            found[each.name] = each.answer(question, pictures, films, tell)
+            if once:
+                each.leave()
+    Console().print(answers_side_by_side(found) if len(found) > 1 else answer_of_one(*found.values()))
 
 
 def told_apart(words: list[str]) -> tuple[list[str], list[str], str | None]:

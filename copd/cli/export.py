@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from copd.cli.arguments import busy
+
 
 def export(
     run: Annotated[Path, typer.Argument(help="The run folder. The run may still train, be stopped, or be done.")],
@@ -23,7 +25,8 @@ def export(
     """
     from copd.commands.export import export as write
 
-    made = write(run, step, out)
+    with busy("loading") as tell:
+        made = write(run, step, out, tell)
     console = Console()
     for folder in made.folders:
         console.print(str(folder), markup=False, soft_wrap=True)

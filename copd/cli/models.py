@@ -9,13 +9,13 @@ import typer
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from copd.cli.arguments import AsJson, Overrides, ResultFile, check_result_file, give, models_and_changes, say
+from copd.cli.arguments import AsJson, Overrides, ResultFile, busy, check_result_file, give, models_and_changes, say
 from copd.errors import RecipeError
 
 Models = Annotated[
     list[str],
     typer.Argument(
-        metavar="MODEL ... [section.key=value ...]",
+        metavar="MODEL|section.key=value",
         help="Models: each is a folder, builtin:NAME, RUN@STEP, or ID@REVISION of Hugging Face. "
         "Then fields of the recipe to change.",
     ),
@@ -38,10 +38,11 @@ def evaluate(
     check_result_file(out)
     named, changes = models_and_changes(models)
     settings = compared_recipe(recipe, named, changes, say)
-    from copd.commands.evaluate import as_record, evaluate_models
-    from copd.runs.tables import accuracy_table
+    with busy("loading PyTorch and transformers") as tell:
+        from copd.commands.evaluate import as_record, evaluate_models
+        from copd.runs.tables import accuracy_table
 
-    table, compared = evaluate_models(settings, named)
+        table, compared = evaluate_models(settings, named, tell)
     title = "greedy accuracy on test problems, %, with 95 % intervals over problems"
     if compared:
         title += f"\nbelow: points more than {named[0]} on the same problems, bold where the interval leaves out 0"
@@ -70,10 +71,11 @@ def behaviour(
 
     check_result_file(out)
     settings = compared_recipe(recipe, [student, teacher], overrides or [], say)
-    from copd.commands.behaviour import as_record, compare_behaviour
-    from copd.runs.tables import behaviour_table, disputes_table
+    with busy("loading PyTorch and transformers") as tell:
+        from copd.commands.behaviour import as_record, compare_behaviour
+        from copd.runs.tables import behaviour_table, disputes_table
 
-    found = compare_behaviour(settings, student, teacher, problems)
+        found = compare_behaviour(settings, student, teacher, problems, tell)
     title = f"{teacher} as teacher of {student}, over the tokens of the student's own answers to validation problems"
     shown: list[RenderableType] = [
         behaviour_table(found, escape(title)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -134,15 +134,23 @@ class Asked:
         """Give back the memory of the model, which a further question would load again."""
         vars(self).pop("_policy", None)
 
-    def answer(self, question: str, images: Sequence[bytes], videos: Sequence[bytes]) -> Answer:
+    def answer(
+        self,
+        question: str,
+        images: Sequence[bytes],
+        videos: Sequence[bytes],
+        tell: Callable[[str], None] = lambda what: None,
+    ) -> Answer:
         """The response to a question with pictures and videos, which are the contents of files.
 
-        Raises DataError for a question that the recipe or the model does not take.
+        `tell` is told what is being done. Raises DataError for a question that the recipe or the model does not take.
         """
         problem, form = self._problem(question, images, videos), self.manner.answer_form
+        tell(f"{self.name}: {'answering' if '_policy' in vars(self) else 'loading'}")
         most = self._most or self._room(problem)
         if reason := unfit_for(self._policy, most)(problem):
             raise DataError(f"question to {self.name}: {reason}")
+        tell(f"{self.name}: answering")
         rollouts = self._policy.sample([problem], max_new_tokens=most)
         (text,), finished = self._policy.texts(rollouts), bool(rollouts.finished_N[0])
         final = final_answer(text, finished=finished, form=form, prompt=problem.prompt)
@@ -189,11 +197,12 @@ def asking(
     branch: str | None = None,
     max_new_tokens: int | None = None,
     changes: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda what: None,
 ) -> Iterator[list[Asked]]:
     """Models that can be asked within the block, in the order given. Each is in a form that `folders_of` takes.
 
     Raises ModelFolderError for a model that is not there, and what `manner_of` raises, before any is loaded.
     """
-    with folders_of(dict.fromkeys(models, "MODEL")) as folders:
+    with folders_of(dict.fromkeys(models, "MODEL"), tell) as folders:
         manners = {model: manner_of(model, recipe, branch, changes) for model in folders}
         yield [Asked(model, folder, manners[model], max_new_tokens) for model, folder in folders.items()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import gettempdir
@@ -42,15 +42,19 @@ class Exported(NamedTuple):
     left_out: str | None
 
 
-def export(run: Path, step: str = LAST, out: Path | None = None) -> Exported:
+def export(
+    run: Path, step: str = LAST, out: Path | None = None, tell: Callable[[str], None] = lambda what: None
+) -> Exported:
     """Write the models of a run's checkpoint: `branches/NAME/` and `merged/`, as the run itself does at its end.
 
     `step` is a number of steps, last or best. The folder is `RUN/exports/step-N` unless `out` is given; it is there
-    whole or not at all. The run may still train. Raises RunFolderError, CheckpointError, RecipeError, ModelFolderError,
-    MergeError or WriteError.
+    whole or not at all. The run may still train.
+    `tell` is told what is being done. Raises RunFolderError, CheckpointError, RecipeError, ModelFolderError, MergeError
+    or WriteError.
     """
     if not re.fullmatch(STEP, step):
         raise RecipeError(f"--step: found {step!r}; accepted: a number of steps, {LAST} or {BEST}")
+    tell(f"{run}: loading the base")
     saved = SavedModels(run, step)
     folder = out or run / EXPORTS / saved.checkpoint.folder.name
     if occupied(folder):
@@ -60,7 +64,7 @@ def export(run: Path, step: str = LAST, out: Path | None = None) -> Exported:
         with passing_folder(folder.parent) as work:
             new = work / folder.name
             new.mkdir()
-            saved.write(saved.models, new, saved.recipe.model.export_dtype)
+            saved.write(saved.models, new, saved.recipe.model.export_dtype, tell)
             new.rename(folder)
     except OSError as error:
         raise WriteError(f"{folder}: cannot be written: {error.strerror or error}") from error
@@ -68,12 +72,12 @@ def export(run: Path, step: str = LAST, out: Path | None = None) -> Exported:
 
 
 @contextmanager
-def folders_of(models: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def folders_of(models: Mapping[str, str], tell: Callable[[str], None] = lambda what: None) -> Iterator[dict[str, str]]:
     """The folder of each model by the words that name it; `models` says as which argument each was given.
 
     A model of a checkpoint (RUN@STEP, RUN/branches/NAME@STEP) has one within the block only, with weights in float32,
-    where the system keeps temporary files. Other models have it where they are. Raises ModelFolderError for a model
-    that is not there, and what `export` raises.
+    where the system keeps temporary files. Other models have it where they are.
+    `tell` is told what is being done. Raises ModelFolderError for a model that is not there, and what `export` raises.
     """
     with ExitStack() as passing:
         found = {}
@@ -85,7 +89,7 @@ def folders_of(models: Mapping[str, str]) -> Iterator[dict[str, str]]:
                 found[model] = model
             else:
                 folder = passing.enter_context(passing_folder(Path(gettempdir())))
-                found[model] = str(_written(reference, folder))
+                found[model] = str(_written(reference, folder, tell))
         yield found
 
 
@@ -97,7 +101,8 @@ def _check_no_run(model: str, given_as: str) -> None:
         )
 
 
-def _written(reference: Reference, out: Path) -> Path:
+def _written(reference: Reference, out: Path, tell: Callable[[str], None]) -> Path:
+    tell(f"{reference.run}: loading the base")
     saved = SavedModels(reference.run, reference.step)
     name = reference.branch or saved.plan.product
     at = f"{reference.run}@{reference.step}"
@@ -107,7 +112,7 @@ def _written(reference: Reference, out: Path) -> Path:
     if name not in saved.models or (reference.branch and name == MERGED):
         why = saved.without_product if name == saved.plan.product else None
         raise RunFolderError(f"{at}: {why or f'has no branch {name!r}'}; give {branches}")
-    saved.write([name], out, "float32")
+    saved.write([name], out, "float32", tell)
     return out / place_of(name)
 
 
@@ -151,19 +156,22 @@ class SavedModels:
             return None
         return f"{product} is a student that the branches have not taught yet after {steps} steps"
 
-    def write(self, names: Collection[str], out: Path, export_dtype: str) -> None:
+    def write(self, names: Collection[str], out: Path, export_dtype: str, tell: Callable[[str], None]) -> None:
         """Write these models into their places in a folder. Raises MergeError if the branches do not merge."""
+        at = f"step {self.checkpoint.step}"
         merges = self.plan.merges and MERGED in names
         with passing_folder(out) as work:
             parts = {name: work / name for name in self.branches if merges}
             for name in self.branches:
                 if name in names or merges:
+                    tell(f"{at}: branch {name}")
                     policy = self._branch(name)
                     if name in names:
                         self._save(policy, name, out, export_dtype)
                     if merges:
                         write_folder(policy.weights(), parts[name])
             if merges:
+                tell(f"{at}: merging {len(parts)} branches")
                 section = self.recipe.merge
                 own = load_named(section.method, "merge.method") if is_code(section.method) else None
                 merge_by_section(own or section.method, section, self.base, parts, work / MERGED)

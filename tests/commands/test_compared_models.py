@@ -37,7 +37,11 @@ def recipe():
 
 
 def test_models_are_evaluated_side_by_side_and_each_with_the_first(folders, recipe):
-    table, compared = evaluate_models(recipe, [*folders, folders[0]])
+    told = []
+    table, compared = evaluate_models(recipe, [*folders, folders[0]], told.append)
+    assert told[:3] == [
+        f"{folders[0]}: {what}" for what in ("loading", *(f"answering 5 problems of {c}" for c in ("text", "image")))
+    ]
     assert [(cell.model, cell.capability) for cell in table] == [
         (folder, capability) for folder in folders for capability in ("text", "image", AVERAGE)
     ]

@@ -73,7 +73,9 @@ def test_the_last_checkpoint_gives_the_models_of_the_end_bit_for_bit(finished, s
 
 
 def test_an_earlier_checkpoint_gives_its_own_weights_and_their_merge(stopped_run, tmp_path, assert_same):
-    *branches, merged = map(weights_of, export(stopped_run, "2", tmp_path / "two").folders)
+    told = []
+    *branches, merged = map(weights_of, export(stopped_run, "2", tmp_path / "two", told.append).folders)
+    assert told[1:] == ["step 2: branch text", "step 2: branch image", "step 2: merging 2 branches"]
     for name, weights in zip(NAMES, branches, strict=True):
         assert_same(weights, {n: t for n, t in weights_at(stopped_run, 2, name).items() if n in weights})
     assert_same(merged, mean(branches))
