@@ -141,19 +141,25 @@ def test_parts_add_up_with_their_weights_and_their_own_denominators(policy64, mi
     assert report.metrics["other/grad_norm"] == pytest.approx(0.3 * norm)
 
 
-def test_a_second_part_adds_to_the_gradient_of_the_first_and_nothing_is_copied(policy64, rollouts):
+def test_a_second_part_adds_to_the_gradient_of_the_first_and_nothing_is_copied(policy64, rollouts, monkeypatch):
     class Watching(GrpoObjective):
         def rows_with_gradient(self):
             held.append([p.grad for p in learner.named_parameters.values() if p.grad is not None])
             return super().rows_with_gradient()
 
-    held = []
+    def copied(tensor, *arguments, to=torch.Tensor.to, **options):
+        copies.extend(p for p in learner.named_parameters.values() if p.grad is tensor)
+        return to(tensor, *arguments, **options)
+
+    held, copies = [], []
     learner = Learner(policy64.clone(), learning_rate=1e-3)
+    monkeypatch.setattr(torch.Tensor, "to", copied)
     learner.step([grpo(rollouts, name="first"), grpo(rollouts, name="second", made_by=Watching)])
     report = learner.step([grpo(rollouts, name=name, made_by=Watching) for name in ("first", "second")])
     assert held[1] == []
     assert all(any(gradient.any() for gradient in held[i]) for i in (0, 2))
     assert not {"first/grad_norm", "second/grad_norm"} & set(report.metrics)
+    assert not copies
 
 
 def test_measuring_the_norms_of_parts_changes_no_bit_of_the_step(policy64, rollouts, pictures, assert_same):
