@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from copd.arms.comparison import Changes, Comparison, read_comparison
+from copd.arms.comparison import Changes, Comparison, as_overrides, read_comparison
 from copd.arms.jobs import Job, jobs_of, searches_of
 from copd.arms.outcomes import finished_by, outcome_path, read_outcome
 from copd.arms.page import write_page
@@ -19,8 +19,10 @@ from copd.arms.summary import Sources
 from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_branch
 from copd.assemble.plan import make_plan
+from copd.assemble.revisions import commits_of
 from copd.assemble.tasks import leak_warnings
 from copd.errors import JobError, RecipeError
+from copd.recipe.reading import load_recipe
 from copd.system.files import replace_text
 from copd.types import Part, Problem, Split, digest_of
 
@@ -45,14 +47,16 @@ class Order:
 
 
 def plan_of(order: Order, *, search: bool) -> tuple[Comparison, list[Job]]:
-    """The comparison and its jobs, of the test or of the search.
+    """The comparison and its jobs, of the test or of the search. All jobs have the same commits of the hub.
 
     Raises RecipeError if a seed is one of the search's, or if the test would begin before a search that the file asks
     for has chosen.
     """
     comparison = read_comparison(order.file)
     given = {path: value for path, _, value in (change.partition("=") for change in order.changes)}
-    comparison = comparison.model_copy(update={"changes": {**comparison.changes, **given}})
+    changes: Changes = {**comparison.changes, **given}
+    commits = commits_of(load_recipe(comparison.recipe, as_overrides(changes)))
+    comparison = comparison.model_copy(update={"changes": {**changes, **commits}})
     if search:
         return comparison, searches_of(comparison)
     if comparison.search and (shared := sorted(set(order.seeds) & set(comparison.search.seeds))):

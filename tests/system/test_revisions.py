@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from copd.assemble.revisions import pinned
+from copd.commands.compare import Order, plan_of
 from copd.errors import CopdError, DataError, ModelFolderError
 from copd.recipe.reading import make_recipe
 from copd.system.hub import commit_of
@@ -120,3 +121,13 @@ def test_what_cannot_be_resolved_is_told_by_its_field(hub):
     hub["/api/datasets/me/small/revision/v1"] = SECOND
     with pytest.raises(ModelFolderError, match=r"^model\.revision: me/small has no revision 'main'"):
         pinned(recipe(revision="main"))
+
+
+def test_all_jobs_of_a_comparison_train_on_the_commits_of_its_start(hub, tmp_path):
+    hub["/api/datasets/me/small/revision/v1"] = SECOND
+    (tmp_path / "r.yaml").write_text(recipe().model_dump_json(include={"branches"}))
+    (tmp_path / "c.yaml").write_text("recipe: r.yaml\nrollouts: 9000\narms: {mixed: {method: mixed}, own: {}}")
+    _, jobs = plan_of(Order(tmp_path / "c.yaml", range(2), tmp_path, 1, print), search=False)
+    arms = [job for job in jobs if job.arm]
+    assert [job.recipe.branches["a"].task.revision for job in arms] == [SECOND] * 4
+    assert {f"branches.a.task.revision={SECOND}" in job.overrides for job in arms} == {True}
