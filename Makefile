@@ -9,6 +9,8 @@ INSTALLER := $(if $(UV),uv,pip)
 INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 # Where torch and torchvision are taken from; said when the environment is made, and remembered there.
 TORCH_INDEX ?= $(shell cat $(VENV)/torch-index 2>/dev/null)
+WORLDS := conflict_0 conflict_0_5 small large two four
+BASES := studies/conflict_0/base studies/conflict_0_5/base
 METHODS := copd expert merge_only static_opd mopd mopd_mean mixed mixed_batch
 OF_EXPERTS := merge_only static_opd mopd mopd_mean
 CHANGES = $(or $(CHANGES_$(@F)),method=$(@F)) $(if $(filter $(@F),$(OF_EXPERTS)),experts.run=runs/expert)
@@ -35,10 +37,16 @@ $(METHODS:%=runs/%): $(VENV)/.installed
 
 $(OF_EXPERTS:%=runs/%): runs/expert
 
-study: $(VENV)/.installed  ## the study of studies/conflict: search, then ten seeds; hours, goes on where it was stopped
+study: $(VENV)/.installed $(BASES)  ## the studies: search, ten seeds, ablations, other worlds; a day, goes on where it was stopped
 	$(BIN)/copd compare studies/conflict/main.yaml --search --out studies/conflict
 	$(BIN)/copd compare studies/conflict/main.yaml --seeds 10 --out studies/conflict
+	$(BIN)/copd compare studies/conflict/ablations.yaml --seeds 4 --out studies/conflict
 	$(BIN)/python studies/pilots.py studies/conflict/main.yaml
+	for world in $(WORLDS); do $(BIN)/copd compare studies/$$world/main.yaml --seeds 4 --out studies/$$world \
+	  && $(BIN)/python studies/pilots.py studies/$$world/main.yaml || exit 1; done
+
+$(BASES): studies/conflict_%/base: | $(VENV)/.installed
+	$(BIN)/copd warmup $@ --conflict $(subst _,.,$*)
 
 docs: $(VENV)/.installed  ## renew what is drawn: tables of the recipe, faults and speed, results of the study, the map of copd advise
 	$(BIN)/python tools/recipe_reference.py

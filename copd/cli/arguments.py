@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -88,4 +89,4 @@ def models_and_changes(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def is_change(word: str) -> bool:
     """Whether a word is a change of a recipe, not a file that is there."""
-    return bool(CHANGE.match(word)) and not Path(word).exists()
+    return bool(CHANGE.match(word)) and not os.path.exists(word)  # unlike that of a Path, it takes any length

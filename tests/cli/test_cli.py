@@ -131,6 +131,13 @@ def test_eval_compares_models_side_by_side_from_any_folder(command, tmp_path):
     assert json.loads(printed.stdout) == found
 
 
+def test_a_change_may_be_longer_than_the_name_of_a_file(command):
+    done = command("eval", "nowhere", f"branches={{{'x' * 5000}: 1}}")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "branches" in done.stderr
+    assert "too long" not in done.stderr
+
+
 def test_the_package_itself_can_be_run():
     done = subprocess.run([sys.executable, "-m", "copd", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"copd {version('copd')}\n"
