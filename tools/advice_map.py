@@ -19,17 +19,8 @@ from copd.measure.evaluate import AVERAGE
 from copd.types import MIXED
 
 ROOT = Path(__file__).parent.parent
-WORLDS = {
-    "conflict": "conflict 1, 150,000 rollouts",
-    "conflict_0": "conflict 0, 150,000 rollouts",
-    "conflict_0_5": "conflict 0.5, 150,000 rollouts",
-    "small": "conflict 1, 50,000 rollouts",
-    "large": "conflict 1, 450,000 rollouts",
-    "two": "conflict 1, two capabilities, 150,000 rollouts",
-    "four": "conflict 1, four capabilities, 150,000 rollouts",
-}
-STUDIES = {name: ROOT / "studies" / folder / "main.yaml" for folder, name in WORLDS.items()}
-"""The points by their names."""
+STUDIES = {read_comparison(file).title: file for file in sorted((ROOT / "studies").glob("*/main.yaml"))}
+"""The points by their names; the first study searched its settings."""
 METHODS = ("one_cycle", "replay", "cycles", "copd_dense", "copd_paper")
 """The arms that may be advised; `mixed` is what each is held against."""
 PILOTS = "pilots"

@@ -22,6 +22,8 @@ from copd.measure.evaluate import AVERAGE, Estimate, columns_of
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
 MAIN = ROOT / "studies" / "conflict" / "main.yaml"
+ABLATIONS = MAIN.with_name("ablations.yaml")
+WORLDS = sorted(file for file in (ROOT / "studies").glob("*/main.yaml") if file != MAIN)
 TEMPLATE = Path(__file__).with_name("results.md.jinja")
 
 
@@ -111,6 +113,17 @@ class Study:
         ]
         return markdown(header, lines)
 
+    def brief(self) -> str:
+        """Each arm's average over the capabilities, and how many points it is above each reference."""
+        references = list(self._found)
+        gains = {(c.arm, name): c for name in references for c in self._found[name] if c.capability == AVERAGE}
+        lines = []
+        for arm, row in self.rows.items():
+            own = [gains.get((arm, name)) for name in references]
+            cells = ["–" if c is None else gain(c.over_seeds, c.seeds) for c in own]
+            lines.append((f"`{arm}`", f"{len(row.seeds)}", share(row.accuracy[AVERAGE], len(row.seeds)), *cells))
+        return markdown(("arm", "seeds", "average", *(f"more than `{name}`" for name in references)), lines)
+
     def regrets(self) -> str:
         """Points more than each capability's own expert."""
         rows = [row for row in self.rows.values() if row.regret and row.arm != "expert"]
@@ -179,8 +192,8 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *lines))
 
 
-def page(main: Study) -> str:
-    """The whole page."""
+def page(main: Study, ablations: Study, worlds: Sequence[Study]) -> str:
+    """The whole page. Studies of which no run has ended yet are left out."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -188,8 +201,13 @@ def page(main: Study) -> str:
         keep_trailing_newline=True,
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(main=main)
+    return template.render(main=main, ablations=ablations, worlds=[world for world in worlds if world.outcomes])
+
+
+def drawn() -> str:
+    """The page about the studies of this repository."""
+    return page(Study(MAIN), Study(ABLATIONS), [Study(file) for file in WORLDS])
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(Study(MAIN)), encoding="utf-8")
+    PAGE.write_text(drawn(), encoding="utf-8")
