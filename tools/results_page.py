@@ -18,6 +18,7 @@ from copd.arms.summary import ArmRow, Contrast, Sources, arm_rows, contrasts
 from copd.commands.compare import PROBLEMS
 from copd.maths.seeds import t_interval
 from copd.measure.evaluate import AVERAGE, Estimate, columns_of
+from copd.report.words import counted
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
@@ -68,9 +69,9 @@ class Study:
     def verdict(self) -> str:
         """The first paragraph: what is best, and what can and cannot be told apart from each reference."""
         counts = sorted({len(row.seeds) for row in self.rows.values()})
-        seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
         return " ".join(
-            [f"After {seeds} seeds of an arm:", *verdict(list(self.rows.values()), list(self._found.items()))]
+            [f"After {seeds} of an arm:", *verdict(list(self.rows.values()), list(self._found.items()))]
         )
 
     @cached_property
