@@ -23,7 +23,7 @@ from copd.report.words import counted
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
 MAIN = ROOT / "studies" / "conflict" / "main.yaml"
-ABLATIONS = MAIN.with_name("ablations.yaml")
+ABLATIONS, CONTROLS = MAIN.with_name("ablations.yaml"), MAIN.with_name("controls.yaml")
 WORLDS = sorted(file for file in (ROOT / "studies").glob("*/main.yaml") if file != MAIN)
 TEMPLATE = Path(__file__).with_name("results.md.jinja")
 
@@ -70,9 +70,7 @@ class Study:
         """The first paragraph: what is best, and what can and cannot be told apart from each reference."""
         counts = sorted({len(row.seeds) for row in self.rows.values()})
         seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-        return " ".join(
-            [f"After {seeds} of an arm:", *verdict(list(self.rows.values()), list(self._found.items()))]
-        )
+        return " ".join([f"After {seeds} of an arm:", *verdict(list(self.rows.values()), list(self._found.items()))])
 
     @cached_property
     def _found(self) -> dict[str, list[Contrast]]:
@@ -193,7 +191,7 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *lines))
 
 
-def page(main: Study, ablations: Study, worlds: Sequence[Study]) -> str:
+def page(main: Study, ablations: Study, controls: Study, worlds: Sequence[Study]) -> str:
     """The whole page. Studies of which no run has ended yet are left out."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
@@ -202,12 +200,13 @@ def page(main: Study, ablations: Study, worlds: Sequence[Study]) -> str:
         keep_trailing_newline=True,
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(main=main, ablations=ablations, worlds=[world for world in worlds if world.outcomes])
+    begun = [world for world in worlds if world.outcomes]
+    return template.render(main=main, ablations=ablations, controls=controls, worlds=begun)
 
 
 def drawn() -> str:
     """The page about the studies of this repository."""
-    return page(Study(MAIN), Study(ABLATIONS), [Study(file) for file in WORLDS])
+    return page(Study(MAIN), Study(ABLATIONS), Study(CONTROLS), [Study(file) for file in WORLDS])
 
 
 if __name__ == "__main__":

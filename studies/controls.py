@@ -1,0 +1,134 @@
+"""Controls of the paper's mutual OPD: the teacher, or what it says, is exchanged for something without knowledge.
+
+    python studies/controls.py [--seeds 4] [--workers 2] [--out studies/conflict]
+
+The arms are those of studies/conflict/controls.yaml. An arm that is named in CHANGED has the recipe of copd_paper, and
+differs from it by a change of the program alone:
+
+base_teaches     the base scores each student's tokens, not the teacher
+self_teaches     each student's own weights at the beginning of the phase do
+random_sign      each token's bounded delta has a random sign
+fixed_negative   the advantage is -1 on tokens to which the student gives a probability below 0.1, and 0 elsewhere
+                 (after arXiv 2608.31046)
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from copd.arms.running import one_thread
+from copd.branches.branch import Branch
+from copd.branches.signals import SampledToken
+from copd.commands.compare import Order, run_comparison
+from copd.model.objectives import Objective
+from copd.model.policy import Policy
+from copd.types import Part
+
+FILE = Path(__file__).parent / "conflict" / "controls.yaml"
+UNLIKELY = 0.1
+"""Probability below which `fixed_negative` lowers a token."""
+
+objective_of = Branch._objective
+
+
+def taught_by(teacher: Callable[[Branch], Policy]) -> Callable[[Branch, Part], Objective]:
+    """`Branch._objective` with another model's scores in the place of the teacher's."""
+
+    def objective(branch: Branch, part: Part) -> Objective:
+        if part.teacher is not None:
+            score = branch.settings.signal.score(teacher(branch), part.rollouts, part.teacher_version)
+            part = replace(part, teacher=score)
+        return objective_of(branch, part)
+
+    return objective
+
+
+def base_teaches() -> None:
+    began = Branch.__init__
+
+    def begin(branch: Branch, *arguments: Any, **options: Any) -> None:
+        began(branch, *arguments, **options)
+        vars(branch)["base"] = branch.policy.clone()
+
+    Branch.__init__ = begin  # type: ignore[method-assign]
+    Branch._objective = taught_by(lambda branch: vars(branch)["base"])  # type: ignore[method-assign]
+
+
+def self_teaches() -> None:
+    """The recipe's `opd.teachers: phase_start` makes each branch hold its weights of the phase's beginning."""
+    Branch._objective = taught_by(lambda branch: branch._held.policy)  # type: ignore[method-assign,union-attr]
+
+
+def with_random_sign(delta_MT: Tensor, logp_MT: Tensor) -> Tensor:
+    """Deltas with random signs, which are a function of the student's log-probs: a resumed run draws the same."""
+    seed = zlib.crc32(logp_MT.numpy().tobytes())
+    return delta_MT * torch.randint(0, 2, delta_MT.shape, generator=torch.Generator().manual_seed(seed)).mul(2).sub(1)
+
+
+def below_unlikely(logp_MT: Tensor) -> Tensor:
+    """-1 on unlikely tokens, 0 elsewhere."""
+    return -(logp_MT.exp() < UNLIKELY).to(logp_MT)
+
+
+def advantages(of: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Advantages that are a function of the bounded delta and of the student's log-probs."""
+    objective = SampledToken.objective
+
+    def changed(signal: SampledToken, part: Part, score: Any) -> Objective:
+        delta = signal.delta
+        return objective(replace(signal, delta=lambda logp, teacher: of(delta(logp, teacher), logp)), part, score)
+
+    SampledToken.objective = changed  # type: ignore[method-assign]
+
+
+CHANGED: dict[str, Callable[[], None]] = {
+    "base_teaches": base_teaches,
+    "self_teaches": self_teaches,
+    "random_sign": lambda: advantages(with_random_sign),
+    "fixed_negative": lambda: advantages(lambda _, logp_MT: below_unlikely(logp_MT)),
+}
+
+
+def launch(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a job. The folder above its seed says which arm it is: NAME-FINGERPRINT."""
+    arm = log.parent.name.rpartition("-")[0]
+    program = [sys.executable, __file__, "--arm", arm, "--", *arguments] if arm in CHANGED else None
+    with log.open("ab") as lines:
+        command = program or [sys.executable, "-m", "copd", *arguments]
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=lines, stderr=subprocess.STDOUT, env=one_thread()
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=FILE.parent)
+    parser.add_argument("--file", type=Path, default=FILE)
+    parser.add_argument("--arm", choices=CHANGED, help=argparse.SUPPRESS)
+    parser.add_argument("command", nargs="*", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.arm:
+        from copd.cli import main as copd
+
+        CHANGED[asked.arm]()
+        sys.argv = ["copd", *asked.command]
+        copd()
+    path, progress = run_comparison(Order(asked.file, range(asked.seeds), asked.out, asked.workers, print, launch))
+    print(f"{progress.skipped} jobs were done before, {len(progress.failed)} failed: {path}")
+    sys.exit(int(bool(progress.failed)))
+
+
+if __name__ == "__main__":
+    main()

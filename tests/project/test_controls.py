@@ -1,0 +1,70 @@
+"""The controls of the study change the program as they say: teachers and advantages without knowledge."""
+
+import json
+import math
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "studies" / "controls.py"
+SMALL = {
+    "rollouts": 288,
+    "problems": 3,
+    "pass_at": [1],
+    "changes": {
+        "branches": {name: {"task": {"kind": "digits", "capability": name}} for name in ("text", "image")},
+        "schedule": {"cycles": 1, "rl_steps": 2, "opd_steps": 2},
+        "sampling": {"prompts_per_step": 4, "rollouts_per_prompt": 8, "max_new_tokens": 30},
+        "optimizer.learning_rate": 1.0e-3,
+        "opd": {"prompts_per_step": 2, "rollouts_per_prompt": 4, "teachers": "phase_start"},
+        "evaluation": {"validation_problems": 1, "behaviour_problems": 1},
+        "checkpoint.keep_last": 2,
+    },
+    "arms": {name: {} for name in ("lagged", "base_teaches", "self_teaches", "random_sign")},
+}
+
+
+@pytest.fixture(scope="module")
+def controls():
+    return runpy.run_path(str(SCRIPT))
+
+
+def test_random_signs_change_no_size_and_are_drawn_again_the_same(controls):
+    delta_MT, logp_MT = torch.randn(2, 40, 30, generator=torch.Generator().manual_seed(0))
+    signed_MT = controls["with_random_sign"](delta_MT, logp_MT)
+    assert torch.equal(signed_MT.abs(), delta_MT.abs())
+    assert 0.4 < float((signed_MT == delta_MT).float().mean()) < 0.6
+    assert torch.equal(signed_MT, controls["with_random_sign"](delta_MT, logp_MT))
+    assert not torch.equal(signed_MT, controls["with_random_sign"](delta_MT, logp_MT + 1))
+
+
+def test_only_unlikely_tokens_are_lowered(controls):
+    logp_MT = torch.tensor([[0.0, math.log(0.11), math.log(0.09), -9.0]])
+    assert controls["below_unlikely"](logp_MT).tolist() == [[0, 0, -1, -1]]
+
+
+@pytest.mark.slow
+def test_each_control_changes_the_first_lesson_as_it_says(tmp_path):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(SMALL))
+    command = [sys.executable, SCRIPT, "--seeds", "1", "--file", tmp_path / "c.yaml", "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lessons = {}
+    for arm in SMALL["arms"]:
+        (run,) = (tmp_path / "out" / "runs" / "rollouts").glob(f"{arm}-*/seed-0")
+        events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        first = next(e for e in events if e["event"] == "update" and e["phase"] == "opd" and e["branch"] == "text")
+        lessons[arm] = {name: first[f"from_image/{name}"] for name in ("delta", "delta_abs", "entropy")}
+    paper = lessons["lagged"]
+    assert paper["delta_abs"] > 0
+    assert {lesson["entropy"] for lesson in lessons.values()} == {paper["entropy"]}, "all answer alike until then"
+    assert lessons["self_teaches"]["delta_abs"] == 0
+    assert lessons["base_teaches"]["delta_abs"] not in (0, paper["delta_abs"])
+    assert lessons["random_sign"]["delta_abs"] == pytest.approx(paper["delta_abs"])
+    assert lessons["random_sign"]["delta"] != pytest.approx(paper["delta"])
