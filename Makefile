@@ -42,6 +42,7 @@ study: $(VENV)/.installed $(BASES)  ## the studies: search, ten seeds, ablations
 	$(BIN)/copd compare studies/conflict/main.yaml --seeds 10 --out studies/conflict
 	$(BIN)/copd compare studies/conflict/ablations.yaml --seeds 4 --out studies/conflict
 	$(BIN)/python studies/controls.py
+	$(BIN)/python studies/averages.py
 	$(BIN)/python studies/pilots.py studies/conflict/main.yaml
 	for world in $(WORLDS); do $(BIN)/copd compare studies/$$world/main.yaml --seeds 4 --out studies/$$world \
 	  && $(BIN)/python studies/pilots.py studies/$$world/main.yaml || exit 1; done

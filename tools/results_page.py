@@ -123,6 +123,17 @@ class Study:
             lines.append((f"`{arm}`", f"{len(row.seeds)}", share(row.accuracy[AVERAGE], len(row.seeds)), *cells))
         return markdown(("arm", "seeds", "average", *(f"more than `{name}`" for name in references)), lines)
 
+    @cached_property
+    def averages(self) -> str:
+        """What studies/averages.py found; empty if it has not run."""
+        lines = []
+        for path in sorted((self.file.parent / "averages").glob("*.json")):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            of = {c["model"]: Estimate(**c["greedy"]) for c in found["accuracies"] if c["capability"] == AVERAGE}
+            (lead,) = (Estimate(**d["greedy"]) for d in found["differences"] if d["capability"] == AVERAGE)
+            lines.append((path.stem, f"{found['models']}", share(of["last"], 2), share(of["mean"], 2), gain(lead, 2)))
+        return markdown(("mean of", "models", "last model", "mean", "points more"), lines) if lines else ""
+
     def regrets(self) -> str:
         """Points more than each capability's own expert."""
         rows = [row for row in self.rows.values() if row.regret and row.arm != "expert"]

@@ -1,6 +1,7 @@
 """docs/results.md is what `make docs` draws from the results, and says what they say."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -64,6 +65,17 @@ def test_other_worlds_and_ablations_are_told_in_brief_once_a_run_of_theirs_has_e
     assert said.count(brief) == 2
     assert "## Ablations" in said
     assert "## Ablations" not in results_page.page(study, of("mixed", "one"), study, [])
+
+
+def test_averages_of_weights_are_shown_once_they_are_there(results_page, study):
+    assert "Averages that cost" not in results_page.page(study, study, study, [])
+    cell = {"value": 0.5, "low": 0.4, "high": 0.6}
+    found = {"models": 5, "accuracies": [], "differences": [{"capability": "average", "greedy": cell}]}
+    found["accuracies"] = [{"model": name, "capability": "average", "greedy": cell} for name in ("last", "mean")]
+    (study.file.parent / "averages").mkdir()
+    (study.file.parent / "averages" / "trajectory-0.json").write_text(json.dumps(found))
+    said = results_page.page(results_page.Study(study.file), study, study, [])
+    assert "| trajectory-0 | 5 | 50.0 [40.0, 60.0] | 50.0 [40.0, 60.0] | +50.0 [+40.0, +60.0] |" in said
 
 
 def test_a_candidate_that_has_not_run_is_shown_as_such(results_page, study):
