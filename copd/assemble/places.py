@@ -142,8 +142,8 @@ class RayActors(_Evaluating):
             self._life.enter_context(cluster.cluster(cores * len(names)))
             for index, name in enumerate(names):
                 make = partial(lone_branch, made.recipe, name, index, self._inherited)
-                room = ray.Room(cores, cluster.cards_for(device_of(made.recipe, name)[0]))
-                actor = ray.RayBranch(name, make, partial(_warn_of, made, name), room, made.asked.at)
+                resources = ray.Resources(cores, cluster.cards_for(device_of(made.recipe, name)[0]))
+                actor = ray.RayBranch(name, make, partial(_warn_of, made, name), resources, made.asked.at)
                 self._life.callback(actor.close)
                 self._actors.append(actor)
             self.branches: dict[str, BranchHandle] = {}

@@ -30,7 +30,7 @@ PLACED_SECONDS = 120
 
 
 @dataclass(frozen=True)
-class Room:
+class Resources:
     """What a branch asks of a node."""
 
     cores: int
@@ -53,15 +53,15 @@ class RayBranch:
     process: int
     """The number of the actor's process there."""
 
-    def __init__(self, name: str, make: Make, warn: Callable[[str], None], room: Room, draw: Draw) -> None:
+    def __init__(self, name: str, make: Make, warn: Callable[[str], None], resources: Resources, draw: Draw) -> None:
         """`draw` makes the problems of the branch's responses anew in this process."""
         self.name = name
         self.peak = Memory(0)
         self._warn, self._draw = warn, draw
-        self._group = _placed(name, room)
+        self._group = _placed(name, resources)
         options = {
-            "num_cpus": room.cores,
-            "num_gpus": room.gpus,
+            "num_cpus": resources.cores,
+            "num_gpus": resources.gpus,
             "max_restarts": 0,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, 0),
             "runtime_env": {"env_vars": {"LOCAL_RANK": "0"}},  # of the one card that Ray lets the actor see
@@ -123,9 +123,9 @@ class RayBranch:
         return LostBranchError(f"branch {self.name}: Ray reports {type(error).__name__}: {first_line(error)}")
 
 
-def _placed(name: str, room: Room) -> PlacementGroup:
+def _placed(name: str, resources: Resources) -> PlacementGroup:
     """A placement group of the branch's own. Raises ProcessError naming the branch if no node has room for it."""
-    bundle = {"CPU": float(room.cores), **({"GPU": float(room.gpus)} if room.gpus else {})}
+    bundle = {"CPU": float(resources.cores), **({"GPU": float(resources.gpus)} if resources.gpus else {})}
     group = placement_group([bundle], strategy="STRICT_PACK")
     try:
         ray.get(group.ready(), timeout=PLACED_SECONDS)
@@ -137,7 +137,7 @@ def _placed(name: str, room: Room) -> PlacementGroup:
         left = ray.available_resources()
         free = ", ".join(f"{kind} {left.get(kind, 0):g}" for kind in bundle)
         raise ProcessError(
-            f"branch {name}: asks for {room.described()}, which no node of the Ray cluster had free in "
+            f"branch {name}: asks for {resources.described()}, which no node of the Ray cluster had free in "
             f"{PLACED_SECONDS} s; free in all: {free}"
         ) from error
     return group

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from copd.commands.measured import Prompts
+from copd.commands.measured import PromptSizes
 from copd.compute.batching import Held, micro_batches
 from copd.model.memory import Batch
 
@@ -13,7 +13,7 @@ COUNTED = 16
 """Full micro-batches of equal prompts that are looked at; those that follow hold no more."""
 
 
-class Rows(NamedTuple):
+class EqualRows(NamedTuple):
     """Rows of a capability that are sampled, scored or trained together: prompts, and responses to each."""
 
     capability: str
@@ -21,7 +21,7 @@ class Rows(NamedTuple):
     rows: int
 
 
-def batches_of(asked: Rows, prompts: Prompts, response: int, budget: int, held: Held) -> Iterator[Batch]:
+def batches_of(asked: EqualRows, prompts: PromptSizes, response: int, budget: int, held: Held) -> Iterator[Batch]:
     """The micro-batches of rows of `response` tokens to the longest prompts, each size once."""
     few = _counted(asked, prompts.longest, response, budget)
     prompt_of_N = [p for p in range(few.prompts) for _ in range(few.rows)]
@@ -38,7 +38,7 @@ def batches_of(asked: Rows, prompts: Prompts, response: int, budget: int, held: 
         yield Batch(count, rows, prompts.longest, response, count * prompts.patches)
 
 
-def _counted(asked: Rows, prompt: int, response: int, budget: int) -> Rows:
+def _counted(asked: EqualRows, prompt: int, response: int, budget: int) -> EqualRows:
     """As many of the rows as decide what the fullest micro-batch holds, however many are asked for.
 
     A group far above the budget is halved, as `micro_batches` would do. Of prompts, which are equal, a few
@@ -47,4 +47,4 @@ def _counted(asked: Rows, prompt: int, response: int, budget: int) -> Rows:
     rows = asked.rows
     while rows > 4 * (budget // response + 1):
         rows = (rows + 1) // 2
-    return Rows(asked.capability, min(asked.prompts, COUNTED * (budget // (prompt + response) + 1)), rows)
+    return EqualRows(asked.capability, min(asked.prompts, COUNTED * (budget // (prompt + response) + 1)), rows)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from copd.model.shape import Shape
 
 
-class Prompts(NamedTuple):
+class PromptSizes(NamedTuple):
     """The first prompts of a capability: their mean length in tokens, and the longest, in tokens and in patches."""
 
     mean: float
@@ -25,7 +25,7 @@ class Measured(NamedTuple):
     """
 
     shape: Shape
-    prompts: Mapping[str, Prompts]
+    prompts: Mapping[str, PromptSizes]
     packed: bool = True
     there: Mapping[str, int | None] = MappingProxyType({})
     frozen: int = 0

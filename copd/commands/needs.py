@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from copd.assemble.branches import device_of
 from copd.assemble.plan import Plan
-from copd.commands.equal_rows import Rows, batches_of
+from copd.commands.equal_rows import EqualRows, batches_of
 from copd.commands.measured import Measured
 from copd.commands.need import (
     CPU,
@@ -82,7 +82,7 @@ class Needs:
         lora = recipe.lora
         self.trained = shape.parameters - frozen if lora is None else memory.adapter(shape, lora.rank, lora.targets)
         self._whole = memory.weights(shape)
-        self._split: dict[tuple[Rows, Held], list[Batch]] = {}
+        self._split: dict[tuple[EqualRows, Held], list[Batch]] = {}
 
     def all(self) -> list[Need]:
         """The processes of the run: one for all, or one for the run and one for each branch."""
@@ -214,25 +214,25 @@ class Needs:
         """Most parts of an update, of which one may be native."""
         return len(self._taught(name)) + bool(self._native(name))
 
-    def _native(self, name: str) -> list[Rows]:
+    def _native(self, name: str) -> list[EqualRows]:
         """A learner's batches of GRPO; the one of `mixed` has prompts of all capabilities."""
         batches = self.plan.batches
         capabilities = self.plan.capabilities if name == MIXED else [name] if name in self.plan.learners else []
-        return [Rows(each, batches.prompts, batches.rollouts_per_prompt) for each in capabilities]
+        return [EqualRows(each, batches.prompts, batches.rollouts_per_prompt) for each in capabilities]
 
-    def _taught(self, name: str) -> list[Rows]:
+    def _taught(self, name: str) -> list[EqualRows]:
         """Batches on the way to a student, with those of a replay."""
         batches, plan = self.plan.batches, self.plan
         edges = [edge for edge in (*plan.edges, *plan.lessons) if edge.student == name]
-        visits = [Rows(edge.teacher, batches.opd_prompts, batches.opd_rollouts_per_prompt) for edge in edges]
-        replayed = [Rows(edge.teacher, batches.prompts, batches.rollouts_per_prompt) for edge in plan.lessons]
+        visits = [EqualRows(edge.teacher, batches.opd_prompts, batches.opd_rollouts_per_prompt) for edge in edges]
+        replayed = [EqualRows(edge.teacher, batches.prompts, batches.rollouts_per_prompt) for edge in plan.lessons]
         return [*visits, *(replayed if plan.schedule.replay_steps and name == plan.student else [])]
 
-    def _evaluated(self) -> list[Rows]:
+    def _evaluated(self) -> list[EqualRows]:
         """Batches of evaluation, on all capabilities."""
         asked = self.evaluation
         sizes = [(asked.problems, 1), (asked.problems, max(asked.pass_at, default=1)), self._measured]
-        return [Rows(name, *size) for name in self.plan.capabilities for size in sizes]
+        return [EqualRows(name, *size) for name in self.plan.capabilities for size in sizes]
 
     @property
     def _measured(self) -> tuple[int, int]:
@@ -256,13 +256,13 @@ class Needs:
     def _scored(self, name: str) -> Terms:
         """As a teacher of its own capability, as a reference, and in measures of all capabilities."""
         way, sizes = self._way(self.devices[name]), self.plan.batches
-        taught = Rows(name, sizes.opd_prompts, sizes.opd_rollouts_per_prompt)
+        taught = EqualRows(name, sizes.opd_prompts, sizes.opd_rollouts_per_prompt)
         lessons = [taught for edge in self.plan.taught if edge.teacher == name]
-        measured = [Rows(each, *self._measured) for each in self.plan.capabilities]
+        measured = [EqualRows(each, *self._measured) for each in self.plan.capabilities]
         batches = self._batches([*self._native(name), *lessons, *measured], self._held_by_log_probs)
         return {ACTIVATIONS: max(memory.scoring(self.shape, batch, way) for batch in batches)}
 
-    def _sampled(self, asked: Iterable[Rows], device: str) -> Terms:
+    def _sampled(self, asked: Iterable[EqualRows], device: str) -> Terms:
         if engine := self._engine(device):
             return engine
         way, shape, asked = self._way(device), self.shape, list(asked)
@@ -274,7 +274,7 @@ class Needs:
         joined = memory.joined_weights(shape) if device == CPU and not way.half and shape.normed else 0
         return {"cache": cached, "prompts or logits": rest, "weights joined": joined, **self._narrow(way, batches)}
 
-    def _cached_on_a_card(self, asked: Rows) -> int:
+    def _cached_on_a_card(self, asked: EqualRows) -> int:
         """Tokens in the cache of a card: of all rows, of as many as the budget allows, or of one."""
         row = self.prompts[asked.capability].longest + self.recipe.sampling.max_new_tokens + BLOCK
         return max(row, min(self._budget(sampled_tokens), asked.prompts * asked.rows * row))
@@ -291,7 +291,7 @@ class Needs:
         cache = self.recipe.sampling.cache_tokens if held is sampled_tokens else None
         return cache or self.recipe.model.micro_batch_tokens
 
-    def _batches(self, asked: Iterable[Rows], held: Held) -> list[Batch]:
+    def _batches(self, asked: Iterable[EqualRows], held: Held) -> list[Batch]:
         """The micro-batches of rows of full length to the longest prompts, each size once."""
         for each in asked:
             if (each, held) not in self._split:

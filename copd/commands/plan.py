@@ -16,7 +16,7 @@ import torch
 
 from copd.assemble.plan import Plan, kept_checkpoints, make_plan
 from copd.assemble.tasks import make_tasks, problems_there
-from copd.commands.measured import Measured, Prompts
+from copd.commands.measured import Measured, PromptSizes
 from copd.commands.need import CPU, Need, on_each
 from copd.commands.needs import Needs, devices_of
 from copd.commands.workload import Speed, Work, Workload, Works
@@ -216,7 +216,7 @@ def examine(recipe: Recipe, cards: Cards) -> Planned:
     return Planned(recipe, cards, Measured(shape, prompts, family.every_layer_sees_all, there, frozen))
 
 
-def prompts_of(tasks: Mapping[str, Task], family: Family, shape: Shape) -> dict[str, Prompts]:
+def prompts_of(tasks: Mapping[str, Task], family: Family, shape: Shape) -> dict[str, PromptSizes]:
     """The lengths of the first training prompts of each task.
 
     Raises RecipeError for problems that the model does not take.
@@ -229,5 +229,5 @@ def prompts_of(tasks: Mapping[str, Task], family: Family, shape: Shape) -> dict[
             raise RecipeError(f"branches.{name}.task: {error}") from error
         lengths = [len(each.ids_S) for each in encoded]
         pictures = max(family.placeholders(each)[1] for each in encoded)
-        found[name] = Prompts(fmean(lengths), max(lengths), pictures * shape.tower.merged if shape.tower else 0)
+        found[name] = PromptSizes(fmean(lengths), max(lengths), pictures * shape.tower.merged if shape.tower else 0)
     return found

@@ -15,7 +15,7 @@ from test_processes import NAMES, RECIPE, drawn_here, taught
 from copd.assemble.branches import lone_branch
 from copd.branches import ray as on_ray
 from copd.branches.local import local_handle
-from copd.branches.ray import RayBranch, Room
+from copd.branches.ray import RayBranch, Resources
 from copd.errors import ProcessError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.system.cluster import cards_for, cluster
@@ -23,7 +23,7 @@ from copd.system.files import sha256
 from copd.types import Part, Split
 
 pytestmark = pytest.mark.slow
-ROOM = Room(1, 0)
+ROOM = Resources(1, 0)
 HERE = drawn_here()
 
 
@@ -152,7 +152,7 @@ def test_an_actor_that_is_killed_in_a_call_is_named_at_once():
 def test_a_branch_for_which_the_cluster_has_no_room_is_named_with_what_is_free(monkeypatch):
     monkeypatch.setattr(on_ray, "PLACED_SECONDS", 2)
     with pytest.raises(ProcessError, match=r"branch big: asks for 1000 cores, which no node .* free in all: CPU \d"):
-        RayBranch("big", warning(), print, Room(1000, 0), HERE)
+        RayBranch("big", warning(), print, Resources(1000, 0), HERE)
 
 
 def test_signals_stay_with_the_run(here):

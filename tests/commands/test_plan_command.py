@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from copd.assemble.plan import make_plan
-from copd.commands.equal_rows import Rows, batches_of
-from copd.commands.measured import Measured, Prompts
+from copd.commands.equal_rows import EqualRows, batches_of
+from copd.commands.measured import Measured, PromptSizes
 from copd.commands.need import CPU, END, LOADING, SAMPLING, SAVING, SCORING, TRAINING, Need, on_each
 from copd.commands.needs import ACTIVATIONS, BRANCHES, RUN, Needs, devices_of
 from copd.commands.plan import Cards, Planned, cards_of, examine
@@ -29,7 +29,7 @@ SMALL = [
     "evaluation={problems: 50, validation_problems: 20, behaviour_problems: 5, pass_at: [4], every_cycles: 2}",
 ]
 CUDA = ["model.device=auto", "model.dtype=auto"]
-PROMPTS = {"text": Prompts(5.0, 6), "image": Prompts(7.0, 9, 4), "video": Prompts(9.0, 12, 8)}
+PROMPTS = {"text": PromptSizes(5.0, 6), "image": PromptSizes(7.0, 9, 4), "video": PromptSizes(9.0, 12, 8)}
 TOKENS = {name: each.mean for name, each in PROMPTS.items()}
 
 
@@ -237,7 +237,7 @@ def test_a_huge_batch_is_counted_by_its_first_micro_batches(budget, held):
     """That of as many prompts as one can count, with the same fullest micro-batch, and in no time."""
 
     def fullest(prompts, rows):
-        found = batches_of(Rows("text", prompts, rows), PROMPTS["text"], 10, budget, held)
+        found = batches_of(EqualRows("text", prompts, rows), PROMPTS["text"], 10, budget, held)
         return max(batch.prompts * batch.prompt + batch.rows * batch.response for batch in found)
 
     assert fullest(10**9, 8) == fullest(1000, 8)
