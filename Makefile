@@ -41,7 +41,8 @@ study: $(VENV)/.installed $(BASES)  ## the studies: search, ten seeds, ablations
 	$(BIN)/copd compare studies/conflict/main.yaml --search --out studies/conflict
 	$(BIN)/copd compare studies/conflict/main.yaml --seeds 10 --out studies/conflict
 	$(BIN)/copd compare studies/conflict/ablations.yaml --seeds 4 --out studies/conflict
-	$(BIN)/python studies/controls.py
+	$(BIN)/python studies/variants.py studies/conflict/controls.yaml
+	$(BIN)/python studies/variants.py studies/conflict/candidates.yaml
 	$(BIN)/python studies/averages.py
 	$(BIN)/python studies/pilots.py studies/conflict/main.yaml
 	for world in $(WORLDS); do $(BIN)/copd compare studies/$$world/main.yaml --seeds 4 --out studies/$$world \

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,8 @@ from copd.report.words import counted
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
 MAIN = ROOT / "studies" / "conflict" / "main.yaml"
-ABLATIONS, CONTROLS = MAIN.with_name("ablations.yaml"), MAIN.with_name("controls.yaml")
+BESIDE = {"ablations.yaml": "Ablations", "controls.yaml": "Controls", "candidates.yaml": "Candidates"}
+"""Comparisons beside the main one, in its folder, and their headings."""
 WORLDS = sorted(file for file in (ROOT / "studies").glob("*/main.yaml") if file != MAIN)
 TEMPLATE = Path(__file__).with_name("results.md.jinja")
 
@@ -202,8 +203,8 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *lines))
 
 
-def page(main: Study, ablations: Study, controls: Study, worlds: Sequence[Study]) -> str:
-    """The whole page. Studies of which no run has ended yet are left out."""
+def page(main: Study, beside: Mapping[str, Study], worlds: Sequence[Study]) -> str:
+    """The whole page, with studies beside the main one by their headings. Those without own arms are left out."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -211,13 +212,17 @@ def page(main: Study, ablations: Study, controls: Study, worlds: Sequence[Study]
         keep_trailing_newline=True,
     )
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    begun = [world for world in worlds if world.outcomes]
-    return template.render(main=main, ablations=ablations, controls=controls, worlds=begun)
+    return template.render(
+        main=main,
+        beside={heading: study for heading, study in beside.items() if study.rows.keys() - main.rows.keys()},
+        worlds=[world for world in worlds if world.outcomes],
+    )
 
 
 def drawn() -> str:
     """The page about the studies of this repository."""
-    return page(Study(MAIN), Study(ABLATIONS), Study(CONTROLS), [Study(file) for file in WORLDS])
+    beside = {heading: Study(MAIN.with_name(name)) for name, heading in BESIDE.items()}
+    return page(Study(MAIN), beside, [Study(file) for file in WORLDS])
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def test_the_page_of_results_is_what_the_results_say(results_page):
 
 
 def test_the_page_begins_with_what_can_be_told_apart(results_page, study):
-    said = results_page.page(study, study, study, [study])
+    said = results_page.page(study, {}, [study])
     assert "After 3 seeds of an arm: one has the best average: 60.8 %. Clearly ahead of mixed" in said
     assert "| `mixed` | 3 | 50.0 [50.0, 50.0] | 25.0 [25.0, 25.0] | 37.5 [37.5, 37.5] | 50.0 | 75.0 | 1,000 |" in said
     assert "| `one` | +23.3 [+19.7, +26.9] |" in said
@@ -60,26 +60,29 @@ def test_other_worlds_and_ablations_are_told_in_brief_once_a_run_of_theirs_has_e
 
     brief = "| `one` | 3 | 60.8 [57.2, 64.4] | +23.3 [+19.7, +26.9] |"
     main = of("mixed", search={"candidates": {"mixed": [{}]}})
-    said = results_page.page(main, of("mixed", "one"), main, [of("mixed", "one"), of("late")])
+    said = results_page.page(
+        main, {"Ablations": of("mixed", "one"), "Controls": main}, [of("mixed", "one"), of("late")]
+    )
     assert said.count("### A world") == 1
     assert said.count(brief) == 2
     assert "## Ablations" in said
-    assert "## Ablations" not in results_page.page(study, of("mixed", "one"), study, [])
+    assert "## Controls" not in said
+    assert "## Ablations" not in results_page.page(study, {"Ablations": of("mixed", "one")}, [])
 
 
 def test_averages_of_weights_are_shown_once_they_are_there(results_page, study):
-    assert "Averages that cost" not in results_page.page(study, study, study, [])
+    assert "Averages that cost" not in results_page.page(study, {}, [])
     cell = {"value": 0.5, "low": 0.4, "high": 0.6}
     found = {"models": 5, "accuracies": [], "differences": [{"capability": "average", "greedy": cell}]}
     found["accuracies"] = [{"model": name, "capability": "average", "greedy": cell} for name in ("last", "mean")]
     (study.file.parent / "averages").mkdir()
     (study.file.parent / "averages" / "trajectory-0.json").write_text(json.dumps(found))
-    said = results_page.page(results_page.Study(study.file), study, study, [])
+    said = results_page.page(results_page.Study(study.file), {}, [])
     assert "| trajectory-0 | 5 | 50.0 [40.0, 60.0] | 50.0 [40.0, 60.0] | +50.0 [+40.0, +60.0] |" in said
 
 
 def test_a_candidate_that_has_not_run_is_shown_as_such(results_page, study):
-    said = results_page.page(study, study, study, [study])
+    said = results_page.page(study, {}, [study])
     assert "| `mixed` | as the arm | not run yet |" in said
     assert "| `mixed` | `seed=3` | **40.0** |" in said
 
@@ -87,6 +90,6 @@ def test_a_candidate_that_has_not_run_is_shown_as_such(results_page, study):
 def test_without_a_seed_of_the_test_the_page_claims_nothing(results_page, study):
     for path in (study.file.parent / "results").rglob("*.json"):
         path.unlink()
-    said = results_page.page(study, study, study, [study])
+    said = results_page.page(study, {}, [study])
     assert "No seed of the test has run yet" in said
     assert "has the best" not in said

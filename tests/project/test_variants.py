@@ -1,4 +1,4 @@
-"""The controls of the study change the program as they say: teachers and advantages without knowledge."""
+"""The variants of the study change the program as they say: teachers and advantages without knowledge, candidates."""
 
 import json
 import math
@@ -6,13 +6,16 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
+from copd.model.objectives import DenseObjective
+
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "studies" / "controls.py"
+SCRIPT = ROOT / "studies" / "variants.py"
 SMALL = {
     "rollouts": 288,
     "problems": 3,
@@ -26,33 +29,43 @@ SMALL = {
         "evaluation": {"validation_problems": 1, "behaviour_problems": 1},
         "checkpoint.keep_last": 2,
     },
-    "arms": {name: {} for name in ("lagged", "base_teaches", "self_teaches", "random_sign")},
+    "arms": {
+        name: {} for name in ("lagged", "base_teaches", "self_teaches", "random_sign", "hybrid", "delta_over_std")
+    },
 }
 
 
 @pytest.fixture(scope="module")
-def controls():
+def variants():
     return runpy.run_path(str(SCRIPT))
 
 
-def test_random_signs_change_no_size_and_are_drawn_again_the_same(controls):
+def test_random_signs_change_no_size_and_are_drawn_again_the_same(variants):
     delta_MT, logp_MT = torch.randn(2, 40, 30, generator=torch.Generator().manual_seed(0))
-    signed_MT = controls["with_random_sign"](delta_MT, logp_MT)
+    signed_MT = variants["with_random_sign"](delta_MT, logp_MT)
     assert torch.equal(signed_MT.abs(), delta_MT.abs())
     assert 0.4 < float((signed_MT == delta_MT).float().mean()) < 0.6
-    assert torch.equal(signed_MT, controls["with_random_sign"](delta_MT, logp_MT))
-    assert not torch.equal(signed_MT, controls["with_random_sign"](delta_MT, logp_MT + 1))
+    assert torch.equal(signed_MT, variants["with_random_sign"](delta_MT, logp_MT))
+    assert not torch.equal(signed_MT, variants["with_random_sign"](delta_MT, logp_MT + 1))
 
 
-def test_only_unlikely_tokens_are_lowered(controls):
+def test_only_unlikely_tokens_are_lowered(variants):
     logp_MT = torch.tensor([[0.0, math.log(0.11), math.log(0.09), -9.0]])
-    assert controls["below_unlikely"](logp_MT).tolist() == [[0, 0, -1, -1]]
+    assert variants["below_unlikely"](logp_MT).tolist() == [[0, 0, -1, -1]]
+
+
+def test_of_a_direct_loss_on_wrong_answers_the_right_ones_are_in_the_denominator_alone(variants, monkeypatch):
+    monkeypatch.setattr(DenseObjective, "rows_with_gradient", DenseObjective.rows_with_gradient)
+    variants["only_wrong"]()
+    tokens_NT = torch.ones(4, 2, dtype=torch.long)
+    rollouts = SimpleNamespace(tokens_NT=tokens_NT, correct_N=torch.tensor([True, False, False, True]))
+    assert DenseObjective("opd", rollouts, 1.0, None, None).rows_with_gradient().tolist() == [1, 2]
 
 
 @pytest.mark.slow
-def test_each_control_changes_the_first_lesson_as_it_says(tmp_path):
+def test_each_variant_changes_the_first_lesson_as_it_says(tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(SMALL))
-    command = [sys.executable, SCRIPT, "--seeds", "1", "--file", tmp_path / "c.yaml", "--out", tmp_path / "out"]
+    command = [sys.executable, SCRIPT, tmp_path / "c.yaml", "--seeds", "1", "--out", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     lessons = {}
@@ -61,10 +74,13 @@ def test_each_control_changes_the_first_lesson_as_it_says(tmp_path):
         events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         first = next(e for e in events if e["event"] == "update" and e["phase"] == "opd" and e["branch"] == "text")
         lessons[arm] = {name: first[f"from_image/{name}"] for name in ("delta", "delta_abs", "entropy")}
+        assert ("from_image_rlvr/reward" in first) == (arm == "hybrid")
     paper = lessons["lagged"]
     assert paper["delta_abs"] > 0
     assert {lesson["entropy"] for lesson in lessons.values()} == {paper["entropy"]}, "all answer alike until then"
     assert lessons["self_teaches"]["delta_abs"] == 0
     assert lessons["base_teaches"]["delta_abs"] not in (0, paper["delta_abs"])
     assert lessons["random_sign"]["delta_abs"] == pytest.approx(paper["delta_abs"])
+    assert lessons["hybrid"] == paper, "rewards come beside the teacher's signal"
+    assert lessons["delta_over_std"]["delta_abs"] > 2 * paper["delta_abs"], "its deltas have the standard deviation 1"
     assert lessons["random_sign"]["delta"] != pytest.approx(paper["delta"])

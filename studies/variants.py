@@ -1,15 +1,17 @@
-"""Controls of the paper's mutual OPD: the teacher, or what it says, is exchanged for something without knowledge.
+"""Arms that no recipe can express, since they change the program: controls of mutual OPD, and candidates.
 
-    python studies/controls.py [--seeds 4] [--workers 2] [--out studies/conflict]
+    python studies/variants.py studies/conflict/controls.yaml [--seeds 4] [--workers 2] [--out studies/conflict]
 
-The arms are those of studies/conflict/controls.yaml. An arm that is named in CHANGED has the recipe of copd_paper, and
-differs from it by a change of the program alone:
+An arm of the file that has one of these names is trained by a changed program; the others by copd as it is.
 
-base_teaches     the base scores each student's tokens, not the teacher
-self_teaches     each student's own weights at the beginning of the phase do
-random_sign      each token's bounded delta has a random sign
-fixed_negative   the advantage is -1 on tokens to which the student gives a probability below 0.1, and 0 elsewhere
-                 (after arXiv 2608.31046)
+base_teaches     control: the base scores each student's tokens, not the teacher
+self_teaches     control: each student's own weights at the beginning of the phase do
+random_sign      control: each token's bounded delta has a random sign
+fixed_negative   control: the advantage is -1 on tokens to which the student gives a probability below 0.1, and 0
+                 elsewhere (after arXiv 2608.31046)
+only_wrong       candidate: a direct loss is taken on responses with a wrong answer alone
+hybrid           candidate: visits are learned from by GRPO too, by the rewards that they are graded with anyway
+delta_over_std   candidate: a lesson's deltas are divided by their standard deviation
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ from copd.arms.running import one_thread
 from copd.branches.branch import Branch
 from copd.branches.signals import SampledToken
 from copd.commands.compare import Order, run_comparison
-from copd.model.objectives import Objective
+from copd.maths.distill import sampled_delta
+from copd.model.objectives import DenseObjective, Objective
 from copd.model.policy import Policy
-from copd.types import Part
+from copd.types import Part, Score
 
-FILE = Path(__file__).parent / "conflict" / "controls.yaml"
 UNLIKELY = 0.1
 """Probability below which `fixed_negative` lowers a token."""
 
@@ -84,11 +86,44 @@ def advantages(of: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Advantages that are a function of the bounded delta and of the student's log-probs."""
     objective = SampledToken.objective
 
-    def changed(signal: SampledToken, part: Part, score: Any) -> Objective:
+    def changed(signal: SampledToken, part: Part, score: Score) -> Objective:
         delta = signal.delta
         return objective(replace(signal, delta=lambda logp, teacher: of(delta(logp, teacher), logp)), part, score)
 
     SampledToken.objective = changed  # type: ignore[method-assign]
+
+
+def only_wrong() -> None:
+    """The other rows count in the denominator alone, as rows without gradient do."""
+    rows_of = DenseObjective.rows_with_gradient
+
+    def rows(objective: DenseObjective) -> Tensor:
+        assert objective.rollouts.correct_N is not None
+        rows_M = rows_of(objective)
+        return rows_M[~objective.rollouts.correct_N[rows_M]]
+
+    DenseObjective.rows_with_gradient = rows  # type: ignore[method-assign]
+
+
+def hybrid() -> None:
+    update = Branch.update
+
+    def with_rewards(branch: Branch, parts: Sequence[Part]) -> dict[str, float]:
+        visits = [replace(part, name=f"{part.name}_rlvr", teacher=None) for part in parts if part.teacher is not None]
+        return update(branch, [*parts, *visits])
+
+    Branch.update = with_rewards  # type: ignore[method-assign]
+
+
+def delta_over_std() -> None:
+    objective = SampledToken.objective
+
+    def scaled(signal: SampledToken, part: Part, score: Score) -> Objective:
+        delta, mask_NT = signal.delta, part.rollouts.mask_NT
+        std = max(1e-3, float(sampled_delta(part.rollouts.logp_NT, score.logp_NT)[mask_NT].std()))
+        return objective(replace(signal, delta=lambda logp, teacher: delta(logp, teacher) / std), part, score)
+
+    SampledToken.objective = scaled  # type: ignore[method-assign]
 
 
 CHANGED: dict[str, Callable[[], None]] = {
@@ -96,6 +131,9 @@ CHANGED: dict[str, Callable[[], None]] = {
     "self_teaches": self_teaches,
     "random_sign": lambda: advantages(with_random_sign),
     "fixed_negative": lambda: advantages(lambda _, logp_MT: below_unlikely(logp_MT)),
+    "only_wrong": only_wrong,
+    "hybrid": hybrid,
+    "delta_over_std": delta_over_std,
 }
 
 
@@ -112,20 +150,22 @@ def launch(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, nargs="?", help="the comparison")
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=FILE.parent)
-    parser.add_argument("--file", type=Path, default=FILE)
+    parser.add_argument("--out", type=Path, help="default: the folder of the comparison")
     parser.add_argument("--arm", choices=CHANGED, help=argparse.SUPPRESS)
-    parser.add_argument("command", nargs="*", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
+    words = sys.argv[1:]
+    own, command = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    asked = parser.parse_args(own)
     if asked.arm:
         from copd.cli import main as copd
 
         CHANGED[asked.arm]()
-        sys.argv = ["copd", *asked.command]
+        sys.argv = ["copd", *command]
         copd()
-    path, progress = run_comparison(Order(asked.file, range(asked.seeds), asked.out, asked.workers, print, launch))
+    out = asked.out or asked.file.parent
+    path, progress = run_comparison(Order(asked.file, range(asked.seeds), out, asked.workers, print, launch))
     print(f"{progress.skipped} jobs were done before, {len(progress.failed)} failed: {path}")
     sys.exit(int(bool(progress.failed)))
 
