@@ -82,5 +82,7 @@ def test_each_variant_changes_the_first_lesson_as_it_says(tmp_path):
     assert lessons["base_teaches"]["delta_abs"] not in (0, paper["delta_abs"])
     assert lessons["random_sign"]["delta_abs"] == pytest.approx(paper["delta_abs"])
     assert lessons["hybrid"] == paper, "rewards come beside the teacher's signal"
-    assert lessons["delta_over_std"]["delta_abs"] > 2 * paper["delta_abs"], "its deltas have the standard deviation 1"
+    ratio = lessons["delta_over_std"]["delta_abs"] / paper["delta_abs"]
+    assert ratio != pytest.approx(1)
+    assert lessons["delta_over_std"]["delta"] / paper["delta"] == pytest.approx(ratio), "one factor for all tokens"
     assert lessons["random_sign"]["delta"] != pytest.approx(paper["delta"])
