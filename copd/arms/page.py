@@ -92,12 +92,16 @@ def _view(account: str, outcomes: Sequence[Outcome], comparison: Comparison, sou
 def verdict(rows: Sequence[ArmRow], against: Sequence[tuple[str, Sequence[Contrast]]]) -> list[str]:
     """What to choose, in sentences that claim no more than the intervals support."""
     column = AVERAGE if AVERAGE in rows[0].accuracy else next(iter(rows[0].accuracy))
-    best = max(rows, key=lambda row: row.accuracy[column].value)
-    said = [f"{best.arm} has the best {column}: {100 * best.accuracy[column].value:.1f} %."]
+    percent = {row.arm: f"{100 * row.accuracy[column].value:.1f} %" for row in rows}
+    experts = [row.arm for row in rows if row.models > 1]
+    one_model = [row for row in rows if row.models == 1] or rows
+    best = max(one_model, key=lambda row: row.accuracy[column].value)
+    said = [f"{best.arm} has the best {column}: {percent[best.arm]}."]
+    said += [f"{arm}, a model for each capability, has {percent[arm]}." for arm in experts if arm != best.arm]
     if len(best.seeds) < 2:
         return [*said, "One seed does not say how another would come out: the table has no intervals over seeds."]
     for reference, found in against:
-        own = [c for c in found if c.capability == column]
+        own = [c for c in found if c.capability == column and c.arm not in experts]
         clear = [c for c in own if c.holm < 0.05]
         for word, arms in (
             ("ahead of", [c for c in clear if c.over_seeds.value > 0]),

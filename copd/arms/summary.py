@@ -23,6 +23,8 @@ class ArmRow:
 
     arm: str
     seeds: tuple[int, ...]
+    models: int
+    """How many models it makes: experts are one for each capability."""
     rollouts: float
     accuracy: dict[str, Estimate]
     pass_at: dict[str, Estimate]
@@ -71,6 +73,7 @@ def _row(arm: str, own: Sequence[Outcome], experts: Mapping[int, Outcome]) -> Ar
     return ArmRow(
         arm,
         tuple(o.seed for o in own),
+        len(own[0].products),
         sum(o.rollouts for o in own) / len(own),
         {name: Estimate(*t_interval([o.accuracy(name) for o in own])) for name in columns},
         {k: Estimate(*t_interval([_sampled(o, k) for o in own])) for k in ks},

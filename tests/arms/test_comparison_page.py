@@ -31,6 +31,15 @@ def test_an_arm_that_is_ahead_in_every_seed_is_said_to_be_clearly_ahead(page, ou
     assert "2 arms, 3 seeds" in said
 
 
+def test_experts_are_no_model_that_could_be_the_best_one(page, outcomes, make_outcome):
+    right = {name: {"text": 0.9, "image": 0.9} for name in ("text", "image")}
+    experts = [make_outcome("expert", seed, right, products=("text", "image")) for seed in range(3)]
+    said = page([*outcomes, *experts])
+    assert "one has the best average: 71.7 %." in said
+    assert "expert, a model for each capability, has 90.0 %." in said
+    assert "expert (+" not in said
+
+
 def test_one_seed_claims_nothing(page, outcomes):
     said = page([o for o in outcomes if o.seed == 0])
     assert "One seed does not say how another would come out" in said
