@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -84,8 +85,8 @@ def read_comparison(path: Path) -> Comparison:
         found = Comparison.model_validate(data)
     except ValidationError as error:
         raise RecipeError("\n".join(f"{path}: {line}" for line in explain(error.errors(), Comparison))) from None
-    beside = path.parent / found.recipe
-    return found.model_copy(update={"recipe": str(beside)}) if beside.is_file() else found
+    beside = os.path.normpath(path.parent / found.recipe)
+    return found.model_copy(update={"recipe": beside}) if os.path.isfile(beside) else found
 
 
 def as_overrides(changes: Mapping[str, Any]) -> list[str]:
