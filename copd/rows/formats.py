@@ -155,6 +155,8 @@ def read_row(raw: Raw, format_name: str, rules: RowRules, names: Names = NO_NAME
     fields = FORMATS[format_name](ours, rules)
     asked = read_turns(fields["prompt"], notes)
     media = media_of(fields, notes)
+    if (declared := ours.get("data_type")) in ("image", "video") and not (media.images or media.videos):
+        raise BadRow(f"data_type is {declared!r}, but the row holds no picture and no video")
     verifier = _verifier(fields.get("verifier"), rules)
     answer = _answer(fields["answer"], verifier, rules, notes)
     if verifier in rules.own:
