@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copd.errors import CopdError, DataError, ModelFolderError
+from copd.model.folders import is_local
 from copd.recipe.model import Recipe
 from copd.recipe.task_sections import BranchSection, RowsTask
 from copd.rows.hub import repository_of
@@ -13,10 +14,11 @@ from copd.system.hub import commit_of
 def pinned(recipe: Recipe) -> Recipe:
     """The recipe with a commit in the place of each branch or tag, as the hub has them now (`copd.system.hub`).
 
-    Raises ModelFolderError or DataError, naming the field, for one that cannot be resolved.
+    A folder keeps its revision, which `model_folder` refuses. Raises ModelFolderError or DataError, naming the field,
+    for one that cannot be resolved.
     """
     model = recipe.model
-    if model.revision is not None:
+    if model.revision is not None and not is_local(model.path):
         try:
             model = model.model_copy(update={"revision": commit_of(model.path, model.revision, "model")})
         except CopdError as error:
