@@ -270,9 +270,9 @@ def _evaluation_lines(branches: Sequence[Branch]) -> list[str]:
         "validation_problems": (least := min(branch.sizes[Split.VALIDATION] for branch in branches)),
         "behaviour_problems": least,
     }
-    sizes = {name: max(1, min(MOST[name], count - -(-count // RESERVE))) for name, count in there.items()}
+    sizes = {name: max(1, min(MOST[name], count - count // RESERVE - 2)) for name, count in there.items()}
     return [
-        "evaluation:                                 # a tenth of the rows is in reserve, if some cannot be opened",
+        "evaluation:                                 # a tenth and two rows are in reserve, if some cannot be opened",
         f"  {{{', '.join(f'{name}: {size}' for name, size in sizes.items())}, pass_at: [1]}}",
     ]
 
