@@ -124,7 +124,10 @@ def detect(columns: Collection[str], where: str, told: Sequence[str] | None = No
     if found:
         raise DataError(f"{where}: the columns fit {' and '.join(found)}; say which with format")
     needs = "; ".join(f"{name} has {' and '.join(required)}" for name, required in REQUIRED.items())
-    raise DataError(f"{where}: no format fits the columns {_named(sorted(columns) if told is None else told)}: {needs}")
+    raise DataError(
+        f"{where}: no format fits the columns {_named(sorted(columns) if told is None else told)}: {needs}; "
+        "`columns` in a recipe maps other names, as in {prompt: ask, answer: label}"
+    )
 
 
 def names_in(columns: Collection[str], format_name: str, given: Names, where: str) -> tuple[str, Names]:
