@@ -34,8 +34,6 @@ NEARLY_ALL = 0.9
 """A verifier that reads so many of a file's answers is taken; the other rows are left out."""
 MANY_BAD = 0.5
 """A file with a larger share of bad rows is refused."""
-RESERVE = 10
-"""Where there are pictures or videos, one row in so many may prove bad when it is opened."""
 MAIN = "main"
 HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(.+))?")
 NO_NAME = re.compile(r"(?:^|[-_])(?:\d+|of|train|validation|test|data|\*)(?=[-_]|$)")
@@ -134,6 +132,11 @@ def _branch(file: str, model: Model, taken: set[str], tell: Callable[[str], None
         tell(f"{file}: {found.bad} bad rows are left out, the first: {found.first_bad}")
     if misfits:
         tell(f"{file}: {misfits} of {found.rows} rows are left out: verifier {verifier} cannot read their answers")
+    if len(found.answers) == 1 and found.rows > 1:
+        tell(
+            f"{file}: every answer is {next(iter(found.answers))[:40]!r}, which teaches nothing else; take a file "
+            "whose answers are not hidden"
+        )
     for note, count in found.notes.most_common(TOLD):
         tell(f"{file}: {count} rows: {note}")
     share, sizes = found.share(MOST["problems"])
@@ -230,7 +233,7 @@ def _branch_lines(branch: Branch, toy: bool) -> list[str]:
     if branch.left_out or branch.has_media:
         opened = "; pictures and videos are opened when they are drawn" if branch.has_media else ""
         lines.append(f"      bad_rows: skip                        # `copd data check` lists them{opened}")
-        lines.append(f"      max_bad_rows: {branch.left_out + (found.rows // RESERVE if branch.has_media else 0)}")
+        lines.append(f"      max_bad_rows: {branch.left_out + (in_reserve(found.rows) if branch.has_media else 0)}")
     if not toy:
         lines.append('      system_prompt: "Think step by step. Put your final answer into \\\\boxed{}."')
     return lines
@@ -261,6 +264,11 @@ def _real_lines(prompts: int, response: int, alone: bool) -> list[str]:
     ]
 
 
+def in_reserve(rows: int) -> int:
+    """How many of so many rows with pictures or videos may prove bad when they are opened."""
+    return rows // 10 + 2
+
+
 def _evaluation_lines(branches: Sequence[Branch]) -> list[str]:
     """Pictures and videos are not opened here. Where there are some, sizes leave room for rows that prove bad."""
     if not any(branch.has_media for branch in branches):
@@ -270,7 +278,7 @@ def _evaluation_lines(branches: Sequence[Branch]) -> list[str]:
         "validation_problems": (least := min(branch.sizes[Split.VALIDATION] for branch in branches)),
         "behaviour_problems": least,
     }
-    sizes = {name: max(1, min(MOST[name], count - count // RESERVE - 2)) for name, count in there.items()}
+    sizes = {name: max(1, min(MOST[name], count - in_reserve(count))) for name, count in there.items()}
     return [
         "evaluation:                                 # a tenth and two rows are in reserve, if some cannot be opened",
         f"  {{{', '.join(f'{name}: {size}' for name, size in sizes.items())}, pass_at: [1]}}",

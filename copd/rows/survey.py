@@ -30,7 +30,8 @@ class Survey:
     """The rows of a file. `readable`: how many rows without a verifier have an answer that each verifier can read.
 
     `unnamed` counts the rows that name no verifier, `formulas` those whose answers look like formulas. `first_bad` is
-    FILE:LINE and the reason of the first bad row, `columns` what of the file is read as prompt and answer.
+    FILE:LINE and the reason of the first bad row, `columns` what of the file is read as prompt and answer. `answers`
+    holds two different answers, or the only one.
     """
 
     file: str
@@ -42,6 +43,7 @@ class Survey:
     unnamed: int = 0
     formulas: int = 0
     columns: str = ""
+    answers: set[str] = field(default_factory=set)
     sound: RowSet | None = None
 
     @property
@@ -80,6 +82,8 @@ def survey(file: str, settings: Settings, unnamed: str, readers: Readers) -> Sur
     def look(row: Row, root: DataRoot) -> None:
         found.kinds[row.kind] += 1
         count_notes(found.notes, row, settings.media)
+        if len(found.answers) < 2:
+            found.answers.add(row.answer)
         if row.verifier == unnamed:
             found.unnamed += 1
             found.formulas += bool(FORMULA.search(row.answer))

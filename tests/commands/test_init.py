@@ -169,11 +169,18 @@ def test_a_file_that_looks_like_the_test_split_of_another_is_told(rows, here):
     assert text.count("# columns: question as prompt, answer\n") == 2
 
 
-@pytest.mark.parametrize("broken", [("validation", 2), ("test", 2), ("train", 3)])
+def test_a_file_whose_answers_are_hidden_is_told(rows):
+    _, said, _ = made(rows(lambda i: "?"))
+    assert said == [
+        "sums.jsonl: every answer is '?', which teaches nothing else; take a file whose answers are not hidden"
+    ]
+
+
+@pytest.mark.parametrize("broken", [("validation", 2), ("test", 2), ("train", 6)])
 def test_pictures_that_prove_damaged_do_not_stop_what_init_wrote(here, broken):
     for i in range(40):
         Image.new("RGB", (32, 32), (i, 0, 0)).save(here / f"{i}.png")
-    lines = [json.dumps({"question": "?", "answer": "B", "image": f"{i}.png"}) for i in range(40)]
+    lines = [json.dumps({"question": "?", "answer": "AB"[i % 2], "image": f"{i}.png"}) for i in range(40)]
     (here / "p.jsonl").write_text("\n".join(lines))
     recipe, said, _ = made("p.jsonl")
     task = make_tasks(recipe)["p"]
