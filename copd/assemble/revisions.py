@@ -6,6 +6,7 @@ import re
 from typing import TypeGuard
 
 from copd.errors import CopdError, DataError, ModelFolderError
+from copd.model.folders import is_local
 from copd.recipe.model import Recipe
 from copd.recipe.task_sections import RowsTask
 from copd.rows.hub import repository_of
@@ -16,10 +17,11 @@ from copd.system.hub import commit_of
 def commits_of(recipe: Recipe) -> dict[str, str]:
     """The commit, as the hub has it now (`copd.system.hub`), of each branch or tag: by the field that names it.
 
-    Raises ModelFolderError or DataError, naming the field, for one that cannot be resolved.
+    A folder keeps its revision, which `model_folder` refuses. Raises ModelFolderError or DataError, naming the field,
+    for one that cannot be resolved.
     """
     found, model = {}, recipe.model
-    if _moves(model.revision):
+    if _moves(model.revision) and not is_local(model.path):
         try:
             found["model.revision"] = commit_of(model.path, model.revision, "model")
         except CopdError as error:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from copd.assemble.rows import rules_of, ungradable
 from copd.assemble.tasks import make_tasks
 from copd.errors import CopdError, DataError, ModelFolderError
-from copd.model.folders import BUILTIN, SETTINGS, family_in, model_folder, without_weights
+from copd.model.folders import BUILTIN, SETTINGS, family_in, is_local, model_folder, without_weights
 from copd.recipe.evaluation import MOST
 from copd.recipe.reading import load_recipe
 from copd.recipe.strict_yaml import parse_yaml
@@ -72,6 +72,10 @@ class Branch:
     sizes: dict[Split, int]
     commit: str | None
 
+    @property
+    def has_media(self) -> bool:
+        return set(self.found.kinds) != {"text"}
+
 
 def recipe_for(model: str, files: Sequence[str], tell: Callable[[str], None]) -> str:
     """The YAML of a recipe that trains a model on files of rows, one branch for each. `tell` takes warnings.
@@ -81,7 +85,9 @@ def recipe_for(model: str, files: Sequence[str], tell: Callable[[str], None]) ->
     """
     about = _model(model)
     branches: list[Branch] = []
-    for file in files:
+    for at, file in enumerate(files):
+        if file in files[:at]:
+            raise DataError(f"{file}: is given twice; each file is a branch of its own")
         branches.append(_branch(file, about, {each.name for each in branches}, tell))
     text = _written(about, branches)
     make_tasks(load_recipe(parse_yaml(text, "the new recipe")))
@@ -91,7 +97,7 @@ def recipe_for(model: str, files: Sequence[str], tell: Callable[[str], None]) ->
 def _model(given: str) -> Model:
     """Raises ModelFolderError for what is no model."""
     path, commit = given, None
-    named = None if given.startswith(BUILTIN) or Path(given).is_dir() else HUB_ID.fullmatch(given)
+    named = None if is_local(given) or Path(given).is_file() else HUB_ID.fullmatch(given)
     if named:
         path, revision = named[1], named[2] or MAIN
         try:
@@ -126,10 +132,21 @@ def _branch(file: str, model: Model, taken: set[str], tell: Callable[[str], None
         tell(f"{file}: {found.bad} bad rows are left out, the first: {found.first_bad}")
     if misfits:
         tell(f"{file}: {misfits} of {found.rows} rows are left out: verifier {verifier} cannot read their answers")
+    if len(found.answers) == 1 and found.rows > 1:
+        tell(
+            f"{file}: every answer is {next(iter(found.answers))[:40]!r}, which teaches nothing else; take a file "
+            "whose answers are not hidden"
+        )
     for note, count in found.notes.most_common(TOLD):
         tell(f"{file}: {count} rows: {note}")
     share, sizes = found.share(MOST["problems"])
-    return Branch(_name(file, taken), found, verifier, found.bad + misfits, share, sizes, commit)
+    name, stem = _name(file, taken), _stem(file)
+    if stem in taken:
+        tell(
+            f"{file}: is a branch of its own, {name}, that learns; if its rows are to test {stem}, leave the file out "
+            f"and write `test: {file}` into {stem}"
+        )
+    return Branch(name, found, verifier, found.bad + misfits, share, sizes, commit)
 
 
 def _reads(verifier: str, answer: str) -> bool:
@@ -148,14 +165,19 @@ def _verifier(found: Survey) -> str | None:
 
 
 def _name(file: str, taken: set[str]) -> str:
+    """A free name for the branch of a file."""
+    name = _stem(file)
+    free = (each for each in (name, *(f"{name}_{i}" for i in range(2, 99))) if each not in taken | RESERVED_NAMES)
+    return next(free)
+
+
+def _stem(file: str) -> str:
     """A branch's name after its file's, or after its folder's or data set's if that is only train or test."""
     parts = [part for part in re.split(r"[/\\:]", file) if part]
     stems = [NO_NAME.sub("", part.partition(".")[0]) for part in parts]
     stem = next((stem for stem in reversed(stems) if re.search("[A-Za-z]", stem)), "rows")
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")[:28] or "rows"
-    name = name if name[0].isalpha() else f"rows_{name}"
-    free = (each for each in (name, *(f"{name}_{i}" for i in range(2, 99))) if each not in taken | RESERVED_NAMES)
-    return next(free)
+    return name if name[0].isalpha() else f"rows_{name}"
 
 
 def _written(model: Model, branches: Sequence[Branch]) -> str:
@@ -176,7 +198,7 @@ def _written(model: Model, branches: Sequence[Branch]) -> str:
         else "branches:                                   # the first teaches and is taught by each other",
         *(line for branch in branches for line in _branch_lines(branch, toy)),
         *(_toy_lines(prompts, alone) if toy else _real_lines(prompts, response, alone)),
-        "evaluation: {pass_at: [1]}                  # 500 problems each, or as many as there are",
+        *_evaluation_lines(branches),
     ]
     return "\n".join(lines) + "\n"
 
@@ -203,13 +225,15 @@ def _branch_lines(branch: Branch, toy: bool) -> list[str]:
     lines = [f"  {branch.name}:", "    task:", "      kind: rows", f"      train: {_text(found.file)}"]
     if branch.commit is not None:
         lines.append(f"      revision: {branch.commit}")
+    lines.append(f"      # columns: {found.columns}")
     lines.append(f"      # rows: {kinds}; cut by hash into {counts}")
     lines += [f"      validation_share: {branch.share}", f"      test_share: {branch.share}"]
     if branch.verifier is not None:
         lines.append(f"      verifier: {branch.verifier:<26} # {VERIFIED[branch.verifier]}")
-    if branch.left_out:
-        lines.append("      bad_rows: skip                        # `copd data check` lists them")
-        lines.append(f"      max_bad_rows: {branch.left_out}")
+    if branch.left_out or branch.has_media:
+        opened = "; pictures and videos are opened when they are drawn" if branch.has_media else ""
+        lines.append(f"      bad_rows: skip                        # `copd data check` lists them{opened}")
+        lines.append(f"      max_bad_rows: {branch.left_out + (in_reserve(found.rows) if branch.has_media else 0)}")
     if not toy:
         lines.append('      system_prompt: "Think step by step. Put your final answer into \\\\boxed{}."')
     return lines
@@ -237,6 +261,27 @@ def _real_lines(prompts: int, response: int, alone: bool) -> list[str]:
         "optimizer:                                  # kind: adamw_on_cpu needs 8 bytes less of a card for each weight",
         "  {kind: adamw, learning_rate: 1.0e-6, betas: [0.9, 0.999], weight_decay: 0.01}",
         "backend: processes                          # a process for each branch; local: all in one",
+    ]
+
+
+def in_reserve(rows: int) -> int:
+    """How many of so many rows with pictures or videos may prove bad when they are opened."""
+    return rows // 10 + 2
+
+
+def _evaluation_lines(branches: Sequence[Branch]) -> list[str]:
+    """Pictures and videos are not opened here. Where there are some, sizes leave room for rows that prove bad."""
+    if not any(branch.has_media for branch in branches):
+        return ["evaluation: {pass_at: [1]}                  # 500 problems each, or as many as there are"]
+    there = {
+        "problems": min(branch.sizes[Split.TEST] for branch in branches),
+        "validation_problems": (least := min(branch.sizes[Split.VALIDATION] for branch in branches)),
+        "behaviour_problems": least,
+    }
+    sizes = {name: max(1, min(MOST[name], count - in_reserve(count))) for name, count in there.items()}
+    return [
+        "evaluation:                                 # a tenth and two rows are in reserve, if some cannot be opened",
+        f"  {{{', '.join(f'{name}: {size}' for name, size in sizes.items())}, pass_at: [1]}}",
     ]
 
 

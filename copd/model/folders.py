@@ -58,7 +58,7 @@ def model_folder(
     ModelFolderError, naming the field or argument `given_as`, for an unknown name, a missing folder, a hub id without a
     revision, a hub model that cannot be fetched, or a damaged builtin file.
     """
-    local = path.startswith(BUILTIN) or Path(path).is_dir()
+    local = is_local(path)
     if local and revision is not None:
         raise ModelFolderError(f"model.revision: {given_as} is {path!r}, which is no hub id; leave the revision out")
     if path.startswith(BUILTIN):
@@ -76,6 +76,11 @@ def model_folder(
     except CopdError as error:
         raise ModelFolderError(f"{given_as}: {error}") from error
     return _hub_folder(named[1], given_as, commit, fetched)
+
+
+def is_local(path: str) -> bool:
+    """Whether a path names a model that is here: a folder, or one that ships with copd."""
+    return path.startswith(BUILTIN) or Path(path).is_dir()
 
 
 def _builtin_folder(path: str, given_as: str) -> Path:

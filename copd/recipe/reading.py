@@ -20,6 +20,8 @@ from copd.recipe.explain import explain
 from copd.recipe.model import Recipe
 from copd.recipe.strict_yaml import parse_yaml
 
+ROWS = (".jsonl", ".ndjson", ".parquet")
+"""How files are named that hold rows. A .json file may be a recipe."""
 SHORT = {"backend": "kind"}
 """Sections for which the value of one field may stand, and that field."""
 
@@ -48,7 +50,8 @@ def recipe_data(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     """The nested mappings of `load_recipe`, not yet checked as a recipe."""
     data = parse_yaml(recipe_text(source), str(source)) if isinstance(source, str | Path) else deepcopy(dict(source))
     if not isinstance(data, dict):
-        raise RecipeError(f"{source}: a recipe is a mapping of sections, found {type(data).__name__}")
+        found = "nothing" if data is None else type(data).__name__
+        raise RecipeError(f"{source}: a recipe is a mapping of sections, found {found}")
     for override in overrides:
         _apply(data, override)
     return data
@@ -110,6 +113,10 @@ def _quoted_where_needed(text: str) -> str:
 def recipe_text(source: str | Path) -> str:
     """The YAML of a recipe's file, or of a builtin recipe. Raises RecipeError if there is neither."""
     path = Path(source)
+    if path.suffix in ROWS:
+        raise RecipeError(
+            f"recipe {source}: a file of rows; accepted: a YAML file, which `copd init --model MODEL {source}` writes"
+        )
     builtin = files("copd.recipe") / "builtin" / f"{source}.yaml"
     try:
         return path.read_text(encoding="utf-8-sig") if path.is_file() else builtin.read_text(encoding="utf-8")

@@ -159,7 +159,7 @@ def read_run(folder: Path) -> RunRecord:
                 raise RunFolderError(f"{folder / METRICS}: {lost}, so no report can be made; its models are there")
             raise RunFolderError(f"{folder}: nothing has been measured yet; its report can be made a little later")
         return run
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise RunFolderError(
             f"{folder}: not a run folder ({path.name} is missing); give one that copd train made"
         ) from error

@@ -124,7 +124,10 @@ def detect(columns: Collection[str], where: str, told: Sequence[str] | None = No
     if found:
         raise DataError(f"{where}: the columns fit {' and '.join(found)}; say which with format")
     needs = "; ".join(f"{name} has {' and '.join(required)}" for name, required in REQUIRED.items())
-    raise DataError(f"{where}: no format fits the columns {_named(sorted(columns) if told is None else told)}: {needs}")
+    raise DataError(
+        f"{where}: no format fits the columns {_named(sorted(columns) if told is None else told)}: {needs}; "
+        "`columns` in a recipe maps other names, as in {prompt: ask, answer: label}"
+    )
 
 
 def names_in(columns: Collection[str], format_name: str, given: Names, where: str) -> tuple[str, Names]:
@@ -155,6 +158,8 @@ def read_row(raw: Raw, format_name: str, rules: RowRules, names: Names = NO_NAME
     fields = FORMATS[format_name](ours, rules)
     asked = read_turns(fields["prompt"], notes)
     media = media_of(fields, notes)
+    if (declared := ours.get("data_type")) in ("image", "video") and not (media.images or media.videos):
+        raise BadRow(f"data_type is {declared!r}, but the row holds no picture and no video")
     verifier = _verifier(fields.get("verifier"), rules)
     answer = _answer(fields["answer"], verifier, rules, notes)
     if verifier in rules.own:

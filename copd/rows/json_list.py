@@ -23,12 +23,16 @@ def is_list(head: bytes) -> bool:
 
 @dataclass(frozen=True)
 class JsonListFile(JsonLinesFile):
-    """One JSON list of objects, in UTF-8. Positions are those of the objects' first bytes; copies are JSON lines."""
+    """One JSON list of objects, in UTF-8. Positions are those of the objects' first bytes; copies are JSON lines.
+
+    An object that begins on the line of the one before counts as if it began on the next line. So in a list on one
+    line the number of an object is its place in the list, and no two objects have the same.
+    """
 
     def scan(self) -> Iterator[Scanned]:
         with self.path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as text:
             at = _behind_space(text, self._start(text[:512])) + 1
-            line, counted = 1, 0
+            line, counted, number = 1, 0, 0
             at = _behind_space(text, at)
             while text[at : at + 1] != b"]":
                 line, counted = line + text[counted:at].count(b"\n"), at
@@ -40,7 +44,8 @@ class JsonListFile(JsonLinesFile):
                     raise DataError(f"{self.given}:{line}: a JSON object that is never closed")
                 long = end - at > MAX_ROW_BYTES
                 reason = f"an object of {end - at} bytes; accepted: at most {MAX_ROW_BYTES}"
-                yield line, at, BadRow(reason) if long else parsed(text[at:end])
+                number = max(number + 1, line)
+                yield number, at, BadRow(reason) if long else parsed(text[at:end])
                 at = _behind_space(text, end)
                 if text[at : at + 1] == b",":
                     at = _behind_space(text, at + 1)

@@ -65,6 +65,7 @@ def open_files(given: Sequence[str], split: str, settings: Settings) -> list[Sou
 
 
 JSON_LINES, PARQUET = (".jsonl", ".ndjson", ".json"), (".parquet",)
+NAMED = "named .jsonl, .ndjson, .json or .parquet"
 
 
 def open_rows(path: Path, given: str, root: DataRoot) -> RowFile:
@@ -72,8 +73,11 @@ def open_rows(path: Path, given: str, root: DataRoot) -> RowFile:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{given}: not a regular file; accepted: a .jsonl or .parquet file")
+            found = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise DataError(f"{given}: {found}; accepted: a file, {NAMED}")
         path.open("rb").close()
+    except FileNotFoundError:
+        raise DataError(f"{given}: no such file; accepted: a file, {NAMED}, or {HUB}OWNER/NAME of the hub") from None
     except OSError as error:
         raise DataError(f"{given}: cannot be read: {error.strerror}") from None
     if not status.st_size:
@@ -86,4 +90,4 @@ def open_rows(path: Path, given: str, root: DataRoot) -> RowFile:
         with path.open("rb") as file:
             kind = JsonListFile if is_list(file.read(4096)) else JsonLinesFile
         return kind(given, path, root, stamp_of(path))
-    raise DataError(f"{given}: accepted are files named {', '.join((*JSON_LINES, *PARQUET))}")
+    raise DataError(f"{given}: accepted: a file, {NAMED}")

@@ -32,6 +32,11 @@ from copd.rows.sources import RowFile, check_stamp
 from copd.system.files import sha256
 from copd.types import Problem, Split
 
+SIZES = {
+    Split.VALIDATION: "evaluation.validation_problems and behaviour_problems",
+    Split.TEST: "evaluation.problems",
+}
+"""The fields of a recipe that say how many problems of a split are asked."""
 KEPT_ORDERS = 16
 """Most epochs whose order is remembered: the branch's own and those of its visitors."""
 
@@ -63,7 +68,10 @@ class BadRows:
             raise DataError(f"{where}: {why}; `copd data check` lists all bad rows, bad_rows: skip leaves them out")
         self.left_out.add(where)
         if len(self.left_out) > self._limit:
-            raise DataError(f"{where}: {why}; with it more than max_bad_rows={self._limit} rows are bad")
+            raise DataError(
+                f"{where}: {why}; with it more than max_bad_rows={self._limit} rows are bad; `copd data check` lists "
+                "them, a greater max_bad_rows leaves them out"
+            )
 
 
 class Rows:
@@ -174,7 +182,8 @@ class Rows:
                 sound_n[at] = False
         if found < count:
             raise DataError(
-                f"branches.{self.name}.task: {found} sound rows are left for {split.value}, {count} are asked for"
+                f"branches.{self.name}.task: {found} sound rows are left for {split.value}, {count} are asked for; "
+                f"`copd data check` lists the bad ones; mend them, or ask for {found} at most in {SIZES[split]}"
             )
         self._sets[split] = self._sets[split].chosen(sound_n)
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from copd.errors import BadRow, DataError
-from copd.rows.formats import Row
+from copd.rows.formats import REQUIRED, Row
 from copd.rows.index import RowSet, cut
 from copd.rows.media import DataRoot
 from copd.rows.notes import count_notes
-from copd.rows.opening import Settings, open_files
+from copd.rows.opening import Settings, Source, open_files
 from copd.rows.rows import index_rows
 from copd.types import Split
 
@@ -30,7 +30,8 @@ class Survey:
     """The rows of a file. `readable`: how many rows without a verifier have an answer that each verifier can read.
 
     `unnamed` counts the rows that name no verifier, `formulas` those whose answers look like formulas. `first_bad` is
-    FILE:LINE and the reason of the first bad row.
+    FILE:LINE and the reason of the first bad row, `columns` what of the file is read as prompt and answer. `answers`
+    holds two different answers, or the only one.
     """
 
     file: str
@@ -41,6 +42,8 @@ class Survey:
     readable: Counter[str] = field(default_factory=Counter)
     unnamed: int = 0
     formulas: int = 0
+    columns: str = ""
+    answers: set[str] = field(default_factory=set)
     sound: RowSet | None = None
 
     @property
@@ -79,12 +82,22 @@ def survey(file: str, settings: Settings, unnamed: str, readers: Readers) -> Sur
     def look(row: Row, root: DataRoot) -> None:
         found.kinds[row.kind] += 1
         count_notes(found.notes, row, settings.media)
+        if len(found.answers) < 2:
+            found.answers.add(row.answer)
         if row.verifier == unnamed:
             found.unnamed += 1
             found.formulas += bool(FORMULA.search(row.answer))
             found.readable.update(name for name, reads in readers.items() if reads(row.answer))
 
-    found.sound = index_rows(open_files([file], Split.TRAIN.value, settings), settings.rules, refuse, look)
+    sources = open_files([file], Split.TRAIN.value, settings)
+    found.columns = _columns(sources[0])
+    found.sound = index_rows(sources, settings.rules, refuse, look)
     if not found.rows:
         raise DataError(f"{file}: no sound row; the first bad one is {found.first_bad}")
     return found
+
+
+def _columns(source: Source) -> str:
+    """The columns of prompt and answer, each with our name if that is another."""
+    theirs = {ours: source.names.get(ours, ours) for ours in REQUIRED[source.format]}
+    return ", ".join(name if name == ours else f"{name} as {ours}" for ours, name in theirs.items())

@@ -37,6 +37,8 @@ def alone_in(folder: Path) -> Iterator[None]:
         raise RecipeError(
             f"--out {folder}: another process trains into it; let it end, or give another folder"
         ) from error
+    except FileExistsError as error:
+        raise RecipeError(f"--out {folder}: is a file; give a folder that is new or empty") from error
     except OSError as error:
         raise RecipeError(f"--out {folder}: cannot be written: {error}") from error
     try:

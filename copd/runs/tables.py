@@ -15,7 +15,7 @@ from copd.measure.compare import Difference
 from copd.measure.disputes import CapabilityBehaviour
 from copd.measure.evaluate import AVERAGE, Accuracy, Estimate, columns_of
 
-MODEL_WIDTH = 20
+MODEL_WIDTH = 10
 """Most characters for the name of a model in a narrow terminal. A longer name is folded."""
 
 

@@ -24,19 +24,22 @@ def commit_of(repository: str, revision: str, kind: Literal["model", "dataset"])
     if re.fullmatch(COMMIT, revision):
         return revision
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     where = ""
     try:
         commit = HfApi().repo_info(repository, revision=revision, repo_type=kind).sha or ""
     except HfHubHTTPError as error:
         raise CopdError(f"{repository} has no revision {revision!r} for this user: {first_line(error)}") from error
+    except HFValidationError as error:
+        raise CopdError(f"{repository!r} is no id of the hub; accepted: OWNER/NAME") from error
     except Exception as error:  # network and client: each library beneath has its own errors
         commit, where = _cached(repository, revision, kind), " in the cache, since the hub cannot be reached"
         if not commit:
             reason = first_line(error)
             raise CopdError(
-                f"revision {revision!r} of {repository} is not known here, and the hub cannot be reached: {reason}"
+                f"revision {revision!r} of {repository} is not known here, and the hub cannot be reached ({reason}); "
+                "fetch it once where there is a network, or give a local path"
             ) from error
     if not re.fullmatch(COMMIT, commit):
         raise CopdError(f"{repository}: the hub names no commit for {revision!r}, found {commit[:80]!r}")

@@ -29,6 +29,10 @@ BOTH = ["builtin:digits", "builtin:digits"]
         (["plan"], "RECIPE: missing"),
         (["advise"], "RECIPE: missing"),
         (["train", "nothing.yaml"], "recipe nothing.yaml: not a readable file"),
+        (
+            ["doctor", "sums.jsonl"],
+            "recipe sums.jsonl: a file of rows; accepted: a YAML file, which `copd init --model",
+        ),
         (["train", "demo", "model.path=nowhere"], "model.path: no folder 'nowhere'"),
         (["train", "demo", "model.path=builtin:nothing"], "there is builtin:digits"),
         (["eval", "builtin:digits", "nowhere"], "MODEL: no folder 'nowhere'"),

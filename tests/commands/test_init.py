@@ -135,11 +135,15 @@ def test_pictures_that_a_model_does_not_take_are_refused_in_one_line(rows, here)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--model", TINY, "gone.jsonl"], "gone.jsonl: cannot be read"),
+        (["--model", TINY, "gone.jsonl"], "gone.jsonl: no such file; accepted: a file, named .jsonl"),
         (["--model", "builtin:gone", "sums.jsonl"], "--model: no builtin model"),
         (["--model", "gone", "sums.jsonl"], "--model: no folder 'gone'"),
         (["--model", TINY, "odd.jsonl"], "odd.jsonl: no format fits the columns a"),
         (["--model", TINY, "empty.jsonl"], "empty.jsonl: no sound row; the first bad one is empty.jsonl:1: "),
+        (["--model", TINY, "."], ".: a folder; accepted: a file, named .jsonl"),
+        (["--model", TINY, "hub:a/b@main"], "hub:a/b@main: 'a/b@main' is no id of the hub; accepted: OWNER/NAME"),
+        (["--model", TINY, "sums.jsonl", "sums.jsonl"], "sums.jsonl: is given twice; each file is a branch of its own"),
+        (["--model", "./sums.jsonl", "sums.jsonl"], "--model: no folder './sums.jsonl'; give a folder"),
         (["sums.jsonl"], "Missing option '--model'"),
     ],
 )
@@ -151,6 +155,44 @@ def test_a_mistake_is_one_line_on_stderr_and_nothing_on_stdout(command, rows, he
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_file_that_looks_like_the_test_split_of_another_is_told(rows, here):
+    (here / "gsm8k").mkdir()
+    files = [rows(str, "gsm8k/train.jsonl"), rows(str, "gsm8k/test.jsonl")]
+    recipe, said, text = made(*files)
+    assert list(recipe.branches) == ["gsm8k", "gsm8k_2"]
+    assert said == [
+        "gsm8k/test.jsonl: is a branch of its own, gsm8k_2, that learns; if its rows are to test gsm8k, leave the file "
+        "out and write `test: gsm8k/test.jsonl` into gsm8k"
+    ]
+    assert text.count("# columns: question as prompt, answer\n") == 2
+
+
+def test_a_file_whose_answers_are_hidden_is_told(rows):
+    _, said, _ = made(rows(lambda i: "?"))
+    assert said == [
+        "sums.jsonl: every answer is '?', which teaches nothing else; take a file whose answers are not hidden"
+    ]
+
+
+@pytest.mark.parametrize("broken", [("validation", 2), ("test", 2), ("train", 6)])
+def test_pictures_that_prove_damaged_do_not_stop_what_init_wrote(here, broken):
+    for i in range(40):
+        Image.new("RGB", (32, 32), (i, 0, 0)).save(here / f"{i}.png")
+    lines = [json.dumps({"question": "?", "answer": "AB"[i % 2], "image": f"{i}.png"}) for i in range(40)]
+    (here / "p.jsonl").write_text("\n".join(lines))
+    recipe, said, _ = made("p.jsonl")
+    task = make_tasks(recipe)["p"]
+    split, count = Split(broken[0]), broken[1]
+    for i in range(count):
+        number = int(task.where(split, i).rpartition(":")[2]) - 1
+        (here / f"{number}.png").write_bytes(b"")
+    task = make_tasks(recipe)["p"]
+    task.try_asked()
+    assert len([task.problem(Split.TRAIN, i) for i in range(task.size(Split.TRAIN))]) == task.size(Split.TRAIN)
+    assert task.skipped == count
+    assert said == []
 
 
 def test_stdout_is_the_recipe_alone_and_doctor_passes_it(command, rows, here):

@@ -391,7 +391,7 @@ REFUSED = [
         ["branches.a.task.chat_template_kwargs: 'chat_template' is not a variable of a chat template"],
         id="a chat template by the back door",
     ),
-    pytest.param("", ["a recipe is a mapping of sections, found NoneType"], id="an empty file"),
+    pytest.param("", ["a recipe is a mapping of sections, found nothing"], id="an empty file"),
     pytest.param("[1, 2]", ["a recipe is a mapping of sections, found list"], id="a list of things"),
     pytest.param("a: b: c", ["not valid YAML", "line 1"], id="not YAML"),
     pytest.param(TWO + "\x00", ["not valid YAML", "#x0000"], id="NUL"),

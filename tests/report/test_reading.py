@@ -92,6 +92,12 @@ def test_a_run_that_has_measured_nothing_is_refused(make_run):
         read_run(folder)
 
 
+def test_a_file_is_not_a_run_folder(tmp_path):
+    (tmp_path / "my.yaml").write_text("")
+    with pytest.raises(RunFolderError, match=r"my\.yaml: not a run folder"):
+        read_run(tmp_path / "my.yaml")
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "metrics.jsonl", "samples.jsonl", "answers.jsonl"])
 @pytest.mark.parametrize(
     "text", ["{broken\n", '"a word"\n', "\xff\n", "[" * 100_000 + "\n"], ids=["broken", "no record", "no text", "deep"]

@@ -242,6 +242,11 @@ BAD = [
     ),
     ("easyr1", {"problem": "?", "answer": "1", "data_type": "video"}, "data_type is 'video' but the row holds text"),
     ("easyr1", {"problem": "?", "answer": "1", "data_type": "text", "images": ["a"]}, "'text' but the row holds image"),
+    (
+        "trl",
+        {"prompt": "?", "solution": "1", "data_type": "video"},
+        "^data_type is 'video', but the row holds no picture",
+    ),
 ]
 
 

@@ -39,7 +39,11 @@ def test_a_row_is_named_by_the_line_on_which_it_begins_and_a_bad_one_is_told_alo
         (line, row if isinstance(row, dict) else str(row))
         for line, _, row in opened(b'[{"a": 1},\n{"a": NaN}, {"a": 2},\n\n {"a": 3}]').scan()
     ]
-    assert found == [(1, {"a": 1}), (2, "not JSON: NaN is not a JSON value"), (2, {"a": 2}), (4, {"a": 3})]
+    assert found == [(1, {"a": 1}), (2, "not JSON: NaN is not a JSON value"), (3, {"a": 2}), (4, {"a": 3})]
+
+
+def test_no_two_rows_have_the_same_name_and_in_a_list_on_one_line_it_is_their_place(opened):
+    assert [line for line, _, _ in opened(json.dumps(ROWS).encode()).scan()] == [i + 1 for i in range(len(ROWS))]
 
 
 def test_an_object_larger_than_the_bound_is_a_bad_row(opened, monkeypatch):

@@ -123,9 +123,9 @@ def test_a_line_longer_than_the_bound_is_told_with_its_size_and_passed_over(open
         ("f.jsonl", '{"a": 1}'.encode("utf-16"), "f.jsonl: is UTF-16; save it as UTF-8"),
         ("f.jsonl", b"PAR1....", "f.jsonl: is parquet"),
         ("f.parquet", b"PAR1" * 20, "f.parquet: not a sound parquet file"),
-        ("f.csv", b"a,b", "f.csv: accepted are files named .jsonl, .ndjson, .json, .parquet"),
-        ("f.jsonl.gz", b"\x1f\x8b", "f.jsonl.gz: accepted are files named"),
-        ("f.zip", b"PK", "f.zip: accepted are files named"),
+        ("f.csv", b"a,b", "f.csv: accepted: a file, named .jsonl, .ndjson, .json or .parquet"),
+        ("f.jsonl.gz", b"\x1f\x8b", "f.jsonl.gz: accepted: a file, named"),
+        ("f.zip", b"PK", "f.zip: accepted: a file, named"),
     ],
 )
 def test_a_file_that_holds_no_rows_is_refused_by_name(opened, name, content, said):
@@ -139,8 +139,8 @@ def test_what_is_no_readable_file_is_refused_at_once(tmp_path):
     started = time.monotonic()
     for name, said in (
         ("pipe.jsonl", "not a regular file"),
-        ("folder.jsonl", "not a regular file"),
-        ("missing.jsonl", "cannot be read: No such file"),
+        ("folder.jsonl", "a folder; accepted: a file, named .jsonl, .ndjson, .json or .parquet"),
+        ("missing.jsonl", "no such file; accepted: a file, named .* or hub:OWNER/NAME of the hub"),
     ):
         with pytest.raises(DataError, match=f"^{name}: {said}"):
             open_rows(tmp_path / name, name, DataRoot.at(tmp_path))

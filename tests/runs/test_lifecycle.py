@@ -59,6 +59,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         pass
 
 
+def test_a_file_in_the_place_of_the_run_folder_is_told(tmp_path):
+    (tmp_path / "my.yaml").write_text("")
+    with pytest.raises(RecipeError, match=r"my\.yaml: is a file; give a folder"), alone_in(tmp_path / "my.yaml"):
+        pass
+
+
 class Pacing:
     """A branch that takes so many turns of the loop for each call, and counts its updates."""
 

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from copd.assemble.plan import make_plan
+from copd.cli.arguments import give
 from copd.measure.behaviour import Behaviour, Likeness
 from copd.measure.compare import Difference
 from copd.measure.disputes import CapabilityBehaviour, Dispute
@@ -249,6 +250,21 @@ def test_a_compared_model_has_its_difference_and_interval_below_and_bold_where_c
         assert interval in lines[at + 3]
         assert ("\x1b[1m" in lines[at + 2]) == (model == "merged")
     assert "+" not in lines[next(i for i, line in enumerate(lines) if "base" in line) + 2]
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_a_table_of_three_capabilities_fits_80_columns_and_a_wider_one_is_not_cut(monkeypatch, capsys, width):
+    names = ("runs/first/branches/text@last", "runs/first@last")
+    columns = ("text", "image", "video", "average")
+    share = {1: Estimate(0.25, 0.125, 0.375)}
+    cells = [Accuracy(m, name, 10, Estimate(0.5, 0.25, 0.75), share) for m in names for name in columns]
+    compared = [Difference(names[1], names[0], name, Estimate(-0.125, -0.25, 0.125)) for name in columns]
+    monkeypatch.setenv("COLUMNS", str(width))
+    give([accuracy_table(cells, "title", compared=compared)], {}, False, None)
+    lines = capsys.readouterr().out.splitlines()
+    assert {line[-1] for line in lines[1:]} == set("┓┃┩│┤┘")
+    assert max(map(len, lines)) <= 80
+    assert width < 80 or sum("12.5-37.5" in line for line in lines) == len(names)
 
 
 @pytest.mark.parametrize("auto_class", ["AutoModelForImageTextToText", "AutoModelForCausalLM"])

@@ -115,6 +115,13 @@ def test_a_recipe_is_pinned_to_the_commits_of_its_model_and_of_its_rows(hub):
     assert pinned(found) is found
 
 
+def test_a_model_that_is_here_is_not_looked_up(hub):
+    at = recipe(path="builtin:digits", revision="main").model_copy(update={"branches": {}})
+    assert pinned(at) is at
+    with pytest.raises(CopdError, match=r"^'a/b@main' is no id of the hub; accepted: OWNER/NAME$"):
+        commit_of("a/b@main", "main", "model")
+
+
 def test_what_cannot_be_resolved_is_told_by_its_field(hub):
     with pytest.raises(DataError, match=r"^branches\.a\.task\.revision: me/small has no revision 'v1'"):
         pinned(recipe())
