@@ -8,5 +8,6 @@
 - `comparison`: the contents of a page about several runs
 - `words`: numbers and sentences
 - `figures`: curves by matplotlib
+- `private`: takes folders of the user's machine out of a page
 - `svg`: a figure as an element of the page
 """

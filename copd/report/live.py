@@ -45,7 +45,7 @@ class Standing:
 
 def live_page(run: RunRecord, standing: Standing) -> str:
     """The page of a run that was measured at least once."""
-    return rendered("watch.html", {**run_page(run), "live": standing, "columns": COLUMNS, "latest": latest(run)})
+    return rendered("watch.html", {**run_page(run), "live": standing, "columns": COLUMNS, "latest": latest(run)}, [run])
 
 
 def waiting_page(label: str, why: str) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import escape
 
 from copd.report import contents, words
 from copd.report.comparison import comparison
+from copd.report.private import absolute_paths, paths_of_command, without_folders
 from copd.report.reading import RunRecord, read_run, read_runs
 from copd.report.single import single
 from copd.runs.numbers import duration, roughly
@@ -49,7 +48,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     """
     run = read_run(folder)
     path = out or folder / (REPORT if run.finished else PROGRESS)
-    replace_text(path, rendered("run.html", run_page(run, path.parent)))
+    replace_text(path, rendered("run.html", run_page(run, path.parent), [run]))
     if path == folder / REPORT:
         (folder / PROGRESS).unlink(missing_ok=True)
     return path
@@ -57,7 +56,8 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
 
 def write_comparison(folders: Sequence[Path], out: Path | None = None) -> Path:
     """Write one page about several runs; `comparison.html` beside the first of them unless `out` is given."""
-    page = rendered("comparison.html", comparison(read_runs(folders)))
+    runs = read_runs(folders)
+    page = rendered("comparison.html", comparison(runs), runs)
     path = out or folders[0].resolve().parent / COMPARISON
     replace_text(path, page)
     return path
@@ -94,16 +94,10 @@ def _models_of(run: RunRecord, beside: Path | None) -> list[tuple[str, str]]:
     return found
 
 
-def rendered(template: str, contents: Mapping[str, Any]) -> str:
-    """A page, in which the user's home is `~` wherever it would stand."""
-    return _without_home(environment().get_template(template).render(**contents))
-
-
-def _without_home(page: str) -> str:
-    home = Path.home()
-    if len(home.parts) < 2:  # the root is the beginning of every path
-        return page
-    return re.sub(rf"(?<![\w./~-]){re.escape(str(escape(home)))}(?![\w.-])", "~", page)
+def rendered(template: str, contents: Mapping[str, Any], runs: Sequence[RunRecord] = ()) -> str:
+    """A page. Of the paths that these runs name it shows the last names, and `~` for the user's home."""
+    named = [path for run in runs for path in (*absolute_paths(run.recipe), *paths_of_command(run.command))]
+    return without_folders(environment().get_template(template).render(**contents), named)
 
 
 def environment() -> Environment:

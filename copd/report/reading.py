@@ -38,6 +38,11 @@ class RunRecord:
         return self.manifest["recipe"]
 
     @property
+    def command(self) -> str:
+        """The command that began the run; empty where none did."""
+        return self.manifest.get("command") or ""
+
+    @property
     def method(self) -> str:
         return self.recipe["method"]
 
