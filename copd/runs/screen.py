@@ -274,7 +274,8 @@ def told(value: float | None) -> str:
 
 def steps_in_words(schedule: Schedule) -> str:
     """The steps of each phase of a cycle, where cycles differ also those of the first and the last."""
-    one = f"{schedule.cycles} x ({schedule.rl_steps} steps of RLVR + {schedule.opd_steps} of OPD"
+    steps = "step" if schedule.rl_steps == 1 else "steps"
+    one = f"{schedule.cycles} x ({schedule.rl_steps} {steps} of RLVR + {schedule.opd_steps} of OPD"
     resting = {"replay": schedule.replay_steps, "consolidation": schedule.merge_steps}
     ends = " + ".join(f"{count} of {phase}" for phase, count in resting.items() if count)
     if ends and schedule.restart:

@@ -59,6 +59,7 @@ def test_the_plan_names_branches_edges_steps_and_rollouts(screen, seen):
     ("schedule", "words"),
     [
         (Schedule(4, 15, 10), "4 x (15 steps of RLVR + 10 of OPD)"),
+        (Schedule(1, 1, 1), "1 x (1 step of RLVR + 1 of OPD)"),
         (Schedule(1, 9, 0, merge_steps=5), "1 x (9 steps of RLVR + 0 of OPD), then 5 of consolidation"),
         (
             Schedule(1, 9, 0, merge_steps=5, replay_steps=3),
