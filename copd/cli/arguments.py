@@ -58,7 +58,7 @@ def give(shown: Sequence[RenderableType], record: Mapping[str, Any], as_json: bo
     if as_json:
         print(text, end="")
     else:
-        Console().print(*shown, sep="\n")
+        Console().print(*shown, sep="\n", crop=False)
     if out is not None:
         replace_text(out, text)
 

@@ -212,7 +212,8 @@ class Screen:
     def result(self, table: Sequence[Accuracy], split: str) -> None:
         """Print the final table, which is about the problems of a split."""
         self.console.print(
-            accuracy_table(table, f"greedy accuracy on {split} problems, %, with 95 % intervals over problems")
+            accuracy_table(table, f"greedy accuracy on {split} problems, %, with 95 % intervals over problems"),
+            crop=False,
         )
 
     def finished(self, folder: Path, auto_class: str | None) -> None:
