@@ -118,8 +118,10 @@ def _is_model(word: str) -> bool:
 
 
 def _contents(files: list[Path] | None, given_as: str) -> list[bytes]:
+    from copd.rows.media import Content
+
     try:
-        return [file.read_bytes() for file in files or ()]
+        return [Content(file) for file in files or ()]
     except OSError as error:
         raise RecipeError(f"{given_as}: {error.filename}: cannot be read: {error.strerror}") from None
 

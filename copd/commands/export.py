@@ -95,8 +95,11 @@ def folders_of(models: Mapping[str, str], tell: Callable[[str], None] = lambda w
 
 def _check_no_run(model: str, given_as: str) -> None:
     if manifest_of(Path(model)).get("recipe") and not (Path(model) / "config.json").is_file():
+        there = [f"{model}/{place}" for place in (MERGED, f"{BRANCHES}/NAME")]
+        made = [f for f in (Path(model) / MERGED, *sorted((Path(model) / BRANCHES).glob("*"))) if f.is_dir()]
+        what, places = ("a run, not its model", made) if len(made) == 1 else ("a run of several models", there)
         raise ModelFolderError(
-            f"{given_as}: {model} is a run of several models; give {model}/{MERGED} or {model}/{BRANCHES}/NAME, and of "
+            f"{given_as}: {model} is {what}; give {' or '.join(map(str, places))}, and of "
             f"a checkpoint {model}@STEP for its product or {model}/{BRANCHES}/NAME@STEP"
         )
 

@@ -121,7 +121,7 @@ def train(
             f"put the call of copd.train under if __name__ == '__main__': {file} calls copd.train while copd reads it "
             "for what the recipe names in it"
         )
-    data = recipe_data(_plain(recipe), overrides)
+    data = recipe_data(_plain(recipe), _listed("overrides", overrides, least=0))
     data["verifiers"] = {**(data.get("verifiers") or {}), **{name: source_of(name, f) for name, f in rewards.items()}}
     given = {branch: by_split(branch, own) for branch, own in rows.items()}
     settings = make_recipe(_on_rows(data, {branch: dict.fromkeys(own, "given") for branch, own in given.items()}))
@@ -133,8 +133,9 @@ def train(
 
 def evaluate(models: Sequence[Place], recipe: Source, overrides: Sequence[str]) -> Evaluation:
     """`copd.evaluate`."""
-    settings = load_recipe(_plain(recipe), overrides)
-    return Evaluation(*evaluate_models(settings, [os.fspath(model) for model in models]))
+    asked = _listed("models", models)
+    settings = load_recipe(_plain(recipe), _listed("overrides", overrides, least=0))
+    return Evaluation(*evaluate_models(settings, [os.fspath(model) for model in asked]))
 
 
 def merge(
@@ -146,8 +147,8 @@ def merge(
     settings: Mapping[str, Any],
 ) -> Path:
     """`copd.merge`."""
-    section = make_merge({"method": method, **settings}, len(branches))
-    paths = [os.fspath(branch) for branch in branches]
+    paths = [os.fspath(branch) for branch in _listed("branches", branches)]
+    section = make_merge({"method": method, **settings}, len(paths))
     merge_models(paths, None if base is None else os.fspath(base), [section], Path(out), None, export_dtype)
     return Path(out)
 
@@ -185,6 +186,13 @@ def source_of(name: str, function: str | Callable[..., Any]) -> str:
         )
     inside = file.is_relative_to(Path.cwd())
     return f"{file.relative_to(Path.cwd()) if inside else file}:{called}"
+
+
+def _listed(name: str, values: Sequence[Any], least: int = 1) -> Sequence[Any]:
+    """The values of an argument that is a list. Raises RecipeError for one value alone, or for too few."""
+    if isinstance(values, str | os.PathLike | Mapping) or len(values) < least:
+        raise RecipeError(f"{name}: found {str(values)[:80]!r}; accepted: a list" + " of one or more" * (least > 0))
+    return values
 
 
 def _plain(recipe: Source) -> str | Path | Mapping[str, Any]:

@@ -125,7 +125,7 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__((LOOPBACK, port), _Handler)
         except (OSError, OverflowError) as error:
-            said = first_line(error)
+            said = getattr(error, "strerror", None) or first_line(error)
             raise RecipeError(f"--port {port}: {said}; give another, or leave it out to get a free one") from error
         self.hosts = {f"{name}:{self.server_port}" for name in (LOOPBACK, "localhost")}
 

@@ -250,8 +250,14 @@ def loader_of(config: Any) -> Loader:
 
 
 def stored_type(folder: Path) -> str:
-    """The type of the weights of the model in a local folder by its configuration; empty if that names none."""
-    named = getattr(read_config(folder), "dtype", None)
+    """The type of the weights of the model in a local folder by its configuration; empty if that names none.
+
+    Raises ModelFolderError if the configuration cannot be read.
+    """
+    try:
+        named = getattr(read_config(folder), "dtype", None)
+    except Exception as error:
+        raise ModelFolderError(f"{folder}: config.json cannot be read: {first_line(error)}") from error
     return str(named).removeprefix("torch.") if named else ""
 
 

@@ -36,6 +36,7 @@ ACCEPTED = {
     "float_parsing": "a number",
     "finite_number": "a finite number",
     "string_type": "a text",
+    "string_too_short": "a text that is not empty",
     "bool_type": "true or false",
     "bool_parsing": "true or false",
     "dict_type": "names with values, as NAME: VALUE",
@@ -80,7 +81,7 @@ def explained(detail: Mapping[str, Any], root: type[BaseModel] = Recipe) -> str:
     if detail["type"] == "extra_forbidden":
         if new := RENAMED.get((next((key for key in reversed(path[:-1]) if not key.isdigit()), ""), path[-1])):
             return f"{where}: is called {'.'.join([*path[:-1], new])} now"
-        return f"{where}: unknown key; {_hint(where, detail['input'], _known_names(tagged[:-1], root), root)}"
+        return f"{where}: unknown key; {_hint(where, detail['input'], tagged[:-1], root)}"
     if detail["type"] == "missing":
         return f"{where}: missing; it has no default"
     if detail["type"] == "string_pattern_mismatch":
@@ -100,11 +101,14 @@ def explained(detail: Mapping[str, Any], root: type[BaseModel] = Recipe) -> str:
     return f"{message}{found}" if not path else f"{where}: {message}{found}"
 
 
-def _hint(where: str, value: Any, known: Sequence[str], root: type[BaseModel]) -> str:
-    """What was probably meant by an unknown key. A section is more likely a misspelt one than a field a foreign one."""
-    near = [f"did you mean {name!r}?" for name in get_close_matches(where.rpartition(".")[2], known, n=1)]
+def _hint(where: str, value: Any, parents: Sequence[str], root: type[BaseModel]) -> str:
+    """What was probably meant by an unknown key: a misspelt section if a field in it is one of that section's."""
+    known = _known_names(parents, root)
+    names = get_close_matches(where.rpartition(".")[2], known, n=1)
+    near = [f"did you mean {name!r}?" for name in names]
     foreign = [*dict.fromkeys(meant_within(where, value))][:HINTS] if root is Recipe else []
-    first, second = (near, foreign) if isinstance(value, Mapping) else (foreign, near)
+    misspelt = isinstance(value, Mapping) and any(set(value) & set(_known_names([*parents, n], root)) for n in names)
+    first, second = (near, foreign) if misspelt else (foreign, near)
     return "; ".join(first or second) or f"accepted: {', '.join(known)}"
 
 

@@ -53,13 +53,13 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_truth_values(cls, data: Any) -> Any:
-        """Refuse truth values outside of switches.
+        """Refuse truth values in fields that are no switches.
 
         YAML reads yes, no, on and off as truth values, and Python would count them as 1 and 0.
         """
         switches = {name for name, field in cls.model_fields.items() if field.annotation is bool}
         for key, value in data.items() if isinstance(data, dict) else ():
             held = any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value]))
-            if held and key not in switches:
+            if held and key in cls.model_fields and key not in switches:
                 raise ValueError(f".{key}: holds yes, no, on, off, true or false; quote it if it is meant as a word")
         return data

@@ -212,9 +212,9 @@ class OptimizerSection(Section):
     @model_validator(mode="after")
     def _decays_over_some_steps(self) -> OptimizerSection:
         if self.decay != "none" and self.decay_steps is None:
-            raise ValueError(f"optimizer.decay_steps: missing; decay {self.decay!r} needs the number of updates")
+            raise ValueError(f".decay_steps: missing; decay {self.decay!r} needs the number of updates")
         if self.decay == "none" and self.decay_steps is not None:
-            raise ValueError("optimizer.decay_steps: found without a decay; set optimizer.decay to linear or cosine")
+            raise ValueError(".decay_steps: found without a decay; set optimizer.decay to linear or cosine")
         return self
 
 

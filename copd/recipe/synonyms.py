@@ -44,6 +44,7 @@ ROWS = (
         ("micro_batch_size_per_device_for_update", "micro_batch_size_per_device_for_experience"),
         "a budget of tokens, not of rows; gradients do not depend on it",
     ),
+    Row("model.freeze", (), ("freeze_vision_tower",), ("freeze_vision_tower",), "a list of modules: [visual]"),
     Row("model.offload", (), ("param_offload", "optimizer_offload"), ("offload_params", "offload_optimizer")),
     Row(f"{TASK}.train", ("train_dataset",), ("train_files",), ("train_files",), "of each branch"),
     Row(f"{TASK}.validation", ("eval_dataset",), ("val_files",), ("val_files",), "of each branch"),
@@ -114,6 +115,20 @@ ROWS = (
     ),
     Row("grpo.mask_truncated", ("mask_truncated_completions",)),
     Row("optimizer.learning_rate", ("learning_rate",), ("lr",), ("lr",)),
+    Row(
+        "optimizer.warmup_steps",
+        ("warmup_steps", "warmup_ratio"),
+        ("lr_warmup_steps", "lr_warmup_steps_ratio"),
+        ("lr_warmup_steps", "lr_warmup_ratio"),
+        "updates of a branch, not a share of them",
+    ),
+    Row(
+        "optimizer.decay",
+        ("lr_scheduler_type",),
+        ("lr_scheduler_type", "warmup_style"),
+        ("lr_scheduler_type", "warmup_style"),
+        "none, linear or cosine, over optimizer.decay_steps",
+    ),
     Row("optimizer.max_grad_norm", ("max_grad_norm",), ("grad_clip", "clip_grad"), ("max_grad_norm",)),
     Row("optimizer.betas", ("adam_beta1", "adam_beta2"), ("betas",), ("betas",)),
     Row("optimizer.kind", ("optim",), ("optimizer",)),
@@ -148,7 +163,8 @@ def meant(path: str) -> str | None:
         }
         if theirs and leaf != row.here.rpartition(".")[2]:
             kind = "the option " if row.here.startswith("--") else ""
-            whose = " and ".join(f"{library}'s" for library in theirs)
+            *most, last = (f"{library}'s" for library in theirs)
+            whose = " and ".join(filter(None, (", ".join(most), last)))
             return f"{whose} {next(iter(theirs.values()))} is {kind}{row.here} here"
     if there := fields_called().get(leaf):
         return f"there is {' and '.join(there[:LEAVES_SHOWN])}"

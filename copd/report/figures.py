@@ -191,6 +191,8 @@ def finished_figure(figure: Figure, axes: Any, title: str, unit: str = "step") -
     for spine in axes.spines.values():
         spine.set_color(QUIET)
     axes.locator_params(axis="x", integer=True)
+    if axes.dataLim.y0 == axes.dataLim.y1 == 0:
+        axes.set_yticks([0])
     axes.xaxis.label.set_size(TYPE)
     names = axes.get_legend_handles_labels()[1]
     columns = 3 if max(map(len, names)) < 14 else 2

@@ -94,8 +94,22 @@ class DataRoot:
         return file
 
 
+class Content(bytes):
+    """The content of a file that a user gave. Messages name the file."""
+
+    file: Path
+
+    def __new__(cls, file: Path) -> Content:
+        """Raises OSError if the file cannot be read."""
+        content = super().__new__(cls, file.read_bytes())
+        content.file = file
+        return content
+
+
 def named(reference: Reference) -> str:
     """The name of a reference in messages."""
+    if isinstance(reference, Content):
+        return str(reference.file)
     if isinstance(reference, bytes):
         return f"<{len(reference)} bytes>"
     return repr(reference if len(reference) <= 120 else f"{reference[:117]}...")

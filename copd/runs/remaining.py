@@ -40,6 +40,7 @@ class Remaining:
         self._seconds: dict[str, float] = defaultdict(float)
         self._units: dict[str, float] = defaultdict(float)
         self._last = 0.0
+        self._settled = {MEASURING, EVALUATING, SAVING}
 
     @property
     def validation(self) -> int:
@@ -56,9 +57,13 @@ class Remaining:
         return count * len(plan.capabilities) * asked.problems * (1 + max(asked.pass_at, default=0))
 
     def took(self, work: str, seconds: float, units: float = 1) -> None:
-        """So many units of a work have taken so many seconds."""
+        """So many units of a work have taken so many seconds.
+
+        What a step's end asks for is left until it has been timed after the step's training.
+        """
         self._seconds[work] += seconds
         self._units[work] += units
+        self._settled = set() if work == TRAINING else self._settled | {work}
 
     def heard(self, record: Mapping[str, Any]) -> None:
         """A line of the run's record: the time since the line before it was that of its event.
@@ -77,16 +82,23 @@ class Remaining:
             self.took(MEASURING, seconds, int(record["event"] == "behaviour"))
 
     def left(self, done: int) -> dict[str, float]:
-        """Units of each work after so many steps."""
+        """Units of each work after so many steps, with what the end of the last of them still asks for."""
         found, schedule = defaultdict(float, {EVALUATING: float(self.final)}), self.plan.schedule
         for step in range(done, schedule.steps):
-            here, ends = schedule.position(step), step + 1
             found[TRAINING] += self.plan.step_cost(step)
-            found[MEASURING] += here.ends_phase
-            if validation_due(self._evaluation, here, ends):
-                found[EVALUATING] += self.validation
-            found[SAVING] += here.ends_cycle or ends % self._save_every == 0 or ends in self._save_after
+        for step in range(max(0, done - 1), schedule.steps):
+            for work, units in self._at_end_of(step).items():
+                if step >= done or work not in self._settled:
+                    found[work] += units
         return found
+
+    def _at_end_of(self, step: int) -> dict[str, int]:
+        here, ends = self.plan.schedule.position(step), step + 1
+        return {
+            MEASURING: int(here.ends_phase),
+            EVALUATING: self.validation if validation_due(self._evaluation, here, ends) else 0,
+            SAVING: int(here.ends_cycle or ends % self._save_every == 0 or ends in self._save_after),
+        }
 
     def seconds(self, done: int) -> dict[str, float]:
         """Seconds that each work still needs after so many steps; empty before the first was timed.

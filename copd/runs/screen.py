@@ -212,7 +212,8 @@ class Screen:
     def result(self, table: Sequence[Accuracy], split: str) -> None:
         """Print the final table, which is about the problems of a split."""
         self.console.print(
-            accuracy_table(table, f"greedy accuracy on {split} problems, %, with 95 % intervals over problems")
+            accuracy_table(table, f"greedy accuracy on {split} problems, %, with 95 % intervals over problems"),
+            crop=False,
         )
 
     def finished(self, folder: Path, auto_class: str | None) -> None:
@@ -274,7 +275,8 @@ def told(value: float | None) -> str:
 
 def steps_in_words(schedule: Schedule) -> str:
     """The steps of each phase of a cycle, where cycles differ also those of the first and the last."""
-    one = f"{schedule.cycles} x ({schedule.rl_steps} steps of RLVR + {schedule.opd_steps} of OPD"
+    steps = "step" if schedule.rl_steps == 1 else "steps"
+    one = f"{schedule.cycles} x ({schedule.rl_steps} {steps} of RLVR + {schedule.opd_steps} of OPD"
     resting = {"replay": schedule.replay_steps, "consolidation": schedule.merge_steps}
     ends = " + ".join(f"{count} of {phase}" for phase, count in resting.items() if count)
     if ends and schedule.restart:

@@ -16,7 +16,11 @@ from copd.measure.disputes import CapabilityBehaviour
 from copd.measure.evaluate import AVERAGE, Accuracy, Estimate, columns_of
 
 MODEL_WIDTH = 10
-"""Most characters for the name of a model in a narrow terminal. A longer name is folded."""
+"""Characters for the name of a model in a narrow terminal; a longer name is folded.
+
+Beside it 80 columns hold three capabilities, their average and one pass@k.
+"""
+INTERVAL_WIDTH = len("56.6-100.0")
 
 
 def _per_cent(estimate: Estimate, interval: bool) -> str:
@@ -43,7 +47,7 @@ def accuracy_table(
     longest = max((len(cell.model) for cell in table), default=0)
     shown.add_column("model", overflow="fold", min_width=min(MODEL_WIDTH, longest))
     for name in (*capabilities, *(f"{capabilities[-1]} pass@{k}" for k in ks)):
-        shown.add_column(name, justify="right")
+        shown.add_column(name, justify="right", min_width=INTERVAL_WIDTH if intervals else None)
     for model in dict.fromkeys(cell.model for cell in table):
         cells = {cell.capability: cell for cell in table if cell.model == model}
         greedy = [_per_cent(cells[name].greedy, intervals) + below.get((model, name), "") for name in capabilities]

@@ -13,7 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -237,9 +237,28 @@ Opener = Callable[[Path, int, Mapping[str, Any]], Any]
 """The user's way to open a log: (run folder, first step, recipe) -> an object with `log`, `close`, perhaps `show`."""
 
 
-def _opened(opener: Opener, opening: Opening) -> Log:
-    log = opener(opening.folder, opening.first_step, opening.recipe)
-    return Log(log.log, getattr(log, "show", lambda step, samples: None), log.close)
+def _opened(opener: Opener, opening: Opening, kind: str) -> Log:
+    """A log of the user's. Raises RecipeError naming the tracker, from here on and from each of its calls."""
+    with _named(kind):
+        log = opener(opening.folder, opening.first_step, opening.recipe)
+    if missing := [name for name in ("log", "close") if not callable(getattr(log, name, None))]:
+        raise RecipeError(
+            f"trackers: {kind} returned {type(log).__name__} without {' and '.join(missing)}; accepted: an object "
+            "with log(step, numbers) and close()"
+        )
+    return Log(*(_named(kind)(getattr(log, name, _nothing)) for name in Log._fields))
+
+
+def _nothing(*_: Any) -> None:
+    """For a log that shows no samples."""
+
+
+@contextmanager
+def _named(kind: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise RecipeError(f"trackers: {kind} fails: {type(error).__name__}: {first_line(error)}") from error
 
 
 def check_trackers(trackers: Sequence[TrackerSection]) -> None:
@@ -270,7 +289,7 @@ def open_trackers(
             opening = Opening(folder, first_step, tracker.project, tracker.name or folder.name, tracker.tags, recipe)
             try:
                 mine = own[place] if place < len(own) else None
-                logs.append(TRACKERS[tracker.kind](opening) if mine is None else _opened(mine, opening))
+                logs.append(TRACKERS[tracker.kind](opening) if mine is None else _opened(mine, opening, tracker.kind))
             except ImportError as error:
                 raise RecipeError(f"trackers: {tracker.kind} cannot be imported: {error}") from error
             opened.callback(logs[-1].close)

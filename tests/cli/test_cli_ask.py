@@ -100,11 +100,17 @@ def test_a_response_that_is_cut_off_says_so(command):
         ),
         ([DIGITS, "a", "--recipe", "demo", "--branch", "txt"], "--branch: found 'txt'; accepted: text, image, video"),
         ([DIGITS, "<image> sum"], "1 <image> in the prompt but 0 images"),
+        (
+            [DIGITS, "sum", "--image", "notes.txt"],
+            "image notes.txt: not a picture of an accepted format; accepted: PNG",
+        ),
+        ([DIGITS, "sum", "--video", "notes.txt"], "video notes.txt: not a video of an accepted format; accepted: MP4"),
         ([DIGITS, "sum: 3 4 " * 300], "more than the model's context of 512"),
         (["runs/nothing@4", "a"], "runs/nothing: not a run folder"),
     ],
 )
-def test_what_cannot_be_asked_is_one_line_and_exit_status_2(command, arguments, said):
+def test_what_cannot_be_asked_is_one_line_and_exit_status_2(command, tmp_path, arguments, said):
+    (tmp_path / "notes.txt").write_text("neither a picture nor a video")
     done = command("ask", *arguments)
     assert done.returncode == 2
     assert said in done.stderr

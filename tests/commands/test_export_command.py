@@ -111,6 +111,14 @@ def test_eval_and_merge_take_checkpoints(command, finished, tmp_path):
     assert same_bytes(tmp_path / "both", finished / "merged")
 
 
+def test_the_folder_of_a_run_of_one_model_is_answered_with_the_folder_of_that_model(finished, tmp_path):
+    (tmp_path / "branches" / "text").mkdir(parents=True)
+    shutil.copy(finished / "manifest.json", tmp_path)
+    said = f"MODEL: {tmp_path} is a run, not its model; give {tmp_path}/branches/text, and of a checkpoint"
+    with pytest.raises(ModelFolderError, match=said), folders_of({str(tmp_path): "MODEL"}):
+        pass
+
+
 @pytest.mark.parametrize(
     ("model", "said"),
     [

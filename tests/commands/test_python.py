@@ -89,6 +89,22 @@ def test_models_of_a_run_are_evaluated_and_merged(run, tmp_path):
     assert (merged / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: copd.evaluate([], "demo"), "models: found '[]'; accepted: a list of one or more"),
+        (lambda: copd.evaluate("builtin:digits", "demo"), "models: found 'builtin:digits'; accepted: a list of one or"),
+        (lambda: copd.merge([], "out"), "branches: found '[]'; accepted: a list of one or more"),
+        (lambda: copd.train("demo", "out", overrides="seed=1"), "overrides: found 'seed=1'; accepted: a list$"),
+        (lambda: copd.train("demo", "out", overrides={"seed": 1}), "overrides: found .*; accepted: a list$"),
+    ],
+    ids=["no model", "one model alone", "no branch", "one override alone", "overrides by name"],
+)
+def test_one_value_alone_where_a_list_is_meant_is_told(call, said):
+    with pytest.raises(RecipeError, match="^" + said.replace("[", r"\[")):
+        call()
+
+
 def test_the_page_of_a_comparison_is_returned(tmp_path, monkeypatch):
     from copd.commands import python
 

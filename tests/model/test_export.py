@@ -150,6 +150,13 @@ def test_a_config_that_makes_no_sense_is_refused(damaged, content):
     refused(damaged, "cannot be loaded")
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_the_type_of_weights_whose_config_cannot_be_read_is_refused(damaged, content):
+    (damaged / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ModelFolderError, match=r": config\.json cannot be read: "):
+        stored_type(damaged)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "processor_config.json"])
 def test_a_folder_that_lacks_a_file_is_refused(damaged, name):
     (damaged / name).unlink()

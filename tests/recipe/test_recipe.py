@@ -313,6 +313,11 @@ REFUSED = [
         ["optimizer.decay_steps: found without a decay; set optimizer.decay to linear or cosine"],
         id="an end without a decay",
     ),
+    pytest.param(
+        TWO + "sampling: {stop: ['']}",
+        ["sampling.stop.0: accepted: a text that is not empty, found ''"],
+        id="a string of nothing that ends a response",
+    ),
     pytest.param(TWO + "optimizer: {betas: [0.9]}", ["optimizer.betas"], id="one of two betas"),
     pytest.param(TWO + "sampling: {rollouts_per_prompt: 1}", ["sampling.rollouts_per_prompt", "'1'"], id="no group"),
     pytest.param(

@@ -50,6 +50,13 @@ def test_the_fields_are_those_of_all_sections():
         ("shedule.cycles=1", "shedule: unknown key; did you mean 'schedule'?"),
         ("schedule.cycels=1", "schedule.cycels: unknown key; did you mean 'cycles'?"),
         ("opd.beta=1", "opd.beta: is called opd.weight now"),
+        ("trainer.save_freq=9", "trainer: unknown key; verl's and EasyR1's save_freq is checkpoint.every_steps here"),
+        ("use_vllm=true", "use_vllm: unknown key; TRL's use_vllm is sampling.engine here"),
+        ("max_grad_norm=1", "max_grad_norm: unknown key; there is optimizer.max_grad_norm"),
+        (
+            "lr_scheduler_type=cosine",
+            "lr_scheduler_type: unknown key; TRL's, verl's and EasyR1's lr_scheduler_type is optimizer.decay here",
+        ),
     ],
 )
 def test_an_unknown_key_is_answered_with_the_field_that_is_meant(change, said):

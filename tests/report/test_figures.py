@@ -108,6 +108,12 @@ def test_lessons_break_off_between_the_phases_and_are_not_averaged_across():
     assert lesson.get_ydata() == pytest.approx([1.0, 2.0, float("nan"), 7.0], nan_ok=True)
 
 
+def test_a_curve_that_is_zero_throughout_has_no_axis_below_zero():
+    updates = [{"event": "update", "step": step, "branch": "a", "native/truncated_rate": 0.0} for step in range(3)]
+    drawn = figures.figure_of(partial(figures.draw_diagnostic, name="truncated_rate"), updates, "truncated")
+    assert "−" not in drawn
+
+
 @pytest.mark.parametrize("name", ["overlap", "divergence", "accuracy", "merge", "reward", "signal", "lessons"])
 def test_without_records_nothing_is_drawn(name):
     assert figures.figure_of(getattr(figures, f"draw_{name}"), [], "title") is None

@@ -33,6 +33,12 @@ def test_no_time_is_shown_below_zero(make_run):
     assert not re.search(r"<td>-\d", table)
 
 
+def test_a_run_that_is_not_finished_has_no_seconds_of_activities_yet_beside_others(make_run):
+    runs = [make_run(), make_run("young", finished=False)]
+    table = write_comparison(runs).read_text().split("on the clock")[2]
+    assert re.search(r">young</th>(<td>–</td>){4}<td>\d+</td><td>–</td></tr>", table)
+
+
 def test_the_share_of_checkpoints_is_told(make_run):
     folder = with_changes(make_run(), "ledger", save_seconds=1.5, between_saves_seconds=60.0)
     assert "Checkpoints took 1.5 s, 2.5&nbsp;% of the time between them." in write_report(folder).read_text()

@@ -137,7 +137,9 @@ def test_a_folder_of_no_run_and_a_port_in_use_are_refused(running, tmp_path):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(RecipeError, match=rf"^--port {port}: .*in use; give another, or leave it out"):
+        with pytest.raises(
+            RecipeError, match=rf"^--port {port}: Address already in use; give another, or leave it out"
+        ):
             Server(run, port)
 
 

@@ -29,6 +29,18 @@ def test_all_that_is_left_is_counted_step_by_step():
     assert times.left(6) == {EVALUATING: times.final}
 
 
+def test_what_the_end_of_a_step_asks_for_is_left_until_it_has_been_done():
+    times = of()
+    times.took(TRAINING, 10.0, times.plan.step_cost(5))
+    assert times.left(6) == {EVALUATING: times.final + 90, MEASURING: 1, SAVING: 1}
+    times.took(MEASURING, 3.0)
+    assert times.left(6) == {EVALUATING: times.final + 90, SAVING: 1}
+    times.took(EVALUATING, 9.0, times.validation)
+    times.took(SAVING, 2.0)
+    assert times.left(6) == {EVALUATING: times.final}
+    assert times.left(5)[MEASURING] == 1, "the end of an earlier step has been done"
+
+
 @pytest.mark.parametrize(("changes", "models"), [(["method=mixed"], 2), (["method=expert"], 4)])
 def test_the_final_table_has_the_models_of_the_method(changes, models):
     changes = [*changes, "schedule={cycles: 1, rl_steps: 2, opd_steps: 0}"]

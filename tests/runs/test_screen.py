@@ -60,6 +60,7 @@ def test_the_plan_names_branches_edges_steps_and_rollouts(screen, seen):
     ("schedule", "words"),
     [
         (Schedule(4, 15, 10), "4 x (15 steps of RLVR + 10 of OPD)"),
+        (Schedule(1, 1, 1), "1 x (1 step of RLVR + 1 of OPD)"),
         (Schedule(1, 9, 0, merge_steps=5), "1 x (9 steps of RLVR + 0 of OPD), then 5 of consolidation"),
         (
             Schedule(1, 9, 0, merge_steps=5, replay_steps=3),
@@ -226,6 +227,25 @@ def test_a_table_has_a_row_per_model_in_per_cent_with_intervals(seen):
         (at,) = (i for i, line in enumerate(lines) if model in line)
         assert [cell.strip() for cell in lines[at].split("│")][2:6] == ["50.0"] * 3 + ["12.5"]
         assert [cell.strip() for cell in lines[at + 1].split("│")][2:6] == ["25.0-75.0"] * 3 + ["0.0-25.0"]
+
+
+def test_three_capabilities_their_differences_and_a_pass_at_k_stand_whole_in_80_columns(seen):
+    one, two, names = "runs/first@5", "runs/first/branches/text@last", ("text", "image", "video", "average")
+    whole = Estimate(1.0, 0.566, 1.0)
+    cells = [Accuracy(model, name, 10, whole, {1: whole}) for model in (one, two) for name in names]
+    compared = [Difference(two, one, name, Estimate(0.0, -0.283, 0.283)) for name in names]
+    Console(file=seen, width=80).print(accuracy_table(cells, "title", compared=compared))
+    lines = [line for line in seen.getvalue().splitlines() if line.startswith(("┃", "│"))]
+    assert all(line.endswith(line[0]) and len(line) == 80 for line in lines)
+    assert sum(line.count("56.6-100.0") for line in lines) == 2 * 5
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_final_table_keeps_every_number_where_the_terminal_is_too_narrow_for_it(seen, width):
+    names = [f"skill{number}" for number in range(6)]
+    cells = [Accuracy("base", name, 10, Estimate(0.5, 0.237, 0.763), {}) for name in (*names, "average")]
+    Screen(Console(file=seen, width=width)).result(cells, "test")
+    assert seen.getvalue().count("23.7-76.3") == 7
 
 
 def test_a_table_of_one_capability_has_no_average_beside_it(seen):

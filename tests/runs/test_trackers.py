@@ -18,6 +18,7 @@ from copd.recipe.reading import load_recipe
 from copd.recipe.sections import TrackerSection
 from copd.runs.runlog import read_lines
 from copd.runs.trackers import MOST_PICTURES, TRACKERS, Log, Shown, numbers_of, open_trackers, shown
+from copd.system.own_code import load_named
 
 UPDATE = {
     "event": "update",
@@ -201,6 +202,29 @@ def test_a_tracker_that_cannot_be_imported_is_named(tmp_path, monkeypatch, name)
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(RecipeError, match=rf"^trackers: {name} cannot be imported: "):
         open_trackers([section(name)], tmp_path, 0, {})
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def t(folder, first, recipe): raise OSError('no net')", "t.py:t fails: OSError: no net"),
+        (
+            "def t(folder, first, recipe): return {}",
+            r"t.py:t returned dict without log and close; accepted: an object with log\(step, numbers\) and close\(\)",
+        ),
+        (
+            "class t:\n def __init__(self, *given): pass\n def log(self, *given): 1 / 0\n def close(self): pass",
+            "t.py:t fails: ZeroDivisionError: division by zero",
+        ),
+    ],
+    ids=["opening", "without methods", "logging"],
+)
+def test_a_tracker_of_the_user_that_fails_is_named(tmp_path, monkeypatch, code, said):
+    monkeypatch.chdir(tmp_path)
+    Path("t.py").write_text(code)
+    own = [load_named("t.py:t", "trackers.0")]
+    with pytest.raises(RecipeError, match=f"^trackers: {said}$"):
+        open_trackers([section("t.py:t")], tmp_path, 0, {}, own)[0].log(0, {})
 
 
 def test_a_sample_is_shown_with_its_texts_and_a_few_of_its_pictures_and_frames(tmp_path):
