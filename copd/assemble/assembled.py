@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from copd.assemble.preflight import check_overlap, check_prompts, reject_unfit, settle_paths
+from copd.assemble.plan import make_plan
+from copd.assemble.preflight import check_merge, check_overlap, check_prompts, reject_unfit, settle_paths
 from copd.assemble.revisions import pinned
 from copd.assemble.sampling import cut_of, make_sampler
 from copd.assemble.tasks import (
@@ -136,6 +137,8 @@ class Assembled:
             self.load_code()
         policy = load_policy(self.recipe, home=self._home, family=self.own("model.family"))
         check_overlap(self.recipe, policy)
+        if self._inherited is None and (merge := self.own("merge.method")) and make_plan(self.recipe).merges:
+            check_merge(merge, policy, len(self.recipe.branches))
         return policy
 
     @cached_property

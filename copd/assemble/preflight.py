@@ -6,9 +6,12 @@ from asyncio import gather
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
+import torch
+
 from copd.compute.encode import Encoder
 from copd.errors import ChatRefused, ModelFolderError, RecipeError
 from copd.handles import BranchHandle
+from copd.maths.merge import OwnMerge, merge_tensor
 from copd.model.parity import settle_path
 from copd.model.policy import Policy
 from copd.model.vocabulary import control_tokens
@@ -114,6 +117,22 @@ def _unfit(
         f"the prompt has {length} tokens; with sampling.max_new_tokens={max_new_tokens} that is more than the model's "
         f"context of {context}"
     )
+
+
+def check_merge(merge: OwnMerge, policy: Policy, branches: int) -> None:
+    """Try a user's merge on a few small tensors, as of branches that differ a little. What it makes is thrown away.
+
+    Raises RecipeError if it fails, so that it does not do so after training.
+    """
+    generator = torch.Generator().manual_seed(0)
+    smallest = sorted(policy.trained_parameters().items(), key=lambda named: named[1].numel())
+    for name, parameter in {parameter.ndim: (name, parameter) for name, parameter in reversed(smallest)}.values():
+        base = parameter.detach().float().cpu()
+        alike = [base + 1e-3 * torch.randn(base.shape, generator=generator) for _ in range(branches)]
+        try:
+            merge_tensor(merge, name, alike, base)
+        except ValueError as error:
+            raise RecipeError(f"merge.method: tried on the base before training: {error}") from error
 
 
 def check_overlap(recipe: Recipe, policy: Policy) -> None:

@@ -1,6 +1,7 @@
 """A run in which everything that a recipe may name is the user's own: tasks, rewards, merge, tracker, kind of model."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -114,6 +115,26 @@ def test_code_that_a_recipe_does_not_name_is_not_run_and_code_that_fails_ends_th
     (tmp_path / "other.py").write_text("raise SystemExit")
     mine.write_text(FILE.replace("def first_branch(", "def second_branch("))
     with pytest.raises(RecipeError, match=r"^merge.method: .*mine.py:first_branch cannot be used"):
+        copd.train(recipe_of(mine), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "branches").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return branches[5]", "cannot be merged by a method of yours: IndexError"),
+        (
+            "return branches[0].flatten()[:1]",
+            "the merge by a method of yours returned a tensor of [1]; accepted: a tensor",
+        ),
+        ("return branches[0] / 0", "has a value that is not finite in the merge by a method of yours"),
+    ],
+    ids=["fails", "shape", "infinite"],
+)
+def test_a_merge_that_would_fail_after_training_ends_the_run_at_its_start(mine, tmp_path, body, said):
+    head = FILE[FILE.index("def first_branch(") :].partition("\n")[0]
+    mine.write_text(FILE.replace(head, f"{head}\n    {body}"))
+    with pytest.raises(RecipeError, match=rf"^merge\.method: tried on the base before training: .*{re.escape(said)}"):
         copd.train(recipe_of(mine), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run" / "branches").exists()
 
