@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from copd.assemble import SERVER
-from copd.cli.arguments import Overrides, RecipeName, busy, named_recipe, recipe_and_changes
+from copd.cli.arguments import Overrides, RecipeName, busy, check_result_file, named_recipe, recipe_and_changes
 from copd.cli.ask import ask
 from copd.cli.compare import advise, compare
 from copd.cli.data import data
@@ -136,6 +136,7 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained HTML page about a run, or one that compares several runs."""
+    check_result_file(out)
     from copd.report.page import write_pages
 
     Console().print(f"report: {write_pages(runs, out)}", markup=False, soft_wrap=True)

@@ -26,7 +26,18 @@ from copd.recipe.method_sections import MergeSection
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe
 from copd.runs.folder import occupied
-from copd.runs.saved import BEST, BRANCHES, LAST, STEP, Reference, checkpoint_of, manifest_of, recipe_of, reference_of
+from copd.runs.saved import (
+    BEST,
+    BRANCHES,
+    LAST,
+    STEP,
+    Reference,
+    checkpoint_of,
+    manifest_of,
+    recipe_of,
+    reference_of,
+    run_of,
+)
 from copd.system.files import passing_folder, sha256
 from copd.system.own_code import load_named
 from copd.types import MERGED
@@ -94,6 +105,11 @@ def folders_of(models: Mapping[str, str], tell: Callable[[str], None] = lambda w
 
 
 def _check_no_run(model: str, given_as: str) -> None:
+    folder, at, step = model.rpartition("@")
+    if at and not Path(model).is_dir() and Path(folder).is_dir() and run_of(folder) is not None:
+        raise ModelFolderError(
+            f"{given_as}: {folder} has no checkpoint {step!r}; accepted behind @: a number of steps, {LAST} or {BEST}"
+        )
     if manifest_of(Path(model)).get("recipe") and not (Path(model) / "config.json").is_file():
         there = [f"{model}/{place}" for place in (MERGED, f"{BRANCHES}/NAME")]
         made = [f for f in (Path(model) / MERGED, *sorted((Path(model) / BRANCHES).glob("*"))) if f.is_dir()]

@@ -58,6 +58,10 @@ BOTH = ["builtin:digits", "builtin:digits"]
         (["merge", *BOTH, "--out", "o", "--grid", "6"], "--grid: found without --scan"),
         (["behaviour", "nowhere", "builtin:digits"], "STUDENT: no folder 'nowhere'"),
         (["behaviour", "builtin:digits", "nowhere"], "TEACHER: no folder 'nowhere'"),
+        (
+            ["report", "nowhere", "--out", "no/r.html"],
+            "--out no/r.html: there is no folder no; give a file in a folder",
+        ),
         (["report", "nowhere"], "nowhere: not a run folder (manifest.json is missing)"),
     ],
 )

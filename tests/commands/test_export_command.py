@@ -122,6 +122,7 @@ def test_the_folder_of_a_run_of_one_model_is_answered_with_the_folder_of_that_mo
 @pytest.mark.parametrize(
     ("model", "said"),
     [
+        ("RUN@first", r"MODEL: RUN has no checkpoint 'first'; accepted behind @: a number of steps, last or best"),
         ("RUN@1234", r"RUN: has no checkpoint after 1234 steps; there are checkpoints after .*3 steps"),
         ("RUN/branches/video@3", r"RUN@3: has no branch 'video'; give RUN/branches/NAME@3, where NAME is text, image"),
         ("RUN/branches/merged@3", "RUN@3: has no branch 'merged'; give RUN/branches/NAME@3"),
