@@ -11,31 +11,13 @@ INSTALL = $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/pyt
 TORCH_INDEX ?= $(shell cat $(VENV)/torch-index 2>/dev/null)
 WORLDS := conflict_0 conflict_0_5 small large two four
 BASES := studies/conflict_0/base studies/conflict_0_5/base
-METHODS := copd expert merge_only static_opd mopd mopd_mean mixed mixed_batch
-OF_EXPERTS := merge_only static_opd mopd mopd_mean
-CHANGES = $(or $(CHANGES_$(@F)),method=$(@F)) $(if $(filter $(@F),$(OF_EXPERTS)),experts.run=runs/expert)
-# In the table each lesson weighs 1; by itself the demo gives all lessons of a branch the weight 1 together.
-EDGE = {"student":"$(1)","teacher":"$(2)"}
-CHANGES_copd := topology.kind=edges 'topology.edges=[$(call EDGE,text,image),$(call EDGE,image,text),$(call EDGE,text,video),$(call EDGE,video,text)]'
-CHANGES_mopd := method=mopd opd.weight=3
-CHANGES_mopd_mean := method=mopd mopd.student=mean opd.weight=3
-CHANGES_mixed_batch := method=mixed mixed.batch=K_times
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: demo table $(METHODS:%=runs/%) study docs bench test test-slow test-processors test-vllm mutations soak base coverage check format lock \
+.PHONY: demo study docs bench test test-slow test-processors test-vllm mutations soak base coverage check format lock \
   clean clean-runs
 
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
 	$(BIN)/copd train demo --out runs/demo --resume
-
-table: $(METHODS:%=runs/%)  ## the README's table, and one report: every method at equal rollouts; -j2 runs two at a time
-	$(BIN)/python studies/demo_table.py
-	$(BIN)/copd report $(METHODS:%=runs/%)
-
-$(METHODS:%=runs/%): $(VENV)/.installed
-	$(BIN)/copd train demo $(CHANGES) --out $@ --resume
-
-$(OF_EXPERTS:%=runs/%): runs/expert
 
 study: $(VENV)/.installed $(BASES)  ## the studies: search, ten seeds, ablations, other worlds; a day, goes on where it was stopped
 	$(BIN)/copd compare studies/conflict/main.yaml --search --out studies/conflict
@@ -57,6 +39,7 @@ docs: $(VENV)/.installed  ## renew what is drawn: tables of the recipe, faults a
 	$(BIN)/python tools/reliability_reference.py
 	$(BIN)/python tools/speed_reference.py
 	$(BIN)/python tools/results_page.py
+	$(BIN)/python tools/results_readme.py
 	$(BIN)/python tools/advice_map.py
 	$(BIN)/python tools/index_page.py
 

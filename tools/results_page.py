@@ -71,10 +71,10 @@ class Study:
         """The first paragraph: what is best, and what can and cannot be told apart from each reference."""
         counts = sorted({len(row.seeds) for row in self.rows.values()})
         seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-        return " ".join([f"After {seeds} of an arm:", *verdict(list(self.rows.values()), list(self._found.items()))])
+        return " ".join([f"After {seeds} of an arm:", *verdict(list(self.rows.values()), list(self.found.items()))])
 
     @cached_property
-    def _found(self) -> dict[str, list[Contrast]]:
+    def found(self) -> dict[str, list[Contrast]]:
         """Every other arm against each reference that has begun."""
         references = [name for name in self.comparison.compared_with if name in self.rows]
         return {name: contrasts(self.outcomes, name, self.sources) for name in references}
@@ -108,15 +108,15 @@ class Study:
                 f"{c.wins * c.seeds:g} of {c.seeds}",
                 f"{c.seeds_needed or '–'}",
             )
-            for c in self._found[reference]
+            for c in self.found[reference]
             if c.capability == AVERAGE
         ]
         return markdown(header, lines)
 
     def brief(self) -> str:
         """Each arm's average over the capabilities, and how many points it is above each reference."""
-        references = list(self._found)
-        gains = {(c.arm, name): c for name in references for c in self._found[name] if c.capability == AVERAGE}
+        references = list(self.found)
+        gains = {(c.arm, name): c for name in references for c in self.found[name] if c.capability == AVERAGE}
         lines = []
         for arm, row in self.rows.items():
             own = [gains.get((arm, name)) for name in references]

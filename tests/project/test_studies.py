@@ -18,7 +18,7 @@ RUN = {
     "benchmarks/grading.py",
     "benchmarks/data_check.py",
 }
-"""What is run here; tests/report/test_demo_table.py and tests/project/test_docs.py run the others."""
+"""What is run here; tests/project/test_docs.py runs the others."""
 
 
 def said_by(script: str, *arguments: str) -> str:
