@@ -38,10 +38,10 @@ def failing(capsys):
         (["recipe", "sow"], "No such command 'sow'. Did you mean 'show'? (`copd recipe --help` tells more)"),
         (["train", "demo", "--outt", "x"], "No such option: --outt"),
         (["train", "demo", "--out"], "Option '--out' requires an argument"),
-        (["merge", "--out", "o"], "Missing argument 'branches'. (`copd merge --help` tells more)"),
+        (["merge", "--out", "o"], "Missing argument 'MODEL|section.key=value'. (`copd merge --help` tells more)"),
         (["behaviour", "builtin:digits"], "Missing argument 'teacher'. (`copd behaviour --help` tells more)"),
         (["warmup", "--steps", "many"], "Invalid value for '--steps': "),
-        (["data", "check"], "give a FILE with --format and --root, or --recipe and --branch"),
+        (["data", "check"], "give a FILE with --format and --root; or --recipe and --branch"),
         (["train", "demo", "--force"], "--force: found without --resume, which alone has a use for it"),
         (
             ["train", "--resume", "--out", "o"],

@@ -57,6 +57,7 @@ NOT_RUN = {
     "copd train demo backend=ray": "a minute; tests/whole/test_lost_branch.py runs it at a reduced size",
     "copd train my.yaml backend=ray": "needs a cluster",
     "copd train my.yaml sampling.engine=vllm": "needs vLLM; tests/model/test_vllm.py runs it at a reduced size",
+    "copd train studies/": "minutes each, and only from the root of the checkout",
     "copd compare ": "hours; tests/commands/test_compare_arms.py runs it at a reduced size",
     "lm_eval ": "needs a package that copd does not depend on; the page says what a run of it gave",
     "vllm ": "needs a GPU, and a package that copd does not depend on",

@@ -318,8 +318,8 @@ def test_the_command_exits_with_0_for_sound_rows_and_reads_them_as_a_recipe_does
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["missing.jsonl"], "missing.jsonl: cannot be read"),
-        (["f.csv"], "f.csv: accepted are files named .jsonl"),
+        (["missing.jsonl"], "missing.jsonl: no such file; accepted: a file, named .jsonl"),
+        (["f.csv"], "f.csv: accepted: a file, named .jsonl"),
         (["f.json"], "f.json: no format fits the columns (none): native has"),
         (["f.jsonl"], "f.jsonl: no format fits the columns a: native has"),
         (["f.jsonl", "--format", "csv"], "Invalid value for '--format'"),
