@@ -128,10 +128,14 @@ def make_signal(recipe: Recipe, base: Policy) -> Signal:
     return likeliest(divergence, min(opd.top_k, base.allowed_tokens))
 
 
-def make_health(recipe: Recipe, edges: Sequence[Edge]) -> Health:
-    """The guards of a run whose branches teach each other along these edges."""
+def computes_in_half(recipe: Recipe) -> bool:
+    """Whether a branch computes under autocast, if the branches are on this machine."""
     devices = [device_of(recipe, name) for name in recipe.branches]
-    in_half = any(compute_on(device, recipe.model.dtype, field)[1] is not None for device, field in devices)
+    return any(compute_on(device, recipe.model.dtype, field)[1] is not None for device, field in devices)
+
+
+def make_health(recipe: Recipe, edges: Sequence[Edge], *, in_half: bool) -> Health:
+    """The guards of a run whose branches teach each other along these edges. `in_half`: one is under autocast."""
     taught = [(edge.student, edge.teacher) for edge in edges]
     return Health(taught, clamps=recipe.opd.bound != "proximal", in_half=in_half)
 

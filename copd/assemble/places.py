@@ -12,7 +12,7 @@ import torch
 
 from copd.assemble import SERVER
 from copd.assemble.assembled import Assembled
-from copd.assemble.branches import device_of, lone_branch, make_branch
+from copd.assemble.branches import computes_in_half, device_of, lone_branch, make_branch
 from copd.assemble.preflight import check_one_path
 from copd.branches.actor import Actor
 from copd.branches.local import Turns, finish, local_handle, threaded_handle
@@ -33,6 +33,11 @@ class Place(Protocol):
     @property
     def branches(self) -> Mapping[str, BranchHandle]: ...
 
+    @property
+    def in_half(self) -> bool:
+        """Whether a branch computes under autocast."""
+        ...
+
     def evaluated(self, name: str, policy: Policy) -> Answering:
         """A model that only answers problems, on the base's device."""
         ...
@@ -51,6 +56,7 @@ class ThisProcess:
 
     def __init__(self, made: Assembled, names: Sequence[str], started: Callable[[], None] = lambda: None) -> None:
         self._made = made
+        self.in_half = computes_in_half(made.recipe)
         self._turns = Turns() if made.recipe.model.offload else None
         self._home = made.base.device
         self.branches: dict[str, BranchHandle] = {}
@@ -98,6 +104,7 @@ class OwnProcesses(_Evaluating):
 
     def __init__(self, made: Assembled, names: Sequence[str], started: Callable[[], None] = lambda: None) -> None:
         super().__init__(made)
+        self.in_half = computes_in_half(made.recipe)
         self._processes: dict[str, BranchProcess] = {}
         begin_to_import(SERVER)
         try:
@@ -135,6 +142,7 @@ class RayActors(_Evaluating):
             ) from error
         super().__init__(made)
         self._life = ExitStack()
+        self.in_half = made.recipe.model.dtype == "bfloat16"
         self._actors: list[ray.RayBranch] = []
         try:
             self._life.callback(self._line.shutdown)
@@ -144,6 +152,7 @@ class RayActors(_Evaluating):
                 make = partial(lone_branch, made.recipe, name, index, self._inherited)
                 resources = ray.Resources(cores, cluster.cards_for(device_of(made.recipe, name)[0]))
                 actor = ray.RayBranch(name, make, partial(_warn_of, made, name), resources, made.asked.at)
+                self.in_half |= made.recipe.model.dtype == "auto" and resources.gpus > 0
                 self._life.callback(actor.close)
                 self._actors.append(actor)
             self.branches: dict[str, BranchHandle] = {}

@@ -193,7 +193,7 @@ class _Run:
             product=self.plan.product,
             merge=partial(self._measured_merge, handles) if measures_merge(self.recipe, self.plan) else None,
             display=self.screen,
-            health=make_health(self.recipe, self.plan.taught),
+            health=make_health(self.recipe, self.plan.taught, in_half=self.place.in_half),
             trackers=open_trackers(self.recipe.trackers, self.folder, first_step, published(self.recipe), own),
         )
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from contextlib import closing
+from contextlib import closing, nullcontext
 from types import SimpleNamespace
 
 import psutil
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from copd.assemble.assembled import assembled
-from copd.assemble.places import PLACES, OwnProcesses, placed
+from copd.assemble.places import PLACES, OwnProcesses, RayActors, placed
 from copd.errors import ModelFolderError
 from copd.model.folders import model_folder
 from copd.recipe.reading import load_recipe
@@ -47,6 +47,21 @@ def place_of(*names: str) -> OwnProcesses:
     asked = SimpleNamespace(at=None)
     made = SimpleNamespace(recipe=load_recipe("demo"), inheritance=None, base=base, warn=print, asked=asked)
     return OwnProcesses(made, names)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cards", "half"), [("auto", 1, True), ("auto", 0, False), ("bfloat16", 0, True), ("float32", 1, False)]
+)
+def test_actors_on_cards_compute_in_half_though_the_run_itself_has_no_card(monkeypatch, dtype, cards, half):
+    actor = SimpleNamespace(name="text", close=lambda: None, handle=lambda patience: None)
+    monkeypatch.setattr("copd.branches.ray.RayBranch", lambda *_: actor)
+    monkeypatch.setattr("copd.system.cluster.cluster", lambda cores: nullcontext())
+    monkeypatch.setattr("copd.system.cluster.cards_for", lambda device: cards)
+    base, asked = SimpleNamespace(to=lambda device: None), SimpleNamespace(at=None)
+    recipe = load_recipe("demo", ["model.device=auto", f"model.dtype={dtype}"])
+    made = SimpleNamespace(recipe=recipe, inheritance=None, base=base, warn=print, asked=asked)
+    with closing(RayActors(made, ["text"])) as place:
+        assert place.in_half is half
 
 
 def test_where_one_branch_cannot_be_built_the_processes_of_all_end(closed):
