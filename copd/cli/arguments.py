@@ -78,9 +78,14 @@ def recipe_and_changes(recipe: str | None, overrides: list[str] | None) -> tuple
     return (None, words) if not words or is_change(words[0]) else (words[0], words[1:])
 
 
-def models_and_changes(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The models, and the changes of a recipe, among words in any order. Raises RecipeError if no model is named."""
-    changes = [word for word in words if is_change(word)]
+def models_and_changes(
+    words: Sequence[str], changes_recipe: Callable[[str], bool] | None = None
+) -> tuple[list[str], list[str]]:
+    """The models, and the changes of a recipe, among words in any order. Raises RecipeError if no model is named.
+
+    `changes_recipe` says which word is a change, by default `is_change`.
+    """
+    changes = [word for word in words if (changes_recipe or is_change)(word)]
     models = [word for word in words if word not in changes]
     if not models:
         raise RecipeError("MODEL: missing; accepted: a folder, builtin:NAME, RUN@STEP, or ID@REVISION of Hugging Face")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from copd.cli.arguments import busy, is_change
+from copd.cli.arguments import busy, is_change, models_and_changes
 from copd.errors import DataError, RecipeError
 from copd.system.files import COMMIT
 
@@ -91,14 +91,12 @@ def told_apart(words: list[str]) -> tuple[list[str], list[str], str | None]:
 
     Only the last of several words that are no changes can be the question; None if it is a model.
     """
-    changes = [word for word in words if _is_change_of_a_section(word)]
-    models, question = [word for word in words if word not in changes], None
+    models, changes = models_and_changes(words, _is_change_of_a_section)
+    question = None
     if len(models) > 1 and not _is_model(models[-1]):
         *models, question = models
         if not question.strip():
             raise RecipeError("QUESTION: is empty; give a text, or leave it out for a chat")
-    if not models:
-        raise RecipeError("MODEL: missing; accepted: a folder, builtin:NAME, RUN@STEP, or ID@COMMIT of Hugging Face")
     return models, changes, question
 
 
