@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from copd.arms.running import one_thread
+from copd.arms.running import command_of, started
 from copd.branches.branch import Branch
 from copd.branches.signals import SampledToken
 from copd.commands.compare import Order, run_comparison
@@ -140,12 +140,8 @@ CHANGED: dict[str, Callable[[], None]] = {
 def launch(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     """Start a job. The folder above its seed says which arm it is: NAME-FINGERPRINT."""
     arm = log.parent.name.rpartition("-")[0]
-    program = [sys.executable, __file__, "--arm", arm, "--", *arguments] if arm in CHANGED else None
-    with log.open("ab") as lines:
-        command = program or [sys.executable, "-m", "copd", *arguments]
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=lines, stderr=subprocess.STDOUT, env=one_thread()
-        )
+    program = [sys.executable, __file__, "--arm", arm, "--", *arguments] if arm in CHANGED else command_of(arguments)
+    return started(program, log)
 
 
 def main() -> None:

@@ -51,9 +51,14 @@ def one_thread() -> dict[str, str]:
 
 def launch_here(arguments: Sequence[str], log: Path) -> RunningJob:
     """Start `copd` as a process of this machine."""
+    return started(command_of(arguments), log)
+
+
+def started(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """A command as a process with one core. What it says is added to the file."""
     with log.open("ab") as lines:
         return subprocess.Popen(
-            command_of(arguments), stdin=subprocess.DEVNULL, stdout=lines, stderr=subprocess.STDOUT, env=one_thread()
+            command, stdin=subprocess.DEVNULL, stdout=lines, stderr=subprocess.STDOUT, env=one_thread()
         )
 
 
