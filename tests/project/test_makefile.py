@@ -1,33 +1,15 @@
 """What make would do, as it says itself; nothing is started but what pretends to be Python, and `make clean-runs`."""
 
-import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from copd.assemble.plan import make_plan
-from copd.recipe.reading import load_recipe
-
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-EXPERTS = "experts.run=runs/expert"
-EDGES = [("text", "image"), ("image", "text"), ("text", "video"), ("video", "text")]
-LISTED = json.dumps([{"student": student, "teacher": teacher} for student, teacher in EDGES], separators=(",", ":"))
-RUNS = {
-    "copd": ["topology.kind=edges", f"topology.edges={LISTED}"],
-    "expert": ["method=expert"],
-    "merge_only": ["method=merge_only", EXPERTS],
-    "static_opd": ["method=static_opd", EXPERTS],
-    "mopd": ["method=mopd", "opd.weight=3", EXPERTS],
-    "mopd_mean": ["method=mopd", "mopd.student=mean", "opd.weight=3", EXPERTS],
-    "mixed": ["method=mixed"],
-    "mixed_batch": ["method=mixed", "mixed.batch=K_times"],
-}
 
 
 def commands(*goal: str, folder: Path = ROOT, path: Path | None = None) -> list[str]:
@@ -38,35 +20,6 @@ def commands(*goal: str, folder: Path = ROOT, path: Path | None = None) -> list[
         environment["PATH"] = f"{path}:{environment['PATH']}"
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
-
-
-def trained(lines: list[str]) -> dict[str, list[str]]:
-    """The changes of the demo recipe by run folder, for every training among commands."""
-    found = re.findall(r"copd train demo (.*)--out runs/(\w+) --resume", "\n".join(lines))
-    return {run: shlex.split(changes) for changes, run in found}
-
-
-@pytest.mark.parametrize("run", RUNS)
-def test_a_run_of_the_table_has_its_own_changes_and_gives_none_to_those_that_it_needs(run):
-    needed = ["expert", run] if EXPERTS in RUNS[run] else [run]
-    assert trained(commands(f"runs/{run}")) == {name: RUNS[name] for name in needed}
-    load_recipe("demo", RUNS[run])
-
-
-def test_the_table_is_of_all_runs_and_ends_with_one_report_of_them():
-    lines = commands("table")
-    assert trained(lines) == RUNS
-    program, report, *runs = lines[-1].split()
-    assert (Path(program).name, report) == ("copd", "report")
-    assert sorted(runs) == sorted(f"runs/{run}" for run in RUNS)
-
-
-def test_in_the_table_every_lesson_of_copd_and_of_mopd_weighs_one():
-    plans = [make_plan(load_recipe("demo", RUNS[run])) for run in ("copd", "mopd", "mopd_mean")]
-    assert [{edge.weight for edge in plan.taught} for plan in plans] == [{1.0}] * 3
-    assert [(edge.student, edge.teacher) for edge in plans[0].edges] == [
-        (edge.student, edge.teacher) for edge in make_plan(load_recipe("demo")).edges
-    ]
 
 
 def program(path: Path, text: str) -> Path:
@@ -88,7 +41,7 @@ def test_every_goal_that_is_no_file_is_phony():
     text = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
     phony = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split())
     goals = set(re.findall(r"^([a-z][\w-]*):(?!=)", text, re.MULTILINE))
-    assert goals == phony - {"$(METHODS:%=runs/%)"}
+    assert goals == phony
 
 
 def test_every_goal_says_what_it_is_for():
