@@ -79,6 +79,11 @@ def first_line(error: Exception) -> str:
     return " ".join(lines[:said])[:200]
 
 
+def wrong_in(error: Exception) -> str:
+    """What is wrong in a record or manifest, by the error that reading it raised, in one line."""
+    return f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
+
+
 class BadRow(Exception):
     """Why a row cannot be used, in one printable line. The code that knows file and line puts them in front."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from copd.errors import RecipeError
+from copd.errors import RecipeError, wrong_in
 from copd.maths.intervals import Z95
 from copd.measure.evaluate import Estimate
 from copd.measure.pilot import Pilot
@@ -176,4 +176,4 @@ def read_map(path: Path = MAP) -> AdviceMap:
         )
         return AdviceMap(points, record["overrides"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecipeError(f"{path}: cannot be read as a map for advice: {error!r}") from error
+        raise RecipeError(f"{path}: cannot be read as a map for advice: {wrong_in(error)}") from error

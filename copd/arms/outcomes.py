@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from copd.arms.jobs import Job
-from copd.errors import RunFolderError
+from copd.errors import RunFolderError, wrong_in
 from copd.maths.intervals import pass_at_k
 from copd.measure.evaluate import AVERAGE
 from copd.report.reading import RunRecord, read_run
@@ -162,7 +162,7 @@ def read_outcome(path: Path) -> Outcome:
         curve = [(float(at), dict(values)) for at, values in record["curve"]]
         return Outcome(**{**record, "products": tuple(record["products"]), "problems": problems, "curve": curve})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RunFolderError(f"{path}: cannot be read as the outcome of a job: {error!r}") from error
+        raise RunFolderError(f"{path}: cannot be read as the outcome of a job: {wrong_in(error)}") from error
 
 
 def hexadecimal(right_P: Tensor) -> str:

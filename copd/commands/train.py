@@ -17,7 +17,7 @@ from copd.branches.local import finish
 from copd.commands.cards import Cards
 from copd.commands.export import merge_by_section, place_of
 from copd.commands.manifest import new_manifest
-from copd.errors import LostBranchError, MergeError, OutOfMemoryError, RecipeError, RunFolderError
+from copd.errors import LostBranchError, MergeError, OutOfMemoryError, RecipeError, RunFolderError, wrong_in
 from copd.handles import Answering, BranchHandle
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
@@ -337,4 +337,4 @@ def result_of(folder: Path) -> list[Accuracy]:
     try:
         return next((accuracies(record["table"]) for record in records if record["event"] == "result"), [])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(f"{path}: cannot be read as the record of a run: {error!r}") from error
+        raise RunFolderError(f"{path}: cannot be read as the record of a run: {wrong_in(error)}") from error

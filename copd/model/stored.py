@@ -20,7 +20,7 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from copd.compute.family import tokenizer_of
-from copd.errors import CheckpointError, ModelFolderError, WriteError, first_line
+from copd.errors import CheckpointError, ModelFolderError, WriteError, first_line, wrong_in
 from copd.maths.merge import Weights, layout_of
 from copd.model.folders import load_processor, loader_of, read_config
 from copd.model.vocabulary import Speaker, banned_tokens, end_tokens
@@ -76,7 +76,9 @@ class StoredTensors(Mapping[str, Tensor]):
             names: dict[str, str] = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
             strangers = [file for file in names.values() if Path(file).name != file]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelFolderError(f"{self.label}: {index.name} is not an index of tensors: {error!r}") from error
+            raise ModelFolderError(
+                f"{self.label}: {index.name} is not an index of tensors: {wrong_in(error)}"
+            ) from error
         if strangers:
             raise ModelFolderError(f"{self.label}: {index.name} names {strangers[0]!r}, which is not in the folder")
         return {name: self.path / file for name, file in names.items()}

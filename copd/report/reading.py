@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from copd.errors import RunFolderError
+from copd.errors import RunFolderError, wrong_in
 from copd.measure.compare import Difference, differences
 from copd.measure.evaluate import AVERAGE, Accuracy, Answers, accuracies
 from copd.runs.runlog import ANSWERS, METRICS, RUN_MANIFEST, SAMPLES, read_lines
@@ -169,7 +169,7 @@ def read_run(folder: Path) -> RunRecord:
             f"{folder}: not a run folder ({path.name} is missing); give one that copd train made"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunFolderError(f"{path}: cannot be read as the record of a run: {error!r}") from error
+        raise RunFolderError(f"{path}: cannot be read as the record of a run: {wrong_in(error)}") from error
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunRecord]:

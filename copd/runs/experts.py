@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from copd.errors import CheckpointError, RecipeError
+from copd.errors import CheckpointError, RecipeError, wrong_in
 from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, step_folders, verify_checkpoint
 from copd.runs.runlog import RUN_MANIFEST
 
@@ -66,7 +66,7 @@ def expert_checkpoint(
         manifest = json.loads(path.read_text(encoding="utf-8"))
         found, kept = manifest["trajectory"], manifest["recipe"]["opd"].get("replay", 0)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RecipeError(f"experts.run: {path}: no manifest of a run: {error!r}") from error
+        raise RecipeError(f"experts.run: {path}: no manifest of a run: {wrong_in(error)}") from error
     if found is None:
         raise RecipeError(
             f"experts.run: {run}: was changed by --force, so its experts belong to no single recipe; give a run that "

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from copd.errors import CheckpointError, RecipeError, WriteError
+from copd.errors import CheckpointError, RecipeError, WriteError, wrong_in
 from copd.runs.experts import DECIDE_NOTHING
 from copd.runs.given import GIVEN
 from copd.runs.runlog import RUN_MANIFEST
@@ -111,7 +111,7 @@ def _read(path: Path) -> dict[str, Any]:
         if lacking := [key for key in RESUMED if key not in manifest]:
             raise KeyError(lacking[0])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged, cannot resume: {error!r}") from error
+        raise CheckpointError(f"{path}: damaged, cannot resume: {wrong_in(error)}") from error
     return manifest
 
 

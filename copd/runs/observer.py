@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, Asyn
 from pathlib import Path
 from typing import Any, Protocol
 
-from copd.errors import CheckpointError, MergeError
+from copd.errors import CheckpointError, MergeError, wrong_in
 from copd.handles import Answering, BranchHandle
 from copd.measure.behaviour import Behaviour, measure_behaviour
 from copd.measure.compare import lead_of_teacher
@@ -322,4 +322,4 @@ class RunObserver:
                 if self._best:
                     self._best.see(event)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path}: damaged, cannot resume: {error!r}") from error
+            raise CheckpointError(f"{path}: damaged, cannot resume: {wrong_in(error)}") from error

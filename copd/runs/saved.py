@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from copd.errors import RunFolderError
+from copd.errors import RunFolderError, wrong_in
 from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint, step_folders, verify_checkpoint
 from copd.runs.runlog import METRICS, RUN_MANIFEST, read_lines
 from copd.runs.validations import Best
@@ -106,7 +106,7 @@ def best_step(run: Path, product: str | None) -> int:
         for event in read_lines(path):
             best.see(event)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(f"{path}: cannot be read as the record of a run: {error!r}") from error
+        raise RunFolderError(f"{path}: cannot be read as the record of a run: {wrong_in(error)}") from error
     if best.steps is None:
         raise RunFolderError(f"{run}: has not validated its models after a step yet; give a number of steps, or {LAST}")
     return best.steps
