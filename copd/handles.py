@@ -103,8 +103,8 @@ class BranchHandle(Observed, Protocol):
         """The branch's ledger since the start of the run."""
         ...
 
-    async def write_state(self, path: Path) -> StateFile | None:
-        """Write the branch's part of a checkpoint. None, and no file, if one of its values is not finite."""
+    async def write_state(self, path: Path) -> Sequence[StateFile] | None:
+        """Write the branch's part of a checkpoint, and tell its files. None if one of its values is not finite."""
         ...
 
     async def start_optimizer(self) -> None:

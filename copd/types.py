@@ -233,7 +233,7 @@ class Score:
 
 @dataclass(frozen=True)
 class StateFile:
-    """A branch's part of a checkpoint, complete and on disk: the file's name, size in bytes and sha256."""
+    """A file of a branch's part of a checkpoint, complete and on disk: its name there, size in bytes and sha256."""
 
     name: str
     bytes: int

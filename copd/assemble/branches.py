@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -14,6 +14,7 @@ from copd.branches.actor import generator_of
 from copd.branches.branch import Branch
 from copd.branches.settings import ObjectiveSettings, Reference
 from copd.branches.signals import SampledToken, Signal, StudentsLikeliest, TeachersLikeliest, WholeVocabulary
+from copd.compute.ranks import ALONE, Meeting, joined
 from copd.maths.distill import WHOLE_VOCABULARY, clamped_delta, masked_delta, proximal_delta
 from copd.maths.divergences import Divergence, forward_kl, jensen_shannon, reverse_kl
 from copd.measure.health import Health
@@ -24,6 +25,7 @@ from copd.model.objectives import Aggregate, Delta, over_constant, over_sequence
 from copd.model.parity import checked_on
 from copd.model.policy import Policy
 from copd.model.rates import Rate, constant, cosine, linear, warmed
+from copd.model.sharded import ShardedLearner
 from copd.recipe.model import Recipe
 from copd.recipe.sections import OptimizerSection
 from copd.topology import Edge
@@ -71,13 +73,17 @@ def branch_policy(recipe: Recipe, base: Policy, name: str, index: int = 0) -> Po
 
 
 def make_learner(recipe: Recipe, policy: Policy) -> Learner:
-    """The optimizer of a branch, with the clips, the aggregation and the iterations of the recipe."""
+    """The optimizer of a branch, with the clips, the aggregation and the iterations of the recipe.
+
+    If the branch has several ranks, it is spread over them.
+    """
     aggregations: dict[str, Callable[[Rollouts], Aggregate]] = {
         "sequence": over_sequences,
         "token": over_tokens,
         "constant": partial(over_constant, max_new_tokens=recipe.sampling.max_new_tokens),
     }
-    return Learner(
+    kind = Learner if policy.ranks.count == 1 else ShardedLearner
+    return kind(
         policy,
         **recipe.optimizer.model_dump(exclude=OF_THE_RATE),
         clip_low=recipe.grpo.clip_low,
@@ -172,11 +178,21 @@ def make_branch(made: Assembled, name: str, index: int, *, alone: bool = False) 
 
 @contextmanager
 def lone_branch(
-    recipe: Recipe, name: str, index: int, inherited: Inheritance | None, warn: Callable[[str], None]
+    recipe: Recipe,
+    name: str,
+    index: int,
+    inherited: Inheritance | None,
+    warn: Callable[[str], None],
+    meeting: Meeting | None = None,
 ) -> Iterator[Branch]:
     """The only branch of a process, with its own model, tasks and grader. The model is loaded onto its device.
 
-    If nothing is `inherited`, the process checks model and data itself, and warns.
+    If nothing is `inherited`, the process checks model and data itself, and warns. Where the process is to meet others,
+    it is one rank of the branch.
     """
-    with assembled(recipe, warn, inherited=inherited, home=home_of(recipe, name, index)) as made:
+    home = home_of(recipe, name, index)
+    with ExitStack() as life:
+        ranks = life.enter_context(joined(meeting, home[0], recipe.backend.give_up_minutes)) if meeting else ALONE
+        made = life.enter_context(assembled(recipe, warn, inherited=inherited, home=home))
+        made.base.ranks = ranks
         yield make_branch(made, name, index, alone=True)

@@ -146,11 +146,11 @@ class RayActors(_Evaluating):
         self._actors: list[ray.RayBranch] = []
         try:
             self._life.callback(self._line.shutdown)
-            cores = made.recipe.model.threads_per_branch
-            self._life.enter_context(cluster.cluster(cores * len(names)))
+            cores, ranks = made.recipe.model.threads_per_branch, made.recipe.backend.ranks
+            self._life.enter_context(cluster.cluster(cores * ranks * len(names)))
             for index, name in enumerate(names):
                 make = partial(lone_branch, made.recipe, name, index, self._inherited)
-                resources = ray.Resources(cores, cluster.cards_for(device_of(made.recipe, name)[0]))
+                resources = ray.Resources(cores, cluster.cards_for(device_of(made.recipe, name)[0]), ranks)
                 actor = ray.RayBranch(name, make, partial(_warn_of, made, name), resources, made.asked.at)
                 self.in_half |= made.recipe.model.dtype == "auto" and resources.gpus > 0
                 self._life.callback(actor.close)

@@ -90,12 +90,13 @@ class Actor:
             )
 
     def grade(self, rollouts: Rollouts) -> Rollouts:
-        """This policy's responses with their rewards and the policy's current version."""
+        """This policy's responses with their rewards and the policy's current version. Rank 0 grades for all ranks."""
         rows = zip(rollouts.tokens_NT, rollouts.mask_NT, strict=True)
         spoken_N = [tokens_T[mask_T] for tokens_T, mask_T in rows]
         texts, finished = self.texts(rollouts), rollouts.finished_N.tolist()
         responses = [Response(*each) for each in zip(texts, spoken_N, finished, strict=True)]
-        grades = self.grader.grade([rollouts.problems[p] for p in rollouts.prompt_of_N.tolist()], responses)
+        asked = [rollouts.problems[p] for p in rollouts.prompt_of_N.tolist()]
+        grades = self.policy.ranks.first(lambda: self.grader.grade(asked, responses))
         return replace(
             rollouts,
             reward_N=torch.tensor(grades.rewards),
@@ -135,7 +136,7 @@ class Actor:
 
         Memory that torch keeps of a card for further steps goes back: the run evaluates other models there next.
         """
-        self.policy.save(folder, card, export_dtype)
+        self.policy.ranks.first(lambda: self.policy.save(folder, card, export_dtype))
         torch.cuda.empty_cache()
 
 

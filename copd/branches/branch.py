@@ -18,7 +18,7 @@ from copd.branches.kept import KeptBatch, as_tensors, from_tensors
 from copd.branches.refilled import refilled, to_learn_on
 from copd.branches.settings import ObjectiveSettings
 from copd.branches.shortage import short_of_memory
-from copd.branches.state import read_state, write_state
+from copd.branches.state import read_shards, read_state, write_shards, write_state
 from copd.compute.batching import take_rows
 from copd.errors import CheckpointError, NonFiniteError
 from copd.maths.advantages import group_advantages
@@ -290,16 +290,22 @@ class Branch(Actor):
         self._batches = deque(from_tensors(tensors), self._batches.maxlen)
         self.ledger = Counts(**counts)  # type: ignore[arg-type]
 
-    def write_state(self, path: Path) -> StateFile | None:
-        """Write the state into a file. None, and no file, if a value is not finite."""
-        return write_state(self.state(), path)
+    def write_state(self, path: Path) -> list[StateFile] | None:
+        """Write the state into a file, and what is spread over ranks into a folder beside it.
+
+        None if a value is not finite.
+        """
+        ranks = self.policy.ranks
+        own = ranks.first(lambda: write_state(self.state(), path))
+        shards = write_shards(self.learner.shards(), path.with_suffix(""), ranks)
+        return None if own is None or shards is None else [own, *shards]
 
     def read_state(self, path: Path, counts: Mapping[str, float]) -> None:
-        """Restore the state in a file, and the results of `counts`.
+        """Restore the state in a file, with the folder beside it if there is one, and the results of `counts`.
 
         Raises CheckpointError naming a file that cannot be read, or the tensor that is missing or unfit.
         """
-        tensors = read_state(path)
+        tensors = read_state(path) | read_shards(path.with_suffix(""), self.learner.blank)
         try:
             self.load_state(tensors, counts)
         except CheckpointError as error:
@@ -311,13 +317,12 @@ class Branch(Actor):
 
     def load_weights(self, folder: Path) -> None:
         """Take over the weights in a folder, by name and tensor by tensor, and start a new optimizer."""
-        self.policy.load_weights(StoredTensors(folder, str(folder)))
-        self.start_optimizer()
+        self.learner.load_weights(StoredTensors(folder, str(folder)))
 
     def start_optimizer(self) -> None:
         """Forget the moments of Adam."""
-        self.learner.optimizer.state.clear()
+        self.learner.forget()
 
     def write_weights(self, folder: Path) -> None:
         """Write all weights by name into a new folder, tied ones once. An adapter's update is added to its weights."""
-        write_folder(self.policy.weights(), folder)
+        self.policy.ranks.first(lambda: write_folder(self.policy.weights(), folder))

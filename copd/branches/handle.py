@@ -82,7 +82,7 @@ class Handle:
     async def counts(self) -> dict[str, float]:
         return await self._carry("counts")
 
-    async def write_state(self, path: Path) -> StateFile | None:
+    async def write_state(self, path: Path) -> Sequence[StateFile] | None:
         return await self._carry("write_state", path)
 
     async def start_optimizer(self) -> None:

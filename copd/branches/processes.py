@@ -27,7 +27,7 @@ from copd.errors import CopdError, LostBranchError, ProcessError
 from copd.system.processes import Memory, Served, peak
 from copd.types import Part, Rollouts
 
-Make = Callable[[Callable[[str], None]], AbstractContextManager[Branch]]
+Make = Callable[..., AbstractContextManager[Branch]]
 """Builds the branch, given a function for warnings. The branch's process enters it, and leaves it when it ends."""
 END = b""
 """The message after which a process ends."""

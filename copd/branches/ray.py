@@ -1,15 +1,19 @@
 """Branches as actors of Ray, on this machine or on the nodes of a cluster.
 
-Each actor builds its own branch and answers its calls one after the other. Rollouts go into Ray's object store, and
+Each actor builds its own branch and answers its calls one after the other. A branch of several ranks is as many actors,
+which get the same calls; the first of them answers for all. Rollouts go into Ray's object store, and
 this process passes on references to them: a teacher or a student takes them from there. All else comes back by value.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -21,8 +25,9 @@ from copd.branches.handle import Handle
 from copd.branches.patience import Patience, not_built
 from copd.branches.processes import Make
 from copd.branches.travel import Draw, from_bytes, to_bytes
+from copd.compute.ranks import Meeting
 from copd.errors import LostBranchError, ProcessError, first_line
-from copd.system.processes import Memory, peak
+from copd.system.processes import Memory, peak, summed
 from copd.types import Part, Rollouts
 
 PLACED_SECONDS = 120
@@ -31,83 +36,100 @@ PLACED_SECONDS = 120
 
 @dataclass(frozen=True)
 class Resources:
-    """What a branch asks of a node."""
+    """What each of the ranks of a branch asks of a node."""
 
     cores: int
     gpus: int
+    ranks: int = 1
 
     def described(self) -> str:
-        return f"{self.cores} cores" + f" and {self.gpus} GPU" * bool(self.gpus)
+        each = f"{self.cores} cores" + f" and {self.gpus} GPU" * bool(self.gpus)
+        return each if self.ranks == 1 else f"{self.ranks} times {each}"
 
 
 class RayBranch:
-    """The actor of a branch. It carries the calls of the branch's handle in the order in which they are made.
+    """The actors of a branch, one for each rank. They get the calls of the branch's handle in the order of the calls.
 
-    A call raises what the method raised in the actor, and ProcessError if the actor or its node has ended.
+    A call raises what the method raised in an actor, and ProcessError if an actor or its node has ended.
     """
 
-    peak: Memory
-    """The most memory that the actor's process had held up to its last answer."""
     node: str
-    """Ray's name for the node that the actor is on."""
+    """Ray's name for the node that the first actor is on."""
     process: int
-    """The number of the actor's process there."""
+    """The number of the first actor's process there."""
 
     def __init__(self, name: str, make: Make, warn: Callable[[str], None], resources: Resources, draw: Draw) -> None:
         """`draw` makes the problems of the branch's responses anew in this process."""
         self.name = name
-        self.peak = Memory(0)
+        self._peaks = [Memory(0)] * resources.ranks
         self._warn, self._draw = warn, draw
         self._group = _placed(name, resources)
         options = {
             "num_cpus": resources.cores,
             "num_gpus": resources.gpus,
             "max_restarts": 0,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, 0),
             "runtime_env": {"env_vars": {"LOCAL_RANK": "0"}},  # of the one card that Ray lets the actor see
         }
-        self._actor = ray.remote(_Served).options(**options).remote()
-        self._ready = self._actor.built.remote(make, os.getcwd())
+        served = ray.remote(_Served)
+        places = [PlacementGroupSchedulingStrategy(self._group, rank) for rank in range(resources.ranks)]
+        self._actors = [served.options(**options, scheduling_strategy=place).remote() for place in places]
+        makes = [make]
+        if resources.ranks > 1:
+            address = ray.get(self._actors[0].address.remote())
+            meetings = (Meeting(address, rank, resources.ranks) for rank in range(resources.ranks))
+            makes = [partial(make, meeting=meeting) for meeting in meetings]
+        pairs = zip(self._actors, makes, strict=True)
+        self._ready = [actor.built.remote(each, os.getcwd()) for actor, each in pairs]
+
+    @property
+    def peak(self) -> Memory:
+        """The sum of the most memory that the process of each actor had held up to its last answer."""
+        return summed(self._peaks)
 
     def handle(self, patience: Patience | None = None) -> Handle:
         """The handle on the branch, once the branch is built. Raises whatever building the branch raised."""
         try:
-            answer = ray.get(self._ready, timeout=patience.seconds if patience else None)
+            answers = ray.get(self._ready, timeout=patience.seconds if patience else None)
         except GetTimeoutError as error:
             raise not_built(self.name, patience) from error
         except RayError as error:
             raise self._raised(error) from error
-        capability, allowed_tokens, self.node, self.process = self._opened(answer)
+        capability, allowed_tokens, self.node, self.process = self._opened(answers)
         carry = patience.applied(self.name, self._carry) if patience else self._carry
         return Handle(self.name, allowed_tokens, carry, capability)
 
     def close(self) -> None:
-        """End the actor, even in the middle of a call; that call then fails."""
-        with suppress(RayError):
-            ray.kill(self._actor)
+        """End the actors, even in the middle of a call; that call then fails."""
+        for actor in self._actors:
+            with suppress(RayError):
+                ray.kill(actor)
         with suppress(RayError):
             remove_placement_group(self._group)
 
     async def _carry(self, method: str, *arguments: Any, **options: Any) -> Any:
         try:
             if method in ("collect", "replay"):
-                rollouts, answered = self._actor.kept.remote(method, *arguments, **options)
-                self._opened(await answered)
-                return rollouts
+                pairs = [actor.kept.remote(method, *arguments, **options) for actor in self._actors]
+                self._opened(await asyncio.gather(*(answered for _, answered in pairs)))
+                return pairs[0][0]
             if method == "score":
-                return self._opened(await self._actor.score.remote(*arguments))
-            if method == "update":
+                answers = [actor.score.remote(*arguments) for actor in self._actors]
+            elif method == "update":
                 (parts,) = arguments
                 given = [part.rollouts for part in parts]
                 bare = [replace(part, rollouts=None) for part in parts]
-                return self._opened(await self._actor.update.remote(bare, *given))
-            carried = [to_bytes(value) if isinstance(value, Rollouts) else value for value in arguments]
-            return self._opened(await self._actor.call.remote(method, *carried, **options))
+                answers = [actor.update.remote(bare, *given) for actor in self._actors]
+            else:
+                carried = [to_bytes(value) if isinstance(value, Rollouts) else value for value in arguments]
+                answers = [actor.call.remote(method, *carried, **options) for actor in self._actors]
+            return self._opened(await asyncio.gather(*answers))
         except RayError as error:
             raise self._raised(error) from error
 
-    def _opened(self, answer: bytes) -> Any:
-        value, warnings, self.peak = from_bytes(answer, self._draw)
+    def _opened(self, answers: Sequence[bytes]) -> Any:
+        """What the first actor has answered. All have made the same calls, so it alone tells its warnings."""
+        (value, warnings, _), *_ = opened = [from_bytes(answer, self._draw) for answer in answers]
+        self._peaks = [peak for _, _, peak in opened]
         for warning in warnings:
             self._warn(warning)
         return value
@@ -124,9 +146,9 @@ class RayBranch:
 
 
 def _placed(name: str, resources: Resources) -> PlacementGroup:
-    """A placement group of the branch's own. Raises ProcessError naming the branch if no node has room for it."""
+    """A placement group of the branch's own. Raises ProcessError naming the branch if there is no room for it."""
     bundle = {"CPU": float(resources.cores), **({"GPU": float(resources.gpus)} if resources.gpus else {})}
-    group = placement_group([bundle], strategy="STRICT_PACK")
+    group = placement_group([bundle] * resources.ranks, strategy="PACK")
     try:
         ray.get(group.ready(), timeout=PLACED_SECONDS)
     except RayError as error:
@@ -149,6 +171,13 @@ class _Served:
     def __init__(self) -> None:
         self._warnings: list[str] = []
         self._life = ExitStack()
+
+    def address(self) -> str:
+        """A free port of this node, at which other actors reach this one."""
+        host = ray.util.get_node_ip_address()
+        with socket.socket() as found:
+            found.bind((host, 0))
+            return f"{host}:{found.getsockname()[1]}"
 
     def built(self, make: Make, folder: str) -> bytes:
         """Build the branch. `folder` is that of the run, from which relative paths lead."""

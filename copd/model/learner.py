@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -46,17 +45,17 @@ class _Frozen(NamedTuple):
 
 
 @dataclass
-class _Means:
+class Means:
     """Token means over the micro-batches of one part. A row counts as often as it was sampled."""
 
-    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    sums: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
 
     def add(self, mask_MT: Tensor, copies_M1: Tensor, values: dict[str, Tensor]) -> None:
         self.tokens += int((mask_MT * copies_M1).sum())
         sums = [torch.where(mask_MT, copies_M1 * value, 0.0).sum() for value in values.values()]
         for name, total in zip(values, torch.stack(sums).tolist(), strict=True):
-            self.sums[name] += total
+            self.sums[name] = self.sums.get(name, 0.0) + total
 
     def named(self, prefix: str) -> dict[str, float]:
         return {f"{prefix}/{name}": total / max(1, self.tokens) for name, total in self.sums.items()}
@@ -132,6 +131,15 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return gradients
 
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a model by name, tied ones once, and forget the moments of Adam."""
+        self.policy.load_weights(weights)
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the moments of Adam: what follows is another training."""
+        self.optimizer.state.clear()
+
     def _pass(self, parts: Sequence[Objective], frozen: Sequence[list[_Frozen]], *, part_norms: bool) -> StepReport:
         metrics: dict[str, float] = {}
         tokens = 0
@@ -141,9 +149,9 @@ class Learner:
             tokens += means.tokens
             metrics |= means.named(part.name)
             if part_norms and len(parts) > 1:
-                metrics[f"{part.name}/grad_norm"] = float(_norm(self._gradients(), before))
+                metrics[f"{part.name}/grad_norm"] = self._together(_norms(self._gradients(), before))
         gradients = self._gradients()
-        norm = metrics["grad_norm"] = float(_norm(gradients))
+        norm = metrics["grad_norm"] = self._together(_norms(gradients))
         if len(parts) == 1:
             metrics[f"{parts[0].name}/grad_norm"] = norm
         sampled = all(bool(torch.isfinite(part.rollouts.logp_NT).all()) for part in parts)
@@ -155,17 +163,18 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return StepReport(metrics, tokens, skipped)
 
-    def _accumulate(self, part: Objective, frozen: list[_Frozen]) -> _Means:
+    def _accumulate(self, part: Objective, frozen: list[_Frozen]) -> Means:
         """Run the backward pass of one part over its micro-batches. The denominator covers all rollouts of the part.
 
         Equal rows are computed once. That row then weighs as much as all of them, in the objective and in the metrics.
         """
-        means, aggregate = _Means(), self.aggregate(part.rollouts)
+        means, aggregate = Means(), self.aggregate(part.rollouts)
         clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
         distinct = distinct_rows(part.rollouts, part.rows_with_gradient(), part.key_N)
         rows_D = distinct.rows_D
         copies_N = torch.zeros_like(part.rollouts.prompt_of_N).index_copy(0, rows_D, distinct.copies_D)
-        for number, rows_M in enumerate(self.policy.micro_batches(part.rollouts, rows_D) if len(rows_D) else []):
+        batches = self.policy.micro_batches(part.rollouts, rows_D) if len(rows_D) else []
+        for number, (rows_M, share) in enumerate(self._turns(part.rollouts, batches)):
             batch = take_rows(part.rollouts, rows_M)
             stats = self.policy.token_stats(batch, target=part.target(rows_M))
             mask_MT = batch.mask_NT.to(self.policy.device)
@@ -180,8 +189,10 @@ class Learner:
             if stats.divergence_M is not None:
                 divergence_MT = zeros_MT.masked_scatter(mask_MT, stats.divergence_M)
                 penalty_MT, penalties = penalty_MT + divergence_MT, {"divergence": divergence_MT.detach()}
-            objective = part.weight * aggregate(copies_M1 * (surrogate_MT - penalty_MT), mask_MT)
+            objective = share * part.weight * aggregate(copies_M1 * (surrogate_MT - penalty_MT), mask_MT)
             (-objective).backward()
+            if not share:
+                continue
             mismatch_MT = (old_MT - batch.logp_NT.to(old_MT)).abs()
             means.add(
                 mask_MT,
@@ -194,7 +205,19 @@ class Learner:
                     "logp_mismatch": mismatch_MT,
                 },
             )
+        return self._of_all(means)
+
+    def _turns(self, rollouts: Rollouts, batches: Sequence[Tensor]) -> Iterable[tuple[Tensor, float]]:
+        """The micro-batches that this process computes, each with the share of its gradient that counts: 1 or 0."""
+        return [(rows_M, 1.0) for rows_M in batches]
+
+    def _of_all(self, means: Means) -> Means:
+        """The means over all micro-batches by those of this process's."""
         return means
+
+    def _together(self, norms: Sequence[Tensor]) -> float:
+        """The norm of all gradients by those of each that this process holds."""
+        return float(torch.linalg.vector_norm(torch.stack(tuple(norms))))
 
     def _gradients(self) -> list[Tensor]:
         """What the parts have added up to, parameter by parameter; zeros for those that none of them has reached."""
@@ -216,6 +239,17 @@ class Learner:
                 f"{self.skipped_in_a_row} optimizer steps in a row had a NaN or infinite log-prob, loss or gradient; "
                 "lower optimizer.learning_rate, or look for the first such step in metrics.jsonl"
             )
+
+    def shards(self) -> dict[str, Tensor]:
+        """What of the state is spread over the ranks of the branch, and therefore not in `state`."""
+        return {}
+
+    def blank(self, name: str) -> Tensor:
+        """Room for a tensor of a checkpoint, `weight/NAME` or a moment, spread as the weight is.
+
+        Raises KeyError for a name of no parameter.
+        """
+        return torch.empty_like(self.named_parameters[name.partition("/")[2]])
 
     def state(self) -> dict[str, Tensor]:
         """Weights and optimizer state by parameter name, tied weights once: `weight/NAME`, `exp_avg/NAME`, ..."""
@@ -259,9 +293,9 @@ class Learner:
             raise CheckpointError(f"tensor {strangers[0]!r} is of no parameter of the model")
 
 
-def _norm(gradients: Sequence[Tensor], before: Sequence[Tensor] | None = None) -> Tensor:
-    """The norm of all gradients together, or of what they have gained since `before`."""
+def _norms(gradients: Sequence[Tensor], before: Sequence[Tensor] | None = None) -> Sequence[Tensor]:
+    """The norm of each gradient, or of what it has gained since `before`."""
     if before is None:
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
+        return torch._foreach_norm(list(gradients))
     gains = (now - then.to(now.device) for now, then in zip(gradients, before, strict=True))
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gain) for gain in gains]))
+    return [torch.linalg.vector_norm(gain) for gain in gains]

@@ -23,6 +23,7 @@ from copd.compute.family import Family, family_of, tokenizer_of
 from copd.compute.forward import Forward
 from copd.compute.logprobs import response_score, response_stats
 from copd.compute.packing import attention_as_now
+from copd.compute.ranks import ALONE, Ranks, sampled, scored
 from copd.errors import RecipeError
 from copd.maths.cut import WHOLE, Cut
 from copd.maths.logprobs import TokenStats
@@ -51,7 +52,7 @@ class Policy:
     for sampling and log-probs, and notes its `doubt`. A micro-batch has at most `micro_batch_tokens`. The cache of
     sampling has at most `cache_tokens`, by default as many. With `gradient_checkpointing`, layers are recomputed in the
     backward pass. Several policies may share a model, each through its own `adapter`; None is the model without an
-    adapter. The mask allows control tokens that are `spoken`, such as `<answer>`.
+    adapter. The mask allows control tokens that are `spoken`, such as `<answer>`. `ranks` share sampling and scoring.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class Policy:
         adapter: str | None = None,
         spoken: Collection[str] = (),
         family: type[Family] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.processor = processor
@@ -134,6 +137,10 @@ class Policy:
             return self._with(materialised(self.model, self.adapter, device), **changes)
         return self._with(copied(self.model, device), **changes)
 
+    def duplicate(self) -> Policy:
+        """An independent policy with the same weights; an adapter stays one."""
+        return self._with(copied(self.model, self.device), adapter=self.adapter)
+
     def with_adapter(self, name: str, settings: LoraSettings, seed: int) -> Policy:
         """A policy on this same model, which is frozen from now on, with a new adapter.
 
@@ -155,6 +162,7 @@ class Policy:
             "encoder": self.encoder,
             "gradient_checkpointing": self.gradient_checkpointing,
             "spoken": self.spoken,
+            "ranks": self.ranks,
         }
         twin = Policy(model, self.processor, **(options | changes))
         twin.shared_prefix, twin.packing, twin.doubt = self.shared_prefix, self.packing, self.doubt
@@ -233,9 +241,9 @@ class Policy:
         log-probs are of what is left. A response ends with an end token, or with the token that completes a string of
         `stop`. Problems may be of several kinds.
         """
-        sampler = self.sampler or builtin_sampler.sample
-        return sampler(
-            self,
+        return sampled(
+            self.ranks,
+            partial(self.sampler or builtin_sampler.sample, self),
             problems,
             rollouts_per_prompt=rollouts_per_prompt,
             generator=generator,
@@ -259,7 +267,7 @@ class Policy:
 
     def score(self, rollouts: Rollouts, *, version: int = 0, **asked: Any) -> Score:
         """Log-probs of the responses and of what else is asked; see `copd.compute.logprobs.response_score`."""
-        return response_score(self, rollouts, version=version, **asked)
+        return scored(self.ranks, partial(response_score, self), rollouts, version=version, **asked)
 
     def micro_batches(self, rollouts: Rollouts, rows_M: Tensor) -> list[Tensor]:
         """Split rows by this policy's token budget, for log-probs on its path."""

@@ -256,6 +256,13 @@ class BackendSection(Section):
         description="local: all branches in this process; processes: each in its own process, with its own model; ray: "
         "each an actor of Ray, on this machine or on the cluster that RAY_ADDRESS names",
     )
+    ranks: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="processes of each branch, a card each: FSDP2 spreads weights, gradients and moments over them; "
+        "more than 1 with ray only",
+    )
     restarts: int = Field(
         3,
         ge=0,
@@ -271,6 +278,8 @@ class BackendSection(Section):
 
     @model_validator(mode="after")
     def _named_first(self) -> BackendSection:
+        if self.ranks > 1 and self.kind != "ray":
+            raise ValueError(f".ranks: found {self.ranks} with kind {self.kind}; accepted: 1, or kind ray")
         if self.give_up_minutes <= self.slow_minutes:
             raise ValueError(
                 f".give_up_minutes: found {self.give_up_minutes:g}; accepted: more than slow_minutes, which is "

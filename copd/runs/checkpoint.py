@@ -13,7 +13,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import index
@@ -77,7 +77,7 @@ def new_checkpoint(root: Path, step: int) -> Iterator[Path]:
 def complete(
     folder: Path,
     step: int,
-    parts: Mapping[str, StateFile],
+    parts: Mapping[str, Sequence[StateFile]],
     notes: Mapping[str, Any],
     keep_last: int,
     beside: Collection[int] = (),
@@ -89,7 +89,8 @@ def complete(
     branch told it.
     """
     root, final = folder.parent, folder.with_name(_name(step))
-    for branch, part in parts.items():
+    written = [(branch, part) for branch, own in parts.items() for part in own]
+    for branch, part in written:
         path = folder / part.name
         found = path.stat().st_size if path.is_file() else None
         if found != part.bytes:
@@ -99,7 +100,7 @@ def complete(
                 "storage that all branches share"
             )
     with_usual_modes(folder)
-    files = {part.name: {"bytes": part.bytes, "sha256": part.sha256} for part in sorted(parts.values(), key=_by_name)}
+    files = {part.name: {"bytes": part.bytes, "sha256": part.sha256} for _, part in sorted(written, key=_by_name)}
     manifest = {"step": step, "branches": list(parts), "notes": notes, "files": files}
     sealed = {"sha256": _seal(manifest), **manifest}
     (folder / MANIFEST).write_text(json.dumps(sealed, indent=1), encoding="utf-8")
@@ -165,7 +166,8 @@ def verify_checkpoint(folder: Path) -> Checkpoint:
         files, branches = dict(manifest["files"]), tuple(map(_plain, manifest["branches"]))
         checkpoint = Checkpoint(folder, index(manifest["step"]), dict(manifest["notes"]), branches)
         for name in files:
-            _plain(name)
+            for part in name.split("/"):
+                _plain(part)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: missing, damaged or not a manifest: {error}") from error
     for name, expected in files.items():
@@ -190,6 +192,10 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def _by_name(written: tuple[str, StateFile]) -> str:
+    return written[1].name
+
+
 def fingerprint(path: Path) -> dict[str, Any]:
     """Size in bytes and sha256 of a file."""
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
@@ -198,10 +204,6 @@ def fingerprint(path: Path) -> dict[str, Any]:
 def _seal(manifest: Mapping[str, Any]) -> str:
     """The sha256 of a manifest's contents, whatever their layout."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _by_name(part: StateFile) -> str:
-    return part.name
 
 
 SAVES = "checkpoints.jsonl"

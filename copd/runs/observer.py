@@ -247,7 +247,7 @@ class RunObserver:
         self,
         folder: Path,
         steps_done: int,
-        parts: Mapping[str, StateFile],
+        parts: Mapping[str, Sequence[StateFile]],
         counts: Mapping[str, Mapping[str, float]],
     ) -> Path:
         notes = {

@@ -1,0 +1,143 @@
+"""A branch on two and on three ranks, real processes with gloo: all is as on one rank."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from on_ranks import ADVANTAGES
+from safetensors.torch import load_file
+
+from copd.branches.state import read_shards
+from copd.errors import CheckpointError, RecipeError
+from copd.model.learner import Learner
+from copd.model.sharded import ShardedLearner
+
+pytestmark = pytest.mark.slow
+PROGRAM = Path(__file__).parents[1] / "on_ranks.py"
+EVERY = [f"whole {kind} {name}" for kind in ADVANTAGES for name in ("grpo", "sampled", "dense")]
+OTHERS = [f"{what} mixed {name}" for what in ("checkpointed", "lora") for name in ("grpo", "sampled", "dense")]
+RANKS = [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
+
+
+def started(count, folder, *kinds):
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    common = [str(count), port, str(folder), *kinds]
+    return [subprocess.Popen([sys.executable, PROGRAM, str(rank), *common]) for rank in range(count)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    for programs in (started(1, folder, *ADVANTAGES), started(2, folder, *ADVANTAGES), started(3, folder, "mixed")):
+        assert [program.wait(300) for program in programs] == [0] * len(programs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(folder):
+    return load_file(folder / "1-0.safetensors")
+
+
+@pytest.fixture(scope="module", params=RANKS, ids=lambda where: f"rank {where[1]} of {where[0]}")
+def rank(request, folder):
+    """What a rank has found: how many there are, the tensors, the reports."""
+    name = "{}-{}".format(*request.param)
+    return (
+        request.param[0],
+        load_file(folder / f"{name}.safetensors"),
+        json.loads((folder / f"{name}.json").read_text()),
+    )
+
+
+def cases(reports, wanted):
+    return [case for case in wanted if case in reports]
+
+
+def under(prefix, tensors):
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def test_gradients_are_those_of_one_rank(rank, one, assert_same):
+    count, tensors, reports = rank
+    found = cases(reports, EVERY + OTHERS)
+    assert len(found) == len(EVERY + OTHERS) - (9 if count == 3 else 0)
+    for case in found:
+        assert_same(under(f"{case}/gradient", tensors), under(f"{case}/gradient", one), atol=1e-10)
+
+
+def test_weights_after_two_steps_are_those_of_one_rank_on_every_rank(rank, one, assert_same):
+    _, tensors, reports = rank
+    for case in reports:
+        assert_same(under(f"{case}/weight", tensors), under(f"{case}/weight", one), atol=1e-8)
+
+
+def test_what_a_step_reports_is_of_all_ranks(rank, folder):
+    _, _, reports = rank
+    alone = json.loads((folder / "1-0.json").read_text())
+    for case, steps in reports.items():
+        for found, expected in zip(steps, alone[case], strict=True):
+            assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-9)
+            assert {**found, "metrics": {}} == {**expected, "metrics": {}}
+
+
+def test_a_gradient_that_would_be_wrong_would_be_seen(one):
+    moved = [max(float(g.abs().max()) for g in under(f"{case}/gradient", one).values()) for case in EVERY]
+    silent = {case for case, most in zip(EVERY, moved, strict=True) if most < 1e-3}
+    assert silent == {"whole video grpo", "whole video sampled"}
+
+
+def test_samples_and_scores_are_those_of_one_rank(rank, one):
+    _, tensors, _ = rank
+    for name in ("tokens", "greedy"):
+        assert torch.equal(tensors[name], one[name])
+    for name in ("logp", "scored", "whole", "likeliest", "at"):
+        torch.testing.assert_close(tensors[name], one[name], rtol=0, atol=1e-12)
+
+
+def test_any_number_of_ranks_reads_what_another_number_wrote(folder):
+    reader = load_file(folder / "3-1.safetensors")
+    for count in (1, 2):
+        written, found = (
+            under("state/", load_file(folder / f"{count}-0.safetensors")),
+            under(f"checkpoint-{count}/", reader),
+        )
+        assert len(written) > 300
+        assert found.keys() == {f"checkpoint-{count}/{name}" for name in written}
+        for name, tensor in written.items():
+            assert torch.equal(found[f"checkpoint-{count}/{name}"], tensor), name
+    assert len(list((folder / "checkpoint-2" / "text").iterdir())) == 2
+
+
+def test_one_process_reads_what_ranks_wrote(folder, policy64):
+    learner = Learner(policy64.clone(), learning_rate=1e-3)
+    state = {
+        **load_file(folder / "checkpoint-3" / "text.safetensors"),
+        **read_shards(folder / "checkpoint-3" / "text", learner.blank),
+    }
+    learner.load_state(state)
+    written = under("state/", load_file(folder / "3-0.safetensors"))
+    assert written.keys() == {f"state/{name}" for name in learner.state()}
+    assert all(torch.equal(tensor, written[f"state/{name}"]) for name, tensor in learner.state().items())
+
+
+def test_a_damaged_folder_of_ranks_is_named(folder, tmp_path, policy64):
+    learner = Learner(policy64.clone(), learning_rate=1e-3)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "shard-00001-model-00001-of-00001.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(CheckpointError, match="text: cannot be read: "):
+        read_shards(tmp_path / "text", learner.blank)
+    with pytest.raises(CheckpointError, match="text: cannot be read: 'w' is missing"):
+        read_shards(folder / "checkpoint-2" / "text", lambda name: {}["w"])
+
+
+def test_moments_in_eight_bits_are_refused_on_several_ranks(policy64):
+    with pytest.raises(
+        RecipeError, match=r"optimizer.kind: found adamw_8bit; accepted with backend.ranks above 1: adamw"
+    ):
+        ShardedLearner(policy64, kind="adamw_8bit", learning_rate=1e-3)
