@@ -1,4 +1,4 @@
-"""A learner on one of the ranks of a branch, as a program: RANK COUNT PORT FOLDER KIND... One rank alone meets no other.
+"""A learner on one of the ranks of a branch, as a program: RANK COUNT PORT FOLDER KIND...
 
 It trains by the same rollouts whatever the number of ranks. It writes what it found into FOLDER/COUNT-RANK, and a
 checkpoint. It reads the checkpoints that others have written there before.

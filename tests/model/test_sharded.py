@@ -34,7 +34,8 @@ def started(count, folder, *kinds):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    for programs in (started(1, folder, *ADVANTAGES), started(2, folder, *ADVANTAGES), started(3, folder, "mixed")):
+    for count, kinds in ((1, ADVANTAGES), (2, ADVANTAGES), (3, ["mixed"])):
+        programs = started(count, folder, *kinds)
         assert [program.wait(300) for program in programs] == [0] * len(programs)
     return folder
 
