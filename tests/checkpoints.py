@@ -7,7 +7,7 @@ from copd.runs.checkpoint import complete, new_checkpoint, part_of
 def save_checkpoint(root, step, states, notes, keep_last, beside=()):
     """The folder of a new checkpoint with the tensors of each branch by its name."""
     with new_checkpoint(root, step) as folder:
-        parts = {name: write_state(tensors, part_of(folder, name)) for name, tensors in states.items()}
+        parts = {name: [write_state(tensors, part_of(folder, name))] for name, tensors in states.items()}
         return complete(folder, step, parts, notes, keep_last, beside)
 
 

@@ -16,7 +16,7 @@ from copd.assemble.branches import lone_branch
 from copd.branches import ray as on_ray
 from copd.branches.local import local_handle
 from copd.branches.ray import RayBranch, Resources
-from copd.errors import ProcessError, RecipeError
+from copd.errors import LostBranchError, ProcessError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.system.cluster import cards_for, cluster
 from copd.system.files import sha256
@@ -87,6 +87,55 @@ def test_an_actor_gives_what_a_branch_of_this_process_gives(pair, told, tmp_path
     assert not told
 
 
+@pytest.fixture(scope="module")
+def on_two_ranks():
+    """A branch of two ranks, and one of one rank that teaches it."""
+    make = partial(lone_branch, RECIPE, "text", 0, None)
+    actors = [RayBranch("text", make, print, Resources(1, 0, ranks=2), HERE), started("image")]
+    yield [actor.handle() for actor in actors], actors[0]
+    for actor in actors:
+        actor.close()
+
+
+def test_a_branch_of_two_ranks_gives_what_a_branch_of_one_gives(on_two_ranks, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    with lone_branch(RECIPE, "text", 0, None, print) as text, lone_branch(RECIPE, "image", 1, None, print) as image:
+        alone = asyncio.run(taught(local_handle(text), local_handle(image), here))
+        (student, teacher), _ = on_two_ranks
+        score, metrics, validated, _, said, files, counts, gradients = asyncio.run(taught(student, teacher, there))
+        torch.testing.assert_close(score.logp_NT, alone[0].logp_NT, rtol=0, atol=1e-4)
+        assert {**metrics, "tokens_per_second": 0} == pytest.approx({**alone[1], "tokens_per_second": 0}, abs=1e-3)
+        assert torch.equal(validated.tokens_NT, alone[2].tokens_NT)
+        assert said == alone[4]
+        assert {name: counts[name] for name in counts if "seconds" not in name} == {
+            name: alone[6][name] for name in counts if "seconds" not in name
+        }
+        for found, expected in zip(gradients[0], alone[7][0], strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+        assert [len(files), len(alone[5])] == [3, 1]
+        text.read_state(there / "text.safetensors", counts)
+        text.write_weights(here / "weights")
+        asyncio.run(student.write_weights(there / "weights"))
+        weights = [sha256(folder / "weights" / "model.safetensors") for folder in (here, there)]
+        assert weights[0] == weights[1]
+        asyncio.run(student.read_state(here / "text.safetensors", counts))
+        text.read_state(here / "text.safetensors", counts)
+        asyncio.run(student.write_weights(there / "again"))
+        text.write_weights(here / "again")
+        assert sha256(there / "again" / "model.safetensors") == sha256(here / "again" / "model.safetensors")
+
+
+def test_a_branch_that_loses_a_rank_is_lost(on_two_ranks):
+    (student, _), actor = on_two_ranks
+    os.kill(actor.process, signal.SIGKILL)
+    began = time.perf_counter()
+    with pytest.raises(LostBranchError, match="branch text: its actor has ended"):
+        asyncio.run(student.collect("text", 5, 2, 2))
+    assert time.perf_counter() - began < 60
+
+
 def test_warnings_of_an_actor_reach_the_run_with_the_next_answer(pair, told):
     asyncio.run(pair[1].collect("text", 0, 1, 1))
     assert told == ["a grader failed"]
@@ -115,7 +164,7 @@ def test_weights_and_state_of_actors_travel_by_files(pair, tmp_path):
 
     state, copied, path = asyncio.run(swap())
     assert sha256(tmp_path / "again" / "model.safetensors") == sha256(tmp_path / "weights" / "model.safetensors")
-    assert copied.sha256 == state.sha256
+    assert [each.sha256 for each in copied] == [each.sha256 for each in state]
     assert path.packing
 
 

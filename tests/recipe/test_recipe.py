@@ -792,6 +792,14 @@ def test_no_refusal_speaks_the_words_of_the_library_behind_it(override):
     assert "accepted: " in str(refused.value)
 
 
+def test_a_branch_has_several_ranks_on_ray_only():
+    assert load_recipe("demo", ["backend.kind=ray", "backend.ranks=2"]).backend.ranks == 2
+    with pytest.raises(RecipeError, match=r"^backend\.ranks: found 2 with kind processes; accepted: 1, or kind ray"):
+        load_recipe("demo", ["backend.kind=processes", "backend.ranks=2"])
+    with pytest.raises(RecipeError, match=r"^backend\.ranks: accepted: 1 or more, found '0'"):
+        load_recipe("demo", ["backend.ranks=0"])
+
+
 def test_the_name_of_a_backend_stands_for_its_section():
     assert load_recipe("demo", ["backend=ray"]).backend.kind == "ray"
     several = load_recipe("demo", ["backend=processes", "backend.restarts=7"]).backend

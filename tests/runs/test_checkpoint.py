@@ -348,7 +348,7 @@ def test_a_part_that_is_not_here_as_its_branch_told_it_is_refused_and_the_older_
         with new_checkpoint(tmp_path, 2) as folder:
             if content:
                 part_of(folder, "text").write_bytes(content)
-            complete(folder, 2, {"text": StateFile("text.safetensors", 9, "?")}, {}, 2)
+            complete(folder, 2, {"text": [StateFile("text.safetensors", 9, "?")]}, {}, 2)
 
     for content, here in ((None, "not here"), (b"short", "5 bytes long here")):
         said = rf"step 2 .*text\.safetensors: branch text wrote 9 bytes, but the file is {here}; .* all branches share"
