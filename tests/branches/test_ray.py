@@ -35,7 +35,7 @@ def started(name, recipe=RECIPE):
 def here():
     """A cluster of this machine; who handled the signals before it."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with cluster(4):
+    with cluster(8):
         yield before
 
 
