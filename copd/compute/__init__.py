@@ -10,6 +10,7 @@
 - `flex`: attention of the sequence on cards, by blocks of its mask
 - `windows`: attention of the sequence elsewhere, in windows of it
 - `tf32`: products in TF32, for the output head on cards
+- `ranks`: the processes that compute one branch together: their shares of samples and scores
 - `logprobs`: log-probs, entropy and top-k of responses, in chunks of the vocabulary
 - `refill`: the decode loop that cards take, on a cache of bounded size
 - `stops`: strings that end a response

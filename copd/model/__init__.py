@@ -10,6 +10,7 @@
 - `lora`: adapters on one frozen base
 - `holding`: copies on another device; frozen weights in half precision
 - `learner`: parts to one optimizer step; the only backward
+- `sharded`: the learner of a branch of several ranks, by FSDP2
 - `optimizers`: AdamW with moments in float32, in 8 bits, or on the CPU
 - `rates`: the learning rate over the updates: warm-up and decay
 - `objectives`: GRPO and OPD: advantage and penalty of each token, each part with its own denominator

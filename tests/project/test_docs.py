@@ -55,6 +55,7 @@ NOT_RUN = {
     ".venv-bench/": "another environment, which `make bench` makes",
     "copd advise ": "minutes; tests/commands/test_advise.py runs it at a reduced size",
     "copd train demo backend=ray": "a minute; tests/whole/test_lost_branch.py runs it at a reduced size",
+    "copd train demo backend.kind=ray backend.ranks=2": "minutes; tests/branches/test_ray.py runs such a branch",
     "copd train my.yaml backend=ray": "needs a cluster",
     "copd train my.yaml sampling.engine=vllm": "needs vLLM; tests/model/test_vllm.py runs it at a reduced size",
     "copd train studies/": "minutes each, and only from the root of the checkout",

@@ -46,6 +46,7 @@ ROOMS = {
         "copd.maths.cut",
         "copd.maths.divergences",
         "copd.compute.batching",
+        "copd.compute.ranks",
         "copd.model",
         "copd.rewards.grading",
         "copd.tasks.asked",
