@@ -89,7 +89,7 @@ def memory_table(planned: Planned) -> Table:
     needs, unit = planned.needs, unit_of(planned)
     table = Table(unit.name, title=_title(planned), title_justify="left")
     for need in needs:
-        table.add_column(f"{need.process}\n{need.device}", justify="right")
+        table.add_column(f"{need.process}\n{', '.join(dict.fromkeys((need.device, *need.alike)))}", justify="right")
     for term in dict.fromkeys(term for need in needs for term in need.held):
         table.add_row(term, *(unit.cell(need.held.get(term, 0)) for need in needs))
     terms = [(stage, term) for need in needs for stage, terms in need.stages.items() for term in terms]

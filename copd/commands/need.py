@@ -15,12 +15,16 @@ Terms = dict[str, int]
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of one process on one device: what it always holds, and what it adds in each stage."""
+    """Bytes of one process on one device: what it always holds, and what it adds in each stage.
+
+    `alike`: further devices, on each of which another rank of the same branch needs the same.
+    """
 
     process: str
     device: str
     held: Terms
     stages: Mapping[str, Terms] = field(default_factory=dict)
+    alike: tuple[str, ...] = ()
 
     def within(self, stage: str) -> int:
         """What is held and added in a stage."""
@@ -38,7 +42,8 @@ def on_each(needs: Iterable[Need]) -> dict[str, int]:
     """
     of: dict[str, list[Need]] = {}
     for need in needs:
-        of.setdefault(need.device, []).append(need)
+        for device in (need.device, *need.alike):
+            of.setdefault(device, []).append(need)
     most = {}
     for device, own in of.items():
         before = sum(max(need.within(s) for s in ("", *need.stages) if s != END) for need in own)

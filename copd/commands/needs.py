@@ -43,20 +43,21 @@ ACTIVATIONS = "activations"
 def devices_of(recipe: Recipe, plan: Plan, cards: int) -> dict[str, str]:
     """The device of the base and of each branch with so many cards, those of one machine or for Ray of the cluster.
 
-    Raises RecipeError for a card that is not there, and for Ray with fewer cards than branches.
+    Of a branch of several ranks it is that of the first; the others have the cards behind it. Raises RecipeError for a
+    card that is not there, and for Ray with fewer cards than ranks of branches.
     """
     found = {BASE: _device(recipe.model.device, "model.device", 0, cards)}
     ray = recipe.backend.kind == "ray"
     for index, name in enumerate(plan.branches):
-        spread = index if ray or not recipe.model.offload else 0
+        spread = index * recipe.backend.ranks if ray or not recipe.model.offload else 0
         found[name] = _device(*device_of(recipe, name), spread, cards)
         if recipe.lora is not None and recipe.backend.kind == "local":
             found[name] = found[BASE]
-    wanting = sum(found[name] != CPU for name in plan.branches)
-    if ray and wanting > cards:
+    ranks, wanting = recipe.backend.ranks, sum(found[name] != CPU for name in plan.branches)
+    if ray and wanting * ranks > cards:
         raise RecipeError(
-            f"backend: ray gives each branch a card of its own, and {wanting} branches want one; found {cards}; "
-            "accepted: as many cards as branches, or backend: processes, which shares them out"
+            f"backend: ray gives each rank of a branch a card of its own, and {wanting} branches of {ranks} want one; "
+            f"found {cards}; accepted: a card for each, or backend: processes, which shares them out"
         )
     return found
 
@@ -87,7 +88,8 @@ class Needs:
     def all(self) -> list[Need]:
         """The processes of the run: one for all, or one for the run and one for each branch."""
         if self.recipe.backend.kind != "local":
-            return [*self._of_the_run(), *map(self._alone, self.plan.branches), *self._beside_cards()]
+            alone = [self._on_ranks(self._alone(name)) for name in self.plan.branches]
+            return [*self._of_the_run(), *alone, *self._beside_cards()]
         places = dict.fromkeys([*self.devices.values(), CPU])
         return [need for need in map(self._together, places) if need.most]
 
@@ -134,6 +136,25 @@ class Needs:
         base = {"base": self._base(device)} if self.recipe.lora or self.recipe.grpo.kl_coefficient else {}
         return Need(name, device, base | self._own(name), self._stages(name))
 
+    def _on_ranks(self, alone: Need) -> Need:
+        """Each of the ranks of a branch: it has the whole weights, and a share of what is trained."""
+        count = self.recipe.backend.ranks
+        if count == 1:
+            return alone
+        weights = memory.frozen_weights(self.shape) if self.recipe.lora else self._whole
+        held = {name: size // count if name.startswith("moments") else size for name, size in alone.held.items()}
+        training = alone.stages[TRAINING]
+        spread = {
+            "gradients": training["gradients"] // count,
+            "gathered weights": memory.gathered(self.shape),
+            "gathered gradients": 0 if self.recipe.lora else memory.gathered_gradients(self.shape),
+        }
+        stages = {**alone.stages, TRAINING: training | spread}
+        held["sharded weights"] = weights // count
+        kind, _, first = alone.device.partition(":")
+        others = (f"{kind}:{int(first) + rank}" if first else kind for rank in range(1, count))
+        return Need(f"{alone.process}, {count} ranks", alone.device, held, stages, tuple(others))
+
     def _beside_cards(self) -> Iterator[Need]:
         """What the processes of branches on cards have on the CPU, all together."""
         names = [name for name in self.plan.branches if self.devices[name] != CPU]
@@ -141,7 +162,7 @@ class Needs:
         stages = [self._copied_from_a_card(name) for name in names]
         merging = [{MERGING: {"weights to merge": self._whole}} for _ in names if self._merges]
         together = {stage: added(each.get(stage, {}) for each in stages) for stage in (TRAINING, SAVING)}
-        together[LOADING] = {"weights": len(names) * self._whole}
+        together[LOADING] = {"weights": len(names) * self.recipe.backend.ranks * self._whole}
         together[MERGING] = added(each[MERGING] for each in merging)
         if names:
             yield Need(BRANCHES, CPU, {"moments of AdamW": len(names) * held}, together)

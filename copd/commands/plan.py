@@ -136,7 +136,8 @@ class Planned:
         for name, work in works.items():
             device = self.devices.get(name, self.devices[BASE])
             line = "" if local else name if device == CPU else device
-            busy[line] = busy.get(line, 0.0) + work.seconds(speed)
+            ranks = self.recipe.backend.ranks if name in self.plan.branches else 1
+            busy[line] = busy.get(line, 0.0) + work.seconds(speed) / ranks
         return max(busy.values()) / HOUR
 
     def remedies(self) -> list[Remedy]:

@@ -293,6 +293,23 @@ def cache(shape: Shape, tokens: int, *, half: bool) -> int:
     return 2 * (NARROW if half else WIDE) * shape.layers * shape.key * tokens
 
 
+def gathered(shape: Shape) -> int:
+    """What a rank of several holds of others' weights in a pass: all outside of layers, one layer and the next."""
+    layer = shape.products // shape.layers
+    if shape.tower:
+        layer = max(layer, shape.tower.products // shape.tower.layers)
+    return WIDE * (_outside_of_layers(shape) + 2 * layer)
+
+
+def gathered_gradients(shape: Shape) -> int:
+    """Gradients on a rank of several before they are summed over all: of what is outside of layers, and of a layer."""
+    return WIDE * (_outside_of_layers(shape) + shape.products // shape.layers)
+
+
+def _outside_of_layers(shape: Shape) -> int:
+    return shape.parameters - shape.products - (shape.tower.products if shape.tower else 0)
+
+
 def checkpoint(trained: int, kind: str = "adamw") -> int:
     """A branch in a checkpoint: what is trained, and its moments."""
     return WIDE * trained + moments(trained, kind)

@@ -18,7 +18,6 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from copd.errors import RecipeError
 from copd.model.learner import Learner, Means, StepReport
 from copd.model.objectives import Objective
 from copd.model.policy import Policy
@@ -33,14 +32,12 @@ class ShardedLearner(Learner):
     they compute that of another, which does not count there.
     """
 
-    def __init__(self, policy: Policy, *, kind: str = "adamw", **options: Any) -> None:
-        """Raises RecipeError for a kind of optimizer that does not keep its moments beside sharded weights."""
-        if kind != "adamw":
-            raise RecipeError(f"optimizer.kind: found {kind}; accepted with backend.ranks above 1: adamw")
+    def __init__(self, policy: Policy, **options: Any) -> None:
+        """`options` are those of `Learner`; of its kinds, `adamw` keeps moments beside sharded weights."""
         self._ranks, self._whole = policy.ranks, policy
         sharded = policy.duplicate()
         shard(sharded.model, policy.ranks.mesh)
-        super().__init__(sharded, kind=kind, **options)
+        super().__init__(sharded, **options)
 
     def step(self, parts: Sequence[Objective], **options: Any) -> StepReport:
         report = super().step(parts, **options)

@@ -159,6 +159,8 @@ class Recipe(Section):
             )
         if self.backend.kind != "local" and self.model.offload:
             raise ValueError("model.offload: branches take turns within one process; set backend: local")
+        if self.backend.ranks > 1 and self.optimizer.kind != "adamw":
+            raise ValueError(f"optimizer.kind: found {self.optimizer.kind} with backend.ranks above 1; accepted: adamw")
         if self.backend.kind == "ray":
             for name, branch in self.branches.items():
                 if branch.device is not None and ":" in branch.device:

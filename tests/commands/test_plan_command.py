@@ -129,6 +129,7 @@ def test_evaluation_is_counted_measure_by_measure():
         (CUDA, 0, ["cpu"] * 4),
         (CUDA, 2, ["cuda:0", "cuda:0", "cuda:1", "cuda:0"]),
         ([*CUDA, "backend=ray"], 3, ["cuda:0", "cuda:0", "cuda:1", "cuda:2"]),
+        ([*CUDA, "backend={kind: ray, ranks: 2}"], 6, ["cuda:0", "cuda:0", "cuda:2", "cuda:4"]),
         ([*CUDA, "branches.image.device=cuda:1"], 2, ["cuda:0", "cuda:0", "cuda:1", "cuda:0"]),
         ([*CUDA, "backend=local", "model.offload=true"], 2, ["cuda:0"] * 4),
         ([*CUDA, "backend=local", "lora={rank: 2}"], 2, ["cuda:0"] * 4),
@@ -146,8 +147,9 @@ def test_branches_stand_where_the_run_would_put_them(changes, cards, devices):
         (
             [*CUDA, "backend=ray"],
             2,
-            "backend: ray gives each branch a card of its own, and 3 branches want one; found 2",
+            "backend: ray gives each rank of a branch a card of its own, and 3 branches of 1 want one; found 2",
         ),
+        ([*CUDA, "backend={kind: ray, ranks: 2}"], 5, "3 branches of 2 want one; found 5; accepted: a card for each"),
         (["branches.image.device=cuda:2"], 2, r"branches\.image\.device: is 'cuda:2', but --gpus is 2"),
         (["model.device=cuda"], 0, r"model\.device: is 'cuda', but --gpus is 0"),
     ],
@@ -254,6 +256,24 @@ def test_on_a_card_processes_are_added_and_the_end_counts_with_sampling():
     assert on_each([first, Need(RUN, "cuda:0", {}, {END: {"base": 90}})]) == {"cuda:0": 200}
 
 
+def test_each_rank_of_a_branch_has_the_whole_weights_and_a_share_of_what_is_trained(planned_of, shape):
+    alone = planned_of(*CUDA, "backend=ray", cards=Cards(3))
+    ranks = planned_of(*CUDA, "backend={kind: ray, ranks: 2}", cards=Cards(6))
+    assert list(ranks.most) == [f"cuda:{i}" for i in range(6)]
+    one, two = need(alone, "text", "cuda:0"), need(ranks, "text, 2 ranks", "cuda:0")
+    whole = memory.weights(shape)
+    assert one.held == {"weights": whole, "moments of AdamW": 2 * whole}
+    assert two.held == {"weights": whole, "moments of AdamW": whole, "sharded weights": whole // 2}
+    assert two.stages[TRAINING]["gradients"] == one.stages[TRAINING]["gradients"] // 2
+    outside = memory.gathered_gradients(shape) - memory.WIDE * (shape.products // shape.layers)
+    assert 0 < outside < whole
+    assert memory.gathered(shape) > outside
+    assert {name: two.stages[name] for name in (SCORING, SAMPLING)} == {
+        name: one.stages[name] for name in (SCORING, SAMPLING)
+    }
+    assert on_each([two])["cuda:1"] == two.most
+
+
 def test_hours_are_those_of_the_busiest_device(planned_of):
     speed = Speed(1.0, 1e9, 1e9)
 
@@ -263,6 +283,8 @@ def test_hours_are_those_of_the_busiest_device(planned_of):
     assert hours() == pytest.approx(6 * 80 / 3600, rel=1e-3), "each process has cores of its own"
     assert hours("backend=local") == pytest.approx(3 * 6 * 80 / 3600, rel=1e-3)
     assert hours(*CUDA, cards=3) == pytest.approx(6 * 80 / 3600, rel=1e-3)
+    ranks = "backend={kind: ray, ranks: 2}"
+    assert hours(*CUDA, ranks, cards=6) == pytest.approx(6 * 80 / 3600 / 2, rel=1e-3), "ranks share the work"
     assert hours(*CUDA, cards=2) == pytest.approx(2 * 6 * 80 / 3600, rel=1e-3), "two branches share the first card"
 
 

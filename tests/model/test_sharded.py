@@ -12,9 +12,8 @@ from on_ranks import ADVANTAGES
 from safetensors.torch import load_file
 
 from copd.branches.state import read_shards
-from copd.errors import CheckpointError, RecipeError
+from copd.errors import CheckpointError
 from copd.model.learner import Learner
-from copd.model.sharded import ShardedLearner
 
 pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).parents[1] / "on_ranks.py"
@@ -135,10 +134,3 @@ def test_a_damaged_folder_of_ranks_is_named(folder, tmp_path, policy64):
         read_shards(tmp_path / "text", learner.blank)
     with pytest.raises(CheckpointError, match="text: cannot be read: 'w' is missing"):
         read_shards(folder / "checkpoint-2" / "text", lambda name: {}["w"])
-
-
-def test_moments_in_eight_bits_are_refused_on_several_ranks(policy64):
-    with pytest.raises(
-        RecipeError, match=r"optimizer.kind: found adamw_8bit; accepted with backend.ranks above 1: adamw"
-    ):
-        ShardedLearner(policy64, kind="adamw_8bit", learning_rate=1e-3)

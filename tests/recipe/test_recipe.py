@@ -796,6 +796,10 @@ def test_a_branch_has_several_ranks_on_ray_only():
     assert load_recipe("demo", ["backend.kind=ray", "backend.ranks=2"]).backend.ranks == 2
     with pytest.raises(RecipeError, match=r"^backend\.ranks: found 2 with kind processes; accepted: 1, or kind ray"):
         load_recipe("demo", ["backend.kind=processes", "backend.ranks=2"])
+    with pytest.raises(
+        RecipeError, match=r"^optimizer\.kind: found adamw_8bit with backend\.ranks above 1; accepted: adamw"
+    ):
+        load_recipe("demo", ["backend.kind=ray", "backend.ranks=2", "optimizer.kind=adamw_8bit"])
     with pytest.raises(RecipeError, match=r"^backend\.ranks: accepted: 1 or more, found '0'"):
         load_recipe("demo", ["backend.ranks=0"])
 
