@@ -73,13 +73,13 @@ class RayBranch:
         served = ray.remote(_Served)
         places = [PlacementGroupSchedulingStrategy(self._group, rank) for rank in range(resources.ranks)]
         self._actors = [served.options(**options, scheduling_strategy=place).remote() for place in places]
-        makes = [make]
-        if resources.ranks > 1:
-            address = ray.get(self._actors[0].address.remote())
-            meetings = (Meeting(address, rank, resources.ranks) for rank in range(resources.ranks))
-            makes = [partial(make, meeting=meeting) for meeting in meetings]
-        pairs = zip(self._actors, makes, strict=True)
-        self._ready = [actor.built.remote(each, os.getcwd()) for actor, each in pairs]
+        if resources.ranks == 1:
+            self._ready = [self._actors[0].built.remote(make, os.getcwd())]
+        else:
+            address = self._actors[0].address.remote()  # Ray waits for it before it builds a rank
+            ranks = [(rank, resources.ranks) for rank in range(resources.ranks)]
+            pairs = zip(self._actors, ranks, strict=True)
+            self._ready = [actor.built_as.remote(rank, address, make, os.getcwd()) for actor, rank in pairs]
 
     @property
     def peak(self) -> Memory:
@@ -178,6 +178,10 @@ class _Served:
         with socket.socket() as found:
             found.bind((host, 0))
             return f"{host}:{found.getsockname()[1]}"
+
+    def built_as(self, rank: tuple[int, int], address: str, make: Make, folder: str) -> bytes:
+        """Build one rank of the branch: its number, and how many there are, which meet at the address."""
+        return self.built(partial(make, meeting=Meeting(address, *rank)), folder)
 
     def built(self, make: Make, folder: str) -> bytes:
         """Build the branch. `folder` is that of the run, from which relative paths lead."""
