@@ -34,14 +34,14 @@ class ShardedLearner(Learner):
 
     def __init__(self, policy: Policy, **options: Any) -> None:
         """`options` are those of `Learner`; of its kinds, `adamw` keeps moments beside sharded weights."""
-        self._ranks, self._whole = policy.ranks, policy
+        self._ranks, self._copy = policy.ranks, policy
         sharded = policy.duplicate()
         shard(sharded.model, policy.ranks.mesh)
         super().__init__(sharded, **options)
 
     def step(self, parts: Sequence[Objective], **options: Any) -> StepReport:
         report = super().step(parts, **options)
-        self._gather()
+        self._follow()
         return report
 
     def gradient(self, part: Objective) -> list[Tensor]:
@@ -51,8 +51,8 @@ class ShardedLearner(Learner):
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        self._whole.load_weights(weights)
-        for name, parameter in self._whole.trained_parameters().items():
+        self._copy.load_weights(weights)
+        for name, parameter in self._copy.trained_parameters().items():
             self.named_parameters[name].copy_(_spread(parameter, self.named_parameters[name]))
         self.forget()
 
@@ -68,7 +68,7 @@ class ShardedLearner(Learner):
             name: self.named_parameters.get(name.partition("/")[2]) for name, tensor in tensors.items() if tensor.ndim
         }
         super().load_state({name: _spread(tensor, like.get(name)) for name, tensor in tensors.items()})
-        self._gather()
+        self._follow()
 
     def _turns(self, rollouts: Rollouts, batches: Sequence[Tensor]) -> list[tuple[Tensor, float]]:
         alike: dict[tuple[bool, bool], list[Tensor]] = defaultdict(list)
@@ -95,11 +95,11 @@ class ShardedLearner(Learner):
         return [gradient.to_local() for gradient in super()._gradients() if isinstance(gradient, DTensor)]
 
     @torch.no_grad()
-    def _gather(self) -> None:
+    def _follow(self) -> None:
         """Bring the whole copy up to the sharded weights."""
-        for name, parameter in self._whole.trained_parameters().items():
+        for name, parameter in self._copy.trained_parameters().items():
             parameter.copy_(_whole(self.named_parameters[name]))
-        self._whole.changes += 1
+        self._copy.changes += 1
 
 
 def shard(model: Any, mesh: DeviceMesh | None) -> None:

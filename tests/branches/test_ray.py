@@ -125,6 +125,14 @@ def test_a_branch_of_two_ranks_gives_what_a_branch_of_one_gives(on_two_ranks, tm
         asyncio.run(student.write_weights(there / "again"))
         text.write_weights(here / "again")
         assert sha256(there / "again" / "model.safetensors") == sha256(here / "again" / "model.safetensors")
+        asyncio.run(student.load_weights(here / "weights"))
+        text.load_weights(here / "weights")
+        files = asyncio.run(student.write_state(there / "anew.safetensors"))
+        state = {**text.state(), "version": torch.tensor(1)}
+        text.read_state(there / "anew.safetensors", counts)
+        assert len(files) == 3
+        assert text.state().keys() == state.keys()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in text.state().items())
 
 
 def test_a_branch_that_loses_a_rank_is_lost(on_two_ranks):
