@@ -63,7 +63,7 @@ def test_ranks_score_what_one_scores(ending64, policy64, problems_of, count):
     generator = torch.Generator().manual_seed(1)
     rollouts = ending64.sample(problems_of["image"], rollouts_per_prompt=2, generator=generator, max_new_tokens=6)
     assert len(set(rollouts.mask_NT.sum(-1).tolist())) > 1
-    ids_NTK = torch.arange(3).expand(*rollouts.tokens_NT.shape, 3)
+    ids_NTK = (torch.arange(3 * rollouts.tokens_NT.numel()) % 100).view(*rollouts.tokens_NT.shape, 3)
 
     def score(ranks):
         asked = {"ids_NTK": ids_NTK, "k": 2, "whole": True, "version": 7}
