@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from on_ranks import ADVANTAGES
 from safetensors.torch import load_file
 
 from copd.branches.state import read_shards
@@ -16,8 +15,9 @@ from copd.errors import CheckpointError
 from copd.model.learner import Learner
 
 pytestmark = pytest.mark.slow
+BATCHES = ("text", "image", "video", "mixed")
 PROGRAM = Path(__file__).parents[1] / "on_ranks.py"
-EVERY = [f"whole {kind} {name}" for kind in ADVANTAGES for name in ("grpo", "sampled", "dense")]
+EVERY = [f"whole {kind} {name}" for kind in BATCHES for name in ("grpo", "sampled", "dense")]
 OTHERS = [f"{what} mixed {name}" for what in ("checkpointed", "lora") for name in ("grpo", "sampled", "dense")]
 RANKS = [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
 
@@ -33,7 +33,7 @@ def started(count, folder, *kinds):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    for count, kinds in ((1, ADVANTAGES), (2, ADVANTAGES), (3, ["mixed"])):
+    for count, kinds in ((1, BATCHES), (2, BATCHES), (3, ["mixed"])):
         programs = started(count, folder, *kinds)
         assert [program.wait(300) for program in programs] == [0] * len(programs)
     return folder
