@@ -38,7 +38,8 @@ def write_shards(tensors: Mapping[str, Tensor], folder: Path, ranks: Ranks) -> l
         save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
         paths = sorted(folder.glob("*.safetensors"))
         own = [paths[place] for place in ranks.share(len(paths))]
-        files = [StateFile(f"{folder.name}/{path.name}", path.stat().st_size, sha256(path)) for path in own]
+        files = [_complete(path, f"{folder.name}/{path.name}") for path in own]
+        flush(folder)
     except (OSError, CheckpointException) as error:
         raise CheckpointError(f"{folder}: cannot be written: {_reason(error)}") from error
     return [file for each in ranks.gathered(files) for file in each]
@@ -71,8 +72,7 @@ def write_state(tensors: Mapping[str, Tensor], path: Path) -> StateFile | None:
         return None
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-        flush(path)
-        return StateFile(path.name, path.stat().st_size, sha256(path))
+        return _complete(path, path.name)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be written: {error}") from error
 
@@ -83,6 +83,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+
+def _complete(path: Path, name: str) -> StateFile:
+    """A written file, flushed to disk, as a checkpoint knows it by this name."""
+    flush(path)
+    return StateFile(name, path.stat().st_size, sha256(path))
 
 
 def _reason(error: BaseException) -> str:

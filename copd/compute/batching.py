@@ -9,7 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from copd.types import Rollouts
+from copd.types import Problem, Rollouts
+
+
+def answered(problems: Sequence[Problem], prompt_of_N: Tensor, rows_M: Tensor) -> list[Problem]:
+    """The problems that rows answer, each once."""
+    return [problems[p] for p in prompt_of_N[rows_M].unique().tolist()]
 
 
 def take_rows(rollouts: Rollouts, rows_M: Tensor) -> Rollouts:

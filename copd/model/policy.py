@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from copd.compute.batching import Held, micro_batches, packed_tokens, plain_tokens, take_rows, unflatten
+from copd.compute.batching import Held, answered, micro_batches, packed_tokens, plain_tokens, take_rows, unflatten
 from copd.compute.encode import Encoder
 from copd.compute.family import Family, family_of, tokenizer_of
 from copd.compute.forward import Forward
@@ -298,7 +298,7 @@ class Policy:
             token_budget=token_budget,
             held=held,
         )
-        self.encoder.expect([problems[p] for p in prompt_of_N[rows].unique().tolist()] for rows in batches)
+        self.encoder.expect(answered(problems, prompt_of_N, rows) for rows in batches)
         return batches
 
     @contextmanager

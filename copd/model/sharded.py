@@ -18,10 +18,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from copd.compute.batching import answered
 from copd.model.learner import Learner, Means, StepReport
 from copd.model.objectives import Objective
 from copd.model.policy import Policy
-from copd.types import Problem, Rollouts
+from copd.types import Rollouts
 
 
 class ShardedLearner(Learner):
@@ -73,12 +74,12 @@ class ShardedLearner(Learner):
     def _turns(self, rollouts: Rollouts, batches: Sequence[Tensor]) -> list[tuple[Tensor, float]]:
         alike: dict[tuple[bool, bool], list[Tensor]] = defaultdict(list)
         for rows_M in batches:
-            asked = _problems(rollouts, rows_M)
+            asked = answered(rollouts.problems, rollouts.prompt_of_N, rows_M)
             alike[any(p.images for p in asked), any(p.videos for p in asked)].append(rows_M)
         rank, count = self._ranks.rank, self._ranks.count
         rounds = [same[i : i + count] for _, same in sorted(alike.items()) for i in range(0, len(same), count)]
         turns = [(each[rank], 1.0) if rank < len(each) else (each[0], 0.0) for each in rounds]
-        self.policy.encoder.expect(_problems(rollouts, rows_M) for rows_M, _ in turns)
+        self.policy.encoder.expect(answered(rollouts.problems, rollouts.prompt_of_N, rows_M) for rows_M, _ in turns)
         return turns
 
     def _of_all(self, means: Means) -> Means:
@@ -115,11 +116,6 @@ def shard(model: Any, mesh: DeviceMesh | None) -> None:
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo has no sum of multiples
-
-
-def _problems(rollouts: Rollouts, rows_M: Tensor) -> list[Problem]:
-    """The problems that rows answer."""
-    return [rollouts.problems[p] for p in rollouts.prompt_of_N[rows_M].unique().tolist()]
 
 
 def _spread(tensor: Tensor, like: Tensor | None) -> Tensor:
