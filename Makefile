@@ -74,13 +74,13 @@ coverage: $(VENV)/.tools  ## every place that raises an error, and whether a fas
 	$(BIN)/python tools/error_paths.py
 
 check: $(VENV)/.tools  ## formatting, lint, types
-	$(BIN)/ruff format --check copd tests tools studies benchmarks examples
-	$(BIN)/ruff check copd tests tools studies benchmarks examples
+	$(BIN)/ruff format --check copd tests tools studies benchmarks examples recipes
+	$(BIN)/ruff check copd tests tools studies benchmarks examples recipes
 	$(BIN)/mypy
 
 format: $(VENV)/.tools  ## format the code
-	$(BIN)/ruff format copd tests tools studies benchmarks examples
-	$(BIN)/ruff check --fix copd tests tools studies benchmarks examples
+	$(BIN)/ruff format copd tests tools studies benchmarks examples recipes
+	$(BIN)/ruff check --fix copd tests tools studies benchmarks examples recipes
 
 lock: $(VENV)/.tools  ## renew the locked versions from pyproject.toml, keeping those that still fit
 	$(LOCK) pyproject.toml -o requirements.lock

@@ -1,4 +1,4 @@
-"""The commands `copd data ...`: rows are checked and filtered."""
+"""The commands `copd data ...`: rows are prepared, checked and filtered."""
 
 from __future__ import annotations
 
@@ -9,7 +9,43 @@ import typer
 
 from copd.cli.arguments import Overrides, recipe_and_changes
 
-data = typer.Typer(help="Your own rows: check them, and keep those that teach something.", no_args_is_help=True)
+data = typer.Typer(
+    help="Rows: make them of a published set, check them, and keep those that teach something.", no_args_is_help=True
+)
+
+
+@data.command("prepare")
+def prepare(
+    name: Annotated[str, typer.Argument(metavar="SET", help="polaris, mmfinereason, video40k, or a test set.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new rows, SET.jsonl, their pictures and their card SET.md.")],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files or folders of the set, or hub:OWNER/NAME[/FILE]; default the set's own place."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Commit, branch or tag on the Hugging Face Hub.")] = None,
+    media: Annotated[
+        Path | None, typer.Option(help="Folder where paths in rows start; default that of their file.")
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="A file of rows, for instance of a test; rows that repeat its questions are left out."),
+    ] = None,
+) -> None:
+    """Make rows of a published set, and count what is left out and why. Licences are named; no code of a set is run.
+
+    Each row gets the verifier that its answer needs. Left out are rows that no verifier can compare, bad rows, and
+    questions that occur twice.
+    """
+    from copd.commands.prepare import prepare
+
+    made = prepare(name, sources or [], out, revision=revision, media=media, without=without or ())
+    print(f"{made.about.title}; licence: {made.about.licence}")
+    for line in made.lines():
+        print(line)
+    for remark in made.about.remarks:
+        print(f"  {remark}")
+    where = "" if made.data_root is None else f", with data_root {made.data_root}"
+    print(f"{made.file}: {made.written} rows{where}; {made.file.with_suffix('.md')} tells what they are")
 
 
 @data.command("check")

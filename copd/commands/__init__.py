@@ -26,6 +26,7 @@
 - `advise`: which method suits a recipe
 - `pilot`: its pilot
 - `compare`: trains arms over seeds, and writes the page about them
+- `prepare`: rows of a published set
 - `filter`: keeps the rows that teach something
 - `check`: reports every bad row of files
 - `warmup`: makes a base for the embedded world

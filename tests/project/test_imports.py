@@ -25,6 +25,7 @@ ROOMS = {
     "model": EVERYBODY | {"copd.maths", "copd.compute"},
     "tasks": EVERYBODY,
     "rows": EVERYBODY,
+    "sets": EVERYBODY | {"copd.rows.answers", "copd.rows.prompts", "copd.rewards.answers", "copd.rewards.verifiers"},
     "rewards": EVERYBODY,
     "rewards/answers.py": set(),
     "rewards/verifiers.py": set(),

@@ -1,0 +1,129 @@
+"""`copd data prepare` on files in the shapes of the paper's sets, hostile rows among them."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+from copd.commands.check import check_file
+from copd.commands.prepare import prepare
+from copd.errors import DataError
+
+pytest.importorskip("av")
+pytest.importorskip("pyarrow")
+
+STAND_INS = runpy.run_path(str(Path(__file__).parents[2] / "recipes" / "paper" / "stand_ins.py"))
+VIDEO_SOURCES = {
+    "onethinker": "onethinker_rl_train.json",
+    "video_r1": "Video-R1-260k.json",
+    "videochat_r1": "nextgqa_val.json",
+}
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """The stand-ins for all sets."""
+    folder = tmp_path_factory.mktemp("sets")
+    STAND_INS["main"](folder)
+    return folder
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize(("name", "folder"), [("polaris", "polaris"), ("mmfinereason", "mmfinereason")])
+def test_every_hostile_row_of_a_set_is_left_out_and_counted(sets, tmp_path, name, folder):
+    aime = prepare("aime24", [str(sets / "aime24")], tmp_path)
+    made = prepare(name, [str(sets / folder)], tmp_path, without=[str(aime.file)])
+    hostile = STAND_INS["HOSTILE"][name]
+    assert made.read == STAND_INS["ROWS"] + hostile
+    assert made.written == len(rows_of(made.file)) == STAND_INS["ROWS"]
+    assert sum(made.left_out.values()) == hostile
+
+
+@pytest.mark.parametrize("part", VIDEO_SOURCES)
+def test_every_hostile_row_of_a_set_of_videos_is_left_out(sets, tmp_path, part):
+    source = sets / "videos" / VIDEO_SOURCES[part]
+    made = prepare("video40k", [str(source)], tmp_path)
+    assert sum(made.left_out.values()) == STAND_INS["HOSTILE"][part]
+    assert made.written == len(json.loads(source.read_text())) - STAND_INS["HOSTILE"][part]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("polaris", "polaris"), ("mmfinereason", "mmfinereason"), ("video40k", "videos")]
+)
+def test_the_rows_of_a_prepared_set_are_sound(sets, tmp_path, name, folder):
+    made = prepare(name, [str(sets / folder)], tmp_path)
+    said: list[str] = []
+    (report,) = check_file(str(made.file), said.append, root=made.data_root and str(made.data_root))
+    assert (report.bad, report.rows, said) == (0, made.written, [])
+    assert set(report.notes) <= {"the column options is put below the question, which does not show it"}
+
+
+def test_videos_of_several_folders_start_in_the_folder_that_holds_all(sets, tmp_path):
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    (moved / "nextgqa_val.json").write_text((sets / "videos" / "nextgqa_val.json").read_text())
+    (moved / "films").symlink_to(sets / "videos" / "films")
+    films = sets / "videos"
+    with pytest.raises(DataError, match="no row is left"):  # the link leads out of its folder
+        prepare("video40k", [str(moved / "nextgqa_val.json")], tmp_path / "out")
+    made = prepare("video40k", [str(moved / "nextgqa_val.json")], tmp_path / "out", media=films)
+    assert made.data_root == films
+    assert rows_of(made.file)[0]["videos"] == ["films/50.mp4"]
+
+
+def test_equal_pictures_are_written_once(sets, tmp_path):
+    made = prepare("zerobench_sub", [str(sets / "zerobench")], tmp_path)
+    paths = [path for row in rows_of(made.file) for path in row["images"]]
+    assert len(paths) > len(set(paths)) == 1 == len([*(tmp_path / "media").rglob("*.png")])
+
+
+def test_the_card_names_licence_sources_and_counts(sets, tmp_path):
+    made = prepare("polaris", [str(sets / "polaris")], tmp_path)
+    card = made.file.with_suffix(".md").read_text()
+    for told in (
+        "Licence: apache-2.0",
+        "Published as: POLARIS-Project/Polaris-Dataset-53K",
+        "polaris-data-53K.jsonl, sha256 ",
+        "| rows read | 67 |",
+        "| rows written | 61 |",
+        "jsonl:66: no single answer",
+    ):
+        assert told in card
+
+
+def test_a_test_with_missing_problems_says_that_its_score_is_another(sets, tmp_path, command):
+    done = command("data", "prepare", "math500", str(sets / "math500"), "--out", str(tmp_path))
+    assert "MATH-500 has 500 problems; a score on 40 is not a score on it" in done.stdout
+
+
+def test_an_earlier_preparation_is_never_overwritten(sets, tmp_path):
+    made = prepare("aime24", [str(sets / "aime24")], tmp_path)
+    before = made.file.read_bytes()
+    with pytest.raises(DataError, match="exists already"):
+        prepare("aime24", [str(sets / "aime25")], tmp_path)
+    assert made.file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "sources", "why"),
+    [
+        ("polaris", ["none.jsonl"], "none.jsonl: no such file"),
+        ("polaris", ["empty"], "empty: holds no file named .jsonl"),
+        ("polaris", ["other.jsonl"], "no shape fits the columns a: Polaris has answer, difficulty, problem"),
+        ("polaris", ["left.jsonl"], "polaris: no row is left"),
+        ("video40k", [], "video40k: give its files; the set is published as OneThink/OneThinker-train-data"),
+        ("polaris", [], "revision is missing; give a commit, branch or tag"),
+    ],
+)
+def test_a_source_that_cannot_be_used_is_refused_and_nothing_is_written(tmp_path, monkeypatch, name, sources, why):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("other.jsonl").write_text('{"a": 1}\n')
+    Path("left.jsonl").write_text('{"problem": "Prove that 1=1.", "answer": "1", "difficulty": "1/8"}\n')
+    with pytest.raises(DataError, match=why):
+        prepare(name, sources, Path("out"))
+    assert not [*Path().glob("out/*")]
