@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from copd.arms.running import command_of, started
+from copd.arms.running import command_of, one_thread, started
 from copd.branches.branch import Branch
 from copd.branches.signals import SampledToken
 from copd.commands.compare import Order, run_comparison
@@ -141,7 +141,7 @@ def launch(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     """Start a job. The folder above its seed says which arm it is: NAME-FINGERPRINT."""
     arm = log.parent.name.rpartition("-")[0]
     program = [sys.executable, __file__, "--arm", arm, "--", *arguments] if arm in CHANGED else command_of(arguments)
-    return started(program, log)
+    return started(program, log, one_thread())
 
 
 def main() -> None:

@@ -51,6 +51,11 @@ class Comparison(Section):
     )
     problems: Count = Field(1000, description="test problems per capability")
     pass_at: tuple[Count, ...] = Field((1, 4), description="values of k of pass@k")
+    place: Literal["core", "recipe"] = Field(
+        "core",
+        description="where a job trains. core: its branches take turns on one core, and there are as many jobs at once "
+        "as cores; recipe: on the backend of the recipe, one job after the other",
+    )
     search: SearchSection | None = Field(None, description="what arms choose before the test; null = nothing")
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from copd.runs.experts import DECIDES_EXPERTS
 from copd.runs.runlog import RUN_MANIFEST
 
 ALONE = ("backend=local", "model.threads_per_branch=1")
-"""A job has one core: its branches take turns in one process."""
+"""Of a job that has one core: its branches take turns in one process."""
 FEW = ("evaluation.models=product", "evaluation.problems=1", "evaluation.pass_at=[]")
 
 
@@ -109,7 +109,8 @@ def _of_seed(
     comparison: Comparison, arms: Mapping[str, Changes], seed: int, account: Account, evaluated: Sequence[str]
 ) -> list[Job]:
     """The jobs of one seed under one account."""
-    common = (*as_overrides(comparison.changes), *ALONE, *evaluated, f"seed={seed}")
+    placed = ALONE if comparison.place == "core" else ()
+    common = (*as_overrides(comparison.changes), *placed, *evaluated, f"seed={seed}")
     reference = load_recipe(comparison.recipe, [*common, *as_overrides(comparison.arms[comparison.compared_with[0]])])
     jobs = []
     for name, changes in arms.items():

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -45,21 +45,24 @@ def command_of(arguments: Sequence[str]) -> list[str]:
 
 
 def one_thread() -> dict[str, str]:
-    """The environment of a job, which has one core."""
+    """The environment of a job that has one core."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def launch_here(arguments: Sequence[str], log: Path) -> RunningJob:
-    """Start `copd` as a process of this machine."""
+    """Start `copd` as a process of this machine that has one core."""
+    return started(command_of(arguments), log, one_thread())
+
+
+def launch_whole(arguments: Sequence[str], log: Path) -> RunningJob:
+    """Start `copd` as a process that places its branches itself."""
     return started(command_of(arguments), log)
 
 
-def started(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """A command as a process with one core. What it says is added to the file."""
+def started(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """A command as a process. What it says is added to the file. `env`: its environment, by default this one."""
     with log.open("ab") as lines:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=lines, stderr=subprocess.STDOUT, env=one_thread()
-        )
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=lines, stderr=subprocess.STDOUT, env=env)
 
 
 @dataclass

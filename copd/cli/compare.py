@@ -24,7 +24,10 @@ def compare(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from --first-seed on.")] = 3,
     first_seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Jobs at once; default one for each core.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Jobs at once; default one for each core, or 1 if the file has place: recipe."),
+    ] = None,
     search: Annotated[
         bool,
         typer.Option("--search", help="Run the search, not the test: arms choose settings by validation problems."),
@@ -46,19 +49,18 @@ def compare(
     """
     from copd.commands.compare import Order, jobs_on_ray, run_comparison, run_search
     from copd.commands.compare import dry_run as look
-    from copd.system.processes import usable_cores
 
     console = Console()
     order = Order(
         file,
         range(first_seed, first_seed + seeds),
         out,
-        workers or usable_cores(),
+        workers,
         lambda line: console.print(line, markup=False, soft_wrap=True),
         changes=overrides or (),
     )
     if dry_run:
-        table = Table("jobs", "seeds", "rollouts", "tokens at most", "minutes here", title=f"{order.workers} at once")
+        table = Table("jobs", "seeds", "rollouts", "tokens at most", "minutes here")
         for row in look(order, search=search):
             table.add_row(*row)
         console.print(table)

@@ -1,23 +1,24 @@
-"""The command `copd plan`: a recipe's places, memory, work and time, before anything is loaded."""
+"""The command `copd plan`: places, memory, work and time of a recipe or a comparison, before anything is loaded."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from copd.cli.arguments import Overrides, RecipeName, named_recipe
 from copd.errors import RecipeError
 
 if TYPE_CHECKING:  # torch is loaded only once the recipe is known to be sound
     from copd.commands.plan import Planned
+    from copd.commands.plan_arms import ArmNeeds
     from copd.commands.workload import Speed
 
 MEASURED = ("sampling", "scoring", "training")
@@ -42,23 +43,55 @@ def plan(
 ) -> None:
     """Show what a recipe asks for: placement, memory of each process, rollouts and tokens, checkpoints, hours.
 
-    No weights are read: the folder of the model needs its config.json, tokenizer and processor only.
+    Of a file of `copd compare` it shows one line for each job with one seed. No weights are read: the folder of the
+    model needs its config.json, tokenizer and processor only.
 
     Exit status 1: a card would need more memory than it has. 2: the recipe, the data or the model cannot be used.
     """
     from copd.recipe.reading import load_recipe
 
     speed = _speed(tokens_per_second)
-    settings = load_recipe(*named_recipe(recipe, overrides))
+    name, changes = named_recipe(recipe, overrides)
+    settings = None if is_comparison(name) else load_recipe(name, changes)
     from copd.commands.plan import cards_of, examine
+    from copd.commands.plan_arms import arms_planned
 
-    planned = examine(settings, cards_of(gpus, gpu_memory))
-    console = Console()
+    console, cards = Console(), cards_of(gpus, gpu_memory)
+    if settings is None:
+        arms = arms_planned(Path(name), changes, cards, speed)
+        console.print(arms_table(arms))
+        raise typer.Exit(int(any(arm.overfull for arm in arms)))
+    planned = examine(settings, cards)
     console.print(memory_table(planned))
     console.print(work_table(planned, speed))
     for line in lines(planned):
         console.print(line, markup=False, soft_wrap=True)
     raise typer.Exit(int(bool(planned.overfull)))
+
+
+def is_comparison(name: str) -> bool:
+    """Whether this is a file of `copd compare`: it has arms."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return False
+    return any(line.startswith("arms:") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+
+
+def arms_table(arms: Sequence[ArmNeeds]) -> Table:
+    """What the jobs of a comparison ask for, one line each, and their sum."""
+    timed = arms[0].hours is not None
+    table = Table(Column("job, with one seed", no_wrap=True), title="rollouts, and tokens at most", title_justify="left")
+    for name in ("cards", "GiB of the fullest", "rollouts", "sampled", *(["hours", "hours of cards"] if timed else [])):
+        table.add_column(name, justify="right")
+    for arm in arms:
+        fullest = f"{arm.most / 2**30:,.1f}{', does not fit' if arm.overfull else ''}" if arm.cards else ""
+        hours = [f"{value:,.1f}" for value in (arm.hours, arm.card_hours) if value is not None]
+        table.add_row(arm.name, f"{arm.cards}", fullest, _count(arm.rollouts), _count(arm.sampled), *hours)
+    table.add_section()
+    totals = [sum(arm.hours or 0.0 for arm in arms), sum(arm.card_hours or 0.0 for arm in arms)] if timed else []
+    sums = [_count(sum(arm.rollouts for arm in arms)), _count(sum(arm.sampled for arm in arms))]
+    table.add_row("all", "", "", *sums, *(f"{value:,.1f}" for value in totals))
+    return table
 
 
 def _speed(given: str | None) -> Speed | None:

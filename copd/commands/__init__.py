@@ -6,6 +6,7 @@
 - `doctor`: checks of a recipe before a long run
 - `outlook`: what doctor says of the run as a whole
 - `plan`: what a recipe asks of its machines, before anything is loaded
+- `plan_arms`: what each job of a comparison asks for
 - `measured`: what it measures of model and data
 - `needs`: memory of each process of a run
 - `need`: that of one process, and the sum on each device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from copd.arms.comparison import Changes, Comparison, as_overrides, read_compari
 from copd.arms.jobs import Job, jobs_of, searches_of
 from copd.arms.outcomes import finished_by, outcome_path, read_outcome
 from copd.arms.page import write_page
-from copd.arms.running import Launch, Progress, launch_here, own_rollouts, run_jobs
+from copd.arms.running import Launch, Progress, launch_here, launch_whole, own_rollouts, run_jobs
 from copd.arms.search import choose, chosen_file, read_chosen, write_chosen
 from copd.arms.summary import Sources
 from copd.assemble.assembled import Assembled, assembled
@@ -24,6 +25,7 @@ from copd.assemble.tasks import leak_warnings
 from copd.errors import JobError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.system.files import replace_text
+from copd.system.processes import usable_cores
 from copd.types import Part, Problem, Split, digest_of
 
 PROBLEMS = "problems.json"
@@ -34,16 +36,26 @@ PROBLEMS = "problems.json"
 class Order:
     """What the command was asked for. `seeds` of the test; `workers` jobs run at once, each started by `launch`.
 
-    `changes` are of all arms, unless an arm has its own.
+    `workers` None: as many as cores, or one where jobs place their branches as their recipe says. `launch` None: a
+    process of this machine. `changes` are of all arms, unless an arm has its own.
     """
 
     file: Path
     seeds: Sequence[int]
     out: Path
-    workers: int
+    workers: int | None
     tell: Callable[[str], None]
-    launch: Launch = launch_here
+    launch: Launch | None = None
     changes: Sequence[str] = ()
+
+    def run(self, jobs: Sequence[Job], out: Path, comparison: Comparison) -> Progress:
+        """Run what is missing of these jobs of a comparison."""
+        usual = launch_here if comparison.place == "core" else launch_whole
+        return run_jobs(jobs, out, self.at_once(comparison), self.tell, self.launch or usual)
+
+    def at_once(self, comparison: Comparison) -> int:
+        """How many jobs run at once."""
+        return self.workers or (usable_cores() if comparison.place == "core" else 1)
 
 
 def plan_of(order: Order, *, search: bool) -> tuple[Comparison, list[Job]]:
@@ -69,7 +81,7 @@ def run_comparison(order: Order) -> tuple[Path, Progress]:
     """Run what is missing of the test, and write the page about all that is there."""
     comparison, jobs = plan_of(order, search=False)
     sources = _look_at_problems(jobs, comparison, order)
-    progress = run_jobs(jobs, order.out, order.workers, order.tell, order.launch)
+    progress = order.run(jobs, order.out, comparison)
     outcomes = [
         read_outcome(outcome_path(job, order.out / "results")) for job in jobs if job.name in progress.done and job.arm
     ]
@@ -82,7 +94,7 @@ def run_search(order: Order) -> tuple[Path, Progress]:
     """Run what is missing of the search, and write down what it chose for each arm."""
     comparison, jobs = plan_of(order, search=True)
     out = order.out / "search"
-    progress = run_jobs(jobs, out, order.workers, order.tell, order.launch)
+    progress = order.run(jobs, out, comparison)
     if progress.failed:
         raise JobError(f"--search: {len(progress.failed)} of {len(jobs)} jobs failed; nothing was chosen")
     outcomes = [read_outcome(outcome_path(job, out / "results")) for job in jobs if job.arm]
@@ -98,8 +110,13 @@ def run_search(order: Order) -> tuple[Path, Progress]:
 def jobs_on_ray(order: Order, workers: int | None) -> Iterator[Order]:
     """The same, with jobs as actors of Ray: as many at once as its cluster has cores, unless `workers` says otherwise.
 
-    Raises RecipeError if Ray is not installed, ProcessError if its cluster cannot be reached.
+    Raises RecipeError if Ray is not installed or if jobs place their branches themselves, ProcessError if its cluster
+    cannot be reached.
     """
+    if read_comparison(order.file).place == "recipe":
+        raise RecipeError(
+            f"--ray: {order.file} has place: recipe, whose jobs use the backend of their recipe; leave it out"
+        )
     try:
         from copd.arms.on_ray import RayJob, cores
         from copd.system.cluster import cluster
@@ -110,14 +127,19 @@ def jobs_on_ray(order: Order, workers: int | None) -> Iterator[Order]:
 
 
 def dry_run(order: Order, *, search: bool) -> Iterable[tuple[str, ...]]:
-    """For each kind of job: name, seeds still to run, rollouts, most tokens, minutes here with `workers` at once."""
-    _, jobs = plan_of(order, search=search)
+    """For each kind of job: name, seeds still to run, rollouts, most tokens, minutes here with `workers` at once.
+
+    Minutes are not told of jobs that place their branches as their recipe says.
+    """
+    comparison, jobs = plan_of(order, search=search)
     out = order.out / "search" if search else order.out
     done = finished_by(jobs, out / "results")
     missing = [job for job in jobs if job.name not in done]
     if not missing:
         return
-    seconds = seconds_per_rollout(missing[-1])
+    seconds = math.nan
+    if comparison.place == "core":
+        seconds = seconds_per_rollout(missing[-1]) / order.at_once(comparison)
     kinds: dict[str, list[Job]] = {}
     for job in missing:
         kinds.setdefault(job.name.rpartition("/")[0], []).append(job)
@@ -125,12 +147,13 @@ def dry_run(order: Order, *, search: bool) -> Iterable[tuple[str, ...]]:
     for kind, own in kinds.items():
         rollouts = sum(map(own_rollouts, own))
         total += rollouts
-        yield _row(kind, len(own), rollouts, own[0].recipe.sampling.max_new_tokens, seconds / order.workers)
-    yield _row("all", len(missing), total, missing[0].recipe.sampling.max_new_tokens, seconds / order.workers)
+        yield _row(kind, len(own), rollouts, own[0].recipe.sampling.max_new_tokens, seconds)
+    yield _row("all", len(missing), total, missing[0].recipe.sampling.max_new_tokens, seconds)
 
 
 def _row(name: str, jobs: int, rollouts: int, longest: int, seconds: float) -> tuple[str, ...]:
-    return name, f"{jobs}", f"{rollouts:,}", f"{rollouts * longest:,}", f"{rollouts * seconds / 60:.0f}"
+    minutes = "" if math.isnan(seconds) else f"{rollouts * seconds / 60:.0f}"
+    return name, f"{jobs}", f"{rollouts:,}", f"{rollouts * longest:,}", minutes
 
 
 def seconds_per_rollout(job: Job) -> float:

@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from copd.arms.outcomes import read_outcomes
-from copd.commands.compare import Order, dry_run, plan_of, run_comparison
+from copd.commands.compare import Order, dry_run, jobs_on_ray, plan_of, run_comparison
 from copd.errors import JobError, RecipeError
+from copd.system.processes import usable_cores
 
 FILE = {
     "rollouts": 48,
@@ -54,6 +56,33 @@ def test_a_dry_run_shows_jobs_rollouts_tokens_and_minutes_and_trains_nothing(fil
     assert experts[:3] == ("2", "96", "1,152")
     assert rows["all"][:2] == ("8", "192")
     assert not (file.parent / "out").exists()
+
+
+def test_jobs_have_one_core_or_the_backend_of_their_recipe(file):
+    placed = {"changes": {**FILE["changes"], "backend": "processes", "model.threads_per_branch": 3}}
+    backends = {}
+    for place in ("core", "recipe"):
+        file.write_text(yaml.safe_dump({**FILE, **placed, "place": place}))
+        order = asked(file, [])
+        comparison, jobs = plan_of(order, search=False)
+        backends[place] = {(job.recipe.backend.kind, job.recipe.model.threads_per_branch) for job in jobs}
+        assert replace(order, workers=None).at_once(comparison) == {"core": usable_cores(), "recipe": 1}[place]
+    assert backends == {"core": {("local", 1)}, "recipe": {("processes", 3)}}
+    assert {row[4] for row in dry_run(order, search=False)} == {""}, "minutes of other places are not known"
+    with pytest.raises(RecipeError, match=r"--ray: .*study.yaml has place: recipe"), jobs_on_ray(order, None):
+        pass
+
+
+@pytest.mark.slow
+def test_a_job_on_the_backend_of_its_recipe_comes_to_its_end(file, undrawn):
+    arms = {"copd": {}}
+    file.write_text(
+        yaml.safe_dump(
+            {**FILE, "arms": arms, "place": "recipe", "changes": {**FILE["changes"], "backend": "processes"}}
+        )
+    )
+    _, progress = run_comparison(asked(file, []))
+    assert (progress.failed, [o.arm for o in read_outcomes(file.parent / "out" / "results")]) == ({}, ["copd"])
 
 
 def test_seeds_of_the_search_are_refused_in_the_test(file):

@@ -12,6 +12,7 @@ from copd.commands.measured import Measured, PromptSizes
 from copd.commands.need import CPU, END, LOADING, SAMPLING, SAVING, SCORING, TRAINING, Need, on_each
 from copd.commands.needs import ACTIVATIONS, BRANCHES, RUN, Needs, devices_of
 from copd.commands.plan import Cards, Planned, cards_of, examine
+from copd.commands.plan_arms import arms_planned
 from copd.commands.workload import Speed, Work, Workload
 from copd.compute.batching import packed_tokens, plain_tokens, sampled_tokens
 from copd.errors import ModelFolderError, RecipeError
@@ -336,6 +337,24 @@ def test_memory_of_cards_and_their_number_are_checked():
     ):
         with pytest.raises(RecipeError, match=said):
             cards_of(gpus, gib)
+
+
+def test_a_comparison_is_planned_job_by_job_and_experts_are_counted_once(tmp_path):
+    arms = {"copd": {}, "expert": {"method": "expert"}, "mixed": {"method": "mixed"}}
+    changes = dict(change.split("=", 1) for change in SMALL)
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({"rollouts": 480, "problems": 10, "pass_at": [], "changes": changes, "arms": arms}))
+    found = {each.name: each for each in arms_planned(path, (), Cards(0), Speed(100.0, 1e9, 1e9))}
+    assert list(found) == [next(iter(found)), "copd", "expert", "mixed"]
+    experts = found[next(iter(found))]
+    assert experts.name.startswith("experts-")
+    own = {name: each.rollouts for name, each in found.items()}
+    evaluated = own["expert"]  # all of its training is the experts' job's
+    whole = make_plan(load_recipe("demo", [*SMALL, "budget.rollouts=480"])).rollouts
+    first = make_plan(load_recipe("demo", [*SMALL, "budget.rollouts=480"])).schedule.steps_before_exchange
+    assert evaluated < own["copd"] < whole + evaluated
+    assert own["copd"] - evaluated <= whole - first * 3 * 8 + 200
+    assert all(each.hours > 0 and each.card_hours == each.hours and not each.overfull for each in found.values())
 
 
 def test_a_folder_without_weights_can_be_planned_and_one_without_its_settings_is_named(folder):
