@@ -75,11 +75,9 @@ def test_jobs_have_one_core_or_the_backend_of_their_recipe(file):
 
 @pytest.mark.slow
 def test_a_job_on_the_backend_of_its_recipe_comes_to_its_end(file, undrawn):
-    arms = {"copd": {}}
+    changes = {**FILE["changes"], "backend": "processes"}
     file.write_text(
-        yaml.safe_dump(
-            {**FILE, "arms": arms, "place": "recipe", "changes": {**FILE["changes"], "backend": "processes"}}
-        )
+        yaml.safe_dump({**FILE, "arms": {"copd": {}}, "rollouts": 56, "place": "recipe", "changes": changes})
     )
     _, progress = run_comparison(asked(file, []))
     assert (progress.failed, [o.arm for o in read_outcomes(file.parent / "out" / "results")]) == ({}, ["copd"])
