@@ -1,8 +1,11 @@
-"""Small files in the shapes of the paper's sets: `python recipes/paper/stand_ins.py FOLDER`. Nothing is fetched.
+"""Small files in the shapes of the paper's sets, and small recipes for them. Nothing is fetched.
+
+    python recipes/paper/stand_ins.py sets small
 
 The columns and their types are those that the cards of the sets name. The problems are sums, and copd's handwritten
 digits in pictures and films, so that copd's tiny base is sometimes right. Each set has hostile rows too: the numbers of
-`HOSTILE` say how many of them `copd data prepare` must leave out.
+`HOSTILE` say how many of them `copd data prepare` must leave out. The recipes in the folder `small` are those beside
+this file with the tiny base and few steps; they find sets and rows where the large ones do.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import av
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+import yaml
 from PIL import Image
 
 from copd.tasks.digits import Digits
@@ -33,7 +37,55 @@ TILE = 16
 """Side of a frame in pixels: one patch of the tiny model."""
 
 
-def main(folder: Path) -> None:
+SMALL: Row = {
+    "model": {"path": "builtin:digits", "dtype": "float32", "device": "cpu", "threads_per_branch": 1},
+    "schedule": {"cycles": 1, "rl_steps": 2, "opd_steps": 2},
+    "sampling": {"prompts_per_step": 4, "rollouts_per_prompt": 4, "max_new_tokens": 24},
+    "opd": {"prompts_per_step": 2, "rollouts_per_prompt": 4},
+    "optimizer": {"learning_rate": 1.0e-4},
+    "evaluation": {"problems": 4, "validation_problems": 4, "behaviour_problems": 2, "pass_at": []},
+    "backend": "processes",
+}
+"""The sections of the small recipes that differ from the large ones."""
+
+
+def main(folder: Path, recipes: Path) -> None:
+    """Write all sets into a folder, each in one of its own, and the small recipes into another."""
+    write_sets(folder)
+    recipes.mkdir(parents=True, exist_ok=True)
+    for name in ("two", "three"):
+        (recipes / f"{name}.yaml").write_text(yaml.safe_dump(small_recipe(name), sort_keys=False))
+        (recipes / f"{name}_branches.yaml").write_text(yaml.safe_dump(small_comparison(name), sort_keys=False))
+
+
+def recipe_of(name: str) -> Row:
+    """A file beside this one."""
+    found: Row = yaml.safe_load(Path(__file__).with_name(f"{name}.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def small_recipe(name: str) -> Row:
+    """A recipe with the tiny base, few steps, and shares of rows that leave some for each split."""
+    recipe = recipe_of(name) | SMALL
+    for branch in recipe["branches"].values():
+        branch["task"] |= {"validation_share": 0.2, "test_share": 0.2}
+        del branch["task"]["system_prompt"]  # the tiny base boxes its answers, and knows no English
+    return recipe
+
+
+def small_comparison(name: str) -> Row:
+    """A comparison with the arms of the large one, at the small recipe's rollouts, each job on one core."""
+    comparison = recipe_of(f"{name}_branches")
+    rollouts = {"two": 160, "three": 256}[name]
+    for arm in comparison["arms"].values():
+        if "opd" in arm:
+            arm["opd"] |= {"prompts_per_step": 4}
+        if "replay" in arm.get("opd", {}):
+            arm["opd"]["replay"] = 1
+    return comparison | {"rollouts": rollouts, "problems": 4, "place": "core"}
+
+
+def write_sets(folder: Path) -> None:
     """Write all sets into a folder, each in one of its own."""
     tests = {name: sums(count, 5000 * (place + 1)) for place, (name, count) in enumerate(TESTS.items())}
     write_lines(folder / "polaris" / "polaris-data-53K.jsonl", polaris(tests["aime24"][0]))
@@ -224,4 +276,4 @@ def write_parquet(path: Path, rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -25,7 +25,7 @@ VIDEO_SOURCES = {
 def sets(tmp_path_factory):
     """The stand-ins for all sets."""
     folder = tmp_path_factory.mktemp("sets")
-    STAND_INS["main"](folder)
+    STAND_INS["write_sets"](folder)
     return folder
 
 

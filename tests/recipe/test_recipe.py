@@ -94,6 +94,7 @@ REFUSED = [
         ["key 'a' is given twice"],
         id="a duplicate branch",
     ),
+    pytest.param(TWO + 'model: {path: "\\ud800"}', ["half of a surrogate pair"], id="half of a character"),
     pytest.param(TWO + "seed: !!python/object:os.system {}", ["python/object:os.system", "line 2"], id="an object"),
     pytest.param(
         TWO + "seed: !!python/object/apply:os.system ['exit 1']", ["python/object/apply:os.system"], id="a call"

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import threading
+import time
 from http.client import HTTPConnection
 
 import pytest
@@ -123,8 +124,9 @@ def test_a_young_run_is_waited_for(undrawn_here, running):
     assert b"nothing has been measured yet" in early.content
     assert early.again
     (run / "metrics.jsonl").write_text(metrics)
+    deadline = time.monotonic() + 30
     while b"nothing has been measured yet" in watched.page().content:
-        pass
+        assert time.monotonic() < deadline
     (run / "manifest.json").unlink()
     assert b"manifest.json is missing" in Watched(run).page().content, "a process has just begun to train into it"
 

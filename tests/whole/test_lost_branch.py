@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from signal import SIGKILL, SIGSTOP
 
@@ -51,8 +52,11 @@ def stop(carrier) -> None:
 
 @pytest.fixture
 def killed(monkeypatch):
-    """The calls that are due to lose their branch, those that have lost it, and how: a function of its carrier."""
-    due, done, seen, how = [], [], {}, [kill]
+    """The calls that are due to lose their branch, those that have lost it, how, and the number of all calls.
+
+    How is a function of the branch's carrier.
+    """
+    due, done, seen, how, made = [], [], {}, [kill], Counter()
     apply = Patience.applied
 
     def applied(self, name, carry):
@@ -62,6 +66,7 @@ def killed(monkeypatch):
         async def deadly(method, *arguments, **options):
             key = (name, method)
             seen[key] = seen.get(key, 0) + 1
+            made[key] += 1
             call = asyncio.ensure_future(carry(method, *arguments, **options))
             if due and due[0] == (*key, seen[key]):
                 done.append(due.pop(0))
@@ -72,7 +77,7 @@ def killed(monkeypatch):
         return apply(self, name, deadly)
 
     monkeypatch.setattr(Patience, "applied", applied)
-    return due, done, how
+    return due, done, how, made
 
 
 def lost(folder: Path, killed, calls, *changes: str, how=kill) -> str:
@@ -103,6 +108,7 @@ def test_a_run_of_processes_that_loses_a_branch_in_any_call_ends_as_if_undisturb
     said = lost(tmp_path / "run", killed, CALLS, "backend={kind: processes, restarts: 9}")
     assert_told(said, CALLS, r"its process has ended \(killed by SIGKILL, as [^)]*\)")
     assert_is(tmp_path / "run", undisturbed)
+    assert killed[3]["text", "update"] <= 5 + len(CALLS), "a step is made again for each branch that was lost"
 
 
 @pytest.mark.slow
