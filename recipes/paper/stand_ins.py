@@ -39,9 +39,9 @@ TILE = 16
 
 SMALL: Row = {
     "model": {"path": "builtin:digits", "dtype": "float32", "device": "cpu", "threads_per_branch": 1},
-    "schedule": {"cycles": 1, "rl_steps": 2, "opd_steps": 2},
+    "schedule": {"cycles": 1, "rl_steps": 2, "opd_steps": 4},
     "sampling": {"prompts_per_step": 4, "rollouts_per_prompt": 4, "max_new_tokens": 24},
-    "opd": {"prompts_per_step": 2, "rollouts_per_prompt": 4},
+    "opd": {"prompts_per_step": 3, "rollouts_per_prompt": 4},
     "optimizer": {"learning_rate": 1.0e-4},
     "evaluation": {"problems": 4, "validation_problems": 4, "behaviour_problems": 2, "pass_at": []},
     "backend": "processes",
@@ -76,7 +76,7 @@ def small_recipe(name: str) -> Row:
 def small_comparison(name: str) -> Row:
     """A comparison with the arms of the large one, at the small recipe's rollouts, each job on one core."""
     comparison = recipe_of(f"{name}_branches")
-    rollouts = {"two": 160, "three": 256}[name]
+    rollouts = {"two": 288, "three": 480}[name]
     for arm in comparison["arms"].values():
         if "opd" in arm:
             arm["opd"] |= {"prompts_per_step": 4}
