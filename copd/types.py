@@ -232,6 +232,18 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Rated:
+    """How often rows were answered rightly: the right answers by a row's place, and why other rows are bad.
+
+    `failures` is the number of responses that could not be graded and count as wrong.
+    """
+
+    right: Mapping[int, int]
+    bad: Mapping[int, str]
+    failures: int
+
+
+@dataclass(frozen=True)
 class StateFile:
     """A file of a branch's part of a checkpoint, complete and on disk: its name there, size in bytes and sha256."""
 

@@ -8,6 +8,7 @@
 - `sampling`: what samples, and what that changes in the objectives
 - `branches`: policy, learner and objectives of a branch
 - `places`: branches in this process, each in its own process, or each an actor of Ray
+- `raters`: raters of rows, one or several
 - `server`: what the processes of branches have imported when they begin
 - `plan`: branches, edges, steps and rollouts of a method
 """

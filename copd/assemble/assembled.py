@@ -153,13 +153,15 @@ class Assembled:
         """The fitting base, on the path that its parity check chose."""
         policy, inherited = self.fitting, self._inherited
         if inherited is not None:
-            path = inherited.path
-            policy.shared_prefix, policy.packing, policy.doubt = path.shared_prefix, path.packing, path.doubt
-            self.check_elsewhere(policy, path.checked_on)
-            return policy
+            return self._on_path(policy, inherited.path)
         path_warnings = self._settled(policy)
         of_recipe = [*toy_warnings(self.recipe), *conflict_warnings(self.recipe)]
         self._tell([*of_recipe, *leak_warnings(self.tasks), *data_warnings(self.tasks), *path_warnings])
+        return policy
+
+    def _on_path(self, policy: Policy, path: SettledPath) -> Policy:
+        policy.shared_prefix, policy.packing, policy.doubt = path.shared_prefix, path.packing, path.doubt
+        self.check_elsewhere(policy, path.checked_on)
         return policy
 
     def check_elsewhere(self, policy: Policy, place: str) -> None:
@@ -175,7 +177,10 @@ class Assembled:
 
     def model(self, path: str | None, name: str | None = None) -> Policy:
         """The model at `path`, checked like the base; None: another copy of the base. Warnings call it `name`."""
-        policy = load_policy(self.recipe, path, family=self.own("model.family"))
+        policy = load_policy(self.recipe, path, self._home, self.own("model.family"))
+        if self._inherited is not None:
+            reject_unfit(policy, self.tasks, self.recipe.sampling.max_new_tokens)
+            return self._on_path(policy, self._inherited.path)
         check_prompts(policy, self.tasks, self.recipe.sampling.max_new_tokens)
         for warning in self._settled(policy):
             self.warn(f"{name or path or self.recipe.model.path}: {warning}")
@@ -189,8 +194,12 @@ class Assembled:
     @property
     def inheritance(self) -> Inheritance:
         """What the processes of branches inherit."""
+        return self.inheritance_of(self.base)
+
+    def inheritance_of(self, policy: Policy) -> Inheritance:
+        """What other processes inherit that compute with copies of this policy."""
         indexes = {name: task.index for name, task in self.tasks.items() if isinstance(task, Rows)}
-        return Inheritance(settled_path(self.base), indexes, self.code)
+        return Inheritance(settled_path(policy), indexes, self.code)
 
     def actor(self, name: str, policy: Policy) -> Actor:
         """A model that answers problems and scores responses, but does not learn."""

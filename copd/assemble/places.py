@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from typing import Protocol, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 
@@ -17,12 +18,15 @@ from copd.assemble.preflight import check_one_path
 from copd.branches.actor import Actor
 from copd.branches.local import Turns, finish, local_handle, threaded_handle
 from copd.branches.patience import Patience
-from copd.branches.processes import BranchProcess
+from copd.branches.processes import BranchProcess, Make
 from copd.errors import RecipeError
 from copd.handles import Answering, BranchHandle
 from copd.model.folders import compute_on
 from copd.model.policy import Policy
 from copd.system.processes import Memory, begin_to_import, peak, summed
+
+if TYPE_CHECKING:  # Ray is an extra
+    from copd.branches.ray import RayBranch
 
 A = TypeVar("A", bound=Actor)
 
@@ -105,59 +109,45 @@ class OwnProcesses(_Evaluating):
     def __init__(self, made: Assembled, names: Sequence[str], started: Callable[[], None] = lambda: None) -> None:
         super().__init__(made)
         self.in_half = computes_in_half(made.recipe)
-        self._processes: dict[str, BranchProcess] = {}
-        begin_to_import(SERVER)
+        makes = {n: partial(lone_branch, made.recipe, n, index, self._inherited) for index, n in enumerate(names)}
+        self._life = ExitStack()
+        self._life.callback(self._line.shutdown)
         try:
-            for index, name in enumerate(names):
-                make = partial(lone_branch, made.recipe, name, index, self._inherited)
-                self._processes[name] = BranchProcess(name, make, partial(_warn_of, made, name), made.asked.at)
+            self._processes = in_processes(made, makes, self._life)
             self.branches: dict[str, BranchHandle] = {}
-            for name, process in self._processes.items():
-                self.branches[name] = process.handle(_patience(made))
+            for process in self._processes:
+                self.branches[process.name] = process.handle(patience_of(made))
                 started()
         except BaseException:
             self.close()
             raise
 
     def peak(self) -> Memory:
-        return summed([peak(), *(process.peak for process in self._processes.values())])
+        return summed([peak(), *(process.peak for process in self._processes)])
 
     def close(self) -> None:
-        with ExitStack() as ending:
-            ending.callback(self._line.shutdown)
-            for process in self._processes.values():
-                ending.callback(process.close)
+        self._life.close()
 
 
 class RayActors(_Evaluating):
     """An actor of Ray for each branch."""
 
     def __init__(self, made: Assembled, names: Sequence[str], started: Callable[[], None] = lambda: None) -> None:
-        try:
-            from copd.branches import ray
-            from copd.system import cluster
-        except ModuleNotFoundError as error:
-            raise RecipeError(
-                f"backend: ray needs a package that is not installed ({error.name}); pip install 'copd[ray]'"
-            ) from error
+        cluster = cluster_module()
         super().__init__(made)
         self._life = ExitStack()
-        self.in_half = made.recipe.model.dtype == "bfloat16"
-        self._actors: list[ray.RayBranch] = []
+        self._life.callback(self._line.shutdown)
+        recipe, ranks = made.recipe, made.recipe.backend.ranks
+        self.in_half = recipe.model.dtype == "bfloat16"
         try:
-            self._life.callback(self._line.shutdown)
-            cores, ranks = made.recipe.model.threads_per_branch, made.recipe.backend.ranks
-            self._life.enter_context(cluster.cluster(cores * ranks * len(names)))
-            for index, name in enumerate(names):
-                make = partial(lone_branch, made.recipe, name, index, self._inherited)
-                resources = ray.Resources(cores, cluster.cards_for(device_of(made.recipe, name)[0]), ranks)
-                actor = ray.RayBranch(name, make, partial(_warn_of, made, name), resources, made.asked.at)
-                self.in_half |= made.recipe.model.dtype == "auto" and resources.gpus > 0
-                self._life.callback(actor.close)
-                self._actors.append(actor)
+            self._life.enter_context(cluster.cluster(recipe.model.threads_per_branch * ranks * len(names)))
+            makes = {n: partial(lone_branch, recipe, n, index, self._inherited) for index, n in enumerate(names)}
+            cards = {name: cluster.cards_for(device_of(recipe, name)[0]) for name in names}
+            self.in_half |= recipe.model.dtype == "auto" and any(cards.values())
+            self._actors = as_actors(made, makes, cards, ranks, self._life)
             self.branches: dict[str, BranchHandle] = {}
             for actor in self._actors:
-                self.branches[actor.name] = actor.handle(_patience(made))
+                self.branches[actor.name] = actor.handle(patience_of(made))
                 started()
         except BaseException:
             self.close()
@@ -170,11 +160,48 @@ class RayActors(_Evaluating):
         self._life.close()
 
 
-def _warn_of(made: Assembled, branch: str, message: str) -> None:
-    made.warn(f"branch {branch}: {message}")
+def in_processes(made: Assembled, makes: Mapping[str, Make], life: ExitStack) -> list[BranchProcess]:
+    """A process for each maker by its name. All start at the same time, and end with `life`."""
+    begin_to_import(SERVER)
+    processes = []
+    for name, make in makes.items():
+        processes.append(process := BranchProcess(name, make, warn_of(made, name), made.asked.at))
+        life.callback(process.close)
+    return processes
 
 
-def _patience(made: Assembled) -> Patience:
+def cluster_module() -> ModuleType:
+    """`copd.system.cluster`. Raises RecipeError if Ray is not installed."""
+    try:
+        from copd.system import cluster
+    except ModuleNotFoundError as error:
+        raise RecipeError(
+            f"backend: ray needs a package that is not installed ({error.name}); pip install 'copd[ray]'"
+        ) from error
+    return cluster
+
+
+def as_actors(
+    made: Assembled, makes: Mapping[str, Make], cards: Mapping[str, int], ranks: int, life: ExitStack
+) -> list[RayBranch]:
+    """An actor of Ray for each maker by its name, with so many cards for each of its ranks. They end with `life`."""
+    from copd.branches import ray
+
+    actors = []
+    for name, make in makes.items():
+        resources = ray.Resources(made.recipe.model.threads_per_branch, cards[name], ranks)
+        actors.append(actor := ray.RayBranch(name, make, warn_of(made, name), resources, made.asked.at))
+        life.callback(actor.close)
+    return actors
+
+
+def warn_of(made: Assembled, branch: str) -> Callable[[str], None]:
+    """Warns with the name of a branch."""
+    return lambda message: made.warn(f"branch {branch}: {message}")
+
+
+def patience_of(made: Assembled) -> Patience:
+    """How long a run waits for a branch."""
     backend = made.recipe.backend
     return Patience(backend.slow_minutes, backend.give_up_minutes, made.warn)
 

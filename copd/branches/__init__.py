@@ -2,6 +2,7 @@
 
 - `actor`: policy, tasks and grading, put together
 - `branch`: an actor that learns and teaches
+- `rater`: an actor that says how often its policy answers rows rightly
 - `state`: a branch's part of a checkpoint, written and read by the branch
 - `described`: the metrics of a batch's responses
 - `refilled`: further prompts in the place of groups without signal

@@ -38,6 +38,9 @@ class SamplingSettings:
 class Actor:
     """A policy that answers the problems of several tasks, has its responses graded, and scores those of others."""
 
+    capability = ""
+    """The task that a branch learns; an actor that is no branch learns none."""
+
     def __init__(
         self,
         name: str,

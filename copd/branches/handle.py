@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from copd.types import Part, Rollouts, Score, SettledPath, Split, StateFile
+from copd.types import Part, Rated, Rollouts, Score, SettledPath, Split, StateFile
 
 Carry = Callable[..., Awaitable[Any]]
 """Carries a call to a branch: the method's name, then its arguments. Returns or raises whatever the method does."""
@@ -35,6 +35,9 @@ class Handle:
         self, split: Split, task: str, count: int, rollouts_per_prompt: int, *, greedy: bool
     ) -> Rollouts:
         return await self._carry("answer_first", split, task, count, rollouts_per_prompt, greedy=greedy)
+
+    async def rate(self, number: int, places: range, samples: int) -> Rated:
+        return await self._carry("rate", number, places, samples)
 
     async def inspect(self, rollouts: Rollouts, k: int, ids_NTK: Tensor | None = None) -> Score:
         return await self._carry("inspect", rollouts, k, ids_NTK)

@@ -11,11 +11,10 @@ from typing import Any, TypeVar
 import torch
 
 from copd.branches.actor import Actor
-from copd.branches.branch import Branch
 from copd.branches.handle import Handle
 
 T = TypeVar("T")
-COMPUTING = frozenset({"answer_first", "collect", "inspect", "native_gradients", "score", "update"})
+COMPUTING = frozenset({"answer_first", "collect", "inspect", "native_gradients", "rate", "score", "update"})
 """Calls that need the model's device."""
 QUIET = 10
 """So often the loop goes round after a call until all who waited for the call's result have made their next one."""
@@ -77,8 +76,7 @@ def threaded_handle(actor: Actor, line: ThreadPoolExecutor, turns: Turns) -> Han
 
 
 def _handle(actor: Actor, carry: Any) -> Handle:
-    capability = actor.capability if isinstance(actor, Branch) else ""
-    return Handle(actor.name, actor.policy.allowed_tokens, carry, capability)
+    return Handle(actor.name, actor.policy.allowed_tokens, carry, actor.capability)
 
 
 async def _in_turn(actor: Actor, turns: Turns | None, method: str, *arguments: Any, **options: Any) -> Any:

@@ -19,7 +19,7 @@ from itertools import count
 from multiprocessing.connection import Connection
 from typing import Any
 
-from copd.branches.branch import Branch
+from copd.branches.actor import Actor
 from copd.branches.handle import Handle
 from copd.branches.patience import Patience, not_built
 from copd.branches.travel import Draw, from_bytes, to_bytes
@@ -27,7 +27,7 @@ from copd.errors import CopdError, LostBranchError, ProcessError
 from copd.system.processes import Memory, Served, peak
 from copd.types import Part, Rollouts
 
-Make = Callable[..., AbstractContextManager[Branch]]
+Make = Callable[..., AbstractContextManager[Actor]]
 """Builds the branch, given a function for warnings. The branch's process enters it, and leaves it when it ends."""
 END = b""
 """The message after which a process ends."""
@@ -187,7 +187,7 @@ def serve(pipe: Connection, make: Make) -> None:
 class _Desk:
     """A branch as its process serves it. Responses that it sampled stay here, under numbers, until its next update."""
 
-    def __init__(self, branch: Branch) -> None:
+    def __init__(self, branch: Any) -> None:
         self._branch = branch
         self._kept: dict[int, Rollouts] = {}
         self._numbers = count()

@@ -186,7 +186,7 @@ class _Served:
     def built(self, make: Make, folder: str) -> bytes:
         """Build the branch. `folder` is that of the run, from which relative paths lead."""
         os.chdir(folder)
-        self._branch = self._life.enter_context(make(self._warnings.append))
+        self._branch: Any = self._life.enter_context(make(self._warnings.append))
         node = ray.get_runtime_context().get_node_id()
         return self._answer((self._branch.capability, self._branch.policy.allowed_tokens, node, os.getpid()))
 

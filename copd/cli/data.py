@@ -100,17 +100,27 @@ def filter_rows(
     samples: Annotated[
         int | None, typer.Option(min=2, help="Responses to each row; default sampling.rollouts_per_prompt.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Copies of the model, with backend=processes or ray; default one for each card."),
+    ] = None,
+    at_most: Annotated[
+        int | None, typer.Option(min=1, help="Keep so many rows at most, chosen by the seed and their places.")
+    ] = None,
 ) -> None:
     """Keep the training rows that a model answers rightly only sometimes. A pass rate of 0 or 1 teaches GRPO nothing.
 
-    Rows are written unchanged and in their order. Rows that the recipe cuts off for validation and test are kept.
+    Rows are written unchanged and in their order. Rows that the recipe cuts off for validation and test are kept. The
+    answers so far are in OUT.progress.jsonl until OUT is written. After an interruption the same command goes on.
     """
     from copd.commands.filter import filter_rows
     from copd.recipe.reading import load_recipe
 
     named, changes = recipe_and_changes(file, overrides)
     settings = load_recipe(recipe, changes)
-    found, passed_on = filter_rows(settings, branch, out, file=named, model=model, samples=samples)
+    found, passed_on = filter_rows(
+        settings, branch, out, file=named, model=model, samples=samples, workers=workers, at_most=at_most
+    )
     for line in found.summary():
         print(line)
     if passed_on:

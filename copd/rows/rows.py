@@ -207,15 +207,19 @@ class Rows:
                     ) from None
         raise DataError(f"branches.{self.name}.task: every row of {split.value} is bad")
 
-    def in_file_order(self, split: Split) -> Iterator[tuple[int, Problem]]:
-        """Every row of a split once: its place among them, and its problem. Bad rows are reported or left out."""
-        for at in range(self.size(split)):
+    def in_file_order(self, split: Split, places: range | None = None) -> Iterator[tuple[int, Problem | BadRow]]:
+        """The rows of a split at these places, by default all: the place, and the problem or why the row is bad."""
+        for at in range(self.size(split)) if places is None else places:
             try:
                 problem = self._problem(split, at)
             except BadRow as error:
-                self._bad.meet(self.where(split, at), error)
+                yield at, error
             else:
                 yield at, problem
+
+    def meet(self, split: Split, at: int, why: BadRow) -> None:
+        """Count a row as bad. Raises DataError naming its file and line if the policy does not leave it out."""
+        self._bad.meet(self.where(split, at), why)
 
     def sources(self, split: Split) -> list[Source]:
         """The files of a split. A split that was cut from the training files has none."""

@@ -51,7 +51,7 @@ def check_folder(
         except CheckpointError:
             if not force:
                 raise
-        found = [change for key in RESUMED for change in _differences(key, before[key], manifest[key])]
+        found = [change for key in RESUMED for change in differences(key, before[key], manifest[key])]
         changes = [change for change in found if not change.startswith(MAY_CHANGE)]
         if changes and not force:
             lines = [f"{folder}: cannot resume: {change}" for change in changes]
@@ -123,9 +123,9 @@ def _reread(path: Path, recipe: Any, reread: Reread) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot resume: this copd cannot read the run's recipe: {reasons}") from error
 
 
-def _differences(path: str, before: Any, now: Any) -> list[str]:
+def differences(path: str, before: Any, now: Any) -> list[str]:
     """Every value that differs between two nested mappings, with its path."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return [] if before == now else [f"{path} was {before!r} and is now {now!r}"]
     keys = {**before, **now}
-    return [change for key in keys for change in _differences(f"{path}.{key}", before.get(key), now.get(key))]
+    return [change for key in keys for change in differences(f"{path}.{key}", before.get(key), now.get(key))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -51,6 +52,14 @@ class JsonLines:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be written: {error}") from error
+
+    def lock(self) -> bool:
+        """Lock the file against other processes until it is closed. False if another process has locked it."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def close(self) -> None:
         """Close the file: nothing more will be written."""

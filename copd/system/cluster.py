@@ -75,3 +75,14 @@ def cards_for(device: str) -> int:
     if device == "auto":
         return int(ray.cluster_resources().get("GPU", 0) > 0)
     return int(device.startswith("cuda"))
+
+
+def room_for(cores: int, cards: int) -> int:
+    """How many processes that each ask for so many cores and cards have room on the cluster's nodes, at least one.
+
+    Those that ask for no card: one.
+    """
+    if not cards:
+        return 1
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max(1, sum(int(min(node.get("GPU", 0) // cards, node.get("CPU", 0) // cores)) for node in nodes))

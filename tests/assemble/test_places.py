@@ -82,7 +82,7 @@ def test_a_model_that_is_only_evaluated_is_on_its_device_only_from_its_first_ans
     monkeypatch.setattr("copd.assemble.places.compute_on", lambda *_: (torch.device("cuda", 0), None))
 
     class Evaluated:
-        name, policy = "base", SimpleNamespace(allowed_tokens=3)
+        name, policy, capability = "base", SimpleNamespace(allowed_tokens=3), ""
 
         def move(self, device):
             moves.append(str(device))

@@ -1,6 +1,7 @@
 """`copd data filter`: rows that a model answers rightly sometimes, neither always nor never, as they were written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,29 @@ def test_rows_cut_off_by_hash_stay_and_are_cut_off_again(tmp_path):
     assert found.rows == len(before["train"])
     assert len(after["train"]) == len(found.kept) < found.rows
     assert set(after["train"]) < set(before["train"])
+
+
+def test_at_most_so_many_rows_are_kept_in_their_order_and_another_seed_keeps_others(others, tmp_path):
+    path = write(tmp_path / "rows.jsonl", [sum_row(a, b) for a, b in SUMS])
+    recipe, out = recipe_of(path, **others), tmp_path / "out.jsonl"
+    all_of_them, _ = filter_rows(recipe, "text", tmp_path / "all.jsonl")
+    found, _ = filter_rows(recipe, "text", out, at_most=5)
+    every = (tmp_path / "all.jsonl").read_text().splitlines()
+    chosen = out.read_text().splitlines()
+    assert len(chosen) == len(found.kept) == 5
+    assert [row for row in every if row in chosen] == chosen
+    assert chosen != every[:5]
+    assert found.summary()[0] == all_of_them.summary()[0]
+    assert found.summary()[1] == f"  kept, sometimes right: 5 of {len(every)}, chosen by seed and place"
+    again = replace(all_of_them, kept=all_of_them.kept[::-1])
+    again.keep_at_most(5, 0)
+    assert again.kept == found.kept
+    again = replace(all_of_them)
+    again.keep_at_most(5, 1)
+    assert again.kept != found.kept
+    again = replace(all_of_them)
+    again.keep_at_most(1000, 0)
+    assert again == all_of_them
 
 
 def rows_of(recipe) -> dict[str, list[str]]:
