@@ -177,7 +177,7 @@ class Assembled:
 
     def model(self, path: str | None, name: str | None = None) -> Policy:
         """The model at `path`, checked like the base; None: another copy of the base. Warnings call it `name`."""
-        policy = load_policy(self.recipe, path, self._home, self.own("model.family"))
+        policy = load_policy(self.recipe, path, home=self._home, family=self.own("model.family"))
         if self._inherited is not None:
             reject_unfit(policy, self.tasks, self.recipe.sampling.max_new_tokens)
             return self._on_path(policy, self._inherited.path)
