@@ -29,6 +29,7 @@
 - `compare`: trains arms over seeds, and writes the page about them
 - `prepare`: rows of a published set
 - `filter`: keeps the rows that teach something
+- `answered`: what a filter has learned so far, kept for the next one
 - `check`: reports every bad row of files
 - `warmup`: makes a base for the embedded world
 - `python`: the same from Python, with a program's rows and functions

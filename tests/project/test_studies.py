@@ -15,6 +15,7 @@ RUN = {
     "studies/memory.py",
     "studies/models_matrix.py",
     "studies/savings.py",
+    "studies/scaling.py",
     "benchmarks/grading.py",
     "benchmarks/data_check.py",
 }
@@ -115,3 +116,13 @@ def test_the_check_of_many_rows_is_timed(form):
     said = said_by("benchmarks/data_check.py", "--rows", "2000", "--format", form)
     assert "2000 rows, 0 bad; kinds: text 2000" in said
     assert re.search(r"[\d.]+ s on the clock, [\d.]+ s of CPU time\npeak memory \d+ MiB before, \d+ MiB after", said)
+
+
+@pytest.mark.slow
+def test_the_cycles_of_many_branches_are_those_of_the_page_and_its_picture(run_here):
+    drawn = (ROOT / "docs" / "scaling.svg").read_bytes()
+    rows = run_here("studies/scaling.py")
+    told = [line for line in PAGES["cluster.md"].splitlines() if line.startswith(("| hub", "| full |", "| neighbours"))]
+    assert set(told) < set(rows)
+    assert len(told) == 15
+    assert (ROOT / "docs" / "scaling.svg").read_bytes() == drawn

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from copd.errors import ProcessError
-from copd.system.cluster import SEVERAL_NODES, cluster
+from copd.system.cluster import SEVERAL_NODES, cluster, room_for
 
 
 def unused_port():
@@ -33,3 +33,11 @@ def test_an_address_where_nobody_listens_is_told_at_once(monkeypatch, address, s
         pass
     assert time.monotonic() - begun < 60
     assert SEVERAL_NODES not in os.environ
+
+
+def test_there_is_room_for_as_many_as_the_cards_and_cores_of_each_node_allow(monkeypatch):
+    nodes = [("GPU", 8, 32, True), ("GPU", 2, 64, True), ("TPU", 4, 64, True), ("GPU", 8, 64, False)]
+    made = [{"Alive": alive, "Resources": {kind: cards, "CPU": cores}} for kind, cards, cores, alive in nodes]
+    monkeypatch.setattr("copd.system.cluster.ray.nodes", lambda: made)
+    assert [room_for(cores, 1) for cores in (4, 8, 100)] == [10, 6, 1]
+    assert room_for(4, 0) == 1
