@@ -48,14 +48,15 @@ class Answered:
         anew = f"remove {self.path} to start anew"
         try:
             records = list(read_lines(self.path))
-            before = records[0]["settings"] if records else settings
+            before = records[0]["settings"] if len(records) > 1 else settings  # nothing is lost before the first chunk
             changes = [change for key in settings for change in differences(key, before[key], settings[key])]
             self.chunks = {record["chunk"]: _rated(record) for record in records[1:]}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{self.path}: damaged, cannot go on ({wrong_in(error)}); {anew}") from error
         if changes:
             raise CheckpointError("\n".join([*(f"{self.path}: cannot go on: {change}" for change in changes), anew]))
-        if not records:
+        if not self.chunks:
+            self._lines.truncate(0)
             self._lines.write({"settings": settings})
 
     def add(self, number: int, rated: Rated) -> None:

@@ -98,8 +98,11 @@ def _answer(made: Assembled, rows: Rows, samples: int, workers: int | None, answ
                 with raters(made, workers) as handles:
                     finish(_ask(handles, iter(left.items()), samples, keep))
     except BaseException:
-        done = f"{len(answered.chunks)} of {len(chunks)} chunks of rows are answered"
-        logger.warning("%s: %s; the same command goes on from there", answered.path, done)
+        if answered.chunks:
+            done = f"{len(answered.chunks)} of {len(chunks)} chunks of rows are answered"
+            logger.warning("%s: %s; the same command goes on from there", answered.path, done)
+        else:
+            answered.remove()
         raise
 
 

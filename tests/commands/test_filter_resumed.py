@@ -11,10 +11,12 @@ from test_filter import SUMS, recipe_of, sum_row, write
 from copd.branches.rater import Rater
 from copd.commands.answered import Answered
 from copd.commands.filter import PROGRESS, filter_rows
-from copd.errors import CheckpointError
+from copd.errors import CheckpointError, DataError
 from copd.recipe.model import Recipe
 
 CHUNKS = [*range(6)]
+BAD = 25
+"""A row of the last chunk that is not among those that are tried at the start."""
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,34 @@ def test_changed_rows_are_refused(tmp_path, monkeypatch):
     write(tmp_path / "rows.jsonl", [sum_row(a, b) for a, b in reversed(SUMS)])
     with pytest.raises(CheckpointError, match=r"cannot go on: rows_sha256\.\S+rows\.jsonl was '"):
         filter_rows(recipe, "text", tmp_path / "out.jsonl")
+
+
+def test_a_row_found_bad_while_it_is_asked_ends_the_filter_or_is_left_out(asked, tmp_path, caplog):
+    rows = [sum_row(a, b) for a, b in SUMS]
+    rows[BAD] |= {"images": ["bad.png"]}
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    others = {name: write(tmp_path / f"{name}.jsonl", [sum_row(8, 8)]) for name in ("validation", "test")}
+    path, out = write(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl"
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"rows\.jsonl:{BAD + 1}: image 'bad\.png': not a picture"):
+            filter_rows(recipe_of(path, **others), "text", out)
+    assert asked == [*CHUNKS, CHUNKS[-1]]
+    assert "5 of 6 chunks of rows are answered" in caplog.text
+    found, _ = filter_rows(recipe_of(path, **others, bad_rows="skip", max_bad_rows=1), "text", out)
+    assert found.rows == len(rows) - 1
+    assert "1 bad rows were left out" in caplog.text
+    assert b"bad.png" not in out.read_bytes()
+    assert asked[7:] == CHUNKS[-1:]
+
+
+def test_of_a_filter_that_answered_nothing_nothing_is_left_that_could_refuse_another(recipe, tmp_path, monkeypatch):
+    progress = interrupted(recipe, tmp_path / "out.jsonl", monkeypatch, at=0)
+    assert not progress.exists()
+    progress.write_text('{"settings": {"seed": 3}}\n{"chunk": ')  # left by SIGKILL
+    answered = Answered(progress, {"seed": 4})
+    answered.close()
+    assert answered.chunks == {}
+    assert progress.read_text() == '{"settings": {"seed": 4}}\n'
 
 
 def test_a_damaged_file_and_one_in_use_are_refused(recipe, tmp_path):

@@ -25,11 +25,10 @@ def test_several_workers_in_one_process_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["processes", "ray"])
-def test_two_workers_write_the_file_of_one(kind, tmp_path, monkeypatch):
-    names, started = [], f"{'in_processes' if kind == 'processes' else 'as_actors'}"
-    begin = getattr(raters, started)
-    monkeypatch.setattr(raters, started, lambda made, makes, *rest: names.extend(makes) or begin(made, makes, *rest))
+@pytest.mark.parametrize(("kind", "starter"), [("processes", "in_processes"), ("ray", "as_actors")])
+def test_two_workers_write_the_file_of_one(kind, starter, tmp_path, monkeypatch):
+    names, begin = [], getattr(raters, starter)
+    monkeypatch.setattr(raters, starter, lambda made, makes, *rest: names.extend(makes) or begin(made, makes, *rest))
     found = {}
     for backend, workers in (("local", None), (kind, 2)):
         out = tmp_path / f"{backend}.jsonl"
@@ -40,9 +39,10 @@ def test_two_workers_write_the_file_of_one(kind, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_where_a_worker_ends_the_answers_stay_and_others_go_on_from_them(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize(("kind", "starter"), [("processes", "in_processes"), ("ray", "as_actors")])
+def test_where_a_worker_ends_the_answers_stay_and_others_go_on_from_them(kind, starter, tmp_path, monkeypatch, caplog):
     out, processes, written = tmp_path / "out.jsonl", [], []
-    begin, add = raters.in_processes, Answered.add
+    begin, add = getattr(raters, starter), Answered.add
 
     def started(*given):
         processes.extend(begin(*given))
@@ -54,14 +54,13 @@ def test_where_a_worker_ends_the_answers_stay_and_others_go_on_from_them(tmp_pat
         if len(written) == 2:
             os.kill(processes[0].process, signal.SIGKILL)
 
-    monkeypatch.setattr(raters, "in_processes", started)
+    monkeypatch.setattr(raters, starter, started)
     monkeypatch.setattr(Answered, "add", added)
-    with pytest.raises(LostBranchError, match=r"worker 1: its process has ended \(killed by SIGKILL"):
-        filter_rows(recipe_on("processes", tmp_path), "text", out, workers=2)
+    with pytest.raises(LostBranchError, match=r"worker 1: its (process|actor) has ended \(killed"):
+        filter_rows(recipe_on(kind, tmp_path), "text", out, workers=2)
     assert "of 6 chunks of rows are answered; the same command goes on from there" in caplog.text
     assert not out.exists()
     assert (tmp_path / f"out.jsonl{PROGRESS}").exists()
-    monkeypatch.setattr(raters, "in_processes", begin)
     filter_rows(recipe_on("local", tmp_path), "text", out)
     assert sorted(written) == [*range(6)]
     filter_rows(recipe_on("local", tmp_path), "text", tmp_path / "alone.jsonl")
