@@ -80,7 +80,8 @@ def is_comparison(name: str) -> bool:
 def arms_table(arms: Sequence[ArmNeeds]) -> Table:
     """What the jobs of a comparison ask for, one line each, and their sum."""
     timed = arms[0].hours is not None
-    table = Table(Column("job, with one seed", no_wrap=True), title="rollouts, and tokens at most", title_justify="left")
+    jobs = Column("job, with one seed", no_wrap=True)
+    table = Table(jobs, title="rollouts, and tokens at most", title_justify="left")
     for name in ("cards", "GiB of the fullest", "rollouts", "sampled", *(["hours", "hours of cards"] if timed else [])):
         table.add_column(name, justify="right")
     for arm in arms:

@@ -15,9 +15,10 @@ from copd.schedule import Phase
 
 @dataclass(frozen=True)
 class ArmNeeds:
-    """What one job asks for; its `name` is its arm's. `hours` until it ends, and those of all its cards together, are None without a speed.
+    """What one job asks for; its `name` is its arm's.
 
-    `most`: bytes of its fullest card. `rollouts` and `sampled` tokens leave out those of experts that it takes over.
+    `hours` until it ends are None without a speed. `most`: bytes of its fullest card. `rollouts` and `sampled` tokens
+    leave out those of experts that it takes over.
     """
 
     name: str
