@@ -4,6 +4,7 @@
 - `arguments`: what several commands take
 - `models`: `copd eval`, `behaviour` and `merge`
 - `ask`: `copd ask`
+- `benchmark`: `copd benchmark`
 - `compare`: `copd compare` and `advise`
 - `data`: `copd data check` and `filter`
 - `example`: `copd example`

@@ -18,6 +18,7 @@ from rich.text import Text
 from copd.assemble import SERVER
 from copd.cli.arguments import Overrides, RecipeName, busy, check_result_file, named_recipe, recipe_and_changes
 from copd.cli.ask import ask
+from copd.cli.benchmark import benchmark
 from copd.cli.compare import advise, compare
 from copd.cli.data import data
 from copd.cli.example import example
@@ -159,6 +160,7 @@ def warmup(
 
 
 app.command("eval")(evaluate)
+app.command()(benchmark)
 app.command()(behaviour)
 app.command()(merge)
 app.command()(init)

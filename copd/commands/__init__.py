@@ -20,6 +20,7 @@
 - `push`: a model of a run to the Hugging Face Hub
 - `example`: copies an example that ships
 - `evaluate`: compares models on test problems
+- `benchmark`: models on a suite of public benchmarks
 - `behaviour`: compares a student with a teacher
 - `merge`: merges model folders
 - `ask`: questions to models

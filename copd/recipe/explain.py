@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -134,6 +134,9 @@ def _known_names(parents: Sequence[str], root: type[BaseModel]) -> list[str]:
         elif parent.startswith(TASK_TAG):
             section = TASKS[parent.removeprefix(TASK_TAG)]
         else:
-            section = section.model_fields[parent].annotation
-            section = next((a for a in get_args(section) if isinstance(a, type) and issubclass(a, Section)), section)
+            annotation: Any = section.model_fields[parent].annotation
+            held = (a for a in get_args(annotation) if isinstance(a, type) and issubclass(a, Section))
+            section = next(held, annotation)
+            if get_origin(annotation) is dict:
+                section = {"*": section}
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

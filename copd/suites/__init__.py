@@ -1,0 +1,7 @@
+"""Public benchmarks: what a suite asks of a model, who asks it, and the table beside published numbers.
+
+- `suite`: the file of a suite
+- `own`: copd asks the rows of a file
+- `results`: what a model reached, in a file that a later call finds again
+- `table`: the tables, in Markdown and on a terminal
+"""
