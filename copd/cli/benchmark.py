@@ -27,6 +27,13 @@ def benchmark(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N problems of each benchmark, marked in the table.")
     ] = None,
+    harness_python: Annotated[
+        str | None,
+        typer.Option(
+            envvar="COPD_HARNESS_PYTHON",
+            help="The Python of the environment that holds lmms-eval or lm-eval, for benchmarks that those ask.",
+        ),
+    ] = None,
 ) -> None:
     """Measure models on public benchmarks, and show them beside published numbers: OUT/benchmarks.md."""
     from copd.suites.suite import load_suite
@@ -34,10 +41,12 @@ def benchmark(
     models, changes = models_and_changes(words)
     settings = load_suite(suite)
     with busy("loading PyTorch and transformers") as tell:
-        from copd.commands.benchmark import PAGE, Call, benchmark_models
+        from copd.commands.benchmark import PAGE, benchmark_models
+        from copd.commands.benchmark_call import Call
         from copd.suites.table import as_tables, notes
 
-        results = benchmark_models(models, Call(settings, data, out, only or (), limit, changes, tell))
+        asked = Call(settings, data, out, only or (), limit, changes, harness_python, tell)
+        results = benchmark_models(models, asked)
     console = Console()
     console.print(*as_tables(settings, results), sep="\n", crop=False)
     for note in notes(settings, results):

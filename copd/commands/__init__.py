@@ -21,6 +21,8 @@
 - `example`: copies an example that ships
 - `evaluate`: compares models on test problems
 - `benchmark`: models on a suite of public benchmarks
+- `benchmark_call`: what a call of it asks for
+- `by_harness`: the benchmarks that a harness asks
 - `behaviour`: compares a student with a teacher
 - `merge`: merges model folders
 - `ask`: questions to models

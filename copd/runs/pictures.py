@@ -61,6 +61,18 @@ def _spread(items: Sequence[np.ndarray | Pixels] | np.ndarray) -> list[np.ndarra
 def _keep(folder: Path, picture: np.ndarray) -> str:
     image = Image.fromarray(picture)
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return _write(folder, image)
+
+
+def write_picture(folder: Path, picture: np.ndarray | Pixels) -> str:
+    """Write a picture as it is, as PNG into `folder`/media; returns its path relative to `folder`.
+
+    Raises WriteError naming a file that cannot be written.
+    """
+    return _write(folder, Image.fromarray(np.asarray(picture)))
+
+
+def _write(folder: Path, image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="png", optimize=True)
     path = folder / MEDIA / f"{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.png"

@@ -72,7 +72,8 @@ def write_result(out: Path, result: Result) -> Path:
     """Write a result into its place. Raises WriteError."""
     path = place_of(out, result.model, result.benchmark)
     make_folder(path.parent)
-    replace_text(path, json.dumps(asdict(result), indent=1, allow_nan=False) + "\n")
+    lines = (f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in asdict(result).items())
+    replace_text(path, "{" + ",\n ".join(lines) + "}\n")
     return path
 
 

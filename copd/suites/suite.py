@@ -50,9 +50,8 @@ class Sampling(Section):
 
 
 class Harness(Section):
-    """A harness: the version that was tried, and how it runs a model."""
+    """How a harness runs a model. Its version is pinned in `copd/assets/suites`."""
 
-    version: str = Field(description="the only version that is accepted")
     model: str = Field(description="the harness's name for the kind of model, for instance qwen3_vl")
     model_args: dict[str, bool | int | float | str] = Field({}, description="further arguments of the model")
 
@@ -96,6 +95,8 @@ class Benchmark(Section):
             raise ValueError(f".task: found {self.task!r}, but engine rows asks rows; choose a harness as engine")
         if self.engine == "lmms-eval" and self.task in UNFIT:
             raise ValueError(f".task: {self.task} is refused: {UNFIT[self.task]}")
+        if self.samples > 1:
+            raise ValueError(f".samples: is {self.samples}, but a harness scores one response of its own task")
         if self.metric is None:
             raise ValueError(".metric: missing; it names what a sample of the harness's task holds as its score")
         for field in ("rows", "verifier", "system_prompt", "prompt_template"):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from copd.commands.benchmark import PAGE, Call, benchmark_models
+from copd.commands.benchmark import PAGE, benchmark_models
+from copd.commands.benchmark_call import Call
 from copd.commands.evaluate import evaluate_models
 from copd.errors import DataError, ModelFolderError, RecipeError
 from copd.recipe.reading import load_recipe
@@ -137,7 +138,7 @@ def test_mistakes_are_told_before_anything_is_loaded(data, tmp_path):
     with pytest.raises(RecipeError, match="have one folder below --out"):
         benchmark_models(["a/b", "a_b"], call(data))
     (data / "digits.jsonl").unlink()
-    told = r"digits\.jsonl: no such file; `copd data prepare digits --out .*` writes it, .* by --only \(sums\)"
+    told = r"digits\.jsonl: no such file; `copd data prepare digits --out .*` writes it; --only asks some .*: sums"
     with pytest.raises(DataError, match=told):
         benchmark_models([MODEL], call(data))
     assert not (tmp_path / "out").exists()

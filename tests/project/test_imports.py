@@ -78,7 +78,7 @@ ROOMS = {
     | {"copd.measure.evaluate", "copd.measure.pilot"},
     "suites": EVERYBODY
     | {f"copd.recipe.{module}" for module in ("explain", "fields", "strict_yaml")}
-    | {"copd.maths.intervals", "copd.measure.evaluate"},
+    | {"copd.maths.intervals", "copd.measure.evaluate", "copd.runs.pictures"},
     "assemble": EVERYBODY
     | {"copd.schedule", "copd.topology", "copd.recipe", "copd.model", "copd.compute", "copd.maths", "copd.tasks"}
     | {"copd.rows", "copd.rewards", "copd.measure.health", "copd.branches"},
