@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
 VLLM := .venv-vllm
+LM_EVAL := .venv-lm-eval
+LMMS_EVAL := .venv-lmms-eval
 # uv installs where it is on PATH. Not meant is the one among the tools of $(VENV), which is on PATH while that is activated.
 UV := $(filter-out $(abspath $(BIN))/%,$(shell command -v uv 2>/dev/null))
 INSTALLER := $(if $(UV),uv,pip)
@@ -13,7 +15,7 @@ WORLDS := conflict_0 conflict_0_5 small large two four
 BASES := studies/conflict_0/base studies/conflict_0_5/base
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command 'make lock'
 
-.PHONY: demo study docs bench test test-slow test-processors test-vllm mutations soak base coverage check format lock \
+.PHONY: demo study docs bench test test-slow test-processors test-vllm test-harness mutations soak base coverage check format lock \
   clean clean-runs
 
 demo: $(VENV)/.installed  ## train the demo recipe on the embedded world
@@ -63,6 +65,9 @@ test-processors: $(VENV)/.tools  ## the fast tests of what computes, on other ki
 
 test-vllm: $(VLLM)/.installed  ## the tests that need vLLM, on the CPU, in an environment of their own; 10 minutes
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m slow --timeout=1800 tests/model/test_vllm.py
+
+test-harness: $(VENV)/.tools $(LM_EVAL)/.installed $(LMMS_EVAL)/.installed  ## the tests that need lm-eval and lmms-eval, each in an environment of its own; 10 minutes
+	$(BIN)/python -m pytest -m slow --timeout=1800 tests/suites/test_real_harnesses.py
 
 soak: $(VENV)/.installed  ## kill a short run 100 times, and compare what it becomes with an undisturbed one; 10 minutes
 	$(BIN)/python tools/soak.py --kills 100 --seed $(or $(SEED),0) --backend $(or $(BACKEND),local) --victims $(or $(VICTIMS),run)
@@ -139,8 +144,15 @@ $(VLLM)/.installed: pyproject.toml tools/torchvision_operators.py
 	  echo 'import torchvision_operators' > "$$packages/torchvision_operators.pth"; }
 	@touch $@
 
+# The harnesses of `copd benchmark`. Each goes with versions that copd's own environment does not hold.
+.venv-%/.installed: copd/assets/suites/%.txt
+	$(PYTHON) -m venv .venv-$*
+	@echo "copd: installing $* into .venv-$* with pip; torch comes from $(or $(TORCH_INDEX),where pip finds it)"
+	.venv-$*/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r $<
+	@touch $@
+
 clean:  ## remove the environments and the caches; runs are kept
-	rm -rf $(VENV) $(BENCH) $(VLLM) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) $(BENCH) $(VLLM) $(LM_EVAL) $(LMMS_EVAL) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-runs:  ## remove runs/, trained models and all, and say which folders those are

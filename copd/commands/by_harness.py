@@ -17,7 +17,7 @@ from copd.errors import DataError, WriteError
 from copd.model.folders import compute_on, load_family
 from copd.recipe.reading import load_recipe
 from copd.rewards.grading import Response
-from copd.suites.harness import Run, check_model
+from copd.suites.harness import CACHE, Run, check_model
 from copd.suites.local_tasks import write_task
 from copd.suites.own import as_recipe
 from copd.suites.results import Result, make_folder, place_of
@@ -93,6 +93,7 @@ def _ask_rows(
     write_task(tasks, benchmark.engine, own_name, problems, call.suite.sampling, benchmark.samples)
     run = _run(call, name, folder, python, work, own_name, tasks)
     run.finish()
+    shutil.rmtree(tasks / CACHE, ignore_errors=True)
     samples = read_samples(run.out)
     responses = _as_responses(name, samples, problems, benchmark.samples, folder, call.suite.sampling.max_new_tokens)
     asked = [problem for problem in problems for _ in range(benchmark.samples)]
@@ -105,7 +106,7 @@ def _ask_rows(
         seconds=round(time.perf_counter() - began, 1),
         cut=sum(not response.finished for response in responses),
         placeholders=with_placeholders(samples),
-        tokens=sum(len(response.ids_T) for response in responses) / len(responses),
+        tokens=sum(len(response.ids_T) + response.finished for response in responses) / len(responses),
         further={"grader_failures": grades.failures},
         **known,
     )

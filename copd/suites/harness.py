@@ -18,6 +18,8 @@ from copd.suites.suite import Harness, Sampling
 
 MODULES = {"lmms-eval": "lmms_eval", "lm-eval": "lm_eval"}
 LAST_LINES = 12
+CACHE = "cache"
+"""The folder in that of a local task in which the harness keeps its copy of the rows."""
 EXPERTS = re.compile(r"A\d+B")
 """What in a path makes lmms-eval load a mixture of experts."""
 VERSIONS = """
@@ -81,7 +83,7 @@ class Run:
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "OPENAI_API_KEY")}
         environment |= {"USE_LLM_JUDGE": "False", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
         if self.tasks is not None:
-            environment["HF_DATASETS_CACHE"] = str(self.tasks / "cache")
+            environment["HF_DATASETS_CACHE"] = str(self.tasks / CACHE)
         with self.log.open("wb") as lines:
             done = subprocess.run(
                 self.command, stdin=subprocess.DEVNULL, stdout=lines, stderr=subprocess.STDOUT, env=environment

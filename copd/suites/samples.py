@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from copd.suites.suite import Benchmark
 
 PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
 """Tokens that stand for pictures in prompts. A model of copd never emits one, if the vocabulary mask is heeded."""
+
+NAMED = re.compile(r"(?:.*_)?samples_(.+?)(?:_\d{4}-\d\d-\d\dT.*)?")
+"""A file of samples: the date stands before the task in lmms-eval, behind it in lm-eval."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ def read_samples(out: Path) -> list[Sample]:
 
 
 def _read(path: Path) -> Iterator[Sample]:
-    task = path.stem
+    named = NAMED.fullmatch(path.stem)
+    task = named[1] if named else path.stem
     try:
         with path.open(encoding="utf-8") as lines:
             for line in lines:
@@ -60,9 +65,9 @@ def _texts(held: Any) -> Iterator[str]:
 def told_by(out: Path, task: str, metric: str) -> float | str | None:
     """The number that the harness itself prints for a task, None if it prints none."""
     for path in sorted(out.rglob("*results*.json")):
-        printed = json.loads(path.read_text(encoding="utf-8"))["results"].get(task, {})
-        if f"{metric},none" in printed:
-            return printed[f"{metric},none"]
+        printed = json.loads(path.read_text(encoding="utf-8"))["results"].get(task, {}).get(f"{metric},none")
+        if isinstance(printed, int | float | str):
+            return printed
     return None
 
 
