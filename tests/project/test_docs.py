@@ -52,6 +52,8 @@ NOT_RUN = {
     "python studies/": "only from the root of the checkout; tests/project/test_studies.py runs them at a reduced size",
     "python benchmarks/": "the same",
     "python -m benchmarks.": "likewise; tests/project/test_benchmarks.py runs them at a reduced size",
+    ".harness/": "another environment, of a harness",
+    "copd benchmark --suite paper": "needs public data sets; tests/commands/test_benchmark_command.py asks example rows",
     ".venv-bench/": "another environment, which `make bench` makes",
     "copd advise ": "minutes; tests/commands/test_advise.py runs it at a reduced size",
     "copd train demo backend=ray": "a minute; tests/whole/test_lost_branch.py runs it at a reduced size",
