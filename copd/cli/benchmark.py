@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from copd.cli.arguments import busy, models_and_changes
+from copd.cli.arguments import busy, models_and_changes, say
+
+if TYPE_CHECKING:  # torch is loaded only once the suite is known to be sound
+    from copd.suites.results import Result
 
 
 def benchmark(
@@ -45,10 +48,15 @@ def benchmark(
         from copd.commands.benchmark_call import Call
         from copd.suites.table import as_tables, notes
 
-        asked = Call(settings, data, out, only or (), limit, changes, harness_python, tell)
+        asked = Call(settings, data, out, only or (), limit, changes, harness_python, tell, _say)
         results = benchmark_models(models, asked)
     console = Console()
     console.print(*as_tables(settings, results), sep="\n", crop=False)
     for note in notes(settings, results):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     console.print(f"written: {out / PAGE}", markup=False, soft_wrap=True)
+
+
+def _say(result: Result) -> None:
+    share = 100 * sum(result.means) / len(result.means)
+    say(f"{result.model}: {result.benchmark} {share:.1f} % of {len(result.means)} problems, {result.seconds:.0f} s")

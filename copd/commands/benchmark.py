@@ -19,7 +19,7 @@ from copd.commands.export import folders_of
 from copd.errors import RecipeError
 from copd.model.folders import FETCHED, model_folder
 from copd.recipe.reading import load_recipe
-from copd.suites.harness import check_versions, python_of
+from copd.suites.harness import HarnessError, check_versions, python_of
 from copd.suites.own import as_recipe, ask
 from copd.suites.results import Result, check_same, folder_name, make_folder, place_of, read_result, write_result
 from copd.suites.suite import ROWS
@@ -37,7 +37,7 @@ def benchmark_models(models: Sequence[str], call: Call) -> dict[str, dict[str, R
     Each result is written as soon as it is there, and what is written already is not measured again. At the end
     `benchmarks.md` has the tables. Raises ModelFolderError, DataError or RecipeError, mostly before any model is
     loaded: for a model, a file of rows, a benchmark or a harness that is not there, and for a written result of other
-    settings. Raises HarnessError for a harness that fails.
+    settings. Raises HarnessError for harnesses that failed, after all else was measured and the page was written.
     """
     models = list(dict.fromkeys(models))
     if len({folder_name(model) for model in models}) < len(models):
@@ -50,6 +50,7 @@ def benchmark_models(models: Sequence[str], call: Call) -> dict[str, dict[str, R
             call.tell(f"{model}: reading its files")
             known[model] = {"model": model, "model_sha256": _sum_of_model(folder)}
             due[model] = [name for name in call.names if not _is_done(call, name, known[model], sums[name])]
+        failed: list[str] = []
         python, versions = _harnesses(call, {name for names in due.values() for name in names})
         for model, folder in folders.items():
             fields = {name: _fields(call, name, known[model], sums[name], versions) for name in due[model]}
@@ -59,9 +60,15 @@ def benchmark_models(models: Sequence[str], call: Call) -> dict[str, dict[str, R
                 if call.suite.benchmarks[name].engine != ROWS:
                     assert python is not None
                     call.tell(f"{model}: {name}, by {call.suite.benchmarks[name].engine}")
-                    write_result(call.out, ask_by_harness(call, name, folder, python, fields[name]))
+                    try:
+                        _keep(call, ask_by_harness(call, name, folder, python, fields[name]))
+                    except HarnessError as error:  # the next benchmark may be in order
+                        failed.append(f"{model}: {name}: {error}")
     results = {model: _results(call, model) for model in models}
+    make_folder(call.out)
     replace_text(call.out / PAGE, as_markdown(call.suite, results))
+    if failed:
+        raise HarnessError("\n".join(failed))
     return results
 
 
@@ -128,4 +135,9 @@ def _ask_rows(call: Call, names: list[str], folder: Path, fields: Mapping[str, d
             make_folder(path.parent)
             lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in responses)
             replace_text(path.with_suffix(".responses.jsonl"), lines)
-            write_result(call.out, result)
+            _keep(call, result)
+
+
+def _keep(call: Call, result: Result) -> None:
+    write_result(call.out, result)
+    call.measured(result)

@@ -12,6 +12,7 @@ from copd.assemble.assembled import Assembled
 from copd.errors import DataError, RecipeError
 from copd.rows.rows import Rows
 from copd.suites.harness import pins
+from copd.suites.results import Result
 from copd.suites.suite import ROWS, Suite
 from copd.system.files import sha256
 from copd.types import Split
@@ -22,7 +23,11 @@ MACHINE = ("model.", "sampling.engine", "sampling.cache_tokens", "sampling.vllm_
 
 @dataclass(frozen=True)
 class Call:
-    """What a call asks for. `limit`: only the first problems of each benchmark. Raises RecipeError for a mistake."""
+    """What a call asks for. Raises RecipeError for a mistake.
+
+    `limit`: only the first problems of each benchmark. `tell` is told what is being done, `measured` gets each new
+    result, which is written by then.
+    """
 
     suite: Suite
     data: Path
@@ -32,6 +37,7 @@ class Call:
     changes: Sequence[str] = ()
     harness_python: str | None = None
     tell: Callable[[str], None] = field(default=lambda what: None)
+    measured: Callable[[Result], None] = field(default=lambda result: None)
 
     def __post_init__(self) -> None:
         for name in self.only:

@@ -81,7 +81,12 @@ class Run:
         No judge is asked: without a key no task sends an answer anywhere.
         """
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "OPENAI_API_KEY")}
-        environment |= {"USE_LLM_JUDGE": "False", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
+        environment |= {
+            "USE_LLM_JUDGE": "False",
+            "API_TYPE": "openai",
+            "WANDB_MODE": "disabled",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         if self.tasks is not None:
             environment["HF_DATASETS_CACHE"] = str(self.tasks / CACHE)
         with self.log.open("wb") as lines:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from copd.commands.benchmark_call import Call
 from copd.commands.evaluate import evaluate_models
 from copd.errors import DataError, ModelFolderError, RecipeError
 from copd.recipe.reading import load_recipe
+from copd.suites.harness import HarnessError
 from copd.suites.suite import make_suite
 
 OWN_DATA = Path(__file__).parents[2] / "examples" / "own_data"
@@ -101,10 +103,12 @@ def test_each_result_has_all_that_tells_what_was_measured_and_its_responses_besi
 
 
 def test_what_is_written_is_not_measured_again_and_the_page_shows_all_of_it(data):
-    benchmark_models([MODEL], call(data, only=["sums"]))
+    told = []
+    benchmark_models([MODEL], call(data, only=["sums"], measured=lambda result: told.append(result.benchmark)))
     before = stamps(data)
     assert "1 of 2" in (data.parent / "out" / PAGE).read_text()
-    found = benchmark_models([MODEL], call(data))[MODEL]
+    found = benchmark_models([MODEL], call(data, measured=lambda result: told.append(result.benchmark)))[MODEL]
+    assert told == ["sums", "pictures"]
     assert found.keys() == {"sums", "pictures"}
     assert {name: stamp for name, stamp in stamps(data).items() if name in before} == before
     assert "1 of 2" not in (data.parent / "out" / PAGE).read_text()
@@ -150,3 +154,40 @@ def test_a_file_that_is_no_result_is_told_by_name(data):
     path.write_text("{}")
     with pytest.raises(DataError, match=r"sums\.json: no result of copd benchmark"):
         benchmark_models([MODEL], call(data))
+
+
+def by_harness():
+    benchmark = {"engine": "lm-eval", "problems": 4, "group": "text"}
+    return make_suite(
+        {
+            "title": "Rows by a harness, and a task of its own",
+            "sampling": {"temperature": 0, "max_new_tokens": 24},
+            "harnesses": {"lm-eval": {"model": "hf-multimodal"}},
+            "benchmarks": {
+                "sums": {**benchmark, "prompt_template": TEMPLATE},
+                "theirs": {**benchmark, "task": "aime24", "metric": "exact_match"},
+                "pictures": {"group": "image", "engine": "rows", "problems": 4, "rows": "digits"},
+            },
+        },
+        "theirs",
+    )
+
+
+def test_a_harness_that_is_not_there_is_told_before_anything_is_asked(data):
+    with pytest.raises(RecipeError, match="--harness-python: missing; lm-eval runs in an environment of its own"):
+        benchmark_models([MODEL], call(data, made=by_harness()))
+    with pytest.raises(RecipeError, match="lm-eval is missing, accepted"):
+        benchmark_models([MODEL], call(data, made=by_harness(), harness_python=sys.executable))
+    assert not list((data.parent / "out").rglob("*.json"))
+
+
+def test_failed_harnesses_are_told_when_all_else_is_measured(data, monkeypatch):
+    monkeypatch.setattr("copd.commands.benchmark.check_versions", lambda python, engine: {engine: "0"})
+    with pytest.raises(HarnessError) as error:
+        benchmark_models([MODEL], call(data, made=by_harness(), harness_python="/bin/true"))
+    assert [line.partition(" wrote")[0] for line in str(error.value).splitlines() if "wrote" in line] == [
+        f"{MODEL}: sums: lm-eval: task copd_sums",
+        f"{MODEL}: theirs: lm-eval: task aime24",
+    ]
+    assert [path.name for path in (data.parent / "out" / "builtin_digits").glob("*.json")] == ["pictures.json"]
+    assert "1 of 3" in (data.parent / "out" / PAGE).read_text()

@@ -53,7 +53,7 @@ NOT_RUN = {
     "python benchmarks/": "the same",
     "python -m benchmarks.": "likewise; tests/project/test_benchmarks.py runs them at a reduced size",
     ".harness/": "another environment, of a harness",
-    "copd benchmark --suite paper": "needs public data sets; tests/commands/test_benchmark_command.py asks example rows",
+    "copd benchmark --suite paper": "needs public data sets; tests/commands/test_benchmark_command.py asks examples",
     ".venv-bench/": "another environment, which `make bench` makes",
     "copd advise ": "minutes; tests/commands/test_advise.py runs it at a reduced size",
     "copd train demo backend=ray": "a minute; tests/whole/test_lost_branch.py runs it at a reduced size",
