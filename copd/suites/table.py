@@ -6,6 +6,7 @@ each benchmark alike, and is shown only if every benchmark of its group was run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -118,11 +119,16 @@ def as_markdown(suite: Suite, results: Results) -> str:
     for grid in grids(suite, results):
         lines += [f"{grid.title[:1].upper()}{grid.title[1:]}:", ""]
         lines += [_line(grid.head), _line(["---"] * len(grid.head)), *map(_line, grid.rows), ""]
-    return "\n".join([*lines, *(f"- {each}" for each in notes(suite, results)), ""])
+    return "\n".join([*lines, *(f"- {_plain(each)}" for each in notes(suite, results)), ""])
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(map(_plain, cells))} |"
+
+
+def _plain(text: str) -> str:
+    """A text without what Markdown would read as a list, a cell or stress."""
+    return re.sub(r"([|*])", r"\\\1", text)
 
 
 def as_tables(suite: Suite, results: Results) -> list[Table]:

@@ -70,10 +70,13 @@ def test_cut_responses_and_placeholders_are_counted_in_the_notes():
     assert any(line.startswith("m, a: 2 of 4 responses hold a placeholder") for line in told)
 
 
-def test_the_page_holds_both_tables_and_a_name_with_a_bar_does_not_break_them():
+def test_the_page_holds_both_tables_and_no_name_or_mark_breaks_them():
     page = as_markdown(SUITE, {"runs|x": {"a": A}})
     assert page.startswith("# Three\n")
     assert r"| runs\|x | 0 of 1 | 1 of 2 | 1 of 3 |" in page
+    part = as_markdown(SUITE, {"m": {"b": result("b", [[1], [0]])}})
+    assert r"]\* |" in part
+    assert "- \\* not the benchmark" in part
 
 
 @pytest.mark.parametrize(("scores", "shown"), [([[1]] * 4, "100.0"), ([[0]] * 4, "0.0")])
