@@ -5,7 +5,8 @@
 The columns and their types are those that the cards of the sets name. The problems are sums, and copd's handwritten
 digits in pictures and films, so that copd's tiny base is sometimes right. Each set has hostile rows too: the numbers of
 `HOSTILE` say how many of them `copd data prepare` must leave out. The recipes in the folder `small` are those beside
-this file with the tiny base and few steps; they find sets and rows where the large ones do.
+this file with the tiny base and few steps; they find sets and rows where the large ones do. `small/suite.yaml` is the
+suite `paper` without the benchmarks that a harness asks.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import io
 import json
 import sys
 from fractions import Fraction
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +52,10 @@ SMALL: Row = {
 
 
 def main(folder: Path, recipes: Path) -> None:
-    """Write all sets into a folder, each in one of its own, and the small recipes into another."""
+    """Write all sets into a folder, each in one of its own, and the small recipes and suite into another."""
     write_sets(folder)
     recipes.mkdir(parents=True, exist_ok=True)
+    (recipes / "suite.yaml").write_text(yaml.safe_dump(small_suite(), sort_keys=False))
     for name in ("two", "three"):
         (recipes / f"{name}.yaml").write_text(yaml.safe_dump(small_recipe(name), sort_keys=False))
         (recipes / f"{name}_branches.yaml").write_text(yaml.safe_dump(small_comparison(name), sort_keys=False))
@@ -85,9 +88,19 @@ def small_comparison(name: str) -> Row:
     return comparison | {"rollouts": rollouts, "problems": 4, "place": "core"}
 
 
+def small_suite() -> Row:
+    """The benchmarks of the suite `paper` that copd asks itself, with short responses and two of them at most."""
+    suite: Row = yaml.safe_load((files("copd") / "assets" / "suites" / "paper.yaml").read_text(encoding="utf-8"))
+    kept = {name: each for name, each in suite["benchmarks"].items() if each["engine"] == "rows"}
+    for each in kept.values():
+        each["samples"] = min(2, each.get("samples", 1))
+        del each["system_prompt"]
+    return suite | {"benchmarks": kept, "harnesses": {}, "sampling": suite["sampling"] | {"max_new_tokens": 24}}
+
+
 def write_sets(folder: Path) -> None:
     """Write all sets into a folder, each in one of its own."""
-    tests = {name: sums(count, 5000 * (place + 1)) for place, (name, count) in enumerate(TESTS.items())}
+    tests = {name: sums(count, place + 1) for place, (name, count) in enumerate(TESTS.items())}
     write_lines(folder / "polaris" / "polaris-data-53K.jsonl", polaris(tests["aime24"][0]))
     for name, rows in tests.items():
         write_lines(folder / name / "test.jsonl", rows)
@@ -105,9 +118,13 @@ def problem(capability: str, index: int) -> Problem:
     return Digits(capability=capability, operators=("sum",), length=(2, 2)).problem(Split.TRAIN, index)
 
 
-def sums(count: int, first: int) -> list[Row]:
-    """Different sums, with the columns that the tests of text share."""
-    return [{"problem": f"{first + i}+{i}", "answer": str(first + 2 * i), "id": i} for i in range(count)]
+def sums(count: int, last: int) -> list[Row]:
+    """Different sums that end in the same number, with the columns that the tests of text share."""
+    asked = [(1 + i % 12, 1 + i // 12) for i in range(count)]
+    return [
+        {"problem": f"usual value: {a}+{b}-{last}", "answer": str(a + b - last), "id": i}
+        for i, (a, b) in enumerate(asked)
+    ]
 
 
 def polaris(tested: Row) -> list[Row]:

@@ -7,6 +7,7 @@ but a path (`# my.yaml`) is that file. A block of YAML that is no file is a part
 import importlib.util
 import io
 import json
+import os
 import re
 import runpy
 import shlex
@@ -20,8 +21,10 @@ from pathlib import Path
 import pytest
 import typer
 
+from copd.arms.comparison import read_comparison
 from copd.cli import app, main
 from copd.cli.arguments import is_change, models_and_changes
+from copd.cli.plan import is_comparison
 from copd.recipe.merges import make_merge, merge_grid
 from copd.recipe.model import Recipe
 from copd.recipe.reading import described, load_recipe, make_recipe
@@ -76,6 +79,14 @@ SHORT = [
 ]
 SHORTENED = {"train": SHORT, "eval": ["evaluation.problems=6"], "behaviour": ["--problems", "2"]}
 """What is added to the commands of README.md, which trains for minutes and evaluates on 500 problems."""
+SMALL = {
+    "docs/paper.md": (
+        ("recipes/paper/t", "small/t"),
+        ("--suite paper", "--suite small/suite.yaml"),
+        (" --gpus 8 --gpu-memory 141", ""),
+    ),
+}
+"""What a page's commands say otherwise where they are run on its stand-ins."""
 DEMO = "runs/demo"
 """The run that pages take for granted after `make demo`."""
 LONG = {"train", "eval", "behaviour", "merge", "warmup"}
@@ -89,7 +100,9 @@ def steps(page: str) -> Iterator[tuple[str, str]]:
             continue
         for command in commands(text):
             plain = command.removeprefix(".venv/bin/")
-            if not SETTINGS.sub("", plain).startswith(tuple(NOT_RUN)):
+            for large, small in SMALL.get(page, ()):
+                plain = plain.replace(large, small)
+            if page in SMALL or not SETTINGS.sub("", plain).startswith(tuple(NOT_RUN)):
                 yield ("copd" if plain.startswith("copd ") else "sh"), plain
 
 
@@ -116,8 +129,9 @@ def reader_in(folder: Path) -> None:
     """What a reader has before the first command: files of their own, and the examples of the repository."""
     for name, text in GIVEN.items():
         (folder / name).write_text(text, encoding="utf-8")
-    if (ROOT / "examples").is_dir():
-        shutil.copytree(ROOT / "examples", folder / "examples")
+    for name in ("examples", "recipes"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name)
 
 
 def write_file(folder: Path, text: str) -> bool:
@@ -131,7 +145,8 @@ def write_file(folder: Path, text: str) -> bool:
 
 
 def run_shell(command: str, folder: Path) -> None:
-    done = subprocess.run(["bash", "-euc", command], cwd=folder, capture_output=True, text=True)
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-euc", command], cwd=folder, capture_output=True, text=True, env=env)
     assert done.returncode == 0, f"{command}\n{done.stderr}"
 
 
@@ -151,6 +166,9 @@ def check_command(command: str) -> None:
     changes = [word for words in given.values() if isinstance(words, list) for word in words if is_change(str(word))]
     if given.get("recipe") or changes:
         recipe = given.get("recipe")
+        if recipe is not None and is_comparison(recipe):
+            read_comparison(Path(recipe))
+            return
         load_recipe("demo" if recipe is None or is_change(recipe) else recipe, changes)
     if "branches" in given and "method" in given:
         names = ("method", "scale", "density", "seed")
@@ -169,7 +187,7 @@ def test_every_command_is_valid(page, tmp_path, monkeypatch):
                 check_command(text)
             except Exception as error:
                 raise AssertionError(f"{page}: {text}: {error}") from error
-        elif kind == "sh" and "<<" in text:
+        elif kind == "sh" and ("<<" in text or text.startswith("python recipes/")):
             run_shell(text, tmp_path)
         else:
             write_file(tmp_path, text)
@@ -306,7 +324,7 @@ def test_commands_options_and_targets_that_the_prose_names_exist(page):
 @pytest.mark.parametrize("page", PROSE)
 def test_paths_that_the_prose_names_exist(page):
     for code in prose_code(page):
-        if re.fullmatch(r"(copd|docs|tests|tools|studies|benchmarks|examples)/[\w./-]*", code):
+        if re.fullmatch(r"(copd|docs|tests|tools|studies|benchmarks|examples|recipes)/[\w./-]*", code):
             assert (ROOT / code).exists(), f"{page}: {code}"
 
 
