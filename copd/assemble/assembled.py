@@ -189,7 +189,10 @@ class Assembled:
     @cached_property
     def sampler(self) -> EngineSampler | None:
         """The engine that samples for all models of this process; None: each model samples itself."""
-        return make_sampler(self.recipe.sampling, self.tasks)
+        sampler = make_sampler(self.recipe.sampling, self.tasks)
+        if sampler is not None:
+            self._ending.callback(sampler.close)
+        return sampler
 
     @property
     def inheritance(self) -> Inheritance:

@@ -89,7 +89,8 @@ def joined(meeting: Meeting, device: torch.device, minutes: float) -> Iterator[R
     try:
         yield Ranks(meeting.rank, meeting.count, init_device_mesh(device.type, (meeting.count,)))
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():  # an engine that samples may have ended all groups with its own
+            dist.destroy_process_group()
 
 
 def sampled(

@@ -75,6 +75,10 @@ class Engine(Protocol):
         """Give memory back until the next `take`. Returns whether the weights are still held."""
         ...
 
+    def close(self) -> None:
+        """End. It samples nothing more."""
+        ...
+
 
 class EngineSampler:
     """Samples for the policies of this process, by one engine. It is what `Policy.sampler` calls.
@@ -129,6 +133,10 @@ class EngineSampler:
         self._take(policy)
         self._check(policy)
         self._rest()
+
+    def close(self) -> None:
+        """End the engine."""
+        self._engine.close()
 
     def _update(self, policy: Policy) -> None:
         """Take over the weights if the engine does not hold them."""

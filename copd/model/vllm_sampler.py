@@ -156,6 +156,12 @@ class VllmEngine:
             self._llm.sleep(level=2)
         return not self._sleeps
 
+    def close(self) -> None:
+        """End before the groups of ranks do, of which the library has made parts."""
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+
     def _forget(self) -> None:
         """Drop what was computed from the weights: prefixes, and pictures as the model sees them."""
         self._llm.reset_prefix_cache()

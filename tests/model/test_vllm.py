@@ -4,7 +4,11 @@ Needs an environment with vLLM, which `make test-vllm` makes.
 """
 
 import json
+import socket
+import subprocess
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -174,3 +178,23 @@ def test_a_short_run_ends_and_its_record_names_the_engine(tmp_path, command):
         assert update.get("native/effective_share", 1.0) == pytest.approx(1.0, abs=1e-3)
         assert update.get("native/logp_mismatch", 0.0) < TOLERANCE
     assert any("from_text/effective_share" in update for update in updates)
+
+
+def test_each_rank_of_a_branch_samples_its_share_by_an_engine_of_its_own(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    program = Path(__file__).parents[1] / "vllm_on_ranks.py"
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, program, str(rank), "2", port, str(tmp_path / f"{rank}.json")], stderr=subprocess.PIPE
+        )
+        for rank in range(2)
+    ]
+    said = [rank.communicate(timeout=600)[1].decode() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert not any("Traceback" in each for each in said), said
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert [len(each["tokens"]) for each in first] == [6, 6]
+    assert all(each["apart"] < TOLERANCE for each in first), "also after the engines took over other weights"
