@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -80,19 +81,23 @@ def is_comparison(name: str) -> bool:
 def arms_table(arms: Sequence[ArmNeeds]) -> Table:
     """What the jobs of a comparison ask for, one line each, and their sum."""
     timed = arms[0].hours is not None
-    jobs = Column("job, with one seed", no_wrap=True)
-    table = Table(jobs, title="rollouts, and tokens at most", title_justify="left")
-    for name in ("cards", "GiB of the fullest", "rollouts", "sampled", *(["hours", "hours of cards"] if timed else [])):
-        table.add_column(name, justify="right")
+    title = "jobs with one seed: cards, GiB of the fullest; rollouts, and tokens at most"
+    table = Table(Column("job", no_wrap=True), title=title, title_justify="left", box=SIMPLE)
+    for name in ("cards", "GiB", "rollouts", "sampled", *(["hours", "card hours"] if timed else [])):
+        table.add_column(name, justify="right", no_wrap=True)
     for arm in arms:
         fullest = f"{arm.most / 2**30:,.1f}{', does not fit' if arm.overfull else ''}" if arm.cards else ""
-        hours = [f"{value:,.1f}" for value in (arm.hours, arm.card_hours) if value is not None]
+        hours = [_hours(value) for value in (arm.hours, arm.card_hours) if value is not None]
         table.add_row(arm.name, f"{arm.cards}", fullest, _count(arm.rollouts), _count(arm.sampled), *hours)
     table.add_section()
     totals = [sum(arm.hours or 0.0 for arm in arms), sum(arm.card_hours or 0.0 for arm in arms)] if timed else []
     sums = [_count(sum(arm.rollouts for arm in arms)), _count(sum(arm.sampled for arm in arms))]
-    table.add_row("all", "", "", *sums, *(f"{value:,.1f}" for value in totals))
+    table.add_row("all", "", "", *sums, *map(_hours, totals))
     return table
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
 
 
 def _speed(given: str | None) -> Speed | None:
