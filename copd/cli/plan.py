@@ -82,11 +82,11 @@ def arms_table(arms: Sequence[ArmNeeds]) -> Table:
     """What the jobs of a comparison ask for, one line each, and their sum."""
     timed = arms[0].hours is not None
     title = "jobs with one seed: cards, GiB of the fullest; rollouts, and tokens at most"
-    table = Table(Column("job", no_wrap=True), title=title, title_justify="left", box=SIMPLE)
-    for name in ("cards", "GiB", "rollouts", "sampled", *(["hours", "card hours"] if timed else [])):
+    table = Table(Column("job", no_wrap=True), title=title, title_justify="left", box=SIMPLE, pad_edge=False)
+    for name in ("cards", "GiB", "rollouts", "sampled", *(["hours", "of cards"] if timed else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for arm in arms:
-        fullest = f"{arm.most / 2**30:,.1f}{', does not fit' if arm.overfull else ''}" if arm.cards else ""
+        fullest = f"{arm.most / 2**30:,.0f}{', does not fit' if arm.overfull else ''}" if arm.cards else ""
         hours = [_hours(value) for value in (arm.hours, arm.card_hours) if value is not None]
         table.add_row(arm.name, f"{arm.cards}", fullest, _count(arm.rollouts), _count(arm.sampled), *hours)
     table.add_section()
@@ -206,5 +206,7 @@ def work_table(planned: Planned, speed: Speed | None) -> Table:
 
 
 def _count(value: float) -> str:
-    """A number; one of ten millions and more in millions."""
+    """A number, in millions (M) from ten millions on, in thousands of millions (G) from ten of those on."""
+    if value >= 1e10:
+        return f"{value / 1e9:,.1f} G"
     return f"{value / 1e6:,.0f} M" if value >= 1e7 else f"{value:,.0f}"
