@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from copd.branches.handle import Carry
 from copd.errors import LostBranchError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,23 @@ class Patience:
     given_up_after: float
     warn: Callable[[str], None]
 
-    @property
-    def seconds(self) -> float:
-        """Seconds after which a branch is given up."""
-        return 60 * self.given_up_after
+    def built(self, name: str, wait: Callable[[float], T]) -> T:
+        """What `wait` gives for the branch `name`, which is being built; it takes the most seconds that it may last.
+
+        A slow branch is named. Raises LostBranchError for one that is not built in time, and what `wait` raises but for
+        TimeoutError.
+        """
+        try:
+            return wait(60 * self.named_after)
+        except TimeoutError:
+            self.warn(f"branch {name}: has been in building for {self.named_after:g} minutes so far")
+        try:
+            return wait(60 * (self.given_up_after - self.named_after))
+        except TimeoutError as error:
+            raise LostBranchError(
+                f"branch {name}: has not been built within {self.given_up_after:g} minutes; where that is normal, "
+                "raise backend.give_up_minutes"
+            ) from error
 
     def applied(self, name: str, carry: Carry) -> Carry:
         """The carrier of the branch `name`, with this patience.
@@ -56,12 +71,3 @@ class Patience:
 async def _is_done(call: asyncio.Future[Any], minutes: float) -> bool:
     done, _ = await asyncio.wait({call}, timeout=60 * minutes)
     return bool(done)
-
-
-def not_built(name: str, patience: Patience | None) -> LostBranchError:
-    """The error of a branch that has not been built in time."""
-    minutes = patience.given_up_after if patience else 0
-    return LostBranchError(
-        f"branch {name}: has not been built within {minutes:g} minutes; where that is normal, raise "
-        "backend.give_up_minutes"
-    )

@@ -21,7 +21,7 @@ from typing import Any
 
 from copd.branches.actor import Actor
 from copd.branches.handle import Handle
-from copd.branches.patience import Patience, not_built
+from copd.branches.patience import Patience
 from copd.branches.travel import Draw, from_bytes, to_bytes
 from copd.errors import CopdError, LostBranchError, ProcessError
 from copd.system.processes import Memory, Served, peak
@@ -72,10 +72,8 @@ class BranchProcess:
 
     def handle(self, patience: Patience | None = None) -> Handle:
         """The handle on the branch, once the branch is built. Raises whatever building the branch raised."""
-        try:
-            capability, allowed_tokens = self._ready.result(patience.seconds if patience else None)
-        except TimeoutError as error:
-            raise not_built(self.name, patience) from error
+        ready = self._ready.result
+        capability, allowed_tokens = patience.built(self.name, ready) if patience else ready()
         carry = patience.applied(self.name, self._carry) if patience else self._carry
         return Handle(self.name, allowed_tokens, carry, capability)
 

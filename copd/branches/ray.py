@@ -22,7 +22,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from copd.branches.handle import Handle
-from copd.branches.patience import Patience, not_built
+from copd.branches.patience import Patience
 from copd.branches.processes import Make
 from copd.branches.travel import Draw, from_bytes, to_bytes
 from copd.compute.ranks import Meeting
@@ -89,14 +89,16 @@ class RayBranch:
     def handle(self, patience: Patience | None = None) -> Handle:
         """The handle on the branch, once the branch is built. Raises whatever building the branch raised."""
         try:
-            answers = ray.get(self._ready, timeout=patience.seconds if patience else None)
-        except GetTimeoutError as error:
-            raise not_built(self.name, patience) from error
+            answers = patience.built(self.name, self._waited) if patience else ray.get(self._ready)
         except RayError as error:
             raise self._raised(error) from error
         capability, allowed_tokens, self.node, self.process = self._opened(answers)
         carry = patience.applied(self.name, self._carry) if patience else self._carry
         return Handle(self.name, allowed_tokens, carry, capability)
+
+    def _waited(self, seconds: float) -> list[bytes]:
+        answers: list[bytes] = ray.get(self._ready, timeout=seconds)
+        return answers
 
     def close(self) -> None:
         """End the actors, even in the middle of a call; that call then fails."""

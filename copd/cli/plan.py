@@ -29,7 +29,9 @@ MEASURED = ("sampling", "scoring", "training")
 def plan(
     recipe: RecipeName = None,
     overrides: Overrides = None,
-    gpus: Annotated[int | None, typer.Option(help="Cards that the run may use; default those of this machine.")] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=0, help="Cards that the run may use; default those of this machine.")
+    ] = None,
     gpu_memory: Annotated[
         float | None, typer.Option(help="Memory of each card in GiB; default that of this machine's smallest card.")
     ] = None,

@@ -187,10 +187,8 @@ def _candidates(recipe: Recipe) -> Iterator[tuple[str, ...]]:
 def cards_of(gpus: int | None, gib: float | None) -> Cards:
     """The cards that were given, else those of this machine, of which the smallest counts.
 
-    Raises RecipeError for a number that no machine has, and for memory of cards where there are none.
+    Raises RecipeError for memory that no card has, and for memory of cards where there are none.
     """
-    if gpus is not None and gpus < 0:
-        raise RecipeError(f"--gpus: found {gpus}; accepted: 0 or more")
     if gib is not None and not 0 < gib < math.inf:
         raise RecipeError(f"--gpu-memory: found {gib:g}; accepted: GiB above 0")
     here = [torch.cuda.get_device_properties(i).total_memory / GIB for i in range(torch.cuda.device_count())]

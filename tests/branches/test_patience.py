@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from copd.branches.patience import Patience, not_built
-from copd.errors import NonFiniteError, ProcessError
+from copd.branches.patience import Patience
+from copd.errors import LostBranchError, NonFiniteError, ProcessError
 
 MINUTE = 1 / 60 / 20
 """A twentieth of a second, in minutes."""
@@ -56,11 +56,22 @@ def test_a_silent_branch_is_given_up_in_a_bounded_time_and_its_call_is_dropped()
     assert asyncio.run(given_up()) == 1, "that of the test alone"
 
 
-def test_a_branch_that_is_not_built_in_time_is_named_with_the_field():
-    said = str(not_built("video", Patience(0.5, 2, print)))
-    assert (
-        said == "branch video: has not been built within 2 minutes; where that is normal, raise backend.give_up_minutes"
-    )
+def test_a_branch_that_is_slow_in_building_is_named_and_one_that_takes_too_long_is_given_up():
+    told, waited = [], []
+
+    def wait(seconds):
+        waited.append(seconds)
+        if len(waited) < built_after:
+            raise TimeoutError
+        return "branch"
+
+    patience, built_after = Patience(0.5, 2, told.append), 2
+    assert patience.built("video", wait) == "branch"
+    assert (told, waited) == (["branch video: has been in building for 0.5 minutes so far"], [30, 90])
+    built_after = 9
+    said = "branch video: has not been built within 2 minutes; where that is normal, raise backend.give_up_minutes"
+    with pytest.raises(LostBranchError, match=f"^{said}$"):
+        patience.built("video", wait)
 
 
 def test_an_error_of_the_branch_is_raised_as_it_is():

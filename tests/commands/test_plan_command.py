@@ -326,13 +326,12 @@ def test_where_no_change_suffices_alone_several_together_are_tried(planned_of):
     assert len(together.changes) > 1
 
 
-def test_memory_of_cards_and_their_number_are_checked():
+def test_memory_of_cards_is_checked():
     assert cards_of(8, 80.0) == Cards(8, 80.0)
     for gpus, gib, said in (
         (1, 0.0, "--gpu-memory: found 0; accepted: GiB above 0"),
         (1, -8.0, "--gpu-memory: found -8"),
         (1, float("nan"), "--gpu-memory: found nan"),
-        (-1, None, "--gpus: found -1; accepted: 0 or more"),
         (0, 80.0, "--gpu-memory: found where there is no card"),
     ):
         with pytest.raises(RecipeError, match=said):
