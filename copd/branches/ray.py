@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
@@ -32,6 +32,11 @@ from copd.types import Part, Rollouts
 
 PLACED_SECONDS = 120
 """Time for the cluster to find room for a branch."""
+TOLD_SECONDS = 10
+"""Time for Ray to tell that an actor has ended, once another rank of its branch has failed."""
+GONE = (ActorDiedError, ActorUnavailableError)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class RayBranch:
         try:
             if method in ("collect", "replay"):
                 pairs = [actor.kept.remote(method, *arguments, **options) for actor in self._actors]
-                self._opened(await asyncio.gather(*(answered for _, answered in pairs)))
+                self._opened(await _of_all([answered for _, answered in pairs]))
                 return pairs[0][0]
             if method == "score":
                 answers = [actor.score.remote(*arguments) for actor in self._actors]
@@ -124,12 +129,12 @@ class RayBranch:
             else:
                 carried = [to_bytes(value) if isinstance(value, Rollouts) else value for value in arguments]
                 answers = [actor.call.remote(method, *carried, **options) for actor in self._actors]
-            return self._opened(await asyncio.gather(*answers))
+            return self._opened(await _of_all(answers))
         except RayError as error:
             raise self._raised(error) from error
 
     def _opened(self, answers: Sequence[bytes]) -> Any:
-        """What the first actor has answered. All have made the same calls, so it alone tells its warnings."""
+        """What the first actor has answered. All have made the same calls, so it alone tells values and warnings."""
         (value, warnings, _), *_ = opened = [from_bytes(answer, self._draw) for answer in answers]
         self._peaks = [peak for _, _, peak in opened]
         for warning in warnings:
@@ -141,10 +146,22 @@ class RayBranch:
         cause = error.cause if isinstance(error, RayTaskError) else None
         if isinstance(cause, Exception) and not isinstance(cause, RayError):
             return cause
-        if isinstance(error, ActorDiedError | ActorUnavailableError):
+        if isinstance(error, GONE):
             said = f"branch {self.name}: its actor has ended (killed, out of memory, or its node is gone)"
             return LostBranchError(said)
         return LostBranchError(f"branch {self.name}: Ray reports {type(error).__name__}: {first_line(error)}")
+
+
+async def _of_all(answers: Sequence[Awaitable[T]]) -> list[T]:
+    """The answers of all ranks. An actor that has ended is why others fail, which may be told before it."""
+    waited = [asyncio.ensure_future(answer) for answer in answers]
+    try:
+        return await asyncio.gather(*waited)
+    except RayError:
+        done, _ = await asyncio.wait(waited, timeout=TOLD_SECONDS)
+        if ended := [each for each in done if isinstance(each.exception(), GONE)]:
+            ended[0].result()
+        raise
 
 
 def _placed(name: str, resources: Resources) -> PlacementGroup:
@@ -168,9 +185,13 @@ def _placed(name: str, resources: Resources) -> PlacementGroup:
 
 
 class _Served:
-    """A branch as its actor serves it. Every answer brings the warnings since the last one, and the peak of memory."""
+    """A branch as its actor serves it. Every answer brings the warnings since the last one, and the peak of memory.
+
+    A rank behind the first answers None in place of the value.
+    """
 
     def __init__(self) -> None:
+        self._answers = True
         self._warnings: list[str] = []
         self._life = ExitStack()
 
@@ -183,6 +204,7 @@ class _Served:
 
     def built_as(self, rank: tuple[int, int], address: str, make: Make, folder: str) -> bytes:
         """Build one rank of the branch: its number, and how many there are, which meet at the address."""
+        self._answers = rank[0] == 0
         return self.built(partial(make, meeting=Meeting(address, *rank)), folder)
 
     def built(self, make: Make, folder: str) -> bytes:
@@ -198,7 +220,8 @@ class _Served:
 
     @ray.method(num_returns=2)
     def kept(self, method: str, *arguments: Any, **options: Any) -> tuple[bytes, bytes]:
-        return to_bytes(getattr(self._branch, method)(*arguments, **options)), self._answer(None)
+        rollouts = getattr(self._branch, method)(*arguments, **options)
+        return to_bytes(rollouts if self._answers else None), self._answer(None)
 
     def score(self, rollouts: bytes) -> bytes:
         return self._answer(self._branch.score(self._opened(rollouts)))
@@ -211,7 +234,7 @@ class _Served:
         """In bytes, as between processes: tensors of a card are not told from those of the CPU."""
         warnings = list(self._warnings)
         self._warnings.clear()
-        return to_bytes((value, warnings, peak()))
+        return to_bytes((value if self._answers else None, warnings, peak()))
 
     def _opened(self, content: bytes) -> Any:
         return from_bytes(content, self._branch.asked.at)

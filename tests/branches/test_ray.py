@@ -9,6 +9,7 @@ from functools import partial
 
 import psutil
 import pytest
+import ray
 import torch
 from test_processes import NAMES, RECIPE, drawn_here, taught
 
@@ -16,6 +17,7 @@ from copd.assemble.branches import lone_branch
 from copd.branches import ray as on_ray
 from copd.branches.local import local_handle
 from copd.branches.ray import RayBranch, Resources
+from copd.branches.travel import from_bytes
 from copd.errors import LostBranchError, ProcessError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.system.cluster import cards_for, cluster
@@ -52,6 +54,25 @@ def warning():
                 return collect(*asked, **options)
 
             branch.collect = and_warn
+            yield branch
+
+    return made
+
+
+def losing():
+    """Makes ranks of a branch. As they collect, the second one ends, after the first one has failed for want of it."""
+
+    @contextmanager
+    def made(warn, meeting):
+        with lone_branch(RECIPE, "image", NAMES.index("image"), None, warn, meeting) as branch:
+
+            def collect(*asked, **options):
+                if meeting.rank == 0:
+                    raise RuntimeError("Connection reset by peer")
+                time.sleep(1)
+                os._exit(1)
+
+            branch.collect = collect
             yield branch
 
     return made
@@ -135,6 +156,12 @@ def test_a_branch_of_two_ranks_gives_what_a_branch_of_one_gives(on_two_ranks, tm
         assert all(torch.equal(tensor, state[name]) for name, tensor in text.state().items())
 
 
+def test_the_first_rank_alone_answers_for_its_branch(on_two_ranks):
+    answers = [from_bytes(ray.get(each.call.remote("counts")), HERE) for each in on_two_ranks[1]._actors]
+    assert [value is None for value, _, _ in answers] == [False, True]
+    assert all(peak.machine > 2**27 for _, _, peak in answers)
+
+
 def test_a_branch_that_loses_a_rank_is_lost(on_two_ranks):
     (student, _), actor = on_two_ranks
     os.kill(actor.process, signal.SIGKILL)
@@ -142,6 +169,13 @@ def test_a_branch_that_loses_a_rank_is_lost(on_two_ranks):
     with pytest.raises(LostBranchError, match="branch text: its actor has ended"):
         asyncio.run(student.collect("text", 5, 2, 2))
     assert time.perf_counter() - began < 60
+
+
+def test_a_rank_that_fails_because_another_has_ended_does_not_hide_it():
+    actor = RayBranch("image", losing(), print, Resources(1, 0, ranks=2), HERE)
+    with pytest.raises(LostBranchError, match="branch image: its actor has ended"):
+        asyncio.run(actor.handle().collect("image", 0, 1, 1))
+    actor.close()
 
 
 def test_warnings_of_an_actor_reach_the_run_with_the_next_answer(pair, told):
