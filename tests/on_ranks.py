@@ -7,6 +7,7 @@ checkpoint. It reads the checkpoints that others have written there before.
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -22,6 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from copd.branches.state import read_shards, read_state, write_shards, write_state
 from copd.compute.ranks import ALONE, Meeting, Ranks, joined
+from copd.errors import CheckpointError
 from copd.maths.distill import clamped_delta
 from copd.maths.divergences import reverse_kl
 from copd.model.learner import Learner
@@ -101,6 +103,20 @@ def state(learner: Learner) -> dict[str, Tensor]:
     return {f"state/{name}": whole(tensor) for name, tensor in {**learner.state(), **learner.shards()}.items()}
 
 
+def refused(learner: Learner, folder: Path, ranks: Ranks) -> str:
+    """What a rank says of a checkpoint whose last part does not fit on the disk of the last rank."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if ranks.rank == ranks.count - 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        write_shards(learner.shards(), folder, ranks)
+    except CheckpointError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    return ""
+
+
 def answered(policy: Policy) -> dict[str, Tensor]:
     """Samples, greedy ones too, and all kinds of scores, of two problems by up to three ranks."""
     problems = [Digits("image", conflict=1.0).problem(Split.TRAIN, i) for i in range(2)]
@@ -132,6 +148,8 @@ def main(rank: int, count: int, port: int, folder: Path, kinds: Sequence[str]) -
                     learner, found, reports[case] = trained(own, parts)
                     tensors |= {f"{case}/{each}": tensor for each, tensor in found.items()}
             if what == "whole":
+                told = refused(learner, folder / f"refused-{count}", ranks)
+                (folder / f"{count}-{rank}.txt").write_text(told)
                 tensors |= answered(own) | written(learner, folder / f"checkpoint-{count}", ranks)
                 for other in there:
                     shards = read_shards(other / "text", learner.blank)

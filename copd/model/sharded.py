@@ -41,8 +41,10 @@ class ShardedLearner(Learner):
         super().__init__(sharded, **options)
 
     def step(self, parts: Sequence[Objective], **options: Any) -> StepReport:
+        before = self.policy.changes
         report = super().step(parts, **options)
-        self._follow()
+        if self.policy.changes != before:
+            self._follow()
         return report
 
     def gradient(self, part: Objective) -> list[Tensor]:

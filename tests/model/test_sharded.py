@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from copd.branches.state import read_shards
+from copd.compute.ranks import Meeting, joined
 from copd.errors import CheckpointError
 from copd.model.learner import Learner
+from copd.model.objectives import GrpoObjective
+from copd.model.sharded import ShardedLearner
 
 pytestmark = pytest.mark.slow
 BATCHES = ("text", "image", "video", "mixed")
@@ -22,11 +26,14 @@ OTHERS = [f"{what} mixed {name}" for what in ("checkpointed", "lora") for name i
 RANKS = [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
 
 
-def started(count, folder, *kinds):
+def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = str(found.getsockname()[1])
-    common = [str(count), port, str(folder), *kinds]
+        return found.getsockname()[1]
+
+
+def started(count, folder, *kinds):
+    common = [str(count), str(free_port()), str(folder), *kinds]
     return [subprocess.Popen([sys.executable, PROGRAM, str(rank), *common]) for rank in range(count)]
 
 
@@ -134,3 +141,24 @@ def test_a_damaged_folder_of_ranks_is_named(folder, tmp_path, policy64):
         read_shards(tmp_path / "text", learner.blank)
     with pytest.raises(CheckpointError, match="text: cannot be read: 'w' is missing"):
         read_shards(folder / "checkpoint-2" / "text", lambda name: {}["w"])
+
+
+def test_a_rank_that_cannot_write_its_part_of_a_checkpoint_is_told_by_all_ranks(folder):
+    for count, rank in RANKS:
+        told = (folder / f"{count}-{rank}.txt").read_text()
+        assert told == f"{folder}/refused-{count}: cannot be written: [Errno 27] File too large"
+
+
+def test_the_whole_copy_follows_a_step_that_has_changed_weights_only(policy64, problems_of):
+    policy = policy64.duplicate()
+    rollouts = policy.sample(problems_of["text"], generator=torch.Generator().manual_seed(1), max_new_tokens=3)
+    advantage_N = torch.ones(len(rollouts.tokens_NT), dtype=torch.float64)
+    bad = replace(rollouts, logp_NT=rollouts.logp_NT * torch.nan)
+    with joined(Meeting(f"127.0.0.1:{free_port()}", 0, 1), torch.device("cpu"), 1) as ranks:
+        policy.ranks = ranks
+        learner = ShardedLearner(policy, learning_rate=1e-3)
+        found = [learner.step([GrpoObjective("grpo", each, 1.0, advantage_N)]).skipped for each in (bad, rollouts)]
+        assert found == [True, False]
+        assert policy.changes == 1
+        for name, weight in policy.trained_parameters().items():
+            assert torch.equal(weight, learner.named_parameters[name].full_tensor())
