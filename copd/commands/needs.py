@@ -55,9 +55,10 @@ def devices_of(recipe: Recipe, plan: Plan, cards: int) -> dict[str, str]:
             found[name] = found[BASE]
     ranks, wanting = recipe.backend.ranks, sum(found[name] != CPU for name in plan.branches)
     if ray and wanting * ranks > cards:
+        other = "fewer backend.ranks" if ranks > 1 else "backend: processes, which shares them out"
         raise RecipeError(
             f"backend: ray gives each rank of a branch a card of its own, and {wanting} branches of {ranks} want one; "
-            f"found {cards}; accepted: a card for each, or backend: processes, which shares them out"
+            f"found {cards}; accepted: a card for each, or {other}"
         )
     return found
 
@@ -107,6 +108,11 @@ class Needs:
         return len({*self.plan.branches, self.plan.product or self.plan.branches[0]}) * self._whole
 
     @property
+    def _trained_here(self) -> int:
+        """Trained parameters of which a process has gradients and moments: a rank of several has those of its share."""
+        return self.trained // self.recipe.backend.ranks
+
+    @property
     def _holds(self) -> bool:
         return self.plan.batches.held_teachers and bool(self.plan.edges)
 
@@ -123,7 +129,7 @@ class Needs:
     def _moments(self, device: str) -> Terms:
         kind = self.recipe.optimizer.kind
         follow = memory.moments if device == CPU else memory.moments_on_the_card
-        return {"moments of AdamW": follow(self.trained, kind)}
+        return {"moments of AdamW": follow(self._trained_here, kind)}
 
     def _base(self, device: str) -> int:
         """The base where branches compute, held in half precision where nobody trains it."""
@@ -137,20 +143,17 @@ class Needs:
         return Need(name, device, base | self._own(name), self._stages(name))
 
     def _on_ranks(self, alone: Need) -> Need:
-        """Each of the ranks of a branch: it has the whole weights, and a share of what is trained."""
-        count = self.recipe.backend.ranks
+        """Each of the ranks of a branch: it has the whole weights, and once more a share of them, which it trains."""
+        count, lora = self.recipe.backend.ranks, self.recipe.lora
         if count == 1:
             return alone
-        weights = memory.frozen_weights(self.shape) if self.recipe.lora else self._whole
-        held = {name: size // count if name.startswith("moments") else size for name, size in alone.held.items()}
-        training = alone.stages[TRAINING]
-        spread = {
-            "gradients": training["gradients"] // count,
+        adapter = memory.WIDE * self.trained if lora else 0
+        held = {**alone.held, "sharded weights": (self._base(alone.device) + adapter) // count}
+        gathered = {
             "gathered weights": memory.gathered(self.shape),
-            "gathered gradients": 0 if self.recipe.lora else memory.gathered_gradients(self.shape),
+            "gathered gradients": 0 if lora else memory.gathered_gradients(self.shape),
         }
-        stages = {**alone.stages, TRAINING: training | spread}
-        held["sharded weights"] = weights // count
+        stages = {**alone.stages, TRAINING: alone.stages[TRAINING] | gathered}
         kind, _, first = alone.device.partition(":")
         others = (f"{kind}:{int(first) + rank}" if first else kind for rank in range(1, count))
         return Need(f"{alone.process}, {count} ranks", alone.device, held, stages, tuple(others))
@@ -270,7 +273,7 @@ class Needs:
         batches = self._batches([*native, *taught], self._held_by_log_probs)
         copies = 2 if self._parts(name) > 1 and not way.card else 1  # the norms of parts need the one before
         return {
-            "gradients": copies * memory.gradients(self.trained),
+            "gradients": copies * memory.gradients(self._trained_here),
             ACTIVATIONS: max(memory.step(self.shape, batch, way) for batch in batches),
         }
 

@@ -150,7 +150,11 @@ def test_branches_stand_where_the_run_would_put_them(changes, cards, devices):
             2,
             "backend: ray gives each rank of a branch a card of its own, and 3 branches of 1 want one; found 2",
         ),
-        ([*CUDA, "backend={kind: ray, ranks: 2}"], 5, "3 branches of 2 want one; found 5; accepted: a card for each"),
+        (
+            [*CUDA, "backend={kind: ray, ranks: 2}"],
+            5,
+            "3 branches of 2 want one; found 5; accepted: a card for each, or fewer backend.ranks",
+        ),
         (["branches.image.device=cuda:2"], 2, r"branches\.image\.device: is 'cuda:2', but --gpus is 2"),
         (["model.device=cuda"], 0, r"model\.device: is 'cuda', but --gpus is 0"),
     ],
@@ -273,6 +277,19 @@ def test_each_rank_of_a_branch_has_the_whole_weights_and_a_share_of_what_is_trai
         name: one.stages[name] for name in (SCORING, SAMPLING)
     }
     assert on_each([two])["cuda:1"] == two.most
+
+
+@pytest.mark.parametrize(("changes", "cards", "frozen"), [([], 0, memory.weights), (CUDA, 6, memory.frozen_weights)])
+def test_each_rank_has_a_share_of_an_adapter_and_of_the_base_as_it_is_held(planned_of, shape, changes, cards, frozen):
+    changes = [*changes, "lora={rank: 2, targets: [q_proj]}", "backend={kind: ray, ranks: 2}"]
+    held = need(planned_of(*changes, cards=Cards(cards)), "text, 2 ranks", "cuda:0" if cards else CPU).held
+    adapter = memory.WIDE * memory.adapter(shape, 2, ["q_proj"])
+    assert held == {
+        "base": frozen(shape),
+        "adapters": adapter,
+        "moments of AdamW": adapter,
+        "sharded weights": (frozen(shape) + adapter) // 2,
+    }
 
 
 def test_hours_are_those_of_the_busiest_device(planned_of):
