@@ -39,7 +39,7 @@ from copd.types import Part
 
 ROOT = Path(__file__).parents[1]
 KEPT, PICTURE = ROOT / "studies" / "scaling.json", ROOT / "docs" / "scaling.svg"
-COUNTS = (2, 4, 8, 16, 32, 64)
+COUNTS = (2, 3, 4, 8, 16, 32, 64)
 DOUBLED = 1.7
 """A branch on twice the ranks is so many times as fast. An assumption: ranks were never measured on cards."""
 SCHEDULE, BATCHES = Schedule(cycles=1, rl_steps=15, opd_steps=10), Batches(24, 8, 12, 8)
