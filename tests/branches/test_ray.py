@@ -18,7 +18,7 @@ from copd.branches import ray as on_ray
 from copd.branches.local import local_handle
 from copd.branches.ray import RayBranch, Resources
 from copd.branches.travel import from_bytes
-from copd.errors import LostBranchError, ProcessError, RecipeError
+from copd.errors import LostBranchError, OutOfMemoryError, ProcessError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.system.cluster import cards_for, cluster
 from copd.system.files import sha256
@@ -60,17 +60,22 @@ def warning():
 
 
 def losing():
-    """Makes ranks of a branch. As they collect, the second one ends, after the first one has failed for want of it."""
+    """Makes ranks of a branch. At step 0 the second one fails and the first one waits for it. At step 1 the second one
+    ends, after the first one has failed for want of it.
+    """
 
     @contextmanager
     def made(warn, meeting):
         with lone_branch(RECIPE, "image", NAMES.index("image"), None, warn, meeting) as branch:
 
-            def collect(*asked, **options):
-                if meeting.rank == 0:
+            def collect(task, step, *asked, **options):
+                if (meeting.rank, step) == (1, 0):
+                    raise OutOfMemoryError("branch image: out of memory")
+                if (meeting.rank, step) == (0, 1):
                     raise RuntimeError("Connection reset by peer")
-                time.sleep(1)
-                os._exit(1)
+                time.sleep(2)
+                if step:
+                    os._exit(1)
 
             branch.collect = collect
             yield branch
@@ -171,10 +176,15 @@ def test_a_branch_that_loses_a_rank_is_lost(on_two_ranks):
     assert time.perf_counter() - began < 60
 
 
-def test_a_rank_that_fails_because_another_has_ended_does_not_hide_it():
+def test_an_error_of_one_rank_is_told_while_others_wait_unless_another_has_ended(monkeypatch):
     actor = RayBranch("image", losing(), print, Resources(1, 0, ranks=2), HERE)
+    branch = actor.handle()
+    monkeypatch.setattr(on_ray, "TOLD_SECONDS", 0.1)
+    with pytest.raises(OutOfMemoryError, match="branch image: out of memory"):
+        asyncio.run(branch.collect("image", 0, 1, 1))
+    monkeypatch.undo()
     with pytest.raises(LostBranchError, match="branch image: its actor has ended"):
-        asyncio.run(actor.handle().collect("image", 0, 1, 1))
+        asyncio.run(branch.collect("image", 1, 1, 1))
     actor.close()
 
 
