@@ -27,6 +27,7 @@ from copd.branches.processes import Make
 from copd.branches.travel import Draw, from_bytes, to_bytes
 from copd.compute.ranks import Meeting
 from copd.errors import LostBranchError, ProcessError, first_line
+from copd.system.cluster import got
 from copd.system.processes import Memory, peak, summed
 from copd.types import Part, Rollouts
 
@@ -94,16 +95,13 @@ class RayBranch:
     def handle(self, patience: Patience | None = None) -> Handle:
         """The handle on the branch, once the branch is built. Raises whatever building the branch raised."""
         try:
-            answers = patience.built(self.name, self._waited) if patience else ray.get(self._ready)
+            wait = partial(got, self._ready)
+            answers = patience.built(self.name, wait) if patience else wait()
         except RayError as error:
             raise self._raised(error) from error
         capability, allowed_tokens, self.node, self.process = self._opened(answers)
         carry = patience.applied(self.name, self._carry) if patience else self._carry
         return Handle(self.name, allowed_tokens, carry, capability)
-
-    def _waited(self, seconds: float) -> list[bytes]:
-        answers: list[bytes] = ray.get(self._ready, timeout=seconds)
-        return answers
 
     def close(self) -> None:
         """End the actors, even in the middle of a call; that call then fails."""
@@ -169,7 +167,7 @@ def _placed(name: str, resources: Resources) -> PlacementGroup:
     bundle = {"CPU": float(resources.cores), **({"GPU": float(resources.gpus)} if resources.gpus else {})}
     group = placement_group([bundle] * resources.ranks, strategy="PACK")
     try:
-        ray.get(group.ready(), timeout=PLACED_SECONDS)
+        got([group.ready()], PLACED_SECONDS)
     except RayError as error:
         with suppress(RayError):
             remove_placement_group(group)

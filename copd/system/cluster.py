@@ -6,13 +6,15 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
 from ray._private import ray_constants, services
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
 from copd.errors import ProcessError
 from copd.system.processes import usable_cores
@@ -68,6 +70,20 @@ def _check_reached(address: str) -> None:
     if at.hostname and at.port:
         with socket.create_connection((at.hostname, at.port), REACHED_SECONDS):
             pass
+
+
+def got(references: Sequence[ray.ObjectRef[Any]], seconds: float | None = None) -> list[Any]:
+    """The values of references, as by `ray.get`. That turns whatever a signal's handler raises into SystemExit(1).
+
+    Raises the error of the first that fails, and GetTimeoutError after so many seconds.
+    """
+    futures = [reference.future() for reference in references]
+    done, waiting = wait(futures, seconds, FIRST_EXCEPTION)
+    for future in done:
+        future.result()
+    if waiting:
+        raise GetTimeoutError(f"{len(waiting)} of {len(futures)} are not there after {seconds} s")
+    return [future.result() for future in futures]
 
 
 def cards_for(device: str) -> int:

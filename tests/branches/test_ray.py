@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 import time
 from contextlib import contextmanager
 from functools import partial
@@ -20,8 +21,9 @@ from copd.branches.ray import RayBranch, Resources
 from copd.branches.travel import from_bytes
 from copd.errors import LostBranchError, OutOfMemoryError, ProcessError, RecipeError
 from copd.recipe.reading import load_recipe
-from copd.system.cluster import cards_for, cluster
+from copd.system.cluster import cards_for, cluster, got
 from copd.system.files import sha256
+from copd.system.signals import Ended, handled_by
 from copd.types import Part, Split
 
 pytestmark = pytest.mark.slow
@@ -254,6 +256,20 @@ def test_a_branch_for_which_the_cluster_has_no_room_is_named_with_what_is_free(m
     monkeypatch.setattr(on_ray, "PLACED_SECONDS", 2)
     with pytest.raises(ProcessError, match=r"branch big: asks for 1000 cores, which no node .* free in all: CPU \d"):
         RayBranch("big", warning(), print, Resources(1000, 0), HERE)
+
+
+def test_what_the_handler_of_a_signal_raises_ends_a_wait_for_actors():
+    def ended(number, frame):
+        raise Ended(number)
+
+    def long():
+        time.sleep(60)
+
+    begun = ray.remote(num_cpus=0)(long).remote()
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with handled_by(ended), pytest.raises(Ended):
+        got([begun])
+    ray.cancel(begun, force=True)
 
 
 def test_signals_stay_with_the_run(here):
