@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import psutil
@@ -263,13 +263,13 @@ def test_what_the_handler_of_a_signal_raises_ends_a_wait_for_actors():
         raise Ended(number)
 
     def long():
-        time.sleep(60)
+        time.sleep(5)
 
     begun = ray.remote(num_cpus=0)(long).remote()
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     with handled_by(ended), pytest.raises(Ended):
         got([begun])
-    ray.cancel(begun, force=True)
+    assert got([begun]) == [None]
 
 
 def test_signals_stay_with_the_run(here):
@@ -281,11 +281,10 @@ def test_a_branch_asks_for_a_card_only_where_it_computes_on_one():
 
 
 def test_the_own_cluster_listens_on_the_loopback_address_only():
-    servers = [
-        connection.laddr.ip
-        for process in psutil.Process().children(recursive=True)
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
+    servers = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # one that has just ended
+            found = process.net_connections("inet")
+            servers += [each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN]
     assert servers
     assert {"127.0.0.1"} <= set(servers) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
