@@ -31,6 +31,7 @@
 - `pilot`: its pilot
 - `compare`: trains arms over seeds, and writes the page about them
 - `prepare`: rows of a published set
+- `prepared_media`: where their pictures and videos are
 - `filter`: keeps the rows that teach something
 - `answered`: what a filter has learned so far, kept for the next one
 - `check`: reports every bad row of files

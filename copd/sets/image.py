@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from copd.errors import BadRow
 from copd.sets.converting import EXACT, LeftOut, Raw, Shape, answer_in, list_in, text_in, verifier_of, without_proof
 
 
 def mmfinereason(raw: Raw) -> dict[str, Any]:
     """A row as OpenDataArena publishes it: one picture in the file itself."""
-    return _graded({**raw, "images": [raw.get("image")]}, "question")
+    if raw.get("image") is None:
+        raise BadRow("image is null; accepted: a picture")
+    return _graded({**raw, "images": [raw["image"]]}, "question")
 
 
 def mmfinereason_files(raw: Raw) -> dict[str, Any]:

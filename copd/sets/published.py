@@ -109,7 +109,7 @@ SETS: Mapping[str, PublishedSet] = {
         f"{HUB}HuggingFaceH4/MATH-500/*",
     ),
     "minerva": PublishedSet(
-        "Minerva Math, 272 problems of MIT OpenCourseWare",
+        "Minerva Math (MIT OpenCourseWare)",
         ("math-ai/minervamath", "knoveleng/Minerva-Math"),
         "not checked",
         PROBLEMS,
@@ -117,7 +117,7 @@ SETS: Mapping[str, PublishedSet] = {
         f"{HUB}math-ai/minervamath/*",
     ),
     "zerobench_sub": PublishedSet(
-        "ZeroBench, sub-questions",
+        "ZeroBench (sub-questions)",
         ("jonathan-roberts1/zerobench",),
         "not checked; gated: accept its terms on the hub first",
         ZEROBENCH,

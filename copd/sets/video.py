@@ -18,7 +18,7 @@ def onethinker(raw: Raw) -> dict[str, Any]:
 
 def video_r1(raw: Raw) -> dict[str, Any]:
     """A row of Video-R1. Its answer stands in the tag of `solution`."""
-    return _typed({**raw, "videos": [raw.get("path")]}, answer_in(raw, "solution"))
+    return _typed({**raw, "videos": [text_in(raw, "path")]}, answer_in(raw, "solution"))
 
 
 def videochat_r1(raw: Raw) -> dict[str, Any]:

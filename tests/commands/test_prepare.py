@@ -9,6 +9,7 @@ import pytest
 from copd.commands.check import check_file
 from copd.commands.prepare import prepare
 from copd.errors import DataError
+from copd.sets.overlap import Overlap
 
 pytest.importorskip("av")
 pytest.importorskip("pyarrow")
@@ -127,3 +128,95 @@ def test_a_source_that_cannot_be_used_is_refused_and_nothing_is_written(tmp_path
     with pytest.raises(DataError, match=why):
         prepare(name, sources, Path("out"))
     assert not [*Path().glob("out/*")]
+
+
+SUM = {"problem": "What is {}+1?", "answer": "{}", "difficulty": "1/8"}
+
+
+def sums_in(path, first, count=2):
+    rows = [{name: text.format(first + i) for name, text in SUM.items()} for i in range(count)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_rows_of_files_of_one_name_have_different_ids(tmp_path):
+    given = [sums_in(tmp_path / part / "test.jsonl", first) for part, first in (("one", 1), ("two", 10))]
+    made = prepare("polaris", given, tmp_path / "out")
+    assert [row["id"] for row in rows_of(made.file)] == [
+        "one/test.jsonl:1",
+        "one/test.jsonl:2",
+        "two/test.jsonl:1",
+        "two/test.jsonl:2",
+    ]
+
+
+def test_pictures_by_path_in_parquet_are_found_in_the_folder_of_media(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "1.png").write_bytes(b"any")
+    rows = [{"problem": "<image>How many?", "answer": "2", "images": ["1.png"]}]
+    STAND_INS["write_parquet"](tmp_path / "sets" / "train.parquet", rows)
+    made = prepare("mmfinereason", [str(tmp_path / "sets")], tmp_path / "out", media=pictures)
+    assert (made.data_root, rows_of(made.file)[0]["images"]) == (tmp_path, ["pictures/1.png"])
+
+
+def test_a_row_never_loses_its_video_in_silence(tmp_path):
+    row = {"data_type": "video", "problem_type": "numerical", "options": [], "answer": "1", "problem": "How many?"}
+    (tmp_path / "a.png").write_bytes(b"any")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row | {"videos": [["a.png", "a.png"]]}) + "\n")
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: a video is given as frames; accepted: a path"):
+        prepare("video40k", [str(tmp_path / "rows.jsonl")], tmp_path / "out")
+
+
+def test_sound_is_no_picture_though_its_file_begins_alike(tmp_path):
+    picture = {"bytes": b"RIFF\0\0\0\0WAVEfmt ", "path": None}
+    STAND_INS["write_parquet"](tmp_path / "x.parquet", [{"question": "How many?", "answer": "2", "image": picture}])
+    with pytest.raises(DataError, match="<16 bytes>: not a picture of an accepted format"):
+        prepare("mmfinereason", [str(tmp_path / "x.parquet")], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"media": Path("nowhere")}, "--media nowhere: no such folder"),
+        ({"revision": "main"}, "--revision main: no source is of the hub"),
+        ({"without": ["bad.jsonl"]}, "--without bad.jsonl: no row of it is sound; the first: bad.jsonl:1: the prompt"),
+        ({"out": Path("bad.jsonl")}, "--out bad.jsonl: cannot be a folder: File exists"),
+        ({"out": Path("bad.jsonl/deeper")}, "--out bad.jsonl/deeper: cannot be a folder: Not a directory"),
+    ],
+    ids=["media", "revision", "without", "out", "below"],
+)
+def test_an_option_that_would_do_nothing_is_refused(tmp_path, monkeypatch, options, why):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.jsonl").write_text('{"prompt": "", "answer": "1"}\n')
+    given = [sums_in(Path("rows.jsonl"), 1)]
+    with pytest.raises(DataError, match=why):
+        prepare("polaris", given, **{"out": Path("out"), **options})
+    assert not Path("out").exists()
+
+
+def test_bad_rows_of_a_test_are_told_since_no_question_is_compared_with_them(tmp_path):
+    test = tmp_path / "test.jsonl"
+    test.write_text('{"prompt": "What is 1+1?", "answer": "1"}\n{"prompt": "", "answer": "1"}\n')
+    made = prepare("polaris", [sums_in(tmp_path / "rows.jsonl", 1)], tmp_path / "out", without=[str(test)])
+    told = f"--without: 1 of 2 rows are bad and compared with nothing: {test}:2: the prompt is empty"
+    assert made.written == 1
+    assert f"  {told}" in made.lines()
+    assert told in made.file.with_suffix(".md").read_text()
+
+
+def test_two_preparations_at_once_never_mix_their_rows(tmp_path, monkeypatch):
+    given = [sums_in(tmp_path / "rows.jsonl", 1)]
+    write = Overlap.has_part_of
+
+    def other_first(*asked):
+        monkeypatch.setattr(Overlap, "has_part_of", write)
+        prepare("polaris", given, tmp_path / "out")
+        return write(*asked)
+
+    monkeypatch.setattr(Overlap, "has_part_of", other_first)
+    with pytest.raises(DataError, match="exists already"):
+        prepare("polaris", given, tmp_path / "out")
+    assert len(rows_of(tmp_path / "out" / "polaris.jsonl")) == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["polaris.jsonl", "polaris.md"]
