@@ -16,6 +16,7 @@ from rich.table import Column, Table
 
 from copd.cli.arguments import Overrides, RecipeName, named_recipe
 from copd.errors import RecipeError
+from copd.recipe.strict_yaml import parse_yaml
 
 if TYPE_CHECKING:  # torch is loaded only once the recipe is known to be sound
     from copd.commands.plan import Planned
@@ -77,7 +78,11 @@ def is_comparison(name: str) -> bool:
     path = Path(name)
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
         return False
-    return any(line.startswith("arms:") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    try:
+        held = parse_yaml(path.read_text(encoding="utf-8-sig", errors="replace"), name)
+    except (OSError, RecipeError):  # reading it as a recipe tells what is wrong
+        return False
+    return isinstance(held, dict) and "arms" in held
 
 
 def arms_table(arms: Sequence[ArmNeeds]) -> Table:

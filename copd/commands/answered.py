@@ -12,7 +12,7 @@ from typing import Any
 from copd.assemble.assembled import Assembled
 from copd.assemble.sampling import versions_of_sampler
 from copd.commands.export import base_sums
-from copd.errors import CheckpointError, wrong_in
+from copd.errors import CheckpointError, WriteError, wrong_in
 from copd.runs.experts import DECIDE_NOTHING
 from copd.runs.folder import differences
 from copd.runs.runlog import JsonLines, read_lines
@@ -31,10 +31,16 @@ class Answered:
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Open the file, or make it. Raises CheckpointError if it was begun otherwise, is damaged, or is in use."""
+        """Open the file, or make it. Raises CheckpointError if it was begun otherwise, is damaged, or is in use.
+
+        Raises WriteError if it cannot be made.
+        """
         self.path, self.chunks = path, dict[int, Rated]()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lines = JsonLines(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lines = JsonLines(path)
+        except OSError as error:
+            raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
         try:
             if not self._lines.lock():
                 raise CheckpointError(f"{path}: another process filters into it; let it end, or give another --out")

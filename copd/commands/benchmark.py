@@ -37,7 +37,8 @@ def benchmark_models(models: Sequence[str], call: Call) -> dict[str, dict[str, R
     Each result is written as soon as it is there, and what is written already is not measured again. At the end
     `benchmarks.md` has the tables. Raises ModelFolderError, DataError or RecipeError, mostly before any model is
     loaded: for a model, a file of rows, a benchmark or a harness that is not there, and for a written result of other
-    settings. Raises HarnessError for harnesses that failed, after all else was measured and the page was written.
+    settings. Raises HarnessError for harnesses that failed, after all else was measured and the page was written, and
+    WriteError.
     """
     models = list(dict.fromkeys(models))
     if len({folder_name(model) for model in models}) < len(models):
@@ -45,11 +46,13 @@ def benchmark_models(models: Sequence[str], call: Call) -> dict[str, dict[str, R
     sums = {name: call.sum_of_rows(name) for name in call.names}
     with folders_of(dict.fromkeys(models, "MODEL"), call.tell) as named:
         folders = {model: model_folder(path) for model, path in named.items()}
+        make_folder(call.out)
         known, due = {}, {}
         for model, folder in folders.items():
             call.tell(f"{model}: reading its files")
             known[model] = {"model": model, "model_sha256": _sum_of_model(folder)}
             due[model] = [name for name in call.names if not _is_done(call, name, known[model], sums[name])]
+            _check_others(call, known[model])
         failed: list[str] = []
         python, versions = _harnesses(call, {name for names in due.values() for name in names})
         for model, folder in folders.items():
@@ -65,7 +68,6 @@ def benchmark_models(models: Sequence[str], call: Call) -> dict[str, dict[str, R
                     except HarnessError as error:  # the next benchmark may be in order
                         failed.append(f"{model}: {name}: {error}")
     results = {model: _results(call, model) for model in models}
-    make_folder(call.out)
     replace_text(call.out / PAGE, as_markdown(call.suite, results))
     if failed:
         raise HarnessError("\n".join(failed))
@@ -93,6 +95,19 @@ def _is_done(call: Call, name: str, known: Mapping[str, str], rows_sha256: str) 
         return False
     check_same(path, found, {"settings": call.settings(name), "rows_sha256": rows_sha256, **known})
     return True
+
+
+def _check_others(call: Call, known: Mapping[str, str]) -> None:
+    """Raise RecipeError for a result that this call does not ask for, but shows, if it is of other settings or weights.
+
+    Its limit, which the table marks, and its fields of the machine may be its own.
+    """
+    for name in (name for name in call.suite.benchmarks if name not in call.names):
+        path = place_of(call.out, known["model"], name)
+        if found := read_result(path):
+            own = {field: found.settings.get(field) for field in ("limit", "changes")}
+            asked = {"settings": call.settings(name) | own, "rows_sha256": found.rows_sha256, **known}
+            check_same(path, found, asked)
 
 
 def _harnesses(call: Call, due: set[str]) -> tuple[Path | None, dict[str, dict[str, str]]]:

@@ -19,6 +19,8 @@ from copd.types import Split
 
 MACHINE = ("model.", "sampling.engine", "sampling.cache_tokens", "sampling.vllm_cache_gib", "reward.")
 """What the fields of a recipe begin with that a call may change: all else of a measurement is the suite's."""
+NAMED = ("model.path=", "model.revision=")
+"""Fields of the machine's section that MODEL gives."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Call:
             if name not in self.suite.benchmarks:
                 raise RecipeError(f"--only {name}: unknown benchmark; accepted: {', '.join(self.suite.benchmarks)}")
         for change in self.changes:
+            if change.startswith(NAMED):
+                raise RecipeError(f"{change}: the models are named by MODEL; leave it out")
             if not change.startswith(MACHINE):
                 raise RecipeError(
                     f"{change}: belongs to the suite; accepted are fields of the machine, which begin with "

@@ -23,6 +23,8 @@ PATTERN_MEANT = {
     "rewards": "a verifier's name is letters, digits, _, / or -, at most 64 in all",
     "candidates": "an arm's name is a letter, then letters, digits, _, . or -, at most 40 in all",
     "arms": "an arm's name is a letter, then letters, digits, _, . or -, at most 40 in all",
+    "benchmarks": "a benchmark's name is a letter, then letters, digits, _ or -, at most 32 in all",
+    "rows": "a file's name, without its ending, is a letter, then letters, digits, _ or -, at most 32 in all",
     "device": "accepted: cpu, mps, cuda or cuda:N",
     "revision": "accepted: a commit, a branch or a tag",
 }

@@ -52,6 +52,9 @@ def recipe_data(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     if not isinstance(data, dict):
         found = "nothing" if data is None else type(data).__name__
         raise RecipeError(f"{source}: a recipe is a mapping of sections, found {found}")
+    if "arms" in data and "branches" not in data:
+        told = f"a comparison, for `copd compare` and `copd plan`; its recipe is {data.get('recipe')}"
+        raise RecipeError(f"{source if isinstance(source, str | Path) else 'recipe'}: has arms, so it is {told}")
     for override in overrides:
         _apply(data, override)
     return data

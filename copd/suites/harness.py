@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from subprocess import CalledProcessError as Failed
 from typing import Any
 
-from copd.errors import CopdError, ModelFolderError, RecipeError
+from copd.errors import CopdError, ModelFolderError, RecipeError, first_line
 from copd.suites.suite import Harness, Sampling
 
 MODULES = {"lmms-eval": "lmms_eval", "lm-eval": "lm_eval"}
@@ -147,8 +148,9 @@ def check_versions(python: Path, engine: str) -> dict[str, str]:
     try:
         told = subprocess.run([str(python), "-c", VERSIONS, *wanted], capture_output=True, text=True, check=True)
         found: dict[str, str | None] = json.loads(told.stdout)
-    except (OSError, ValueError, subprocess.CalledProcessError) as error:
-        raise RecipeError(f"--harness-python {python}: is not a Python that runs: {error}") from error
+    except (OSError, ValueError, Failed) as error:
+        why = f"ended with status {error.returncode}" if isinstance(error, Failed) else first_line(error)
+        raise RecipeError(f"--harness-python {python}: is not a Python that runs: {why}") from error
     wrong = [
         f"{name} {found[name] or 'is missing'}, accepted {wanted[name]}"
         for name in wanted

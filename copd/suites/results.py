@@ -7,13 +7,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from copd.errors import DataError, RecipeError, WriteError, wrong_in
+from pydantic import Field, TypeAdapter, ValidationError
+
+from copd.errors import DataError, RecipeError, WriteError, first_line
 from copd.system.files import replace_text
 
 COMPARED = ("settings", "rows_sha256", "model_sha256")
 """What a result must share with what is asked for now, else it is another measurement."""
+
+Score = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Result:
     model: str
     benchmark: str
     ids: list[str]
-    scores: list[list[float]]
+    scores: list[list[Score]]
     settings: dict[str, Any]
     rows_sha256: str
     model_sha256: str
@@ -56,6 +60,9 @@ class Result:
     def means(self) -> list[float]:
         """The mean over the samples of each problem."""
         return [sum(scores) / len(scores) for scores in self.scores]
+
+
+RESULT = TypeAdapter(Result)
 
 
 def folder_name(model: str) -> str:
@@ -88,14 +95,19 @@ def make_folder(folder: Path) -> None:
 def read_result(path: Path) -> Result | None:
     """The result in a file; None if there is no file. Raises DataError for another file than `write_result` writes."""
     try:
-        result = Result(**json.loads(path.read_text(encoding="utf-8")))
-        if not result.scores or len({len(scores) for scores in result.scores}) != 1:
-            raise ValueError("its scores are not a table")
+        result = RESULT.validate_json(path.read_bytes())
+        lengths = {len(scores) for scores in result.scores}
+        if len(lengths) != 1 or lengths == {0} or len(result.ids) != len(result.scores):
+            raise ValueError("its scores are not a table of samples for each id")
         return result
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: no result of copd benchmark: {wrong_in(error)}; move it away") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        wrong = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+        raise DataError(f"{path}: no result of copd benchmark: {wrong}; move it away") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: no result of copd benchmark: {first_line(error)}; move it away") from error
 
 
 def check_same(path: Path, found: Result, asked: Mapping[str, Any]) -> None:

@@ -108,10 +108,10 @@ class Benchmark(Section):
 class Reference(Section):
     """Averages that others published, in per cent. They are shown beside ours, marked as theirs."""
 
-    image: Positive | None = None
-    text: Positive | None = None
-    video: Positive | None = None
-    overall: Positive
+    image: Positive | None = Field(None, description="over the benchmarks of images")
+    text: Positive | None = Field(None, description="over those of text")
+    video: Positive | None = Field(None, description="over those of videos")
+    overall: Positive = Field(description="over all benchmarks")
     source: str = Field(min_length=1, description="where the numbers are printed")
 
 
@@ -120,7 +120,7 @@ class Suite(Section):
 
     title: str = Field(min_length=1, description="what the page calls the suite")
     seed: int = Field(0, ge=0, description="seed of all samples")
-    sampling: Sampling
+    sampling: Sampling = Field(description="how every benchmark is sampled")
     harnesses: dict[Engine, Harness] = Field({}, description="the harnesses by name")
     benchmarks: dict[Name, Benchmark] = Field(min_length=1, description="the benchmarks by name")
     reference: dict[str, Reference] = Field({}, description="published averages by the name of their model")
@@ -153,7 +153,8 @@ def load_suite(source: str) -> Suite:
 def make_suite(data: Any, source: str) -> Suite:
     """Validate a suite given as nested mappings. Raises RecipeError naming `source` and every faulty key."""
     if not isinstance(data, dict):
-        raise RecipeError(f"{source}: a suite is a mapping with benchmarks, found {type(data).__name__}")
+        found = "nothing" if data is None else type(data).__name__
+        raise RecipeError(f"{source}: a suite is a mapping with benchmarks, found {found}")
     try:
         return Suite.model_validate(data)
     except ValidationError as error:

@@ -90,7 +90,7 @@ def notes(suite: Suite, results: Results) -> list[str]:
     ]
     every = [result for found in results.values() for result in found.values()]
     if any(is_partial(suite, result) for result in every):
-        told.append(f"{PARTLY} not the benchmark: {', '.join(dict.fromkeys(_partial(suite, every)))}.")
+        told.append(f"{PARTLY} not the whole benchmark: {'; '.join(dict.fromkeys(_partial(suite, every)))}.")
     for result in every:
         responses = len(result.scores) * result.samples
         if result.cut:

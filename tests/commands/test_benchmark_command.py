@@ -10,7 +10,7 @@ import pytest
 from copd.commands.benchmark import PAGE, benchmark_models
 from copd.commands.benchmark_call import Call
 from copd.commands.evaluate import evaluate_models
-from copd.errors import DataError, ModelFolderError, RecipeError
+from copd.errors import DataError, ModelFolderError, RecipeError, WriteError
 from copd.recipe.reading import load_recipe
 from copd.suites.harness import HarnessError
 from copd.suites.suite import make_suite
@@ -54,7 +54,7 @@ def data(tmp_path):
 
 
 def call(data, *, made=None, **fields):
-    return Call(made or suite(temperature=0), data, data.parent / "out", **{"changes": FLOAT32, **fields})
+    return Call(made or suite(temperature=0), data, **{"out": data.parent / "out", "changes": FLOAT32, **fields})
 
 
 def stamps(data):
@@ -129,7 +129,7 @@ def test_other_settings_other_rows_and_another_model_are_refused_beside_an_earli
 def test_a_limit_asks_the_first_problems_and_the_page_says_so(data):
     found = benchmark_models([MODEL], call(data, limit=3))[MODEL]
     assert found["sums"].ids == ["sum-0", "sum-1", "sum-2"]
-    assert "not the benchmark: sums has 4 problems, 3 were asked" in (data.parent / "out" / PAGE).read_text()
+    assert "not the whole benchmark: sums has 4 problems, 3 were asked" in (data.parent / "out" / PAGE).read_text()
 
 
 def test_mistakes_are_told_before_anything_is_loaded(data, tmp_path):
@@ -191,3 +191,44 @@ def test_failed_harnesses_are_told_when_all_else_is_measured(data, monkeypatch):
     ]
     assert [path.name for path in (data.parent / "out" / "builtin_digits").glob("*.json")] == ["pictures.json"]
     assert "1 of 3" in (data.parent / "out" / PAGE).read_text()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"scores": [[]] * 4}, "its scores are not a table of samples for each id"),
+        ({"scores": [[1.0]] * 3}, "its scores are not a table of samples for each id"),
+        ({"scores": [["right"]] * 4}, r"scores\.0\.0: Input should be a valid number"),
+        ({"scores": [[100.0]] * 4}, r"scores\.0\.0: Input should be less than or equal to 1"),
+        ({"scores": [[float("nan")]] * 4}, "no result of copd benchmark"),
+    ],
+    ids=["empty", "short", "text", "percent", "nan"],
+)
+def test_a_result_whose_scores_no_mean_can_be_made_of_is_told_by_name(data, wrong, told):
+    benchmark_models([MODEL], call(data, only=["sums"]))
+    path = data.parent / "out" / "builtin_digits" / "sums.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    with pytest.raises(DataError, match=told) as error:
+        benchmark_models([MODEL], call(data))
+    assert str(error.value).startswith(f"{path}: no result of copd benchmark: ")
+
+
+def test_one_table_never_mixes_settings(data):
+    benchmark_models([MODEL], call(data, only=["sums"], limit=2))
+    page = data.parent / "out" / PAGE
+    before = page.read_text()
+    with pytest.raises(RecipeError, match=r"sums\.json: was made with top_p 1\.0, now it is 0\.9"):
+        benchmark_models([MODEL], call(data, only=["pictures"], made=suite(temperature=0, top_p=0.9)))
+    assert page.read_text() == before
+    assert benchmark_models([MODEL], call(data, only=["pictures"]))[MODEL].keys() == {"sums", "pictures"}
+
+
+def test_the_model_is_named_by_its_argument_alone(data):
+    with pytest.raises(RecipeError, match=r"model\.path=other: the models are named by MODEL; leave it out"):
+        call(data, changes=["model.path=other"])
+
+
+def test_a_folder_for_results_that_is_a_file_is_told_before_anything_is_asked(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match="file: cannot be written: File exists"):
+        benchmark_models([MODEL], call(data, out=tmp_path / "file"))

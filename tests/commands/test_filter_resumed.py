@@ -11,7 +11,7 @@ from test_filter import SUMS, recipe_of, sum_row, write
 from copd.branches.rater import Rater
 from copd.commands.answered import Answered
 from copd.commands.filter import PROGRESS, filter_rows
-from copd.errors import CheckpointError, DataError
+from copd.errors import CheckpointError, DataError, WriteError
 from copd.recipe.model import Recipe
 
 CHUNKS = [*range(6)]
@@ -187,3 +187,10 @@ def test_a_filter_ended_by_a_signal_is_taken_up_by_the_same_command(recipe, whol
     assert done.returncode == 0, done.stderr
     assert asked == CHUNKS[2:]
     assert (tmp_path / "out.jsonl").read_bytes() == whole
+
+
+def test_a_place_in_which_nothing_can_be_written_is_told_before_any_row_is_asked(recipe, tmp_path, asked):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match=r"file/out\.jsonl\.progress\.jsonl: cannot be written: File exists"):
+        filter_rows(recipe, "text", tmp_path / "file" / "out.jsonl")
+    assert not asked

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from copd.assemble.plan import make_plan
+from copd.cli.plan import is_comparison
 from copd.commands.equal_rows import EqualRows, batches_of
 from copd.commands.measured import Measured, PromptSizes
 from copd.commands.need import CPU, END, LOADING, SAMPLING, SAVING, SCORING, TRAINING, Need, on_each
@@ -371,6 +372,20 @@ def test_a_comparison_is_planned_job_by_job_and_experts_are_counted_once(tmp_pat
     assert evaluated < own["copd"] < whole + evaluated
     assert own["copd"] - evaluated <= whole - first * 3 * 8 + 200
     assert all(each.hours > 0 and each.card_hours == each.hours and not each.overfull for each in found.values())
+
+
+@pytest.mark.parametrize("written", ["arms: {copd: {}}\n", '{"arms": {"copd": {}}}\n', '\ufeff"arms":\n  copd: {}\n'])
+def test_a_comparison_is_known_by_its_arms_however_yaml_is_written(tmp_path, written):
+    path = tmp_path / "study.yaml"
+    path.write_text(written, encoding="utf-8")
+    assert is_comparison(str(path))
+
+
+@pytest.mark.parametrize("written", ["method: copd\n", "[arms]\n", "notes: |\n arms:\n", "arms: {}\narms: {}\n", ""])
+def test_another_file_is_no_comparison(tmp_path, written):
+    path = tmp_path / "study.yaml"
+    path.write_text(written, encoding="utf-8")
+    assert not is_comparison(str(path))
 
 
 def test_a_folder_without_weights_can_be_planned_and_one_without_its_settings_is_named(folder):

@@ -398,6 +398,11 @@ REFUSED = [
         id="a chat template by the back door",
     ),
     pytest.param("", ["a recipe is a mapping of sections, found nothing"], id="an empty file"),
+    pytest.param(
+        "recipe: three.yaml\narms: {copd: {}}",
+        ["has arms, so it is a comparison, for `copd compare` and `copd plan`; its recipe is three.yaml"],
+        id="a comparison",
+    ),
     pytest.param("[1, 2]", ["a recipe is a mapping of sections, found list"], id="a list of things"),
     pytest.param("a: b: c", ["not valid YAML", "line 1"], id="not YAML"),
     pytest.param(TWO + "\x00", ["not valid YAML", "#x0000"], id="NUL"),

@@ -74,6 +74,10 @@ def test_no_python_of_harnesses_or_a_wrong_one_is_told_before_anything_runs(tmp_
     text.write_text("no program")
     with pytest.raises(RecipeError, match="is not a Python that runs"):
         check_versions(text, "lmms-eval")
+    with pytest.raises(
+        RecipeError, match=r"--harness-python /bin/false: is not a Python that runs: ended with status 1$"
+    ):
+        check_versions(Path("/bin/false"), "lmms-eval")
 
 
 def test_a_harness_that_fails_is_told_with_its_last_lines(tmp_path):

@@ -3,7 +3,18 @@
 import pytest
 
 from copd.errors import RecipeError
-from copd.suites.suite import GROUPS, UNFIT, load_suite, make_suite, suites
+from copd.suites.suite import (
+    GROUPS,
+    UNFIT,
+    Benchmark,
+    Harness,
+    Reference,
+    Sampling,
+    Suite,
+    load_suite,
+    make_suite,
+    suites,
+)
 
 SOUND = {
     "title": "one",
@@ -39,7 +50,10 @@ def test_the_suite_of_the_paper_averages_to_what_the_paper_prints():
             "benchmarks.sums.verifier: is for rows",
         ),
         (with_benchmark(problem=4), "benchmarks.sums.problem: unknown key"),
+        (with_benchmark(rows="../up"), "benchmarks.sums.rows: a file's name, without its ending, is a letter, then"),
+        ({**SOUND, "benchmarks": {"../up": {}}}, "benchmarks.../up: a benchmark's name is a letter, then"),
         ([], "mine.yaml: a suite is a mapping with benchmarks, found list"),
+        (None, "mine.yaml: a suite is a mapping with benchmarks, found nothing"),
     ],
 )
 def test_a_suite_that_contradicts_itself_is_refused_by_the_key(data, told):
@@ -58,3 +72,8 @@ def test_tasks_that_run_what_a_model_wrote_or_score_0_without_a_judge_are_refuse
 def test_a_suite_that_is_not_there_is_told_with_those_that_ship(tmp_path):
     with pytest.raises(RecipeError, match=r"--suite papers: not a readable file .*, nor a suite of copd: paper"):
         load_suite("papers")
+
+
+@pytest.mark.parametrize("section", [Suite, Sampling, Harness, Benchmark, Reference])
+def test_every_field_of_a_suite_has_a_meaning(section):
+    assert [name for name, field in section.model_fields.items() if not field.description] == []

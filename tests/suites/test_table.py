@@ -61,7 +61,7 @@ def test_a_benchmark_that_was_asked_in_part_is_marked_in_every_number_that_it_co
     scores, average = grids(SUITE, found)
     assert {row[1]: row[5].endswith("*") for row in scores.rows} == {"a": False, "b": True, "c": False}
     assert [cell.endswith("*") for cell in average.rows[0]] == [False, False, True, True]
-    assert "* not the benchmark: b has 4 problems, 2 were asked." in notes(SUITE, found)
+    assert "* not the whole benchmark: b has 4 problems, 2 were asked." in notes(SUITE, found)
 
 
 def test_cut_responses_and_placeholders_are_counted_in_the_notes():
@@ -76,7 +76,7 @@ def test_the_page_holds_both_tables_and_no_name_or_mark_breaks_them():
     assert r"| runs\|x | 0 of 1 | 1 of 2 | 1 of 3 |" in page
     part = as_markdown(SUITE, {"m": {"b": result("b", [[1], [0]])}})
     assert r"]\* |" in part
-    assert "- \\* not the benchmark" in part
+    assert "- \\* not the whole benchmark" in part
 
 
 @pytest.mark.parametrize(("scores", "shown"), [([[1]] * 4, "100.0"), ([[0]] * 4, "0.0")])
