@@ -5,11 +5,13 @@ import runpy
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from copd.commands.check import check_file
 from copd.commands.prepare import prepare
 from copd.errors import DataError
 from copd.sets.overlap import Overlap
+from copd.system.hub import commit_of
 
 pytest.importorskip("av")
 pytest.importorskip("pyarrow")
@@ -220,3 +222,16 @@ def test_two_preparations_at_once_never_mix_their_rows(tmp_path, monkeypatch):
         prepare("polaris", given, tmp_path / "out")
     assert len(rows_of(tmp_path / "out" / "polaris.jsonl")) == 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["polaris.jsonl", "polaris.md"]
+
+
+def test_the_card_names_the_commit_that_a_branch_of_the_hub_stood_for(tmp_path, monkeypatch):
+    commit_of.cache_clear()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository, commit = tmp_path / "cache" / "datasets--POLARIS-Project--Polaris-Dataset-53K", "a" * 40
+    sums_in(repository / "snapshots" / commit / "polaris-data-53K.jsonl", 1)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    made = prepare("polaris", [], tmp_path / "out", revision="main")
+    given = "hub:POLARIS-Project/Polaris-Dataset-53K/*: polaris-data-53K.jsonl"
+    assert f"- Source: {given}, commit {commit}, sha256 " in made.file.with_suffix(".md").read_text()
