@@ -37,10 +37,11 @@ def ask_by_harness(call: Call, name: str, folder: Path, python: Path, known: Map
     check_model(benchmark.engine, folder)
     work = place_of(call.out, known["model"], name).with_suffix(".harness").absolute()
     try:
-        shutil.rmtree(work, ignore_errors=True)  # of a run that did not come to its end
-        make_folder(work)
+        if work.exists():  # of a run that did not come to its end
+            shutil.rmtree(work)
     except OSError as error:
-        raise WriteError(f"{work}: cannot be written: {error.strerror or error}") from error
+        raise WriteError(f"{work}: cannot be removed: {error.strerror or error}") from error
+    make_folder(work)
     began = time.perf_counter()
     if benchmark.task is None:
         recipe = load_recipe(as_recipe(call.suite, [name], {name: str(call.rows(name))}, str(folder)), call.changes)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
+from copd.arms.comparison import read_comparison
 from copd.arms.jobs import Job
 from copd.commands.compare import Order, plan_of
 from copd.commands.plan import Cards, Planned, examine
@@ -36,11 +38,14 @@ class ArmNeeds:
 
 
 def arms_planned(file: Path, changes: Sequence[str], cards: Cards, speed: Speed | None) -> list[ArmNeeds]:
-    """The jobs of a comparison with one seed, in the order in which they run.
+    """The jobs of a comparison's test with one seed, in the order in which they run.
 
-    Raises RecipeError for a comparison that cannot run, DataError or ModelFolderError for its data or model.
+    Raises RecipeError for a comparison that cannot run, or whose search has not chosen yet, DataError or
+    ModelFolderError for its data or model.
     """
-    _, jobs = plan_of(Order(file, (0,), Path(), None, lambda _: None, changes=changes), search=False)
+    search = read_comparison(file).search
+    seed = next(seed for seed in count() if search is None or seed not in search.seeds)
+    _, jobs = plan_of(Order(file, (seed,), Path(), None, lambda _: None, changes=changes), search=False)
     found: list[ArmNeeds] = []
     known: Planned | None = None
     for job in jobs:

@@ -76,7 +76,7 @@ def _cell(suite: Suite, results: Sequence[Result]) -> str:
 
 
 def is_partial(suite: Suite, result: Result) -> bool:
-    """Whether a result is of other problems than the whole benchmark has, or of fewer."""
+    """Whether a result is of another number of problems than the whole benchmark has."""
     return len(result.scores) != suite.benchmarks[result.benchmark].problems
 
 

@@ -232,3 +232,18 @@ def test_a_folder_for_results_that_is_a_file_is_told_before_anything_is_asked(da
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match="file: cannot be written: File exists"):
         benchmark_models([MODEL], call(data, out=tmp_path / "file"))
+
+
+def test_samples_of_an_earlier_run_that_cannot_be_removed_are_never_read(data, monkeypatch):
+    def refuse(path, *_, **given):
+        if not given.get("ignore_errors"):
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("copd.commands.benchmark.check_versions", lambda python, engine: {engine: "0"})
+    samples = data.parent / "out" / "builtin_digits" / "theirs.harness" / "out" / "samples_aime24.jsonl"
+    samples.parent.mkdir(parents=True)
+    samples.write_text('{"doc_id": 0, "resps": [["4"]], "exact_match": 1}\n')
+    monkeypatch.setattr("copd.commands.by_harness.shutil.rmtree", refuse)
+    with pytest.raises(WriteError, match=r"theirs\.harness: cannot be removed: Permission denied"):
+        benchmark_models([MODEL], call(data, made=by_harness(), only=["theirs"], harness_python="/bin/true"))
+    assert not [*(data.parent / "out").rglob("theirs.json")]

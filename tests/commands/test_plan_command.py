@@ -374,6 +374,15 @@ def test_a_comparison_is_planned_job_by_job_and_experts_are_counted_once(tmp_pat
     assert all(each.hours > 0 and each.card_hours == each.hours and not each.overfull for each in found.values())
 
 
+def test_a_comparison_whose_search_has_the_first_seeds_is_planned_with_another(tmp_path):
+    path, chosen = tmp_path / "study.yaml", {"opd.weight": 0.5}
+    search = {"seeds": [0, 1], "candidates": {"copd": [chosen]}}
+    changes = dict(change.split("=", 1) for change in SMALL)
+    path.write_text(yaml.safe_dump({"rollouts": 480, "changes": changes, "arms": {"copd": {}}, "search": search}))
+    (tmp_path / "study.chosen.yaml").write_text(yaml.safe_dump({"copd": {"changes": chosen}}))
+    assert [each.name for each in arms_planned(path, (), Cards(0), None)] == ["copd"]
+
+
 @pytest.mark.parametrize("written", ["arms: {copd: {}}\n", '{"arms": {"copd": {}}}\n', '\ufeff"arms":\n  copd: {}\n'])
 def test_a_comparison_is_known_by_its_arms_however_yaml_is_written(tmp_path, written):
     path = tmp_path / "study.yaml"
