@@ -17,14 +17,14 @@ from copd.commands.benchmark_call import Call
 from copd.commands.by_harness import ask_by_harness
 from copd.commands.export import folders_of
 from copd.errors import RecipeError
-from copd.model.folders import FETCHED, model_folder
+from copd.model.folders import model_folder, sums_of
 from copd.recipe.reading import load_recipe
 from copd.suites.harness import HarnessError, check_versions, python_of
 from copd.suites.own import as_recipe, ask
 from copd.suites.results import Result, check_same, folder_name, make_folder, place_of, read_result, write_result
 from copd.suites.suite import ROWS
 from copd.suites.table import as_markdown
-from copd.system.files import replace_text, sha256
+from copd.system.files import replace_text
 
 PAGE = "benchmarks.md"
 LIBRARIES = ("copd", "torch", "transformers")
@@ -127,8 +127,7 @@ def _results(call: Call, model: str) -> dict[str, Result]:
 
 def _sum_of_model(folder: Path) -> str:
     """The digest of a model's files, by name and content."""
-    paths = sorted({path for pattern in FETCHED for path in folder.glob(pattern)})
-    return hashlib.sha256("".join(f"{sha256(path)}  {path.name}\n" for path in paths).encode()).hexdigest()
+    return hashlib.sha256("".join(f"{sum_}  {name}\n" for name, sum_ in sums_of(folder).items()).encode()).hexdigest()
 
 
 def _ask_rows(call: Call, names: list[str], folder: Path, fields: Mapping[str, dict[str, Any]]) -> None:

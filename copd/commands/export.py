@@ -16,7 +16,7 @@ from copd.assemble.plan import make_plan
 from copd.commands.cards import Cards, Made
 from copd.errors import CheckpointError, ModelFolderError, RecipeError, RunFolderError, WriteError
 from copd.maths.merge import OwnMerge, needs_base
-from copd.model.folders import FETCHED, loader_of, model_folder
+from copd.model.folders import loader_of, model_folder, sums_of
 from copd.model.lora import LoraSettings
 from copd.model.merging import merge_weights
 from copd.model.policy import Policy
@@ -38,7 +38,7 @@ from copd.runs.saved import (
     reference_of,
     run_of,
 )
-from copd.system.files import passing_folder, sha256
+from copd.system.files import passing_folder
 from copd.system.own_code import load_named
 from copd.types import MERGED
 
@@ -232,5 +232,4 @@ def merge_by_section(
 
 def base_sums(recipe: Recipe) -> dict[str, str]:
     """The sha256 of each file of the base by its name."""
-    base = model_folder(recipe.model.path, revision=recipe.model.revision)
-    return {path.name: sha256(path) for path in sorted(path for pattern in FETCHED for path in base.glob(pattern))}
+    return sums_of(model_folder(recipe.model.path, revision=recipe.model.revision))

@@ -272,6 +272,11 @@ def builtin_models() -> list[str]:
     return sorted(BUILTIN + folder.name for folder in assets.iterdir() if (folder / CHECKSUMS).is_file())
 
 
+def sums_of(folder: Path) -> dict[str, str]:
+    """The sha256 of each file of a model folder by its name: those that are `FETCHED` from the hub."""
+    return {path.name: sha256(path) for path in sorted(path for pattern in FETCHED for path in folder.glob(pattern))}
+
+
 def write_checksums(folder: Path) -> None:
     """Write `SHA256SUMS` for the files of a model folder."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
