@@ -129,12 +129,12 @@ def digits(kind: str) -> Digits:
 
 
 def demo(max_new_tokens: int) -> Recipe:
-    """The demo's recipe with responses of at most so many tokens."""
-    return load_recipe("demo", [f"sampling.max_new_tokens={max_new_tokens}"])
+    """The recipe `demo-paper` with responses of at most so many tokens."""
+    return load_recipe("demo-paper", [f"sampling.max_new_tokens={max_new_tokens}"])
 
 
 def make_branches(tasks: Mapping[str, Task], max_new_tokens: int, grader: Any = None) -> list[Branch]:
-    """A branch of the demo for each task, all of them beginning as the demo's base."""
+    """A branch of `demo-paper` for each task, all of them beginning as the demo's base."""
     made = Assembled(demo(max_new_tokens), print, tasks=tasks)
     made.base, made.grader = made.loaded, grader or Grader()
     return [make_branch(made, name, index) for index, name in enumerate(tasks)]

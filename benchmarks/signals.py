@@ -33,7 +33,7 @@ REPETITIONS = 7
 def step_of(work: Work, signal: str) -> Callable[[int], object]:
     """One step of OPD of one student with one teacher."""
     base = make_policy(work.vocabulary)
-    chosen = make_signal(load_recipe("demo", [f"opd.signal={signal}"]), base)
+    chosen = make_signal(load_recipe("demo-paper", [f"opd.signal={signal}"]), base)
     tasks = {name: Lengthened(Digits("text", seed=k), work.prompt) for k, name in enumerate(("own", "peers"))}
     student, teacher = (make_branch(base, name, k, tasks, work, chosen) for k, name in enumerate(tasks))
 

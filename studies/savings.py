@@ -42,7 +42,7 @@ Row = tuple[str, int, str, int]
 
 def branch_of(name: str, *changes: str) -> Any:
     """A branch of the demo, alone in its process, within a context."""
-    return lone_branch(load_recipe("demo", [*CHANGES, *changes]), name, 0, None, print)
+    return lone_branch(load_recipe("demo-paper", [*CHANGES, *changes]), name, 0, None, print)
 
 
 def weights(branch: Branch) -> Iterator[Row]:

@@ -84,6 +84,7 @@ def train(
     """Train the branches of a recipe, merge them, evaluate all models, and write a report.
 
     Try `copd train demo`. Then try a baseline at the same number of rollouts: `copd train demo method=mixed`.
+    `copd train demo-paper` runs the cycles of the paper.
     """
     from copd.recipe.keys import without_keys
     from copd.recipe.reading import load_recipe, reread

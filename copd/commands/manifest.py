@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from copd.assemble.assembled import Assembled
+from copd.assemble.plan import Plan, make_plan
 from copd.assemble.sampling import versions_of_sampler
 from copd.commands.export import base_sums
+from copd.errors import CheckpointError, RecipeError
+from copd.recipe.reading import make_recipe, reread
 from copd.runs.experts import decides_experts, trajectory
+from copd.runs.folder import saved_recipe
 
 
 def new_manifest(made: Assembled, command: str | None = None) -> dict[str, Any]:
@@ -33,3 +38,21 @@ def new_manifest(made: Assembled, command: str | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.platform(),
     }
+
+
+def check_done(folder: Path, plan: Plan, step: int) -> None:
+    """Check that the steps that a run has made fit a changed plan.
+
+    Branches rest while a student is taught. The student accepts their scores only at the version that the plan tells.
+    Raises CheckpointError if the plan gives a branch another number of updates in these steps than it has made.
+    """
+    try:
+        before = make_plan(make_recipe(saved_recipe(folder, reread)))
+    except (RecipeError, CheckpointError):
+        return
+    made, due = (each.schedule.updates_before(step) for each in (before, plan))
+    if made != due and step <= plan.schedule.steps:
+        raise CheckpointError(
+            f"{folder}: cannot go on: in the {step} steps that are done each branch has made {made} updates, and the "
+            f"changed recipe has {due}; keep the steps that are done as they were, or begin a new run"
+        )

@@ -16,7 +16,7 @@ from copd.assemble.plan import Plan, handovers, make_plan, measures_merge
 from copd.branches.local import finish
 from copd.commands.cards import Cards
 from copd.commands.export import merge_by_section, place_of
-from copd.commands.manifest import new_manifest
+from copd.commands.manifest import check_done, new_manifest
 from copd.errors import LostBranchError, MergeError, OutOfMemoryError, RecipeError, RunFolderError, wrong_in
 from copd.handles import Answering, BranchHandle
 from copd.measure.behaviour import Behaviour
@@ -103,6 +103,8 @@ def _train_alone(
                 screen.warn(f"--force: {change}")
             for restarts in range(recipe.backend.restarts + 1):
                 checkpoint = latest_checkpoint(folder / CHECKPOINTS, screen.warn) if resume or restarts else None
+                if changes and checkpoint:
+                    check_done(folder, plan, checkpoint.step)
                 try:
                     run = _Run(folder, made, plan, screen, checkpoint, manifest, changes, stop)
                     with closing(run.place), screen:

@@ -181,15 +181,15 @@ def test_under_an_equal_critical_path_machines_are_busy_equally_long(arm):
 
 
 def test_the_critical_path_by_hand():
-    """The demo: 60 RLVR steps of 192, 40 OPD steps in which the hub answers 192 + 2 x 96 prompts."""
-    plan = make_plan(load_recipe("demo"))
+    """`demo-paper`: 60 RLVR steps of 192, 40 OPD steps in which the hub answers 192 + 2 x 96 prompts."""
+    plan = make_plan(load_recipe("demo-paper"))
     assert critical_path(plan) == 100 * 192 + 40 * 2 * 96
-    mixed = make_plan(load_recipe("demo", ["method=mixed"]))
+    mixed = make_plan(load_recipe("demo-paper", ["method=mixed"]))
     assert critical_path(mixed) == mixed.rollouts / 3
 
 
 def test_equal_rollouts_are_taken_as_they_are():
-    recipes = load_recipe("demo"), load_recipe("demo", ["method=mixed"])
+    recipes = load_recipe("demo-paper"), load_recipe("demo-paper", ["method=mixed"])
     assert budget_of("rollouts", *recipes, 12_345) == 12_345
 
 

@@ -43,7 +43,7 @@ def test_a_job_that_is_told_to_stop_stops_with_a_checkpoint(tmp_path):
     run, log = tmp_path / "run", tmp_path / "run.log"
     quick = ["sampling={prompts_per_step: 2, rollouts_per_prompt: 2, max_new_tokens: 20}", "backend=local"]
     job = RayJob(
-        ["train", "demo", *quick, "schedule={cycles: 1, rl_steps: 2000, opd_steps: 0}", "--out", str(run)], log
+        ["train", "demo-paper", *quick, "schedule={cycles: 1, rl_steps: 2000, opd_steps: 0}", "--out", str(run)], log
     )
     while not log.is_file() or "before the first step" not in log.read_text():
         assert job.poll() is None, log.read_text()

@@ -31,7 +31,7 @@ BAD_ROW = "branches.sums.task: 1 bad rows were left out; `copd data check` lists
 
 
 def recipe(*changes: str):
-    return load_recipe("demo", [*changes])
+    return load_recipe("demo-paper", [*changes])
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_branch_is_not_made_for_an_engine_that_does_not_compute_as_its_policy(
 
 
 def test_a_part_is_made_when_it_is_first_asked_for_and_then_kept():
-    made = Assembled(load_recipe("demo", ["model.path=nowhere"]), print)
+    made = Assembled(load_recipe("demo-paper", ["model.path=nowhere"]), print)
     assert made.tasks is made.tasks
     assert made.grader is made.grader
     made.close()
@@ -178,7 +178,7 @@ def test_a_part_is_made_when_it_is_first_asked_for_and_then_kept():
 
 
 def test_what_is_inherited_is_not_looked_at_again(monkeypatch):
-    recipe, told = load_recipe("demo"), []
+    recipe, told = load_recipe("demo-paper"), []
     first = Assembled(recipe, told.append)
     first.base.packing = False
 
@@ -193,7 +193,7 @@ def test_what_is_inherited_is_not_looked_at_again(monkeypatch):
 
 
 def test_a_process_that_computes_elsewhere_than_the_check_was_made_checks_for_itself(monkeypatch):
-    recipe, told = load_recipe("demo"), []
+    recipe, told = load_recipe("demo-paper"), []
     inherited = Assembled(recipe, print).inheritance
     elsewhere = replace(inherited, path=replace(inherited.path, checked_on="another card in bfloat16"))
     asked = []

@@ -20,7 +20,9 @@ def models() -> int:
 def models_held(*changes: str) -> int:
     """The models that a branch brings with it."""
     before = models()
-    with lone_branch(load_recipe("demo", ["model.threads_per_branch=1", *changes]), "text", 0, None, print) as branch:
+    with lone_branch(
+        load_recipe("demo-paper", ["model.threads_per_branch=1", *changes]), "text", 0, None, print
+    ) as branch:
         assert branch.version == 0
         return models() - before
 
@@ -43,7 +45,7 @@ def test_a_branch_that_computes_in_another_type_than_the_base_is_checked_for_its
         return []
 
     monkeypatch.setattr("copd.assemble.assembled.settle_paths", settle)
-    with assembled(load_recipe("demo", ["model.threads_per_branch=1"]), print) as made:
+    with assembled(load_recipe("demo-paper", ["model.threads_per_branch=1"]), print) as made:
         make_branch(made, "text", 0)
         assert checked == [None], "the base alone"
         monkeypatch.setattr("copd.assemble.branches.home_of", lambda *_: (torch.device("cpu"), torch.bfloat16))
@@ -60,21 +62,23 @@ def cards(monkeypatch):
 
 
 def test_branches_share_out_the_cards_of_a_machine(cards):
-    homes = [home_of(load_recipe("demo", ["model.device=auto"]), name, i) for i, name in enumerate(("a", "b", "c"))]
+    homes = [
+        home_of(load_recipe("demo-paper", ["model.device=auto"]), name, i) for i, name in enumerate(("a", "b", "c"))
+    ]
     assert [device for device, _ in homes] == [torch.device("cuda", i) for i in (0, 1, 0)]
     assert {autocast for _, autocast in homes} == {None}, "the demo computes in float32"
 
 
 def test_branches_that_take_turns_share_one_card(cards):
-    recipe = load_recipe("demo", ["model.device=cuda", "model.offload=true", "backend=local"])
+    recipe = load_recipe("demo-paper", ["model.device=cuda", "model.offload=true", "backend=local"])
     assert [home_of(recipe, "image", i)[0] for i in (0, 1)] == [torch.device("cuda", 0)] * 2
 
 
 def test_a_device_of_its_own_comes_first_and_one_that_is_not_there_is_refused(cards):
-    recipe = load_recipe("demo", ["branches.image.device=cuda:1", "branches.text.device=cpu"])
+    recipe = load_recipe("demo-paper", ["branches.image.device=cuda:1", "branches.text.device=cpu"])
     assert home_of(recipe, "image", 0)[0] == torch.device("cuda", 1)
-    shared = load_recipe("demo", ["branches.image.device=cuda"])
+    shared = load_recipe("demo-paper", ["branches.image.device=cuda"])
     assert home_of(shared, "image", 1)[0] == torch.device("cuda", 1), "no card is named"
     assert home_of(recipe, "text", 1)[0] == torch.device("cpu")
     with pytest.raises(ModelFolderError, match=r"branches\.text\.device: 'cuda:2' is not available here"):
-        home_of(load_recipe("demo", ["branches.text.device=cuda:2"]), "text", 0)
+        home_of(load_recipe("demo-paper", ["branches.text.device=cuda:2"]), "text", 0)

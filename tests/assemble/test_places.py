@@ -45,7 +45,7 @@ def closed(monkeypatch) -> list[str]:
 def place_of(*names: str) -> OwnProcesses:
     base = SimpleNamespace(to=lambda device: None)
     asked = SimpleNamespace(at=None)
-    made = SimpleNamespace(recipe=load_recipe("demo"), inheritance=None, base=base, warn=print, asked=asked)
+    made = SimpleNamespace(recipe=load_recipe("demo-paper"), inheritance=None, base=base, warn=print, asked=asked)
     return OwnProcesses(made, names)
 
 
@@ -58,7 +58,7 @@ def test_actors_on_cards_compute_in_half_though_the_run_itself_has_no_card(monke
     monkeypatch.setattr("copd.system.cluster.cluster", lambda cores: nullcontext())
     monkeypatch.setattr("copd.system.cluster.cards_for", lambda device: cards)
     base, asked = SimpleNamespace(to=lambda device: None), SimpleNamespace(at=None)
-    recipe = load_recipe("demo", ["model.device=auto", f"model.dtype={dtype}"])
+    recipe = load_recipe("demo-paper", ["model.device=auto", f"model.dtype={dtype}"])
     made = SimpleNamespace(recipe=recipe, inheritance=None, base=base, warn=print, asked=asked)
     with closing(RayActors(made, ["text"])) as place:
         assert place.in_half is half
@@ -108,7 +108,7 @@ def test_before_branches_begin_the_run_gives_back_what_the_check_of_its_base_too
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: begun.append("given back"))
     base = SimpleNamespace(to=begun.append)
     made = SimpleNamespace(
-        recipe=load_recipe("demo"), inheritance=None, base=base, warn=print, asked=SimpleNamespace(at=None)
+        recipe=load_recipe("demo-paper"), inheritance=None, base=base, warn=print, asked=SimpleNamespace(at=None)
     )
     monkeypatch.setattr("copd.assemble.places.begin_to_import", lambda module: begun.append("branches"))
     OwnProcesses(made, ["text"]).close()
@@ -126,7 +126,7 @@ def test_branches_of_different_paths_do_not_begin_and_are_ended(monkeypatch):
     ended = []
     place = SimpleNamespace(close=lambda: ended.append("all"))
     monkeypatch.setitem(PLACES, "local", lambda made, names, started: place)
-    made = SimpleNamespace(recipe=load_recipe("demo", ["backend=local"]))
+    made = SimpleNamespace(recipe=load_recipe("demo-paper", ["backend=local"]))
     place.branches = {"text": Settled(True), "image": Settled(True)}
     assert placed(made, ["text", "image"]) is place
     place.branches = {"text": Settled(True), "image": Settled(False)}
@@ -138,7 +138,7 @@ def test_branches_of_different_paths_do_not_begin_and_are_ended(monkeypatch):
 @pytest.mark.slow
 def test_real_processes_are_counted_while_they_stand_and_none_is_left_where_the_base_is_gone(tmp_path):
     base = shutil.copytree(model_folder("builtin:digits"), tmp_path / "base")
-    with assembled(load_recipe("demo", ["backend=processes", f"model.path={base}"]), print) as made:
+    with assembled(load_recipe("demo-paper", ["backend=processes", f"model.path={base}"]), print) as made:
         with closing(OwnProcesses(made, ["text", "image"])) as place:
             standing = set(descendants())
             assert peak().machine + 2 * 2**27 < place.peak().machine

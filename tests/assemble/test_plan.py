@@ -18,7 +18,7 @@ SMALL = [
 
 
 def plan_of(*overrides: str):
-    return make_plan(load_recipe("demo", [*SMALL, *overrides]))
+    return make_plan(load_recipe("demo-paper", [*SMALL, *overrides]))
 
 
 def test_copd_has_a_branch_per_capability_and_the_recipes_schedule():
@@ -160,7 +160,7 @@ def test_baselines_pay_for_the_edges_of_the_copd_they_are_compared_with(method, 
 
 
 def test_one_branch_alone_has_no_edges():
-    recipe = load_recipe("demo", ["branches={solo: {task: {capability: text}}}", "schedule.opd_steps=0"])
+    recipe = load_recipe("demo-paper", ["branches={solo: {task: {capability: text}}}", "schedule.opd_steps=0"])
     assert make_plan(recipe).edges == ()
 
 
@@ -208,7 +208,7 @@ def test_a_budget_that_whole_steps_miss_is_refused_with_one_that_they_meet(metho
         r"Set \1, or (lower schedule.cycles or )?lower the prompts and"
     )
     with pytest.raises(RecipeError, match=said) as refused:
-        make_plan(load_recipe("demo", [f"method={method}", f"budget.rollouts={budget}"]))
+        make_plan(load_recipe("demo-paper", [f"method={method}", f"budget.rollouts={budget}"]))
     at_best, fewer_cycles = re.match(said, str(refused.value)).groups()
     rollouts = int(at_best.replace(",", ""))
     assert abs(rollouts - budget) > 0.05 * budget
@@ -231,8 +231,8 @@ def test_a_small_budget_fits_where_cycles_and_prompts_are_lowered():
     budget = ["budget.rollouts=1000", "schedule.cycles=1"]
     small = ["sampling.prompts_per_step=4", "opd.prompts_per_step=2"]
     with pytest.raises(RecipeError, match=r"method copd cannot meet 1,000: .* 1,536 at best"):
-        make_plan(load_recipe("demo", budget))
-    assert make_plan(load_recipe("demo", [*budget, *small])).rollouts == 960
+        make_plan(load_recipe("demo-paper", budget))
+    assert make_plan(load_recipe("demo-paper", [*budget, *small])).rollouts == 960
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_static_opd_has_either_direction(pair, expected):
 
 
 def test_without_opd_steps_nobody_teaches():
-    assert make_plan(load_recipe("demo", ["schedule.opd_steps=0"])).edges == ()
+    assert make_plan(load_recipe("demo-paper", ["schedule.opd_steps=0"])).edges == ()
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_without_opd_steps_nobody_teaches():
     ],
 )
 def test_where_other_methods_would_take_over_experts_by_hand(changes, steps):
-    assert handovers(load_recipe("demo", [*SMALL, *changes])) == steps
+    assert handovers(load_recipe("demo-paper", [*SMALL, *changes])) == steps
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def tasks_of(folder, **branches):
             files[split] = str(path)
         sections.append(f"{name}: {{task: {{kind: rows, {', '.join(f'{k}: {v}' for k, v in files.items())}}}}}")
     asked = "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1}"
-    return make_tasks(load_recipe("demo", [f"branches={{{', '.join(sections)}}}", asked]))
+    return make_tasks(load_recipe("demo-paper", [f"branches={{{', '.join(sections)}}}", asked]))
 
 
 def test_rows_of_different_splits_and_branches_that_share_nothing_give_no_warning(tmp_path):
@@ -60,11 +60,11 @@ RATE = f"optimizer.learning_rate: is 5e-05, {MADE_FOR} on all weights of models/
     ],
 )
 def test_defaults_of_the_tiny_model_are_warned_of_where_another_answers_rows(changes, said):
-    assert toy_warnings(load_recipe("demo", [ROWS, *changes])) == said
+    assert toy_warnings(load_recipe("demo-paper", [ROWS, *changes])) == said
 
 
 def test_a_base_that_was_warmed_up_on_digits_may_have_their_defaults():
-    assert toy_warnings(load_recipe("demo", ["model.path=runs/base"])) == []
+    assert toy_warnings(load_recipe("demo-paper", ["model.path=runs/base"])) == []
 
 
 @pytest.mark.parametrize("name", builtin_recipes())

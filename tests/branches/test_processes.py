@@ -23,7 +23,7 @@ from copd.tasks.asked import Asked
 from copd.types import Part, Split
 
 SMALL = ["sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}", "optimizer.learning_rate=1e-3"]
-RECIPE = load_recipe("demo", SMALL)
+RECIPE = load_recipe("demo-paper", SMALL)
 NAMES = ("text", "image", "video")
 
 
@@ -128,7 +128,7 @@ def test_a_student_learns_on_its_teachers_responses_as_in_one_process_and_none_i
         metrics = await student.update([part])
         return {name: value for name, value in metrics.items() if name != "tokens_per_second"}, given
 
-    recipe = load_recipe("demo", [*SMALL, "opd={signal: forward_kl, replay: 1}"])
+    recipe = load_recipe("demo-paper", [*SMALL, "opd={signal: forward_kl, replay: 1}"])
     with lone_branch(recipe, "text", 0, None, print) as text, lone_branch(recipe, "image", 1, None, print) as image:
         here, _ = asyncio.run(learned(local_handle(text), local_handle(image)))
         state = text.write_state(tmp_path / "here")
@@ -201,7 +201,7 @@ def test_responses_stay_until_the_branch_that_sampled_them_has_been_updated(pair
 
 def test_a_branch_that_cannot_be_built_says_why_as_it_would_here():
     recipe = load_recipe(
-        "demo", ["branches.text.task={capability: text, operators: [max], length: [2, 2], max_number: 3}"]
+        "demo-paper", ["branches.text.task={capability: text, operators: [max], length: [2, 2], max_number: 3}"]
     )
     process = started("text", recipe=recipe)
     with pytest.raises(RecipeError, match=r"^branches\.text\.task: .* different validation problems found"):

@@ -224,7 +224,7 @@ def test_weights_and_state_of_actors_travel_by_files(pair, tmp_path):
 
 def test_a_branch_that_cannot_be_built_says_why_as_it_would_here():
     recipe = load_recipe(
-        "demo", ["branches.text.task={capability: text, operators: [max], length: [2, 2], max_number: 3}"]
+        "demo-paper", ["branches.text.task={capability: text, operators: [max], length: [2, 2], max_number: 3}"]
     )
     actor = started("text", recipe)
     with pytest.raises(RecipeError, match=r"^branches\.text\.task: .* different validation problems found"):

@@ -30,7 +30,7 @@ def made():
     SAID.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pilot, "GRADIENT_BATCHES", 2)
-        return run_pilot(load_recipe("demo", SMALL), SETTINGS)
+        return run_pilot(load_recipe("demo-paper", SMALL), SETTINGS)
 
 
 def test_the_cost_is_told_before_anything_is_sampled(made):
@@ -56,7 +56,9 @@ def test_the_branches_have_learned_apart(made):
 
 
 def test_one_capability_needs_no_advice():
-    one = load_recipe("demo", [*SMALL, "branches={text: {task: {kind: digits, capability: text}}}", "method=expert"])
+    one = load_recipe(
+        "demo-paper", [*SMALL, "branches={text: {task: {kind: digits, capability: text}}}", "method=expert"]
+    )
     with pytest.raises(RecipeError, match="branches: found one, text; advice needs two capabilities or more"):
         run_pilot(one, SETTINGS)
 
@@ -64,7 +66,7 @@ def test_one_capability_needs_no_advice():
 def test_more_validation_problems_than_there_are_are_refused_before_anything_is_sampled():
     few = "branches.text.task={capability: text, operators: [max], length: [2, 2], max_number: 3}"
     with pytest.raises(RecipeError, match=r"branches\.text\.task: 300 validation problems are asked for: "):
-        run_pilot(load_recipe("demo", [*SMALL, few]), PilotSettings(1, 300, SAID.append))
+        run_pilot(load_recipe("demo-paper", [*SMALL, few]), PilotSettings(1, 300, SAID.append))
 
 
 def numbers(harm: float, steps: int = 20) -> Pilot:
@@ -91,8 +93,8 @@ def test_the_favoured_method_is_told_with_its_interval_and_the_overrides_that_ma
     assert lines[0].startswith("favoured: distil; expected +")
     assert "over mixed at equal rollouts" in lines[0]
     changes = shlex.split(lines[1])[3:]
-    assert load_recipe("demo", changes).merge.steps == 80
-    assert make_plan(load_recipe("demo", changes)).schedule.rl_steps == 20
+    assert load_recipe("demo-paper", changes).merge.steps == 80
+    assert make_plan(load_recipe("demo-paper", changes)).schedule.rl_steps == 20
     assert any(line.startswith("  average: -") for line in lines)
     assert any(line.startswith("by the map's points: war (") for line in lines)
     assert lines[-1].startswith("what would change the answer: mixed with harm to other capabilities of ")
@@ -131,7 +133,7 @@ def test_without_points_nothing_is_advised():
 def test_the_command_prints_accuracies_numbers_and_advice(monkeypatch, made):
     monkeypatch.setattr(advise, "run_pilot", lambda recipe, settings: made)
     monkeypatch.setattr(advise, "read_map", lambda: KNOWN)
-    table, lines = advise.advise(load_recipe("demo", SMALL), SETTINGS)
+    table, lines = advise.advise(load_recipe("demo-paper", SMALL), SETTINGS)
     assert {cell.model for cell in table} == {"base", "text", "image", "video", "merged"}
     starts = (
         "gain: ",

@@ -33,7 +33,7 @@ def folders(policy, ending, tmp_path_factory) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def recipe():
-    return load_recipe("demo", SMALL)
+    return load_recipe("demo-paper", SMALL)
 
 
 def test_models_are_evaluated_side_by_side_and_each_with_the_first(folders, recipe):
@@ -60,7 +60,7 @@ def test_models_are_in_memory_one_at_a_time_although_rows_ask_each_whether_they_
     rows = {"kind": "rows", "train": str(tmp_path / "rows.jsonl"), "test": str(tmp_path / "rows.jsonl")}
     few = {"problems": 2, "validation_problems": 1, "behaviour_problems": 1}
     recipe = load_recipe(
-        "demo", [f"branches={{a: {{task: {rows}}}}}", f"evaluation={few}", "method=expert", *SMALL[1:3]]
+        "demo-paper", [f"branches={{a: {{task: {rows}}}}}", f"evaluation={few}", "method=expert", *SMALL[1:3]]
     )
     loaded, alive = [], []
 
@@ -110,13 +110,13 @@ def test_a_teacher_of_other_tokens_is_refused(folders, recipe, tmp_path):
 
 
 def test_an_overlap_larger_than_the_vocabulary_is_refused(folders):
-    recipe = load_recipe("demo", [*SMALL, "evaluation.overlap_k=[5, 999]"])
+    recipe = load_recipe("demo-paper", [*SMALL, "evaluation.overlap_k=[5, 999]"])
     with pytest.raises(RecipeError, match=r"evaluation.overlap_k: 999 is larger than the \d+ tokens"):
         compare_behaviour(recipe, *folders)
 
 
 def test_a_run_whose_overlap_is_larger_than_the_vocabulary_does_not_begin(command, tmp_path):
-    done = command("train", "demo", *SMALL, "evaluation.overlap_k=[5, 999]")
+    done = command("train", "demo-paper", *SMALL, "evaluation.overlap_k=[5, 999]")
     assert done.returncode == 2
     said = done.stderr.splitlines()[-1]
     assert re.fullmatch(

@@ -83,7 +83,7 @@ def with_processor(folder: Path, **changes) -> Path:
 
 @pytest.fixture(scope="module")
 def demo():
-    return findings(load_recipe("demo", [*SMALL, "sampling.rollouts_per_prompt=4"]))
+    return findings(load_recipe("demo-paper", [*SMALL, "sampling.rollouts_per_prompt=4"]))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_the_base_is_found_as_the_readme_has_it(demo):
 
 
 def test_a_machine_with_fewer_cores_than_threads_is_warned_of():
-    found = examine(load_recipe("demo", ["model.threads_per_branch=1000"]))
+    found = examine(load_recipe("demo-paper", ["model.threads_per_branch=1000"]))
     assert [f.verdict for f in (next(found), next(found))] == ["ok", "warning"]
 
 
@@ -129,10 +129,10 @@ def test_a_machine_with_fewer_cores_than_threads_is_warned_of():
     ],
 )
 def test_every_method_and_kind_of_branch_is_examined_to_the_end(changes):
-    found = findings(load_recipe("demo", [*SMALL, *changes]))
+    found = findings(load_recipe("demo-paper", [*SMALL, *changes]))
     assert list(found)[-1] == "checkpoints"
     assert "failed" not in verdicts(found)
-    plan = make_plan(load_recipe("demo", [*SMALL, *changes]))
+    plan = make_plan(load_recipe("demo-paper", [*SMALL, *changes]))
     taught = [f"{edge.student} taught by {edge.teacher}" for edge in plan.taught[:1]]
     assert [name for name in found if name.endswith("sampler against trainer")] == [
         f"{name}: sampler against trainer" for name in [*plan.learners, *taught]
@@ -243,14 +243,14 @@ def test_weights_that_are_damaged_fail(tmp_path):
     folder = tmp_path / "base"
     shutil.copytree(model_folder("builtin:digits"), folder)
     (folder / "model.safetensors").write_bytes(b"nothing")
-    *_, last = examine(load_recipe("demo", [*SMALL, f"model.path={folder}"]))
+    *_, last = examine(load_recipe("demo-paper", [*SMALL, f"model.path={folder}"]))
     assert last.verdict == "failed"
     assert "the model cannot be loaded" in last.found
 
 
 def test_a_model_with_the_processor_of_another_ends_the_examination_as_failed(tmp_path):
     folder = with_processor(tmp_path / "base", merge_size=1)
-    *_, last = examine(load_recipe("demo", [*SMALL, f"model.path={folder}"]))
+    *_, last = examine(load_recipe("demo-paper", [*SMALL, f"model.path={folder}"]))
     assert (last.check, last.verdict) == ("examination", "failed")
     assert "in the model or its processor: " in last.found
 
@@ -277,7 +277,7 @@ def test_a_processor_that_writes_other_placeholders_than_the_model_wants_fails(f
     "changes", [{"image_mean": [0.5] * 3}, {"size": {"shortest_edge": 4096, "longest_edge": 8192}}]
 )
 def test_a_teacher_whose_processor_has_other_pixel_settings_fails(tmp_path, few_of, changes):
-    student = load_policy(load_recipe("demo")).encoder.family
+    student = load_policy(load_recipe("demo-paper")).encoder.family
     teacher = load_family(with_processor(tmp_path / "other", **changes))
     judged = {kind: prompts(kind, student, teacher, few) for kind, few in few_of.items()}
     assert [finding.verdict for finding in judged.values()] == ["ok", "failed", "ok"]
@@ -292,7 +292,7 @@ def parameter_bytes() -> int:
 
 def test_processors_are_compared_with_one_model_in_memory():
     gc.collect()
-    before, examined = parameter_bytes(), examine(load_recipe("demo", SMALL))
+    before, examined = parameter_bytes(), examine(load_recipe("demo-paper", SMALL))
     finding = next(finding for finding in examined if "prompts of sampler" in finding.check)
     gc.collect()
     assert finding.verdict == "ok"
@@ -320,7 +320,7 @@ def bench_of():
     """Base and branches of a recipe, the first branch after a step."""
 
     def make(*changes: str):
-        recipe = load_recipe("demo", [*SMALL, *changes])
+        recipe = load_recipe("demo-paper", [*SMALL, *changes])
         with assembled(recipe, print) as made:
             bench = Bench(made, make_plan(recipe))
         first = bench.branches["text"]
@@ -415,26 +415,26 @@ def test_the_memory_of_the_estimate_has_the_copies_with_which_branches_teach(ben
 
 @pytest.mark.parametrize("method", ["copd", "expert", "mixed", "merge_only", "static_opd", "mopd"])
 def test_where_every_rollout_takes_a_second_a_plan_takes_as_many_seconds_as_it_has_rollouts(method):
-    plan = make_plan(load_recipe("demo", [f"method={method}"]))
+    plan = make_plan(load_recipe("demo-paper", [f"method={method}"]))
     assert plan.seconds(1.0, 1.0, 1.0) == pytest.approx(plan.rollouts)
 
 
 def test_visits_and_native_rollouts_are_timed_apart():
-    """The demo: 4 cycles of 15 + 10 steps, 24 x 8 rollouts of 3 branches, in OPD 12 x 8 more for each of 4 edges."""
-    plan = make_plan(load_recipe("demo"))
+    """`demo-paper`: 4 cycles of 15 + 10 steps, 24 x 8 rollouts of 3 branches, in OPD 12 x 8 for each of 4 edges."""
+    plan = make_plan(load_recipe("demo-paper"))
     assert plan.seconds(0.0, 1.0, 1.0) == 4 * 10 * 4 * 96
     assert plan.seconds(1.0, 0.0, 1.0) == 4 * 25 * 3 * 192
 
 
 def test_branches_share_the_time_that_the_student_of_a_consolidation_has_alone():
-    plan = make_plan(load_recipe("demo", ["merge={method: distil, steps: 7}"]))
+    plan = make_plan(load_recipe("demo-paper", ["merge={method: distil, steps: 7}"]))
     assert plan.seconds(1.0, 0.0, 0.5) == 4 * 25 * 3 * 192 / 2
     assert plan.seconds(0.0, 1.0, 0.5) == 4 * 10 * 4 * 96 / 2 + 7 * 3 * 96
 
 
 def test_a_recipe_that_has_no_plan_is_the_users_mistake():
     with pytest.raises(RecipeError, match="schedule: method static_opd needs rl_steps and opd_steps above 0"):
-        next(examine(load_recipe("demo", ["method=static_opd", "schedule.opd_steps=0"])))
+        next(examine(load_recipe("demo-paper", ["method=static_opd", "schedule.opd_steps=0"])))
 
 
 @pytest.mark.parametrize(
@@ -449,7 +449,7 @@ def test_the_exit_status_tells_sound_failed_and_wrong_apart_and_nothing_is_writt
     changes, status, said, tmp_path, monkeypatch, capsys
 ):
     alone = ["branches={text: {task: {kind: digits, capability: text}}}", "method=expert"]
-    monkeypatch.setattr(sys, "argv", ["copd", "doctor", "demo", *SMALL, *alone, *changes])
+    monkeypatch.setattr(sys, "argv", ["copd", "doctor", "demo-paper", *SMALL, *alone, *changes])
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
@@ -464,7 +464,7 @@ def test_branches_in_processes_are_estimated_as_many_at_once_as_there_are_usable
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert branches_at_once("local", 3, 1) == 1
     assert [branches_at_once("processes", 3, threads) for threads in (1, 3, 4, 8, 16)] == [3, 2, 2, 1, 1]
-    plan = make_plan(load_recipe("demo"))
+    plan = make_plan(load_recipe("demo-paper"))
     alone, together = (estimate(plan, training_seconds(plan, 0.6, 0.6, n), n).found for n in (1, 3))
     minutes = [float(re.search(r"about ([\d.]+) minutes", found)[1]) for found in (alone, together)]
     assert minutes[0] == pytest.approx(3 * minutes[1], rel=0.01)
@@ -483,7 +483,7 @@ def test_rows_sampled_at_once_are_those_that_the_budget_of_tokens_lets_in(policy
 
 
 def test_the_bytes_of_each_device_are_held_against_what_it_has(monkeypatch):
-    recipe = load_recipe("demo", SMALL)
+    recipe = load_recipe("demo-paper", SMALL)
     found = devices(recipe)
     assert found.verdict == "ok"
     assert re.fullmatch(r"at most cpu [\d.]+ (MiB|GiB) of [\d.]+ GiB", found.found)
@@ -495,7 +495,7 @@ def test_the_bytes_of_each_device_are_held_against_what_it_has(monkeypatch):
 def test_the_shares_of_a_run_are_those_of_all_that_it_does():
     """One cycle of two steps, three branches, five models at the end; every response takes a second."""
     recipe = load_recipe(
-        "demo",
+        "demo-paper",
         [*SMALL, "evaluation={problems: 10, validation_problems: 5, behaviour_problems: 2, pass_at: []}"],
     )
     plan = make_plan(recipe)

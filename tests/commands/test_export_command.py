@@ -44,7 +44,7 @@ def finished(tmp_path_factory) -> Path:
     """Its second step spoils the models: the first validation is the best."""
     changes = ["evaluation.every_steps=1", "checkpoint={every_steps: 9, keep_last: 1, keep_best: true, keep_at: [2]}"]
     spoilt = ["optimizer.learning_rate=0.03", "optimizer.warmup_steps=1"]
-    return copd.train(load_recipe("demo", [*TINY, *changes, *spoilt]), tmp_path_factory.mktemp("export") / "run")
+    return copd.train(load_recipe("demo-paper", [*TINY, *changes, *spoilt]), tmp_path_factory.mktemp("export") / "run")
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_a_run_that_keeps_no_best_checkpoint_says_what_would_keep_one(stopped_ru
 @pytest.mark.parametrize("changes", [["lora={rank: 2, alpha: 4, targets: [q_proj]}"], ["model.freeze=[visual]"]])
 def test_adapters_and_frozen_modules_come_with_their_base(tmp_path, changes):
     run = copd.train(
-        load_recipe("demo", [*TINY, *changes, "merge={method: ties, density: 0.5, scale: 1.0}"]), tmp_path / "run"
+        load_recipe("demo-paper", [*TINY, *changes, "merge={method: ties, density: 0.5, scale: 1.0}"]), tmp_path / "run"
     )
     for folder, at in zip(export(run).folders, ("branches/text", "branches/image", "merged"), strict=True):
         assert same_bytes(folder, run / at)
@@ -181,7 +181,7 @@ def test_adapters_and_frozen_modules_come_with_their_base(tmp_path, changes):
 
 @pytest.mark.slow
 def test_a_student_is_the_product_from_its_first_lesson_on(tmp_path):
-    run = copd.train(load_recipe("demo", [*TINY, "merge={method: distil, steps: 1}"]), tmp_path / "run")
+    run = copd.train(load_recipe("demo-paper", [*TINY, "merge={method: distil, steps: 1}"]), tmp_path / "run")
     early = export(run, "3")
     assert [folder.name for folder in early.folders] == ["text", "image"]
     assert early.left_out == "merged is a student that the branches have not taught yet after 3 steps"
@@ -192,7 +192,7 @@ def test_a_student_is_the_product_from_its_first_lesson_on(tmp_path):
 
 @pytest.mark.slow
 def test_experts_have_no_product_and_are_named_one_by_one(tmp_path):
-    run = copd.train(load_recipe("demo", [*TINY, "method=expert"]), tmp_path / "run")
+    run = copd.train(load_recipe("demo-paper", [*TINY, "method=expert"]), tmp_path / "run")
     with pytest.raises(RunFolderError, match=r"method expert makes no single model; give .*/branches/NAME@last"):
         folders_of({f"{run}@last": "MODEL"}).__enter__()
     with folders_of({f"{run}/branches/text@last": "MODEL"}) as folders:

@@ -45,7 +45,7 @@ def weights(path) -> dict[str, torch.Tensor]:
 
 def shares(model: str, split: Split) -> list[float]:
     """Greedy accuracy of a folder, measured apart from any scan."""
-    recipe = load_recipe("demo", RECIPE)
+    recipe = load_recipe("demo-paper", RECIPE)
     tasks = make_tasks(recipe)
     actor = Actor("m", load_policy(recipe, model), tasks, SamplingSettings(0, recipe.sampling.max_new_tokens, 1.0))
     table = finish(evaluate([local_handle(actor)], list(tasks), split, problems=16, pass_at=()))
@@ -86,7 +86,9 @@ def test_a_merge_is_cast_once_to_the_type_that_is_asked_for(spoiled, tmp_path):
 
 def test_a_scan_keeps_the_best_on_validation_problems_and_says_so(spoiled, tmp_path, assert_same):
     candidates = merge_grid({"method": "weighted"}, 2, 2)
-    chosen, table = merge_models([spoiled, DIGITS], None, candidates, tmp_path / "out", load_recipe("demo", RECIPE))
+    chosen, table = merge_models(
+        [spoiled, DIGITS], None, candidates, tmp_path / "out", load_recipe("demo-paper", RECIPE)
+    )
     assert chosen.weights == (0.0, 1.0)
     assert_same(weights(tmp_path / "out"), weights(DIGITS))
     assert [cell.model for cell in table[::4]] == [f"weighted, weights {w}" for w in ("0.5 0.5", "1 0", "0 1")]
@@ -116,7 +118,7 @@ FEW = ["branches={image: {task: {kind: digits, capability: image}}}", "method=ex
 
 def test_a_scan_takes_models_that_save_their_tensors_under_other_names(renamed, tmp_path, assert_same):
     candidates = merge_grid({"method": "weighted"}, 2, 1)
-    recipe = load_recipe("demo", [*RECIPE, *FEW])
+    recipe = load_recipe("demo-paper", [*RECIPE, *FEW])
     chosen, table = merge_models(renamed, None, candidates, tmp_path / "out", recipe)
     assert len({cell.model for cell in table}) == len(candidates) == 2
     branches = [weights(folder) for folder in renamed]
@@ -136,7 +138,7 @@ def test_a_scan_loads_what_each_candidate_would_be_one_at_a_time(spoiled, tmp_pa
 
     monkeypatch.setattr("copd.assemble.assembled.load_policy", load)
     candidates = merge_grid({"method": "weighted"}, 2, 1)
-    merge_models([spoiled, DIGITS], None, candidates, tmp_path / "out", load_recipe("demo", [*RECIPE, *FEW]))
+    merge_models([spoiled, DIGITS], None, candidates, tmp_path / "out", load_recipe("demo-paper", [*RECIPE, *FEW]))
     branches = [weights(spoiled), weights(DIGITS)]
     for (found, _), section in zip(loaded, candidates, strict=True):
         expected = merge(branches, method="weighted", weights=section.weights)
@@ -154,14 +156,14 @@ def test_a_scan_that_fails_leaves_nothing(spoiled, tmp_path, monkeypatch):
     monkeypatch.setattr("copd.assemble.assembled.load_policy", refuse)
     candidates = merge_grid({"method": "weighted"}, 2, 1)
     with pytest.raises(RecipeError, match="stopped"):
-        merge_models([spoiled, DIGITS], None, candidates, tmp_path / "out", load_recipe("demo", [*RECIPE, *FEW]))
+        merge_models([spoiled, DIGITS], None, candidates, tmp_path / "out", load_recipe("demo-paper", [*RECIPE, *FEW]))
     assert seen == [".out.trial"]
     assert not list(tmp_path.iterdir())
 
 
 def test_of_equally_good_candidates_the_first_is_kept(spoiled, tmp_path):
     candidates = merge_grid({"method": "task_arithmetic"}, 1, 1)
-    chosen, table = merge_models([spoiled], spoiled, candidates, tmp_path / "out", load_recipe("demo", RECIPE))
+    chosen, table = merge_models([spoiled], spoiled, candidates, tmp_path / "out", load_recipe("demo-paper", RECIPE))
     assert len({cell.greedy.value for cell in table if cell.capability == "average"}) == 1
     assert chosen.scale == 1.0
 
@@ -187,7 +189,7 @@ def test_a_folder_in_use_is_refused_before_a_scan(tmp_path):
     (tmp_path / "mine").write_text("keep", encoding="utf-8")
     for out in (tmp_path, tmp_path / "mine"):
         with pytest.raises(RecipeError, match=f"--out {out}: is not empty"):
-            merge_models(["nowhere"], None, [make_merge({}, 1)], out, load_recipe("demo", RECIPE))
+            merge_models(["nowhere"], None, [make_merge({}, 1)], out, load_recipe("demo-paper", RECIPE))
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 

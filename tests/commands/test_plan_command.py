@@ -41,7 +41,7 @@ def shape():
 
 
 def recipe_of(*changes: str):
-    return load_recipe("demo", [*SMALL, *changes])
+    return load_recipe("demo-paper", [*SMALL, *changes])
 
 
 def workload_of(*changes: str) -> Workload:
@@ -367,8 +367,8 @@ def test_a_comparison_is_planned_job_by_job_and_experts_are_counted_once(tmp_pat
     assert experts.name.startswith("experts-")
     own = {name: each.rollouts for name, each in found.items()}
     evaluated = own["expert"]  # all of its training is the experts' job's
-    whole = make_plan(load_recipe("demo", [*SMALL, "budget.rollouts=480"])).rollouts
-    first = make_plan(load_recipe("demo", [*SMALL, "budget.rollouts=480"])).schedule.steps_before_exchange
+    whole = make_plan(load_recipe("demo-paper", [*SMALL, "budget.rollouts=480"])).rollouts
+    first = make_plan(load_recipe("demo-paper", [*SMALL, "budget.rollouts=480"])).schedule.steps_before_exchange
     assert evaluated < own["copd"] < whole + evaluated
     assert own["copd"] - evaluated <= whole - first * 3 * 8 + 200
     assert all(each.hours > 0 and each.card_hours == each.hours and not each.overfull for each in found.values())
@@ -450,7 +450,7 @@ def test_prompts_that_the_model_does_not_take_are_named(tmp_path):
 
 
 def test_the_command_shows_memory_work_and_disk_and_reads_no_weights(command, folder):
-    done = command("plan", "demo", *SMALL, f"model.path={folder}", "--tokens-per-second", "100,1000,500")
+    done = command("plan", "demo-paper", *SMALL, f"model.path={folder}", "--tokens-per-second", "100,1000,500")
     assert done.returncode == 0, done.stderr
     for said in ("1,329,792 parameters", "moments of AdamW", "final table", "hours", "a checkpoint, 2 are kept"):
         assert said in done.stdout
@@ -491,7 +491,7 @@ def test_the_cache_has_a_budget_of_its_own(shape):
 
 def test_hours_come_from_the_speeds_that_the_benchmark_for_cards_measured(command, tmp_path):
     def rows(speeds):
-        done = command("plan", "demo", *SMALL, "--tokens-per-second", speeds)
+        done = command("plan", "demo-paper", *SMALL, "--tokens-per-second", speeds)
         return done.returncode, done.stdout, done.stderr
 
     (tmp_path / "gpu.json").write_text(json.dumps({"speed": {"sampling": 1, "scoring": 10.0, "training": 5.0, "x": 9}}))
@@ -503,11 +503,11 @@ def test_hours_come_from_the_speeds_that_the_benchmark_for_cards_measured(comman
 
 
 def test_the_command_refuses_what_a_card_cannot_hold(command):
-    done = command("plan", "demo", *SMALL, *CUDA, "--gpus", "1", "--gpu-memory", "0.01")
+    done = command("plan", "demo-paper", *SMALL, *CUDA, "--gpus", "1", "--gpu-memory", "0.01")
     assert done.returncode == 1
     assert "does not fit: cuda:0" in done.stdout
     assert "lora={rank: 16}: " in done.stdout
-    less = command("plan", "demo", *SMALL, *CUDA, "--gpus", "1", "--gpu-memory", "0.00001")
+    less = command("plan", "demo-paper", *SMALL, *CUDA, "--gpus", "1", "--gpu-memory", "0.00001")
     assert "none of these is enough: take larger cards, or a smaller model" in less.stdout
     assert "none of these is enough" not in done.stdout or ", fits" not in done.stdout
 
@@ -516,11 +516,17 @@ def test_the_command_refuses_what_a_card_cannot_hold(command):
     ("arguments", "said"),
     [
         (["nothing.yaml"], "recipe nothing.yaml: not a readable file"),
-        (["demo", "model.path=nowhere"], "model.path: no folder 'nowhere'"),
-        (["demo", "--gpus", "1", "--gpu-memory", "-1"], "--gpu-memory: found -1"),
-        (["demo", "--tokens-per-second", "1,2"], "--tokens-per-second: found '1,2'; accepted: three numbers above 0"),
-        (["demo", "--tokens-per-second", "1,2,0"], "--tokens-per-second: found '1,2,0'"),
-        (["demo", "--tokens-per-second", "gpu.json"], "--tokens-per-second: gpu.json: cannot be read: No such file"),
+        (["demo-paper", "model.path=nowhere"], "model.path: no folder 'nowhere'"),
+        (["demo-paper", "--gpus", "1", "--gpu-memory", "-1"], "--gpu-memory: found -1"),
+        (
+            ["demo-paper", "--tokens-per-second", "1,2"],
+            "--tokens-per-second: found '1,2'; accepted: three numbers above 0",
+        ),
+        (["demo-paper", "--tokens-per-second", "1,2,0"], "--tokens-per-second: found '1,2,0'"),
+        (
+            ["demo-paper", "--tokens-per-second", "gpu.json"],
+            "--tokens-per-second: gpu.json: cannot be read: No such file",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(command, arguments, said):
@@ -534,7 +540,7 @@ def test_a_recipe_or_a_configuration_that_cannot_be_read_is_told(command, folder
     assert command("plan", "bad.yaml").returncode == 2
     (folder / "config.json").write_text(json.dumps({"model_type": "nothing"}))
     (tmp_path / "my.yaml").write_text(
-        yaml.safe_dump({**load_recipe("demo").model_dump(mode="json"), "model": {"path": str(folder)}})
+        yaml.safe_dump({**load_recipe("demo-paper").model_dump(mode="json"), "model": {"path": str(folder)}})
     )
     done = command("plan", "my.yaml")
     assert done.returncode == 2

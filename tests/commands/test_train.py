@@ -23,7 +23,7 @@ def test_branches_end_where_the_base_cannot_be_evaluated_beside_them(tmp_path, m
 
     monkeypatch.setitem(PLACES, "local", Standing)
     with pytest.raises(MemoryError, match="base"):
-        train(load_recipe("demo", ["backend=local"]), tmp_path / "run")
+        train(load_recipe("demo-paper", ["backend=local"]), tmp_path / "run")
     assert len(closed) == 1
 
 
@@ -38,5 +38,5 @@ def test_a_lost_branch_is_begun_anew_and_one_that_has_no_place_is_not(tmp_path, 
 
     monkeypatch.setitem(PLACES, "local", Lacking)
     with pytest.raises(error, match=r"^branch text: is not there"):
-        train(load_recipe("demo", ["backend={kind: local, restarts: 2}"]), tmp_path / "run")
+        train(load_recipe("demo-paper", ["backend={kind: local, restarts: 2}"]), tmp_path / "run")
     assert len(places) == begun

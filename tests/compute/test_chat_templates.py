@@ -42,7 +42,10 @@ def with_template(template: str, folder: Path) -> Path:
 def test_what_a_hostile_one_tries_is_not_done_and_one_line_names_the_folder(command, tmp_path, template, reason):
     witness = tmp_path / "witness"
     folder = with_template(template.replace("COMMAND", f"'touch {witness}'"), tmp_path / "model")
-    for words in (["train", "demo", *CHANGES, f"model.path={folder}"], ["eval", str(folder), "--recipe", "demo"]):
+    for words in (
+        ["train", "demo-paper", *CHANGES, f"model.path={folder}"],
+        ["eval", str(folder), "--recipe", "demo-paper"],
+    ):
         done = command(*words)
         assert done.returncode == 2, done.stderr
         (line,) = [each for each in done.stderr.splitlines() if each.startswith("error: ")]
@@ -63,10 +66,10 @@ def test_a_chat_that_the_template_itself_refuses_is_a_bad_row_and_a_model_error_
     rows = [{"prompt": prompt, "answer": 18, "verifier": "integer"} for prompt in ("sum: 9 9", asked)]
     (tmp_path / "f.jsonl").write_text("\n".join(map(json.dumps, rows)))
     task = "branches={a: {task: {kind: rows, train: f.jsonl, validation: f.jsonl, test: f.jsonl}}}"
-    done = command("train", "demo", *CHANGES[1:], task, f"model.path={folder}")
+    done = command("train", "demo-paper", *CHANGES[1:], task, f"model.path={folder}")
     assert done.returncode == 2
     assert f"f.jsonl:2: the model's processor refuses it: {folder}: its chat template refuses a chat: " in done.stderr
     (folder / "chat_template.jinja").write_text("{{ raise_exception('no chat\x1b[2J') }}")
-    done = command("train", "demo", *CHANGES, f"model.path={folder}")
+    done = command("train", "demo-paper", *CHANGES, f"model.path={folder}")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"error: {folder}: its chat template refuses a chat: no chat\\x1b[2J"

@@ -167,7 +167,7 @@ def test_a_short_run_ends_and_its_record_names_the_engine(tmp_path, command):
         "evaluation={problems: 4, validation_problems: 2, behaviour_problems: 2}",
         "backend=local",
     ]
-    done = command("train", "demo", *changes, "--out", str(tmp_path / "run"))
+    done = command("train", "demo-paper", *changes, "--out", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["versions"]["vllm"] == check_installed()

@@ -27,7 +27,7 @@ SMALL = Size(prompts=2, rollouts=2, max_new_tokens=24, short_tokens=4, repetitio
 
 @pytest.fixture(scope="module")
 def branches():
-    """Two branches of the demo, on text and on pictures."""
+    """Two branches of `demo-paper`, on text and on pictures."""
     return make_branches({kind: digits(kind) for kind in ("text", "image")}, SMALL.max_new_tokens)
 
 

@@ -69,7 +69,7 @@ NOT_RUN = {
     "vllm ": "needs a GPU, and a package that copd does not depend on",
 }
 """How commands begin that the tests leave out, and why."""
-GIVEN = {"my.yaml": (ROOT / "copd" / "recipe" / "builtin" / "demo.yaml").read_text(encoding="utf-8")}
+GIVEN = {"my.yaml": (ROOT / "copd" / "recipe" / "builtin" / "demo-paper.yaml").read_text(encoding="utf-8")}
 """Files that a page takes for the reader's own."""
 SHORT = [
     "schedule={cycles: 1, rl_steps: 1, opd_steps: 1}",
@@ -219,12 +219,18 @@ def pages_to_run() -> Iterator[object]:
             yield pytest.param(page, marks=[pytest.mark.slow] * heavy)
 
 
+def shortened(arguments: list[str]) -> list[str]:
+    """What makes a command of README.md short."""
+    consolidates = arguments[:2] == ["train", "demo"]
+    return [*SHORTENED.get(arguments[0], []), *(["merge.steps=1"] if consolidates else [])]
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
     """What `make demo` leaves, in fewer steps."""
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
-        run_copd(["train", "demo", "--out", str(folder / DEMO), *SHORT], patch)
+        run_copd(["train", "demo", "--out", str(folder / DEMO), *shortened(["train", "demo"])], patch)
     return folder / DEMO
 
 
@@ -249,7 +255,7 @@ def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, request):
     for kind, text in steps(page):
         if kind == "copd":
             arguments = arguments_of(text)
-            more = SHORTENED.get(arguments[0], []) if page == "README.md" else []
+            more = shortened(arguments) if page == "README.md" else []
             run_copd([*arguments, *more], monkeypatch, text.partition(" > ")[2].strip())
         elif kind == "sh":
             run_shell(text, tmp_path)
@@ -406,7 +412,7 @@ def test_the_names_of_other_libraries_are_those_that_an_unknown_key_is_looked_up
 def test_the_recipes_page_has_every_field_once_with_all_kinds_of_tasks():
     rows = "branches.video.task={kind: rows, train: a.jsonl}"
     own = "branches.video.task={kind: python, source: a.py:A}"
-    recipes = [load_recipe("demo", ["lora={rank: 4}", rows]), load_recipe("demo"), load_recipe("demo", [own])]
+    recipes = [load_recipe("demo-paper", ["lora={rank: 4}", rows]), load_recipe("demo"), load_recipe("demo", [own])]
     fields = {
         ".".join("NAME" if part in recipe.branches else part for part in path.split("."))
         for recipe in recipes

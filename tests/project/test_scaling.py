@@ -88,9 +88,9 @@ def test_more_ranks_shorten_every_call():
 
 def test_times_are_those_that_the_checkpoints_of_a_run_tell(tmp_path):
     changes = ["schedule={cycles: 1, rl_steps: 2, opd_steps: 2}", "checkpoint.every_steps=1", "topology.kind=hub"]
-    recipe = load_recipe("demo", changes)
+    recipe = load_recipe("demo-paper", changes)
     plan, (batch, lesson) = make_plan(recipe), (24 * 8, 12 * 8)
-    manifest = {"recipe": recipe.model_dump(mode="json"), "command": "copd train demo --out there backend=local"}
+    manifest = {"recipe": recipe.model_dump(mode="json"), "command": "copd train demo-paper --out there backend=local"}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     counts = {
         name: dict.fromkeys(("collect_seconds", "score_seconds", "update_seconds"), 0.0) for name in plan.learners
@@ -113,7 +113,7 @@ def test_times_are_those_that_the_checkpoints_of_a_run_tell(tmp_path):
                 "opd/score_seconds": k * 3.5 / 2,
             }
         )
-    assert (times.spread, times.command) == (pytest.approx(0, abs=1e-6), "copd train demo backend=local")
+    assert (times.spread, times.command) == (pytest.approx(0, abs=1e-6), "copd train demo-paper backend=local")
     assert ledger == {"rlvr": 7.0}
     assert predicted.path["rlvr"] == pytest.approx(2 * 3 * 1.5 * 2 * batch, rel=1e-4)
     assert [len(predicted.branches), predicted.meet_every] == [3, 1]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from copd.arms.comparison import Comparison, SearchSection
+from copd.arms.comparison import Comparison
 from copd.errors import RecipeError
 from copd.recipe.explain import PATTERN_MEANT
 from copd.recipe.fields import Section
@@ -19,6 +19,7 @@ from copd.recipe.method_sections import MERGE_FIELDS
 from copd.recipe.model import Recipe
 from copd.recipe.reading import builtin_recipes, described, load_recipe, make_recipe
 from copd.recipe.strict_yaml import _StrictLoader, parse_yaml
+from copd.suites.suite import Suite
 
 TWO = "branches: {a: {task: {capability: text}}, b: {task: {capability: image}}}\n"
 ONE = "branches: {a: {task: {capability: text}}}\n"
@@ -551,7 +552,7 @@ def patterns(section: type[Section]) -> set[str]:
 
 
 def test_what_every_pattern_means_is_told_in_words():
-    assert set().union(*map(patterns, {*Section.__subclasses__(), Comparison, SearchSection})) == set(PATTERN_MEANT)
+    assert set().union(*map(patterns, {*Section.__subclasses__(), Comparison, Suite})) == set(PATTERN_MEANT)
 
 
 @pytest.mark.parametrize("name", builtin_recipes())
@@ -559,11 +560,21 @@ def test_the_recipes_that_ship_can_be_loaded(name):
     assert isinstance(load_recipe(name), Recipe)
 
 
-def test_the_demo_is_three_branches_in_conflict_around_a_hub():
+@pytest.mark.parametrize("name", ["demo", "demo-paper"])
+def test_both_demos_are_three_branches_in_conflict(name):
+    branches = load_recipe(name).branches.values()
+    assert [branch.task.capability for branch in branches] == ["text", "image", "video"]
+    assert all(branch.task.conflict > 0 for branch in branches)
+
+
+def test_the_demo_is_one_cycle_whose_branches_teach_a_student():
     demo = load_recipe("demo")
-    assert [branch.task.capability for branch in demo.branches.values()] == ["text", "image", "video"]
-    assert all(branch.task.conflict > 0 for branch in demo.branches.values())
-    assert (demo.method, demo.topology.kind) == ("copd", "hub")
+    assert (demo.method, demo.schedule.cycles, demo.schedule.opd_steps, demo.merge.method) == ("copd", 1, 0, "distil")
+
+
+def test_the_demo_in_the_papers_form_is_cycles_around_a_hub():
+    demo = load_recipe("demo-paper")
+    assert (demo.method, demo.schedule.cycles, demo.topology.kind, demo.opd.signal) == ("copd", 4, "hub", "sampled")
 
 
 @pytest.mark.parametrize(
@@ -628,11 +639,11 @@ def test_one_branch_is_enough_without_mutual_opd(recipe_file, change):
 
 def test_a_recipe_cannot_change_after_reading():
     with pytest.raises(ValidationError, match="frozen"):
-        load_recipe("demo").schedule.cycles = 9
+        load_recipe("demo-paper").schedule.cycles = 9
 
 
 def test_a_recipe_survives_being_written_and_read():
-    demo = load_recipe("demo")
+    demo = load_recipe("demo-paper")
     assert make_recipe(demo.model_dump(mode="json")) == demo
 
 
@@ -646,7 +657,7 @@ def test_a_merge_method_has_its_own_fields_with_defaults_and_no_others(recipe_fi
 
 
 def test_the_merge_is_the_plain_mean_unless_a_recipe_says_otherwise(recipe_file):
-    assert load_recipe(recipe_file(TWO)).merge.method == load_recipe("demo").merge.method == "mean"
+    assert load_recipe(recipe_file(TWO)).merge.method == load_recipe("demo-paper").merge.method == "mean"
     assert load_recipe(recipe_file(TWO), ["merge.method=ties", "merge.density=0.3"]).merge.density == 0.3
 
 
@@ -690,7 +701,7 @@ def test_a_scan_of_nothing_is_refused(given, message):
 
 
 def test_described_lists_every_field_with_a_meaning():
-    demo = load_recipe("demo")
+    demo = load_recipe("demo-paper")
     rows = list(described(demo))
     paths = [path for path, _, _ in rows]
     assert sorted(paths) == sorted(leaves(demo.model_dump()))
@@ -747,7 +758,7 @@ def test_reading_a_recipe_imports_no_torch():
 @pytest.mark.parametrize("override", ["evaluation.overlap_k=[]", "optimizer.betas=[0.9, 1.0]"])
 def test_values_that_would_crash_later_are_refused_at_once(override):
     with pytest.raises(RecipeError, match=override.split("=")[0]):
-        load_recipe("demo", [override])
+        load_recipe("demo-paper", [override])
 
 
 @pytest.mark.parametrize(
@@ -762,18 +773,18 @@ def test_values_that_would_crash_later_are_refused_at_once(override):
 )
 def test_a_name_or_a_list_that_was_meant_is_told_in_words(override, said):
     with pytest.raises(RecipeError) as error:
-        load_recipe("demo", [override])
+        load_recipe("demo-paper", [override])
     assert str(error.value).startswith(said)
     assert "[key]" not in str(error.value)
 
 
 def test_an_empty_section_can_be_filled_by_a_later_override():
-    assert load_recipe("demo", ["grpo=", "grpo.clip_low=0.1"]).grpo.clip_low == 0.1
+    assert load_recipe("demo-paper", ["grpo=", "grpo.clip_low=0.1"]).grpo.clip_low == 0.1
 
 
 def test_a_list_of_mappings_in_the_place_of_files_has_one_error_for_each_and_no_false_one():
     with pytest.raises(RecipeError) as refused:
-        load_recipe("demo", ["branches={a: {task: {kind: rows, train: [{x: y}, {z: y}], verifier: integer}}}"])
+        load_recipe("demo-paper", ["branches={a: {task: {kind: rows, train: [{x: y}, {z: y}], verifier: integer}}}"])
     assert str(refused.value).splitlines() == [
         """branches.a.task.train.0: accepted: a text, found "{'x': 'y'}\"""",
         """branches.a.task.train.1: accepted: a text, found "{'z': 'y'}\"""",
@@ -791,7 +802,7 @@ def test_a_list_of_mappings_in_the_place_of_files_has_one_error_for_each_and_no_
 )
 def test_no_refusal_speaks_the_words_of_the_library_behind_it(override):
     with pytest.raises(RecipeError) as refused:
-        load_recipe("demo", [override])
+        load_recipe("demo-paper", [override])
     assert not re.search(
         "Input should|valid (string|dict|integer|number|boolean)|Tuple|after validation", str(refused.value)
     )
@@ -799,39 +810,39 @@ def test_no_refusal_speaks_the_words_of_the_library_behind_it(override):
 
 
 def test_a_branch_has_several_ranks_on_ray_only():
-    assert load_recipe("demo", ["backend.kind=ray", "backend.ranks=2"]).backend.ranks == 2
+    assert load_recipe("demo-paper", ["backend.kind=ray", "backend.ranks=2"]).backend.ranks == 2
     with pytest.raises(RecipeError, match=r"^backend\.ranks: found 2 with kind processes; accepted: 1, or kind ray"):
-        load_recipe("demo", ["backend.kind=processes", "backend.ranks=2"])
+        load_recipe("demo-paper", ["backend.kind=processes", "backend.ranks=2"])
     with pytest.raises(
         RecipeError, match=r"^optimizer\.kind: found adamw_8bit with backend\.ranks above 1; accepted: adamw"
     ):
-        load_recipe("demo", ["backend.kind=ray", "backend.ranks=2", "optimizer.kind=adamw_8bit"])
+        load_recipe("demo-paper", ["backend.kind=ray", "backend.ranks=2", "optimizer.kind=adamw_8bit"])
     with pytest.raises(RecipeError, match=r"^backend\.ranks: accepted: 1 or more, found '0'"):
-        load_recipe("demo", ["backend.ranks=0"])
+        load_recipe("demo-paper", ["backend.ranks=0"])
 
 
 def test_the_name_of_a_backend_stands_for_its_section():
-    assert load_recipe("demo", ["backend=ray"]).backend.kind == "ray"
-    several = load_recipe("demo", ["backend=processes", "backend.restarts=7"]).backend
+    assert load_recipe("demo-paper", ["backend=ray"]).backend.kind == "ray"
+    several = load_recipe("demo-paper", ["backend=processes", "backend.restarts=7"]).backend
     assert (several.kind, several.restarts) == ("processes", 7)
-    assert load_recipe("demo", ["backend.restarts=7", "backend=local"]).backend.restarts == 3
+    assert load_recipe("demo-paper", ["backend.restarts=7", "backend=local"]).backend.restarts == 3
     with pytest.raises(RecipeError, match=r"backend\.kind: accepted: 'local', 'processes' or 'ray', found 'rya'"):
-        load_recipe("demo", ["backend=rya"])
+        load_recipe("demo-paper", ["backend=rya"])
 
 
 def test_a_branch_is_named_before_it_is_given_up():
     said = "^backend.give_up_minutes: found 10; accepted: more than slow_minutes, which is 30"
     with pytest.raises(RecipeError, match=said):
-        load_recipe("demo", ["backend.give_up_minutes=10"])
+        load_recipe("demo-paper", ["backend.give_up_minutes=10"])
 
 
 def test_no_branch_is_waited_for_longer_than_clocks_count():
     with pytest.raises(RecipeError, match=r"^backend\.give_up_minutes: accepted: 1000000\.0 or less, found '1e300'"):
-        load_recipe("demo", ["backend.give_up_minutes=1e300"])
-    assert load_recipe("demo", ["backend.give_up_minutes=1e6"]).backend.give_up_minutes == 1e6
+        load_recipe("demo-paper", ["backend.give_up_minutes=1e300"])
+    assert load_recipe("demo-paper", ["backend.give_up_minutes=1e6"]).backend.give_up_minutes == 1e6
 
 
 def test_ray_chooses_the_card_of_a_branch():
     with pytest.raises(RecipeError, match=r"branches\.text\.device: is 'cuda:1', but Ray chooses the card"):
-        load_recipe("demo", ["backend=ray", "branches.text.device=cuda:1"])
-    assert load_recipe("demo", ["backend=ray", "branches.text.device=cuda"]).branches["text"].device == "cuda"
+        load_recipe("demo-paper", ["backend=ray", "branches.text.device=cuda:1"])
+    assert load_recipe("demo-paper", ["backend=ray", "branches.text.device=cuda"]).branches["text"].device == "cuda"

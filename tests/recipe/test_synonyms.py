@@ -61,5 +61,5 @@ def test_the_fields_are_those_of_all_sections():
 )
 def test_an_unknown_key_is_answered_with_the_field_that_is_meant(change, said):
     with pytest.raises(RecipeError) as caught:
-        load_recipe("demo", [change])
+        load_recipe("demo-paper", [change])
     assert said in str(caught.value)

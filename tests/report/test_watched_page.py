@@ -32,7 +32,10 @@ def running(make_run, monkeypatch):
     def make(*, finished=False, trains=True, **changes):
         run = make_run(finished=finished, **changes)
         manifest = json.loads((run / "manifest.json").read_text())
-        manifest |= {"recipe": load_recipe("demo", CHANGES).model_dump(mode="json"), "branch_order": ["text", "image"]}
+        manifest |= {
+            "recipe": load_recipe("demo-paper", CHANGES).model_dump(mode="json"),
+            "branch_order": ["text", "image"],
+        }
         manifest |= {"data_sha256": {}, "verifier_sha256": {}}
         (run / "manifest.json").write_text(json.dumps(manifest))
         if trains:

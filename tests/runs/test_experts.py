@@ -68,19 +68,23 @@ def test_a_run_that_was_changed_by_force_is_refused_as_such(run):
 
 @pytest.mark.parametrize(("method", "trajectories"), [("copd", 1), ("expert", 1), ("mixed", 2)])
 def test_the_order_of_branches_decides_how_a_mixed_model_develops_and_nothing_else(method, trajectories):
-    recipe = load_recipe("demo", [f"method={method}"]).model_dump(mode="json")
+    recipe = load_recipe("demo-paper", [f"method={method}"]).model_dump(mode="json")
     turned = {**recipe, "branches": dict(reversed(recipe["branches"].items()))}
     assert len({trajectory(each, {}, {}, {}) for each in (recipe, turned)}) == trajectories
 
 
 def test_experts_have_one_trajectory_whichever_method_takes_them_over():
-    recipes = [load_recipe("demo", [f"method={name}"]).model_dump(mode="json") for name in ("expert", "copd", "mopd")]
+    recipes = [
+        load_recipe("demo-paper", [f"method={name}"]).model_dump(mode="json") for name in ("expert", "copd", "mopd")
+    ]
     assert len({trajectory(recipe, {}, {}, {}) for recipe in recipes}) == 1
 
 
 def test_the_type_of_exports_and_the_leave_to_take_the_plain_path_are_no_part_of_a_trajectory():
     changes = ["model.export_dtype=bfloat16", "model.allow_plain_path=true"]
-    recipes = [load_recipe("demo", each).model_dump(mode="json") for each in ([], changes, ["model.dtype=bfloat16"])]
+    recipes = [
+        load_recipe("demo-paper", each).model_dump(mode="json") for each in ([], changes, ["model.dtype=bfloat16"])
+    ]
     found = [trajectory(recipe, {}, {}, {}) for recipe in recipes]
     assert found[0] == found[1] != found[2]
     del recipes[0]["model"]["export_dtype"], recipes[0]["model"]["allow_plain_path"]

@@ -15,7 +15,7 @@ CHANGES = [
 
 
 def of(*changes):
-    recipe = load_recipe("demo", [*CHANGES, *changes])
+    recipe = load_recipe("demo-paper", [*CHANGES, *changes])
     return Remaining(make_plan(recipe), sized(recipe.evaluation, {}), recipe.checkpoint)
 
 

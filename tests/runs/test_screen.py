@@ -24,7 +24,7 @@ from copd.system.processes import Memory
 
 
 def remaining(*changes):
-    recipe = load_recipe("demo", changes)
+    recipe = load_recipe("demo-paper", changes)
     return Remaining(make_plan(recipe), sized(recipe.evaluation, {}), recipe.checkpoint)
 
 

@@ -141,7 +141,7 @@ def test_a_run_sends_its_updates_and_measures_to_the_trackers_of_its_recipe(tmp_
         "sampling={prompts_per_step: 3, rollouts_per_prompt: 2, max_new_tokens: 20}",
         "evaluation={problems: 2, validation_problems: 2, behaviour_problems: 2}",
     ]
-    folder = copd.train(load_recipe("demo", small), tmp_path / "run").folder
+    folder = copd.train(load_recipe("demo-paper", small), tmp_path / "run").folder
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     names = events.Tags()["scalars"]

@@ -46,7 +46,9 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 def runs(tmp_path_factory):
     """Each method once, two steps of RLVR and two of OPD."""
     return {
-        name: copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path_factory.mktemp("baseline") / "run").folder
+        name: copd.train(
+            load_recipe("demo-paper", [*SMALL, *changes]), tmp_path_factory.mktemp("baseline") / "run"
+        ).folder
         for name, changes in METHODS.items()
     }
 
@@ -131,7 +133,7 @@ def test_resuming_is_bit_identical(runs, tmp_path, name, stop, assert_same, stop
         if checkpoint.name != f"step-{stop:08d}":
             shutil.rmtree(checkpoint)
     stopped(folder)
-    copd.train(load_recipe("demo", [*SMALL, *METHODS[name]]), folder, resume=True)
+    copd.train(load_recipe("demo-paper", [*SMALL, *METHODS[name]]), folder, resume=True)
     ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, runs[name]))
     for branch in theirs.branches:
         assert_same(tensors_of(ours, branch), tensors_of(theirs, branch))
@@ -142,12 +144,12 @@ def test_resuming_is_bit_identical(runs, tmp_path, name, stop, assert_same, stop
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory):
     changes = ["method=expert", "budget.rollouts=48"]
-    return copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path_factory.mktemp("experts") / "run").folder
+    return copd.train(load_recipe("demo-paper", [*SMALL, *changes]), tmp_path_factory.mktemp("experts") / "run").folder
 
 
 def test_merge_only_is_the_mean_of_experts_that_were_reused(experts, tmp_path, assert_same):
     changes = ["method=merge_only", "budget.rollouts=48", f"experts.run={experts}"]
-    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run").folder
+    folder = copd.train(load_recipe("demo-paper", [*SMALL, *changes]), tmp_path / "run").folder
     assert events(folder, "update") == [], "three steps were there already"
     merged = load_file(folder / "merged" / "model.safetensors")
     branches = [load_file(experts / "branches" / name / "model.safetensors") for name in NAMES]
@@ -160,7 +162,7 @@ def test_merge_only_is_the_mean_of_experts_that_were_reused(experts, tmp_path, a
 
 def reusing(name: str, experts: Path, folder: Path) -> Path:
     """A run of this method that takes the experts over."""
-    return copd.train(load_recipe("demo", [*SMALL, *METHODS[name], f"experts.run={experts}"]), folder).folder
+    return copd.train(load_recipe("demo-paper", [*SMALL, *METHODS[name], f"experts.run={experts}"]), folder).folder
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +192,7 @@ def test_reused_experts_give_the_run_that_trains_its_own(request, runs, experts,
 def frugal(tmp_path_factory):
     """Experts of the recipe's own length, six steps, that keep one checkpoint in passing."""
     changes = ["method=expert", "checkpoint={every_steps: 4, keep_last: 1}"]
-    return copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path_factory.mktemp("frugal") / "run").folder
+    return copd.train(load_recipe("demo-paper", [*SMALL, *changes]), tmp_path_factory.mktemp("frugal") / "run").folder
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,7 @@ def frugal(tmp_path_factory):
 )
 def test_experts_are_taken_over_just_where_any_method_of_the_recipe_needs_them(frugal, tmp_path, method, taken_over):
     changes = [f"method={method}", f"experts.run={frugal}", "checkpoint={every_steps: 4, keep_last: 1}"]
-    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run").folder
+    folder = copd.train(load_recipe("demo-paper", [*SMALL, *changes]), tmp_path / "run").folder
     (taken,) = events(folder, "experts")
     assert taken["step"] + 1 == taken_over
     assert {event["phase"] for event in events(folder, "update")} == {"opd" if method == "copd" else "consolidation"}
@@ -215,7 +217,7 @@ def test_of_experts_no_other_checkpoints_are_kept_than_those_needed_and_the_last
 
 def test_copd_takes_over_no_more_steps_than_its_first_phase_has(experts, tmp_path):
     changes = ["schedule={cycles: 2, rl_steps: 1, opd_steps: 1}", "checkpoint.every_steps=2", f"experts.run={experts}"]
-    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run").folder
+    folder = copd.train(load_recipe("demo-paper", [*SMALL, *changes]), tmp_path / "run").folder
     assert [e["taken_from"].rpartition("-")[2] for e in events(folder, "experts")] == ["00000001"]
     steps = {e["step"]: e["phase"] for e in events(folder, "update")}
     assert steps == {1: "opd", 2: "rlvr", 3: "opd"}
@@ -224,9 +226,9 @@ def test_copd_takes_over_no_more_steps_than_its_first_phase_has(experts, tmp_pat
 def test_experts_that_are_taken_over_have_cost_what_they_did_and_not_what_the_others_of_their_run_did(tmp_path):
     branches = f"branches={{{TASKS}, video: {{task: {{capability: video}}}}}}"
     all_three = ["method=expert", "budget.rollouts=48", branches]
-    experts = copd.train(load_recipe("demo", [*SMALL, *all_three]), tmp_path / "experts").folder
+    experts = copd.train(load_recipe("demo-paper", [*SMALL, *all_three]), tmp_path / "experts").folder
     two = [*METHODS["static_opd"], branches, f"experts.run={experts}"]
-    (taken,) = events(copd.train(load_recipe("demo", [*SMALL, *two]), tmp_path / "run").folder, "experts")
+    (taken,) = events(copd.train(load_recipe("demo-paper", [*SMALL, *two]), tmp_path / "run").folder, "experts")
     (cost,) = events(experts, "ledger")
     assert taken["spent"] == {name: cost["spent"][name] for name in NAMES}
     slowest = max(sum(own["rlvr"][name] for name in ACTIVITIES) for own in taken["spent"].values())
@@ -235,7 +237,7 @@ def test_experts_that_are_taken_over_have_cost_what_they_did_and_not_what_the_ot
 
 
 def test_the_files_of_verifiers_decide_how_experts_develop():
-    recipe = load_recipe("demo").model_dump(mode="json")
+    recipe = load_recipe("demo-paper").model_dump(mode="json")
     first, second = (trajectory(recipe, {}, {}, {"reward.py:grade": digest}) for digest in ("aa", "bb"))
     assert first != second
 
@@ -247,7 +249,7 @@ def test_a_run_of_taken_over_experts_goes_on_when_they_are_gone(static_of, tmp_p
     stopped(folder)
     experts.rename(tmp_path / "gone")
     try:
-        recipe = load_recipe("demo", [*SMALL, *METHODS["static_opd"], f"experts.run={experts}"])
+        recipe = load_recipe("demo-paper", [*SMALL, *METHODS["static_opd"], f"experts.run={experts}"])
         copd.train(recipe, folder, resume=True)
     finally:
         (tmp_path / "gone").rename(experts)
@@ -275,7 +277,7 @@ def test_a_run_of_taken_over_experts_goes_on_when_they_are_gone(static_of, tmp_p
 def test_experts_of_another_trajectory_are_refused(experts, tmp_path, change, said):
     changes = [*SMALL, "method=copd", f"experts.run={experts}", change]
     with pytest.raises(RecipeError, match=said):
-        copd.train(load_recipe("demo", changes), tmp_path / "run")
+        copd.train(load_recipe("demo-paper", changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -292,4 +294,4 @@ def test_experts_of_another_trajectory_are_refused(experts, tmp_path, change, sa
 )
 def test_contradictory_baselines_are_refused_by_name(changes, said):
     with pytest.raises(RecipeError, match=said):
-        make_plan(load_recipe("demo", changes))
+        make_plan(load_recipe("demo-paper", changes))

@@ -10,7 +10,7 @@ from records import events, rollouts_of, weights_at
 from safetensors.torch import load_file
 
 import copd
-from copd.errors import RecipeError
+from copd.errors import CheckpointError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.runs.checkpoint import latest_checkpoint
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Two steps of RLVR, two of consolidation, and from the student one and two again."""
-    return copd.train(load_recipe("demo", SMALL), tmp_path_factory.mktemp("consolidated") / "run").folder
+    return copd.train(load_recipe("demo-paper", SMALL), tmp_path_factory.mktemp("consolidated") / "run").folder
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def assert_resumes(tmp_path, assert_same, stopped):
             if checkpoint.name != f"step-{stop:08d}":
                 shutil.rmtree(checkpoint)
         stopped(folder)
-        copd.train(load_recipe("demo", changes), folder, resume=True)
+        copd.train(load_recipe("demo-paper", changes), folder, resume=True)
         ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, whole))
         for branch in theirs.branches:
             assert_same(tensors_of(ours, branch), tensors_of(theirs, branch))
@@ -68,7 +68,7 @@ def test_the_student_alone_is_updated_while_the_branches_rest(run, assert_same):
 
 @pytest.mark.slow
 def test_weights_that_travel_between_processes_make_the_bits_of_one_process(run, tmp_path):
-    again = copd.train(load_recipe("demo", [*SMALL, "backend=processes"]), tmp_path / "run").folder
+    again = copd.train(load_recipe("demo-paper", [*SMALL, "backend=processes"]), tmp_path / "run").folder
     whole = Path("checkpoints") / "step-00000007"
     for name in (*NAMES, "merged"):
         assert (again / whole / f"{name}.safetensors").read_bytes() == (
@@ -128,7 +128,7 @@ def test_a_run_that_goes_on_among_held_teachers_is_bit_identical(tmp_path, asser
         "merge={method: mean}",
         "opd={signal: reverse_kl, prompts_per_step: 2, rollouts_per_prompt: 1, teachers: phase_start, anchor: 0.5}",
     ]
-    whole = copd.train(load_recipe("demo", changes), tmp_path / "whole").folder
+    whole = copd.train(load_recipe("demo-paper", changes), tmp_path / "whole").folder
     for event in events(whole, "update"):
         if event["phase"] == "opd":
             assert {f"from_{name}/divergence" for name in NAMES} <= set(event)
@@ -144,7 +144,7 @@ def test_a_run_that_goes_on_in_a_replay_is_bit_identical(tmp_path, assert_resume
         "merge={method: distil, steps: 1}",
         "opd={signal: forward_kl, prompts_per_step: 2, replay: 2}",
     ]
-    whole = copd.train(load_recipe("demo", changes), tmp_path / "whole").folder
+    whole = copd.train(load_recipe("demo-paper", changes), tmp_path / "whole").folder
     assert [(e["phase"], e["branch"]) for e in events(whole, "update")][6:] == [
         ("replay", "merged"),
         ("replay", "merged"),
@@ -155,9 +155,19 @@ def test_a_run_that_goes_on_in_a_replay_is_bit_identical(tmp_path, assert_resume
     assert_resumes(whole, changes, stop)
 
 
+def test_not_even_by_force_does_a_run_go_on_by_a_schedule_that_gives_its_branches_other_updates(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    before = (folder / "manifest.json").read_bytes()
+    said = "in the 7 steps that are done each branch has made 3 updates, and the changed recipe has 4"
+    with pytest.raises(CheckpointError, match=said):
+        copd.train(load_recipe("demo-paper", [*SMALL, "schedule.first_rl_steps=3"]), folder, resume=True, force=True)
+    assert (folder / "manifest.json").read_bytes() == before
+
+
 def test_branches_that_begin_anew_from_their_mean_are_alike_after_one_step(tmp_path):
     changes = ["merge={method: mean, steps: null}", "schedule={cycles: 2, rl_steps: 2, opd_steps: 0, restart: merge}"]
-    folder = copd.train(load_recipe("demo", [*SMALL, *changes]), tmp_path / "run").folder
+    folder = copd.train(load_recipe("demo-paper", [*SMALL, *changes]), tmp_path / "run").folder
     ends = [weights_at(folder, 2, name) for name in NAMES]
     for branch in NAMES:
         for name, tensor in weights_at(folder, 3, branch).items():
@@ -183,4 +193,4 @@ def test_branches_that_begin_anew_from_their_mean_are_alike_after_one_step(tmp_p
 )
 def test_contradictions_are_refused_by_name(changes, said):
     with pytest.raises(RecipeError, match=said):
-        load_recipe("demo", [*SMALL, *changes])
+        load_recipe("demo-paper", [*SMALL, *changes])

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 def trained(folder, **options):
     said = io.StringIO()
-    train(load_recipe("demo", CUT), folder, screen=Screen(Console(file=said, width=400)), **options)
+    train(load_recipe("demo-paper", CUT), folder, screen=Screen(Console(file=said, width=400)), **options)
     return said.getvalue()
 
 

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("undrawn", "foreground")
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
-    return train(load_recipe("demo", CHANGES), tmp_path_factory.mktemp("undisturbed") / "run")
+    return train(load_recipe("demo-paper", CHANGES), tmp_path_factory.mktemp("undisturbed") / "run")
 
 
 def kill(carrier) -> None:
@@ -85,7 +85,7 @@ def lost(folder: Path, killed, calls, *changes: str, how=kill) -> str:
     due, done, killed[2][0] = *killed[:2], how
     due[:] = calls
     said = io.StringIO()
-    train(load_recipe("demo", [*CHANGES, *changes]), folder, screen=Screen(Console(file=said, width=400)))
+    train(load_recipe("demo-paper", [*CHANGES, *changes]), folder, screen=Screen(Console(file=said, width=400)))
     assert done == list(calls)
     return said.getvalue()
 
@@ -152,5 +152,5 @@ def test_without_restarts_left_the_run_ends_with_the_branch_named_and_resumes(un
     said = r"^branch image: its process has ended \(killed by SIGKILL, as [^)]*\); nothing that was saved is lost"
     with pytest.raises(ProcessError, match=said):
         lost(folder, killed, CALLS[:1], backend)
-    train(load_recipe("demo", [*CHANGES, backend]), folder, resume=True)
+    train(load_recipe("demo-paper", [*CHANGES, backend]), folder, resume=True)
     assert_is(folder, undisturbed)

@@ -99,7 +99,7 @@ VALUES_OF_FIELDS = (
 @example([("topology", '{"\\ud800": false}')])
 def test_any_override_makes_a_recipe_or_a_recipe_error(overrides):
     with nothing_but(RecipeError, ":"):
-        load_recipe("demo", [f"{path}={value}" for path, value in overrides])
+        load_recipe("demo-paper", [f"{path}={value}" for path, value in overrides])
 
 
 KEYS = st.sampled_from(["branches", "text", "task", "kind", "rows", "train", "seed", "merge", "weights", "edges"])

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return copd.train(load_recipe("demo", SMALL), tmp_path_factory.mktemp("refilled") / "run")
+    return copd.train(load_recipe("demo-paper", SMALL), tmp_path_factory.mktemp("refilled") / "run")
 
 
 def test_the_plan_says_the_most_and_the_ledger_what_was_made(run):
@@ -53,7 +53,7 @@ def test_resuming_is_bit_identical(run, tmp_path, assert_same, stopped):
     for step in (2, 3):
         shutil.rmtree(again / "checkpoints" / f"step-{step:08d}")
     stopped(again)
-    copd.train(load_recipe("demo", SMALL), again, resume=True)
+    copd.train(load_recipe("demo-paper", SMALL), again, resume=True)
     ours, theirs = (latest_checkpoint(folder / "checkpoints") for folder in (again, run))
     assert_same(tensors_of(ours, "mixed"), tensors_of(theirs, "mixed"))
     tried = [[u["native/tries"] for u in events(folder, "update")] for folder in (again, run)]

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def manifest_of(*changes: str, **others) -> dict:
-    recipe = load_recipe("demo", changes)
+    recipe = load_recipe("demo-paper", changes)
     return {
         "recipe": recipe.model_dump(mode="json"),
         "branch_order": list(recipe.branches),
@@ -142,9 +142,9 @@ def test_the_recipe_of_a_run_is_read_from_its_manifest_and_what_prevents_it_is_n
     claim(tmp_path, manifest_of("seed=3", "optimizer.learning_rate=1e-5"))
     recipe = saved_recipe(tmp_path, reread)
     assert load_recipe(recipe, ["opd.weight=0.5"]) == load_recipe(
-        "demo", ["seed=3", "optimizer.learning_rate=1e-5", "opd.weight=0.5"]
+        "demo-paper", ["seed=3", "optimizer.learning_rate=1e-5", "opd.weight=0.5"]
     )
-    assert make_recipe(recipe).opd.weight == load_recipe("demo").opd.weight
+    assert make_recipe(recipe).opd.weight == load_recipe("demo-paper").opd.weight
     (tmp_path / RUN_MANIFEST).unlink()
     claim(tmp_path, manifest_of(recipe={"sede": 1}))
     with pytest.raises(CheckpointError, match=r"manifest\.json: .*cannot read the run's recipe: .*sede: unknown key"):
@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_made_or_written_is_named(tmp_path):
 
 def test_force_needs_resume(tmp_path):
     with pytest.raises(RecipeError, match="--force: found without --resume"):
-        copd.train(load_recipe("demo", TINY), tmp_path / "run", force=True)
+        copd.train(load_recipe("demo-paper", TINY), tmp_path / "run", force=True)
     assert not (tmp_path / "run").exists()
 
 
@@ -221,7 +221,7 @@ def finished(tmp_path_factory) -> Path:
     """A finished run on a base of its own."""
     folder = tmp_path_factory.mktemp("resume")
     shutil.copytree(model_folder("builtin:digits"), folder / "base")
-    return copd.train(load_recipe("demo", [*TINY, f"model.path={folder / 'base'}"]), folder / "run").folder
+    return copd.train(load_recipe("demo-paper", [*TINY, f"model.path={folder / 'base'}"]), folder / "run").folder
 
 
 @pytest.fixture
@@ -277,10 +277,10 @@ def test_a_finished_run_is_made_longer_by_force_which_is_recorded_each_time(agai
     assert manifest_in(folder)["forced"] == [first]
     assert "After 2 steps it went on by" in (folder / "report.html").read_text(encoding="utf-8")
     after = contents(folder)
-    copd.train(load_recipe("demo", [*changes, LONGER]), folder, resume=True)
-    copd.train(load_recipe("demo", [*changes, LONGER]), folder, resume=True, force=True)
+    copd.train(load_recipe("demo-paper", [*changes, LONGER]), folder, resume=True)
+    copd.train(load_recipe("demo-paper", [*changes, LONGER]), folder, resume=True, force=True)
     assert contents(folder) == after, "nothing has changed since"
-    copd.train(load_recipe("demo", [*changes, LONGER, "opd.weight=0.5"]), folder, resume=True, force=True)
+    copd.train(load_recipe("demo-paper", [*changes, LONGER, "opd.weight=0.5"]), folder, resume=True, force=True)
     second = {"after_step": 4, "changes": ["recipe.opd.weight was 1.0 and is now 0.5"]}
     assert manifest_in(folder)["forced"] == [first, second]
 
@@ -291,7 +291,7 @@ def test_a_run_of_another_tokenizer_is_refused_and_goes_on_by_force(again, tmp_p
     shutil.copytree(model_folder("builtin:digits"), base)
     with (base / "tokenizer.json").open("a") as file:
         file.write("\n")
-    recipe = load_recipe("demo", [*changes, f"model.path={base}"])
+    recipe = load_recipe("demo-paper", [*changes, f"model.path={base}"])
     with pytest.raises(CheckpointError, match=r"base_sha256\.tokenizer\.json was '\w{64}' and is now '\w{64}'"):
         copd.train(recipe, folder, resume=True)
     copd.train(recipe, folder, resume=True, force=True)
@@ -313,7 +313,7 @@ def test_a_run_of_another_tokenizer_is_refused_and_goes_on_by_force(again, tmp_p
 )
 def test_a_checkpoint_that_does_not_fit_the_forced_recipe_is_named_and_the_run_stays_as_it_was(again, others, said):
     folder, changes = again
-    recipe = load_recipe("demo", [*changes, *others])
+    recipe = load_recipe("demo-paper", [*changes, *others])
     with pytest.raises(CheckpointError, match=r"recipe\.(branches|lora|schedule)\S* was .* and is now"):
         copd.train(recipe, folder, resume=True)
     before = {name: (folder / name).read_bytes() for name in (RUN_MANIFEST, *LINES)}

@@ -66,7 +66,7 @@ def record(folder: Path) -> list:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    return copd.train(load_recipe("demo", SMALL), tmp_path_factory.mktemp("copd") / "run").folder
+    return copd.train(load_recipe("demo-paper", SMALL), tmp_path_factory.mktemp("copd") / "run").folder
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +76,13 @@ def warned(tmp_path_factory) -> str:
     changes = [*SMALL, "branches.image.task.conflict=0.5", "method=mixed", "budget.rollouts=8", HARDLY_MEASURED]
     changes.append("sampling={prompts_per_step: 1, rollouts_per_prompt: 2, max_new_tokens: 3}")
     folder = tmp_path_factory.mktemp("warned") / "run"
-    train(load_recipe("demo", changes), folder, screen=Screen(Console(file=said, width=300)))
+    train(load_recipe("demo-paper", changes), folder, screen=Screen(Console(file=said, width=300)))
     return said.getvalue()
 
 
 def test_a_base_warmed_up_at_another_share_of_conflict_is_warned_of(warned):
     changes = ["branches.image.task.conflict=0.5", "model.path=nowhere"]
-    assert conflict_warnings(load_recipe("demo", changes)) == conflict_warnings(load_recipe("demo")) == []
+    assert conflict_warnings(load_recipe("demo-paper", changes)) == conflict_warnings(load_recipe("demo-paper")) == []
     assert "branches.image.task.conflict: is 0.5, but builtin:digits was warmed up at 1.0" in warned
     assert "branches.text" not in warned
 
@@ -92,7 +92,7 @@ def test_a_run_of_a_text_only_model_says_what_loads_it_on_the_screen_and_in_its_
     task = "{task: {kind: digits, capability: text}}"
     changes = [f"branches={{one: {task}, two: {task}}}", f"model.path={tmp_path / 'base'}"]
     said = io.StringIO()
-    recipe = load_recipe("demo", [*SMALL, *changes, "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}"])
+    recipe = load_recipe("demo-paper", [*SMALL, *changes, "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}"])
     train(recipe, tmp_path / "run", screen=Screen(Console(file=said, width=300)))
     assert f"use it: AutoModelForCausalLM.from_pretrained('{tmp_path / 'run' / 'merged'}')" in said.getvalue()
     card = (tmp_path / "run" / "merged" / "README.md").read_text(encoding="utf-8")
@@ -137,7 +137,7 @@ DARE.append("merge={method: dare, scale: 0.5, density: 0.6, seed: 4}")
 
 @pytest.fixture(scope="module")
 def dare(tmp_path_factory) -> Path:
-    return copd.train(load_recipe("demo", DARE), tmp_path_factory.mktemp("dare") / "run").folder
+    return copd.train(load_recipe("demo-paper", DARE), tmp_path_factory.mktemp("dare") / "run").folder
 
 
 def test_a_run_merges_by_the_method_of_its_recipe_from_its_base(dare, assert_same):
@@ -217,13 +217,13 @@ def test_a_base_with_nan_is_refused_before_anything_runs(tmp_path):
     policy.save(tmp_path / "base", "")
     said = f"^{tmp_path / 'base'}: the model's log-probs are not numbers: its weights are damaged$"
     with pytest.raises(ModelFolderError, match=said):
-        copd.train(load_recipe("demo", [*SMALL, f"model.path={tmp_path / 'base'}"]), tmp_path / "run")
+        copd.train(load_recipe("demo-paper", [*SMALL, f"model.path={tmp_path / 'base'}"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_whose_weights_become_nan_stops_after_a_few_skipped_steps(tmp_path):
     changes = [TWO_BRANCHES % 1.0, "optimizer.learning_rate=1e38", "schedule.rl_steps=9", HARDLY_MEASURED]
-    recipe = load_recipe("demo", [*SMALL, *changes])
+    recipe = load_recipe("demo-paper", [*SMALL, *changes])
     with pytest.raises(NonFiniteError, match="5 optimizer steps in a row"):
         copd.train(recipe, tmp_path / "run")
     assert sum(update["skipped"] for update in events(tmp_path / "run", "update")) >= 4
@@ -294,7 +294,7 @@ def test_resuming_is_bit_identical(finished, tmp_path, stop, stopped, assert_sam
             shutil.rmtree(checkpoint)
     stopped(folder)
     (folder / ".passing-left by a kill").mkdir()
-    copd.train(load_recipe("demo", SMALL), folder, resume=True)
+    copd.train(load_recipe("demo-paper", SMALL), folder, resume=True)
     assert not list(folder.glob(".passing*"))
     assert record(folder) == record(finished)
     for name in ("samples.jsonl", "answers.jsonl"):
@@ -315,7 +315,7 @@ def test_resuming_is_bit_identical_with_every_option_of_the_objectives(tmp_path,
         HARDLY_MEASURED,
         "optimizer.learning_rate=1e-3",
     ]
-    recipe = load_recipe("demo", [*SMALL, *options])
+    recipe = load_recipe("demo-paper", [*SMALL, *options])
     whole = copd.train(recipe, tmp_path / "whole").folder
     for stop in (2, 3, 5):
         resumed = tmp_path / f"resumed from {stop}"
@@ -336,7 +336,7 @@ def test_resuming_is_bit_identical_with_every_option_of_the_objectives(tmp_path,
 
 def test_a_finished_run_is_only_shown_when_resumed(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
-    copd.train(load_recipe("demo", SMALL), finished, resume=True)
+    copd.train(load_recipe("demo-paper", SMALL), finished, resume=True)
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
 
 
@@ -346,7 +346,7 @@ def test_a_page_about_an_unfinished_run_does_not_make_it_a_complete_one(dare, tm
     stopped(folder)
     write_pages([folder], folder / "report.html")
     unfinished = (folder / "report.html").read_text(encoding="utf-8")
-    copd.train(load_recipe("demo", DARE), folder, resume=True)
+    copd.train(load_recipe("demo-paper", DARE), folder, resume=True)
     assert result_of(folder) == result_of(dare)
     assert (folder / "report.html").read_text(encoding="utf-8") != unfinished
 
@@ -355,7 +355,7 @@ def test_a_finished_run_without_its_report_gets_it_and_nothing_else(finished, tm
     folder = tmp_path / "run"
     shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("report.html"))
     before = (folder / "metrics.jsonl").read_bytes()
-    copd.train(load_recipe("demo", SMALL), folder, resume=True)
+    copd.train(load_recipe("demo-paper", SMALL), folder, resume=True)
     assert (folder / "report.html").is_file()
     assert (folder / "metrics.jsonl").read_bytes() == before
 
@@ -363,7 +363,7 @@ def test_a_finished_run_without_its_report_gets_it_and_nothing_else(finished, tm
 def test_a_base_that_changed_beside_its_weights_is_not_resumed(tmp_path):
     base = tmp_path / "base"
     shutil.copytree(model_folder("builtin:digits"), base)
-    made = Assembled(load_recipe("demo", [f"model.path={base}"]), print)
+    made = Assembled(load_recipe("demo-paper", [f"model.path={base}"]), print)
     before = new_manifest(made)
     template = base / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
@@ -380,23 +380,23 @@ def test_a_base_whose_responses_are_truncated_is_warned_of_capability_by_capabil
 
 def test_a_changed_recipe_is_not_resumed_and_the_difference_is_named(finished):
     with pytest.raises(CheckpointError, match=r"recipe.optimizer.learning_rate was 0.0001 and is now 0.001"):
-        copd.train(load_recipe("demo", [*SMALL, "optimizer.learning_rate=1e-3"]), finished, resume=True)
+        copd.train(load_recipe("demo-paper", [*SMALL, "optimizer.learning_rate=1e-3"]), finished, resume=True)
 
 
 def test_a_folder_that_is_in_use_is_not_overwritten(finished):
     with pytest.raises(RecipeError, match="not empty"):
-        copd.train(load_recipe("demo", SMALL), finished)
+        copd.train(load_recipe("demo-paper", SMALL), finished)
 
 
 def test_prompts_longer_than_the_context_are_refused_before_anything_runs(tmp_path):
     with pytest.raises(RecipeError, match=r"branches.text.task: a prompt has \d+ tokens.*context of 512"):
-        copd.train(load_recipe("demo", [*SMALL, "sampling.max_new_tokens=600"]), tmp_path / "run")
+        copd.train(load_recipe("demo-paper", [*SMALL, "sampling.max_new_tokens=600"]), tmp_path / "run")
 
 
 @pytest.mark.parametrize(("method", "branches"), [("expert", ["text", "image"]), ("mixed", ["mixed"])])
 def test_baselines_run_at_the_rollouts_of_copd(tmp_path, method, branches):
     changes = [f"method={method}", "checkpoint.every_steps=50", "sampling.max_new_tokens=6", HARDLY_MEASURED]
-    folder = copd.train(load_recipe("demo", [*SMALL, TWO_BRANCHES % 1.0, *changes]), tmp_path / "run").folder
+    folder = copd.train(load_recipe("demo-paper", [*SMALL, TWO_BRANCHES % 1.0, *changes]), tmp_path / "run").folder
     assert sorted(path.name for path in (folder / "branches").iterdir()) == sorted(branches)
     assert not (folder / "merged").exists()
     (ledger,) = events(folder, "ledger")

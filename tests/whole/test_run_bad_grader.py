@@ -91,7 +91,7 @@ def folder(tmp_path_factory):
         "reward={deadline_seconds: 2.0, memory_gib: 1.0, workers: 2}",
         f"verifiers.mine={folder / 'mine.py'}:score",
     ]
-    return copd.train(load_recipe("demo", changes), folder / "run").folder
+    return copd.train(load_recipe("demo-paper", changes), folder / "run").folder
 
 
 def test_each_fault_costs_the_responses_to_its_own_problem_and_is_counted(folder):

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    return copd.train(load_recipe("demo", LORA), tmp_path_factory.mktemp("lora") / "run").folder
+    return copd.train(load_recipe("demo-paper", LORA), tmp_path_factory.mktemp("lora") / "run").folder
 
 
 def weights_of(folder):
@@ -77,13 +77,13 @@ def test_checkpoints_hold_adapters_alone_and_a_run_goes_on_bit_identically(finis
     whole = latest_checkpoint(finished / "checkpoints")
     assert all(".lora_" in name for name in tensors_of(whole, "text") if name not in ("skipped_in_a_row", "version"))
     again = tmp_path / "run"
-    copd.train(load_recipe("demo", LORA), again)
+    copd.train(load_recipe("demo-paper", LORA), again)
     for path in again.iterdir():
         if path.name in ("merged", "branches", "report.html"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     stopped(again)
     shutil.rmtree(again / "checkpoints" / "step-00000002")
-    copd.train(load_recipe("demo", LORA), again, resume=True)
+    copd.train(load_recipe("demo-paper", LORA), again, resume=True)
     assert_same(tensors_of(latest_checkpoint(again / "checkpoints"), "image"), tensors_of(whole, "image"))
     assert metrics(again) == metrics(finished)
     assert_same(weights_of(again / "merged"), weights_of(finished / "merged"))
@@ -92,7 +92,7 @@ def test_checkpoints_hold_adapters_alone_and_a_run_goes_on_bit_identically(finis
 @pytest.mark.slow
 def test_branches_that_take_turns_train_to_the_same_weights(tmp_path, assert_same):
     folders = [
-        copd.train(load_recipe("demo", [*SMALL, f"model.offload={on}"]), tmp_path / on).folder
+        copd.train(load_recipe("demo-paper", [*SMALL, f"model.offload={on}"]), tmp_path / on).folder
         for on in ("false", "true")
     ]
     assert_same(*(weights_of(folder / "merged") for folder in folders))
@@ -102,7 +102,7 @@ def test_branches_that_take_turns_train_to_the_same_weights(tmp_path, assert_sam
 def test_adapters_are_merged_from_the_base_by_every_method_that_adds_to_it(finished, tmp_path, assert_same):
     changes = [*LORA, "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}", "checkpoint.every_steps=5"]
     folder = copd.train(
-        load_recipe("demo", [*changes, "merge={method: task_arithmetic, scale: 0.5}"]), tmp_path / "run"
+        load_recipe("demo-paper", [*changes, "merge={method: task_arithmetic, scale: 0.5}"]), tmp_path / "run"
     ).folder
     base = weights_of(model_folder("builtin:digits"))
     exported = [weights_of(folder / "branches" / name) for name in NAMES]
@@ -111,7 +111,7 @@ def test_adapters_are_merged_from_the_base_by_every_method_that_adds_to_it(finis
 
 
 def test_full_weights_are_not_loaded_into_the_base_that_adapters_share():
-    recipe = load_recipe("demo", ["lora.rank=2"])
+    recipe = load_recipe("demo-paper", ["lora.rank=2"])
     base = load_policy(recipe)
     branch = branch_policy(recipe, base, "text")
     before = branch.weights()
@@ -121,7 +121,7 @@ def test_full_weights_are_not_loaded_into_the_base_that_adapters_share():
 
 
 def test_a_model_with_checkpointing_packs_and_samples_on_the_cache_as_without():
-    recipe = load_recipe("demo", ["model.gradient_checkpointing=true"])
+    recipe = load_recipe("demo-paper", ["model.gradient_checkpointing=true"])
     warnings = []
     policy = Assembled(recipe, warnings.append).base
     assert warnings == []
@@ -130,7 +130,7 @@ def test_a_model_with_checkpointing_packs_and_samples_on_the_cache_as_without():
 
 
 def test_a_branch_lives_where_the_recipe_puts_it():
-    recipe = load_recipe("demo", ["branches.text.device=cpu", "branches.image.device=cuda:7"])
+    recipe = load_recipe("demo-paper", ["branches.text.device=cpu", "branches.image.device=cuda:7"])
     base = load_policy(recipe)
     assert branch_policy(recipe, base, "text").device == torch.device("cpu")
     with pytest.raises(ModelFolderError, match=r"^branches\.image\.device: 'cuda:7' is not available here; there is "):
@@ -138,7 +138,7 @@ def test_a_branch_lives_where_the_recipe_puts_it():
 
 
 def test_adapters_share_the_base_and_start_from_seeds_of_their_own():
-    recipe = load_recipe("demo", ["lora.rank=2"])
+    recipe = load_recipe("demo-paper", ["lora.rank=2"])
     base = load_policy(recipe)
     first, second = (branch_policy(recipe, base, name) for name in ("text", "image"))
     assert first.model is second.model is base.model
@@ -172,11 +172,11 @@ def test_adapters_share_the_base_and_start_from_seeds_of_their_own():
 )
 def test_what_cannot_be_is_refused_by_its_key(overrides, message):
     with pytest.raises(RecipeError, match=message):
-        load_recipe("demo", ["backend=local", *overrides])
+        load_recipe("demo-paper", ["backend=local", *overrides])
 
 
 def test_pictures_for_a_text_only_model_are_refused_before_anything_is_trained():
-    recipe = load_recipe("demo")
+    recipe = load_recipe("demo-paper")
     policy = Policy(*tiny_of_kind("qwen3"))
     with pytest.raises(RecipeError, match=r"^branches\.image\.task: its problems hold image; .* takes text only"):
         check_prompts(policy, make_tasks(recipe), 8)

@@ -19,7 +19,7 @@ TINY = [
 
 
 def test_a_merge_that_fails_names_the_section_and_the_tensor_after_the_branches_are_saved(tmp_path):
-    recipe = load_recipe("demo", [*TINY, "merge={method: weighted, weights: [1e300, 1e300]}"])
+    recipe = load_recipe("demo-paper", [*TINY, "merge={method: weighted, weights: [1e300, 1e300]}"])
     with pytest.raises(MergeError, match=r"^merge: '[\w.]+' cannot be merged: the weights or the scale are too large"):
         copd.train(recipe, tmp_path / "run")
     assert {path.name for path in (tmp_path / "run" / "branches").iterdir()} == {"text", "image"}
@@ -29,7 +29,7 @@ def test_a_merge_that_fails_names_the_section_and_the_tensor_after_the_branches_
 @pytest.mark.slow
 def test_a_run_that_exports_in_bfloat16_trains_and_merges_in_float32_and_rounds_its_folders_once(tmp_path):
     plain, halved = (
-        copd.train(load_recipe("demo", [*TINY, f"model.export_dtype={name}"]), tmp_path / name).folder
+        copd.train(load_recipe("demo-paper", [*TINY, f"model.export_dtype={name}"]), tmp_path / name).folder
         for name in ("float32", "bfloat16")
     )
     for folder in ("merged", "branches/text", "branches/image"):

@@ -48,7 +48,7 @@ def secrets(monkeypatch) -> None:
 
 
 def test_no_file_of_a_run_and_no_page_holds_a_secret_of_the_environment(secrets, tmp_path):
-    run = copd.train(load_recipe("demo", [*SMALL, "trackers=[tensorboard]"]), tmp_path / "run").folder
+    run = copd.train(load_recipe("demo-paper", [*SMALL, "trackers=[tensorboard]"]), tmp_path / "run").folder
     shutil.copytree(run, tmp_path / "twin")
     write_comparison([run, tmp_path / "twin"])
     there = {path.name for path in tmp_path.rglob("*")}
@@ -60,7 +60,7 @@ def test_no_file_of_a_run_and_no_page_holds_a_secret_of_the_environment(secrets,
 def test_a_whole_run_that_wandb_records_holds_no_secret_of_the_environment(secrets, tmp_path):
     pytest.importorskip("wandb", reason="wandb is not installed: pip install wandb")
     changes = [*SMALL, "trackers=[wandb]", "method=mixed", "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}"]
-    run = copd.train(load_recipe("demo", changes), tmp_path / "run").folder
+    run = copd.train(load_recipe("demo-paper", changes), tmp_path / "run").folder
     assert list(run.rglob("*.wandb"))
     assert list(leaks(tmp_path)) == []
 
@@ -76,7 +76,7 @@ def test_a_whole_run_that_wandb_records_holds_no_secret_of_the_environment(secre
     ],
 )
 def test_a_recipe_that_repeats_one_is_refused_without_saying_it(secrets, command, tmp_path, name, change, field):
-    done = command("train", "demo", *SMALL[1:], change.replace("KEY", SECRETS[name]))
+    done = command("train", "demo-paper", *SMALL[1:], change.replace("KEY", SECRETS[name]))
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {field}: holds the value of the environment variable {name}, which a run ")
     assert done.stderr.count("\n") == 1
@@ -92,4 +92,4 @@ def test_the_command_that_is_kept_for_the_report_holds_none(secrets):
 def test_short_values_and_those_of_other_variables_may_stand_in_a_recipe(monkeypatch):
     for name, value in {"SESSION_KEY": "text", "MODEL": "builtin:digits"}.items():
         monkeypatch.setenv(name, value)
-    assert list(load_recipe("demo", SMALL).branches) == ["text", "image"]
+    assert list(load_recipe("demo-paper", SMALL).branches) == ["text", "image"]

@@ -90,7 +90,7 @@ def disk(tmp_path) -> Iterator[Disk]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
-    return train(load_recipe("demo", CHANGES), tmp_path_factory.mktemp("undisturbed") / "run")
+    return train(load_recipe("demo-paper", CHANGES), tmp_path_factory.mktemp("undisturbed") / "run")
 
 
 def contents(folder: Path) -> dict[str, str | None]:
@@ -130,7 +130,7 @@ def test_a_run_whose_disk_fills_up_again_and_again_ends_as_if_undisturbed_once_t
     for where, (free, steps) in stages.items():
         disk.run("rm", "-rf", run / "branches", run / "merged")  # else weights are written beside those they replace
         disk.leave_free(free)
-        assert_refused(disk.copd("train", "demo", *CHANGES, "--out", run, "--resume"), 1, where, "No space left")
+        assert_refused(disk.copd("train", "demo-paper", *CHANGES, "--out", run, "--resume"), 1, where, "No space left")
         assert whole_steps(seen) == steps
         assert not list(seen.rglob(".*"))
     disk.leave_free(MIB)
@@ -168,7 +168,7 @@ def test_checkpoints_that_turn_read_only_during_a_run_end_it_and_it_goes_on_once
     run, seen = disk.folder / "run", disk.seen / "run"
     checkpoints = run / "checkpoints"
     disk.leave_free(300 * MIB)
-    with disk.begin(*COPD, "train", "demo", *CHANGES, "--out", run) as begun:
+    with disk.begin(*COPD, "train", "demo-paper", *CHANGES, "--out", run) as begun:
         while not (seen / "checkpoints" / "step-00000001" / "manifest.json").is_file():
             assert begun.poll() is None, begun.communicate()
             time.sleep(0.01)

@@ -51,7 +51,7 @@ class Signalling(Screen):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
-    return train(load_recipe("demo", CHANGES), tmp_path_factory.mktemp("undisturbed") / "run")
+    return train(load_recipe("demo-paper", CHANGES), tmp_path_factory.mktemp("undisturbed") / "run")
 
 
 def assert_is(folder: Path, undisturbed: Path) -> None:
@@ -92,7 +92,7 @@ main()
 
 
 def test_a_run_of_one_process_stopped_everywhere_ends_as_if_undisturbed(undisturbed, tmp_path):
-    folder, recipe = tmp_path / "run", load_recipe("demo", CHANGES)
+    folder, recipe = tmp_path / "run", load_recipe("demo-paper", CHANGES)
     for number, (name, (told, times, step)) in zip([SIGTERM, SIGINT] * 4, STOPS.items(), strict=True):
         said = io.StringIO()
         screen = Signalling(partial(os.kill, os.getpid(), number), told, times, Console(file=said, width=300))
@@ -109,7 +109,7 @@ def test_a_run_of_one_process_stopped_everywhere_ends_as_if_undisturbed(undistur
 
 def begun(folder: Path, *changes: str, program: Sequence[str] = ("-m", "copd")) -> subprocess.Popen:
     """`copd train` in a process of its own, which goes on with the run in the folder."""
-    command = [sys.executable, *program, "train", "demo", *CHANGES, *changes, "--out", str(folder), "--resume"]
+    command = [sys.executable, *program, "train", "demo-paper", *CHANGES, *changes, "--out", str(folder), "--resume"]
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
@@ -131,7 +131,7 @@ def test_a_run_of_several_processes_stopped_by_signals_to_all_of_them_ends_as_if
         assert f"stopped by {number.name}; --resume goes on from the last checkpoint" in said
         assert latest_checkpoint(folder / "checkpoints").step in stands, name
     assert not (folder / "report.html").exists()
-    train(load_recipe("demo", [*CHANGES, "backend=processes"]), folder, resume=True)
+    train(load_recipe("demo-paper", [*CHANGES, "backend=processes"]), folder, resume=True)
     assert_is(folder, undisturbed)
 
 
@@ -146,7 +146,7 @@ def test_a_folder_in_use_is_refused_and_a_run_that_is_killed_goes_on_in_processe
         time.sleep(0.01)
     run.send_signal(SIGSTOP)
     with pytest.raises(RecipeError, match="another process trains into it"):
-        train(load_recipe("demo", CHANGES), folder, resume=True)
+        train(load_recipe("demo-paper", CHANGES), folder, resume=True)
     run.kill()
     run.communicate()
     assert latest_checkpoint(folder / "checkpoints").step < 9

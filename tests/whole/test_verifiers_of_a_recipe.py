@@ -76,7 +76,7 @@ def branch_with(policy, few, problems_of, tmp_path):
 
 
 def test_the_hash_of_a_user_s_file_is_recorded_and_a_changed_file_is_not_resumed(mine, tmp_path):
-    recipe = load_recipe("demo", [*SMALL, f"verifiers.mine={mine}:score"])
+    recipe = load_recipe("demo-paper", [*SMALL, f"verifiers.mine={mine}:score"])
     folder = copd.train(recipe, tmp_path / "run").folder
     source = f"{mine}:score"
     assert json.loads((folder / "manifest.json").read_text())["code_sha256"] == {source: sha256(mine)}
@@ -90,7 +90,7 @@ def test_the_hash_of_a_user_s_file_is_recorded_and_a_changed_file_is_not_resumed
 
 @pytest.mark.parametrize("source", ["none.py:score", "{mine}:other"])
 def test_a_verifier_that_cannot_be_used_is_refused_before_anything_is_written(mine, tmp_path, source):
-    recipe = load_recipe("demo", [*SMALL, f"verifiers.mine={source.format(mine=mine)}"])
+    recipe = load_recipe("demo-paper", [*SMALL, f"verifiers.mine={source.format(mine=mine)}"])
     with pytest.raises(RecipeError, match=r"verifiers\.mine: "):
         train(recipe, tmp_path / "run", screen=Screen(Console(file=io.StringIO())))
     assert not (tmp_path / "run").exists()
