@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 
 import jinja2
 
@@ -19,6 +20,7 @@ from copd.commands.compare import PROBLEMS
 from copd.maths.seeds import t_interval
 from copd.measure.evaluate import AVERAGE, Estimate, columns_of
 from copd.report.words import counted
+from copd.types import MERGED, STUDENT
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
@@ -27,6 +29,11 @@ BESIDE = {"ablations.yaml": "Ablations", "controls.yaml": "Controls", "candidate
 """Comparisons beside the main one, in its folder, and their headings."""
 WORLDS = sorted(file for file in (ROOT / "studies").glob("*/main.yaml") if file != MAIN)
 TEMPLATE = Path(__file__).with_name("results.md.jinja")
+REFERENCE, ONE_CYCLE, PAPER, EXPERT = "mixed", "one_cycle", "copd_paper", "expert"
+CO_EVOLVING = ("cycles", "copd_dense", PAPER)
+"""Arms whose branches go on to learn after they were taught."""
+CLEAR = 0.05
+"""A difference is clear below this p by Holm's correction."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,35 @@ class Study:
         """The first paragraph: what is best, and what can and cannot be told apart from each reference."""
         counts = sorted({len(row.seeds) for row in self.rows.values()})
         seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-        return " ".join([f"After {seeds} of an arm:", *verdict(list(self.rows.values()), list(self.found.items()))])
+        said = [f"After {seeds} of an arm:", *verdict(list(self.rows.values()), list(self.found.items()))]
+        return " ".join([*said, *self.co_evolution()])
+
+    def co_evolution(self) -> list[str]:
+        """Whether the best arm whose branches learn on after they were taught is ahead of experts that teach once."""
+        found = [c for c in self.found.get(ONE_CYCLE, []) if c.capability == AVERAGE and c.arm in CO_EVOLVING]
+        if not found or max(c.seeds for c in found) < 2:
+            return []
+        best = max(found, key=lambda c: c.over_seeds.value)
+        stands = f"the best arm whose branches learn on after they were taught, {best.arm}, is at"
+        lead = f"{gain(best.over_seeds, best.seeds)} points against {ONE_CYCLE}"
+        if best.holm >= CLEAR:
+            return [f"Whether co-evolution adds anything here is open: {stands} {lead}."]
+        adds = "pays" if best.over_seeds.value > 0 else "adds nothing"
+        known = {arm: fmean(values) for arm in (best.arm, ONE_CYCLE) if (values := self.known_at_the_end(arm))}
+        said = [f"Co-evolution {adds} here: {stands} {lead}."]
+        if len(known) == 2 and best.over_seeds.value < 0 and known[best.arm] < known[ONE_CYCLE]:
+            said.append(
+                f"Its branches end as weaker teachers: each answers {100 * known[best.arm]:.1f} % of the validation "
+                f"problems of its own capability, those of {ONE_CYCLE} {100 * known[ONE_CYCLE]:.1f} %."
+            )
+        return said
+
+    def known_at_the_end(self, arm: str) -> list[float]:
+        """Validation accuracy of branches, each in its own capability, at the end of each seed; empty without any."""
+        own = [o for o in self.outcomes if o.arm == arm]
+        names = list(own[0].problems) if own else []
+        ends = [o.curve[-1][1] for o in own]
+        return [fmean(end[f"{n}/{n}"] for n in names) for end in ends if all(f"{n}/{n}" in end for n in names)]
 
     @cached_property
     def found(self) -> dict[str, list[Contrast]]:
@@ -171,6 +206,64 @@ class Study:
                 lines.append((f"`{arm}`", f"{step}", phase, spread(overlaps), spread(kls)))
         return markdown(("arm", "after step", "end of", "overlap", "symmetric KL, nats"), lines)
 
+    def strength(self) -> str:
+        """Validation accuracy of each branch in its own capability, and of the student, at the ends of cycles."""
+        names = list(self.outcomes[0].problems)
+        lines = []
+        for arm in self.rows:
+            curves = [o.curve for o in self.outcomes if o.arm == arm]
+            for points in list(zip(*curves, strict=False))[1:]:
+                own = [[values.get(f"{n}/{n}") for _, values in points] for n in names]
+                if all(value is not None for each in own for value in each):
+                    student = [
+                        values.get(f"{MERGED}/{AVERAGE}", values.get(f"{STUDENT}/{AVERAGE}")) for _, values in points
+                    ]
+                    taught = "–" if None in student else percents(student)
+                    so_far = fmean(rollouts for rollouts, _ in points)
+                    lines.append((f"`{arm}`", f"{so_far:,.0f}", *map(percents, own), taught))
+        return markdown(("arm", "rollouts", *names, "student, average"), lines) if lines else ""
+
+    def claims(self) -> str:
+        """The paper's claims, and what came out; empty until all arms that it takes are there."""
+        if not {PAPER, ONE_CYCLE, EXPERT, REFERENCE} <= self.rows.keys() or not self.rows[PAPER].regret:
+            return ""
+        best = max((row for row in self.rows.values() if row.models == 1), key=lambda row: row.accuracy[AVERAGE].value)
+        regret = {name: best.regret[name] for name in self.outcomes[0].problems}
+        beyond = ", ".join(f"{name} {gain(each, len(best.seeds))}" for name, each in regret.items())
+        alike = {arm: self.alike_at_the_end(arm) for arm in (PAPER, EXPERT)}
+        close = f"overlap {spread(alike[PAPER])} against {spread(alike[EXPERT])}"
+        apart = t_interval(alike[PAPER])[1] > t_interval(alike[EXPERT])[2]
+        known, kept = fmean(self.known_at_the_end(PAPER)), self.rows[PAPER].accuracy[AVERAGE].value
+        lost = (
+            f"the mean of the weights loses what the branches know: each answers {100 * known:.1f} % of the validation "
+            f"problems of its own capability, the mean {100 * kept:.1f} % of all test problems"
+        )
+        weak = "its teachers are weaker than finished experts: see the strength of the branches"
+        above = all(each.low > 0 for each in regret.values())
+        lines = [
+            ("CoPD is ahead of mixed RLVR", *self.judged(REFERENCE), lost),
+            ("CoPD is ahead of experts that teach one student once", *self.judged(ONE_CYCLE), weak),
+            (
+                "One model surpasses each expert in its own capability",
+                f"`{best.arm}`: {beyond}",
+                "yes" if above else "no",
+                "" if above else "experts are all that teaches the student, so that nothing leads beyond them",
+            ),
+            ("Branches that teach each other stay more alike than experts", close, "yes" if apart else "no", ""),
+        ]
+        return markdown(("claim", "here", "holds", "most likely reason, if not"), lines)
+
+    def judged(self, reference: str) -> tuple[str, str]:
+        """The paper's form against a reference, and whether it is clearly ahead."""
+        (c,) = (c for c in self.found[reference] if (c.arm, c.capability) == (PAPER, AVERAGE))
+        holds = "open" if c.holm >= CLEAR else "yes" if c.over_seeds.value > 0 else "no"
+        return f"`{PAPER}`: {gain(c.over_seeds, c.seeds)} against `{reference}`", holds
+
+    def alike_at_the_end(self, arm: str) -> list[float]:
+        """Overlap of the branches after their last RLVR, of each seed."""
+        points = [[p for p in o.behaviour if p["phase"] == "rlvr"] for o in self.outcomes if o.arm == arm]
+        return [value for own in points if own and (value := mean_of_pairs(own[-1], "overlap")) is not None]
+
     def commands(self) -> str:
         """One command for each arm."""
         first = {o.arm: o.command for o in reversed(self.outcomes)}
@@ -181,6 +274,11 @@ def spread(values: Sequence[float]) -> str:
     """A mean with its t interval over seeds."""
     value, low, high = t_interval(list(values))
     return f"{value:.3f} [{low:.3f}, {high:.3f}]" if len(values) > 1 else f"{value:.3f}"
+
+
+def percents(values: Sequence[float]) -> str:
+    """The mean of shares in %, with its t interval over seeds."""
+    return share(Estimate(*t_interval(list(values))), len(values))
 
 
 def share(e: Estimate, seeds: int) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
-from results_page import MAIN, ROOT, Study, gain, markdown, share
+from results_page import MAIN, REFERENCE, ROOT, Study, gain, markdown, share
 
 from copd.arms.outcomes import Outcome
 from copd.arms.summary import Contrast
@@ -35,7 +35,6 @@ LABELS = {
     "sum": "experts, task vectors added",
 }
 """The arms in README's order and words."""
-REFERENCE = "mixed"
 
 
 def base_accuracy(main: Study) -> dict[str, Estimate]:

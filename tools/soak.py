@@ -235,7 +235,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.victims == "branches" and arguments.backend == "local":
         parser.error("--victims branches: a local branch has no process of its own; add --backend processes or ray")
-    recipe = load_recipe("demo-paper", [*CHANGES, f"backend={{kind: {arguments.backend}, restarts: {arguments.kills}}}"])
+    recipe = load_recipe(
+        "demo-paper", [*CHANGES, f"backend={{kind: {arguments.backend}, restarts: {arguments.kills}}}"]
+    )
     with TemporaryDirectory() as folder:
         out = arguments.out or Path(folder)
         out.mkdir(parents=True, exist_ok=True)

@@ -93,3 +93,59 @@ def test_without_a_seed_of_the_test_the_page_claims_nothing(results_page, study)
     said = results_page.page(study, {}, [study])
     assert "No seed of the test has run yet" in said
     assert "has the best" not in said
+
+
+@pytest.fixture
+def three_ways(results_page, make_outcome, tmp_path):
+    """A study of `mixed`, experts, one cycle and the paper's form, three seeds each; the last by a share right."""
+
+    def make(paper: float, known: float = 0.55):
+        def curve(own: float) -> list:
+            return [(0.0, {"text/text": 0.2, "image/image": 0.2}), (900.0, {"text/text": own, "image/image": own})]
+
+        arms = {"mixed": {"method": "mixed"}, "one_cycle": {}, "copd_paper": {}, "expert": {"method": "expert"}}
+        file = tmp_path / "main.yaml"
+        references = ["mixed", "one_cycle"]
+        file.write_text(
+            yaml.safe_dump({"rollouts": 1000, "arms": arms, "problems": 400, "references": references}, sort_keys=False)
+        )
+        for seed, more in enumerate((0.0, 0.005, -0.005)):
+            experts = {"text": {"text": 0.7, "image": 0.1}, "image": {"text": 0.1, "image": 0.7}}
+            for outcome in (
+                make_outcome("mixed", seed, {"text": 0.5, "image": 0.5}, count=400),
+                make_outcome("one_cycle", seed, {"text": 0.6, "image": 0.6}, count=400, curve=curve(0.65)),
+                make_outcome("copd_paper", seed, {"text": paper + more, "image": paper}, count=400, curve=curve(known)),
+                make_outcome("expert", seed, experts, products=("text", "image"), count=400),
+            ):
+                write_outcome(tmp_path / "results" / "rollouts" / outcome.arm / f"seed-{seed}.json", outcome)
+        return results_page.Study(file)
+
+    return make
+
+
+def test_the_first_paragraph_says_that_co_evolution_adds_nothing_and_that_its_teachers_are_weaker(three_ways):
+    said = three_ways(0.4).verdict()
+    assert "Co-evolution adds nothing here: the best arm whose branches learn on after they were taught" in said
+    assert "copd_paper, is at -20.0 [-20.6, -19.4] points against one_cycle." in said
+    assert "each answers 55.0 % of the validation problems of its own capability, those of one_cycle 65.0 %." in said
+
+
+def test_the_first_paragraph_says_that_co_evolution_pays(three_ways):
+    said = three_ways(0.7).verdict()
+    assert "Co-evolution pays here" in said
+    assert "weaker teachers" not in said
+
+
+def test_the_first_paragraph_leaves_open_what_is_not_clear(three_ways):
+    assert "Whether co-evolution adds anything here is open" in three_ways(0.6).verdict()
+
+
+def test_a_claim_of_the_paper_holds_only_where_the_intervals_say_so(three_ways):
+    said = three_ways(0.55).claims()
+    assert "| CoPD is ahead of mixed RLVR | `copd_paper`: +5.0 [+4.4, +5.6] against `mixed` | yes |" in said
+    assert "| CoPD is ahead of experts that teach one student once | `copd_paper`: -5.0 [-5.6, -4.4] against" in said
+    assert "| `one_cycle`: text -10.0 [-10.0, -10.0], image -10.0 [-10.0, -10.0] | no | experts are all" in said
+
+
+def test_the_strength_of_branches_is_told_at_the_ends_of_cycles(three_ways):
+    assert "| `one_cycle` | 900 | 65.0 [65.0, 65.0] | 65.0 [65.0, 65.0] | – |" in three_ways(0.4).strength()
