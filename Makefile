@@ -28,6 +28,7 @@ study: $(VENV)/.installed $(BASES)  ## the studies: search, ten seeds, ablations
 	$(BIN)/python studies/variants.py studies/conflict/controls.yaml
 	$(BIN)/python studies/variants.py studies/conflict/candidates.yaml
 	$(BIN)/python studies/averages.py
+	$(BIN)/python studies/finishing.py
 	$(BIN)/python studies/pilots.py studies/conflict/main.yaml
 	for world in $(WORLDS); do $(BIN)/copd compare studies/$$world/main.yaml --seeds 4 --out studies/$$world \
 	  && $(BIN)/python studies/pilots.py studies/$$world/main.yaml || exit 1; done

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import jinja2
 
@@ -169,6 +170,23 @@ class Study:
             (lead,) = (Estimate(**d["greedy"]) for d in found["differences"] if d["capability"] == AVERAGE)
             lines.append((path.stem, f"{found['models']}", share(of["last"], 2), share(of["mean"], 2), gain(lead, 2)))
         return markdown(("mean of", "models", "last model", "mean", "points more"), lines) if lines else ""
+
+    @cached_property
+    def finishing(self) -> str:
+        """What studies/finishing.py found, over seeds; empty if it has not run."""
+        pieces: dict[str, list[dict[str, Any]]] = {}
+        for path in sorted((self.file.parent / "finishing").glob("*.json")):
+            pieces.setdefault(path.stem.rpartition("-")[0], []).append(json.loads(path.read_text(encoding="utf-8")))
+        lines = []
+        for name, found in pieces.items():
+            own, reference = ([each[key][AVERAGE] for each in found] for key in ("accuracy", ONE_CYCLE))
+            more = Estimate(*t_interval([a - b for a, b in zip(own, reference, strict=True)]))
+            how = "; ".join(dict.fromkeys(each["how"] for each in found))
+            lines.append(
+                (f"`{name}`", how, f"{len(found)}", percents(own), percents(reference), gain(more, len(found)))
+            )
+        header = ("piece", "how", "seeds", "average", f"`{ONE_CYCLE}`", "points more")
+        return markdown(header, lines) if lines else ""
 
     def regrets(self) -> str:
         """Points more than each capability's own expert."""

@@ -81,6 +81,16 @@ def test_averages_of_weights_are_shown_once_they_are_there(results_page, study):
     assert "| trajectory-0 | 5 | 50.0 [40.0, 60.0] | 50.0 [40.0, 60.0] | +50.0 [+40.0, +60.0] |" in said
 
 
+def test_what_finished_models_become_is_told_over_seeds_once_it_is_there(results_page, study):
+    assert "What finished models still become" not in results_page.page(study, {}, [])
+    (study.file.parent / "finishing").mkdir()
+    for seed, gained in enumerate((0.02, 0.02, 0.05)):
+        found = {"how": "scale 0.7", "accuracy": {"average": 0.5 + gained}, "one_cycle": {"average": 0.5}}
+        (study.file.parent / "finishing" / f"scaled-{seed}.json").write_text(json.dumps(found))
+    said = results_page.page(results_page.Study(study.file), {}, [])
+    assert "| `scaled` | scale 0.7 | 3 | 53.0 [48.7, 57.3] | 50.0 [50.0, 50.0] | +3.0 [-1.3, +7.3] |" in said
+
+
 def test_a_candidate_that_has_not_run_is_shown_as_such(results_page, study):
     said = results_page.page(study, {}, [study])
     assert "| `mixed` | as the arm | not run yet |" in said
