@@ -18,12 +18,12 @@ from benchmarks.responses import written
 from copd.compute.batching import take_rows
 from copd.compute.devices import computing_on
 from copd.compute.layout import laid_out
+from copd.costs.memory import Batch, Way, gradients, moments_on_the_card, step, weights
+from copd.costs.shape import shape_of
 from copd.maths.divergences import reverse_kl
 from copd.model.learner import Learner
-from copd.model.memory import Batch, Way, gradients, moments_on_the_card, step, weights
 from copd.model.objectives import DenseObjective, GrpoObjective, Objective
 from copd.model.policy import Policy
-from copd.model.shape import shape_of
 from copd.types import Problem, Rollouts
 
 KINDS = ("text", "image", "video")

@@ -18,11 +18,11 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from copd.model import memory
+from copd.costs import memory
+from copd.costs.memory import Batch, Way
+from copd.costs.shape import Shape, shape_of
 from copd.model.lora import LoraSettings
-from copd.model.memory import Batch, Way
 from copd.model.policy import Policy
-from copd.model.shape import Shape, shape_of
 from copd.model.stored import write_folder
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))

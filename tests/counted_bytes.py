@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from copd.costs.memory import Batch
 from copd.maths import merge as merges
 from copd.model import merging
 from copd.model.learner import Learner
-from copd.model.memory import Batch
 from copd.model.objectives import GrpoObjective
 from copd.tasks.digits import Digits
 from copd.types import Rollouts, Split

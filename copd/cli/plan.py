@@ -21,7 +21,7 @@ from copd.recipe.strict_yaml import parse_yaml
 if TYPE_CHECKING:  # torch is loaded only once the recipe is known to be sound
     from copd.commands.plan import Planned
     from copd.commands.plan_arms import ArmNeeds
-    from copd.commands.workload import Speed
+    from copd.costs.workload import Speed
 
 MEASURED = ("sampling", "scoring", "training")
 """What benchmarks.gpu calls the speeds of sampling, reading and training."""
@@ -110,7 +110,7 @@ def _hours(value: float) -> str:
 def _speed(given: str | None) -> Speed | None:
     if given is None:
         return None
-    from copd.commands.workload import Speed
+    from copd.costs.workload import Speed
 
     try:
         if given.endswith(".json"):

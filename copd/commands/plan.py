@@ -16,15 +16,15 @@ import torch
 
 from copd.assemble.plan import Plan, kept_checkpoints, make_plan
 from copd.assemble.tasks import make_tasks, problems_there
-from copd.commands.measured import Measured, PromptSizes
-from copd.commands.need import CPU, Need, on_each
-from copd.commands.needs import Needs, devices_of
-from copd.commands.workload import Speed, Work, Workload, Works
 from copd.compute.family import Family
+from copd.costs.measured import Measured, PromptSizes
+from copd.costs.need import CPU, Need, on_each
+from copd.costs.needs import Needs, devices_of
+from copd.costs.shape import Shape, shape_of
+from copd.costs.workload import Speed, Work, Workload, Works
 from copd.errors import RecipeError
 from copd.model.folders import SETTINGS, family_in, model_folder, without_weights
 from copd.model.holding import freeze
-from copd.model.shape import Shape, shape_of
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe
 from copd.schedule import Phase

@@ -11,7 +11,7 @@ from copd.arms.comparison import read_comparison
 from copd.arms.jobs import Job
 from copd.commands.compare import Order, plan_of
 from copd.commands.plan import Cards, Planned, examine
-from copd.commands.workload import Speed
+from copd.costs.workload import Speed
 from copd.schedule import Phase
 
 

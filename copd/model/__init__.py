@@ -17,8 +17,6 @@
 - `merging`: model folders, and weights of branches, merged tensor by tensor
 - `stored`: the tensors of a folder, one at a time; the settings of a model folder, without loading the model
 - `pieces`: responses as text, token by token
-- `shape`: the sizes that decide how much memory a model takes
-- `memory`: how much memory it takes: the formula
 - `parity`: the check at start that chooses a model's path
 - `tiny`: a Qwen3-VL of 1.3 M parameters
 - `warmup`: the supervised warm-up of the embedded base

@@ -30,7 +30,9 @@ SEARCH = {"seeds": [7, 8], "problems": 5, "candidates": {"mixed": [{}, {"optimiz
 
 
 def comparison(**changes) -> Comparison:
-    return Comparison.model_validate({"rollouts": 92_160, "problems": 9, "arms": ARMS, **changes})
+    return Comparison.model_validate(
+        {"recipe": "demo-paper", "rollouts": 92_160, "problems": 9, "arms": ARMS, **changes}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def test_an_arm_of_other_experts_shares_none():
 
 def test_a_job_is_a_command_that_a_reader_can_run(jobs):
     job = next(job for job in jobs if job.arm == "one_cycle")
-    assert job.command.startswith("copd train demo ")
+    assert job.command.startswith("copd train demo-paper ")
     assert "experts.run" not in job.command
     assert "'opd={" in job.command
 

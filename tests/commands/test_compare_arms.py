@@ -17,6 +17,7 @@ from copd.errors import JobError, RecipeError
 from copd.system.processes import usable_cores
 
 FILE = {
+    "recipe": "demo-paper",
     "rollouts": 48,
     "problems": 3,
     "pass_at": [1],

@@ -8,19 +8,19 @@ import yaml
 
 from copd.assemble.plan import make_plan
 from copd.cli.plan import is_comparison
-from copd.commands.equal_rows import EqualRows, batches_of
-from copd.commands.measured import Measured, PromptSizes
-from copd.commands.need import CPU, END, LOADING, SAMPLING, SAVING, SCORING, TRAINING, Need, on_each
-from copd.commands.needs import ACTIVATIONS, BRANCHES, RUN, Needs, devices_of
 from copd.commands.plan import Cards, Planned, cards_of, examine
 from copd.commands.plan_arms import arms_planned
-from copd.commands.workload import Speed, Work, Workload
 from copd.compute.batching import packed_tokens, plain_tokens, sampled_tokens
+from copd.costs import memory
+from copd.costs.equal_rows import EqualRows, batches_of
+from copd.costs.measured import Measured, PromptSizes
+from copd.costs.memory import Way
+from copd.costs.need import CPU, END, LOADING, SAMPLING, SAVING, SCORING, TRAINING, Need, on_each
+from copd.costs.needs import ACTIVATIONS, BRANCHES, RUN, Needs, devices_of
+from copd.costs.shape import shape_of
+from copd.costs.workload import Speed, Work, Workload
 from copd.errors import ModelFolderError, RecipeError
-from copd.model import memory
 from copd.model.folders import model_folder, without_weights
-from copd.model.memory import Way
-from copd.model.shape import shape_of
 from copd.recipe.reading import load_recipe
 from copd.types import BASE
 
@@ -360,7 +360,11 @@ def test_a_comparison_is_planned_job_by_job_and_experts_are_counted_once(tmp_pat
     arms = {"copd": {}, "expert": {"method": "expert"}, "mixed": {"method": "mixed"}}
     changes = dict(change.split("=", 1) for change in SMALL)
     path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump({"rollouts": 480, "problems": 10, "pass_at": [], "changes": changes, "arms": arms}))
+    path.write_text(
+        yaml.safe_dump(
+            {"recipe": "demo-paper", "rollouts": 480, "problems": 10, "pass_at": [], "changes": changes, "arms": arms}
+        )
+    )
     found = {each.name: each for each in arms_planned(path, (), Cards(0), Speed(100.0, 1e9, 1e9))}
     assert list(found) == [next(iter(found)), "copd", "expert", "mixed"]
     experts = found[next(iter(found))]
@@ -378,7 +382,11 @@ def test_a_comparison_whose_search_has_the_first_seeds_is_planned_with_another(t
     path, chosen = tmp_path / "study.yaml", {"opd.weight": 0.5}
     search = {"seeds": [0, 1], "candidates": {"copd": [chosen]}}
     changes = dict(change.split("=", 1) for change in SMALL)
-    path.write_text(yaml.safe_dump({"rollouts": 480, "changes": changes, "arms": {"copd": {}}, "search": search}))
+    path.write_text(
+        yaml.safe_dump(
+            {"recipe": "demo-paper", "rollouts": 480, "changes": changes, "arms": {"copd": {}}, "search": search}
+        )
+    )
     (tmp_path / "study.chosen.yaml").write_text(yaml.safe_dump({"copd": {"changes": chosen}}))
     assert [each.name for each in arms_planned(path, (), Cards(0), None)] == ["copd"]
 

@@ -10,6 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
+    "recipe": "demo-paper",
     "rollouts": 40,
     "problems": 3,
     "pass_at": [1],

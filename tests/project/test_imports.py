@@ -82,6 +82,9 @@ ROOMS = {
     "assemble": EVERYBODY
     | {"copd.schedule", "copd.topology", "copd.recipe", "copd.model", "copd.compute", "copd.maths", "copd.tasks"}
     | {"copd.rows", "copd.rewards", "copd.measure.health", "copd.branches"},
+    "costs": EVERYBODY
+    | {"copd.schedule", "copd.topology", "copd.recipe", "copd.model", "copd.compute"}
+    | {"copd.assemble.branches", "copd.assemble.plan", "copd.runs.validations"},
 }
 """What each room, or one file of it, may import of the package beside itself. What is not listed may import all."""
 OUTSIDE = {
@@ -148,9 +151,9 @@ def importers(*modules: str) -> set[str]:
 def test_only_the_command_line_commands_and_assembly_see_a_whole_recipe():
     doors = {"__init__.py"}
     whole = importers("copd.recipe.model", "copd.recipe.reading", "copd.recipe.merges") - doors
-    assert {Path(name).parts[0] for name in whole} <= {"recipe", "assemble", "cli", "commands", "arms"}
+    assert {Path(name).parts[0] for name in whole} <= {"recipe", "assemble", "cli", "commands", "arms", "costs"}
     rooms = {Path(name).parts[0] for name in importers("copd.recipe.sections", "copd.recipe.task_sections")}
-    assert rooms - {"recipe", "assemble", "commands"} == {"runs"}
+    assert rooms - {"recipe", "assemble", "commands", "costs"} == {"runs"}
 
 
 def modules() -> dict[str, Path]:

@@ -46,8 +46,8 @@ def test_the_cells_run_in_order_and_draw_the_record_of_the_run(book, tmp_path, m
 
     reward, accuracy, overlap = ({len(line.get_xdata()) for line in plt.figure(n).axes[0].lines} for n in (1, 2, 3))
     plt.close("all")
-    assert (reward, accuracy) == ({10}, {3})
-    assert overlap == {5}
+    assert (reward, accuracy) == ({6}, {3})
+    assert overlap == {3}
     said = capsys.readouterr().out
     assert "final answer: " in said
     assert "merged " in said

@@ -17,6 +17,7 @@ from copd.model.objectives import DenseObjective
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "studies" / "variants.py"
 SMALL = {
+    "recipe": "demo-paper",
     "rollouts": 288,
     "problems": 3,
     "pass_at": [1],

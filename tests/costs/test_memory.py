@@ -8,13 +8,13 @@ from tiny_kinds import _text, _tokenizer, tiny_of_kind
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from copd.compute import devices
+from copd.costs import memory
+from copd.costs.memory import Way
+from copd.costs.shape import shape_of
 from copd.errors import ModelFolderError, RecipeError
-from copd.model import memory
 from copd.model.folders import model_folder, without_weights
 from copd.model.lora import LoraSettings
-from copd.model.memory import Way
 from copd.model.policy import Policy
-from copd.model.shape import shape_of
 from copd.model.stored import write_folder
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

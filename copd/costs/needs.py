@@ -1,4 +1,4 @@
-"""Memory of each process of a run, on each device, term by term, by the formula of `copd.model.memory`."""
+"""Memory of each process of a run, on each device, term by term, by the formula of `copd.costs.memory`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from copd.assemble.branches import device_of
 from copd.assemble.plan import Plan
-from copd.commands.equal_rows import EqualRows, batches_of
-from copd.commands.measured import Measured
-from copd.commands.need import (
+from copd.compute.batching import Held, packed_tokens, plain_tokens, sampled_tokens
+from copd.compute.queue import BLOCK
+from copd.costs import memory
+from copd.costs.equal_rows import EqualRows, batches_of
+from copd.costs.measured import Measured
+from copd.costs.memory import Batch, Way
+from copd.costs.need import (
     CPU,
     END,
     LOADING,
@@ -22,11 +26,7 @@ from copd.commands.need import (
     added,
     largest,
 )
-from copd.compute.batching import Held, packed_tokens, plain_tokens, sampled_tokens
-from copd.compute.queue import BLOCK
 from copd.errors import RecipeError
-from copd.model import memory
-from copd.model.memory import Batch, Way
 from copd.model.optimizers import KINDS
 from copd.recipe.evaluation import sized
 from copd.recipe.model import Recipe

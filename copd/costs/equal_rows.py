@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from copd.commands.measured import PromptSizes
 from copd.compute.batching import Held, micro_batches
-from copd.model.memory import Batch
+from copd.costs.measured import PromptSizes
+from copd.costs.memory import Batch
 
 COUNTED = 16
 """Full micro-batches of equal prompts that are looked at; those that follow hold no more."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from copd.compute.devices import CARD, OTHER
 from copd.compute.flex import padded_length
+from copd.costs.shape import Shape, Tower
 from copd.errors import RecipeError
 from copd.model.optimizers import KINDS
-from copd.model.shape import Shape, Tower
 from copd.model.stored import SHARD_BYTES
 
 WIDE, NARROW = 4, 2

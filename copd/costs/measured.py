@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from copd.model.shape import Shape
+from copd.costs.shape import Shape
 
 
 class PromptSizes(NamedTuple):
