@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from copd.commands.check import check_file
+from copd.data.check import check_file
 
 QUESTION = (
     "A train leaves at {i} and travels {n} km at {v} km/h with two stops of five minutes each. When does it arrive?"

@@ -118,7 +118,7 @@ def doctor(
     from copd.recipe.reading import load_recipe
 
     settings = load_recipe(*named_recipe(recipe, overrides))
-    from copd.commands.doctor import examine
+    from copd.doctor.examine import examine
 
     console, verdicts = Console(), []
     for finding in examine(settings):

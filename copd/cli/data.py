@@ -36,7 +36,7 @@ def prepare(
     Each row gets the verifier that its answer needs. Left out are rows that no verifier can compare, bad rows, and
     questions that occur twice.
     """
-    from copd.commands.prepare import prepare
+    from copd.data.prepare import prepare
 
     made = prepare(name, sources or [], out, revision=revision, media=media, without=without or ())
     print(f"{made.about.title}; licence: {made.about.licence}")
@@ -72,7 +72,7 @@ def check(
 
     Exit status 0: all rows are sound. 1: some are bad. 2: a file cannot be read, or the command is wrong.
     """
-    from copd.commands.check import check_branch, check_file
+    from copd.data.check import check_branch, check_file
     from copd.recipe.reading import load_recipe
 
     named, changes = recipe_and_changes(file, overrides)
@@ -113,7 +113,7 @@ def filter_rows(
     Rows are written unchanged and in their order. Rows that the recipe cuts off for validation and test are kept. The
     answers so far are in OUT.progress.jsonl until OUT is written. After an interruption the same command goes on.
     """
-    from copd.commands.filter import filter_rows
+    from copd.data.filter import filter_rows
     from copd.recipe.reading import load_recipe
 
     named, changes = recipe_and_changes(file, overrides)

@@ -20,8 +20,8 @@ def push(
 
     Files are looked through first: a folder of this machine, or a key of the environment, in one of them is an error.
     """
-    from copd.commands.findings import size
     from copd.commands.push import notes, prepare, upload
+    from copd.doctor.findings import size
 
     console = Console()
 

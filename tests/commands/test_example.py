@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from copd.commands.check import check_branch
 from copd.commands.example import copy_example, examples
+from copd.data.check import check_branch
 from copd.errors import RecipeError
 from copd.recipe.reading import load_recipe
 

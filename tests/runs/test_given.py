@@ -20,7 +20,7 @@ def test_a_data_set_with_pictures_becomes_a_parquet_file_that_the_rows_reader_ta
     datasets = pytest.importorskip("datasets")
     from PIL import Image
 
-    from copd.commands.check import check_file
+    from copd.data.check import check_file
 
     rows = [{**row, "images": [Image.new("RGB", (8, 8), (n, 0, 0))]} for n, row in enumerate(ROWS)]
     features = datasets.Features(

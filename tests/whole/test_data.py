@@ -15,7 +15,7 @@ from copd.assemble.assembled import load_policy
 from copd.assemble.preflight import check_prompts
 from copd.assemble.rows import make_rows, settings_of
 from copd.assemble.tasks import evaluation_of, make_tasks
-from copd.commands.check import check_branch, check_file
+from copd.data.check import check_branch, check_file
 from copd.errors import CheckpointError, DataError, RecipeError
 from copd.recipe.reading import load_recipe, make_recipe
 from copd.recipe.task_sections import MediaSection, RowsTask

@@ -11,7 +11,7 @@ from PIL import Image
 
 import copd
 from copd.assemble.tasks import make_tasks
-from copd.commands.check import check_branch, check_file
+from copd.data.check import check_branch, check_file
 from copd.recipe.reading import load_recipe
 from copd.runs.runlog import read_lines
 from copd.types import Split

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from merges import merge
 
-from copd.commands.check import check_file
+from copd.data.check import check_file
 from copd.errors import CheckpointError, DataError, RecipeError
 from copd.maths.merge import MERGES
 from copd.recipe.model import Recipe

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from enum import Enum
 
-from copd.commands.findings import LONGEST_TEXT, short
+from copd.doctor.findings import LONGEST_TEXT, short
 from copd.measure.health import MANY_TRUNCATED
 from copd.rewards.answers import FORMS, MARKS, OPENING, THOUGHT, behind_thoughts, final_answer
 from copd.rewards.grading import OURS

@@ -2,7 +2,7 @@
 
 import pytest
 
-from copd.commands.remedies import ADVICE, NOT_HEARD, SHAPE, Answered, Cause, advice_on
+from copd.doctor.remedies import ADVICE, NOT_HEARD, SHAPE, Answered, Cause, advice_on
 from copd.rewards.answers import FORMS
 from copd.types import Medium, Message, Problem
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from copd.assemble.rows import make_rows
 from copd.branches.actor import Actor
-from copd.commands.filter import filter_rows
+from copd.data.filter import filter_rows
 from copd.errors import DataError, ModelFolderError, RecipeError
 from copd.recipe.reading import make_recipe
 from copd.types import Split

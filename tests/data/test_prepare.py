@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from copd.commands.check import check_file
-from copd.commands.prepare import prepare
+from copd.data.check import check_file
+from copd.data.prepare import prepare
 from copd.errors import DataError
 from copd.sets.overlap import Overlap
 from copd.system.hub import commit_of

@@ -16,8 +16,8 @@ from copd.assemble.assembled import assembled, load_policy
 from copd.assemble.plan import make_plan
 from copd.branches.local import finish
 from copd.cli import main
-from copd.commands import doctor
-from copd.commands.doctor import (
+from copd.doctor import examine as checks
+from copd.doctor.examine import (
     Bench,
     equal_teacher,
     examine,
@@ -26,7 +26,7 @@ from copd.commands.doctor import (
     prompts,
     shared_prefix,
 )
-from copd.commands.outlook import (
+from copd.doctor.outlook import (
     Pace,
     branches_at_once,
     devices,
@@ -383,7 +383,7 @@ def test_noise_of_more_than_a_tenth_of_what_a_step_changes_is_warned_of(few_of, 
 
 def test_log_probs_of_a_cut_distribution_are_not_held_against_the_trainers(bench_of):
     bench, plan = bench_of("sampling.top_k=2")
-    (finding, *_) = doctor._steps(bench, plan)
+    (finding, *_) = checks._steps(bench, plan)
     assert finding.verdict == "ok"
     assert finding.found.startswith("cut by sampling, not compared; one step changes them by ")
 
@@ -408,8 +408,8 @@ def test_the_memory_of_the_estimate_has_the_copies_with_which_branches_teach(ben
         return {"held_version" in state for state in states}
 
     during = []
-    monkeypatch.setattr(doctor, "lesson", lambda *_: (1.0, during.append(held())))
-    list(doctor._lesson_and_estimate(bench, plan, 1))
+    monkeypatch.setattr(checks, "lesson", lambda *_: (1.0, during.append(held())))
+    list(checks._lesson_and_estimate(bench, plan, 1))
     assert (during, held()) == ([{expected}], {False})
 
 

@@ -16,7 +16,7 @@ from rich.progress import track
 
 from copd import __version__
 from copd.assemble.rows import rules_of
-from copd.commands.prepared_media import Store
+from copd.data.prepared_media import Store
 from copd.errors import BadRow, DataError, WriteError, visible
 from copd.rewards.grading import OURS
 from copd.rows.check import UNNAMED

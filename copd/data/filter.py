@@ -16,7 +16,7 @@ from copd.assemble.raters import check_workers, raters, recipe_of_rows
 from copd.assemble.rows import rows_section
 from copd.branches.handle import Handle
 from copd.branches.local import finish
-from copd.commands.answered import Answered, settings_of_answers
+from copd.data.answered import Answered, settings_of_answers
 from copd.errors import BadRow, DataError
 from copd.measure.passrates import PassRates
 from copd.model.folders import model_folder

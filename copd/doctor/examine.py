@@ -20,8 +20,10 @@ from copd.branches.branch import Branch
 from copd.branches.described import describe
 from copd.branches.handle import Handle
 from copd.branches.local import Turns, finish, local_handle
-from copd.commands.findings import Finding, machine, noise, one_line, short
-from copd.commands.outlook import (
+from copd.compute.batching import take_rows
+from copd.compute.family import Encoded, Family
+from copd.doctor.findings import Finding, machine, noise, one_line, short
+from copd.doctor.outlook import (
     Pace,
     branches_at_once,
     devices,
@@ -32,9 +34,7 @@ from copd.commands.outlook import (
     shares,
     training_seconds,
 )
-from copd.commands.remedies import Answered, advice_on
-from copd.compute.batching import take_rows
-from copd.compute.family import Encoded, Family
+from copd.doctor.remedies import Answered, advice_on
 from copd.errors import CopdError
 from copd.model.folders import load_family, model_folder
 from copd.model.parity import TOLERANCE_NATS, UNABLE, largest_difference

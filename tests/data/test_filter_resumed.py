@@ -9,8 +9,8 @@ import pytest
 from test_filter import SUMS, recipe_of, sum_row, write
 
 from copd.branches.rater import Rater
-from copd.commands.answered import Answered
-from copd.commands.filter import PROGRESS, filter_rows
+from copd.data.answered import Answered
+from copd.data.filter import PROGRESS, filter_rows
 from copd.errors import CheckpointError, DataError, WriteError
 from copd.recipe.model import Recipe
 
@@ -89,7 +89,7 @@ def test_a_filter_that_was_interrupted_before_it_wrote_its_result_asks_nothing(
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("copd.commands.filter.write_copy", full)
+        patch.setattr("copd.data.filter.write_copy", full)
         with pytest.raises(OSError, match="full"):
             filter_rows(recipe, "text", out)
     assert asked == CHUNKS

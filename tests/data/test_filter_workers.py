@@ -7,8 +7,8 @@ import pytest
 from test_filter import SUMS, recipe_of, sum_row, write
 
 from copd.assemble import raters
-from copd.commands.answered import Answered
-from copd.commands.filter import PROGRESS, filter_rows
+from copd.data.answered import Answered
+from copd.data.filter import PROGRESS, filter_rows
 from copd.errors import LostBranchError, RecipeError
 from copd.recipe.sections import BackendSection
 

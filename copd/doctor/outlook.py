@@ -15,11 +15,11 @@ import torch
 
 from copd.assemble.plan import Plan, handovers, measures_merge
 from copd.branches.branch import Branch
-from copd.commands.findings import GIB, Finding, size
 from copd.commands.plan import cards_of
 from copd.commands.plan import examine as planned_of
 from copd.compute.batching import sampled_tokens
 from copd.costs.need import CPU, on_each
+from copd.doctor.findings import GIB, Finding, size
 from copd.errors import RecipeError
 from copd.model.policy import Policy
 from copd.recipe.evaluation import Evaluation
