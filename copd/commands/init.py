@@ -195,7 +195,7 @@ def _written(model: Model, branches: Sequence[Branch]) -> str:
         *_model_lines(model, response, toy),
         "branches:"
         if alone
-        else "branches:                                   # the first teaches and is taught by each other",
+        else "branches:                                   # in cycles the first teaches and is taught by each other",
         *(line for branch in branches for line in _branch_lines(branch, toy)),
         *(_toy_lines(prompts, alone) if toy else _real_lines(prompts, response, alone)),
         *_evaluation_lines(branches),
@@ -243,10 +243,19 @@ def _toy_lines(prompts: int, alone: bool) -> list[str]:
     """Values of the example in docs/own-data.md, in which a tiny model learns in minutes on a CPU."""
     few = min(16, prompts)
     return [
-        f"schedule: {{cycles: 2, rl_steps: 10, opd_steps: {0 if alone else 5}}}",
+        "schedule: {cycles: 1, rl_steps: 20, opd_steps: 0}"
+        + ("" if alone else "   # each branch alone; the paper: cycles with opd_steps"),
         f"sampling: {{prompts_per_step: {few}, rollouts_per_prompt: 8, max_new_tokens: 24}}",
-        *([] if alone else [f"opd: {{prompts_per_step: {max(1, few // 2)}, rollouts_per_prompt: 8}}"]),
+        *([] if alone else _taught(few, 10, "3.0e-4")),
         "optimizer: {learning_rate: 1.0e-4, betas: [0.9, 0.99], weight_decay: 0.0}",
+    ]
+
+
+def _taught(prompts: int, steps: int, rate: str) -> list[str]:
+    """A student that begins as the branches' mean, and that all of them teach."""
+    return [
+        f"opd: {{signal: reverse_kl, prompts_per_step: {prompts}, rollouts_per_prompt: 1, learning_rate: {rate}}}",
+        f"merge: {{method: distil, steps: {steps}}}        # then all branches teach one student; the paper: mean",
     ]
 
 
@@ -257,10 +266,20 @@ def _real_lines(prompts: int, response: int, alone: bool) -> list[str]:
         f"schedule: {{cycles: 4, rl_steps: 15, opd_steps: {0 if alone else 10}}}",
         f"sampling: {{prompts_per_step: {prompts}, rollouts_per_prompt: 8, max_new_tokens: {response}}}",
         *([] if alone else [f"opd: {{prompts_per_step: {max(1, prompts // 2)}, rollouts_per_prompt: 8}}"]),
+        *([] if alone else _led(prompts)),
         "grpo: {clip_low: 0.2, clip_high: 0.28}",
         "optimizer:                                  # kind: adamw_on_cpu needs 8 bytes less of a card for each weight",
         "  {kind: adamw, learning_rate: 1.0e-6, betas: [0.9, 0.999], weight_decay: 0.01}",
         "backend: processes                          # a process for each branch; local: all in one",
+    ]
+
+
+def _led(prompts: int) -> list[str]:
+    """The form that led the study, as comments."""
+    return [
+        "# What led copd's study, of a tiny model: branches learn alone, then all of them teach one student.",
+        "# schedule: {cycles: 1, rl_steps: 90, opd_steps: 0}",
+        *(f"# {line}" for line in _taught(prompts, 90, "3.0e-6")),
     ]
 
 

@@ -12,7 +12,7 @@ from copd.commands.init import recipe_for
 from copd.commands.plan import cards_of, examine
 from copd.errors import DataError, ModelFolderError
 from copd.model.folders import model_folder
-from copd.recipe.reading import load_recipe
+from copd.recipe.reading import load_recipe, make_recipe
 from copd.recipe.strict_yaml import parse_yaml
 from copd.types import Split
 
@@ -106,7 +106,7 @@ def test_each_file_is_a_branch_named_after_it_and_kinds_are_told(rows, here):
     recipe, _, text = made(*files)
     assert list(recipe.branches) == ["rows", "My_pictures", "base_2", "gsm8k"]
     assert "# rows: 40 of image;" in text
-    assert (recipe.method, recipe.opd.prompts_per_step) == ("copd", 8)
+    assert (recipe.method, recipe.merge.method, recipe.opd.prompts_per_step) == ("copd", "distil", 16)
     assert made(files[0])[0].method == "expert"
 
 
@@ -120,6 +120,12 @@ def test_a_model_that_ships_has_values_of_the_example_and_another_those_of_the_p
     assert recipe.sampling.prompts_per_step == make_tasks(recipe)["sums"].size(Split.TRAIN)
     assert "boxed" in recipe.branches["sums"].task.system_prompt
     assert "arXiv 2604.27083" in text
+    assert (recipe.schedule.cycles, recipe.merge.method) == (4, "mean")
+    led = [
+        line.removeprefix("# ") for line in text.splitlines() if line.startswith(("# schedule:", "# opd:", "# merge:"))
+    ]
+    changed = make_recipe({**recipe.model_dump(mode="json"), **parse_yaml("\n".join(led), "the comments")})
+    assert (changed.schedule.cycles, changed.merge.method, changed.opd.signal) == (1, "distil", "reverse_kl")
     assert examine(recipe, cards_of(2, 80)).most
 
 
