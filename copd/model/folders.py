@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.utils import logging as library
 
 from copd.compute.family import Family, family_of, tokenizer_of
 from copd.errors import CopdError, ModelFolderError, WriteError, first_line
@@ -118,9 +120,10 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     _check_config(folder)
     try:
         loader = loader_of(read_config(folder))
-        model, loading = loader.auto_class.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
-        )
+        with _without_bars():
+            model, loading = loader.auto_class.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
+            )
         processor = load_processor(folder, loader)
     except Exception as error:
         raise ModelFolderError(f"{folder}: the model cannot be loaded: {first_line(error)}") from error
@@ -128,6 +131,19 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         raise ModelFolderError(f"{folder}: the weights lack {len(absent)} of the model's tensors, first {absent[0]!r}")
     _check_template(folder, processor)
     return model, processor
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bars of transformers within: copd tells its own progress, and a quiet program tells none."""
+    shown = library.is_progress_bar_enabled()
+    if shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            library.enable_progress_bar()
 
 
 def load_processor(folder: Path, loader: Loader) -> Any:
@@ -211,11 +227,12 @@ def save_model(
     config.temperature = config.top_p = config.top_k = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if dtype == model.dtype:
-            model.save_pretrained(folder)
-        else:
-            model.save_pretrained(folder, state_dict=_in_type(model.state_dict(), dtype))
-            name_type(folder / "config.json", dtype)
+        with _without_bars():
+            if dtype == model.dtype:
+                model.save_pretrained(folder)
+            else:
+                model.save_pretrained(folder, state_dict=_in_type(model.state_dict(), dtype))
+                name_type(folder / "config.json", dtype)
         with_usual_modes(folder)
         processor.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")

@@ -6,10 +6,12 @@ import pytest
 import torch
 from tiny_kinds import tiny_of_kind
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.utils import logging as library
 
 from copd.errors import ModelFolderError
 from copd.model import folders as load
 from copd.model.folders import builtin_models, compute_on, loader_of, model_folder, read_config, write_checksums
+from copd.model.policy import Policy
 from copd.system.files import sha256
 from copd.system.hub import commit_of
 
@@ -39,6 +41,20 @@ def test_a_folder_that_is_not_there_is_named_with_what_there_is(assets, tmp_path
 def test_a_builtin_model_is_found_by_its_name(assets):
     assert builtin_models() == ["builtin:small"]
     assert model_folder("builtin:small") == assets / "small"
+
+
+def test_a_program_that_shows_bars_of_transformers_sees_none_of_copd_and_its_own_again(tmp_path, capfd, monkeypatch):
+    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+    before = library.is_progress_bar_enabled()
+    library.enable_progress_bar()
+    try:
+        Policy.from_pretrained(model_folder("builtin:digits")).save(tmp_path / "copy", "")
+        assert library.is_progress_bar_enabled()
+    finally:
+        if not before:
+            library.disable_progress_bar()
+    assert (tmp_path / "copy" / "model.safetensors").is_file()
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["builtin:large", "builtin:", "builtin:unfinished", "builtin:../assets/small"])
