@@ -56,6 +56,14 @@ def test_the_page_shows_every_model_with_interval_and_the_curves(make_run):
     assert [figure["aria-label"] for figure in Tags(page).named("svg")] == titles
 
 
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [("copd", "2 branches (text, image) from base"), ("mopd", "2 branches (text, image) and a student from base")],
+)
+def test_a_student_is_told_apart_from_the_branches_that_teach_it(undrawn_here, make_run, method, said):
+    assert said in write_report(make_run(method=method)).read_text()
+
+
 def test_the_diagnostics_of_the_updates_are_drawn(undrawn_here, make_run):
     run = make_run()
     seen = {"native/entropy": 0.5, "native/response_length": 9.0, "native/truncated_rate": 0.125}
