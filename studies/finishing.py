@@ -25,6 +25,7 @@ from copd.arms.search import read_chosen
 from copd.commands.merge import merge_models
 from copd.measure.evaluate import Accuracy
 from copd.recipe.merges import merge_grid
+from copd.runs.runlog import RUN_MANIFEST
 from copd.system.files import replace_text
 from copd.types import MIXED
 
@@ -40,8 +41,8 @@ STEPS = 10
 def finished(job: Job, runs: Path) -> copd.Run:
     """The run of a job among those of the comparison; if it is not there it trains its own experts."""
     folder = job.folder(runs)
-    overrides = job.arguments(runs)[2:-3] if folder.is_dir() else job.overrides
-    return copd.train(job.source, folder, overrides=overrides, resume=True, quiet=True)
+    changes = job.changes(runs) if (folder / RUN_MANIFEST).is_file() else job.overrides
+    return copd.train(job.source, folder, overrides=changes, resume=True, quiet=True)
 
 
 def scaled(models: Sequence[Path], job: Job, out: Path) -> tuple[Path, str]:

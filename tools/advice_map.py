@@ -16,6 +16,7 @@ from copd.arms.comparison import Comparison, read_comparison
 from copd.arms.outcomes import Outcome, read_outcomes
 from copd.arms.search import chosen_file, read_chosen
 from copd.measure.evaluate import AVERAGE
+from copd.recipe.reading import recipe_data
 from copd.types import MIXED
 
 ROOT = Path(__file__).parent.parent
@@ -43,11 +44,18 @@ def leads_of(method: str, outcomes: Sequence[Outcome]) -> list[float]:
 
 
 def overrides(file: Path) -> dict[str, dict[str, Any]]:
-    """For each method the overrides of its arm, with what the study's search has chosen."""
+    """For each method the overrides of its arm, with what the study's search has chosen.
+
+    Schedule and merge are always among them: the recipe that is advised may have others than the study's.
+    """
     comparison: Comparison = read_comparison(file)
     chosen = read_chosen(file, comparison) if chosen_file(file).is_file() else {}
+    world = recipe_data(comparison.recipe)
+    common = {name: world[name] for name in ("schedule", "merge") if name in world}
     return {
-        method: {**comparison.arms[method], **chosen.get(method, {})} for method in METHODS if method in comparison.arms
+        method: {**common, **comparison.arms[method], **chosen.get(method, {})}
+        for method in METHODS
+        if method in comparison.arms
     }
 
 

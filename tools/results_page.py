@@ -32,7 +32,9 @@ WORLDS = sorted(file for file in (ROOT / "studies").glob("*/main.yaml") if file 
 TEMPLATE = Path(__file__).with_name("results.md.jinja")
 REFERENCE, ONE_CYCLE, PAPER, EXPERT = "mixed", "one_cycle", "copd_paper", "expert"
 CO_EVOLVING = ("cycles", "copd_dense", PAPER)
-"""Arms whose branches go on to learn after they were taught."""
+"""Arms whose branches learn on from what was taught."""
+TAUGHT_ONCE = (ONE_CYCLE, "replay", "soft_kd")
+"""Arms whose student experts teach at the end."""
 CLEAR = 0.05
 """A difference is clear below this p by Holm's correction."""
 
@@ -83,31 +85,39 @@ class Study:
         return " ".join([*said, *self.co_evolution()])
 
     def co_evolution(self) -> list[str]:
-        """Whether the best arm whose branches learn on after they were taught is ahead of experts that teach once."""
+        """Whether the best arm whose branches learn on from what was taught is ahead of experts that teach once."""
         found = [c for c in self.found.get(ONE_CYCLE, []) if c.capability == AVERAGE and c.arm in CO_EVOLVING]
         if not found or max(c.seeds for c in found) < 2:
             return []
         best = max(found, key=lambda c: c.over_seeds.value)
-        stands = f"the best arm whose branches learn on after they were taught, {best.arm}, is at"
-        lead = f"{gain(best.over_seeds, best.seeds)} points against {ONE_CYCLE}"
+        e, stands = best.over_seeds, f"the best arm whose branches learn on from what was taught, {best.arm}, is"
+        low, high = sorted(100 * abs(bound) for bound in (e.low, e.high))
+        by = f"{100 * abs(e.value):.1f} points {'above' if e.value > 0 else 'below'} {ONE_CYCLE}"
         if best.holm >= CLEAR:
-            return [f"Whether co-evolution adds anything here is open: {stands} {lead}."]
-        adds = "pays" if best.over_seeds.value > 0 else "adds nothing"
-        known = {arm: fmean(values) for arm in (best.arm, ONE_CYCLE) if (values := self.known_at_the_end(arm))}
-        said = [f"Co-evolution {adds} here: {stands} {lead}."]
-        if len(known) == 2 and best.over_seeds.value < 0 and known[best.arm] < known[ONE_CYCLE]:
-            said.append(
-                f"Its branches end as weaker teachers: each answers {100 * known[best.arm]:.1f} % of the validation "
-                f"problems of its own capability, those of {ONE_CYCLE} {100 * known[ONE_CYCLE]:.1f} %."
-            )
-        return said
+            return [f"Whether co-evolution pays here is open: {stands} {by} ({gain(e, best.seeds)})."]
+        does = "pays" if e.value > 0 else "does not pay"
+        weaker = (
+            [f"Its branches end as weaker teachers: {why}."] if e.value < 0 and (why := self.weaker(best.arm)) else []
+        )
+        return [f"Co-evolution {does} here: {stands} {by} [{low:.1f}, {high:.1f}].", *weaker]
 
-    def known_at_the_end(self, arm: str) -> list[float]:
-        """Validation accuracy of branches, each in its own capability, at the end of each seed; empty without any."""
-        own = [o for o in self.outcomes if o.arm == arm]
-        names = list(own[0].problems) if own else []
-        ends = [o.curve[-1][1] for o in own]
-        return [fmean(end[f"{n}/{n}"] for n in names) for end in ends if all(f"{n}/{n}" in end for n in names)]
+    def weaker(self, arm: str) -> str:
+        """How much weaker an arm's branches are at the end than those of one cycle; empty if that is not clear."""
+        own, other = self.known_at_the_end(arm), self.known_at_the_end(ONE_CYCLE)
+        both = own.keys() & other.keys()
+        less = Estimate(*t_interval([own[seed] - other[seed] for seed in both])) if len(both) > 1 else None
+        if less is None or less.high >= 0:
+            return ""
+        return (
+            f"each answers {100 * fmean(own[s] for s in both):.1f} % of the validation problems of its own capability, "
+            f"those of {ONE_CYCLE} {100 * fmean(other[s] for s in both):.1f} % ({gain(less, len(both))})"
+        )
+
+    def known_at_the_end(self, arm: str) -> dict[int, float]:
+        """Seed -> validation accuracy of the branches at the end, each in its own capability, where it was measured."""
+        ends = {o.seed: o.curve[-1][1] for o in self.outcomes if o.arm == arm and o.curve}
+        names = [f"{name}/{name}" for name in self.outcomes[0].problems]
+        return {seed: fmean(end[n] for n in names) for seed, end in ends.items() if all(n in end for n in names)}
 
     @cached_property
     def found(self) -> dict[str, list[Contrast]]:
@@ -239,48 +249,42 @@ class Study:
                     taught = "–" if None in student else percents(student)
                     so_far = fmean(rollouts for rollouts, _ in points)
                     lines.append((f"`{arm}`", f"{so_far:,.0f}", *map(percents, own), taught))
-        return markdown(("arm", "rollouts", *names, "student, average"), lines) if lines else ""
+        return markdown(("arm", "rollouts", *names, "student, average of all"), lines) if lines else ""
 
     def claims(self) -> str:
-        """The paper's claims, and what came out; empty until all arms that it takes are there."""
-        if not {PAPER, ONE_CYCLE, EXPERT, REFERENCE} <= self.rows.keys() or not self.rows[PAPER].regret:
+        """The paper's claims, and what came out; empty until the arms that they take are there."""
+        rows = self.rows
+        if not {PAPER, ONE_CYCLE, EXPERT, REFERENCE} <= rows.keys():
             return ""
-        best = max((row for row in self.rows.values() if row.models == 1), key=lambda row: row.accuracy[AVERAGE].value)
-        regret = {name: best.regret[name] for name in self.outcomes[0].problems}
+        lost = "the mean of the weights loses what the branches know: each answers {:.1f} % of the validation problems "
+        lost += "of its own capability, the mean {:.1f} % of all test problems"
+        known, kept = self.known_at_the_end(PAPER), rows[PAPER].accuracy[AVERAGE].value
+        kept_less = bool(known) and fmean(known.values()) > kept
+        reasons = {
+            REFERENCE: lost.format(100 * fmean(known.values()), 100 * kept) if kept_less else "",
+            ONE_CYCLE: self.weaker(PAPER),
+        }
+        lines = []
+        for reference, words in ((REFERENCE, "mixed RLVR"), (ONE_CYCLE, "experts that teach one student once")):
+            here, holds = self.judged(reference)
+            lines.append((f"CoPD is ahead of {words}", here, holds, reasons[reference] if holds == "no" else ""))
+        best = max((row for row in rows.values() if row.models == 1), key=lambda row: row.accuracy[AVERAGE].value)
+        regret = {name: best.regret[name] for name in self.outcomes[0].problems if name in best.regret}
         beyond = ", ".join(f"{name} {gain(each, len(best.seeds))}" for name, each in regret.items())
-        alike = {arm: self.alike_at_the_end(arm) for arm in (PAPER, EXPERT)}
-        close = f"overlap {spread(alike[PAPER])} against {spread(alike[EXPERT])}"
-        apart = t_interval(alike[PAPER])[1] > t_interval(alike[EXPERT])[2]
-        known, kept = fmean(self.known_at_the_end(PAPER)), self.rows[PAPER].accuracy[AVERAGE].value
-        lost = (
-            f"the mean of the weights loses what the branches know: each answers {100 * known:.1f} % of the validation "
-            f"problems of its own capability, the mean {100 * kept:.1f} % of all test problems"
-        )
-        weak = "its teachers are weaker than finished experts: see the strength of the branches"
-        above = all(each.low > 0 for each in regret.values())
-        lines = [
-            ("CoPD is ahead of mixed RLVR", *self.judged(REFERENCE), lost),
-            ("CoPD is ahead of experts that teach one student once", *self.judged(ONE_CYCLE), weak),
-            (
-                "One model surpasses each expert in its own capability",
-                f"`{best.arm}`: {beyond}",
-                "yes" if above else "no",
-                "" if above else "experts are all that teaches the student, so that nothing leads beyond them",
-            ),
-            ("Branches that teach each other stay more alike than experts", close, "yes" if apart else "no", ""),
-        ]
+        below = any(each.high < 0 for each in regret.values())
+        holds = "no" if below else "yes" if regret and all(each.low > 0 for each in regret.values()) else "open"
+        only = "experts alone teach its student: nothing leads beyond them" if below and best.arm in TAUGHT_ONCE else ""
+        lines.append(("One model surpasses each expert in its own capability", f"`{best.arm}`: {beyond}", holds, only))
         return markdown(("claim", "here", "holds", "most likely reason, if not"), lines)
 
     def judged(self, reference: str) -> tuple[str, str]:
         """The paper's form against a reference, and whether it is clearly ahead."""
-        (c,) = (c for c in self.found[reference] if (c.arm, c.capability) == (PAPER, AVERAGE))
-        holds = "open" if c.holm >= CLEAR else "yes" if c.over_seeds.value > 0 else "no"
-        return f"`{PAPER}`: {gain(c.over_seeds, c.seeds)} against `{reference}`", holds
-
-    def alike_at_the_end(self, arm: str) -> list[float]:
-        """Overlap of the branches after their last RLVR, of each seed."""
-        points = [[p for p in o.behaviour if p["phase"] == "rlvr"] for o in self.outcomes if o.arm == arm]
-        return [value for own in points if own and (value := mean_of_pairs(own[-1], "overlap")) is not None]
+        found = [c for c in self.found.get(reference, []) if (c.arm, c.capability) == (PAPER, AVERAGE)]
+        if not found:
+            return "–", "open"
+        e, clear = found[0].over_seeds, found[0].holm < CLEAR
+        holds = "open" if not clear else "yes" if e.value > 0 else "no"
+        return f"`{PAPER}`: {gain(e, found[0].seeds)} against `{reference}`", holds
 
     def commands(self) -> str:
         """One command for each arm."""

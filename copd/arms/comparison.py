@@ -35,7 +35,9 @@ class Comparison(Section):
     """Arms that are compared at one budget."""
 
     title: str = Field("", description="what pages call the comparison; none = they name its arms")
-    recipe: str = Field("demo", description="a YAML file, from the folder of this file, or a builtin recipe by name")
+    recipe: str = Field(
+        "demo-paper", description="a YAML file, from the folder of this file, or a builtin recipe by name"
+    )
     changes: Changes = Field({}, description="overrides for all arms")
     arms: dict[ArmName, Changes] = Field(min_length=1, description="each arm by name, with its overrides")
     references: tuple[str, ...] = Field(

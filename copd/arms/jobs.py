@@ -53,15 +53,17 @@ class Job:
         kind, _, seed = self.name.rpartition("/")
         return runs / (f"{kind}-{self.fingerprint[:8]}" if self.arm else kind) / seed
 
-    def arguments(self, runs: Path) -> list[str]:
-        """What `copd` is called with; runs are folders in `runs`.
+    def changes(self, runs: Path) -> list[str]:
+        """The overrides, with the experts that its run takes over; runs are folders in `runs`.
 
         A run that has begun keeps the experts that it took over, whichever other arms share by now.
         """
-        folder = self.folder(runs)
-        experts = _taken_over(folder, str(self.needs.folder(runs)) if self.needs else None)
-        taken = [f"experts.run={experts}"] if experts else []
-        return ["train", self.source, *self.overrides, *taken, "--out", str(folder), "--resume"]
+        experts = _taken_over(self.folder(runs), str(self.needs.folder(runs)) if self.needs else None)
+        return [*self.overrides, *([f"experts.run={experts}"] if experts else [])]
+
+    def arguments(self, runs: Path) -> list[str]:
+        """What `copd` is called with."""
+        return ["train", self.source, *self.changes(runs), "--out", str(self.folder(runs)), "--resume"]
 
     @property
     def command(self) -> str:

@@ -21,7 +21,7 @@ def push(
     Files are looked through first: a folder of this machine, or a key of the environment, in one of them is an error.
     """
     from copd.commands.push import notes, prepare, upload
-    from copd.doctor.findings import size
+    from copd.runs.numbers import size
 
     console = Console()
 

@@ -195,7 +195,7 @@ def _written(model: Model, branches: Sequence[Branch]) -> str:
         *_model_lines(model, response, toy),
         "branches:"
         if alone
-        else "branches:                                   # in cycles the first teaches and is taught by each other",
+        else "branches:                                   # with opd_steps, the first and each other teach one another",
         *(line for branch in branches for line in _branch_lines(branch, toy)),
         *(_toy_lines(prompts, alone) if toy else _real_lines(prompts, response, alone)),
         *_evaluation_lines(branches),
@@ -277,7 +277,8 @@ def _real_lines(prompts: int, response: int, alone: bool) -> list[str]:
 def _led(prompts: int) -> list[str]:
     """The form that led the study, as comments."""
     return [
-        "# What led copd's study, of a tiny model: branches learn alone, then all of them teach one student.",
+        "# For schedule and opd above, without lora: branches learn alone, then all of them teach one student.",
+        "# This form led copd's study of a tiny model. These numbers are guesses.",
         "# schedule: {cycles: 1, rl_steps: 90, opd_steps: 0}",
         *(f"# {line}" for line in _taught(prompts, 90, "3.0e-6")),
     ]

@@ -43,7 +43,7 @@ def new_manifest(made: Assembled, command: str | None = None) -> dict[str, Any]:
 def check_done(folder: Path, plan: Plan, step: int) -> None:
     """Check that the steps that a run has made fit a changed plan.
 
-    Branches rest while a student is taught. The student accepts their scores only at the version that the plan tells.
+    Branches rest while a student is taught. The student accepts their scores only at the version that the plan gives.
     Raises CheckpointError if the plan gives a branch another number of updates in these steps than it has made.
     """
     try:
@@ -51,8 +51,9 @@ def check_done(folder: Path, plan: Plan, step: int) -> None:
     except (RecipeError, CheckpointError):
         return
     made, due = (each.schedule.updates_before(step) for each in (before, plan))
-    if made != due and step <= plan.schedule.steps:
+    if made != due and step <= plan.schedule.steps and before.branches == plan.branches:
         raise CheckpointError(
-            f"{folder}: cannot go on: in the {step} steps that are done each branch has made {made} updates, and the "
-            f"changed recipe has {due}; keep the steps that are done as they were, or begin a new run"
+            f"{folder}: schedule, merge or budget: in the {step} steps that are done each branch has made {made} "
+            f"updates, and the changed recipe gives each {due}; keep the steps that are done as they were, or begin "
+            "a new run"
         )

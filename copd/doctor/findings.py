@@ -13,13 +13,13 @@ from typing import Literal
 
 import torch
 
+from copd.runs.numbers import size
 from copd.system.processes import usable_cores
 from copd.types import Rollouts, Score
 
 Verdict = Literal["ok", "warning", "failed"]
 LONGEST_TEXT, LONGEST_REASON = 120, 300
 """Most characters shown of a prompt or response, and of an error that is not copd's own."""
-GIB = 2**30
 MOST_NOISE = 0.1
 """Most noise per delta. Beyond, a warning follows."""
 
@@ -69,11 +69,6 @@ def noise(who: str, rollouts: Rollouts, own: Score, other: Score, what: str, *, 
 def one_line(error: Exception) -> str:
     """The beginning of an error's message."""
     return " ".join(str(error).split())[:LONGEST_REASON]
-
-
-def size(count: float) -> str:
-    """Bytes in words."""
-    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.1f} MiB"
 
 
 def short(text: str) -> str:

@@ -19,13 +19,13 @@ from copd.commands.plan import cards_of
 from copd.commands.plan import examine as planned_of
 from copd.compute.batching import sampled_tokens
 from copd.costs.need import CPU, on_each
-from copd.doctor.findings import GIB, Finding, size
+from copd.doctor.findings import Finding
 from copd.errors import RecipeError
 from copd.model.policy import Policy
 from copd.recipe.evaluation import Evaluation
 from copd.recipe.model import Recipe
 from copd.runs.checkpoint import part_of
-from copd.runs.numbers import roughly
+from copd.runs.numbers import GIB, roughly, size
 from copd.runs.remaining import EVALUATING, MEASURING, SAVING, Remaining
 from copd.runs.screen import memory_in_words
 from copd.system.processes import peak, usable_cores

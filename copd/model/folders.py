@@ -136,14 +136,11 @@ def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """No progress bars of transformers within: copd tells its own progress, and a quiet program tells none."""
-    shown = library.is_progress_bar_enabled()
-    if shown:
-        library.disable_progress_bar()
+    former = library.set_tqdm_hook(lambda make, given, named: make(*given, **{**named, "disable": True}))
     try:
         yield
     finally:
-        if shown:
-            library.enable_progress_bar()
+        library.set_tqdm_hook(former)
 
 
 def load_processor(folder: Path, loader: Loader) -> Any:

@@ -100,8 +100,8 @@ class Recipe(Section):
     def _merges_soundly(self) -> Recipe:
         if self.method == "merge_only" and self.merge.method == DISTIL:
             raise ValueError(
-                "merge.method: method merge_only computes a model from the experts' weights; set another merge.method, "
-                "or train experts and then distil them by method=copd schedule.cycles=1 schedule.opd_steps=0"
+                "merge.method: method merge_only computes a model from the experts' weights; set merge.method=mean or "
+                "another, or train experts and then distil them by method=copd schedule.cycles=1 schedule.opd_steps=0"
             )
         if self.method in ("copd", "merge_only") and len(self.branches) > 1:
             self.merge.check_count(len(self.branches))
@@ -110,7 +110,7 @@ class Recipe(Section):
         if self.method == "copd" and self.merge.method == DISTIL and self.lora is not None:
             raise ValueError(
                 "merge.method: 'distil' begins with the branches' mean, but an adapter can only begin as the base; "
-                "choose another method, or leave lora out"
+                "set merge.method=mean or another, or leave lora out"
             )
         if self.method == "copd" and self.schedule.restart != "none" and self.lora is not None:
             raise ValueError(

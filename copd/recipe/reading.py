@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from copd.errors import RecipeError, first_line
 from copd.recipe.explain import explain
+from copd.recipe.method_sections import MERGE_FIELDS
 from copd.recipe.model import Recipe
 from copd.recipe.strict_yaml import parse_yaml
 
@@ -146,3 +147,12 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if not isinstance(target, dict):
             raise RecipeError(f"override {override!r}: {key!r} is a value, not a section")
     target[keys[-1]] = parse_yaml(value, f"override {override!r}")
+    if keys == ["merge", "method"]:
+        _forget_fields_of_another_merge(target)
+
+
+def _forget_fields_of_another_merge(section: dict[str, Any]) -> None:
+    """Leave out the fields that a merge method before an override has taken, and the method of now does not take."""
+    taken = MERGE_FIELDS.get(str(section["method"]), {})
+    for name in {name for fields in MERGE_FIELDS.values() for name in fields} - taken.keys():
+        section.pop(name, None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+GIB = 2**30
+
 
 def number(value: float) -> str:
     """A number to three digits, thousands apart: 1,234, 12.3, 0.0456."""
@@ -24,6 +26,11 @@ def roughly(seconds: float) -> str:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(count: float) -> str:
+    """Bytes in words."""
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.1f} MiB"
 
 
 def clock() -> str:

@@ -32,7 +32,7 @@ def test_the_first_arm_is_the_reference_unless_others_are_named(read):
 
 
 def test_a_recipe_is_found_beside_the_file(read, tmp_path):
-    assert read(SOUND).recipe == "demo"
+    assert read(SOUND).recipe == "demo-paper"
     (tmp_path / "mine.yaml").write_text("{}")
     assert read(f"recipe: mine.yaml\n{SOUND}").recipe == str(tmp_path / "mine.yaml")
 

@@ -51,7 +51,8 @@ def test_a_study_becomes_a_point_once_it_has_pilots(tool, study, tmp_path):
     (tmp_path / "pilots" / "seed-0.json").write_text(json.dumps(MADE.as_record()))
     (tmp_path / "map.json").write_text(tool.drawn({"one": study}))
     found = read_map(tmp_path / "map.json")
-    assert found.overrides == {"one_cycle": {"merge.method": "distil"}}
+    world = {"schedule": {"cycles": 4, "rl_steps": 15, "opd_steps": 10}, "merge": {"method": "mean"}}
+    assert found.overrides == {"one_cycle": {**world, "merge.method": "distil"}}
     (point,) = found.points
     assert (point.name, point.rollouts, point.pilots) == ("one", 1000, (MADE,))
     assert point.leads["one_cycle"] == pytest.approx((0.1, 0.0))

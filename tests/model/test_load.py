@@ -4,6 +4,7 @@ from fnmatch import fnmatch
 
 import pytest
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled
 from tiny_kinds import tiny_of_kind
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils import logging as library
@@ -43,18 +44,20 @@ def test_a_builtin_model_is_found_by_its_name(assets):
     assert model_folder("builtin:small") == assets / "small"
 
 
-def test_a_program_that_shows_bars_of_transformers_sees_none_of_copd_and_its_own_again(tmp_path, capfd, monkeypatch):
-    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
-    before = library.is_progress_bar_enabled()
-    library.enable_progress_bar()
+def test_loading_and_saving_show_no_bars_and_leave_those_of_the_program_as_they_were(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(library, "_tqdm_active", True)
+    made = []
+    before = library.set_tqdm_hook(lambda make, given, named: made.append(make) or make(*given, **named))
+    hub = are_progress_bars_disabled()
     try:
         Policy.from_pretrained(model_folder("builtin:digits")).save(tmp_path / "copy", "")
-        assert library.is_progress_bar_enabled()
+        assert (made, capfd.readouterr().err) == ([], "")
+        assert are_progress_bars_disabled() == hub
+        library.tqdm(range(2), disable=True)
+        assert len(made) == 1
     finally:
-        if not before:
-            library.disable_progress_bar()
+        library.set_tqdm_hook(before)
     assert (tmp_path / "copy" / "model.safetensors").is_file()
-    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["builtin:large", "builtin:", "builtin:unfinished", "builtin:../assets/small"])

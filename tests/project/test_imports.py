@@ -82,6 +82,12 @@ ROOMS = {
     "assemble": EVERYBODY
     | {"copd.schedule", "copd.topology", "copd.recipe", "copd.model", "copd.compute", "copd.maths", "copd.tasks"}
     | {"copd.rows", "copd.rewards", "copd.measure.health", "copd.branches"},
+    "data": EVERYBODY
+    | {"copd.__version__", "copd.assemble", "copd.branches", "copd.commands.export", "copd.measure.passrates"}
+    | {"copd.model.folders", "copd.recipe", "copd.rewards", "copd.rows", "copd.runs", "copd.sets"},
+    "doctor": EVERYBODY
+    | {"copd.schedule", "copd.topology", "copd.assemble", "copd.branches", "copd.commands.plan", "copd.compute"}
+    | {"copd.costs", "copd.measure", "copd.model", "copd.recipe", "copd.rewards", "copd.rows", "copd.runs"},
     "costs": EVERYBODY
     | {"copd.schedule", "copd.topology", "copd.recipe", "copd.model", "copd.compute"}
     | {"copd.assemble.branches", "copd.assemble.plan", "copd.runs.validations"},

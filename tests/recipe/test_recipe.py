@@ -656,6 +656,16 @@ def test_a_merge_method_has_its_own_fields_with_defaults_and_no_others(recipe_fi
     assert {name for name, value in section if value is not None} <= {"method", *expected}
 
 
+def test_an_override_of_the_merge_method_leaves_out_what_only_the_former_method_takes():
+    assert load_recipe("demo").merge.steps is not None
+    assert load_recipe("demo", ["merge.method=mean"]).merge.settings == {}
+    ties = load_recipe("demo", ["merge.density=0.3", "merge.method=ties", "merge.scale=0.7"]).merge
+    assert (ties.density, ties.scale, ties.steps) == (0.3, 0.7, None)
+    assert load_recipe("demo", ["method=merge_only", "merge.method=mean"]).method == "merge_only"
+    with pytest.raises(RecipeError, match=r"merge\.steps: method 'mean' takes no steps"):
+        load_recipe("demo", ["merge.method=mean", "merge.steps=3"])
+
+
 def test_the_merge_is_the_plain_mean_unless_a_recipe_says_otherwise(recipe_file):
     assert load_recipe(recipe_file(TWO)).merge.method == load_recipe("demo-paper").merge.method == "mean"
     assert load_recipe(recipe_file(TWO), ["merge.method=ties", "merge.density=0.3"]).merge.density == 0.3

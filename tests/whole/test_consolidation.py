@@ -159,7 +159,7 @@ def test_not_even_by_force_does_a_run_go_on_by_a_schedule_that_gives_its_branche
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     before = (folder / "manifest.json").read_bytes()
-    said = "in the 7 steps that are done each branch has made 3 updates, and the changed recipe has 4"
+    said = "in the 7 steps that are done each branch has made 3 updates, and the changed recipe gives each 4"
     with pytest.raises(CheckpointError, match=said):
         copd.train(load_recipe("demo-paper", [*SMALL, "schedule.first_rl_steps=3"]), folder, resume=True, force=True)
     assert (folder / "manifest.json").read_bytes() == before
