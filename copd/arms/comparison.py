@@ -18,6 +18,14 @@ from copd.recipe.strict_yaml import parse_yaml
 ArmName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,39}$")]
 Changes = dict[str, Any]
 """Overrides: `section.field` with its value."""
+OWN = (
+    "seed",
+    "budget",
+    "experts",
+    *(f"evaluation.{name}" for name in ("split", "problems", "pass_at", "models")),
+    *(f"checkpoint.{name}" for name in ("keep_last", "keep_at")),
+)
+"""Fields that a comparison sets for each job."""
 Account = Literal["rollouts", "steps", "critical_path"]
 
 
@@ -64,8 +72,14 @@ class Comparison(Section):
     def _sound(self) -> Comparison:
         if strangers := [name for name in self.references if name not in self.arms]:
             raise ValueError(f".references: no arm {strangers[0]!r}; arms are {', '.join(self.arms)}")
+        check_changes(self.changes, ".changes", last=False)
+        for name, changes in self.arms.items():
+            check_changes(changes, f".arms.{name}", last=True)
         if self.search is None:
             return self
+        for name, candidates in self.search.candidates.items():
+            for place, changes in enumerate(candidates):
+                check_changes(changes, f".search.candidates.{name}.{place}", last=True)
         if strangers := [name for name in self.search.candidates if name not in self.arms]:
             raise ValueError(f".search.candidates: no arm {strangers[0]!r}; arms are {', '.join(self.arms)}")
         counts = {name: len(candidates) for name, candidates in self.search.candidates.items()}
@@ -98,4 +112,27 @@ def read_comparison(path: Path) -> Comparison:
 
 def as_overrides(changes: Mapping[str, Any]) -> list[str]:
     """The changes as the command line takes them."""
-    return [f"{path}={value if isinstance(value, str) else json.dumps(value)}" for path, value in changes.items()]
+    return [f"{path}={_as_written(value)}" for path, value in changes.items()]
+
+
+def _as_written(value: Any) -> str:
+    """The value as YAML reads it back: a text that YAML takes for something else is quoted."""
+    try:
+        plain = isinstance(value, str) and parse_yaml(value, "") == value
+    except RecipeError:
+        plain = False
+    return str(value) if plain else json.dumps(value)
+
+
+def check_changes(changes: Mapping[str, Any], where: str, *, last: bool) -> None:
+    """Check that no change sets what the comparison itself sets for all arms, so that arms are asked alike.
+
+    `last`: the changes come after those settings, as an arm's do, and a whole section would drop them.
+
+    Raises ValueError naming the field.
+    """
+    for path, value in changes.items():
+        fields = [path, *(f"{path}.{name}" for name in (value if isinstance(value, dict) else ()))]
+        taken = [f for f in fields if any(f == own or f.startswith(f"{own}.") for own in OWN)]
+        if taken or (last and path == "evaluation"):
+            raise ValueError(f"{where}: sets {[*taken, path][0]}, which the comparison sets for all arms; leave it out")

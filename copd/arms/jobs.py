@@ -113,11 +113,17 @@ def _of_seed(
     """The jobs of one seed under one account."""
     placed = ALONE if comparison.place == "core" else ()
     common = (*as_overrides(comparison.changes), *placed, *evaluated, f"seed={seed}")
-    reference = load_recipe(comparison.recipe, [*common, *as_overrides(comparison.arms[comparison.compared_with[0]])])
+    first = comparison.compared_with[0]
+    reference = load_recipe(comparison.recipe, [*common, *as_overrides(arms.get(first, comparison.arms[first]))])
     jobs = []
     for name, changes in arms.items():
         try:
             recipe = load_recipe(comparison.recipe, [*common, *as_overrides(changes)])
+            if "evaluation.split=validation" not in evaluated and recipe.evaluation.split != "test":
+                raise RecipeError(
+                    f"evaluation.split: is {recipe.evaluation.split}, and arms are compared on test problems; "
+                    "leave it out"
+                )
             if recipe.sampling.refill:
                 raise RecipeError(
                     f"sampling.refill: is {recipe.sampling.refill}, but how many rollouts that takes is not known "

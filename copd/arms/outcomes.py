@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from copd.errors import RunFolderError, wrong_in
 from copd.maths.intervals import pass_at_k
 from copd.measure.evaluate import AVERAGE
 from copd.report.reading import RunRecord, read_run
+from copd.runs.folder import RESUMED
 from copd.system.files import replace_text
 from copd.types import MERGED, MIXED, STUDENT
 
@@ -33,6 +35,7 @@ class Outcome:
     curve         validation, of every branch: rollouts spent so far -> "MODEL/CAPABILITY" -> greedy accuracy
     behaviour     ends of phases: step, phase, overlap at the largest k and symmetric KL by student and teacher
     spent         rollouts, tokens generated, scored and trained on, seconds of branches, and of the critical path
+    made_of       a hash of what the run was made of: base, rows, own code, versions; empty of older outcomes
     """
 
     arm: str
@@ -48,6 +51,7 @@ class Outcome:
     curve: Curve
     behaviour: list[dict[str, Any]]
     spent: dict[str, float]
+    made_of: str = ""
 
     def greedy_P(self, model: str, capability: str) -> Tensor:
         """1 where the model's greedy answer is right. [P] float64."""
@@ -97,7 +101,13 @@ def outcome_of(job: Job, folder: Path) -> Outcome:
         _curve(run),
         _behaviour(run),
         _spent(run.ledger),
+        _made_of(run.manifest),
     )
+
+
+def _made_of(manifest: Mapping[str, Any]) -> str:
+    decides = {name: manifest.get(name) for name in RESUMED if name not in ("recipe", "branch_order")}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _curve(run: RunRecord) -> Curve:

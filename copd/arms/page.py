@@ -86,7 +86,18 @@ def _view(account: str, outcomes: Sequence[Outcome], comparison: Comparison, sou
         )
         if drawing is not None
     ]
-    return AccountView(ACCOUNTS[account], rows, against, verdict(rows, against), figures)
+    said = [*verdict(rows, against), *of_several_makings(outcomes)]
+    return AccountView(ACCOUNTS[account], rows, against, said, figures)
+
+
+def of_several_makings(outcomes: Sequence[Outcome]) -> list[str]:
+    """A sentence where the seeds of an arm were trained on different rows, models, code or versions."""
+    found: dict[str, set[str]] = {}
+    for outcome in outcomes:
+        found.setdefault(outcome.arm, set()).update({outcome.made_of} - {""})
+    arms = [arm for arm, makings in found.items() if len(makings) > 1]
+    said = "Seeds of {} were trained on different rows, models, code or versions: run them anew."
+    return [said.format(listed(arms))] if arms else []
 
 
 def verdict(rows: Sequence[ArmRow], against: Sequence[tuple[str, Sequence[Contrast]]]) -> list[str]:
@@ -98,10 +109,12 @@ def verdict(rows: Sequence[ArmRow], against: Sequence[tuple[str, Sequence[Contra
     best = max(one_model, key=lambda row: row.accuracy[column].value)
     said = [f"{best.arm} has the best {column}: {percent[best.arm]}."]
     said += [f"{arm}, a model for each capability, has {percent[arm]}." for arm in experts if arm != best.arm]
+    if len({row.seeds for row in rows}) > 1:
+        said.append("Not all arms have the same seeds, so that means are no ranking; differences are seed by seed.")
     if len(best.seeds) < 2:
         return [*said, "One seed does not say how another would come out: the table has no intervals over seeds."]
     for reference, found in against:
-        own = [c for c in found if c.capability == column and c.arm not in experts]
+        own = [c for c in found if c.capability == column and c.arm not in experts and c.seeds > 1]
         clear = [c for c in own if c.holm < 0.05]
         for word, arms in (
             ("ahead of", [c for c in clear if c.over_seeds.value > 0]),

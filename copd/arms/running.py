@@ -15,6 +15,7 @@ from copd.arms.jobs import Job
 from copd.arms.outcomes import finished_by, outcome_of, outcome_path, write_outcome
 from copd.assemble.plan import make_plan
 from copd.errors import CopdError
+from copd.system.processes import end_with_parent
 
 POLL_SECONDS = 0.5
 
@@ -60,9 +61,20 @@ def launch_whole(arguments: Sequence[str], log: Path) -> RunningJob:
 
 
 def started(command: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """A command as a process. What it says is added to the file. `env`: its environment, by default this one."""
+    """A command as a process. What it says is added to the file. `env`: its environment, by default this one.
+
+    Signals of a terminal do not reach it: the caller tells it to stop, once. It gets SIGTERM if the caller is killed.
+    """
     with log.open("ab") as lines:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=lines, stderr=subprocess.STDOUT, env=env)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=lines,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
 
 
 @dataclass

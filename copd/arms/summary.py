@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from copd.arms.outcomes import Outcome
-from copd.maths.seeds import holm, pigeonhole_interval, seeds_needed, t_interval, t_p_value
+from copd.maths.seeds import crossed_interval, holm, seeds_needed, t_interval, t_p_value
 from copd.measure.evaluate import AVERAGE, Estimate, columns_of
 
 ONE_POINT = 0.01
@@ -39,7 +39,7 @@ class Contrast:
     """An arm less the reference in one capability, over the seeds that both have.
 
     over_seeds     mean and t interval: another seed, the same problems
-    over_problems  interval if seeds and problems are both resampled, problems in clusters of what they share
+    over_problems  interval over other seeds and problems, in clusters of what they share; of one seed, over problems
     p, holm        of the mean being 0; by Holm's correction over all arms in this capability
     wins           share of seeds in which the arm is better; a tie is half a win
     seeds_needed   seeds for an interval of a point to each side; None where it cannot be told
@@ -79,7 +79,7 @@ def _row(arm: str, own: Sequence[Outcome], experts: Mapping[int, Outcome]) -> Ar
         {k: Estimate(*t_interval([_sampled(o, k) for o in own])) for k in ks},
         {name: sum(o.spent[name] for o in own) / len(own) for name in own[0].spent},
         {
-            name: Estimate(*t_interval([o.accuracy(name) - experts[o.seed].accuracy(name) for o in both]))
+            name: Estimate(*t_interval([_more(o, experts[o.seed], name) for o in both]))
             for name in (columns if both else [])
         },
     )
@@ -103,7 +103,7 @@ def contrasts(outcomes: Sequence[Outcome], reference: str, sources: Sources) -> 
         return []
     found = []
     for capability in columns_of(list(next(iter(base.values())).problems)):
-        values = {arm: [a.accuracy(capability) - b.accuracy(capability) for a, b in pairs[arm]] for arm in arms}
+        values = {arm: [_more(a, b, capability) for a, b in pairs[arm]] for arm in arms}
         p_M = [t_p_value(values[arm]) for arm in arms]
         for arm, p, adjusted in zip(arms, p_M, holm(p_M), strict=True):
             own = values[arm]
@@ -124,6 +124,11 @@ def contrasts(outcomes: Sequence[Outcome], reference: str, sources: Sources) -> 
     return found
 
 
+def _more(one: Outcome, other: Outcome, capability: str) -> float:
+    """How much more accurate one is; 0 of equal ones, whose averages may differ by rounding."""
+    return round(one.accuracy(capability) - other.accuracy(capability), 12)
+
+
 def _pairs(own: Sequence[Outcome], base: Mapping[int, Outcome]) -> list[tuple[Outcome, Outcome]]:
     return [(o, base[o.seed]) for o in own if o.seed in base and o.problems == base[o.seed].problems]
 
@@ -133,7 +138,7 @@ def _over_problems(pairs: Sequence[tuple[Outcome, Outcome]], capability: str, so
     names = list(pairs[0][0].problems) if capability == AVERAGE else [capability]
     difference_SP = torch.cat([_weighed(pairs, name, names) for name in names], dim=1)
     shared = [each for name in names for each in sources.get(name) or [()] * pairs[0][0].problems[name][1]]
-    return pigeonhole_interval(difference_SP, shared)
+    return crossed_interval(difference_SP, shared)
 
 
 def _weighed(pairs: Sequence[tuple[Outcome, Outcome]], name: str, names: Sequence[str]) -> Tensor:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from copd.arms.comparison import Changes, Comparison, as_overrides, read_comparison
+from copd.arms.comparison import Changes, Comparison, as_overrides, check_changes, read_comparison
 from copd.arms.jobs import Job, jobs_of, searches_of
 from copd.arms.outcomes import finished_by, outcome_path, read_outcome
 from copd.arms.page import write_page
@@ -24,6 +24,7 @@ from copd.assemble.revisions import commits_of
 from copd.assemble.tasks import leak_warnings
 from copd.errors import JobError, RecipeError
 from copd.recipe.reading import load_recipe
+from copd.runs.lifecycle import alone_in
 from copd.system.files import replace_text
 from copd.system.processes import usable_cores
 from copd.types import Part, Problem, Split, digest_of
@@ -66,6 +67,12 @@ def plan_of(order: Order, *, search: bool) -> tuple[Comparison, list[Job]]:
     """
     comparison = read_comparison(order.file)
     given = {path: value for path, _, value in (change.partition("=") for change in order.changes)}
+    if wrong := [change for change in order.changes if "=" not in change]:
+        raise RecipeError(f"{wrong[0]!r}: accepted: section.field=value")
+    try:
+        check_changes(given, "overrides", last=False)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
     changes: Changes = {**comparison.changes, **given}
     commits = commits_of(load_recipe(comparison.recipe, as_overrides(changes)))
     comparison = comparison.model_copy(update={"changes": {**changes, **commits}})
@@ -81,7 +88,8 @@ def run_comparison(order: Order) -> tuple[Path, Progress]:
     """Run what is missing of the test, and write the page about all that is there."""
     comparison, jobs = plan_of(order, search=False)
     sources = _look_at_problems(jobs, comparison, order)
-    progress = order.run(jobs, order.out, comparison)
+    with alone_in(order.out):
+        progress = order.run(jobs, order.out, comparison)
     outcomes = [
         read_outcome(outcome_path(job, order.out / "results")) for job in jobs if job.name in progress.done and job.arm
     ]
@@ -94,7 +102,8 @@ def run_search(order: Order) -> tuple[Path, Progress]:
     """Run what is missing of the search, and write down what it chose for each arm."""
     comparison, jobs = plan_of(order, search=True)
     out = order.out / "search"
-    progress = order.run(jobs, out, comparison)
+    with alone_in(out):
+        progress = order.run(jobs, out, comparison)
     if progress.failed:
         raise JobError(f"--search: {len(progress.failed)} of {len(jobs)} jobs failed; nothing was chosen")
     outcomes = [read_outcome(outcome_path(job, out / "results")) for job in jobs if job.arm]

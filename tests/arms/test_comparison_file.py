@@ -1,9 +1,11 @@
 """The file of a comparison: what it may hold, and what is refused by name."""
 
 import pytest
+from pydantic import ValidationError
 
-from copd.arms.comparison import as_overrides, read_comparison
+from copd.arms.comparison import Comparison, as_overrides, read_comparison
 from copd.errors import RecipeError
+from copd.recipe.strict_yaml import parse_yaml
 
 SOUND = """
 rollouts: 1000
@@ -12,7 +14,7 @@ arms:
   one: {merge: {method: distil}, opd.signal: reverse_kl}
 search:
   seeds: [7]
-  candidates: {mixed: [{}, {seed: 1}], one: [{}, {opd.weight: 0.5}]}
+  candidates: {mixed: [{}, {optimizer.learning_rate: 1.0e-3}], one: [{}, {opd.weight: 0.5}]}
 """
 
 
@@ -54,7 +56,7 @@ def test_changes_are_written_as_the_command_line_takes_them():
         ("rollouts: 1000", "", "rollouts: missing"),
         ("rollouts: 1000", "rollouts: 1000\nreferences: [two]", "references: no arm 'two'; arms are mixed, one"),
         (
-            "{mixed: [{}, {seed: 1}],",
+            "{mixed: [{}, {optimizer.learning_rate: 1.0e-3}],",
             "{mixed: [{}],",
             "every arm searches as often as the others; found mixed 1, one 2",
         ),
@@ -76,3 +78,31 @@ def test_what_makes_no_sense_is_refused_by_file_and_key(read, old, new, said):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(RecipeError, match=r"nowhere.yaml: cannot be read"):
         read_comparison(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arms": {"mixed": {"method": "mixed", "seed": 5}}}, "arms.mixed: sets seed, which the comparison sets"),
+        ({"arms": {"mixed": {"budget.rollouts": 9}}}, "arms.mixed: sets budget.rollouts"),
+        ({"arms": {"mixed": {"budget": {"rollouts": 9}}}}, "arms.mixed: sets budget"),
+        ({"arms": {"mixed": {"evaluation": {"overlap_k": [5]}}}}, "arms.mixed: sets evaluation,"),
+        ({"arms": {"mixed": {"experts.run": "runs/x"}}}, "arms.mixed: sets experts.run"),
+        ({"changes": {"evaluation": {"split": "validation"}}}, "changes: sets evaluation.split"),
+        (
+            {"search": {"candidates": {"mixed": [{}, {"evaluation.split": "test"}]}}},
+            "search.candidates.mixed.1: sets evaluation.split",
+        ),
+    ],
+)
+def test_what_the_comparison_sets_for_all_arms_no_arm_sets_for_itself(changes, said):
+    with pytest.raises(ValidationError, match=said):
+        Comparison.model_validate({"rollouts": 1000, "arms": {"mixed": {"method": "mixed"}}, **changes})
+
+
+@pytest.mark.parametrize(
+    "text", ["a # b", "null", "Answer: yes", "{{ prompt }}", "two\nlines", "1e3", "plain words", ""]
+)
+def test_a_text_reaches_the_recipe_as_the_file_has_it(text):
+    (override,) = as_overrides({"branches.a.task.system_prompt": text})
+    assert parse_yaml(override.partition("=")[2], "") == text

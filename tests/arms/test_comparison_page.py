@@ -1,5 +1,7 @@
 """The page of a comparison says what the outcomes say, and no more."""
 
+from dataclasses import replace
+
 import pytest
 
 from copd.arms.comparison import Comparison
@@ -72,3 +74,16 @@ def test_curves_are_of_the_product_and_behaviour_of_pairs_of_branches(page, outc
     for title in ("validation accuracy", "overlap", "symmetric KL"):
         assert f'aria-label="rollouts: {title}"' in said
     assert "0.85" in said  # the mean of 0.9 and 0.8
+
+
+def test_seeds_of_an_arm_that_were_made_of_different_things_are_told(page, outcomes, make_outcome):
+    said = "Seeds of mixed were trained on different rows, models, code or versions: run them anew."
+    assert said not in page([replace(o, made_of="a") for o in outcomes])
+    assert said in page([replace(o, made_of="a" if o.seed or o.arm == "one" else "b") for o in outcomes])
+    assert said not in page([replace(o, made_of="a" if o.seed else "") for o in outcomes]), "an older one does not tell"
+
+
+def test_arms_of_different_seeds_are_not_ranked_and_a_single_seed_makes_no_difference_unclear(page, outcomes):
+    said = page([o for o in outcomes if o.arm == "mixed" or o.seed == 0])
+    assert "Not all arms have the same seeds, so that means are no ranking" in said
+    assert "No clear difference" not in said

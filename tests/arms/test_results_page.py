@@ -24,7 +24,7 @@ def results_page():
 @pytest.fixture
 def study(results_page, make_outcome, tmp_path):
     """A study of three arms, of which `mixed` and `one` have finished three seeds, and one of two candidates."""
-    search = {"candidates": {"mixed": [{}, {"seed": 3}]}}
+    search = {"candidates": {"mixed": [{}, {"opd.weight": 3}]}}
     arms = {"mixed": {"method": "mixed"}, "one": {}, "late": {}}
     file = tmp_path / "main.yaml"
     file.write_text(yaml.safe_dump({"rollouts": 1000, "arms": arms, "problems": 40, "search": search}, sort_keys=False))
@@ -94,7 +94,7 @@ def test_what_finished_models_become_is_told_over_seeds_once_it_is_there(results
 def test_a_candidate_that_has_not_run_is_shown_as_such(results_page, study):
     said = results_page.page(study, {}, [study])
     assert "| `mixed` | as the arm | not run yet |" in said
-    assert "| `mixed` | `seed=3` | **40.0** |" in said
+    assert "| `mixed` | `opd.weight=3` | **40.0** |" in said
 
 
 def test_without_a_seed_of_the_test_the_page_claims_nothing(results_page, study):

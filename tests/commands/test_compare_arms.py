@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -32,8 +33,8 @@ FILE = {
     },
     "arms": {
         "average": {"method": "merge_only"},
+        "broken": {"method": "mixed", "model.path": "nowhere"},
         "expert": {"method": "expert"},
-        "broken": {"method": "mixed", "experts.run": "nowhere"},
     },
 }
 
@@ -98,13 +99,15 @@ def test_a_job_that_fails_is_told_the_others_go_on_and_nothing_is_run_twice(file
     said: list[str] = []
     path, progress = run_comparison(asked(file, said))
     assert path == file.parent / "out" / "comparison.html"
-    assert "experts.run: nowhere" in progress.failed["rollouts/broken/seed-0"]
+    assert "model.path: no folder" in progress.failed["rollouts/broken/seed-0"]
     assert any(line.startswith("rollouts/broken/seed-0: FAILED: exit status 2") for line in said)
     outcomes = read_outcomes(file.parent / "out" / "results")
     assert [o.arm for o in outcomes] == ["average", "expert"]
     assert all(o.rollouts == 48 and o.spent["rollouts"] == 48 for o in outcomes)
     assert outcomes[0].products == ("merged",)
     assert set(outcomes[1].right) == {"base", "text", "image"}
+    assert len({o.made_of for o in outcomes}) == 1
+    assert outcomes[0].made_of
     sources = json.loads((file.parent / "out" / "results" / "problems.json").read_text())
     assert [len(each) for each in sources.values()] == [3, 3]
     assert all(name.startswith("handwriting/") for problem in sources["image"] for name in problem)
@@ -127,24 +130,46 @@ def test_if_no_job_comes_to_its_end_the_command_has_failed_rather_than_been_call
     assert raised.value.exit_status == 1
 
 
+def jobs_of_folder(out: Path) -> list[str]:
+    """Command lines of other processes that name a folder."""
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(out) in line and line.split()[0] != str(os.getpid())]
+
+
 @pytest.mark.slow
-def test_a_signal_ends_all_jobs_and_the_same_command_goes_on(file):
+@pytest.mark.parametrize("how", ["asked to end", "Ctrl-C in its terminal", "killed"])
+def test_however_a_comparison_ends_its_jobs_stop_with_a_checkpoint_and_the_same_command_goes_on(file, how):
     out = file.parent / "out"
     arms = {"mixed": {"method": "mixed"}, "expert": {"method": "expert"}}
-    long = {**FILE, "rollouts": 960, "arms": arms}
-    file.write_text(yaml.safe_dump(long))
+    rarely = {**FILE["changes"], "checkpoint.every_steps": 1000}
+    file.write_text(yaml.safe_dump({**FILE, "rollouts": 960, "arms": arms, "changes": rarely}))
     command = [sys.executable, "-m", "copd", "compare", str(file), "--seeds", "1", "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     try:
         deadline = time.monotonic() + 240
         while len(list(out.glob("runs/rollouts/*/seed-0/metrics.jsonl"))) < 2 and time.monotonic() < deadline:
             time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
+        if how == "asked to end":
+            process.send_signal(signal.SIGTERM)
+        elif how == "killed":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.returncode == 128 + signal.SIGTERM
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert str(out) not in "".join(line for line in listed.splitlines() if str(os.getpid()) not in line)
+    ends = {
+        "asked to end": 128 + signal.SIGTERM,
+        "killed": -signal.SIGKILL,
+        "Ctrl-C in its terminal": 128 + signal.SIGINT,
+    }
+    assert process.returncode == ends[how]
+    deadline = time.monotonic() + (60 if how == "killed" else 0)
+    while (left := jobs_of_folder(out)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
+    assert len(list(out.glob("runs/rollouts/*/seed-0/checkpoints/step-*"))) == 2
     assert subprocess.run(command, capture_output=True, timeout=400).returncode == 0
     assert {o.arm: o.spent["rollouts"] for o in read_outcomes(out / "results")} == {"mixed": 960, "expert": 960}

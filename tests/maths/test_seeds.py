@@ -7,8 +7,8 @@ import torch
 from scipy import stats
 
 from copd.maths.seeds import (
+    crossed_interval,
     holm,
-    pigeonhole_interval,
     seeds_needed,
     t_below,
     t_interval,
@@ -79,7 +79,7 @@ def test_values_alike_need_two_seeds_and_wild_ones_more_than_can_be_told():
 
 def test_an_interval_over_problems_of_their_own_is_that_of_independent_problems():
     difference_SP = torch.where(torch.arange(400) % 4 == 0, 1.0, 0.0).expand(2, 400)
-    low, high = pigeonhole_interval(difference_SP, [()] * 400)
+    low, high = crossed_interval(difference_SP, [()] * 400)
     half = 1.96 * (0.25 * 0.75 / 400) ** 0.5
     assert (low, high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.006)
 
@@ -87,27 +87,41 @@ def test_an_interval_over_problems_of_their_own_is_that_of_independent_problems(
 def test_problems_that_share_a_source_count_as_one():
     """Four problems of each picture, all alike: the interval is that of a hundred problems, not of 400."""
     difference_SP = torch.where(torch.arange(400) // 4 % 4 == 0, 1.0, 0.0).expand(2, 400)
-    low, high = pigeonhole_interval(difference_SP, [(f"picture {i // 4}",) for i in range(400)])
+    low, high = crossed_interval(difference_SP, [(f"picture {i // 4}",) for i in range(400)])
     half = 1.96 * (0.25 * 0.75 / 100) ** 0.5
     assert (low, high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.015)
 
 
 def test_a_source_that_a_problem_names_twice_counts_once():
     difference_SP = torch.rand(2, 50, generator=torch.Generator().manual_seed(0))
-    once = pigeonhole_interval(difference_SP, [(f"{i}",) for i in range(50)])
-    assert pigeonhole_interval(difference_SP, [(f"{i}", f"{i}") for i in range(50)]) == once
+    once = crossed_interval(difference_SP, [(f"{i}",) for i in range(50)])
+    assert crossed_interval(difference_SP, [(f"{i}", f"{i}") for i in range(50)]) == once
 
 
 def test_seeds_that_differ_widen_the_interval():
     problems = [()] * 100
     alike, apart = torch.full((4, 100), 0.5), torch.tensor([0.2, 0.8, 0.3, 0.7])[:, None].expand(4, 100)
-    assert pigeonhole_interval(alike, problems) == pytest.approx((0.5, 0.5))
-    low, high = pigeonhole_interval(apart, problems)
+    assert crossed_interval(alike, problems) == pytest.approx((0.5, 0.5))
+    low, high = crossed_interval(apart, problems)
     assert low < 0.35
     assert high > 0.65
 
 
 def test_the_same_seed_gives_the_same_interval():
     difference_SP = torch.rand(3, 60, generator=torch.Generator().manual_seed(1))
-    first, again, other = (pigeonhole_interval(difference_SP, [()] * 60, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (crossed_interval(difference_SP, [()] * 60, seed=seed) for seed in (0, 0, 1))
     assert first == again != other
+
+
+def test_an_interval_over_seeds_and_problems_is_as_wide_as_both_together():
+    """Seeds alone: the t interval. Problems alone: 1.96 standard errors. Together: the root of both squared."""
+    shift_S, own_P = torch.tensor([-0.1, 0.0, 0.1]), torch.where(torch.arange(400) % 4 == 0, 1.0, 0.0)
+    _, low, high = t_interval((shift_S + 0.25).tolist())
+    half = math.hypot((high - low) / 2, 1.96 * (0.25 * 0.75 / 400) ** 0.5)
+    found = crossed_interval(shift_S[:, None] + own_P, [()] * 400)
+    assert found == pytest.approx((0.25 - half, 0.25 + half), abs=0.003)
+
+
+def test_draws_without_any_problem_are_left_out():
+    low, high = crossed_interval(torch.tensor([[0.0, 1.0, 1.0]]), [("a", "b"), ("c", "d"), ("e", "f")])
+    assert -1 < low < 2 / 3 < high < 2

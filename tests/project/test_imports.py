@@ -72,6 +72,7 @@ ROOMS = {
         "copd.assemble.plan",
         "copd.maths",
         "copd.runs.experts",
+        "copd.runs.folder",
         "copd.runs.runlog",
         "copd.report",
     }
