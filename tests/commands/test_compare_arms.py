@@ -132,8 +132,13 @@ def test_if_no_job_comes_to_its_end_the_command_has_failed_rather_than_been_call
 
 def jobs_of_folder(out: Path) -> list[str]:
     """Command lines of other processes that name a folder."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if str(out) in line and line.split()[0] != str(os.getpid())]
+
+
+def training(out: Path) -> list[Path]:
+    """The runs of a comparison that have made a step."""
+    return [path for path in out.glob("runs/rollouts/*/seed-0/metrics.jsonl") if '"update"' in path.read_text()]
 
 
 @pytest.mark.slow
@@ -149,7 +154,7 @@ def test_however_a_comparison_ends_its_jobs_stop_with_a_checkpoint_and_the_same_
     )
     try:
         deadline = time.monotonic() + 240
-        while len(list(out.glob("runs/rollouts/*/seed-0/metrics.jsonl"))) < 2 and time.monotonic() < deadline:
+        while len(training(out)) < 2 and time.monotonic() < deadline:
             time.sleep(0.2)
         if how == "asked to end":
             process.send_signal(signal.SIGTERM)
