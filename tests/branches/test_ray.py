@@ -265,10 +265,18 @@ def test_what_the_handler_of_a_signal_raises_ends_a_wait_for_actors():
     def long():
         time.sleep(5)
 
-    begun = ray.remote(num_cpus=0)(long).remote()
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with handled_by(ended), pytest.raises(Ended):
-        got([begun])
+    def press():  # again, since Python drops what is raised within a callback that ignores errors
+        while not raised.wait(0.5):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    begun, raised = ray.remote(num_cpus=0)(long).remote(), threading.Event()
+    pressing = threading.Thread(target=press)
+    with handled_by(ended):
+        pressing.start()
+        with pytest.raises(Ended):
+            got([begun])
+        raised.set()
+        pressing.join()
     assert got([begun]) == [None]
 
 
