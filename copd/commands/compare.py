@@ -24,6 +24,7 @@ from copd.assemble.revisions import commits_of
 from copd.assemble.tasks import leak_warnings
 from copd.errors import JobError, RecipeError
 from copd.recipe.reading import load_recipe
+from copd.recipe.strict_yaml import parse_yaml
 from copd.runs.lifecycle import alone_in
 from copd.system.files import replace_text
 from copd.system.processes import usable_cores
@@ -66,9 +67,10 @@ def plan_of(order: Order, *, search: bool) -> tuple[Comparison, list[Job]]:
     for has chosen.
     """
     comparison = read_comparison(order.file)
-    given = {path: value for path, _, value in (change.partition("=") for change in order.changes)}
     if wrong := [change for change in order.changes if "=" not in change]:
         raise RecipeError(f"{wrong[0]!r}: accepted: section.field=value")
+    words = [change.partition("=") for change in order.changes]
+    given = {path: parse_yaml(value, f"override {path}") for path, _, value in words}
     try:
         check_changes(given, "overrides", last=False)
     except ValueError as error:

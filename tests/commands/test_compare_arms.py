@@ -178,3 +178,13 @@ def test_however_a_comparison_ends_its_jobs_stop_with_a_checkpoint_and_the_same_
     assert len(list(out.glob("runs/rollouts/*/seed-0/checkpoints/step-*"))) == 2
     assert subprocess.run(command, capture_output=True, timeout=400).returncode == 0
     assert {o.arm: o.spent["rollouts"] for o in read_outcomes(out / "results")} == {"mixed": 960, "expert": 960}
+
+
+def test_words_of_the_command_line_reach_every_arm_as_yaml_and_may_not_set_what_the_comparison_sets(file):
+    words = ("opd.weight=0.5", "schedule={cycles: 1, rl_steps: 2, opd_steps: 1}", "model.revision=null")
+    _, jobs = plan_of(replace(asked(file, []), changes=words), search=False)
+    assert {job.recipe.opd.weight for job in jobs if job.arm} == {0.5}
+    with pytest.raises(RecipeError, match=r"overrides: sets evaluation.problems, which the comparison sets"):
+        plan_of(replace(asked(file, []), changes=("evaluation.problems=9",)), search=False)
+    with pytest.raises(RecipeError, match=r"'lora': accepted: section.field=value"):
+        plan_of(replace(asked(file, []), changes=("lora",)), search=False)

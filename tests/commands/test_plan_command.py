@@ -356,9 +356,16 @@ def test_memory_of_cards_is_checked():
             cards_of(gpus, gib)
 
 
+def changes_of_arms() -> dict:
+    """SMALL as a comparison takes it, which sets the sizes of the test itself."""
+    changes = {name: yaml.safe_load(value) for name, value in (change.split("=", 1) for change in SMALL)}
+    asked = {name: value for name, value in changes["evaluation"].items() if name not in ("problems", "pass_at")}
+    return {**changes, "evaluation": asked}
+
+
 def test_a_comparison_is_planned_job_by_job_and_experts_are_counted_once(tmp_path):
     arms = {"copd": {}, "expert": {"method": "expert"}, "mixed": {"method": "mixed"}}
-    changes = dict(change.split("=", 1) for change in SMALL)
+    changes = changes_of_arms()
     path = tmp_path / "study.yaml"
     path.write_text(
         yaml.safe_dump(
@@ -381,7 +388,7 @@ def test_a_comparison_is_planned_job_by_job_and_experts_are_counted_once(tmp_pat
 def test_a_comparison_whose_search_has_the_first_seeds_is_planned_with_another(tmp_path):
     path, chosen = tmp_path / "study.yaml", {"opd.weight": 0.5}
     search = {"seeds": [0, 1], "candidates": {"copd": [chosen]}}
-    changes = dict(change.split("=", 1) for change in SMALL)
+    changes = changes_of_arms()
     path.write_text(
         yaml.safe_dump(
             {"recipe": "demo-paper", "rollouts": 480, "changes": changes, "arms": {"copd": {}}, "search": search}
