@@ -28,7 +28,6 @@ SMALL = {
         "optimizer.learning_rate": 1.0e-3,
         "opd": {"prompts_per_step": 2, "rollouts_per_prompt": 4, "teachers": "phase_start"},
         "evaluation": {"validation_problems": 1, "behaviour_problems": 1},
-        "checkpoint.keep_last": 2,
     },
     "arms": {
         name: {} for name in ("lagged", "base_teaches", "self_teaches", "random_sign", "hybrid", "delta_over_std")
