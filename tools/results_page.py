@@ -15,7 +15,7 @@ import jinja2
 from copd.arms.comparison import Comparison, read_comparison
 from copd.arms.jobs import candidate_name
 from copd.arms.outcomes import Outcome, mean_of_pairs, read_outcomes
-from copd.arms.page import verdict
+from copd.arms.page import CLEAR, verdict
 from copd.arms.summary import ArmRow, Contrast, Sources, arm_rows, contrasts
 from copd.commands.compare import PROBLEMS
 from copd.maths.seeds import t_interval
@@ -35,8 +35,6 @@ CO_EVOLVING = ("cycles", "copd_dense", PAPER)
 """Arms whose branches learn on from what was taught."""
 TAUGHT_ONCE = (ONE_CYCLE, "replay", "soft_kd")
 """Arms whose student experts teach at the end."""
-CLEAR = 0.05
-"""A difference is clear below this p by Holm's correction."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Study:
     @property
     def has_regrets(self) -> bool:
         """Whether an arm can be held against the experts of its seeds."""
-        return any(row.regret and row.arm != "expert" for row in self.rows.values())
+        return any(row.regret and row.arm != EXPERT for row in self.rows.values())
 
     @property
     def candidates(self) -> int:
@@ -200,7 +198,7 @@ class Study:
 
     def regrets(self) -> str:
         """Points more than each capability's own expert."""
-        rows = [row for row in self.rows.values() if row.regret and row.arm != "expert"]
+        rows = [row for row in self.rows.values() if row.regret and row.arm != EXPERT]
         names = list(rows[0].regret)
         lines = [(f"`{row.arm}`", *(gain(row.regret[name], len(row.seeds)) for name in names)) for row in rows]
         return markdown(("arm", *names), lines)

@@ -82,6 +82,11 @@ def jobs_of(comparison: Comparison, seeds: Sequence[int], chosen: Mapping[str, C
         for seed in seeds:
             arms = {name: {**changes, **chosen.get(name, {})} for name, changes in comparison.arms.items()}
             found += _of_seed(comparison, arms, seed, account, ("evaluation.models=product", *evaluated))
+    for job in found:
+        if (split := job.recipe.evaluation.split) != "test":
+            raise RecipeError(
+                f"arm {job.arm}: evaluation.split: is {split}, and arms are compared on test problems; leave it out"
+            )
     return _sharing_experts(found)
 
 
@@ -119,11 +124,6 @@ def _of_seed(
     for name, changes in arms.items():
         try:
             recipe = load_recipe(comparison.recipe, [*common, *as_overrides(changes)])
-            if "evaluation.split=validation" not in evaluated and recipe.evaluation.split != "test":
-                raise RecipeError(
-                    f"evaluation.split: is {recipe.evaluation.split}, and arms are compared on test problems; "
-                    "leave it out"
-                )
             if recipe.sampling.refill:
                 raise RecipeError(
                     f"sampling.refill: is {recipe.sampling.refill}, but how many rollouts that takes is not known "

@@ -28,6 +28,8 @@ ACCOUNTS = {
     "steps": "Equal steps of a model (the paper's convention)",
     "critical_path": "Equal rollouts on the critical path (a machine for each capability)",
 }
+CLEAR = 0.05
+"""A difference is clear below this p by Holm's correction."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def verdict(rows: Sequence[ArmRow], against: Sequence[tuple[str, Sequence[Contra
         return [*said, "One seed does not say how another would come out: the table has no intervals over seeds."]
     for reference, found in against:
         own = [c for c in found if c.capability == column and c.arm not in experts and c.seeds > 1]
-        clear = [c for c in own if c.holm < 0.05]
+        clear = [c for c in own if c.holm < CLEAR]
         for word, arms in (
             ("ahead of", [c for c in clear if c.over_seeds.value > 0]),
             ("behind", [c for c in clear if c.over_seeds.value < 0]),
@@ -123,7 +125,7 @@ def verdict(rows: Sequence[ArmRow], against: Sequence[tuple[str, Sequence[Contra
             if arms:
                 named = listed(f"{c.arm} ({points(c.over_seeds.value)})" for c in arms)
                 said.append(f"Clearly {word} {reference}, by Holm's correction: {named}.")
-        if unclear := [f"{c.arm} ({points(c.over_seeds.value)})" for c in own if c.holm >= 0.05]:
+        if unclear := [f"{c.arm} ({points(c.over_seeds.value)})" for c in own if c.holm >= CLEAR]:
             said.append(f"No clear difference to {reference}: {listed(unclear)}.")
     return said
 

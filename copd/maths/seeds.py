@@ -8,9 +8,9 @@ import mpmath
 import torch
 from torch import Tensor
 
+from copd.maths.intervals import Z95
+
 CONFIDENCE = 0.95
-NORMAL = 1.959964
-"""The quantile of the normal distribution that belongs to it."""
 MOST_SEEDS = 10_000
 DRAWS_AT_ONCE = 100
 
@@ -92,7 +92,7 @@ def crossed_interval(
     generator = torch.Generator().manual_seed(seed)
     difference_P = difference_SP.double().mean(0)
     means_D = torch.cat([_resampled(difference_P, padded_PW, total, part, generator) for part in _parts(draws)])
-    over_problems = NORMAL * float(means_D[means_D.isfinite()].std())
+    over_problems = Z95 * float(means_D[means_D.isfinite()].std())
     mean, low, _ = t_interval(difference_SP.double().mean(1).tolist())
     half = math.hypot(over_problems, mean - low) if len(difference_SP) > 1 else over_problems
     return mean - half, mean + half

@@ -11,7 +11,7 @@ from copd.arms.jobs import jobs_of, searches_of
 from copd.arms.outcomes import finished_by, outcome_path, write_outcome
 from copd.assemble.plan import make_plan
 from copd.errors import RecipeError
-from copd.recipe.reading import load_recipe
+from copd.recipe.reading import load_recipe, recipe_text
 
 DENSE = {"signal": "reverse_kl", "prompts_per_step": 32, "rollouts_per_prompt": 1}
 ARMS = {
@@ -217,3 +217,11 @@ def test_refills_of_batches_are_refused_since_what_they_cost_is_known_only_after
     changes = {"arms": {**ARMS, "mixed": {**ARMS["mixed"], **refilled}}} if where == "arms" else {"changes": refilled}
     with pytest.raises(RecipeError, match=r"^arm mixed: sampling\.refill: is 2, .* at equal budgets; set 0$"):
         jobs_of(comparison(**changes), (0,), {})
+
+
+def test_a_recipe_that_asks_validation_problems_is_no_test(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe_text("demo-paper").replace("problems: 500,", "problems: 500, split: validation,"))
+    comparison = Comparison.model_validate({"recipe": str(path), "rollouts": 92_160, "arms": {"mixed": {}}})
+    with pytest.raises(RecipeError, match=r"arm mixed: evaluation\.split: is validation"):
+        jobs_of(comparison, [0], {})
