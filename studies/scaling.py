@@ -209,6 +209,13 @@ def cycles(times: Times) -> dict[tuple[str, int], Found]:
     return found
 
 
+def alike(times: Times, count: int = 3) -> Found:
+    """One cycle of all pairs, with branches that all have the mean times: what is lost to waiting alone."""
+    mean = {call: float(np.mean([kind[call] for kind in times.branches])) for call in times.branches[0]}
+    names = [f"branch {i}" for i in range(count)]
+    return simulated(names, full(names, 1.0), replace(times, branches=[mean]))
+
+
 def picture(found: Mapping[tuple[str, int], Found], out: Path) -> None:
     """The critical path over the number of branches."""
     figure = Figure(figsize=(6.5, 3.4), layout="constrained")
@@ -237,11 +244,12 @@ def main(run: str | None = None, keep: str | None = None) -> None:
     else:
         times = Times(**json.loads(KEPT.read_text()))
     found = cycles(times)
+    rows = found | {("full, alike", 3): alike(times)}
     print(
         "| topology | branches | path, s | efficiency | wait for scores | wait at barriers | path on 4 ranks each, s |"
     )
     print("|---|---|---|---|---|---|---|")
-    for (name, count), one in found.items():
+    for (name, count), one in rows.items():
         shares = " | ".join(f"{one.share(part):.0%}" for part in (one.work, one.scores, one.barrier))
         print(f"| {name} | {count} | {one.seconds:.0f} | {shares} | {one.seconds / DOUBLED ** log2(4):.0f} |")
     if not run:
