@@ -88,14 +88,14 @@ class Study:
         if not found or max(c.seeds for c in found) < 2:
             return []
         best = max(found, key=lambda c: c.over_seeds.value)
-        e, stands = best.over_seeds, f"the best arm whose branches learn on from what was taught, {best.arm}, is"
+        e, stands = best.over_seeds, f"`{best.arm}`, the best method whose branches go on learning after a lesson, is"
         low, high = sorted(100 * abs(bound) for bound in (e.low, e.high))
-        by = f"{100 * abs(e.value):.1f} points {'above' if e.value > 0 else 'below'} {ONE_CYCLE}"
+        by = f"{100 * abs(e.value):.1f} points {'above' if e.value > 0 else 'below'} `{ONE_CYCLE}`"
         if best.holm >= CLEAR:
             return [f"Whether co-evolution pays here is open: {stands} {by} ({gain(e, best.seeds)})."]
         does = "pays" if e.value > 0 else "does not pay"
         weaker = (
-            [f"Its branches end as weaker teachers: {why}."] if e.value < 0 and (why := self.weaker(best.arm)) else []
+            [f"One likely reason is weaker teachers: {why}."] if e.value < 0 and (why := self.weaker(best.arm)) else []
         )
         return [f"Co-evolution {does} here: {stands} {by} [{low:.1f}, {high:.1f}].", *weaker]
 
@@ -107,8 +107,9 @@ class Study:
         if less is None or less.high >= 0:
             return ""
         return (
-            f"each answers {100 * fmean(own[s] for s in both):.1f} % of the validation problems of its own capability, "
-            f"those of {ONE_CYCLE} {100 * fmean(other[s] for s in both):.1f} % ({gain(less, len(both))})"
+            f"at the end the branches of `{arm}` answer {100 * fmean(own[s] for s in both):.1f} % of the validation "
+            f"problems of their own capability, those of `{ONE_CYCLE}` {100 * fmean(other[s] for s in both):.1f} % "
+            f"({gain(less, len(both))})"
         )
 
     def known_at_the_end(self, arm: str) -> dict[int, float]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
-from results_page import MAIN, REFERENCE, ROOT, Study, gain, markdown, share
+from results_page import MAIN, ONE_CYCLE, PAPER, REFERENCE, ROOT, Study, gain, markdown, share
 
 from copd.arms.outcomes import Outcome
+from copd.arms.page import CLEAR
 from copd.arms.summary import Contrast
 from copd.maths.intervals import stratified_mean, wilson
 from copd.maths.seeds import t_interval
@@ -18,23 +19,24 @@ from copd.report.words import counted
 from copd.types import BASE
 
 README, PICTURE = ROOT / "README.md", ROOT / "docs" / "results.svg"
-BEGIN, END = "<!-- Results: written by `make docs`. -->\n", "<!-- End of results. -->\n"
+LEAD = ("<!-- Lead: written by `make docs`. -->\n", "<!-- End of lead. -->\n")
+RESULTS = ("<!-- Results: written by `make docs`. -->\n", "<!-- End of results. -->\n")
 LABELS = {
-    "expert": "experts, each in its own capability",
-    "one_cycle": "CoPD, one cycle: the experts teach one student",
-    "replay": "the same, first on what the experts sampled",
-    "cycles": "CoPD, two cycles, the second from the student",
-    "copd_dense": "CoPD as in the paper, with a dense signal",
-    "copd_paper": "CoPD as in the paper",
-    "soft_kd": "soft distillation on the experts' answers",
-    "mopd_base": "multi-teacher OPD from the base, dense signal",
-    "mopd_sampled": "multi-teacher OPD from the experts' mean",
+    "expert": "experts: one model for each capability",
+    "one_cycle": "experts, who then teach one student",
+    "replay": "the same, begun on what they sampled in RLVR",
+    "cycles": "the same twice, from the student on",
+    "copd_dense": "the paper's CoPD with a dense signal",
+    "copd_paper": "the paper's CoPD",
+    "soft_kd": "one student, on answers of the experts",
+    "mopd_base": "multi-teacher OPD of the base, dense signal",
+    "mopd_sampled": "multi-teacher OPD of the experts' mean",
     "mixed": "mixed RLVR",
-    "average": "experts, averaged",
+    "average": "mean of the experts' weights",
     "ties": "experts, merged by TIES",
     "sum": "experts, task vectors added",
 }
-"""The arms in README's order and words."""
+"""What README calls each arm."""
 
 
 def base_accuracy(main: Study) -> dict[str, Estimate]:
@@ -45,23 +47,41 @@ def base_accuracy(main: Study) -> dict[str, Estimate]:
     return {name: Estimate(value, value, value) for name, value in values.items()}
 
 
-def section(main: Study) -> str:
-    """The verdict, and accuracies and differences of all arms, as far as their runs have ended.
+def lead(main: Study) -> str:
+    """What leads and how the paper's form does against mixed RLVR, as far as their runs have ended; bold if clear."""
+    against = {c.arm: c for c in main.found.get(REFERENCE, []) if c.capability == AVERAGE}
+    told = {ONE_CYCLE: "experts that teach one student at the end", PAPER: "the paper's cycles of mutual OPD"}
+    said = [f"{what} {lead_of(against[arm])} points" for arm, what in told.items() if arm in against]
+    if not said:
+        return "No seed of the study has run yet."
+    return f"So far, on a toy world, at equal rollouts, against mixed RLVR: {'; '.join(said)} ([results](#results))."
 
-    Intervals are over seeds; where there is one seed, over problems.
+
+def section(main: Study) -> str:
+    """Accuracies and differences of all methods, best average first, and what co-evolution adds.
+
+    Intervals are over seeds; where there is one seed, over problems. A difference that is clear by Holm's correction
+    is bold.
     """
     columns = columns_of(list(main.outcomes[0].problems))
-    leads = {c.arm: c for c in main.found[REFERENCE] if c.capability == AVERAGE}
-    lines = [("base", *(share(each, 1) for each in base_accuracy(main).values()), "", "")]
-    for arm, label in LABELS.items():
-        if (row := main.rows.get(arm)) is None:
-            continue
+    against = [name for name in (REFERENCE, ONE_CYCLE) if name in main.found]
+    leads = {(c.arm, name): c for name in against for c in main.found[name] if c.capability == AVERAGE}
+    lines = []
+    for arm in by_average(main):
         own = [o for o in main.outcomes if o.arm == arm]
-        found = row.accuracy if len(own) > 1 else over_problems(own[0])
+        found = main.rows[arm].accuracy if len(own) > 1 else over_problems(own[0])
         cells = (share(found[name], 2) for name in columns)
-        lines.append((f"{label} (`{arm}`)", *cells, lead_of(leads.get(arm)), counted(len(own), "seed")))
-    header = ("way to one model", *columns, f"more than `{REFERENCE}`", "of")
-    return f"{main.verdict()}\n\n{markdown(header, lines)}\n"
+        lines.append((f"{LABELS[arm]} (`{arm}`)", *cells, *(lead_of(leads.get((arm, n))) for n in against), f"{len(own)}"))
+    base = (share(each, 1) for each in base_accuracy(main).values())
+    lines.append(("the base", *base, *("" for _ in against), ""))
+    header = ("method", *columns, *(f"against `{name}`" for name in against), "seeds")
+    return "\n\n".join([markdown(header, lines), *filter(None, [" ".join(main.co_evolution())])]) + "\n"
+
+
+def by_average(main: Study) -> list[str]:
+    """The arms that have begun, best average first."""
+    begun = [arm for arm in LABELS if arm in main.rows]
+    return sorted(begun, key=lambda arm: -main.rows[arm].accuracy[AVERAGE].value)
 
 
 def over_problems(outcome: Outcome) -> dict[str, Estimate]:
@@ -76,12 +96,13 @@ def lead_of(contrast: Contrast | None) -> str:
     if contrast is None:
         return ""
     found = contrast.over_seeds
-    return gain(found if contrast.seeds > 1 else Estimate(found.value, *contrast.over_problems), 2)
+    said = gain(found if contrast.seeds > 1 else Estimate(found.value, *contrast.over_problems), 2)
+    return f"**{said}**" if contrast.holm < CLEAR else said
 
 
 def picture(main: Study, out: Path) -> None:
     """Each arm's average with its interval over seeds and a dot for each seed; the base is a line."""
-    rows = [(arm, label) for arm, label in LABELS.items() if arm in main.rows]
+    rows = [(arm, LABELS[arm]) for arm in by_average(main)]
     figure = Figure(figsize=(9, 0.36 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots()
     base = 100 * base_accuracy(main)[AVERAGE].value
@@ -103,9 +124,11 @@ def picture(main: Study, out: Path) -> None:
 
 
 def with_results(readme: str, main: Study) -> str:
-    """README with the present results between its two marks."""
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{section(main)}\n{END}{rest.split(END)[1]}"
+    """README with the present results between its marks."""
+    for (begin, end), text in ((LEAD, lead(main)), (RESULTS, section(main))):
+        before, rest = readme.split(begin)
+        readme = f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
+    return readme
 
 
 if __name__ == "__main__":

@@ -135,10 +135,10 @@ def three_ways(results_page, make_outcome, tmp_path):
 
 def test_the_first_paragraph_says_that_co_evolution_does_not_pay_and_that_its_teachers_are_weaker(three_ways):
     said = three_ways(0.4).verdict()
-    assert "Co-evolution does not pay here: the best arm whose branches learn on from what was taught" in said
-    assert "copd_paper, is 20.0 points below one_cycle [19.4, 20.6]." in said
-    assert "Its branches end as weaker teachers: each answers 55.0 % of the validation problems of its own" in said
-    assert "those of one_cycle 65.0 % (-10.0 [-10.0, -10.0])." in said
+    assert "Co-evolution does not pay here: `copd_paper`, the best method whose branches go on learning" in said
+    assert "is 20.0 points below `one_cycle` [19.4, 20.6]." in said
+    assert "weaker teachers: at the end the branches of `copd_paper` answer 55.0 % of the validation problems" in said
+    assert "those of `one_cycle` 65.0 % (-10.0 [-10.0, -10.0])." in said
 
 
 def test_branches_that_are_not_clearly_weaker_are_not_called_so(three_ways):

@@ -41,15 +41,33 @@ def test_the_results_of_the_readme_are_what_the_results_say(results_readme, tmp_
     assert set(results_readme.LABELS) == set(study.comparison.arms)
 
 
-def test_the_table_has_the_base_each_arm_that_has_begun_and_its_lead(results_readme, study):
+def test_the_table_has_each_method_that_has_begun_the_best_first_with_its_lead_and_last_the_base(results_readme, study):
     said = results_readme.section(study)
-    assert "| base | 25.0 | 50.0 | 37.5 |  |  |" in said
+    places = [said.index(f"(`{arm}`) |") for arm in ("expert", "one_cycle", "mixed")]
+    assert places == sorted(places)
+    assert said.rstrip().splitlines()[-1] == "| the base | 25.0 | 50.0 | 37.5 |  |  |"
     assert "(`expert`) | 90.0 [76.9, 96.0] | 80.0 [65.2, 89.5] | 85.0 [" in said
     assert (
-        "(`one_cycle`) | 71.7 [64.5, 78.8] | 50.0 [50.0, 50.0] | 60.8 [57.2, 64.4] | +23.3 [+19.7, +26.9] | 3 seeds |"
+        "(`one_cycle`) | 71.7 [64.5, 78.8] | 50.0 [50.0, 50.0] | 60.8 [57.2, 64.4] | **+23.3 [+19.7, +26.9]** | 3 |"
         in said
     )
     assert "`cycles`" not in said
+
+
+def test_a_difference_is_bold_only_where_holms_correction_leaves_it_clear(results_readme, study, make_outcome):
+    assert "**" in results_readme.lead(study)
+    worse = make_outcome("one_cycle", 1, {"text": 0.1, "image": 0.1})
+    write_outcome(study.file.parent / "results" / "rollouts" / "one_cycle" / "seed-1.json", worse)
+    said = results_readme.lead(results_readme.Study(study.file))
+    assert "experts that teach one student at the end +" in said
+    assert "**" not in said
+
+
+def test_before_the_first_seed_of_the_study_no_lead_is_told(results_readme, study, tmp_path):
+    assert results_readme.lead(study).startswith("So far, on a toy world, at equal rollouts, against mixed RLVR: experts")
+    for path in tmp_path.rglob("seed-*.json"):
+        path.unlink()
+    assert results_readme.lead(results_readme.Study(study.file)) == "No seed of the study has run yet."
 
 
 def test_the_picture_is_the_same_file_each_time_and_names_the_arms(results_readme, study, tmp_path):
@@ -59,4 +77,4 @@ def test_the_picture_is_the_same_file_each_time_and_names_the_arms(results_readm
         drawn.append((tmp_path / "results.svg").read_text())
     assert drawn[0] == drawn[1]
     assert "mixed RLVR" in drawn[0]
-    assert "two cycles" not in drawn[0]
+    assert results_readme.LABELS["cycles"] not in drawn[0]
