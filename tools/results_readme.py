@@ -15,7 +15,6 @@ from copd.maths.intervals import stratified_mean, wilson
 from copd.maths.seeds import t_interval
 from copd.measure.evaluate import AVERAGE, Estimate, columns_of
 from copd.report.figures import plain_axes
-from copd.report.words import counted
 from copd.types import BASE
 
 README, PICTURE = ROOT / "README.md", ROOT / "docs" / "results.svg"
@@ -71,7 +70,9 @@ def section(main: Study) -> str:
         own = [o for o in main.outcomes if o.arm == arm]
         found = main.rows[arm].accuracy if len(own) > 1 else over_problems(own[0])
         cells = (share(found[name], 2) for name in columns)
-        lines.append((f"{LABELS[arm]} (`{arm}`)", *cells, *(lead_of(leads.get((arm, n))) for n in against), f"{len(own)}"))
+        lines.append(
+            (f"{LABELS[arm]} (`{arm}`)", *cells, *(lead_of(leads.get((arm, n))) for n in against), f"{len(own)}")
+        )
     base = (share(each, 1) for each in base_accuracy(main).values())
     lines.append(("the base", *base, *("" for _ in against), ""))
     header = ("method", *columns, *(f"against `{name}`" for name in against), "seeds")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from copd.arms.outcomes import Outcome
-from copd.maths.seeds import crossed_interval, holm, seeds_needed, t_interval, t_p_value
+from copd.maths.seeds import crossed_intervals, holm, seeds_needed, t_interval, t_p_value
 from copd.measure.evaluate import AVERAGE, Estimate, columns_of
 
 ONE_POINT = 0.01
@@ -105,7 +105,8 @@ def contrasts(outcomes: Sequence[Outcome], reference: str, sources: Sources) -> 
     for capability in columns_of(list(next(iter(base.values())).problems)):
         values = {arm: [_more(a, b, capability) for a, b in pairs[arm]] for arm in arms}
         p_M = [t_p_value(values[arm]) for arm in arms]
-        for arm, p, adjusted in zip(arms, p_M, holm(p_M), strict=True):
+        over_M = _over_problems([pairs[arm] for arm in arms], capability, sources)
+        for arm, p, adjusted, over_problems in zip(arms, p_M, holm(p_M), over_M, strict=True):
             own = values[arm]
             found.append(
                 Contrast(
@@ -114,7 +115,7 @@ def contrasts(outcomes: Sequence[Outcome], reference: str, sources: Sources) -> 
                     capability,
                     len(own),
                     Estimate(*t_interval(own)),
-                    _over_problems(pairs[arm], capability, sources),
+                    over_problems,
                     p,
                     adjusted,
                     sum((value > 0) + (value == 0) / 2 for value in own) / len(own),
@@ -133,12 +134,16 @@ def _pairs(own: Sequence[Outcome], base: Mapping[int, Outcome]) -> list[tuple[Ou
     return [(o, base[o.seed]) for o in own if o.seed in base and o.problems == base[o.seed].problems]
 
 
-def _over_problems(pairs: Sequence[tuple[Outcome, Outcome]], capability: str, sources: Sources) -> tuple[float, float]:
-    """On average over capabilities, each capability counts alike."""
-    names = list(pairs[0][0].problems) if capability == AVERAGE else [capability]
-    difference_SP = torch.cat([_weighed(pairs, name, names) for name in names], dim=1)
-    shared = [each for name in names for each in sources.get(name) or [()] * pairs[0][0].problems[name][1]]
-    return crossed_interval(difference_SP, shared)
+def _over_problems(
+    pairs_M: Sequence[Sequence[tuple[Outcome, Outcome]]], capability: str, sources: Sources
+) -> list[tuple[float, float]]:
+    """For each arm's pairs; on average over capabilities, each capability counts alike."""
+    problems = pairs_M[0][0][0].problems
+    names = list(problems) if capability == AVERAGE else [capability]
+    shared = [each for name in names for each in sources.get(name) or [()] * problems[name][1]]
+    return crossed_intervals(
+        [torch.cat([_weighed(pairs, name, names) for name in names], dim=1) for pairs in pairs_M], shared
+    )
 
 
 def _weighed(pairs: Sequence[tuple[Outcome, Outcome]], name: str, names: Sequence[str]) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cache
 
 import mpmath
 import torch
@@ -21,6 +22,7 @@ def t_below(t: float, degrees: float) -> float:
     return float(1 - tail if t >= 0 else tail)
 
 
+@cache
 def t_quantile(share: float, degrees: float) -> float:
     """The t below which this `share`, 0.5 <= share < 1, of Student's distribution lies; found by bisection."""
     low, high = 0.0, 1.0
@@ -74,15 +76,16 @@ def seeds_needed(values_S: Sequence[float], difference: float) -> int | None:
     return count if count <= MOST_SEEDS else None
 
 
-def crossed_interval(
-    difference_SP: Tensor, sources_P: Sequence[Sequence[str]], *, draws: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """A 95 % interval of the mean of `difference_SP` over other seeds and other problems; of one seed, over problems.
+def crossed_intervals(
+    differences_M: Sequence[Tensor], sources_P: Sequence[Sequence[str]], *, draws: int = 1000, seed: int = 0
+) -> list[tuple[float, float]]:
+    """A 95 % interval of the mean of each [S, P] tensor over other seeds and problems; of one seed, over problems.
 
     Its half width is the root of two squares: the half width of the t interval over the seeds' means, and 1.96 standard
     errors over problems. Those come from resampling the sources of the problems, such as pictures. A problem counts as
     often as the product of the counts of its sources, so that problems that share a source vary together (pigeonhole
-    bootstrap, Owen, Annals of Applied Statistics 1, 2007). A problem without sources is its own.
+    bootstrap, Owen, Annals of Applied Statistics 1, 2007). A problem without sources is its own. All tensors are
+    resampled by the same draws.
     """
     names = {name: i for i, name in enumerate(dict.fromkeys(s for sources in sources_P for s in sources))}
     own = iter(range(len(names), len(names) + len(sources_P)))
@@ -90,9 +93,14 @@ def crossed_interval(
     total, widest = len(names) + len(sources_P), max(map(len, places_P))
     padded_PW = torch.tensor([[*places, *[total] * (widest - len(places))] for places in places_P])
     generator = torch.Generator().manual_seed(seed)
-    difference_P = difference_SP.double().mean(0)
-    means_D = torch.cat([_resampled(difference_P, padded_PW, total, part, generator) for part in _parts(draws)])
-    over_problems = Z95 * float(means_D[means_D.isfinite()].std())
+    difference_PM = torch.stack([each.double().mean(0) for each in differences_M], dim=1)
+    means_DM = torch.cat([_resampled(difference_PM, padded_PW, total, part, generator) for part in _parts(draws)])
+    over_problems_M = Z95 * means_DM[means_DM.isfinite().all(1)].std(0)
+    return [_around(each, half) for each, half in zip(differences_M, over_problems_M.tolist(), strict=True)]
+
+
+def _around(difference_SP: Tensor, over_problems: float) -> tuple[float, float]:
+    """The interval over seeds, widened by the half width over problems; of one seed, that alone."""
     mean, low, _ = t_interval(difference_SP.double().mean(1).tolist())
     half = math.hypot(over_problems, mean - low) if len(difference_SP) > 1 else over_problems
     return mean - half, mean + half
@@ -103,8 +111,8 @@ def _parts(draws: int) -> list[int]:
     return [min(DRAWS_AT_ONCE, draws - first) for first in range(0, draws, DRAWS_AT_ONCE)]
 
 
-def _resampled(difference_P: Tensor, padded_PW: Tensor, total: int, draws: int, generator: torch.Generator) -> Tensor:
-    """The mean of the differences in each draw, NaN where no problem is in it. [D].
+def _resampled(difference_PM: Tensor, padded_PW: Tensor, total: int, draws: int, generator: torch.Generator) -> Tensor:
+    """The means of the differences in each draw, NaN where no problem is in it. [D, M].
 
     `padded_PW` holds each problem's sources, filled up by `total`.
     """
@@ -112,7 +120,7 @@ def _resampled(difference_P: Tensor, padded_PW: Tensor, total: int, draws: int, 
     weight_DK = torch.ones(draws, total + 1, dtype=torch.float64)
     weight_DK[:, used] = _counts(len(used), draws, generator)
     weight_DP = weight_DK[:, padded_PW].prod(-1)
-    return (weight_DP @ difference_P) / weight_DP.sum(-1)
+    return (weight_DP @ difference_PM) / weight_DP.sum(-1, keepdim=True)
 
 
 def _counts(things: int, draws: int, generator: torch.Generator) -> Tensor:

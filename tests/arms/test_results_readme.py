@@ -64,7 +64,9 @@ def test_a_difference_is_bold_only_where_holms_correction_leaves_it_clear(result
 
 
 def test_before_the_first_seed_of_the_study_no_lead_is_told(results_readme, study, tmp_path):
-    assert results_readme.lead(study).startswith("So far, on a toy world, at equal rollouts, against mixed RLVR: experts")
+    assert results_readme.lead(study).startswith(
+        "So far, on a toy world, at equal rollouts, against mixed RLVR: experts"
+    )
     for path in tmp_path.rglob("seed-*.json"):
         path.unlink()
     assert results_readme.lead(results_readme.Study(study.file)) == "No seed of the study has run yet."

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from copd.maths.seeds import (
-    crossed_interval,
+    crossed_intervals,
     holm,
     seeds_needed,
     t_below,
@@ -15,6 +15,11 @@ from copd.maths.seeds import (
     t_p_value,
     t_quantile,
 )
+
+
+def crossed_interval(difference_SP, sources_P, seed=0):
+    (found,) = crossed_intervals([difference_SP], sources_P, seed=seed)
+    return found
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 9, 30, 500])
@@ -125,3 +130,11 @@ def test_an_interval_over_seeds_and_problems_is_as_wide_as_both_together():
 def test_draws_without_any_problem_are_left_out():
     low, high = crossed_interval(torch.tensor([[0.0, 1.0, 1.0]]), [("a", "b"), ("c", "d"), ("e", "f")])
     assert -1 < low < 2 / 3 < high < 2
+
+
+def test_several_differences_have_the_intervals_that_each_has_alone():
+    draw = torch.Generator().manual_seed(0)
+    differences = [torch.rand(seeds, 60, generator=draw) for seeds in (1, 2, 4)]
+    sources = [(f"{i // 3}", f"{i % 5}") for i in range(60)]
+    alone = [crossed_interval(each, sources) for each in differences]
+    assert crossed_intervals(differences, sources) == [pytest.approx(each) for each in alone]
