@@ -1,7 +1,6 @@
 """The benchmarks run, at a reduced size and without TRL, and print what they measured. They never test speed."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from benchmarks import (
     profile_step,
     sampling,
     theirs,
+    vocabulary,
 )
 from benchmarks.ours import Lengthened, Size, digits, make_branches, problems_of
 from benchmarks.responses import written
@@ -160,12 +160,21 @@ def test_memory_of_a_step_is_measured_in_mib(path):
     assert memory.added_mib("text", path, SMALL) >= 0
 
 
-def test_log_probs_in_chunks_are_measured_in_mib_and_seconds():
-    found = list(jobs.vocabulary(replace(SMALL, repetitions=1), tokens=64, entries=2048))
+def test_log_probs_in_chunks_are_measured_in_mib_and_seconds(monkeypatch):
+    alone = jobs.told_by("benchmarks.vocabulary", 4, 64, 2048, 1)
+    assert alone.keys() == {"seconds", "added_mib"}
+    assert alone["seconds"] > 0
+
+    def in_this_process(module, chunk, tokens, entries, threads):
+        seconds, added = vocabulary.measured(tokens, entries, chunk)
+        return {"seconds": seconds, "added_mib": added}
+
+    monkeypatch.setattr(jobs, "told_by", in_this_process)
+    found = list(jobs.vocabulary(SMALL, tokens=64, entries=2048))
     assert [(row.job, row.unit) for row in found] == [
         (f"log-probs of 64 tokens over 2,048, {chunk} at a time", unit) for chunk in (4, 16) for unit in ("MiB", "s")
     ]
-    assert all(len(row.ours) == len(row.theirs) == 1 for row in found)
+    assert all(len(row.ours) == len(row.theirs) == 2 for row in found)
 
 
 def test_growth_is_the_slope_in_logarithms():
