@@ -22,12 +22,12 @@ LEAD = ("<!-- Lead: written by `make docs`. -->\n", "<!-- End of lead. -->\n")
 RESULTS = ("<!-- Results: written by `make docs`. -->\n", "<!-- End of results. -->\n")
 LABELS = {
     "expert": "experts: one model for each capability",
-    "one_cycle": "experts, who then teach one student",
-    "replay": "the same, begun on what they sampled in RLVR",
-    "cycles": "the same twice, from the student on",
+    "one_cycle": "experts teach one student",
+    "replay": "experts teach one student, first on their RLVR rollouts",
+    "cycles": "experts teach one student, learn on from it, teach again",
     "copd_dense": "the paper's CoPD with a dense signal",
     "copd_paper": "the paper's CoPD",
-    "soft_kd": "one student, on answers of the experts",
+    "soft_kd": "one student learns on the experts' answers",
     "mopd_base": "multi-teacher OPD of the base, dense signal",
     "mopd_sampled": "multi-teacher OPD of the experts' mean",
     "mixed": "mixed RLVR",
