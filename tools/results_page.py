@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +11,13 @@ from statistics import fmean
 from typing import Any
 
 import jinja2
+from results_claims import EXPERT, ONE_CYCLE, claims, co_evolution
+from results_words import gain, markdown, percents, settings, share, spread
 
 from copd.arms.comparison import Comparison, read_comparison
 from copd.arms.jobs import candidate_name
 from copd.arms.outcomes import Outcome, mean_of_pairs, read_outcomes
-from copd.arms.page import CLEAR, verdict
+from copd.arms.page import verdict
 from copd.arms.summary import ArmRow, Contrast, Sources, arm_rows, contrasts
 from copd.commands.compare import PROBLEMS
 from copd.maths.seeds import t_interval
@@ -30,11 +32,6 @@ BESIDE = {"ablations.yaml": "Ablations", "controls.yaml": "Controls", "candidate
 """Comparisons beside the main one, in its folder, and their headings."""
 WORLDS = sorted(file for file in (ROOT / "studies").glob("*/main.yaml") if file != MAIN)
 TEMPLATE = Path(__file__).with_name("results.md.jinja")
-REFERENCE, ONE_CYCLE, PAPER, EXPERT = "mixed", "one_cycle", "copd_paper", "expert"
-CO_EVOLVING = ("cycles", "copd_dense", PAPER)
-"""Arms whose branches learn on from what was taught."""
-TAUGHT_ONCE = (ONE_CYCLE, "replay", "soft_kd")
-"""Arms whose student experts teach at the end."""
 
 
 @dataclass(frozen=True)
@@ -80,43 +77,7 @@ class Study:
         counts = sorted({len(row.seeds) for row in self.rows.values()})
         seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
         said = [f"After {seeds} of an arm:", *verdict(list(self.rows.values()), list(self.found.items()))]
-        return " ".join([*said, *self.co_evolution()])
-
-    def co_evolution(self) -> list[str]:
-        """Whether the best arm whose branches learn on from what was taught is ahead of experts that teach once."""
-        found = [c for c in self.found.get(ONE_CYCLE, []) if c.capability == AVERAGE and c.arm in CO_EVOLVING]
-        if not found or max(c.seeds for c in found) < 2:
-            return []
-        best = max(found, key=lambda c: c.over_seeds.value)
-        e, stands = best.over_seeds, f"`{best.arm}`, the best method whose branches go on learning after a lesson, is"
-        low, high = sorted(100 * abs(bound) for bound in (e.low, e.high))
-        by = f"{100 * abs(e.value):.1f} points {'above' if e.value > 0 else 'below'} `{ONE_CYCLE}`"
-        if best.holm >= CLEAR:
-            return [f"Whether co-evolution pays here is open: {stands} {by} ({gain(e, best.seeds)})."]
-        does = "pays" if e.value > 0 else "does not pay"
-        weaker = (
-            [f"One likely reason is weaker teachers: {why}."] if e.value < 0 and (why := self.weaker(best.arm)) else []
-        )
-        return [f"Co-evolution {does} here: {stands} {by} [{low:.1f}, {high:.1f}].", *weaker]
-
-    def weaker(self, arm: str) -> str:
-        """How much weaker an arm's branches are at the end than those of one cycle; empty if that is not clear."""
-        own, other = self.known_at_the_end(arm), self.known_at_the_end(ONE_CYCLE)
-        both = own.keys() & other.keys()
-        less = Estimate(*t_interval([own[seed] - other[seed] for seed in both])) if len(both) > 1 else None
-        if less is None or less.high >= 0:
-            return ""
-        return (
-            f"at the end the branches of `{arm}` answer {100 * fmean(own[s] for s in both):.1f} % of the validation "
-            f"problems of their own capability, those of `{ONE_CYCLE}` {100 * fmean(other[s] for s in both):.1f} % "
-            f"({gain(less, len(both))})"
-        )
-
-    def known_at_the_end(self, arm: str) -> dict[int, float]:
-        """Seed -> validation accuracy of the branches at the end, each in its own capability, where it was measured."""
-        ends = {o.seed: o.curve[-1][1] for o in self.outcomes if o.arm == arm and o.curve}
-        names = [f"{name}/{name}" for name in self.outcomes[0].problems]
-        return {seed: fmean(end[n] for n in names) for seed, end in ends.items() if all(n in end for n in names)}
+        return " ".join([*said, *co_evolution(self)])
 
     @cached_property
     def found(self) -> dict[str, list[Contrast]]:
@@ -250,76 +211,10 @@ class Study:
                     lines.append((f"`{arm}`", f"{so_far:,.0f}", *map(percents, own), taught))
         return markdown(("arm", "rollouts", *names, "student, average of all"), lines) if lines else ""
 
-    def claims(self) -> str:
-        """The paper's claims, and what came out; empty until the arms that they take are there."""
-        rows = self.rows
-        if not {PAPER, ONE_CYCLE, EXPERT, REFERENCE} <= rows.keys():
-            return ""
-        lost = "the mean of the weights loses what the branches know: each answers {:.1f} % of the validation problems "
-        lost += "of its own capability, the mean {:.1f} % of all test problems"
-        known, kept = self.known_at_the_end(PAPER), rows[PAPER].accuracy[AVERAGE].value
-        kept_less = bool(known) and fmean(known.values()) > kept
-        reasons = {
-            REFERENCE: lost.format(100 * fmean(known.values()), 100 * kept) if kept_less else "",
-            ONE_CYCLE: self.weaker(PAPER),
-        }
-        lines = []
-        for reference, words in ((REFERENCE, "mixed RLVR"), (ONE_CYCLE, "experts that teach one student once")):
-            here, holds = self.judged(reference)
-            lines.append((f"CoPD is ahead of {words}", here, holds, reasons[reference] if holds == "no" else ""))
-        best = max((row for row in rows.values() if row.models == 1), key=lambda row: row.accuracy[AVERAGE].value)
-        regret = {name: best.regret[name] for name in self.outcomes[0].problems if name in best.regret}
-        beyond = ", ".join(f"{name} {gain(each, len(best.seeds))}" for name, each in regret.items())
-        below = any(each.high < 0 for each in regret.values())
-        holds = "no" if below else "yes" if regret and all(each.low > 0 for each in regret.values()) else "open"
-        only = "experts alone teach its student: nothing leads beyond them" if below and best.arm in TAUGHT_ONCE else ""
-        lines.append(("One model surpasses each expert in its own capability", f"`{best.arm}`: {beyond}", holds, only))
-        return markdown(("claim", "here", "holds", "most likely reason, if not"), lines)
-
-    def judged(self, reference: str) -> tuple[str, str]:
-        """The paper's form against a reference, and whether it is clearly ahead."""
-        found = [c for c in self.found.get(reference, []) if (c.arm, c.capability) == (PAPER, AVERAGE)]
-        if not found:
-            return "–", "open"
-        e, clear = found[0].over_seeds, found[0].holm < CLEAR
-        holds = "open" if not clear else "yes" if e.value > 0 else "no"
-        return f"`{PAPER}`: {gain(e, found[0].seeds)} against `{reference}`", holds
-
     def commands(self) -> str:
         """One command for each arm."""
         first = {o.arm: o.command for o in reversed(self.outcomes)}
         return "\n\n".join(f"`{arm}`\n\n```sh\n{first[arm]}\n```" for arm in self.rows)
-
-
-def spread(values: Sequence[float]) -> str:
-    """A mean with its t interval over seeds."""
-    value, low, high = t_interval(list(values))
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]" if len(values) > 1 else f"{value:.3f}"
-
-
-def percents(values: Sequence[float]) -> str:
-    """The mean of shares in %, with its t interval over seeds."""
-    return share(Estimate(*t_interval(list(values))), len(values))
-
-
-def share(e: Estimate, seeds: int) -> str:
-    """A percentage with its interval over seeds, if there are several."""
-    return f"{100 * e.value:.1f}" + (f" [{100 * e.low:.1f}, {100 * e.high:.1f}]" if seeds > 1 else "")
-
-
-def gain(e: Estimate, seeds: int) -> str:
-    """A difference in points with its interval over seeds, if there are several."""
-    return f"{100 * e.value:+.1f}" + (f" [{100 * e.low:+.1f}, {100 * e.high:+.1f}]" if seeds > 1 else "")
-
-
-def settings(changes: dict[str, object]) -> str:
-    """The overrides of a candidate."""
-    return ", ".join(f"`{name}={json.dumps(value)}`" for name, value in changes.items()) or "as the arm"
-
-
-def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table of cells."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ("---",) * len(header), *lines))
 
 
 def page(main: Study, beside: Mapping[str, Study], worlds: Sequence[Study]) -> str:
@@ -335,6 +230,7 @@ def page(main: Study, beside: Mapping[str, Study], worlds: Sequence[Study]) -> s
         main=main,
         beside={heading: study for heading, study in beside.items() if study.rows.keys() - main.rows.keys()},
         worlds=[world for world in worlds if world.outcomes],
+        claims=claims(main),
     )
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
-from results_page import MAIN, ONE_CYCLE, PAPER, REFERENCE, ROOT, Study, gain, markdown, share
+from results_claims import ONE_CYCLE, PAPER, REFERENCE, co_evolution
+from results_page import MAIN, ROOT, Study
+from results_words import gain, markdown, share
 
 from copd.arms.outcomes import Outcome
 from copd.arms.page import CLEAR
@@ -76,7 +78,7 @@ def section(main: Study) -> str:
     base = (share(each, 1) for each in base_accuracy(main).values())
     lines.append(("the base", *base, *("" for _ in against), ""))
     header = ("method", *columns, *(f"against `{name}`" for name in against), "seeds")
-    return "\n\n".join([markdown(header, lines), *filter(None, [" ".join(main.co_evolution())])]) + "\n"
+    return "\n\n".join([markdown(header, lines), *filter(None, [" ".join(co_evolution(main))])]) + "\n"
 
 
 def by_average(main: Study) -> list[str]:

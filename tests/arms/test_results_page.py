@@ -1,6 +1,6 @@
 """docs/results.md is what `make docs` draws from the results, and says what they say."""
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -15,10 +15,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def results_page():
-    spec = importlib.util.spec_from_file_location("results_page", ROOT / "tools" / "results_page.py")
-    module = sys.modules["results_page"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(ROOT / "tools"))
+    yield importlib.import_module("results_page")
+    sys.path.remove(str(ROOT / "tools"))
 
 
 @pytest.fixture
@@ -158,7 +157,7 @@ def test_the_first_paragraph_leaves_open_what_is_not_clear(three_ways):
 
 
 def test_a_claim_of_the_paper_holds_only_where_the_intervals_say_so(three_ways):
-    said = three_ways(0.55).claims()
+    said = importlib.import_module("results_claims").claims(three_ways(0.55))
     assert "| CoPD is ahead of mixed RLVR | `copd_paper`: +5.0 [+4.4, +5.6] against `mixed` | yes |  |" in said
     assert "| CoPD is ahead of experts that teach one student once | `copd_paper`: -5.0 [-5.6, -4.4] against" in said
     assert "| `one_cycle`: text -10.0 [-10.0, -10.0], image -10.0 [-10.0, -10.0] | no | experts alone" in said
