@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,15 @@ def co_evolution(main: Study) -> list[str]:
     because = weaker(main, best.arm) if e.value < 0 else ""
     said = f"Co-evolution {does} here: {stands} {by} [{low:.1f}, {high:.1f}]."
     return [said, *([f"One likely reason is weaker teachers: {because}."] if because else [])]
+
+
+def elsewhere(worlds: Sequence[Study]) -> str:
+    """One cycle against mixed RLVR in each other world where both have run; empty if there is none."""
+    said = []
+    for world in worlds:
+        found = [c for c in world.found.get(REFERENCE, []) if (c.arm, c.capability) == (ONE_CYCLE, AVERAGE)]
+        said += [f"{gain(c.over_seeds, c.seeds)} points at {world.comparison.title}" for c in found]
+    return f"In other worlds `{ONE_CYCLE}` has, against `{REFERENCE}`, {'; '.join(said)}." if said else ""
 
 
 def weaker(main: Study, arm: str) -> str:

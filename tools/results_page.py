@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 import jinja2
-from results_claims import EXPERT, ONE_CYCLE, claims, co_evolution
+from results_claims import EXPERT, ONE_CYCLE, claims, co_evolution, elsewhere
 from results_words import gain, markdown, percents, settings, share, spread
 
 from copd.arms.comparison import Comparison, read_comparison
@@ -231,6 +231,7 @@ def page(main: Study, beside: Mapping[str, Study], worlds: Sequence[Study]) -> s
         beside={heading: study for heading, study in beside.items() if study.rows.keys() - main.rows.keys()},
         worlds=[world for world in worlds if world.outcomes],
         claims=claims(main),
+        elsewhere=elsewhere(worlds),
     )
 
 

@@ -156,6 +156,17 @@ def test_the_first_paragraph_leaves_open_what_is_not_clear(three_ways):
     assert "Whether co-evolution pays here is open" in three_ways(0.6).verdict()
 
 
+def test_the_first_paragraph_tells_how_one_cycle_does_in_other_worlds(results_page, study, three_ways):
+    world = three_ways(0.4)
+    search = {"candidates": {"mixed": [{}]}}
+    file = study.file.with_name("searching.yaml")
+    file.write_text(yaml.safe_dump({**yaml.safe_load(world.file.read_text()), "search": search}))
+    main = results_page.Study(file)
+    said = results_page.page(main, {}, [world]).splitlines()[3]
+    assert "In other worlds `one_cycle` has, against `mixed`, +10.0 [+10.0, +10.0] points at" in said
+    assert "In other worlds" not in results_page.page(main, {}, [])
+
+
 def test_a_claim_of_the_paper_holds_only_where_the_intervals_say_so(three_ways):
     said = importlib.import_module("results_claims").claims(three_ways(0.55))
     assert "| CoPD is ahead of mixed RLVR | `copd_paper`: +5.0 [+4.4, +5.6] against `mixed` | yes |  |" in said
