@@ -64,7 +64,7 @@ def train(
     .py file, since processes load it from there; a lambda or a function of a notebook raises RecipeError. It may also
     be written as path/file.py:NAME.
 
-    With `quiet` nothing is printed, and warnings go to the logger "copd.commands.python".
+    With `quiet` nothing is printed but warnings, by the logger "copd.commands.python".
     """
     if quiet:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when the libraries are loaded

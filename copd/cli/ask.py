@@ -15,13 +15,12 @@ from rich.console import Console
 
 from copd.cli.arguments import busy, is_change, models_and_changes
 from copd.errors import DataError, RecipeError
-from copd.system.files import COMMIT
 
 if TYPE_CHECKING:  # torch is loaded only once the command is known to be sound
     from copd.commands.ask import Asked
 
 PROMPT = "> "
-OF_THE_HUB = re.compile(rf"[\w.-]+/[\w.-]+@{COMMIT}")
+OF_THE_HUB = re.compile(r"[\w.-]+/[\w.-]+@[\w./-]+")
 
 
 def ask(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +15,11 @@ from copd import __version__
 from copd.assemble.plan import Plan
 from copd.measure.evaluate import AVERAGE, Accuracy, columns_of
 from copd.model.folders import Loader
+from copd.recipe.fields import Section
 from copd.recipe.model import Recipe
 from copd.recipe.publish import as_yaml, data_names, hub_data, hub_id, model_name
 from copd.recipe.task_sections import RowsTask
-from copd.runs.cards import CITATION, LOADING, LOADING_TEXT, RUN_CARD
+from copd.runs.cards import CITATION, DIFFERENT, LOADING, LOADING_TEXT, RUN_CARD, TEMPLATE
 from copd.system.files import replace_text
 from copd.types import BASE, MERGED
 
@@ -29,6 +30,8 @@ LEGAL = ("LICENSE*", "NOTICE*")
 FRONT = re.compile(r"---\n(.*?)\n---", re.DOTALL)
 FORMS = {"boxed": "`\\boxed{}`", "tag": "`<answer></answer>`"}
 PAPER = "2604.27083"
+NO_WAY: tuple[None, Mapping[str, Any], None] = (None, {}, None)
+"""Of a task that asks a question as it is."""
 
 
 class Made(NamedTuple):
@@ -64,7 +67,7 @@ class Cards:
             licence=licence or "not named by the base's own card; look it up before you publish this model",
             data="\n".join(f"- {branch}: {', '.join(names)}" for branch, names in data_names(recipe).items()),
             results=results(table, name, recipe.evaluation.split, recipe.seed),
-            loading=self.loading(),
+            loading=self.loading(name),
             form=FORMS[recipe.reward.answer_form],
             limit=recipe.sampling.max_new_tokens,
             recipe_file=RECIPE_FILE,
@@ -99,16 +102,20 @@ class Cards:
         licence = named.get("license") if isinstance(named, dict) else None
         return licence if isinstance(licence, str) else None
 
-    def loading(self) -> str:
-        """Code that loads the model and asks it, with the system prompt of the tasks if they share one."""
-        tasks = [branch.task for branch in self.recipe.branches.values()]
-        prompts = {task.system_prompt if isinstance(task, RowsTask) else None for task in tasks}
-        system = prompts.pop() if len(prompts) == 1 else None
-        return (LOADING if self.loader.pipeline_tag == "image-text-to-text" else LOADING_TEXT).format(
+    def loading(self, name: str) -> str:
+        """Code that loads the model and asks it as its branch was asked, or as all branches were if they agree."""
+        own = [self.recipe.branches[name]] if name in self.recipe.branches else self.recipe.branches.values()
+        asked = [_asked(branch.task) for branch in own]
+        alike = all(each == asked[0] for each in asked)
+        system, variables, template = asked[0] if alike else NO_WAY
+        code = (LOADING if self.loader.pipeline_tag == "image-text-to-text" else LOADING_TEXT).format(
             auto_class=self.loader.auto_class.__name__,
             system=f'{{"role": "system", "content": {system!r}}}, ' if system else "",
+            variables="".join(f", {key}={value!r}" for key, value in variables.items()),
             limit=self.recipe.sampling.max_new_tokens,
         )
+        said = [DIFFERENT] if not alike else [TEMPLATE.format(template=template)] if template else []
+        return "\n\n".join([code, *said])
 
     def write(self, folder: Path, name: str, table: Sequence[Accuracy] = (), *, made: Made | None = None) -> None:
         """Write card and recipe into a model's folder, and the base's licence. Raises WriteError."""
@@ -117,6 +124,13 @@ class Cards:
         replace_text(folder / RECIPE_FILE, as_yaml(self.recipe, head))
         for path in (path for pattern in LEGAL for path in self.base.glob(pattern)):
             shutil.copyfile(path, folder / path.name)
+
+
+def _asked(task: Section) -> tuple[str | None, Mapping[str, Any], str | None]:
+    """System prompt, variables of the chat template and prompt template of a task."""
+    if not isinstance(task, RowsTask):
+        return NO_WAY
+    return task.system_prompt, task.chat_template_kwargs, task.prompt_template
 
 
 def results(table: Sequence[Accuracy], name: str, split: str, seed: int) -> str:

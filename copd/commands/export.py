@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import gettempdir
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -39,7 +39,7 @@ from copd.runs.saved import (
     run_of,
 )
 from copd.system.files import passing_folder
-from copd.system.own_code import load_named
+from copd.system.own_code import find_code, loaded
 from copd.types import MERGED
 
 EXPORTS = "exports"
@@ -149,18 +149,27 @@ class SavedModels:
     def __init__(self, run: Path, step: str) -> None:
         self.recipe = load_recipe(recipe_of(run))
         self.plan = make_plan(self.recipe)
+        self._run, self._code_sha256 = run, manifest_of(run).get("code_sha256") or {}
         self.checkpoint = checkpoint_of(run, step, self.plan.product)
         if manifest_of(run).get("base_sha256") != base_sums(self.recipe):
             raise CheckpointError(
                 f"{run}: the base {self.recipe.model.path} is not the one that the run began with, and the models of a "
                 "checkpoint need it; give it back its files"
             )
-        named = self.recipe.model.family
-        family = load_named(named, "model.family") if named else None
+        family = self._own(self.recipe.model.family, "model.family") if self.recipe.model.family else None
         self.base = load_policy(self.recipe, home=(torch.device("cpu"), None), family=family)
         begun = self.plan.schedule.updates_before(self.checkpoint.step) < self.checkpoint.step
         waiting = {self.plan.student} - set(self.plan.learners) if not begun else set()
         self.branches = tuple(name for name in self.checkpoint.branches if name not in waiting)
+
+    def _own(self, source: str, field: str) -> Any:
+        """The user's code that a field names, as the run had it. Raises RecipeError or CheckpointError."""
+        code = find_code(source, field)
+        if self._code_sha256.get(source, code.sha256) != code.sha256:
+            raise CheckpointError(
+                f"{self._run}: {field}: {code.path} is not the file that the run began with; give it back its content"
+            )
+        return loaded(code, field)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -192,7 +201,7 @@ class SavedModels:
             if merges:
                 tell(f"{at}: merging {len(parts)} branches")
                 section = self.recipe.merge
-                own = load_named(section.method, "merge.method") if is_code(section.method) else None
+                own = self._own(section.method, "merge.method") if is_code(section.method) else None
                 merge_by_section(own or section.method, section, self.base, parts, work / MERGED)
                 policy = self.base.clone()
                 policy.load_weights(StoredTensors(work / MERGED, MERGED))

@@ -36,8 +36,9 @@ MANY_BAD = 0.5
 """A file with a larger share of bad rows is refused."""
 MAIN = "main"
 HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(.+))?")
-NO_NAME = re.compile(r"(?:^|[-_])(?:\d+|of|train|validation|test|data|\*)(?=[-_]|$)")
+NO_NAME = re.compile(r"(?:^|[-_])(?:\d+|of|train|validation|valid|val|dev|test|data|\*)(?=[-_]|$)")
 """The parts of file names that say nothing of what the rows ask."""
+VALIDATION = re.compile(r"(?:^|[-_])(?:validation|valid|val|dev)(?=[-_]|$)")
 TOLD = 3
 """Most notes on the rows of a file that are told."""
 PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
@@ -142,9 +143,10 @@ def _branch(file: str, model: Model, taken: set[str], tell: Callable[[str], None
     share, sizes = found.share(MOST["problems"])
     name, stem = _name(file, taken), _stem(file)
     if stem in taken:
+        field = "validation" if VALIDATION.search(Path(file).stem) else "test"
         tell(
-            f"{file}: is a branch of its own, {name}, that learns; if its rows are to test {stem}, leave the file out "
-            f"and write `test: {file}` into {stem}"
+            f"{file}: is a branch of its own, {name}, that learns; if its rows are for the {field} of {stem}, leave "
+            f"the file out and write `{field}: {file}` into {stem}"
         )
     return Branch(name, found, verifier, found.bad + misfits, share, sizes, commit)
 

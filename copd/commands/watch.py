@@ -20,7 +20,7 @@ from copd.recipe.reading import load_recipe, reread
 from copd.report.live import Standing, live_page, waiting_page
 from copd.report.reading import RunRecord, read_run
 from copd.runs.folder import saved_recipe
-from copd.runs.lifecycle import LOCK
+from copd.runs.lifecycle import LOCK, in_use
 from copd.runs.remaining import Remaining
 from copd.runs.runlog import ANSWERS, METRICS, RUN_MANIFEST, SAMPLES
 
@@ -51,14 +51,15 @@ class Watched:
             raise RunFolderError(f"{folder}: not a run folder ({RUN_MANIFEST} is missing); give one of copd train")
         self.folder = folder
         self._lock = threading.Lock()
-        self._seen: list[tuple[int, int] | None] = []
+        self._seen: list[object] = []
         self._page: Page | None = None
         self._due = 0.0
 
     def page(self) -> Page:
         """The page of now, or a moment ago."""
         with self._lock:
-            seen = [_stamp(self.folder / name) for name in (RUN_MANIFEST, METRICS, SAMPLES, ANSWERS, LOCK)]
+            files = (RUN_MANIFEST, METRICS, SAMPLES, ANSWERS)
+            seen: list[object] = [in_use(self.folder), *(_stamp(self.folder / name) for name in files)]
             if self._page is None or (seen != self._seen and time.monotonic() >= self._due):
                 began = time.monotonic()
                 content, finished = self._made()
@@ -92,7 +93,7 @@ def standing_of(run: RunRecord) -> Standing:
         remaining.heard(record)
     schedule = plan.schedule
     here = schedule.position(min(max(0, run.steps - 1), schedule.steps - 1))
-    trains = (run.folder / LOCK).is_file()
+    trains = in_use(run.folder)
     left = sum(remaining.seconds(run.steps).values()) if trains and not run.finished else 0.0
     return Standing(
         "finished" if run.finished else "training" if trains else "stopped",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -45,6 +46,9 @@ def published(recipe: Recipe) -> dict[str, Any]:
         for field in ("train", "validation", "test", "data_root", "source"):
             if section["task"].get(field):
                 section["task"][field] = _bare(section["task"][field])
+        if "arguments" in section["task"]:
+            arguments = section["task"]["arguments"]
+            section["task"]["arguments"] = {name: bare(v) if _is_path(v) else v for name, v in arguments.items()}
     data["verifiers"] = _bare(data["verifiers"])
     for tracker in data["trackers"]:
         tracker["kind"] = bare(tracker["kind"]) if is_code(tracker["kind"]) else tracker["kind"]
@@ -78,6 +82,11 @@ def hub_data(recipe: Recipe) -> list[str]:
     """The ids of the data sets of the hub that a recipe trains on, each once."""
     files = [file for names in data_names(recipe).values() for file in names if file.startswith(HUB)]
     return list(dict.fromkeys("/".join(file.removeprefix(HUB).split("/")[:2]) for file in files))
+
+
+def _is_path(value: Any) -> bool:
+    """Whether an argument of the user's own class is a place on this machine."""
+    return isinstance(value, str) and (value.startswith(("/", "~", "./", "../")) or os.path.exists(value))
 
 
 def _bare(value: Any) -> Any:

@@ -63,7 +63,7 @@ from transformers import {auto_class}, AutoProcessor
 
 model, processor = ({auto_class}.from_pretrained("FOLDER"), AutoProcessor.from_pretrained("FOLDER"))
 chat = [{system}{{"role": "user", "content": [{{"type": "text", "text": "your question"}}]}}]
-text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False{variables})
 inputs = processor(text=[text], return_tensors="pt")
 output = model.generate(**inputs, max_new_tokens={limit}, do_sample=False)
 print(processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0])
@@ -75,9 +75,20 @@ from transformers import {auto_class}, AutoTokenizer
 
 model, tokenizer = {auto_class}.from_pretrained("FOLDER"), AutoTokenizer.from_pretrained("FOLDER")
 chat = [{system}{{"role": "user", "content": "your question"}}]
-inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+inputs = tokenizer.apply_chat_template(
+    chat, add_generation_prompt=True, return_tensors="pt", return_dict=True{variables}
+)
 output = model.generate(**inputs, max_new_tokens={limit}, do_sample=False)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+```"""
+DIFFERENT = (
+    "The capabilities were asked in different ways: `branches.NAME.task` of the recipe has the system prompt, the "
+    "`prompt_template` and the `chat_template_kwargs` of each."
+)
+TEMPLATE = """In training each question was put into this template, with the columns of its row:
+
+```jinja
+{template}
 ```"""
 CITATION = """```bibtex
 @article{gu2026copd,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sys
 import threading
@@ -18,6 +19,8 @@ from copd.system.signals import Ended, handled_by
 
 LOCK = ".lock"
 """The file of a run folder that a process locks while it trains. A process that does not crash removes it."""
+PATIENCE = 0.5
+"""Seconds for which a locked folder is tried again: `in_use` holds a lock for a moment."""
 SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -29,7 +32,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     locked the folder, or if it cannot be written.
     """
     new = [each for each in (folder, *folder.parents) if not each.exists()]
-    lock = FileLock(folder / LOCK, timeout=0)
+    lock = FileLock(folder / LOCK, timeout=PATIENCE)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -49,6 +52,18 @@ def alone_in(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             for each in new:
                 each.rmdir()
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process has locked the folder now. The file that a killed process leaves behind is no lock."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 class Stopped(Ended):

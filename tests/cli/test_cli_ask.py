@@ -24,6 +24,7 @@ DIGITS = "builtin:digits"
         (["nowhere"], None),
         ([DIGITS, DIGITS], None),
         ([DIGITS, f"org/name@{COMMIT}"], None),
+        ([DIGITS, "Qwen/Qwen3-VL-4B-Instruct@main"], None),
         ([DIGITS, "runs/demo@40"], None),
         ([DIGITS, "runs/demo/branches/text@best"], None),
         ([DIGITS, "."], None),

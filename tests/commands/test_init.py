@@ -163,14 +163,18 @@ def test_a_mistake_is_one_line_on_stderr_and_nothing_on_stdout(command, rows, he
     assert done.stderr.count("\n") == 1
 
 
-def test_a_file_that_looks_like_the_test_split_of_another_is_told(rows, here):
+@pytest.mark.parametrize(
+    ("file", "split"),
+    [("test", "test"), ("val", "validation"), ("valid", "validation"), ("dev", "validation")],
+)
+def test_a_file_that_looks_like_a_split_of_another_is_told(rows, here, file, split):
     (here / "gsm8k").mkdir()
-    files = [rows(str, "gsm8k/train.jsonl"), rows(str, "gsm8k/test.jsonl")]
+    files = [rows(str, "gsm8k/train.jsonl"), rows(str, f"gsm8k/{file}.jsonl")]
     recipe, said, text = made(*files)
     assert list(recipe.branches) == ["gsm8k", "gsm8k_2"]
     assert said == [
-        "gsm8k/test.jsonl: is a branch of its own, gsm8k_2, that learns; if its rows are to test gsm8k, leave the file "
-        "out and write `test: gsm8k/test.jsonl` into gsm8k"
+        f"gsm8k/{file}.jsonl: is a branch of its own, gsm8k_2, that learns; if its rows are for the {split} of gsm8k, "
+        f"leave the file out and write `{split}: gsm8k/{file}.jsonl` into gsm8k"
     ]
     assert text.count("# columns: question as prompt, answer\n") == 2
 

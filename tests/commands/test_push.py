@@ -11,10 +11,14 @@ import pytest
 import yaml
 
 import copd
+from copd.assemble.plan import make_plan
+from copd.commands.cards import Cards
 from copd.commands.push import notes, prepare
 from copd.errors import RecipeError, RunFolderError, WriteError
-from copd.model.folders import model_folder
+from copd.model.folders import loader_of, model_folder, read_config
+from copd.recipe.publish import published
 from copd.recipe.reading import load_recipe, make_recipe
+from copd.runs.saved import recipe_of
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -72,11 +76,38 @@ def test_a_card_has_the_licence_the_results_with_intervals_the_answer_form_and_t
     assert (run.merged / "LICENSE").read_text() == "MIT"
 
 
+def test_a_card_asks_a_model_as_its_own_branch_was_asked(run):
+    changes = [
+        "branches.ones.task.chat_template_kwargs={enable_thinking: false}",
+        "branches.ones.task.prompt_template='Q: {{ prompt }}'",
+    ]
+    recipe = load_recipe(recipe_of(run.folder), changes)
+    base = Path(recipe.model.path)
+    cards = Cards(recipe, make_plan(recipe), loader_of(read_config(base)), base)
+    ones, twos, merged = (cards.card(name) for name in ("ones", "twos", "merged"))
+    assert "'Box it.'" in ones
+    assert "tokenize=False, enable_thinking=False)" in ones
+    assert "```jinja\nQ: {{ prompt }}\n```" in ones
+    assert "'Box it.'" in twos
+    assert "enable_thinking" not in twos + merged
+    assert "asked in different ways" in merged
+    assert "asked in different ways" not in ones + twos
+
+
 def test_the_code_of_a_card_asks_the_model(run):
     _, text = card_of(run.merged)
     code = text.split("```python\n")[1].split("```")[0]
     assert "'Box it.'" in code
     exec(code.replace('"FOLDER"', repr(str(run.merged))), {})
+
+
+def test_an_argument_of_a_users_class_that_is_a_place_of_the_machine_is_published_by_its_name_alone(tmp_path):
+    (tmp_path / "rows.csv").touch()
+    given = {"file": str(tmp_path / "rows.csv"), "home": "~/me/x.csv", "shape": "a/b", "count": 3}
+    task = {"kind": "python", "source": "mine.py:Mine", "arguments": given}
+    recipe = load_recipe({"model": {"path": "builtin:digits"}, "branches": {"one": {"task": task}}, "method": "expert"})
+    told = published(recipe)["branches"]["one"]["task"]["arguments"]
+    assert told == {"file": "rows.csv", "home": "x.csv", "shape": "a/b", "count": 3}
 
 
 def test_no_folder_of_the_machine_is_in_what_is_pushed_and_the_recipe_is_one(run):

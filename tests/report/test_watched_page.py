@@ -5,6 +5,7 @@ import re
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from http.client import HTTPConnection
 
 import pytest
@@ -16,7 +17,7 @@ from copd.commands.watch import Server, Watched
 from copd.errors import RecipeError, RunFolderError
 from copd.recipe.reading import load_recipe
 from copd.report.page import write_report
-from copd.runs.lifecycle import LOCK
+from copd.runs.lifecycle import LOCK, alone_in
 from copd.runs.runlog import read_lines, write_lines
 
 TASKS = "text: {task: {capability: text, conflict: 1.0}}, image: {task: {capability: image, conflict: 1.0}}"
@@ -24,7 +25,14 @@ CHANGES = [f"branches={{{TASKS}}}", "schedule={cycles: 1, rl_steps: 2, opd_steps
 
 
 @pytest.fixture
-def running(make_run, monkeypatch):
+def trainers():
+    """Locks of the run folders in which a process trains."""
+    with ExitStack() as locks:
+        yield locks
+
+
+@pytest.fixture
+def running(make_run, monkeypatch, trainers):
     """Make a run folder of a real recipe, in which a process trains."""
     monkeypatch.setattr(watch, "LEAST_SECONDS", 0.05)
     monkeypatch.setattr(watch, "SHARE", 0)
@@ -39,7 +47,7 @@ def running(make_run, monkeypatch):
         manifest |= {"data_sha256": {}, "verifier_sha256": {}}
         (run / "manifest.json").write_text(json.dumps(manifest))
         if trains:
-            (run / LOCK).touch()
+            trainers.enter_context(alone_in(run))
         return run
 
     return make
@@ -91,11 +99,12 @@ def test_the_page_says_where_the_run_stands(undrawn_here, running, made, said):
     assert (page.again is None) == ("finished" in made)
 
 
-def test_the_time_left_is_told_while_a_process_trains(undrawn_here, running):
+def test_the_time_left_is_told_while_a_process_trains(undrawn_here, running, trainers):
     run = running()
     write_lines(run / "metrics.jsonl", [r for r in read_lines(run / "metrics.jsonl") if r["step"] < 2])
     assert re.match(r"training · cycle 1 of 1 · RLVR · step 2 of 4 · about \d+ s left", state(content_of(run)))
-    (run / LOCK).unlink()
+    trainers.close()
+    (run / LOCK).touch()  # as a process that was killed leaves it
     assert re.match(r"stopped · cycle 1 of 1 · RLVR · step 2 of 4 · no guard has warned", state(content_of(run)))
 
 

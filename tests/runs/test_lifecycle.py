@@ -11,7 +11,7 @@ import pytest
 from copd.algorithm import copd
 from copd.errors import RecipeError
 from copd.runs.folder import STARTED, occupied
-from copd.runs.lifecycle import Stop, Stopped, alone_in
+from copd.runs.lifecycle import LOCK, Stop, Stopped, alone_in, in_use
 from copd.schedule import Batches, Schedule
 from copd.system.signals import SIGNALS
 
@@ -33,8 +33,11 @@ def test_a_folder_belongs_to_one_process_until_that_is_killed(tmp_path):
     assert holder.stdout.readline() == "alone\n"
     with pytest.raises(RecipeError, match=f"--out {folder}: another process trains into it"), alone_in(folder):
         pass
+    assert in_use(folder)
     holder.kill()
     holder.wait()
+    assert (folder / LOCK).is_file()
+    assert not in_use(folder)
     assert not occupied(folder, besides=STARTED)
     with alone_in(folder):
         pass

@@ -11,6 +11,7 @@ from records import events
 from safetensors.torch import load_file
 
 import copd
+from copd.commands.export import export
 from copd.errors import CheckpointError, ModelFolderError, RecipeError
 from copd.system.files import sha256
 
@@ -109,6 +110,8 @@ def test_all_that_a_recipe_names_of_the_user_s_is_used_hashed_and_checked_on_res
     mine.write_text(FILE + "\n")
     with pytest.raises(CheckpointError, match=r"cannot resume: code_sha256.*:Sums was '[0-9a-f]{64}' and is now"):
         copd.train(recipe_of(mine, backend=backend), run, resume=True, quiet=True)
+    with pytest.raises(CheckpointError, match=r"model.family: .*mine.py is not the file that the run began with"):
+        export(run.folder)
 
 
 def test_code_that_a_recipe_does_not_name_is_not_run_and_code_that_fails_ends_the_run_at_its_start(mine, tmp_path):
