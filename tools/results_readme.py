@@ -52,10 +52,10 @@ def lead(main: Study) -> str:
     """What leads and how the paper's form does against mixed RLVR, as far as their runs have ended; bold if clear."""
     against = {c.arm: c for c in main.found.get(REFERENCE, []) if c.capability == AVERAGE}
     told = {ONE_CYCLE: "experts that teach one student at the end", PAPER: "the paper's cycles of mutual OPD"}
-    said = [f"{what} {lead_of(against[arm])} points" for arm, what in told.items() if arm in against]
+    said = [f"{what}: {lead_of(against[arm])}" for arm, what in told.items() if arm in against]
     if not said:
         return "No seed of the study has run yet."
-    return f"So far, on a toy world, at equal rollouts, against mixed RLVR: {'; '.join(said)} ([results](#results))."
+    return f"**So far**, on a toy world and at equal rollouts, in points against mixed RLVR: {'; '.join(said)} ([results](#results))."
 
 
 def section(main: Study) -> str:

@@ -22,6 +22,8 @@ from copd.runs.runlog import RUN_MANIFEST
 
 ALONE = ("backend=local", "model.threads_per_branch=1")
 """Of a job that has one core: its branches take turns in one process."""
+PLACES = {"backend": "is local", "backend.kind": "is local", "model.threads_per_branch": "is 1"}
+"""What `ALONE` decides, by its field."""
 FEW = ("evaluation.models=product", "evaluation.problems=1", "evaluation.pass_at=[]")
 
 
@@ -117,6 +119,12 @@ def _of_seed(
 ) -> list[Job]:
     """The jobs of one seed under one account."""
     placed = ALONE if comparison.place == "core" else ()
+    for path in comparison.changes:
+        if placed and path in PLACES:
+            raise RecipeError(
+                f"{path}: {PLACES[path]}; jobs of place: core train on one core each. Leave it out, or write "
+                "place: recipe into the file; --ray runs the jobs on a cluster of Ray"
+            )
     common = (*as_overrides(comparison.changes), *placed, *evaluated, f"seed={seed}")
     first = comparison.compared_with[0]
     reference = load_recipe(comparison.recipe, [*common, *as_overrides(arms.get(first, comparison.arms[first]))])

@@ -146,8 +146,8 @@ def toy_warnings(recipe: Recipe) -> list[str]:
     found = []
     if tokens == SamplingSection().max_new_tokens:
         found.append(
-            f"sampling.max_new_tokens: is {tokens}, the default for builtin:digits; longer responses of {path} are cut "
-            "off and earn 0; set what answers need, for instance 4096"
+            f"sampling.max_new_tokens: is {tokens}, the default for builtin:digits; longer responses of {path} are "
+            "truncated and earn 0; set what answers need, for instance 4096"
         )
     if rate == OptimizerSection().learning_rate and recipe.lora is None:
         found.append(

@@ -19,7 +19,8 @@ def compare(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="section.key=value ...", help="Fields of the recipe to change for all arms but those that set them."
+            metavar="section.key=value ...",
+            help="Fields of the recipe to change in all arms. An arm that sets a field itself keeps its own value.",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from --first-seed on.")] = 3,

@@ -36,7 +36,7 @@ class Answer(NamedTuple):
     """A model's response: the text before its final answer, the final answer, and the text behind it.
 
     `final` is None, and all text stands in `before`, for a response without exactly one final answer. `finished` is
-    False for a response that was cut off after `tokens`.
+    False for a response that was truncated after `tokens`.
     """
 
     before: str

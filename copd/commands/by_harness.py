@@ -116,7 +116,7 @@ def _ask_rows(
 def _as_responses(
     name: str, samples: Sequence[Sample], problems: Sequence[Problem], count: int, folder: Path, most: int
 ) -> list[Response]:
-    """What a harness has logged, as copd grades it. One that is as long as can be counts as cut off.
+    """What a harness has logged, as copd grades it. One that is as long as can be counts as truncated.
 
     Raises DataError if responses are missing.
     """

@@ -266,7 +266,8 @@ def _real_lines(prompts: int, response: int, alone: bool) -> list[str]:
     return [
         "# From here on values of the paper, arXiv 2604.27083, but for the number of cycles and the prompts of opd.",
         f"schedule: {{cycles: 4, rl_steps: 15, opd_steps: {0 if alone else 10}}}",
-        f"sampling: {{prompts_per_step: {prompts}, rollouts_per_prompt: 8, max_new_tokens: {response}}}",
+        f"sampling: {{prompts_per_step: {prompts}, rollouts_per_prompt: 8, max_new_tokens: {response},",
+        "  cache_tokens: 65536}                      # how many tokens are sampled side by side: as many as fit",
         *([] if alone else [f"opd: {{prompts_per_step: {max(1, prompts // 2)}, rollouts_per_prompt: 8}}"]),
         *([] if alone else _led(prompts)),
         "grpo: {clip_low: 0.2, clip_high: 0.28}",

@@ -136,7 +136,7 @@ def _write(rows: Iterable[Mapping[str, Any]], temporary: Path, file: Path) -> No
         raise WriteError(f"{file}: cannot be written: {error.strerror or error}") from error
 
 
-class Part(NamedTuple):
+class SetFile(NamedTuple):
     """A file of a set, its shape, and the commit of the hub that it is of."""
 
     file: RowFile
@@ -152,7 +152,7 @@ class Part(NamedTuple):
 
 def _parts(
     name: str, about: PublishedSet, given: Sequence[str], revision: str | None, media: Path | None
-) -> list[Part]:
+) -> list[SetFile]:
     """All files of the sources. Raises DataError for a source without one, or with a file of no known shape."""
     if not given and about.default is None:
         raise DataError(f"{name}: give its files; the set is published as {', '.join(about.homes)}")
@@ -165,7 +165,7 @@ def _parts(
         if not found:
             raise DataError(f"{source}: holds no file {NAMED}")
         for file, commit in found:
-            parts.append(Part(file, shape_in(about.shapes, file.first_columns(), file.given), commit))
+            parts.append(SetFile(file, shape_in(about.shapes, file.first_columns(), file.given), commit))
     return parts
 
 
@@ -183,7 +183,7 @@ def _files(source: str, revision: str | None, media: Path | None) -> Iterator[tu
         yield open_rows(path, str(path), DataRoot.at(media or path.parent)), None
 
 
-def _data_root(parts: Sequence[Part], out: Path, media: Path | None) -> Path:
+def _data_root(parts: Sequence[SetFile], out: Path, media: Path | None) -> Path:
     """The folder in which the paths of the new rows start: the one that holds all pictures and videos.
 
     Parquet files hold them, and they go to `out`, unless a folder `media` is given.
@@ -196,7 +196,7 @@ def _data_root(parts: Sequence[Part], out: Path, media: Path | None) -> Path:
     return Path(os.path.commonpath([*folders]))
 
 
-def _names(parts: Sequence[Part]) -> list[str]:
+def _names(parts: Sequence[SetFile]) -> list[str]:
     """What the ids of each file's rows begin with: its name, or its path where two files have one name."""
     stems = [part.file.path.stem for part in parts]
     if len({*stems}) == len(parts):
@@ -236,7 +236,7 @@ class _Converted:
     tested: Overlap
     _seen: set[bytes] = field(default_factory=set)
 
-    def of(self, parts: Sequence[Part]) -> Iterator[dict[str, Any]]:
+    def of(self, parts: Sequence[SetFile]) -> Iterator[dict[str, Any]]:
         """The rows that are kept, in the order of the files."""
         rules, quiet = rules_of("boxed", verifiers=OURS), not Console().is_terminal
         named_parts = zip(_names(parts), parts, strict=True)
@@ -255,7 +255,7 @@ class _Converted:
                 self.made.written += 1
                 yield {"id": f"{name}:{line}", **row}
 
-    def _row(self, part: Part, raw: Mapping[str, Any] | BadRow, rules: RowRules) -> dict[str, Any]:
+    def _row(self, part: SetFile, raw: Mapping[str, Any] | BadRow, rules: RowRules) -> dict[str, Any]:
         """A row of ours. Raises BadRow for one that cannot be read, LeftOut for one that is not kept."""
         if isinstance(raw, BadRow):
             raise raw
@@ -276,7 +276,7 @@ class _Converted:
             self.made.data_root = self.store.root
         return {"prompt": fields["prompt"], **given, **_options(fields), "answer": row.answer, "verifier": row.verifier}
 
-    def _video(self, video: Video, part: Part) -> str:
+    def _video(self, video: Video, part: SetFile) -> str:
         if isinstance(video, tuple):
             raise BadRow("a video is given as frames; accepted: a path")
         return self.store.path(video, part.file.root)

@@ -17,8 +17,8 @@ class SamplingSection(Section):
     refill: int = Field(
         0,
         ge=0,
-        description="a native batch is refilled by further prompts_per_step prompts, at most so often, until rewards "
-        "vary in as many groups (DAPO's dynamic sampling); R counts the most that there can be",
+        description="how often a native batch may sample prompts_per_step more prompts, until prompts_per_step groups "
+        "have rewards that vary (DAPO's dynamic sampling); R counts the most that there can be",
     )
     max_new_tokens: Count = Field(36, description="longer responses are truncated at this length and get reward 0")
     temperature: Positive = Field(1.0, description="temperature of sampling and of every log-prob")

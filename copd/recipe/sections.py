@@ -56,8 +56,8 @@ class ModelSection(Section):
     allow_plain_path: bool = Field(
         False,
         strict=True,
-        description="a model that is known to share prompts, and fails the check of it, computes each prompt again for "
-        "each response, with a warning; else that is an error",
+        description="true: if a model of a kind that shares prompts fails the check of it, each response computes its "
+        "prompt again, with a warning; false: the failure is an error",
     )
     freeze: tuple[str, ...] = Field(
         (),

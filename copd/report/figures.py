@@ -77,9 +77,14 @@ def draw_accuracy(axes: Any, records: Sequence[Record], *, label: str = "", styl
 
 
 def draw_merge(axes: Any, records: Sequence[Record]) -> bool:
-    """Draw the merge's greedy validation accuracy in every capability, its average dotted; False if not measured."""
+    """Draw the merge's greedy validation accuracy in every capability, its average dotted; False if not measured.
+
+    The base is a thin level line in the colour of each capability, as in `draw_accuracy`.
+    """
     axes.set_title("greedy accuracy of the merge, validation", fontsize="medium", loc="left")
-    found = [(point["step"] + 1, _cells(point, MERGED)) for point in events(records, "accuracy")]
+    measured = events(records, "accuracy")
+    base = next((_cells(p, branch) for p in measured if p["step"] < 0 for branch in branches_of(records)), {})
+    found = [(point["step"] + 1, _cells(point, MERGED)) for point in measured]
     points = [(step, cells) for step, cells in found if cells]
     if not points or MERGED in branches_of(records):
         return False
@@ -87,6 +92,8 @@ def draw_merge(axes: Any, records: Sequence[Record]) -> bool:
         style = ":" if name == AVERAGE else "-"
         values = [cells[name] for _, cells in points]
         axes.plot([step for step, _ in points], values, ls=style, ms=4, label=name, **series(number))
+        if name in base:
+            axes.axhline(base[name], color=series(number)["color"], lw=0.7, alpha=0.6)
     return True
 
 

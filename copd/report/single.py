@@ -25,7 +25,7 @@ from copd.report.reading import RunRecord
 DIAGNOSTICS = (
     ("entropy", "Entropy", "Nats per token. Falls towards 0 while the reward does not rise: the policy has collapsed."),
     ("response_length", "Response length", "Tokens per response."),
-    ("truncated_rate", "Truncated responses", "Share that the length limit cut off; they earn 0 there."),
+    ("truncated_rate", "Truncated responses", "Share that the length limit ended; they earn 0 there."),
     ("grad_norm", "Gradient norm", "Of the step, before it is scaled to optimizer.max_grad_norm."),
     ("logp_mismatch", "Sampler against trainer", "Mean absolute difference of their log-probs, nats per token."),
 )

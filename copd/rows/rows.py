@@ -69,8 +69,8 @@ class BadRows:
         self.left_out.add(where)
         if len(self.left_out) > self._limit:
             raise DataError(
-                f"{where}: {why}; with it more than max_bad_rows={self._limit} rows are bad; `copd data check` lists "
-                "them, a greater max_bad_rows leaves them out"
+                f"{where}: {why}; this is bad row {len(self.left_out)}, and max_bad_rows is {self._limit}; "
+                "`copd data check` lists all, a greater max_bad_rows leaves them out"
             )
 
 

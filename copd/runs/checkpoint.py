@@ -238,7 +238,7 @@ class Saving:
         took, self._ended = now - self._began, now
         self.save_seconds += took
         self.between_saves_seconds += between
-        size = sum(file.stat().st_size for file in checkpoint.iterdir())
+        size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
         times = {"save_seconds": round(took, 3), "between_saves_seconds": round(between, 3)}
         self._log.write({"steps_done": steps_done, "bytes": size, **times})
 

@@ -132,7 +132,7 @@ def _response(answer: Answered) -> Text:
 def _final(answer: Answered) -> Text:
     if answer.final is not None:
         return Text.assemble("final answer: ", (_lines(answer.final), "bold green"))
-    cut = "" if answer.finished else f": cut off after {answer.tokens} tokens; --max-new-tokens allows more"
+    cut = "" if answer.finished else f": truncated after {answer.tokens} tokens; --max-new-tokens allows more"
     return Text(f"no final answer{cut}", style="yellow")
 
 

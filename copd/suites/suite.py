@@ -42,7 +42,7 @@ class Sampling(Section):
     temperature: float = Field(ge=0, le=2, description="0 = greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="as in a recipe's section sampling")
     top_k: Count | None = Field(None, description="as in a recipe's section sampling")
-    max_new_tokens: Count = Field(description="a longer response is cut at this length and counts as wrong")
+    max_new_tokens: Count = Field(description="a longer response is truncated and counts as wrong")
 
     @property
     def greedy(self) -> bool:

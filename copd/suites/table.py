@@ -94,7 +94,7 @@ def notes(suite: Suite, results: Results) -> list[str]:
     for result in every:
         responses = len(result.scores) * result.samples
         if result.cut:
-            told.append(f"{result.model}, {result.benchmark}: {result.cut} of {responses} responses were cut off.")
+            told.append(f"{result.model}, {result.benchmark}: {result.cut} of {responses} responses were truncated.")
         if result.placeholders:
             told.append(
                 f"{result.model}, {result.benchmark}: {result.placeholders} of {responses} responses hold a "

@@ -219,6 +219,14 @@ def test_refills_of_batches_are_refused_since_what_they_cost_is_known_only_after
         jobs_of(comparison(**changes), (0,), {})
 
 
+@pytest.mark.parametrize("change", [{"backend": "ray"}, {"backend.kind": "ray"}, {"model.threads_per_branch": 4}])
+def test_a_place_that_jobs_of_one_core_do_not_have_is_refused_with_what_to_write_instead(change):
+    arms = {"one": {}}
+    with pytest.raises(RecipeError, match=r"jobs of place: core train on one core each.*place: recipe.*--ray"):
+        jobs_of(Comparison(rollouts=70000, arms=arms, changes=change), [0], {})
+    assert jobs_of(Comparison(rollouts=70000, arms=arms, changes=change, place="recipe"), [0], {})
+
+
 def test_a_recipe_that_asks_validation_problems_is_no_test(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text(recipe_text("demo-paper").replace("problems: 500,", "problems: 500, split: validation,"))

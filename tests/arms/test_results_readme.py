@@ -55,17 +55,17 @@ def test_the_table_has_each_method_that_has_begun_the_best_first_with_its_lead_a
 
 
 def test_a_difference_is_bold_only_where_holms_correction_leaves_it_clear(results_readme, study, make_outcome):
-    assert "**" in results_readme.lead(study)
+    assert "end: **+" in results_readme.lead(study)
     worse = make_outcome("one_cycle", 1, {"text": 0.1, "image": 0.1})
     write_outcome(study.file.parent / "results" / "rollouts" / "one_cycle" / "seed-1.json", worse)
     said = results_readme.lead(results_readme.Study(study.file))
-    assert "experts that teach one student at the end +" in said
-    assert "**" not in said
+    assert "experts that teach one student at the end: +" in said
+    assert said.count("**") == 2
 
 
 def test_before_the_first_seed_of_the_study_no_lead_is_told(results_readme, study, tmp_path):
     assert results_readme.lead(study).startswith(
-        "So far, on a toy world, at equal rollouts, against mixed RLVR: experts"
+        "**So far**, on a toy world and at equal rollouts, in points against mixed RLVR: experts"
     )
     for path in tmp_path.rglob("seed-*.json"):
         path.unlink()

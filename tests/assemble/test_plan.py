@@ -204,7 +204,7 @@ def test_a_budget_scales_the_steps_of_any_method(method, budget):
 @pytest.mark.parametrize("budget", [1, 1_000])
 def test_a_budget_that_whole_steps_miss_is_refused_with_one_that_they_meet(method, budget):
     said = (
-        rf"budget.rollouts: method {method} cannot meet {budget:,}: .* come to ([\d,]+) at best, .* 5% away. "
+        rf"budget.rollouts: method {method} cannot make {budget:,} rollouts within 5%: .* the nearest total is ([\d,]+). "
         r"Set \1, or (lower schedule.cycles or )?lower the prompts and"
     )
     with pytest.raises(RecipeError, match=said) as refused:
@@ -230,7 +230,9 @@ def test_with_refills_the_rollouts_are_the_most_that_there_can_be_and_a_budget_h
 def test_a_small_budget_fits_where_cycles_and_prompts_are_lowered():
     budget = ["budget.rollouts=1000", "schedule.cycles=1"]
     small = ["sampling.prompts_per_step=4", "opd.prompts_per_step=2"]
-    with pytest.raises(RecipeError, match=r"method copd cannot meet 1,000: .* 1,536 at best"):
+    with pytest.raises(
+        RecipeError, match=r"method copd cannot make 1,000 rollouts within 5%: .* nearest total is 1,536"
+    ):
         make_plan(load_recipe("demo-paper", budget))
     assert make_plan(load_recipe("demo-paper", [*budget, *small])).rollouts == 960
 

@@ -43,7 +43,7 @@ def test_rows_in_two_splits_or_two_branches_are_counted_whatever_their_case_and_
 ROWS = "branches.text.task={kind: rows, train: a.jsonl}"
 MADE_FOR = "the default for builtin:digits;"
 TOKENS = (
-    f"sampling.max_new_tokens: is 36, {MADE_FOR} longer responses of models/4b are cut off and earn 0; set what "
+    f"sampling.max_new_tokens: is 36, {MADE_FOR} longer responses of models/4b are truncated and earn 0; set what "
     "answers need, for instance 4096"
 )
 RATE = f"optimizer.learning_rate: is 5e-05, {MADE_FOR} on all weights of models/4b the paper takes 1e-6"

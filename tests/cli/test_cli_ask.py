@@ -87,7 +87,7 @@ def test_a_chat_answers_line_by_line_and_goes_on_after_a_question_that_cannot_be
 
 def test_a_response_that_is_cut_off_says_so(command):
     done = command("ask", DIGITS, "sum: 3 4", "--max-new-tokens", "2")
-    assert "no final answer: cut off after 2 tokens; --max-new-tokens allows more" in done.stdout
+    assert "no final answer: truncated after 2 tokens; --max-new-tokens allows more" in done.stdout
 
 
 @pytest.mark.parametrize(

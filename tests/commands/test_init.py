@@ -117,6 +117,7 @@ def test_a_model_that_ships_has_values_of_the_example_and_another_those_of_the_p
     recipe, _, text = made(rows(str), rows(str, "more.jsonl", count=600), model="own")
     assert (recipe.optimizer.learning_rate, recipe.optimizer.betas) == (1e-6, (0.9, 0.999))
     assert (recipe.sampling.max_new_tokens, recipe.model.micro_batch_tokens) == (256, 4352)
+    assert recipe.sampling.cache_tokens == 65_536
     assert recipe.sampling.prompts_per_step == make_tasks(recipe)["sums"].size(Split.TRAIN)
     assert "boxed" in recipe.branches["sums"].task.system_prompt
     assert "arXiv 2604.27083" in text

@@ -90,6 +90,10 @@ def test_a_merge_that_was_measured_has_a_figure_of_its_own(make_run):
     assert list(found["text"].get_ydata()) == [0.6, 0.6]
     assert not any("merged" in name for name in lines(figures.draw_accuracy, records))
     assert not figures.draw_merge(Figure().add_subplot(), run.records)
+    axes = Figure().add_subplot()
+    figures.draw_merge(axes, records)
+    level = [line for line in axes.get_lines() if line.get_label().startswith("_child")]
+    assert [line.get_color() for line in level] == [found[name].get_color() for name in found]
 
 
 def test_rewards_are_a_mean_over_five_steps():

@@ -191,7 +191,7 @@ def test_a_bad_row_stops_the_start_with_file_line_and_reason_or_is_left_out(writ
 
 def test_more_bad_rows_than_the_limit_stop_the_start(write, three):
     path = write("a.jsonl", [*sums(5), "{", "{", "{"])
-    with pytest.raises(DataError, match=rf"^{path}:8: not JSON.*with it more than max_bad_rows=2 rows are bad"):
+    with pytest.raises(DataError, match=rf"^{path}:8: not JSON.*this is bad row 3, and max_bad_rows is 2"):
         Rows("sums", three, SKIP)
 
 

@@ -36,10 +36,12 @@ def test_each_checkpoint_is_noted_with_its_size_and_times(tmp_path, checkpoint):
     clock = Clock()
     saving = Saving(tmp_path / "checkpoints.jsonl", clock)
     save(saving, clock, checkpoint, between=60.0, took=1.5, steps_done=25)
+    (checkpoint / "a-of-2-ranks").mkdir()
+    (checkpoint / "a-of-2-ranks" / "0.safetensors").write_bytes(b"z" * 500)
     save(saving, clock, checkpoint, between=40.0, took=2.5, steps_done=50)
     first, second = read_lines(tmp_path / "checkpoints.jsonl")
     assert first == {"steps_done": 25, "bytes": 1024, "save_seconds": 1.5, "between_saves_seconds": 60.0}
-    assert second == {"steps_done": 50, "bytes": 1024, "save_seconds": 2.5, "between_saves_seconds": 40.0}
+    assert second == {"steps_done": 50, "bytes": 1524, "save_seconds": 2.5, "between_saves_seconds": 40.0}
     assert saving.as_record() == {"save_seconds": 4.0, "between_saves_seconds": 100.0}
 
 

@@ -66,7 +66,7 @@ def test_a_benchmark_that_was_asked_in_part_is_marked_in_every_number_that_it_co
 
 def test_cut_responses_and_placeholders_are_counted_in_the_notes():
     told = notes(SUITE, {"m": {"a": result("a", [[1, 0], [1, 1]], cut=3, placeholders=2)}})
-    assert "m, a: 3 of 4 responses were cut off." in told
+    assert "m, a: 3 of 4 responses were truncated." in told
     assert any(line.startswith("m, a: 2 of 4 responses hold a placeholder") for line in told)
 
 

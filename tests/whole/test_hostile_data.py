@@ -321,7 +321,7 @@ def test_a_run_among_bad_rows_of_every_kind_counts_each_and_learns_from_the_othe
     assert f"{bad + sound} rows, {bad} bad" in checked.stdout
     refused = trained(measured=sound, bad_rows="skip", max_bad_rows=bad - 1)
     assert refused.returncode == 2
-    assert f"with it more than max_bad_rows={bad - 1} rows are bad" in refused.stderr
+    assert f"this is bad row {bad}, and max_bad_rows is {bad - 1};" in refused.stderr
     assert not (tmp_path / "run").exists()
     done = trained(measured=sound, bad_rows="skip", max_bad_rows=bad)
     assert done.returncode == 0
