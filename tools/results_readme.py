@@ -55,7 +55,8 @@ def lead(main: Study) -> str:
     said = [f"{what}: {lead_of(against[arm])}" for arm, what in told.items() if arm in against]
     if not said:
         return "No seed of the study has run yet."
-    return f"**So far**, on a toy world and at equal rollouts, in points against mixed RLVR: {'; '.join(said)} ([results](#results))."
+    where = "on a toy world and at equal rollouts, in points against mixed RLVR"
+    return f"**So far**, {where}: {'; '.join(said)} ([results](#results))."
 
 
 def section(main: Study) -> str:

@@ -83,10 +83,11 @@ def draw_merge(axes: Any, records: Sequence[Record]) -> bool:
     """
     axes.set_title("greedy accuracy of the merge, validation", fontsize="medium", loc="left")
     measured = events(records, "accuracy")
-    base = next((_cells(p, branch) for p in measured if p["step"] < 0 for branch in branches_of(records)), {})
+    branches = branches_of(records)
+    base = next((_cells(point, branches[0]) for point in measured if branches and point["step"] < 0), {})
     found = [(point["step"] + 1, _cells(point, MERGED)) for point in measured]
     points = [(step, cells) for step, cells in found if cells]
-    if not points or MERGED in branches_of(records):
+    if not points or MERGED in branches:
         return False
     for number, name in enumerate(points[0][1]):
         style = ":" if name == AVERAGE else "-"

@@ -204,8 +204,8 @@ def test_a_budget_scales_the_steps_of_any_method(method, budget):
 @pytest.mark.parametrize("budget", [1, 1_000])
 def test_a_budget_that_whole_steps_miss_is_refused_with_one_that_they_meet(method, budget):
     said = (
-        rf"budget.rollouts: method {method} cannot make {budget:,} rollouts within 5%: .* the nearest total is ([\d,]+). "
-        r"Set \1, or (lower schedule.cycles or )?lower the prompts and"
+        rf"budget.rollouts: method {method} cannot make {budget:,} rollouts within 5%: .* the nearest total is "
+        r"([\d,]+). Set \1, or (lower schedule.cycles or )?lower the prompts and"
     )
     with pytest.raises(RecipeError, match=said) as refused:
         make_plan(load_recipe("demo-paper", [f"method={method}", f"budget.rollouts={budget}"]))
