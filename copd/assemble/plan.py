@@ -237,8 +237,8 @@ def _scaled(recipe: Recipe, costs: Costs, schedule: Schedule, rollouts: int) -> 
         each, fewer = ("cycle", "lower schedule.cycles or ") if schedule.cycles > 1 else ("run", "")
         raise RecipeError(
             f"budget.rollouts: method {recipe.method} cannot make {rollouts:,} rollouts within {1 / TOLERATED:.0%}: "
-            f"steps are whole, a {each} has at least one of each phase, and the nearest total is {made:,}. Set {made:,}, or "
-            f"{fewer}lower the prompts and rollouts of a step"
+            f"steps are whole, a {each} has at least one of each phase, and the nearest total is {made:,}. Set "
+            f"{made:,}, or {fewer}lower the prompts and rollouts of a step"
         )
     return costs.scaled(schedule, rollouts)
 

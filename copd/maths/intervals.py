@@ -8,7 +8,7 @@ from torch import Tensor
 Z95 = 1.959963984540054
 
 
-def wilson(successes: float, trials: int) -> tuple[float, float]:
+def wilson(successes: float, trials: float) -> tuple[float, float]:
     """Wilson's score interval of a proportion; (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
@@ -19,18 +19,32 @@ def wilson(successes: float, trials: int) -> tuple[float, float]:
 
 
 def stratified_mean(groups: list[Tensor]) -> tuple[float, float, float]:
-    """Mean of the groups' means, with equal weights, and a normal interval: (mean, low, high) in [0, 1].
+    """Mean of the groups' means, with equal weights, and its interval: (mean, low, high) in [0, 1].
 
-    Each group holds one score in [0, 1] per problem. Problems are independent within and between groups. Two scores of
-    0 and two of 1 are added to each group before the variance is taken (Agresti and Coull's adjustment), so that a
-    group in which all or none is right still has an interval.
+    Each group holds one score in [0, 1] per problem. Problems are independent within and between groups. Each group has
+    a score interval, `mean_of_scores`. The distances of their limits from their means are combined as the root of their
+    squares (MOVER: Zou and Donner, Statistics in Medicine 27, 2008), so that few problems, and groups in which all or
+    none is right, have intervals that are wide enough.
     """
-    means = [float(group.double().mean()) for group in groups]
-    prior = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)
-    adjusted = [torch.cat([group.double(), prior]) for group in groups]
-    variance = sum(float(scores.var(unbiased=False)) / len(scores) for scores in adjusted)
-    mean, half = sum(means) / len(means), Z95 * math.sqrt(variance) / len(groups)
-    return mean, max(0.0, mean - half), min(1.0, mean + half)
+    found = [mean_of_scores(group) for group in groups]
+    mean = sum(share for share, _, _ in found) / len(found)
+    below, above = (math.hypot(*(share - limits[side] for share, *limits in found)) / len(found) for side in (0, 1))
+    return mean, max(0.0, mean - below), min(1.0, mean + above)
+
+
+def mean_of_scores(scores_P: Tensor) -> tuple[float, float, float]:
+    """Mean of independent scores in [0, 1], and Wilson's interval for as many problems as they are worth.
+
+    Scores of 0 and 1 are worth one problem each. Scores between vary less, and count for more in the proportion of
+    variances; for it two scores of 0 and two of 1 are added (Agresti and Coull's adjustment), so that few equal scores
+    do not look certain.
+    """
+    scores_P = scores_P.double()
+    adjusted = torch.cat([scores_P, torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)])
+    of_binary = float(adjusted.mean() * (1 - adjusted.mean()))
+    worth = len(scores_P) * of_binary / float(adjusted.var(unbiased=False))
+    mean = float(scores_P.mean())
+    return mean, *wilson(mean * worth, worth)
 
 
 def paired_difference(groups: list[tuple[Tensor, Tensor]]) -> tuple[float, float, float]:

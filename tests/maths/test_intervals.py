@@ -1,13 +1,13 @@
 """Intervals against scipy and exact coverage; pass@k against enumeration."""
 
 import math
-from itertools import combinations
+from itertools import combinations, product
 
 import pytest
 import scipy.stats
 import torch
 
-from copd.maths.intervals import Z95, paired_difference, pass_at_k, stratified_mean, wilson
+from copd.maths.intervals import Z95, mean_of_scores, paired_difference, pass_at_k, stratified_mean, wilson
 
 COUNTS = [(0, 1), (1, 1), (0, 20), (20, 20), (7, 10), (250, 500), (499, 500), (1, 1000)]
 
@@ -46,24 +46,36 @@ def test_each_group_counts_alike_however_large():
     assert stratified_mean([scores(3, 4), scores(10, 20), scores(1, 4)])[0] == pytest.approx(0.5)
 
 
-def test_stratified_interval_by_hand():
-    # 6 of 8 right, with two scores of 0 and two of 1 added: 8 of 12 right, variance 2/9, standard error sqrt(2/9/12).
-    half = 1.959963984540054 * math.sqrt(2 / 9 / 12)
-    assert stratified_mean([scores(6, 8)]) == pytest.approx((0.75, 0.75 - half, 1.0))
-    assert stratified_mean([scores(6, 8)] * 4) == pytest.approx((0.75, 0.75 - half / 2, 0.75 + half / 2))
+def test_one_group_has_wilsons_interval_and_four_alike_half_as_far_limits():
+    low, high = wilson(6, 8)
+    assert stratified_mean([scores(6, 8)]) == pytest.approx((0.75, low, high))
+    assert stratified_mean([scores(6, 8)] * 4) == pytest.approx((0.75, (0.75 + low) / 2, (0.75 + high) / 2))
 
 
-def test_stratified_interval_of_shares_matches_a_naive_loop():
-    groups = [[0.25, 1.0, 0.5], [0.0, 0.75, 0.75, 1.0, 0.5]]
-    variance = 0.0
-    for group in groups:
-        padded = [*group, 0.0, 0.0, 1.0, 1.0]
-        centre = sum(padded) / len(padded)
-        variance += sum((x - centre) ** 2 for x in padded) / len(padded) / len(padded)
-    mean = (sum(groups[0]) / 3 + sum(groups[1]) / 5) / 2
-    half = 1.959963984540054 * math.sqrt(variance) / 2
-    found = stratified_mean([torch.tensor(group) for group in groups])
-    assert found == pytest.approx((mean, mean - half, mean + half))
+def test_distances_of_limits_add_up_by_their_squares():
+    groups = [(1, 10), (9, 10), (3, 5)]
+    means, limits = [n / of for n, of in groups], [wilson(n, of) for n, of in groups]
+    mean = sum(means) / 3
+    below = math.sqrt(sum((m - low) ** 2 for m, (low, _) in zip(means, limits, strict=True))) / 3
+    above = math.sqrt(sum((high - m) ** 2 for m, (_, high) in zip(means, limits, strict=True))) / 3
+    assert stratified_mean([scores(*each) for each in groups]) == pytest.approx((mean, mean - below, mean + above))
+
+
+def test_shares_are_worth_as_many_problems_as_their_variance_says():
+    shares = [0.0, 0.75, 0.75, 1.0, 0.5]
+    padded = [*shares, 0.0, 0.0, 1.0, 1.0]
+    centre = sum(padded) / 9
+    variance = sum((x - centre) ** 2 for x in padded) / 9
+    worth = 5 * centre * (1 - centre) / variance
+    assert worth > 5
+    assert mean_of_scores(torch.tensor(shares)) == pytest.approx((0.6, *wilson(0.6 * worth, worth)))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_one_problem_says_little_whatever_its_score(share):
+    mean, low, high = mean_of_scores(torch.tensor([share]))
+    assert mean == share
+    assert high - low > 0.7
 
 
 @pytest.mark.parametrize("right", [0, 50])
@@ -84,6 +96,17 @@ def test_stratified_interval_covers_the_truth_in_95_percent_of_samples(share):
         if low <= share <= high
     )
     assert 0.93 <= covered <= 0.995
+
+
+@pytest.mark.parametrize("problems", [1, 3, 5, 10])
+@pytest.mark.parametrize("shares", [(0.3, 0.3, 0.3), (0.1, 0.5, 0.9), (0.6, 0.7, 0.8)])
+def test_the_interval_of_an_average_of_few_problems_covers_the_truth(shares, problems):
+    covered = 0.0
+    for right in product(range(problems + 1), repeat=3):
+        _, low, high = stratified_mean([scores(each, problems) for each in right])
+        if low <= sum(shares) / 3 <= high:
+            covered += math.prod(scipy.stats.binom.pmf(n, problems, p) for n, p in zip(right, shares, strict=True))
+    assert covered > 0.88
 
 
 def pair(gained: int, lost: int, problems: int) -> tuple[torch.Tensor, torch.Tensor]:
