@@ -86,19 +86,30 @@ def _wait() -> None:
 
 
 def precision(policy: Policy, side: int) -> Numbers:
-    """By kind and path, the greatest and the mean difference of a log-prob from that of its row alone in float32."""
+    """By kind and path, the greatest and the mean difference of a log-prob from that of its row alone in float32.
+
+    `sampled` is the path with a cache: the log-probs that sampling notes.
+    """
     whole = Policy(policy.model, policy.processor, device=policy.device, encoder=policy.encoder)
     whole.shared_prefix = False
+
+    def off(rollouts: Rollouts, logp_NT: Tensor) -> dict[str, float]:
+        alone = [take_rows(rollouts, torch.tensor([n])) for n in range(len(rollouts.tokens_NT))]
+        expected_NT = torch.cat([whole.score(row).logp_NT for row in alone])
+        error_M = (logp_NT.cpu() - expected_NT.cpu())[rollouts.mask_NT.cpu()].abs()
+        return {"max": float(error_M.max()), "mean": float(error_M.mean())}
+
     found: Numbers = {}
     for kind in KINDS:
-        rollouts = written(policy, problems(kind, 64, 2, side), 4, 32)
-        alone = [take_rows(rollouts, torch.tensor([n])) for n in range(len(rollouts.tokens_NT))]
-        expected = torch.cat([whole.score(row).logp_NT for row in alone])
+        asked = problems(kind, 64, 2, side)
+        rollouts = written(policy, asked, 4, 32)
         for path, packing in (("packed", True), ("plain", False)):
             policy.packing = packing
-            error = (policy.score(rollouts).logp_NT - expected).abs()
-            found[f"{kind}, {path}"] = {"max": float(error.max()), "mean": float(error.mean())}
-    policy.packing = True
+            found[f"{kind}, {path}"] = off(rollouts, policy.score(rollouts).logp_NT)
+        policy.packing = True
+        drawn = torch.Generator().manual_seed(0)
+        sampled = policy.sample(asked, rollouts_per_prompt=4, generator=drawn, max_new_tokens=32)
+        found[f"{kind}, sampled"] = off(sampled, sampled.logp_NT)
     return found
 
 
@@ -213,13 +224,14 @@ def measuring(device: torch.device) -> Iterator[Peak]:
 def speeds(policy: Policy, sizes: Sizes, kind: str) -> Numbers:
     """Tokens a second of sampling, scoring and training, transformers' sampling, and the plain path's training.
 
-    Sampling counts the tokens of responses; scoring and training count the prompt too, once.
+    Sampling counts the tokens of responses; scoring and training count the prompt too, once. Training is the forward
+    and backward pass: the optimizer's time does not grow with the tokens. It stands by itself, in seconds.
     """
     prompt, response = sizes.speed
     asked = problems("text", prompt, 1)
     rollouts = written(policy, asked, sizes.rows, response)
     learner = Learner(policy, learning_rate=sizes.learning_rate, kind=kind)
-    parts = objectives(policy, rollouts)["GRPO"]
+    (part,) = objectives(policy, rollouts)["GRPO"]
     length = policy.encoder.lengths(asked)[0]
     tokens, sampled = length + sizes.rows * response, sizes.rows * sizes.sampled
 
@@ -234,12 +246,20 @@ def speeds(policy: Policy, sizes: Sizes, kind: str) -> Numbers:
         "sampling": sampled / warm(lambda: sample(policy, asked, sizes)),
         "sampling, transformers generate": sampled / warm(generate),
         "scoring": tokens / warm(lambda: policy.score(rollouts)),
-        "training": tokens / warm(lambda: learner.step(parts)),
+        "training": tokens / warm(lambda: learner.gradient(part)),
     }
     policy.packing = False
-    found["training, plain path"] = tokens / warm(lambda: learner.step(parts))
+    found["training, plain path"] = tokens / warm(lambda: learner.gradient(part))
     policy.packing = True
-    return found | {"share of peak": share_of_peak(policy, found["training"] / tokens, length, sizes.rows, response)}
+    found["optimizer, seconds"] = max(0.0, warm(lambda: learner.step([part])) - tokens / found["training"])
+    scored = products(policy, length, sizes.rows, response)
+    of_peak = {
+        "share of peak": 3 * scored * found["training"] / tokens,
+        "share of peak, scoring": scored * found["scoring"] / tokens,
+        "share of peak, sampling": products(policy, length, sizes.rows, sizes.sampled) * found["sampling"] / sampled,
+    }
+    peak = peak_of(policy)
+    return found | {name: peak and speed / peak for name, speed in of_peak.items()}
 
 
 def warm(work: Callable[[], object]) -> float:
@@ -248,23 +268,24 @@ def warm(work: Callable[[], object]) -> float:
     return seconds(work)
 
 
-def share_of_peak(policy: Policy, steps: float, prompt: int, rows: int, response: int) -> float | None:
-    """Products of a packed training step, at so many steps a second, over what the card could do; None: unknown card.
-
-    2 for each weight of the decoder and token, 4 for each pair that attention sees, layer and width; three times that
-    with the backward pass. The head counts for response tokens alone.
-    """
+def peak_of(policy: Policy) -> float | None:
+    """Products a second that the card could make in bfloat16; None: unknown card."""
     name = torch.cuda.get_device_name() if policy.device.type == "cuda" else ""
-    peak = next((value for card, value in PEAK.items() if card in name), None)
-    if peak is None:
-        return None
+    return next((value for card, value in PEAK.items() if card in name), None)
+
+
+def products(policy: Policy, prompt: int, rows: int, response: int) -> float:
+    """Products of a packed forward pass: of scoring, and of sampling with a cache. With the backward pass three times.
+
+    2 for each weight of the decoder and token, 4 for each pair that attention sees, layer and width. The head counts
+    for response tokens alone.
+    """
     config = policy.model.config.get_text_config()
     head = config.vocab_size * config.hidden_size
     decoder = sum(p.numel() for p in policy.model.get_decoder().parameters()) - head
     pairs = prompt**2 / 2 + rows * response * (prompt + response / 2)
     attended = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * pairs
-    products = 2 * decoder * (prompt + rows * response) + 2 * head * rows * response + attended
-    return 3 * products * steps / peak
+    return 2 * decoder * (prompt + rows * response) + 2 * head * rows * response + attended
 
 
 def resumed(policy: Policy, sizes: Sizes) -> Numbers:

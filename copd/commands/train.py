@@ -34,7 +34,7 @@ from copd.recipe.reading import reread
 from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint
 from copd.runs.experts import expert_checkpoint
 from copd.runs.folder import check_folder, claim, record_forced
-from copd.runs.lifecycle import Stop, alone_in
+from copd.runs.lifecycle import Stop, alone_in, saved_in
 from copd.runs.observer import RunObserver
 from copd.runs.remaining import EVALUATING, Remaining
 from copd.runs.runlog import ANSWERS, METRICS, REPORT, read_lines, write_lines
@@ -70,7 +70,7 @@ def train(
     plan = make_plan(recipe)
     check_trackers(recipe.trackers)
     screen = screen or Screen()
-    with alone_in(folder), Stop(screen.warn) as stop:
+    with alone_in(folder), Stop(screen.warn, partial(saved_in, folder)) as stop:
         _train_alone(recipe, folder, plan, screen, stop, resume=resume, force=force, command=command)
     return folder
 

@@ -83,6 +83,10 @@ def explained(detail: Mapping[str, Any], root: type[BaseModel] = Recipe) -> str:
     if detail["type"] == "extra_forbidden":
         if new := RENAMED.get((next((key for key in reversed(path[:-1]) if not key.isdigit()), ""), path[-1])):
             return f"{where}: is called {'.'.join([*path[:-1], new])} now"
+        of, kinds = tagged[-2:-1], [kind for kind, task in TASKS.items() if path[-1] in task.model_fields]
+        if kinds and of and of[0].startswith(TASK_TAG):
+            kind = of[0].removeprefix(TASK_TAG)
+            return f"{where}: a task of kind {kind} has none; it belongs to kind: {' or '.join(kinds)}"
         return f"{where}: unknown key; {_hint(where, detail['input'], tagged[:-1], root)}"
     if detail["type"] == "missing":
         return f"{where}: missing; it has no default"

@@ -15,12 +15,15 @@ from types import FrameType, TracebackType
 from filelock import FileLock, Timeout
 
 from copd.errors import RecipeError
+from copd.runs.checkpoint import CHECKPOINTS, step_folders
+from copd.runs.runlog import RUN_MANIFEST
 from copd.system.signals import Ended, handled_by
 
 LOCK = ".lock"
 """The file of a run folder that a process locks while it trains. A process that does not crash removes it."""
 PATIENCE = 0.5
 """Seconds for which a locked folder is tried again: `in_use` holds a lock for a moment."""
+GOES_ON = "--resume goes on from the last checkpoint"
 SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -66,6 +69,14 @@ def in_use(folder: Path) -> bool:
     return False
 
 
+def saved_in(folder: Path) -> str:
+    """What a run that a signal ends can go on from."""
+    if step_folders(folder / CHECKPOINTS):
+        return GOES_ON
+    began = (folder / RUN_MANIFEST).is_file()
+    return "no checkpoint was saved yet" + ("; --resume begins at the first step" if began else "")
+
+
 class Stopped(Ended):
     """A signal has ended the run."""
 
@@ -79,8 +90,9 @@ class Stop:
     gets signals; in another thread nothing is caught.
     """
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, tell: Callable[[str], None], saved: Callable[[], str] = lambda: GOES_ON) -> None:
+        """`saved` says what was saved for a run that goes on; `tell` takes that, once a signal has ended the run."""
+        self._tell, self._saved = tell, saved
         self._handlers = ExitStack()
         self._stopped: Stopped | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -101,7 +113,7 @@ class Stop:
     ) -> None:
         self._handlers.close()
         if isinstance(error, Stopped):
-            self._tell(f"stopped by {error.name}; --resume goes on from the last checkpoint")
+            self._tell(f"stopped by {error.name}; {self._saved()}")
 
     @contextmanager
     def after_step(self, start: int) -> Iterator[None]:

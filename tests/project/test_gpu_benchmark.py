@@ -101,7 +101,7 @@ def test_what_failed_for_want_of_memory_or_time_says_so_and_has_no_goal(monkeypa
     assert lines == []
 
 
-def test_the_share_of_the_peak_counts_products_of_weights_and_pairs_once_forward_and_twice_backward(monkeypatch):
+def test_products_are_those_of_weights_and_pairs_and_a_card_has_the_peak_of_its_kind(monkeypatch):
     """A decoder of 10 weights beside an embedding of 8, 1 prompt of 2 tokens, 3 rows of 4: by hand."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB")
     text = SimpleNamespace(vocab_size=4, hidden_size=2, num_hidden_layers=1, num_attention_heads=1, head_dim=2)
@@ -112,9 +112,10 @@ def test_the_share_of_the_peak_counts_products_of_weights_and_pairs_once_forward
     )
     policy = SimpleNamespace(device=torch.device("cuda"), model=model)
     forward = 2 * 10 * (2 + 12) + 2 * 8 * 12 + 4 * 2 * (2 + 3 * 4 * (2 + 2))
-    assert cards.share_of_peak(policy, 5.0, 2, 3, 4) == pytest.approx(3 * forward * 5.0 / 989e12)
+    assert cards.products(policy, 2, 3, 4) == forward
+    assert cards.peak_of(policy) == 989e12
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "another card")
-    assert cards.share_of_peak(policy, 5.0, 2, 3, 4) is None
+    assert cards.peak_of(policy) is None
 
 
 @pytest.mark.parametrize("kind", cards.KINDS)

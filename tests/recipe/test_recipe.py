@@ -27,6 +27,11 @@ ROWS = "method: mixed\nbranches: {a: {task: {kind: rows, train: a.jsonl, "
 COMMIT = "a" * 40
 
 REFUSED = [
+    pytest.param(
+        "branches: {a: {task: {kind: digits, capability: text, train: x.jsonl}}, b: {task: {capability: image}}}",
+        ["branches.a.task.train: a task of kind digits has none; it belongs to kind: rows"],
+        id="a field of another kind of task",
+    ),
     pytest.param(TWO + "sed: 1", ["sed: unknown key", "did you mean 'seed'?"], id="a typo at the top"),
     pytest.param(TWO + "schedule: {cycels: 2}", ["schedule.cycels: unknown key", "'cycles'"], id="a typo in a section"),
     pytest.param(

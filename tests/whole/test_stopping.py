@@ -18,7 +18,7 @@ from copd.commands.train import train
 from copd.errors import RecipeError
 from copd.recipe.reading import load_recipe
 from copd.runs.checkpoint import latest_checkpoint
-from copd.runs.lifecycle import LOCK, Stopped, alone_in
+from copd.runs.lifecycle import GOES_ON, LOCK, Stopped, alone_in
 from copd.runs.screen import Screen
 
 CHANGES = [
@@ -99,8 +99,9 @@ def test_a_run_of_one_process_stopped_everywhere_ends_as_if_undisturbed(undistur
         with pytest.raises(Stopped) as stopped:
             train(recipe, folder, resume=True, screen=screen)
         assert stopped.value.code == 128 + number
-        assert f"stopped by {number.name}; --resume goes on from the last checkpoint" in said.getvalue()
         checkpoint = latest_checkpoint(folder / "checkpoints")
+        saved = GOES_ON if checkpoint else "no checkpoint was saved yet; --resume begins at the first step"
+        assert f"stopped by {number.name}; {saved}" in said.getvalue()
         assert (checkpoint and checkpoint.step) == step, name
         assert (folder / LOCK).exists() is False
     assert not (folder / "report.html").exists()
