@@ -20,6 +20,8 @@ from copd.runs.runlog import read_lines
 from copd.runs.trackers import MOST_PICTURES, TRACKERS, Log, Shown, numbers_of, open_trackers, shown
 from copd.system.own_code import load_named
 
+NO_MLFLOW = "mlflow is not installed: it needs pyarrow below 26, and the locked tools have 26; pip install mlflow"
+NO_TRACKIO = "trackio is not installed: it needs pillow below 13, and copd is locked to 13; pip install trackio"
 UPDATE = {
     "event": "update",
     "step": 3,
@@ -280,7 +282,7 @@ def test_wandb_gets_samples_the_project_and_tags_and_knows_no_path_of_the_machin
 
 
 def test_mlflow_gets_numbers_samples_tags_and_the_recipe_and_a_resumed_run_goes_on(tmp_path, monkeypatch, capfd):
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: pip install mlflow")
+    mlflow = pytest.importorskip("mlflow", reason=NO_MLFLOW)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     folder = tmp_path / "somebody" / "demo"
@@ -305,7 +307,7 @@ def test_mlflow_gets_numbers_samples_tags_and_the_recipe_and_a_resumed_run_goes_
 
 
 def test_what_mlflow_refuses_is_a_users_error(tmp_path, monkeypatch):
-    pytest.importorskip("mlflow", reason="mlflow is not installed: pip install mlflow")
+    pytest.importorskip("mlflow", reason=NO_MLFLOW)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://at-all")
     with pytest.raises(RecipeError, match=r"^trackers: mlflow: [^\n]*nowhere[^\n]*$"):
         open_trackers([section("mlflow")], tmp_path, 0, {})
@@ -313,7 +315,7 @@ def test_what_mlflow_refuses_is_a_users_error(tmp_path, monkeypatch):
 
 def test_trackio_gets_numbers_samples_and_tags_under_a_name_of_its_own(tmp_path):
     """In a process of its own, since trackio reads where it keeps things when it is imported."""
-    pytest.importorskip("trackio", reason="trackio is not installed: pip install trackio")
+    pytest.importorskip("trackio", reason=NO_TRACKIO)
     script = """
 import sys
 from pathlib import Path
