@@ -16,7 +16,15 @@ from rich.console import Console
 from rich.text import Text
 
 from copd.assemble import SERVER
-from copd.cli.arguments import Overrides, RecipeName, busy, check_result_file, named_recipe, recipe_and_changes
+from copd.cli.arguments import (
+    Overrides,
+    RecipeName,
+    busy,
+    check_result_file,
+    named_recipe,
+    recipe_and_changes,
+    recipes_that_begin,
+)
 from copd.cli.ask import ask
 from copd.cli.benchmark import benchmark
 from copd.cli.compare import advise, compare
@@ -65,7 +73,10 @@ def common(
 def train(
     recipe: Annotated[
         str | None,
-        typer.Argument(help="A YAML file, or a builtin recipe by name. With --resume and --out: the run's own."),
+        typer.Argument(
+            help="A YAML file, or a builtin recipe by name. With --resume and --out: the run's own.",
+            autocompletion=recipes_that_begin,
+        ),
     ] = None,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/METHOD-seedSEED.")] = None,

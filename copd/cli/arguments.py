@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -18,7 +19,19 @@ from copd.errors import RecipeError
 from copd.system.files import replace_text
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
-RecipeName = Annotated[str | None, typer.Argument(help="A YAML file, or a builtin recipe by name.")]
+
+
+def recipes_that_begin(incomplete: str) -> list[str]:
+    """What a shell offers for a recipe: those that ship, and YAML files."""
+    from copd.recipe.reading import builtin_recipes
+
+    files = sorted(file for file in glob.glob(f"{glob.escape(incomplete)}*") if file.endswith((".yaml", ".yml")))
+    return [*(name for name in builtin_recipes() if name.startswith(incomplete)), *files]
+
+
+RecipeName = Annotated[
+    str | None, typer.Argument(help="A YAML file, or a builtin recipe by name.", autocompletion=recipes_that_begin)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead.")]
 ResultFile = Annotated[Path | None, typer.Option("--out", help="Also write the result to this file, as JSON.")]
 CHANGE = re.compile(r"[\w.-]+=")

@@ -1,10 +1,12 @@
 """The commands as a user meets them: exit status, one line for a mistake, help."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
@@ -149,6 +151,18 @@ def test_a_change_may_be_longer_than_the_name_of_a_file(command):
 def test_the_package_itself_can_be_run():
     done = subprocess.run([sys.executable, "-m", "copd", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"copd {version('copd')}\n"
+
+
+def test_the_shell_completes_commands_builtin_recipes_and_files_of_recipes(tmp_path):
+    def offered(words: str) -> list[str]:
+        asked = {"_COPD_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        script = Path(sys.executable).with_name("copd")
+        done = subprocess.run([script], capture_output=True, text=True, cwd=tmp_path, env=os.environ | asked)
+        return done.stdout.split()
+
+    (tmp_path / "demo-mine.yaml").touch()
+    assert offered("copd rec") == ["recipe"]
+    assert offered("copd train demo-") == ["demo-paper", "demo-mine.yaml"]
 
 
 def test_the_version_is_told(command):
