@@ -110,6 +110,11 @@ def plain_tokens(load: Load) -> int:
     return load.rows * (load.longest_prompt + load.longest_row)
 
 
+def read_tokens(load: Load) -> int:
+    """Of a prefill: prompts, padded to the longest."""
+    return load.prompts * load.longest_prompt
+
+
 def sampled_tokens(load: Load) -> int:
     """Of sampling: prompts once, padded to the longest, and rows."""
     return load.prompts * load.longest_prompt + load.rows * load.longest_row

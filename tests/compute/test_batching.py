@@ -10,6 +10,7 @@ from copd.compute.batching import (
     micro_batches,
     packed_tokens,
     plain_tokens,
+    read_tokens,
     sampled_tokens,
     stack_rows,
     take_rows,
@@ -167,6 +168,11 @@ def test_what_a_batch_holds_is_never_more_packed_than_padded(rollouts):
     everything = list(range(9))
     assert (packed(rollouts, everything), sampled(rollouts, everything)) == (102, 141)
     assert plain(rollouts, everything) == 297
+
+
+def test_a_prefill_holds_prompts_padded_to_the_longest(rollouts):
+    assert split(rollouts, 3 * 26, held=read_tokens) == [list(range(9))]
+    assert split(rollouts, 3 * 26 - 1, held=read_tokens) == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
 
 
 def test_only_the_rows_asked_for_are_split(rollouts):
