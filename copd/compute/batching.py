@@ -110,9 +110,28 @@ def plain_tokens(load: Load) -> int:
     return load.rows * (load.longest_prompt + load.longest_row)
 
 
+def read_tokens(load: Load) -> int:
+    """Of a prefill: prompts, padded to the longest."""
+    return load.prompts * load.longest_prompt
+
+
+def cached_tokens(load: Load) -> int:
+    """Of the cache that a batch is sampled with: each row has its prompt."""
+    return plain_tokens(load)
+
+
 def sampled_tokens(load: Load) -> int:
-    """Of sampling: prompts once, padded to the longest, and rows."""
-    return load.prompts * load.longest_prompt + load.rows * load.longest_row
+    """Of sampling with a cache that has no budget: prompts once, padded to the longest, and rows.
+
+    The cache may have twice as many tokens, since keys and values are a small part of what a pass holds of a token.
+    """
+    together = load.prompts * load.longest_prompt + load.rows * load.longest_row
+    return max(together, (cached_tokens(load) + 1) // 2)
+
+
+def sampling_budget(micro_batch_tokens: int, cache_tokens: int | None) -> tuple[Held, int]:
+    """What counts the tokens of a batch that is sampled at once, off cards, and the most that it may have."""
+    return (sampled_tokens, micro_batch_tokens) if cache_tokens is None else (cached_tokens, cache_tokens)
 
 
 def micro_batches(

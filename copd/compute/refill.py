@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from copd.compute.batching import micro_batches, read_tokens
 from copd.compute.decode import Decoded, ModelStep, PlacedLayer, log_probs, pick
 from copd.compute.encode import Encoder, Responses
 from copd.compute.forward import Forward, in_float32
@@ -30,13 +31,17 @@ def refills(device: torch.device) -> bool:
 
 
 class Samples(Protocol):
-    """What this loop needs of a policy: encoder and model, end tokens and vocabulary mask, and the token budget."""
+    """What this loop needs of a policy: encoder and model, end tokens and vocabulary mask, and two token budgets.
+
+    Prompts that are prefilled together have at most `micro_batch_tokens`, the cache has at most `cache_tokens`.
+    """
 
     encoder: Encoder
     forward: Forward
     device: torch.device
     end_ids: Tensor
     banned_V: Tensor
+    micro_batch_tokens: int
 
     @property
     def cache_tokens(self) -> int: ...
@@ -74,7 +79,7 @@ def decode_refilled(policy: Samples, asked: Request, block: int = BLOCK) -> Deco
         stay, joined = queue.change(told.done)
         if not queue.running:
             return told.collected(queue.made_N)
-        groups = _groups(asked, joined, queue)
+        groups = _groups(policy, asked, joined, queue)
         queue.running[len(stay) :] = [n for group in groups for n in group]
         running.keep(stay, [queue.tokens(n) for n in queue.running], block)
         for group in groups:
@@ -138,14 +143,36 @@ class _Told:
         return Decoded(*map(torch.from_numpy, (tokens_NT, mask_NT, logp_NT, self._finished_N)))
 
 
-def _groups(asked: Request, joined: Sequence[int], queue: Queue) -> list[list[int]]:
-    """The rows that join, as they are prefilled together: those to prompts of a kind; a row that has tokens alone."""
+def _groups(policy: Samples, asked: Request, joined: Sequence[int], queue: Queue) -> list[list[int]]:
+    """The rows that join, as they are prefilled one group after the other; the encoder expects their prompts.
+
+    A row that has tokens is a group. The others are prefilled with those to prompts of the same kind, as many at a time
+    as have room in a micro-batch.
+    """
     begun = [[n] for n in joined if queue.made_N[n]]
-    fresh: dict[str, list[int]] = {}
+    rows_of: dict[int, list[int]] = {}
     for n in joined:
         if not queue.made_N[n]:
-            fresh.setdefault(asked.problems[asked.prompt_of_N[n]].kind, []).append(n)
-    return [*begun, *fresh.values()]
+            rows_of.setdefault(asked.prompt_of_N[n], []).append(n)
+    fresh = [asked.problems[p] for p in rows_of]
+    together = micro_batches(
+        range(len(fresh)),
+        range(len(fresh)),
+        [0] * len(fresh),
+        kind_P=[problem.kind for problem in fresh],
+        prompt_length_P=policy.encoder.lengths(fresh),
+        token_budget=policy.micro_batch_tokens,
+        held=read_tokens,
+    )
+    rows_P = list(rows_of.values())
+    groups = [*begun, *([n for p in batch.numpy() for n in rows_P[p]] for batch in together)]
+    policy.encoder.expect([asked.problems[p] for p in _prompts(asked, group)] for group in groups)
+    return groups
+
+
+def _prompts(asked: Request, rows: Sequence[int]) -> list[int]:
+    """The prompts of rows, each once."""
+    return list(dict.fromkeys(asked.prompt_of_N[n] for n in rows))
 
 
 class _Prefilled(NamedTuple):
@@ -167,8 +194,7 @@ class _Prefilled(NamedTuple):
 
 def _prefilled(policy: Samples, asked: Request, rows: Sequence[int], queue: Queue, told: _Told) -> _Prefilled:
     """Prefill the prompts of rows, each once, and the tokens of a row that has some."""
-    prompt_J, made = [asked.prompt_of_N[n] for n in rows], queue.made_N[rows[0]]
-    chosen = list(dict.fromkeys(prompt_J))
+    chosen, made = _prompts(asked, rows), queue.made_N[rows[0]]
     texts = policy.encoder.encode([asked.problems[p] for p in chosen], policy.device)
     if made:
         tokens_1T = told.tokens(rows[0], made)[None].to(policy.device)
@@ -176,7 +202,7 @@ def _prefilled(policy: Samples, asked: Request, rows: Sequence[int], queue: Queu
         texts = texts.with_responses(response)
     cache, logits_PV = policy.forward.prefill(texts)
     parts = [part for layer in cache.layers for part in (layer.keys, layer.values)]
-    text_J = torch.tensor([chosen.index(p) for p in prompt_J]).to(policy.device, non_blocking=True)
+    text_J = torch.tensor([chosen.index(asked.prompt_of_N[n]) for n in rows]).to(policy.device, non_blocking=True)
     position_J = texts.next_position_P[text_J]
     return _Prefilled(parts, text_J, logits_PV[text_J], position_J, position_J + asked.max_new_tokens - made - 1)
 

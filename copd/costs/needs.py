@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from copd.assemble.branches import device_of
 from copd.assemble.plan import Plan
-from copd.compute.batching import Held, packed_tokens, plain_tokens, sampled_tokens
+from copd.compute.batching import Held, packed_tokens, plain_tokens, sampled_tokens, sampling_budget
 from copd.compute.queue import BLOCK
 from copd.costs import memory
 from copd.costs.equal_rows import EqualRows, batches_of
@@ -315,11 +315,17 @@ class Needs:
         cache = self.recipe.sampling.cache_tokens if held is sampled_tokens else None
         return cache or self.recipe.model.micro_batch_tokens
 
+    def _counted(self, held: Held) -> tuple[Held, int]:
+        """What counts the tokens of a batch, where a cache may have a budget of its own, and the most that it has."""
+        micro = self.recipe.model.micro_batch_tokens
+        return sampling_budget(micro, self.recipe.sampling.cache_tokens) if held is sampled_tokens else (held, micro)
+
     def _batches(self, asked: Iterable[EqualRows], held: Held) -> list[Batch]:
         """The micro-batches of rows of full length to the longest prompts, each size once."""
         for each in asked:
             if (each, held) not in self._split:
                 prompts = self.prompts[each.capability]
                 response = self.recipe.sampling.max_new_tokens
-                self._split[each, held] = list(batches_of(each, prompts, response, self._budget(held), held))
+                counted, budget = self._counted(held)
+                self._split[each, held] = list(batches_of(each, prompts, response, budget, counted))
         return [batch for each in asked for batch in self._split[each, held]]

@@ -17,7 +17,6 @@ from copd.assemble.plan import Plan, handovers, measures_merge
 from copd.branches.branch import Branch
 from copd.commands.plan import cards_of
 from copd.commands.plan import examine as planned_of
-from copd.compute.batching import sampled_tokens
 from copd.costs.need import CPU, on_each
 from copd.doctor.findings import Finding
 from copd.errors import RecipeError
@@ -54,9 +53,7 @@ def rows_at_once(policy: Policy, asked_of: Mapping[str, Sequence[Problem]], rows
     for name, asked in asked_of.items():
         prompt_of_N = torch.arange(len(asked)).repeat_interleave(rows)
         length_N = torch.full_like(prompt_of_N, most_tokens)
-        batches = policy.split(
-            range(len(prompt_of_N)), asked, prompt_of_N, length_N, sampled_tokens, policy.cache_tokens
-        )
+        batches = policy.split(range(len(prompt_of_N)), asked, prompt_of_N, length_N, *policy.sampling_budget)
         told.append(f"{name} {max(map(len, batches)):,} of {len(prompt_of_N):,}")
     budget = f"at most {policy.cache_tokens:,} tokens (sampling.cache_tokens, else model.micro_batch_tokens)"
     return Finding("rows sampled at once", "ok", f"{', '.join(told)}; {budget}")

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from copd.compute.batching import Held, sampled_tokens, stack_rows
+from copd.compute.batching import Held, stack_rows
 from copd.compute.decode import Decoded, decode
 from copd.compute.refill import Request, Samples, decode_refilled, refills
 from copd.compute.stops import Stops
@@ -22,6 +22,9 @@ class Sampling(Samples, Protocol):
 
     shared_prefix: bool
     tokenizer: Any
+
+    @property
+    def sampling_budget(self) -> tuple[Held, int]: ...
 
     def split(
         self,
@@ -82,8 +85,7 @@ def sample(
 def _in_batches(policy: Sampling, asked: Request) -> Decoded:
     prompt_of_N = torch.tensor(asked.prompt_of_N)
     most_N = torch.full_like(prompt_of_N, asked.max_new_tokens)
-    rows, budget = range(len(prompt_of_N)), policy.cache_tokens
-    row_sets = policy.split(rows, asked.problems, prompt_of_N, most_N, sampled_tokens, budget)
+    row_sets = policy.split(range(len(prompt_of_N)), asked.problems, prompt_of_N, most_N, *policy.sampling_budget)
     batches = [sample_batch(policy, asked, rows_M, prompt_of_N[rows_M]) for rows_M in row_sets]
     back = torch.cat(row_sets).argsort()
     return Decoded(

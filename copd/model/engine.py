@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from copd.compute.logprobs import response_score
 from copd.compute.stops import Stops
 from copd.errors import RecipeError
 from copd.maths.cut import WHOLE, Cut
@@ -156,6 +157,7 @@ class EngineSampler:
             self._held = None
 
     def _check(self, policy: Policy) -> None:
+        """Each rank of a branch checks its own engine: others may have sampled other tokens, or nothing."""
         answers = self._engine.generate(
             policy,
             self._probes,
@@ -175,7 +177,7 @@ class EngineSampler:
                 )
         rollouts = rollouts_of(self._probes, answers, self._temperature)
         accepted = TOLERANCE_NATS[policy.autocast]
-        difference = float((rollouts.logp_NT - policy.score(rollouts).logp_NT).abs().max())
+        difference = float((rollouts.logp_NT - response_score(policy, rollouts).logp_NT).abs().max())
         if not difference <= accepted:
             raise RecipeError(
                 f"sampling.engine: after taking over the weights, log-probs of {self._engine.name} differ from the "

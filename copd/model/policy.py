@@ -17,7 +17,16 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from copd.compute.batching import Held, answered, micro_batches, packed_tokens, plain_tokens, take_rows, unflatten
+from copd.compute.batching import (
+    Held,
+    answered,
+    micro_batches,
+    packed_tokens,
+    plain_tokens,
+    sampling_budget,
+    take_rows,
+    unflatten,
+)
 from copd.compute.encode import Encoder
 from copd.compute.family import Family, family_of, tokenizer_of
 from copd.compute.forward import Forward
@@ -50,9 +59,10 @@ class Policy:
     The vocabulary mask `banned_V` applies to sampling and to every log-prob alike. A model that cannot share a prompt
     between rows takes the plain path: `copd.model.parity` then turns off `packing`, for log-probs, or `shared_prefix`,
     for sampling and log-probs, and notes its `doubt`. A micro-batch has at most `micro_batch_tokens`. The cache of
-    sampling has at most `cache_tokens`, by default as many. With `gradient_checkpointing`, layers are recomputed in the
-    backward pass. Several policies may share a model, each through its own `adapter`; None is the model without an
-    adapter. The mask allows control tokens that are `spoken`, such as `<answer>`. `ranks` share sampling and scoring.
+    sampling has at most `cache_tokens`, by default as many, off cards twice as many. With `gradient_checkpointing`,
+    layers are recomputed in the backward pass. Several policies may share a model, each through its own `adapter`; None
+    is the model without an adapter. The mask allows control tokens that are `spoken`, such as `<answer>`. `ranks` share
+    sampling and scoring.
     """
 
     def __init__(
@@ -217,6 +227,11 @@ class Policy:
     def cache_tokens(self) -> int:
         """Most tokens of the cache while the policy's own model samples."""
         return self._cache_tokens or self.micro_batch_tokens
+
+    @property
+    def sampling_budget(self) -> tuple[Held, int]:
+        """What counts the tokens of a batch that is sampled at once, off cards, and the most that it may have."""
+        return sampling_budget(self.micro_batch_tokens, self._cache_tokens)
 
     @property
     def allowed_tokens(self) -> int:

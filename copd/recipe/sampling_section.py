@@ -40,8 +40,8 @@ class SamplingSection(Section):
     )
     cache_tokens: Count | None = Field(
         None,
-        description="with builtin: most tokens in the cache at once, prompts included, and so how many responses are "
-        "sampled side by side; null: model.micro_batch_tokens",
+        description="with builtin: most tokens in the cache at once, each response with its prompt, and so how many "
+        "are sampled side by side; null: model.micro_batch_tokens on cards, twice as many elsewhere",
     )
     engine: Literal["builtin", "vllm"] = Field(
         "builtin",

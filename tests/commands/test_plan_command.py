@@ -10,7 +10,7 @@ from copd.assemble.plan import make_plan
 from copd.cli.plan import is_comparison
 from copd.commands.plan import Cards, Planned, cards_of, examine
 from copd.commands.plan_arms import arms_planned
-from copd.compute.batching import packed_tokens, plain_tokens, sampled_tokens
+from copd.compute.batching import cached_tokens, packed_tokens, plain_tokens, sampled_tokens
 from copd.costs import memory
 from copd.costs.equal_rows import EqualRows, batches_of
 from copd.costs.measured import Measured, PromptSizes
@@ -239,7 +239,7 @@ def test_a_micro_batch_is_one_that_the_token_budget_allows(shape, budget, prompt
         assert found[name][TRAINING][ACTIVATIONS] == memory.step(shape, batch, Way())
 
 
-@pytest.mark.parametrize("held", [packed_tokens, plain_tokens, sampled_tokens])
+@pytest.mark.parametrize("held", [packed_tokens, plain_tokens, cached_tokens, sampled_tokens])
 @pytest.mark.parametrize("budget", [16, 30, 60, 100, 333])
 def test_a_huge_batch_is_counted_by_its_first_micro_batches(budget, held):
     """That of as many prompts as one can count, with the same fullest micro-batch, and in no time."""
@@ -502,6 +502,20 @@ def test_the_cache_has_a_budget_of_its_own(shape):
         assert more[SAMPLING]["cache"] > 5 * usual[SAMPLING]["cache"]
         assert more[TRAINING] == usual[TRAINING]
         assert more[SCORING] == usual[SCORING]
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows"), [([], 4), (["sampling.cache_tokens=110"], 2), (["sampling.cache_tokens=320"], 8)]
+)
+def test_a_cache_on_a_cpu_has_the_rows_that_its_budget_allows_with_their_prompts(shape, changes, rows):
+    """Eight responses of 10 tokens to one prompt of 30. Without a budget the cache has at most two micro-batches."""
+    one = "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: []}"
+    asked = ("sampling.prompts_per_step=1", "sampling.rollouts_per_prompt=8", "model.micro_batch_tokens=110")
+    recipe = recipe_of("method=expert", one, *asked, *changes)
+    sizes = dict.fromkeys(PROMPTS, PROMPTS["text"]._replace(longest=30))
+    needs = Needs(recipe, make_plan(recipe), Measured(shape, sizes), dict.fromkeys([BASE, *PROMPTS], CPU))
+    held = memory.cached(shape, memory.Batch(1, rows, 30, 10), half=False)
+    assert all(each.stages[SAMPLING]["cache"] == held for each in needs.all() if each.process in PROMPTS)
 
 
 def test_hours_come_from_the_speeds_that_the_benchmark_for_cards_measured(command, tmp_path):

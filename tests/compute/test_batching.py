@@ -1,16 +1,20 @@
 """Rows of rollouts, and their split into micro-batches."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from copd.compute.batching import (
+    cached_tokens,
     distinct_rows,
     micro_batches,
     packed_tokens,
     plain_tokens,
+    read_tokens,
     sampled_tokens,
+    sampling_budget,
     stack_rows,
     take_rows,
 )
@@ -66,10 +70,11 @@ def plain(rollouts, batch):
 
 def sampled(rollouts, batch):
     prompts, rows = tokens_of(rollouts, batch)
-    return len(prompts) * max(prompts) + len(rows) * max(rows)
+    return max(len(prompts) * max(prompts) + len(rows) * max(rows), math.ceil(plain(rollouts, batch) / 2))
 
 
-HELD = [(packed_tokens, packed), (plain_tokens, plain), (sampled_tokens, sampled)]
+HELD = [(packed_tokens, packed), (plain_tokens, plain), (cached_tokens, plain), (sampled_tokens, sampled)]
+NAMES = ["packed", "plain", "cached", "sampled"]
 
 
 def test_taken_rows_keep_their_problem_their_tokens_and_their_reward(rollouts):
@@ -143,7 +148,7 @@ def test_every_row_is_in_exactly_one_micro_batch(rollouts, budget):
     assert sorted(n for batch in split(rollouts, budget) for n in batch) == list(range(9))
 
 
-@pytest.mark.parametrize(("held", "cost"), HELD, ids=["packed", "plain", "sampled"])
+@pytest.mark.parametrize(("held", "cost"), HELD, ids=NAMES)
 @pytest.mark.parametrize("budget", [30, 60, 100])
 def test_no_micro_batch_of_several_rows_exceeds_the_budget(rollouts, budget, held, cost):
     batches = split(rollouts, budget, held=held)
@@ -155,7 +160,7 @@ def test_a_row_that_alone_exceeds_the_budget_is_a_batch_of_its_own(rollouts):
     assert split(rollouts, 1) == [[n] for n in range(9)]
 
 
-@pytest.mark.parametrize(("held", "cost"), HELD, ids=["packed", "plain", "sampled"])
+@pytest.mark.parametrize(("held", "cost"), HELD, ids=NAMES)
 def test_one_batch_holds_everything_within_the_budget(rollouts, held, cost):
     whole = cost(rollouts, list(range(9)))
     assert split(rollouts, whole, held=held) == [list(range(9))]
@@ -165,8 +170,42 @@ def test_one_batch_holds_everything_within_the_budget(rollouts, held, cost):
 def test_what_a_batch_holds_is_never_more_packed_than_padded(rollouts):
     """So packed log-probs have no more batches than padded tokens would give."""
     everything = list(range(9))
-    assert (packed(rollouts, everything), sampled(rollouts, everything)) == (102, 141)
+    assert (packed(rollouts, everything), sampled(rollouts, everything)) == (102, 149)
     assert plain(rollouts, everything) == 297
+
+
+def test_a_prefill_holds_prompts_padded_to_the_longest(rollouts):
+    assert split(rollouts, 3 * 26, held=read_tokens) == [list(range(9))]
+    assert split(rollouts, 3 * 26 - 1, held=read_tokens) == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+def sampled_at_once(prompts, prompt, rows, response, cache_tokens=None):
+    """The rows of each batch of sampling, where prompts are equally long and a micro-batch has 16,384 tokens."""
+    held, budget = sampling_budget(16_384, cache_tokens)
+    batches = micro_batches(
+        range(prompts * rows),
+        [n // rows for n in range(prompts * rows)],
+        [response] * (prompts * rows),
+        kind_P=["text"] * prompts,
+        prompt_length_P=[prompt] * prompts,
+        token_budget=budget,
+        held=held,
+    )
+    return [len(batch) for batch in batches]
+
+
+def test_a_cache_counts_a_prompt_with_each_of_its_rows_and_has_its_own_budget_or_two_micro_batches():
+    assert sampled_at_once(1, 13_000, 8, 400) == [2, 2, 2, 2]
+    assert sampled_at_once(1, 13_000, 8, 400, cache_tokens=16_384) == [1] * 8
+    assert sampled_at_once(1, 13_000, 8, 400, cache_tokens=4 * 13_400) == [4, 4]
+    assert sampled_at_once(1, 13_000, 8, 400, cache_tokens=8 * 13_400) == [8]
+
+
+def test_a_step_of_the_demo_is_sampled_at_once_and_its_evaluation_as_many_rows_as_a_micro_batch_has_tokens_for():
+    """So the sizes of batches, which rounding depends on, are those with which the results of docs were made."""
+    assert sampled_at_once(24, 64, 8, 36) == [192]
+    assert sampled_at_once(500, 64, 1, 36) == [163, 163, 163, 11]
+    assert sampled_at_once(1000, 64, 4, 36)[0] == 4 * (16_384 // (64 + 4 * 36))
 
 
 def test_only_the_rows_asked_for_are_split(rollouts):

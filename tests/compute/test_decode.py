@@ -5,6 +5,7 @@ import torch
 
 from copd.compute.batching import take_rows
 from copd.compute.decode import CachedPrefixes, decode, distinct_prefixes, pick, settle
+from copd.compute.forward import Forward
 from copd.model import builtin_sampler
 
 NEW_TOKENS = 12
@@ -153,8 +154,26 @@ def test_answers_do_not_depend_on_the_split_into_batches(ending64, problems_of, 
     lengths = small.encoder.lengths(problems)
     for prompt_of_M in (rows.tolist() for rows in started):
         prompts = set(prompt_of_M)
-        tokens = len(prompts) * max(lengths[p] for p in prompts) + len(prompt_of_M) * NEW_TOKENS
+        tokens = len(prompt_of_M) * (max(lengths[p] for p in prompts) + NEW_TOKENS)
         assert len(prompt_of_M) == 1 or tokens <= budget
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_a_cache_has_no_more_tokens_than_its_budget(ending, problems_of, rows, monkeypatch):
+    problems = problems_of["text"]
+    budget = rows * (max(ending.encoder.lengths(problems)) + NEW_TOKENS)
+    held, plainly = [], Forward.start_shared
+
+    def started(*given):
+        prefixes, logits_PV = plainly(*given)
+        cached = prefixes._step._cached
+        held.append(cached.shape[2] * cached.shape[4])
+        return prefixes, logits_PV
+
+    monkeypatch.setattr(Forward, "start_shared", started)
+    small = ending.clone(cache_tokens=budget)
+    small.sample(problems, rollouts_per_prompt=8, generator=seeded(), max_new_tokens=NEW_TOKENS)
+    assert budget / 2 < max(held) <= budget
 
 
 def test_sampled_rows_of_mixed_kinds_score_as_they_were_sampled(ending, problems_of):

@@ -1,5 +1,6 @@
 """The loop that cards take, on a CPU: the answers of the other loop, a bounded cache, and few waits of the host."""
 
+import threading
 from unittest.mock import patch
 
 import pytest
@@ -146,6 +147,34 @@ def test_a_prompt_is_prefilled_once_for_the_rows_that_join_together(policy, prob
         sampled(policy, problems_of["text"])
     (call,) = prefill.call_args_list
     assert len(call.args[1].ids_PS) == 3
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+@pytest.mark.parametrize("prompts", [2, 1, 0])
+def test_prompts_that_join_are_prefilled_by_the_micro_batch_with_the_same_answers(
+    ending64, problems_of, shared, kind, prompts
+):
+    """As many prompts at a time as there are tokens for, padded; one that has more tokens is read alone."""
+    small = ending64.clone(micro_batch_tokens=max(1, prompts * max(ending64.encoder.lengths(problems_of[kind]))))
+    with patch.object(Forward, "prefill", autospec=True, side_effect=Forward.prefill) as prefill:
+        found = sampled(small, problems_of[kind])
+    assert [len(call.args[1].ids_PS) for call in prefill.call_args_list] == {2: [2, 1], 1: [1, 1, 1], 0: [1, 1, 1]}[
+        prompts
+    ]
+    assert_same(found, shared(kind, greedy=False), atol=1e-6)
+
+
+def test_while_prompts_are_prefilled_a_thread_makes_the_pixels_of_the_next(policy, problems_of, monkeypatch):
+    own = Policy(policy.clone().model, policy.processor, micro_batch_tokens=1)
+    made, plainly = [], own.encoder.family.encode
+
+    def encode(problems):
+        made.append(threading.current_thread() is threading.main_thread())
+        return plainly(problems)
+
+    monkeypatch.setattr(own.encoder.family, "encode", encode)
+    sampled(own, problems_of["image"], limit=1)
+    assert made == [True, False, False]
 
 
 def test_the_cache_keeps_its_size_within_the_budget_while_rows_come_and_go(ending, problems_of):

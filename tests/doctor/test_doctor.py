@@ -478,7 +478,7 @@ def test_rows_sampled_at_once_are_those_that_the_budget_of_tokens_lets_in(policy
     assert whole.verdict == "ok"
     assert "text 16 of 16, image 16 of 16; at most 16,384 tokens (sampling.cache_tokens, else" in whole.found
     tight = policy.clone()
-    tight._cache_tokens = 3 * (30 + max(tight.encoder.lengths(few_of["text"])))
+    tight._cache_tokens = 4 * (30 + max(tight.encoder.lengths(few_of["text"])))
     assert rows_at_once(tight, asked, 8, 30).found.startswith("text 4 of 16, image 4 of 16; at most ")
 
 

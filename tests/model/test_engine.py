@@ -4,11 +4,13 @@ The engine of these tests is a second policy with weights of its own.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
 
+from copd.compute.ranks import Ranks
 from copd.errors import RecipeError
 from copd.maths.cut import WHOLE, Cut
 from copd.model import engine
@@ -52,6 +54,19 @@ class Twin:
 
     def rest(self):
         return not self.forgets
+
+
+@dataclass(frozen=True)
+class Last(Ranks):
+    """The second of two ranks, of which the first has nothing to say."""
+
+    rank: int = 1
+    count: int = 2
+    said: list[Any] = field(default_factory=list)
+
+    def gathered(self, value):
+        self.said.append(value)
+        return [None, value]
 
 
 @pytest.fixture
@@ -184,6 +199,19 @@ def test_weights_that_became_stale_are_found_at_the_next_check(sampled_by, probl
     with pytest.raises(RecipeError, match="twin differ"):
         sample(policy, problems_of["text"][:1])
     assert twin.taken == 4
+
+
+def test_a_rank_checks_its_engine_without_the_other_ranks(sampled_by, problems_of):
+    policy, twin = sampled_by()
+    policy.ranks = Last()
+    policy.sampler.prove(policy)
+    assert policy.ranks.said == []
+    policy.load_weights(changed(policy))
+    policy.sampler._taken = engine.CHECKED_EVERY
+    rollouts = sample(policy, problems_of["text"][:1])
+    assert len(twin.seeds) == 3, "a check has to come before the samples"
+    ((tokens_NT, *_),) = policy.ranks.said
+    assert torch.equal(tokens_NT, rollouts.tokens_NT)
 
 
 def test_a_prompt_that_is_read_as_other_tokens_is_refused(sampled_by, problems_of):
