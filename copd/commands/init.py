@@ -14,7 +14,7 @@ from copd.assemble.rows import rules_of, ungradable
 from copd.assemble.tasks import make_tasks
 from copd.errors import CopdError, DataError, ModelFolderError
 from copd.model.folders import BUILTIN, SETTINGS, family_in, is_local, model_folder, without_weights
-from copd.recipe.evaluation import MOST
+from copd.recipe.evaluation import FEW, MOST
 from copd.recipe.reading import load_recipe
 from copd.recipe.strict_yaml import parse_yaml
 from copd.rewards.grading import OURS
@@ -90,6 +90,12 @@ def recipe_for(model: str, files: Sequence[str], tell: Callable[[str], None]) ->
         if file in files[:at]:
             raise DataError(f"{file}: is given twice; each file is a branch of its own")
         branches.append(_branch(file, about, {each.name for each in branches}, tell))
+    least, asked = min(branches, key=lambda branch: branch.sizes[Split.TEST]), _sizes(branches)["problems"]
+    if asked < FEW:
+        tell(
+            f"{least.found.file}: leaves {asked} test problems, so one is {100 / asked:.0f} points of an accuracy; "
+            f"give more rows, or write `test: FILE` into {least.name}"
+        )
     text = _written(about, branches)
     make_tasks(load_recipe(parse_yaml(text, "the new recipe")))
     return text
@@ -293,19 +299,28 @@ def in_reserve(rows: int) -> int:
 
 
 def _evaluation_lines(branches: Sequence[Branch]) -> list[str]:
-    """Pictures and videos are not opened here. Where there are some, sizes leave room for rows that prove bad."""
     if not any(branch.has_media for branch in branches):
         return ["evaluation: {pass_at: [1]}                  # 500 problems each, or as many as there are"]
+    return [
+        "evaluation:                                 # a tenth and two rows are in reserve, if some cannot be opened",
+        f"  {{{', '.join(f'{name}: {size}' for name, size in _sizes(branches).items())}, pass_at: [1]}}",
+    ]
+
+
+def _sizes(branches: Sequence[Branch]) -> dict[str, int]:
+    """How many problems of each branch are asked, by field of evaluation: as many as the smallest branch has.
+
+    Not all pictures and videos are opened here. Where there are some, sizes leave room for rows that prove bad.
+    """
     there = {
         "problems": min(branch.sizes[Split.TEST] for branch in branches),
         "validation_problems": (least := min(branch.sizes[Split.VALIDATION] for branch in branches)),
         "behaviour_problems": least,
     }
-    sizes = {name: max(1, min(MOST[name], count - in_reserve(count))) for name, count in there.items()}
-    return [
-        "evaluation:                                 # a tenth and two rows are in reserve, if some cannot be opened",
-        f"  {{{', '.join(f'{name}: {size}' for name, size in sizes.items())}, pass_at: [1]}}",
-    ]
+    reserved = any(branch.has_media for branch in branches)
+    return {
+        name: max(1, min(MOST[name], count - (in_reserve(count) if reserved else 0))) for name, count in there.items()
+    }
 
 
 def _text(value: str) -> str:

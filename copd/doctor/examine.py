@@ -29,6 +29,7 @@ from copd.doctor.outlook import (
     devices,
     disk,
     estimate,
+    final_problems,
     rows_at_once,
     seconds_to_save,
     shares,
@@ -98,6 +99,7 @@ def _examine_assembled(made: Assembled, plan: Plan, warnings: list[str]) -> Iter
     bench = Bench(made, plan)
     for kind, rollouts in probes.items():
         yield equal_teacher(kind, bench, rollouts)
+    yield final_problems(made.evaluation, tasks)
     yield devices(recipe)
     if base.sampler is None:
         first = {name: made.asked.first(Split.TRAIN, name, plan.batches.prompts) for name in plan.learners}

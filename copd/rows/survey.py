@@ -18,8 +18,10 @@ from copd.types import Split
 
 FORMULA = re.compile(r"[\\^_={}<>]|\d\s*[a-zA-Z(]")
 """What formulas and quantities hold, and words do not."""
-WIDEST = (0.1, 0.2, 0.3)
-"""Shares of validation and of test that are tried for a file so small that a smaller one leaves a split empty."""
+TENTH, FIFTH, WIDEST = 0.1, 0.2, 0.3
+"""The most that a large file, and a small one, gives to validation and to test; the last if a split stays empty."""
+WANTED = 40
+"""Rows of validation and of test for which a small file gives more than a tenth."""
 
 Readers = Mapping[str, Callable[[str], bool]]
 """By verifier, whether it can read an answer."""
@@ -54,11 +56,12 @@ class Survey:
     def share(self, most: int) -> tuple[float, dict[Split, int]]:
         """A share of the rows for validation and for test, and the rows of each split.
 
-        Each gets about `most` rows, at most a tenth of a file that is large enough. Raises DataError if there are so
-        few rows that a split stays empty.
+        Each gets about `most` rows, at most a tenth of a large file and a fifth of a small one. Raises DataError if
+        there are so few rows that a split stays empty.
         """
         assert self.sound is not None
-        for share in (min(WIDEST[0], round(most / max(self.rows, 1), 4)), *WIDEST):
+        greatest = max(TENTH, min(FIFTH, WANTED / self.rows))
+        for share in (round(min(greatest, most / self.rows), 4), FIFTH, WIDEST):
             sets = cut(self.sound, {Split.VALIDATION: share, Split.TEST: share})
             if all(map(len, sets.values())):
                 return share, {split: len(rows) for split, rows in sets.items()}

@@ -27,9 +27,9 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def rows(here):
-    """Write a file of 40 questions with answers, and say its name."""
+    """Write a file of 300 questions with answers, and say its name."""
 
-    def write(answer, name="sums.jsonl", count=40, **columns):
+    def write(answer, name="sums.jsonl", count=300, **columns):
         lines = [json.dumps({"question": f"What is {i}?", "answer": answer(i), **columns}) for i in range(count)]
         (here / name).write_text("\n".join(lines))
         return name
@@ -72,12 +72,14 @@ def test_a_few_rows_that_do_not_fit_are_left_out_and_told_and_many_are_not(rows)
     recipe, said, _ = made(rows(lambda i: "a word" if i == 7 else "ABCD"[i % 4]))
     task = recipe.branches["sums"].task
     assert (task.verifier, task.bad_rows, task.max_bad_rows) == ("choice", "skip", 1)
-    assert said == ["sums.jsonl: 1 of 40 rows are left out: verifier choice cannot read their answers"]
-    rows(lambda i: "ABCD"[i % 4] if i < 30 else "")
+    assert said == ["sums.jsonl: 1 of 300 rows are left out: verifier choice cannot read their answers"]
+    rows(lambda i: "ABCD"[i % 4] if i < 290 else "")
     recipe, said, _ = made("sums.jsonl")
     assert recipe.branches["sums"].task.max_bad_rows == 10
-    assert said == ["sums.jsonl: 10 bad rows are left out, the first: sums.jsonl:31: the answer is empty"]
-    with pytest.raises(DataError, match=r"^sums.jsonl: 30 of 40 rows are bad, the first: sums.jsonl:11: the answer is"):
+    assert said == ["sums.jsonl: 10 bad rows are left out, the first: sums.jsonl:291: the answer is empty"]
+    with pytest.raises(
+        DataError, match=r"^sums.jsonl: 290 of 300 rows are bad, the first: sums.jsonl:11: the answer is"
+    ):
         made(rows(lambda i: "ABCD"[i % 4] if i < 10 else ""))
 
 
@@ -92,6 +94,16 @@ def test_splits_are_cut_so_that_none_is_empty_and_their_sizes_stand_in_a_comment
     assert 400 < sizes[Split.TEST] < 600
     with pytest.raises(DataError, match=r"^sums.jsonl: 2 sound rows cannot be cut into train, validation and test"):
         made(rows(str, count=2))
+
+
+def test_a_file_that_leaves_few_test_problems_is_told_in_one_line(rows):
+    recipe, said, _ = made(rows(str), rows(str, "few.jsonl", count=60))
+    count = make_tasks(recipe)["few"].size(Split.TEST)
+    assert 5 < count < 20
+    assert said == [
+        f"few.jsonl: leaves {count} test problems, so one is {100 / count:.0f} points of an accuracy; give more "
+        "rows, or write `test: FILE` into few"
+    ]
 
 
 def test_each_file_is_a_branch_named_after_it_and_kinds_are_told(rows, here):
@@ -189,9 +201,9 @@ def test_a_file_whose_answers_are_hidden_is_told(rows):
 
 @pytest.mark.parametrize("broken", [("validation", 2), ("test", 2), ("train", 6)])
 def test_pictures_that_prove_damaged_do_not_stop_what_init_wrote(here, broken):
-    for i in range(40):
+    for i in range(250):
         Image.new("RGB", (32, 32), (i, 0, 0)).save(here / f"{i}.png")
-    lines = [json.dumps({"question": "?", "answer": "AB"[i % 2], "image": f"{i}.png"}) for i in range(40)]
+    lines = [json.dumps({"question": "?", "answer": "AB"[i % 2], "image": f"{i}.png"}) for i in range(250)]
     (here / "p.jsonl").write_text("\n".join(lines))
     recipe, said, _ = made("p.jsonl")
     task = make_tasks(recipe)["p"]
@@ -208,7 +220,7 @@ def test_pictures_that_prove_damaged_do_not_stop_what_init_wrote(here, broken):
 
 def test_stdout_is_the_recipe_alone_and_doctor_passes_it(command, rows, here):
     done = command("init", "--model", TINY, rows(lambda i: i if i else "one"))
-    assert "1 of 40 rows are left out" in done.stderr
+    assert "1 of 300 rows are left out" in done.stderr
     (here / "my.yaml").write_text(done.stdout)
     checked = command("doctor", "my.yaml", "sampling.prompts_per_step=2", "sampling.rollouts_per_prompt=2")
     assert (checked.returncode, checked.stdout.count("failed")) == (0, 1)
