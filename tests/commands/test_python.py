@@ -9,7 +9,7 @@ from own_rewards import short
 
 import copd
 from copd.commands.python import source_of
-from copd.errors import RecipeError, RunFolderError
+from copd.errors import DataError, RecipeError, RunFolderError
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -131,6 +131,13 @@ def test_a_function_is_named_by_its_file_relative_to_the_current_folder_where_it
 def test_a_function_that_no_file_has_at_its_top_level_is_refused(function):
     with pytest.raises(RecipeError, match=r"^rewards.mine: .* is not at the top level of a .py file"):
         source_of("mine", function)
+
+
+def test_a_call_that_failed_before_its_run_began_is_made_again_with_mended_rows(tmp_path):
+    asked = {"overrides": TINY, "rewards": {"mine": short}, "quiet": True}
+    with pytest.raises(DataError, match=r"sums-train.jsonl:1: "):
+        copd.train(RECIPE, tmp_path / "run", rows={"sums": [{"prompt": "", "answer": 1}, *ROWS]}, **asked)
+    assert copd.train(RECIPE, tmp_path / "run", rows={"sums": ROWS}, **asked).table
 
 
 @pytest.mark.parametrize(
