@@ -97,10 +97,22 @@ def test_models_of_a_run_are_evaluated_and_merged(run, tmp_path):
         (lambda: copd.merge([], "out"), "branches: found '[]'; accepted: a list of one or more"),
         (lambda: copd.train("demo", "out", overrides="seed=1"), "overrides: found 'seed=1'; accepted: a list$"),
         (lambda: copd.train("demo", "out", overrides={"seed": 1}), "overrides: found .*; accepted: a list$"),
+        (lambda: copd.train("demo", "out", rows=ROWS), "rows: found list; accepted: a mapping of branch to rows, such"),
+        (lambda: copd.train("demo", "out", rows=[]), "rows: found list; accepted: a mapping of branch to rows, such"),
+        (lambda: copd.train("demo", "out", rewards=[short]), "rewards: found list; accepted: a mapping of name to"),
     ],
-    ids=["no model", "one model alone", "no branch", "one override alone", "overrides by name"],
+    ids=[
+        "no model",
+        "one model alone",
+        "no branch",
+        "one override alone",
+        "overrides by name",
+        "rows without branches",
+        "no rows without branches",
+        "rewards without names",
+    ],
 )
-def test_one_value_alone_where_a_list_is_meant_is_told(call, said):
+def test_a_list_or_a_mapping_in_the_place_of_the_other_is_told(call, said):
     with pytest.raises(RecipeError, match="^" + said.replace("[", r"\[")):
         call()
 
