@@ -33,6 +33,7 @@ from copd.doctor.outlook import (
     rows_at_once,
     seconds_to_save,
     shares,
+    trackers,
     training_seconds,
 )
 from copd.doctor.remedies import Answered, advice_on
@@ -62,6 +63,7 @@ def examine(recipe: Recipe) -> Iterator[Finding]:
     """
     plan = make_plan(recipe)
     yield from machine(recipe.model.threads_per_branch)
+    yield from trackers(recipe)
     try:
         yield from _examine_made(recipe, plan)
     except (CopdError, OSError) as error:

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +29,7 @@ from copd.runs.checkpoint import part_of
 from copd.runs.numbers import GIB, roughly, size
 from copd.runs.remaining import EVALUATING, MEASURING, SAVING, Remaining
 from copd.runs.screen import memory_in_words
+from copd.runs.trackers import check_trackers
 from copd.system.processes import peak, usable_cores
 from copd.types import Problem, Split, Task
 
@@ -76,6 +77,17 @@ def final_problems(evaluation: Evaluation, tasks: Mapping[str, Task]) -> Finding
         more = f"raise branches.{least}.task.{split.value}_share, or give more rows"
     advice = f"one problem is {100 / asked:.0f} points of an accuracy; {more}"
     return Finding("final table", "warning", f"{found}; {advice}")
+
+
+def trackers(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the libraries of the recipe's trackers are installed, if it names any."""
+    if recipe.trackers:
+        try:
+            check_trackers(recipe.trackers)
+        except RecipeError as error:
+            yield Finding("trackers", "failed", str(error).removeprefix("trackers: "))
+        else:
+            yield Finding("trackers", "ok", ", ".join(tracker.kind for tracker in recipe.trackers))
 
 
 def devices(recipe: Recipe) -> Finding:

@@ -286,6 +286,13 @@ def test_a_teacher_whose_processor_has_other_pixel_settings_fails(tmp_path, few_
     assert "two processors differ: " in judged["image"].found
 
 
+def test_a_tracker_that_is_not_installed_fails_as_a_run_would(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    recipe = load_recipe("demo-paper", ["trackers=[tensorboard, mlflow]"])
+    finding = next(finding for finding in examine(recipe) if finding.check == "trackers")
+    assert (finding.verdict, finding.found) == ("failed", "mlflow is not installed: pip install mlflow")
+
+
 def test_a_final_table_of_few_problems_is_warned_of_with_the_field_that_gives_more(tmp_path):
     lines = [json.dumps({"prompt": f"{i}", "answer": i}) for i in range(60)]
     (tmp_path / "sums.jsonl").write_text("\n".join(lines))
