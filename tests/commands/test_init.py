@@ -62,6 +62,19 @@ def test_the_verifier_is_the_first_that_reads_the_answers(rows, answer, verifier
     assert f"verifier: {verifier} " in text
 
 
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (lambda i: i if i % 3 else "a\tcat", r"100 of 300 answers are no whole numbers, the first: 'a\tcat'"),
+        (lambda i: i if i % 3 else f"x^{i}", "100 of 300 answers look like formulas or quantities"),
+        (lambda i: i, "answers are whole numbers"),
+    ],
+)
+def test_what_decided_for_a_verifier_is_counted_and_named(rows, answer, why):
+    _, _, text = made(rows(answer))
+    assert f"# {why}\n" in text
+
+
 def test_rows_that_name_their_verifier_are_left_to_it(rows):
     recipe, _, text = made(rows(str, verifier="number"))
     assert recipe.branches["sums"].task.verifier is None
@@ -94,6 +107,15 @@ def test_splits_are_cut_so_that_none_is_empty_and_their_sizes_stand_in_a_comment
     assert 400 < sizes[Split.TEST] < 600
     with pytest.raises(DataError, match=r"^sums.jsonl: 2 sound rows cannot be cut into train, validation and test"):
         made(rows(str, count=2))
+
+
+def test_a_word_that_yaml_takes_for_no_text_is_no_name_and_is_quoted(rows, here):
+    (here / "on").mkdir()
+    shutil.copytree(model_folder(TINY), here / "on", dirs_exist_ok=True)
+    files = [rows(str, f"{word}.jsonl") for word in ("null", "on", "True", "yes")]
+    recipe, _, text = made(*files, model="on")
+    assert list(recipe.branches) == ["rows_null", "rows_on", "rows_True", "rows_yes"]
+    assert (recipe.model.path, 'path: "on"' in text) == ("on", True)
 
 
 def test_a_file_that_leaves_few_test_problems_is_told_in_one_line(rows):
@@ -197,6 +219,33 @@ def test_a_file_whose_answers_are_hidden_is_told(rows):
     assert said == [
         "sums.jsonl: every answer is '?', which teaches nothing else; take a file whose answers are not hidden"
     ]
+
+
+def test_pictures_and_videos_of_which_none_can_be_opened_are_refused_with_the_reason(here):
+    first, *others = (Image.new("RGB", (32, 32), (i, 0, 0)) for i in range(3))
+    for name in ("m.gif", "m.mp4", "m.png"):
+        first.save(here / name, "GIF", save_all=True, append_images=others)
+    for column, name, why in [
+        ("video", "m.gif", "not a video of an accepted format; accepted: MP4, WEBM, Matroska"),
+        ("video", "m.mp4", "not a video of an accepted format; accepted: MP4, WEBM, Matroska"),
+        ("image", "m.png", "not a picture of an accepted format; accepted: PNG, JPEG, WEBP"),
+    ]:
+        lines = [json.dumps({"question": f"{i}?", "answer": i, column: name}) for i in range(40)]
+        (here / "m.jsonl").write_text("\n".join(lines))
+        with pytest.raises(DataError) as refused:
+            made("m.jsonl")
+        assert str(refused.value) == f"m.jsonl: no sound row; the first bad one is m.jsonl:1: {column} '{name}': {why}"
+
+
+def test_rows_before_the_first_picture_that_can_be_opened_are_left_out_and_told(here):
+    for i in range(250):
+        Image.new("RGB", (32, 32), (i, 0, 0)).save(here / f"{i}.png")
+    lines = [json.dumps({"question": "?", "answer": i, "image": f"{i}.png"}) for i in range(250)]
+    (here / "p.jsonl").write_text("\n".join(lines))
+    (here / "0.png").write_bytes(b"")
+    recipe, said, _ = made("p.jsonl")
+    assert said == ["p.jsonl: 1 bad rows are left out, the first: p.jsonl:1: image '0.png': empty, 0 bytes"]
+    assert recipe.branches["p"].task.bad_rows == "skip"
 
 
 @pytest.mark.parametrize("broken", [("validation", 2), ("test", 2), ("train", 6)])
