@@ -58,7 +58,7 @@ def train(
     `rows` has, by branch, a list of mappings or a table with `to_parquet`, such as a `datasets.Dataset`: rows for
     training, or a mapping of the splits train, validation, test to rows. They are written into the run folder, as
     `given/BRANCH-SPLIT.jsonl` or `.parquet`, and hashed and resumed like any file of rows. So paths of pictures in them
-    need the task's `data_root`.
+    need the task's `data_root`. They take the place of the files that the recipe names for the split.
 
     `rewards` has functions by the name that rows or a task give as `verifier`. Each must stand at the top level of a
     .py file, since processes load it from there; a lambda or a function of a notebook raises RecipeError. It may also
@@ -70,7 +70,7 @@ def train(
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when the libraries are loaded
     from copd.commands import python
 
-    return python.train(recipe, out, overrides, rows or {}, rewards or {}, quiet=quiet, resume=resume, force=force)
+    return python.train(recipe, out, overrides, rows, rewards, quiet=quiet, resume=resume, force=force)
 
 
 def evaluate(models: Sequence[Place], recipe: Source, *, overrides: Sequence[str] = ()) -> Evaluation:

@@ -110,6 +110,20 @@ def rows_section(recipe: Recipe, branch: str) -> RowsTask:
     """A branch's section on rows. Raises RecipeError for a branch that does not exist or has no rows."""
     section = recipe.branches[branch].task if branch in recipe.branches else None
     if not isinstance(section, RowsTask):
-        there = [name for name, each in recipe.branches.items() if isinstance(each.task, RowsTask)]
-        raise RecipeError(f"--branch {branch}: no branch of kind rows; there is {', '.join(there) or 'none'}")
+        there = ", ".join(_on_rows(recipe)) or "none"
+        raise RecipeError(f"--branch {branch}: no branch of kind rows; there is {there}")
     return section
+
+
+def only_rows_branch(recipe: Recipe) -> str:
+    """The branch on rows of a recipe that has one. Raises RecipeError for one that has none, or several."""
+    there = _on_rows(recipe)
+    if len(there) == 1:
+        return there[0]
+    if not there:
+        raise RecipeError("--recipe: has no branch of kind rows; give one that has, or a FILE alone")
+    raise RecipeError(f"--branch: missing; there is {', '.join(there)}")
+
+
+def _on_rows(recipe: Recipe) -> list[str]:
+    return [name for name, each in recipe.branches.items() if isinstance(each.task, RowsTask)]

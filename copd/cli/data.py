@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from copd.cli.arguments import Overrides, recipe_and_changes
+from copd.errors import RecipeError
 
 data = typer.Typer(
     help="Rows: make them of a published set, check them, and keep those that teach something.", no_args_is_help=True
@@ -60,7 +61,7 @@ def check(
     ] = "auto",
     root: Annotated[str | None, typer.Option(help="Folder of images and videos; default that of the file.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Read the rows as this recipe reads them.")] = None,
-    branch: Annotated[str | None, typer.Option(help="The branch of the recipe.")] = None,
+    branch: Annotated[str | None, typer.Option(help="The branch of the recipe; default its only one on rows.")] = None,
     media: Annotated[bool, typer.Option(help="Decode images and videos; else only look for their files.")] = True,
     show: Annotated[
         int | None, typer.Option(min=0, help="Bad rows to report, per file or split; default all. All are counted.")
@@ -72,18 +73,25 @@ def check(
 
     Exit status 0: all rows are sound. 1: some are bad. 2: a file cannot be read, or the command is wrong.
     """
+    from copd.assemble.rows import only_rows_branch
     from copd.data.check import check_branch, check_file
     from copd.recipe.reading import load_recipe
 
     named, changes = recipe_and_changes(file, overrides)
-    if recipe is not None and branch is not None and format_name == "auto" and root is None:
-        reports = check_branch(load_recipe(recipe, changes), branch, print, file=named, media=media, most=show)
-    elif named is not None and recipe is None and branch is None and not changes:
-        reports = check_file(named, print, format_name=format_name, root=root, media=media, most=show)
+    if recipe is not None:
+        if given := [*["--format"] * (format_name != "auto"), *["--root"] * (root is not None)]:
+            raise RecipeError(f"{given[0]}: found beside --recipe, whose branch says it; leave it out")
+        settings = load_recipe(recipe, changes)
+        of = branch or only_rows_branch(settings)
+        reports = check_branch(settings, of, print, file=named, media=media, most=show)
     else:
-        raise typer.BadParameter(
-            "give a FILE with --format and --root; or --recipe and --branch, which say the rest, and fields to change"
-        )
+        if given := [*["--branch"] * (branch is not None), *changes]:
+            raise RecipeError(
+                f"{given[0]}: found without --recipe, which alone has a use for it; add --recipe or leave it out"
+            )
+        if named is None:
+            raise RecipeError("FILE: missing; give a file of rows, or --recipe, whose branch names its files")
+        reports = check_file(named, print, format_name=format_name, root=root, media=media, most=show)
     for line in (line for report in reports for line in report.lines()):
         print(line)
     raise typer.Exit(int(any(report.bad for report in reports)))

@@ -68,17 +68,18 @@ def export(
     tell(f"{run}: loading the base")
     saved = SavedModels(run, step)
     folder = out or run / EXPORTS / saved.checkpoint.folder.name
+    given_as = f"--out {folder}"
     if occupied(folder):
-        raise RecipeError(f"--out {folder}: is not empty; give another folder")
+        raise RecipeError(f"{given_as}: is not empty; give another folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with passing_folder(folder.parent) as work:
+        with passing_folder(folder.parent, given_as) as work:
             new = work / folder.name
             new.mkdir()
             saved.write(saved.models, new, saved.recipe.model.export_dtype, tell)
             new.rename(folder)
     except OSError as error:
-        raise WriteError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise WriteError(f"{given_as}: cannot be written: {error.strerror or error}") from error
     return Exported([folder / place_of(name) for name in saved.models], saved.without_product)
 
 

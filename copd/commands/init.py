@@ -14,7 +14,7 @@ from copd.assemble.rows import rules_of, ungradable
 from copd.assemble.tasks import make_tasks
 from copd.errors import CopdError, DataError, ModelFolderError
 from copd.model.folders import BUILTIN, SETTINGS, family_in, is_local, model_folder, without_weights
-from copd.recipe.evaluation import MOST
+from copd.recipe.evaluation import FEW, MOST
 from copd.recipe.reading import load_recipe
 from copd.recipe.strict_yaml import parse_yaml
 from copd.rewards.grading import OURS
@@ -42,14 +42,14 @@ VALIDATION = re.compile(r"(?:^|[-_])(?:validation|valid|val|dev)(?=[-_]|$)")
 TOLD = 3
 """Most notes on the rows of a file that are told."""
 PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
-"""Texts that YAML reads as texts, but for a few words, which no file is called."""
-VERIFIED = {
-    "choice": "answers are letters",
-    "integer": "answers are whole numbers",
-    "number": "answers are numbers",
-    "math": "some answers look like formulas",
-    "exact": "answers are texts, compared as they are written",
+"""Texts that YAML reads as texts, but for a few words such as null and on."""
+READ = {
+    "choice": "letters",
+    "integer": "whole numbers",
+    "number": "numbers",
+    "exact": "texts, compared as they are written",
 }
+"""What each verifier reads answers as; math reads all of them, and formulas."""
 
 
 class Model(NamedTuple):
@@ -90,6 +90,12 @@ def recipe_for(model: str, files: Sequence[str], tell: Callable[[str], None]) ->
         if file in files[:at]:
             raise DataError(f"{file}: is given twice; each file is a branch of its own")
         branches.append(_branch(file, about, {each.name for each in branches}, tell))
+    least, asked = min(branches, key=lambda branch: branch.sizes[Split.TEST]), _sizes(branches)["problems"]
+    if asked < FEW:
+        tell(
+            f"{least.found.file}: leaves {asked} test problems, so one is {100 / asked:.0f} points of an accuracy; "
+            f"give more rows, or write `test: FILE` into {least.name}"
+        )
     text = _written(about, branches)
     make_tasks(load_recipe(parse_yaml(text, "the new recipe")))
     return text
@@ -160,10 +166,26 @@ def _verifier(found: Survey) -> str | None:
     if not found.unnamed:
         return None
     shares = {name: found.readable[name] / found.unnamed for name in GUESSED}
-    best = max(GUESSED, key=lambda name: shares[name])  # the first of equals
+    best = _best(found)
     if shares[best] >= NEARLY_ALL:
         return best
     return "math" if found.formulas or any(shares.values()) else "exact"
+
+
+def _best(found: Survey) -> str:
+    """The guessed verifier that reads most answers, the first of equals."""
+    return max(GUESSED, key=lambda name: found.readable[name])
+
+
+def _read_as(verifier: str, found: Survey) -> str:
+    """What a verifier that was chosen reads the answers as, or why no simpler one was."""
+    if verifier != "math":
+        return f"answers are {READ[verifier]}"
+    if found.formulas:
+        return f"{found.formulas} of {found.unnamed} answers look like formulas or quantities"
+    best = _best(found)
+    others = found.unnamed - found.readable[best]
+    return f"{others} of {found.unnamed} answers are no {READ[best]}, the first: {found.unread[best][:40]!r}"
 
 
 def _name(file: str, taken: set[str]) -> str:
@@ -179,7 +201,7 @@ def _stem(file: str) -> str:
     stems = [NO_NAME.sub("", part.partition(".")[0]) for part in parts]
     stem = next((stem for stem in reversed(stems) if re.search("[A-Za-z]", stem)), "rows")
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")[:28] or "rows"
-    return name if name[0].isalpha() else f"rows_{name}"
+    return name if name[0].isalpha() and _is_plain(name) else f"rows_{name}"
 
 
 def _written(model: Model, branches: Sequence[Branch]) -> str:
@@ -231,7 +253,7 @@ def _branch_lines(branch: Branch, toy: bool) -> list[str]:
     lines.append(f"      # rows: {kinds}; cut by hash into {counts}")
     lines += [f"      validation_share: {branch.share}", f"      test_share: {branch.share}"]
     if branch.verifier is not None:
-        lines.append(f"      verifier: {branch.verifier:<26} # {VERIFIED[branch.verifier]}")
+        lines.append(f"      verifier: {branch.verifier:<26} # {_read_as(branch.verifier, found)}")
     if branch.left_out or branch.has_media:
         opened = "; pictures and videos are opened when they are drawn" if branch.has_media else ""
         lines.append(f"      bad_rows: skip                        # `copd data check` lists them{opened}")
@@ -293,21 +315,35 @@ def in_reserve(rows: int) -> int:
 
 
 def _evaluation_lines(branches: Sequence[Branch]) -> list[str]:
-    """Pictures and videos are not opened here. Where there are some, sizes leave room for rows that prove bad."""
     if not any(branch.has_media for branch in branches):
         return ["evaluation: {pass_at: [1]}                  # 500 problems each, or as many as there are"]
+    return [
+        "evaluation:                                 # a tenth and two rows are in reserve, if some cannot be opened",
+        f"  {{{', '.join(f'{name}: {size}' for name, size in _sizes(branches).items())}, pass_at: [1]}}",
+    ]
+
+
+def _sizes(branches: Sequence[Branch]) -> dict[str, int]:
+    """How many problems of each branch are asked, by field of evaluation: as many as the smallest branch has.
+
+    Not all pictures and videos are opened here. Where there are some, sizes leave room for rows that prove bad.
+    """
     there = {
         "problems": min(branch.sizes[Split.TEST] for branch in branches),
         "validation_problems": (least := min(branch.sizes[Split.VALIDATION] for branch in branches)),
         "behaviour_problems": least,
     }
-    sizes = {name: max(1, min(MOST[name], count - in_reserve(count))) for name, count in there.items()}
-    return [
-        "evaluation:                                 # a tenth and two rows are in reserve, if some cannot be opened",
-        f"  {{{', '.join(f'{name}: {size}' for name, size in sizes.items())}, pass_at: [1]}}",
-    ]
+    reserved = any(branch.has_media for branch in branches)
+    return {
+        name: max(1, min(MOST[name], count - (in_reserve(count) if reserved else 0))) for name, count in there.items()
+    }
 
 
 def _text(value: str) -> str:
     """A text as YAML reads it."""
-    return value if PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=False)
+    return value if _is_plain(value) else json.dumps(value, ensure_ascii=False)
+
+
+def _is_plain(value: str) -> bool:
+    """Whether YAML reads a text without quotes as this text."""
+    return PLAIN.fullmatch(value) is not None and parse_yaml(f"[{value}]", value) == [value]

@@ -108,8 +108,8 @@ def train(
     recipe: Source,
     out: Place | None,
     overrides: Sequence[str],
-    rows: Mapping[str, Any],
-    rewards: Mapping[str, str | Callable[..., Any]],
+    rows: Mapping[str, Any] | None,
+    rewards: Mapping[str, str | Callable[..., Any]] | None,
     *,
     quiet: bool,
     resume: bool,
@@ -122,6 +122,8 @@ def train(
             "for what the recipe names in it"
         )
     data = recipe_data(_plain(recipe), _listed("overrides", overrides, least=0))
+    rows = _mapped("rows", rows, 'branch to rows, such as {"sums": [...]}')
+    rewards = _mapped("rewards", rewards, 'name to function, such as {"mine": f}')
     data["verifiers"] = {**(data.get("verifiers") or {}), **{name: source_of(name, f) for name, f in rewards.items()}}
     given = {branch: by_split(branch, own) for branch, own in rows.items()}
     settings = make_recipe(_on_rows(data, {branch: dict.fromkeys(own, "given") for branch, own in given.items()}))
@@ -193,6 +195,15 @@ def _listed(name: str, values: Sequence[Any], least: int = 1) -> Sequence[Any]:
     if isinstance(values, str | os.PathLike | Mapping) or len(values) < least:
         raise RecipeError(f"{name}: found {str(values)[:80]!r}; accepted: a list" + " of one or more" * (least > 0))
     return values
+
+
+def _mapped(name: str, value: Mapping[str, Any] | None, what: str) -> Mapping[str, Any]:
+    """The argument that is a mapping, empty for None. Raises RecipeError for anything else."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise RecipeError(f"{name}: found {type(value).__name__}; accepted: a mapping of {what}")
+    return value
 
 
 def _plain(recipe: Source) -> str | Path | Mapping[str, Any]:

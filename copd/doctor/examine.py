@@ -29,9 +29,11 @@ from copd.doctor.outlook import (
     devices,
     disk,
     estimate,
+    final_problems,
     rows_at_once,
     seconds_to_save,
     shares,
+    trackers,
     training_seconds,
 )
 from copd.doctor.remedies import Answered, advice_on
@@ -61,6 +63,7 @@ def examine(recipe: Recipe) -> Iterator[Finding]:
     """
     plan = make_plan(recipe)
     yield from machine(recipe.model.threads_per_branch)
+    yield from trackers(recipe)
     try:
         yield from _examine_made(recipe, plan)
     except (CopdError, OSError) as error:
@@ -98,6 +101,7 @@ def _examine_assembled(made: Assembled, plan: Plan, warnings: list[str]) -> Iter
     bench = Bench(made, plan)
     for kind, rollouts in probes.items():
         yield equal_teacher(kind, bench, rollouts)
+    yield final_problems(made.evaluation, tasks)
     yield devices(recipe)
     if base.sampler is None:
         first = {name: made.asked.first(Split.TRAIN, name, plan.batches.prompts) for name in plan.learners}

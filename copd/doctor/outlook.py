@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,14 +21,16 @@ from copd.costs.need import CPU, on_each
 from copd.doctor.findings import Finding
 from copd.errors import RecipeError
 from copd.model.policy import Policy
-from copd.recipe.evaluation import Evaluation
+from copd.recipe.evaluation import FEW, Evaluation
 from copd.recipe.model import Recipe
+from copd.rows.rows import Rows
 from copd.runs.checkpoint import part_of
 from copd.runs.numbers import GIB, roughly, size
 from copd.runs.remaining import EVALUATING, MEASURING, SAVING, Remaining
 from copd.runs.screen import memory_in_words
+from copd.runs.trackers import check_trackers
 from copd.system.processes import peak, usable_cores
-from copd.types import Problem
+from copd.types import Problem, Split, Task
 
 MUCH_EVALUATION, MUCH_SAVING = 0.5, 0.05
 """Shares of the time of a run beyond which doctor says what lowers them."""
@@ -57,6 +59,32 @@ def rows_at_once(policy: Policy, asked_of: Mapping[str, Sequence[Problem]], rows
         told.append(f"{name} {max(map(len, batches)):,} of {len(prompt_of_N):,}")
     budget = f"at most {policy.cache_tokens:,} tokens (sampling.cache_tokens, else model.micro_batch_tokens)"
     return Finding("rows sampled at once", "ok", f"{', '.join(told)}; {budget}")
+
+
+def final_problems(evaluation: Evaluation, tasks: Mapping[str, Task]) -> Finding:
+    """How many problems of each capability the final table asks. A warning names the field that gives more."""
+    asked, split = evaluation.problems, Split(evaluation.split)
+    found = f"{asked} {split.value} problems of each capability"
+    if asked >= FEW:
+        return Finding("final table", "ok", found)
+    sizes = {name: task.size(split) for name, task in tasks.items() if isinstance(task, Rows)}
+    least = min(sizes, key=lambda name: sizes[name], default=None)
+    more = "raise evaluation.problems"
+    if least is not None and sizes[least] <= asked:
+        more = f"raise branches.{least}.task.{split.value}_share, or give more rows"
+    advice = f"one problem is {100 / asked:.0f} points of an accuracy; {more}"
+    return Finding("final table", "warning", f"{found}; {advice}")
+
+
+def trackers(recipe: Recipe) -> Iterator[Finding]:
+    """Whether the libraries of the recipe's trackers are installed, if it names any."""
+    if recipe.trackers:
+        try:
+            check_trackers(recipe.trackers)
+        except RecipeError as error:
+            yield Finding("trackers", "failed", str(error).removeprefix("trackers: "))
+        else:
+            yield Finding("trackers", "ok", ", ".join(tracker.kind for tracker in recipe.trackers))
 
 
 def devices(recipe: Recipe) -> Finding:

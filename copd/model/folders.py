@@ -266,8 +266,9 @@ def loader_of(config: Any) -> Loader:
 def stored_type(folder: Path) -> str:
     """The type of the weights of the model in a local folder by its configuration; empty if that names none.
 
-    Raises ModelFolderError if the configuration cannot be read.
+    Raises ModelFolderError if there is no configuration, or one that cannot be read.
     """
+    _check_config(folder)
     try:
         named = getattr(read_config(folder), "dtype", None)
     except Exception as error:

@@ -9,6 +9,8 @@ from copd.recipe.sections import EvaluationSection
 
 MOST = {"problems": 500, "validation_problems": 100, "behaviour_problems": 32}
 """What a size is at most that a recipe leaves out."""
+FEW = 30
+"""An accuracy on fewer problems says little: one problem is more than three points of it."""
 
 
 class Evaluation(EvaluationSection):

@@ -75,6 +75,11 @@ class DataRoot:
             raise BadRow(f"not found in {self.folder} ({reason(error)})") from None
         if not path.is_relative_to(self.within.resolve()):
             raise BadRow(f"a link that leads out of the data root {self.folder}")
+        if stat.S_ISDIR(mode):
+            raise BadRow(
+                f"a folder; accepted: a picture ({', '.join(FORMATS)}), a video (MP4, WEBM, Matroska), or for a video "
+                "the list of its frames, each a picture"
+            )
         if not stat.S_ISREG(mode):
             raise BadRow("not a regular file")
         return path

@@ -13,13 +13,16 @@ from copd.rows.index import RowSet, cut
 from copd.rows.media import DataRoot
 from copd.rows.notes import count_notes
 from copd.rows.opening import Settings, Source, open_files
+from copd.rows.pixels import load_media
 from copd.rows.rows import index_rows
 from copd.types import Split
 
 FORMULA = re.compile(r"[\\^_={}<>]|\d\s*[a-zA-Z(]")
 """What formulas and quantities hold, and words do not."""
-WIDEST = (0.1, 0.2, 0.3)
-"""Shares of validation and of test that are tried for a file so small that a smaller one leaves a split empty."""
+TENTH, FIFTH, WIDEST = 0.1, 0.2, 0.3
+"""The most that a large file, and a small one, gives to validation and to test; the last if a split stays empty."""
+WANTED = 40
+"""Rows of validation and of test for which a small file gives more than a tenth."""
 
 Readers = Mapping[str, Callable[[str], bool]]
 """By verifier, whether it can read an answer."""
@@ -29,9 +32,10 @@ Readers = Mapping[str, Callable[[str], bool]]
 class Survey:
     """The rows of a file. `readable`: how many rows without a verifier have an answer that each verifier can read.
 
-    `unnamed` counts the rows that name no verifier, `formulas` those whose answers look like formulas. `first_bad` is
-    FILE:LINE and the reason of the first bad row, `columns` what of the file is read as prompt and answer. `answers`
-    holds two different answers, or the only one.
+    `unnamed` counts the rows that name no verifier, `formulas` those whose answers look like formulas. `unread` is the
+    first answer of a row without a verifier that a verifier cannot read, by verifier. `first_bad` is FILE:LINE and the
+    reason of the first bad row, `columns` what of the file is read as prompt and answer. `answers` holds two different
+    answers, or the only one.
     """
 
     file: str
@@ -42,6 +46,7 @@ class Survey:
     readable: Counter[str] = field(default_factory=Counter)
     unnamed: int = 0
     formulas: int = 0
+    unread: dict[str, str] = field(default_factory=dict)
     columns: str = ""
     answers: set[str] = field(default_factory=set)
     sound: RowSet | None = None
@@ -54,11 +59,12 @@ class Survey:
     def share(self, most: int) -> tuple[float, dict[Split, int]]:
         """A share of the rows for validation and for test, and the rows of each split.
 
-        Each gets about `most` rows, at most a tenth of a file that is large enough. Raises DataError if there are so
-        few rows that a split stays empty.
+        Each gets about `most` rows, at most a tenth of a large file and a fifth of a small one. Raises DataError if
+        there are so few rows that a split stays empty.
         """
         assert self.sound is not None
-        for share in (min(WIDEST[0], round(most / max(self.rows, 1), 4)), *WIDEST):
+        greatest = max(TENTH, min(FIFTH, WANTED / self.rows))
+        for share in (round(min(greatest, most / self.rows), 4), FIFTH, WIDEST):
             sets = cut(self.sound, {Split.VALIDATION: share, Split.TEST: share})
             if all(map(len, sets.values())):
                 return share, {split: len(rows) for split, rows in sets.items()}
@@ -71,7 +77,8 @@ class Survey:
 def survey(file: str, settings: Settings, unnamed: str, readers: Readers) -> Survey:
     """Read a whole file. `unnamed` is the verifier that `settings` give to rows that name none.
 
-    Raises DataError if the file cannot be read, or holds no sound row.
+    Of each kind, pictures and videos are opened until those of one row are sound; the rows before it are bad. Raises
+    DataError if the file cannot be read, or holds no sound row.
     """
     found = Survey(file)
 
@@ -80,6 +87,8 @@ def survey(file: str, settings: Settings, unnamed: str, readers: Readers) -> Sur
         found.first_bad = found.first_bad or f"{where}: {why}"
 
     def look(row: Row, root: DataRoot) -> None:
+        if row.kind not in found.kinds:
+            load_media(row, root, settings.media, file)
         found.kinds[row.kind] += 1
         count_notes(found.notes, row, settings.media)
         if len(found.answers) < 2:
@@ -87,7 +96,11 @@ def survey(file: str, settings: Settings, unnamed: str, readers: Readers) -> Sur
         if row.verifier == unnamed:
             found.unnamed += 1
             found.formulas += bool(FORMULA.search(row.answer))
-            found.readable.update(name for name, reads in readers.items() if reads(row.answer))
+            for name, reads in readers.items():
+                if reads(row.answer):
+                    found.readable[name] += 1
+                else:
+                    found.unread.setdefault(name, row.answer)
 
     sources = open_files([file], Split.TRAIN.value, settings)
     found.columns = _columns(sources[0])

@@ -24,6 +24,9 @@ MAY_CHANGE = (
 Reread = Callable[[Any], dict[str, Any]]
 """Reads a recipe from a manifest. Fields that are newer than the manifest take their defaults."""
 
+FORCED = "--resume --force (from Python resume=True and force=True) goes on all the same, and records what changed"
+"""The last line of a refusal."""
+
 STARTED = rf"\.lock|\..+\.writing|{GIVEN}"
 """Pattern of the files that a start leaves in a run folder: of one that was interrupted, and rows that it was given."""
 
@@ -55,9 +58,7 @@ def check_folder(
         changes = [change for change in found if not change.startswith(MAY_CHANGE)]
         if changes and not force:
             lines = [f"{folder}: cannot resume: {change}" for change in changes]
-            raise CheckpointError(
-                "\n".join([*lines, "--resume --force goes on all the same, and records what changed"])
-            )
+            raise CheckpointError("\n".join([*lines, FORCED]))
         return changes
     if occupied(folder, besides=STARTED):
         hint = f"it holds no {RUN_MANIFEST}" if resume else "--resume goes on with the run in it"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from copd.errors import RecipeError
+from copd.runs.runlog import RUN_MANIFEST
 from copd.system.files import replace_bytes
 from copd.types import Split
 
@@ -30,13 +31,14 @@ def by_split(branch: str, rows: Any) -> dict[str, Any]:
 def write_rows(folder: Path, branch: str, split: str, rows: Any) -> Path:
     """Write rows into a run folder, as .parquet what has `to_parquet`, else as .jsonl. Returns the file.
 
-    Raises RecipeError for rows that cannot be written, or if the run has other rows already.
+    Files that a start left behind before its run began are written anew. Raises RecipeError for rows that cannot be
+    written, or if a run has begun with others.
     """
     field = f"rows.{branch}.{split}"
     table = hasattr(rows, "to_parquet")
     content = _as_parquet(field, rows) if table else _as_lines(field, rows)
     path = folder / GIVEN / f"{branch}-{split}.{'parquet' if table else 'jsonl'}"
-    if path.is_file():
+    if path.is_file() and (folder / RUN_MANIFEST).is_file():
         if path.read_bytes() != content:
             raise RecipeError(f"{field}: the run began with others ({path}); give those, or another folder")
         return path

@@ -49,15 +49,15 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def passing_folder(root: Path) -> Iterator[Path]:
+def passing_folder(root: Path, given_as: str | None = None) -> Iterator[Path]:
     """A new folder in `root` for files that are needed for a while, removed at the end of the block.
 
-    Raises WriteError if there can be none.
+    Raises WriteError, naming `given_as` or else `root`, if there can be none.
     """
     try:
         folder = TemporaryDirectory(prefix=PASSING, dir=root, ignore_cleanup_errors=True)
     except OSError as error:
-        raise WriteError(f"{root}: cannot be written: {error.strerror or error}") from error
+        raise WriteError(f"{given_as or root}: cannot be written: {error.strerror or error}") from error
     with folder as name:
         yield Path(name)
 

@@ -41,7 +41,7 @@ def failing(capsys):
         (["merge", "--out", "o"], "Missing argument 'MODEL|section.key=value'. (`copd merge --help` tells more)"),
         (["behaviour", "builtin:digits"], "Missing argument 'teacher'. (`copd behaviour --help` tells more)"),
         (["warmup", "--steps", "many"], "Invalid value for '--steps': "),
-        (["data", "check"], "give a FILE with --format and --root; or --recipe and --branch"),
+        (["data", "check"], "FILE: missing; give a file of rows, or --recipe, whose branch names its files"),
         (["train", "demo", "--force"], "--force: found without --resume, which alone has a use for it"),
         (
             ["train", "--resume", "--out", "o"],

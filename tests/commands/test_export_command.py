@@ -1,6 +1,8 @@
 """The models of a checkpoint: as the run itself writes them, from a run in any state, and named where models are."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from safetensors.torch import load_file
 
 import copd
 from copd.commands.export import export, folders_of
-from copd.errors import CheckpointError, ModelFolderError, RecipeError, RunFolderError
+from copd.errors import CheckpointError, ModelFolderError, RecipeError, RunFolderError, WriteError
 from copd.recipe.reading import load_recipe
 from copd.runs.checkpoint import step_folders
 from copd.runs.saved import best_step
@@ -143,6 +145,18 @@ def test_a_folder_that_holds_something_is_left_alone(finished, tmp_path):
     with pytest.raises(RecipeError, match="is not empty; give another folder"):
         export(finished, out=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_place_that_cannot_be_written_is_told_as_it_was_given(finished, tmp_path, monkeypatch):
+    def refuse(**_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("copd.system.files.TemporaryDirectory", refuse)
+    for out, why in ((tmp_path / "file" / "e", os.strerror(errno.EEXIST)), (tmp_path / "e", os.strerror(errno.EROFS))):
+        with pytest.raises(WriteError) as refused:
+            export(finished, out=out)
+        assert str(refused.value) == f"--out {out}: cannot be written: {why}"
 
 
 @pytest.mark.parametrize("step", ["", "-1", "first", "1.5"])

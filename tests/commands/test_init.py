@@ -27,9 +27,9 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def rows(here):
-    """Write a file of 40 questions with answers, and say its name."""
+    """Write a file of 300 questions with answers, and say its name."""
 
-    def write(answer, name="sums.jsonl", count=40, **columns):
+    def write(answer, name="sums.jsonl", count=300, **columns):
         lines = [json.dumps({"question": f"What is {i}?", "answer": answer(i), **columns}) for i in range(count)]
         (here / name).write_text("\n".join(lines))
         return name
@@ -62,6 +62,19 @@ def test_the_verifier_is_the_first_that_reads_the_answers(rows, answer, verifier
     assert f"verifier: {verifier} " in text
 
 
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (lambda i: i if i % 3 else "a\tcat", r"100 of 300 answers are no whole numbers, the first: 'a\tcat'"),
+        (lambda i: i if i % 3 else f"x^{i}", "100 of 300 answers look like formulas or quantities"),
+        (lambda i: i, "answers are whole numbers"),
+    ],
+)
+def test_what_decided_for_a_verifier_is_counted_and_named(rows, answer, why):
+    _, _, text = made(rows(answer))
+    assert f"# {why}\n" in text
+
+
 def test_rows_that_name_their_verifier_are_left_to_it(rows):
     recipe, _, text = made(rows(str, verifier="number"))
     assert recipe.branches["sums"].task.verifier is None
@@ -72,12 +85,14 @@ def test_a_few_rows_that_do_not_fit_are_left_out_and_told_and_many_are_not(rows)
     recipe, said, _ = made(rows(lambda i: "a word" if i == 7 else "ABCD"[i % 4]))
     task = recipe.branches["sums"].task
     assert (task.verifier, task.bad_rows, task.max_bad_rows) == ("choice", "skip", 1)
-    assert said == ["sums.jsonl: 1 of 40 rows are left out: verifier choice cannot read their answers"]
-    rows(lambda i: "ABCD"[i % 4] if i < 30 else "")
+    assert said == ["sums.jsonl: 1 of 300 rows are left out: verifier choice cannot read their answers"]
+    rows(lambda i: "ABCD"[i % 4] if i < 290 else "")
     recipe, said, _ = made("sums.jsonl")
     assert recipe.branches["sums"].task.max_bad_rows == 10
-    assert said == ["sums.jsonl: 10 bad rows are left out, the first: sums.jsonl:31: the answer is empty"]
-    with pytest.raises(DataError, match=r"^sums.jsonl: 30 of 40 rows are bad, the first: sums.jsonl:11: the answer is"):
+    assert said == ["sums.jsonl: 10 bad rows are left out, the first: sums.jsonl:291: the answer is empty"]
+    with pytest.raises(
+        DataError, match=r"^sums.jsonl: 290 of 300 rows are bad, the first: sums.jsonl:11: the answer is"
+    ):
         made(rows(lambda i: "ABCD"[i % 4] if i < 10 else ""))
 
 
@@ -92,6 +107,25 @@ def test_splits_are_cut_so_that_none_is_empty_and_their_sizes_stand_in_a_comment
     assert 400 < sizes[Split.TEST] < 600
     with pytest.raises(DataError, match=r"^sums.jsonl: 2 sound rows cannot be cut into train, validation and test"):
         made(rows(str, count=2))
+
+
+def test_a_word_that_yaml_takes_for_no_text_is_no_name_and_is_quoted(rows, here):
+    (here / "on").mkdir()
+    shutil.copytree(model_folder(TINY), here / "on", dirs_exist_ok=True)
+    files = [rows(str, f"{word}.jsonl") for word in ("null", "on", "True", "yes")]
+    recipe, _, text = made(*files, model="on")
+    assert list(recipe.branches) == ["rows_null", "rows_on", "rows_True", "rows_yes"]
+    assert (recipe.model.path, 'path: "on"' in text) == ("on", True)
+
+
+def test_a_file_that_leaves_few_test_problems_is_told_in_one_line(rows):
+    recipe, said, _ = made(rows(str), rows(str, "few.jsonl", count=60))
+    count = make_tasks(recipe)["few"].size(Split.TEST)
+    assert 5 < count < 20
+    assert said == [
+        f"few.jsonl: leaves {count} test problems, so one is {100 / count:.0f} points of an accuracy; give more "
+        "rows, or write `test: FILE` into few"
+    ]
 
 
 def test_each_file_is_a_branch_named_after_it_and_kinds_are_told(rows, here):
@@ -187,11 +221,38 @@ def test_a_file_whose_answers_are_hidden_is_told(rows):
     ]
 
 
+def test_pictures_and_videos_of_which_none_can_be_opened_are_refused_with_the_reason(here):
+    first, *others = (Image.new("RGB", (32, 32), (i, 0, 0)) for i in range(3))
+    for name in ("m.gif", "m.mp4", "m.png"):
+        first.save(here / name, "GIF", save_all=True, append_images=others)
+    for column, name, why in [
+        ("video", "m.gif", "not a video of an accepted format; accepted: MP4, WEBM, Matroska"),
+        ("video", "m.mp4", "not a video of an accepted format; accepted: MP4, WEBM, Matroska"),
+        ("image", "m.png", "not a picture of an accepted format; accepted: PNG, JPEG, WEBP"),
+    ]:
+        lines = [json.dumps({"question": f"{i}?", "answer": i, column: name}) for i in range(40)]
+        (here / "m.jsonl").write_text("\n".join(lines))
+        with pytest.raises(DataError) as refused:
+            made("m.jsonl")
+        assert str(refused.value) == f"m.jsonl: no sound row; the first bad one is m.jsonl:1: {column} '{name}': {why}"
+
+
+def test_rows_before_the_first_picture_that_can_be_opened_are_left_out_and_told(here):
+    for i in range(250):
+        Image.new("RGB", (32, 32), (i, 0, 0)).save(here / f"{i}.png")
+    lines = [json.dumps({"question": "?", "answer": i, "image": f"{i}.png"}) for i in range(250)]
+    (here / "p.jsonl").write_text("\n".join(lines))
+    (here / "0.png").write_bytes(b"")
+    recipe, said, _ = made("p.jsonl")
+    assert said == ["p.jsonl: 1 bad rows are left out, the first: p.jsonl:1: image '0.png': empty, 0 bytes"]
+    assert recipe.branches["p"].task.bad_rows == "skip"
+
+
 @pytest.mark.parametrize("broken", [("validation", 2), ("test", 2), ("train", 6)])
 def test_pictures_that_prove_damaged_do_not_stop_what_init_wrote(here, broken):
-    for i in range(40):
+    for i in range(250):
         Image.new("RGB", (32, 32), (i, 0, 0)).save(here / f"{i}.png")
-    lines = [json.dumps({"question": "?", "answer": "AB"[i % 2], "image": f"{i}.png"}) for i in range(40)]
+    lines = [json.dumps({"question": "?", "answer": "AB"[i % 2], "image": f"{i}.png"}) for i in range(250)]
     (here / "p.jsonl").write_text("\n".join(lines))
     recipe, said, _ = made("p.jsonl")
     task = make_tasks(recipe)["p"]
@@ -208,7 +269,7 @@ def test_pictures_that_prove_damaged_do_not_stop_what_init_wrote(here, broken):
 
 def test_stdout_is_the_recipe_alone_and_doctor_passes_it(command, rows, here):
     done = command("init", "--model", TINY, rows(lambda i: i if i else "one"))
-    assert "1 of 40 rows are left out" in done.stderr
+    assert "1 of 300 rows are left out" in done.stderr
     (here / "my.yaml").write_text(done.stdout)
     checked = command("doctor", "my.yaml", "sampling.prompts_per_step=2", "sampling.rollouts_per_prompt=2")
     assert (checked.returncode, checked.stdout.count("failed")) == (0, 1)

@@ -9,7 +9,7 @@ from own_rewards import short
 
 import copd
 from copd.commands.python import source_of
-from copd.errors import RecipeError, RunFolderError
+from copd.errors import DataError, RecipeError, RunFolderError
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -97,10 +97,22 @@ def test_models_of_a_run_are_evaluated_and_merged(run, tmp_path):
         (lambda: copd.merge([], "out"), "branches: found '[]'; accepted: a list of one or more"),
         (lambda: copd.train("demo", "out", overrides="seed=1"), "overrides: found 'seed=1'; accepted: a list$"),
         (lambda: copd.train("demo", "out", overrides={"seed": 1}), "overrides: found .*; accepted: a list$"),
+        (lambda: copd.train("demo", "out", rows=ROWS), "rows: found list; accepted: a mapping of branch to rows, such"),
+        (lambda: copd.train("demo", "out", rows=[]), "rows: found list; accepted: a mapping of branch to rows, such"),
+        (lambda: copd.train("demo", "out", rewards=[short]), "rewards: found list; accepted: a mapping of name to"),
     ],
-    ids=["no model", "one model alone", "no branch", "one override alone", "overrides by name"],
+    ids=[
+        "no model",
+        "one model alone",
+        "no branch",
+        "one override alone",
+        "overrides by name",
+        "rows without branches",
+        "no rows without branches",
+        "rewards without names",
+    ],
 )
-def test_one_value_alone_where_a_list_is_meant_is_told(call, said):
+def test_a_list_or_a_mapping_in_the_place_of_the_other_is_told(call, said):
     with pytest.raises(RecipeError, match="^" + said.replace("[", r"\[")):
         call()
 
@@ -131,6 +143,13 @@ def test_a_function_is_named_by_its_file_relative_to_the_current_folder_where_it
 def test_a_function_that_no_file_has_at_its_top_level_is_refused(function):
     with pytest.raises(RecipeError, match=r"^rewards.mine: .* is not at the top level of a .py file"):
         source_of("mine", function)
+
+
+def test_a_call_that_failed_before_its_run_began_is_made_again_with_mended_rows(tmp_path):
+    asked = {"overrides": TINY, "rewards": {"mine": short}, "quiet": True}
+    with pytest.raises(DataError, match=r"sums-train.jsonl:1: "):
+        copd.train(RECIPE, tmp_path / "run", rows={"sums": [{"prompt": "", "answer": 1}, *ROWS]}, **asked)
+    assert copd.train(RECIPE, tmp_path / "run", rows={"sums": ROWS}, **asked).table
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tiny_kinds import IMAGE, tiny_of_kind
 
 from copd.assemble.assembled import assembled, load_policy
 from copd.assemble.plan import make_plan
+from copd.assemble.tasks import make_tasks
 from copd.branches.local import finish
 from copd.cli import main
 from copd.doctor import examine as checks
@@ -32,6 +33,7 @@ from copd.doctor.outlook import (
     devices,
     disk,
     estimate,
+    final_problems,
     rows_at_once,
     seconds_to_save,
     shares,
@@ -40,7 +42,7 @@ from copd.doctor.outlook import (
 from copd.errors import RecipeError
 from copd.model.folders import load_family, model_folder
 from copd.model.policy import Policy
-from copd.recipe.evaluation import sized
+from copd.recipe.evaluation import FEW, sized
 from copd.recipe.reading import load_recipe, make_recipe
 from copd.tasks.digits import Digits
 from copd.types import Part, Rollouts, Score, Split
@@ -98,7 +100,7 @@ def test_every_check_is_made_of_the_demo_and_nothing_fails(demo):
     expected += [f"{kind}: {check}" for check in (*per_kind, "a teacher equal to its student") for kind in KINDS]
     expected += [f"{kind}: {check}" for check in per_capability for kind in KINDS]
     expected += ["text taught by image: sampler against trainer", "estimate", "checkpoints"]
-    expected += ["memory of each device", "rows sampled at once", "the whole run"]
+    expected += ["memory of each device", "rows sampled at once", "the whole run", "final table"]
     assert set(demo) == set(expected)
     assert verdicts(demo) == {"ok"}
     assert all(len(demo[f"{kind}: sample"]) == 2 for kind in KINDS)
@@ -282,6 +284,32 @@ def test_a_teacher_whose_processor_has_other_pixel_settings_fails(tmp_path, few_
     judged = {kind: prompts(kind, student, teacher, few) for kind, few in few_of.items()}
     assert [finding.verdict for finding in judged.values()] == ["ok", "failed", "ok"]
     assert "two processors differ: " in judged["image"].found
+
+
+def test_a_tracker_that_is_not_installed_fails_as_a_run_would(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    recipe = load_recipe("demo-paper", ["trackers=[tensorboard, mlflow]"])
+    finding = next(finding for finding in examine(recipe) if finding.check == "trackers")
+    assert (finding.verdict, finding.found) == ("failed", "mlflow is not installed: pip install mlflow")
+
+
+def test_a_final_table_of_few_problems_is_warned_of_with_the_field_that_gives_more(tmp_path):
+    lines = [json.dumps({"prompt": f"{i}", "answer": i}) for i in range(60)]
+    (tmp_path / "sums.jsonl").write_text("\n".join(lines))
+    rows = {"task": {"kind": "rows", "train": str(tmp_path / "sums.jsonl"), "verifier": "integer"}}
+    recipe = make_recipe({"method": "expert", "schedule": {"opd_steps": 0}, "branches": {"sums": rows}})
+    tasks = make_tasks(recipe)
+    there = tasks["sums"].size(Split.TEST)
+    judged = [
+        final_problems(sized(recipe.evaluation, {"problems": count}), each)
+        for each, count in ((tasks, there), (tasks, there - 1), (tasks, FEW), ({"text": Digits("text")}, FEW - 1))
+    ]
+    assert [finding.verdict for finding in judged] == ["warning", "warning", "ok", "warning"]
+    assert judged[0].found == (
+        f"{there} test problems of each capability; one problem is {100 / there:.0f} points of an accuracy; raise "
+        "branches.sums.task.test_share, or give more rows"
+    )
+    assert all("; raise evaluation.problems" in judged[i].found for i in (1, 3))
 
 
 def parameter_bytes() -> int:

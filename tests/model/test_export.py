@@ -155,6 +155,11 @@ def test_the_type_of_weights_whose_config_cannot_be_read_is_refused(damaged, con
     (damaged / "config.json").write_text(content, encoding="utf-8")
     with pytest.raises(ModelFolderError, match=r": config\.json cannot be read: "):
         stored_type(damaged)
+    (damaged / "config.json").unlink()
+    with pytest.raises(
+        ModelFolderError, match=r": no model here \(config\.json is missing\); give a folder with a saved"
+    ):
+        stored_type(damaged)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "processor_config.json"])

@@ -47,6 +47,11 @@ def test_the_splits_are_those_that_a_task_cuts(surveyed, tmp_path):
     assert {split: task.size(split) for split in Split} == sizes
 
 
+@pytest.mark.parametrize(("count", "share"), [(60, 0.2), (250, 0.16), (1000, 0.1), (10_000, 0.05)])
+def test_a_small_file_gives_a_greater_share_to_validation_and_test(surveyed, count, share):
+    assert surveyed(*({"prompt": str(i), "answer": "1"} for i in range(count))).share(500)[0] == share
+
+
 def test_a_file_without_a_sound_row_and_one_that_cannot_be_cut_are_refused(surveyed):
     with pytest.raises(DataError, match=r"no sound row; the first bad one is .*f.jsonl:1: the answer is empty$"):
         surveyed({"prompt": "?", "answer": ""})

@@ -6,6 +6,7 @@ import pytest
 
 from copd.errors import RecipeError
 from copd.runs.given import by_split, write_rows
+from copd.runs.runlog import RUN_MANIFEST
 
 ROWS = [{"prompt": f"{n} + 1 = ?", "answer": n + 1} for n in range(3)]
 
@@ -33,10 +34,17 @@ def test_a_data_set_with_pictures_becomes_a_parquet_file_that_the_rows_reader_ta
 
 def test_the_same_rows_are_written_once_and_others_are_refused(tmp_path):
     path = write_rows(tmp_path, "text", "train", ROWS)
+    (tmp_path / RUN_MANIFEST).write_text("{}")
     before = path.stat()
     assert write_rows(tmp_path, "text", "train", ROWS).stat() == before
     with pytest.raises(RecipeError, match=r"^rows.text.train: the run began with others"):
         write_rows(tmp_path, "text", "train", ROWS[:2])
+
+
+def test_rows_of_a_start_that_began_no_run_are_replaced(tmp_path):
+    write_rows(tmp_path, "text", "train", ROWS[:1])
+    path = write_rows(tmp_path, "text", "train", ROWS)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == ROWS
 
 
 @pytest.mark.parametrize(

@@ -313,6 +313,20 @@ def test_the_command_exits_with_0_for_sound_rows_and_reads_them_as_a_recipe_does
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe_of(folder).model_dump(mode="json")))
     done = command("data", "check", "--recipe", str(tmp_path / "recipe.yaml"), "--branch", "video")
     assert (done.returncode, done.stdout.count("kinds: video 12")) == (0, 1)
+    done = command("data", "check", "--recipe", str(tmp_path / "recipe.yaml"))
+    assert (done.returncode, done.stderr) == (2, "error: --branch: missing; there is text, image, video\n")
+
+
+def test_the_only_branch_on_rows_is_checked_unless_another_is_named(command, tmp_path):
+    (tmp_path / "sums.jsonl").write_text('{"prompt": "?", "answer": 1}')
+    rows = {"kind": "rows", "train": "sums.jsonl", "verifier": "integer"}
+    branches = {"text": {"task": {"capability": "text"}}, "sums": {"task": rows}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"branches": branches}))
+    done = command("data", "check", "--recipe", "recipe.yaml")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (
+        0,
+        "sums.jsonl (native): 1 rows, 0 bad; kinds: text 1; verifiers: integer 1",
+    )
 
 
 @pytest.mark.parametrize(
@@ -323,7 +337,15 @@ def test_the_command_exits_with_0_for_sound_rows_and_reads_them_as_a_recipe_does
         (["f.json"], "f.json: no format fits the columns (none): native has"),
         (["f.jsonl"], "f.jsonl: no format fits the columns a: native has"),
         (["f.jsonl", "--format", "csv"], "Invalid value for '--format'"),
-        (["--recipe", "demo"], "give a FILE"),
+        ([], "FILE: missing; give a file of rows, or --recipe, whose branch names its files"),
+        (["f.jsonl", "--branch", "text"], "--branch: found without --recipe, which alone has a use for it; add"),
+        (["f.jsonl", "reward.answer_form=tag"], "reward.answer_form=tag: found without --recipe, which alone has"),
+        (
+            ["--recipe", "demo", "--format", "trl"],
+            "--format: found beside --recipe, whose branch says it; leave it out",
+        ),
+        (["--recipe", "demo", "--root", "."], "--root: found beside --recipe, whose branch says it; leave it out"),
+        (["--recipe", "demo"], "--recipe: has no branch of kind rows; give one that has, or a FILE alone"),
         (["--recipe", "demo", "--branch", "text"], "--branch text: no branch of kind rows; there is none"),
     ],
 )

@@ -60,7 +60,9 @@ def differences(folder: Path, manifest: dict) -> list[str]:
     with pytest.raises(CheckpointError) as refusal:
         check_folder(folder, manifest, True, reread)
     *lines, last = str(refusal.value).splitlines()
-    assert last == "--resume --force goes on all the same, and records what changed"
+    assert last == (
+        "--resume --force (from Python resume=True and force=True) goes on all the same, and records what changed"
+    )
     assert all(line.startswith(f"{folder}: cannot resume: ") for line in lines)
     return [line.removeprefix(f"{folder}: cannot resume: ") for line in lines]
 
