@@ -20,6 +20,7 @@ from copd.compute.family import Family
 from copd.costs.measured import Measured, PromptSizes
 from copd.costs.need import CPU, Need, on_each
 from copd.costs.needs import Needs, devices_of
+from copd.costs.refilled import Together
 from copd.costs.shape import Shape, shape_of
 from copd.costs.workload import Speed, Work, Workload, Works
 from copd.errors import RecipeError
@@ -83,13 +84,20 @@ class Planned:
         return devices_of(self.recipe, self.plan, self.cards.gpus)
 
     @cached_property
-    def _needs(self) -> Needs:
+    def requirements(self) -> Needs:
+        """What computes the needs of the processes."""
         return Needs(self.recipe, self.plan, self.model, self.devices)
 
     @cached_property
     def needs(self) -> list[Need]:
         """The processes of the run on their devices."""
-        return self._needs.all()
+        return self.requirements.all()
+
+    @property
+    def together(self) -> dict[str, Together]:
+        """How many rows of a batch each branch samples at once; of none where vLLM decides that."""
+        found = {name: self.requirements.together(name) for name in self.plan.branches}
+        return {name: each for name, each in found.items() if each}
 
     @cached_property
     def most(self) -> dict[str, int]:
@@ -105,7 +113,7 @@ class Planned:
     @property
     def checkpoint(self) -> int:
         """Bytes of a checkpoint at its largest."""
-        return self._needs.checkpoint
+        return self.requirements.checkpoint
 
     @property
     def kept(self) -> int:
@@ -115,7 +123,7 @@ class Planned:
     @property
     def disk(self) -> int:
         """The most bytes of checkpoints and of the models at the end."""
-        return (self.kept + 1) * self.checkpoint + self._needs.models
+        return (self.kept + 1) * self.checkpoint + self.requirements.models
 
     def rows(self, speed: Speed | None) -> list[Row]:
         """The work of each phase and of evaluation, and the sum."""
@@ -228,5 +236,6 @@ def prompts_of(tasks: Mapping[str, Task], family: Family, shape: Shape) -> dict[
             raise RecipeError(f"branches.{name}.task: {error}") from error
         lengths = [len(each.ids_S) for each in encoded]
         pictures = max(family.placeholders(each)[1] for each in encoded)
-        found[name] = PromptSizes(fmean(lengths), max(lengths), pictures * shape.tower.merged if shape.tower else 0)
+        patches = pictures * shape.tower.merged if shape.tower else 0
+        found[name] = PromptSizes(fmean(lengths), min(lengths), max(lengths), patches)
     return found

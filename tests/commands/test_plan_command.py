@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from copd.assemble.plan import make_plan
-from copd.cli.plan import is_comparison
+from copd.cli.plan import is_comparison, lines
 from copd.commands.plan import Cards, Planned, cards_of, examine
 from copd.commands.plan_arms import arms_planned
 from copd.compute.batching import packed_tokens, plain_tokens, sampled_tokens
@@ -17,6 +17,7 @@ from copd.costs.measured import Measured, PromptSizes
 from copd.costs.memory import Way
 from copd.costs.need import CPU, END, LOADING, SAMPLING, SAVING, SCORING, TRAINING, Need, on_each
 from copd.costs.needs import ACTIVATIONS, BRANCHES, RUN, Needs, devices_of
+from copd.costs.refilled import Together
 from copd.costs.shape import shape_of
 from copd.costs.workload import Speed, Work, Workload
 from copd.errors import ModelFolderError, RecipeError
@@ -31,7 +32,11 @@ SMALL = [
     "evaluation={problems: 50, validation_problems: 20, behaviour_problems: 5, pass_at: [4], every_cycles: 2}",
 ]
 CUDA = ["model.device=auto", "model.dtype=auto"]
-PROMPTS = {"text": PromptSizes(5.0, 6), "image": PromptSizes(7.0, 9, 4), "video": PromptSizes(9.0, 12, 8)}
+PROMPTS = {
+    "text": PromptSizes(5.0, 4, 6),
+    "image": PromptSizes(7.0, 5, 9, 4),
+    "video": PromptSizes(9.0, 6, 12, 8),
+}
 TOKENS = {name: each.mean for name, each in PROMPTS.items()}
 
 
@@ -251,6 +256,37 @@ def test_a_huge_batch_is_counted_by_its_first_micro_batches(budget, held):
     assert fullest(10**9, 8) == fullest(1000, 8)
     assert fullest(1, 2**40) == fullest(1, 2**10)
     assert fullest(10**9, 10**9) > 0
+
+
+def test_on_a_card_logits_are_counted_for_as_many_rows_as_begin_however_long_responses_may_become(planned_of, shape):
+    """Text has prompts of 4 to 6 tokens; a row begins if there is room for its prompt and 32 tokens."""
+    asked = EqualRows("text", 40, 8)
+    sizes = ["sampling={prompts_per_step: 40, rollouts_per_prompt: 8, max_new_tokens: 1000, cache_tokens: 9000}"]
+    few = ["evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: []}"]
+    planned = planned_of(*CUDA, *sizes, *few, "model.micro_batch_tokens=60", "method=expert", cards=Cards(3))
+    call = planned.requirements.refilled(asked)
+    assert (call.rows, call.long_rows, call.cached) == (9000 // (4 + 32), 9000 // (6 + 1000 + 32), 9000)
+    assert call.prefilled == 1006, "a row that waits is read again with all that it has said"
+    terms = need(planned, "text", "cuda:0").stages[SAMPLING]
+    logits = memory.WIDE * call.rows * shape.vocabulary
+    assert terms["prompts or logits"] >= 2 * logits
+    assert planned.together["text"] == Together(250, 8, 320)
+    assert terms["cache"] == memory.cache(shape, 9000, half=True) * 9 // 8, "one part of 8 to spare"
+    short = planned_of(*CUDA, "model.micro_batch_tokens=60", "sampling.cache_tokens=90000", cards=Cards(3))
+    assert short.requirements.refilled(asked)[:4] == (320, 320, 320 * (6 + 10 + 32), 60)
+
+
+def test_the_plan_tells_how_many_rows_of_a_batch_are_sampled_at_once(planned_of):
+    """Elsewhere than on a card a batch has as many rows as have room if all responses reach the limit."""
+    assert planned_of().together == dict.fromkeys(PROMPTS, Together(8, 8, 8))
+    narrow = planned_of("model.micro_batch_tokens=42").together
+    assert narrow["text"] == Together(2, 2, 8), "a group takes 6 + 2 x 10 of 42 tokens"
+    assert planned_of("sampling.engine=vllm").together == {}
+    mixed = planned_of("method=mixed").together
+    assert list(mixed) == ["mixed"]
+    assert "rows sampled at once: text 2 of 8, image 2 of 8" in "".join(
+        lines(planned_of("model.micro_batch_tokens=42"))
+    )
 
 
 def test_on_a_card_processes_are_added_and_the_end_counts_with_sampling():
