@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from copd.algorithm import copd
 from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_health
@@ -282,6 +284,7 @@ class _Run:
         policy = await self._merged(handles)
         yield self.place.evaluated(MERGED, policy)
         policy.to("cpu")
+        torch.cuda.empty_cache()  # a branch is on this card too
 
     async def _conclude(self, base: Answering, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems, and write the last lines of the record."""
@@ -319,7 +322,15 @@ class _Run:
             models = [model for model in models if model.name == self.plan.product]
         asked = self.plan.capabilities, Split(settings.split)
         with self.screen.stage(EVALUATING, len(models) * len(self.plan.capabilities)) as done:
-            answers = await answer(models, *asked, problems=settings.problems, pass_at=settings.pass_at, done=done)
+            answers = [
+                each
+                for together in self.place.rounds(models)
+                for each in await answer(
+                    together, *asked, problems=settings.problems, pass_at=settings.pass_at, done=done
+                )
+            ]
+        order = {model.name: place for place, model in enumerate(models)}
+        answers.sort(key=lambda each: order[each.model])
         table = tabulate(answers, settings.pass_at)
         write_lines(self.folder / ANSWERS, [a.as_record() for a in answers])
         for path in (self.folder / MERGED, *(self.folder / "branches").glob("*")):

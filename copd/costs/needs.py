@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from copd.assemble.branches import device_of
-from copd.assemble.plan import Plan
+from copd.assemble.plan import Plan, measures_merge
 from copd.compute.batching import Held, packed_tokens, plain_tokens, sampled_tokens
 from copd.costs import memory, refilled
 from copd.costs.equal_rows import EqualRows, batches_of
@@ -20,6 +20,7 @@ from copd.costs.need import (
     SAVING,
     SCORING,
     TRAINING,
+    VALIDATING,
     Need,
     Terms,
     added,
@@ -187,8 +188,10 @@ class Needs:
         if home == CPU:
             merged = {"merge": self._whole} if self._merges else {}
             return [Need(RUN, CPU, {"base": self._whole}, {**stages, END: {**merged, **evaluated}})]
-        there = Need(RUN, home, {}, {END: {"base or merge": self._whole, **evaluated}})
-        return [Need(RUN, CPU, {"base": self._whole}, stages), there]
+        there = {END: {"base or merge": self._whole, **evaluated}}
+        if measures_merge(self.recipe, self.plan):
+            there[VALIDATING] = {"merge": self._whole, **evaluated}
+        return [Need(RUN, CPU, {"base": self._whole}, stages), Need(RUN, home, {}, there)]
 
     def _together(self, device: str) -> Need:
         """What the one process of a local run has on a device. Branches compute one after the other.

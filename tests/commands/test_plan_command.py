@@ -15,7 +15,7 @@ from copd.costs import memory
 from copd.costs.equal_rows import EqualRows, batches_of
 from copd.costs.measured import Measured, PromptSizes
 from copd.costs.memory import Way
-from copd.costs.need import CPU, END, LOADING, SAMPLING, SAVING, SCORING, TRAINING, Need, on_each
+from copd.costs.need import CPU, END, LOADING, SAMPLING, SAVING, SCORING, TRAINING, VALIDATING, Need, on_each
 from copd.costs.needs import ACTIVATIONS, BRANCHES, RUN, Needs, devices_of
 from copd.costs.refilled import Together
 from copd.costs.shape import shape_of
@@ -289,13 +289,27 @@ def test_the_plan_tells_how_many_rows_of_a_batch_are_sampled_at_once(planned_of)
     )
 
 
-def test_on_a_card_processes_are_added_and_the_end_counts_with_sampling():
+def test_on_a_card_processes_are_added_and_at_the_end_branches_have_left_it():
     first = Need("a", "cuda:0", {"weights": 100}, {TRAINING: {"x": 50}, SAMPLING: {"y": 10}})
     second = Need("b", "cuda:0", {"weights": 100}, {TRAINING: {"x": 60}, SAMPLING: {"y": 10}})
     run = Need(RUN, "cuda:0", {}, {END: {"base": 30}})
     assert on_each([first, second]) == {"cuda:0": 310}
     assert on_each([first, run]) == {"cuda:0": 150}, "the base is not there while the branch trains"
-    assert on_each([first, Need(RUN, "cuda:0", {}, {END: {"base": 90}})]) == {"cuda:0": 200}
+    assert on_each([first, Need(RUN, "cuda:0", {}, {END: {"base": 190}})]) == {"cuda:0": 190}
+    assert on_each([first, Need(RUN, "cuda:0", {}, {VALIDATING: {"merge": 90}})]) == {"cuda:0": 240}
+    here = Need("a", CPU, {"weights": 100}, {TRAINING: {"x": 50}, SAMPLING: {"y": 10}})
+    assert on_each([here, Need(RUN, CPU, {"base": 30}, {END: {"merge": 30}})]) == {CPU: 180}
+    assert on_each([here, Need(RUN, CPU, {"base": 30}, {END: {"merge": 90}})]) == {CPU: 230}, "all sample at once"
+
+
+def test_a_merge_that_validations_measure_is_on_the_first_card_beside_its_branch(planned_of, shape):
+    often = planned_of(*CUDA, "evaluation.every_steps=1", cards=Cards(3))
+    beside = need(often, RUN, "cuda:0").stages
+    assert beside[VALIDATING]["merge"] == memory.weights(shape)
+    assert often.most["cuda:0"] == need(often, "text", "cuda:0").most + sum(beside[VALIDATING].values())
+    seldom = planned_of(*CUDA, cards=Cards(3))
+    assert VALIDATING not in need(seldom, RUN, "cuda:0").stages
+    assert seldom.most["cuda:0"] == need(seldom, "text", "cuda:0").most
 
 
 def test_each_rank_of_a_branch_has_the_whole_weights_and_a_share_of_what_is_trained(planned_of, shape):
