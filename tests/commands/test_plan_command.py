@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from copd.assemble.assembled import Assembled
 from copd.assemble.plan import make_plan
+from copd.assemble.tasks import make_tasks
 from copd.cli.plan import is_comparison, lines
-from copd.commands.plan import Cards, Planned, cards_of, examine
+from copd.commands.plan import Cards, Planned, cards_of, check_fit, examine
 from copd.commands.plan_arms import arms_planned
+from copd.commands.train import train
 from copd.compute.batching import packed_tokens, plain_tokens, sampled_tokens
 from copd.costs import memory
 from copd.costs.equal_rows import EqualRows, batches_of
@@ -610,3 +614,51 @@ def test_a_recipe_or_a_configuration_that_cannot_be_read_is_told(command, folder
     done = command("plan", "my.yaml")
     assert done.returncode == 2
     assert "config.json is not that of a model" in done.stderr
+
+
+@pytest.fixture
+def cards_with(monkeypatch):
+    """Pretends that this machine has three cards with so many bytes each."""
+
+    def pretend(size: float) -> None:
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+        monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: SimpleNamespace(total_memory=int(size)))
+
+    return pretend
+
+
+def test_a_recipe_that_the_cards_of_this_machine_are_too_small_for_is_refused_with_numbers_and_fields(cards_with):
+    recipe = recipe_of(*CUDA)
+    tasks = make_tasks(recipe)
+    check_fit(recipe, tasks)  # there is no card here
+    cards_with(2**34)
+    check_fit(recipe, tasks)
+    cards_with(2**24)
+    numbers = r"cuda:0 0\.\d GiB, cuda:1 0\.\d GiB, cuda:2 0\.\d GiB; found 0\.0 GiB"
+    with pytest.raises(RecipeError, match=rf"memory of cards: needed on {numbers}.*lora={{rank: 16}} \(0\.0 GiB\)"):
+        check_fit(recipe, tasks)
+    check_fit(recipe_of(), tasks)  # computes on the CPU
+    check_fit(recipe_of(*CUDA, "backend=ray"), tasks)  # on the cards of a cluster
+    check_fit(recipe_of(*CUDA, "model.path=no/model"), tasks)  # loading tells that
+
+
+def test_training_is_refused_before_a_model_is_loaded_and_begins_by_force_or_after_a_checkpoint(
+    cards_with, tmp_path, monkeypatch
+):
+    class Loading(Exception):
+        pass
+
+    def loaded(self):
+        raise Loading
+
+    monkeypatch.setattr(Assembled, "loaded", property(loaded))
+    recipe, folder = recipe_of(*CUDA), tmp_path / "run"
+    cards_with(2**24)
+    with pytest.raises(RecipeError, match=r"memory of cards: .*; --resume --force begins all the same"):
+        train(recipe, folder)
+    with pytest.raises(Loading):
+        train(recipe, folder, resume=True, force=True)
+    monkeypatch.setattr("copd.commands.train.check_folder", lambda *given, **options: [])
+    (folder / "checkpoints").mkdir(parents=True)
+    with pytest.raises(Loading):
+        train(recipe, folder, resume=True)
