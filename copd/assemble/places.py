@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -46,6 +46,13 @@ class Place(Protocol):
         """A model that only answers problems, on the base's device."""
         ...
 
+    def rounds(self, models: Sequence[Answering]) -> Iterator[Sequence[Answering]]:
+        """The models, branches among them, as they are evaluated last: those of a round at once, then the next ones.
+
+        When a round is asked for, branches of earlier rounds may end.
+        """
+        ...
+
     def peak(self) -> Memory:
         """The sum, over all processes, of the most memory that each has held so far."""
         ...
@@ -78,6 +85,9 @@ class ThisProcess:
         actor.home = self._home
         return local_handle(self._waiting(actor), self._turns)
 
+    def rounds(self, models: Sequence[Answering]) -> Iterator[Sequence[Answering]]:
+        yield models
+
     def peak(self) -> Memory:
         return peak()
 
@@ -86,12 +96,17 @@ class ThisProcess:
 
 
 class _Evaluating:
-    """Models that are only evaluated, in this process: on the base's device while they answer, on the CPU before."""
+    """Models that are only evaluated, in this process: on the base's device while they answer, on the CPU before.
+
+    `_life` ends the branches, which live elsewhere.
+    """
+
+    branches: dict[str, BranchHandle]
 
     def __init__(self, made: Assembled) -> None:
         self._made, model = made, made.recipe.model
         self._home, _ = compute_on(model.device, model.dtype)
-        self._line, self._turns = ThreadPoolExecutor(1), Turns()
+        self._line, self._turns, self._life = ThreadPoolExecutor(1), Turns(), ExitStack()
         self._inherited = made.inheritance
         made.base.to("cpu")
         torch.cuda.empty_cache()  # what this process keeps of a card is no other's, and a branch is on this one too
@@ -102,6 +117,21 @@ class _Evaluating:
         self._turns.wait(actor)
         return threaded_handle(actor, self._line, self._turns)
 
+    def rounds(self, models: Sequence[Answering]) -> Iterator[Sequence[Answering]]:
+        """On a card first the branches, which then end and leave their cards, and then one model after the other."""
+        if self._home.type == "cpu":
+            yield models
+            return
+        yield [model for model in models if model.name in self.branches]
+        self._life.close()
+        for model in models:
+            if model.name not in self.branches:
+                yield [model]
+
+    def close(self) -> None:
+        self._life.close()
+        self._line.shutdown()
+
 
 class OwnProcesses(_Evaluating):
     """A process for each branch; all start at the same time."""
@@ -110,11 +140,9 @@ class OwnProcesses(_Evaluating):
         super().__init__(made)
         self.in_half = computes_in_half(made.recipe)
         makes = {n: partial(lone_branch, made.recipe, n, index, self._inherited) for index, n in enumerate(names)}
-        self._life = ExitStack()
-        self._life.callback(self._line.shutdown)
         try:
             self._processes = in_processes(made, makes, self._life)
-            self.branches: dict[str, BranchHandle] = {}
+            self.branches = {}
             for process in self._processes:
                 self.branches[process.name] = process.handle(patience_of(made))
                 started()
@@ -125,9 +153,6 @@ class OwnProcesses(_Evaluating):
     def peak(self) -> Memory:
         return summed([peak(), *(process.peak for process in self._processes)])
 
-    def close(self) -> None:
-        self._life.close()
-
 
 class RayActors(_Evaluating):
     """An actor of Ray for each branch."""
@@ -135,8 +160,6 @@ class RayActors(_Evaluating):
     def __init__(self, made: Assembled, names: Sequence[str], started: Callable[[], None] = lambda: None) -> None:
         cluster = cluster_module()
         super().__init__(made)
-        self._life = ExitStack()
-        self._life.callback(self._line.shutdown)
         recipe, ranks = made.recipe, made.recipe.backend.ranks
         self.in_half = recipe.model.dtype == "bfloat16"
         try:
@@ -145,7 +168,7 @@ class RayActors(_Evaluating):
             cards = {name: cluster.cards_for(device_of(recipe, name)[0]) for name in names}
             self.in_half |= recipe.model.dtype == "auto" and any(cards.values())
             self._actors = as_actors(made, makes, cards, ranks, self._life)
-            self.branches: dict[str, BranchHandle] = {}
+            self.branches = {}
             for actor in self._actors:
                 self.branches[actor.name] = actor.handle(patience_of(made))
                 started()
@@ -155,9 +178,6 @@ class RayActors(_Evaluating):
 
     def peak(self) -> Memory:
         return summed([peak(), *(actor.peak for actor in self._actors)])
-
-    def close(self) -> None:
-        self._life.close()
 
 
 def in_processes(made: Assembled, makes: Mapping[str, Make], life: ExitStack) -> list[BranchProcess]:

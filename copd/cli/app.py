@@ -87,8 +87,8 @@ def train(
         bool,
         typer.Option(
             "--force",
-            help="With --resume: go on although recipe, data, base or versions changed. "
-            "The manifest records what changed.",
+            help="With --resume: go on although recipe, data, base or versions changed, which the manifest records; "
+            "begin although cards are too small by copd plan.",
         ),
     ] = False,
 ) -> None:

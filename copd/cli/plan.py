@@ -21,6 +21,7 @@ from copd.recipe.strict_yaml import parse_yaml
 if TYPE_CHECKING:  # torch is loaded only once the recipe is known to be sound
     from copd.commands.plan import Planned
     from copd.commands.plan_arms import ArmNeeds
+    from copd.costs.refilled import Together
     from copd.costs.workload import Speed
 
 MEASURED = ("sampling", "scoring", "training")
@@ -177,12 +178,15 @@ def _title(planned: Planned) -> str:
 
 
 def lines(planned: Planned) -> Iterator[str]:
-    """Prompts, disk, cards; and if a card would be overfull, what would help."""
+    """Prompts, rows at once, disk, cards; and if a card would be overfull, what would help."""
     from copd.commands.plan import PROBED
 
     told = unit_of(planned).told
     prompts = [f"{name} {each.mean:,.0f}, at most {each.longest:,}" for name, each in planned.model.prompts.items()]
     yield f"tokens of the first {PROBED} prompts on average: {'; '.join(prompts)}"
+    rows = [f"{name} {_rows(each)}" for name, each in planned.together.items()]
+    if rows:
+        yield f"rows sampled at once: {', '.join(rows)}"
     kept = f"{told(planned.checkpoint)} a checkpoint, {planned.kept} are kept"
     yield f"disk: {kept}; {told(planned.disk)} at most, with one that is being written and all models at the end"
     for card, most in planned.most.items():
@@ -198,6 +202,12 @@ def lines(planned: Planned) -> Iterator[str]:
         yield f"  {' '.join(remedy.changes)}: {saved}{', fits' if remedy.fits else ''}"
     if not any(remedy.fits for remedy in remedies):
         yield "  none of these is enough: take larger cards, or a smaller model"
+
+
+def _rows(found: Together) -> str:
+    """Rows at once, and fewer of them when responses have grown."""
+    fewer = "" if found.long == found.most else f" and {found.long:,} when all are long"
+    return f"{found.most:,} of {found.of:,}{fewer}"
 
 
 def work_table(planned: Planned, speed: Speed | None) -> Table:

@@ -20,9 +20,10 @@ from copd.compute.family import Family
 from copd.costs.measured import Measured, PromptSizes
 from copd.costs.need import CPU, Need, on_each
 from copd.costs.needs import Needs, devices_of
+from copd.costs.refilled import Together
 from copd.costs.shape import Shape, shape_of
 from copd.costs.workload import Speed, Work, Workload, Works
-from copd.errors import RecipeError
+from copd.errors import CopdError, RecipeError
 from copd.model.folders import SETTINGS, family_in, model_folder, without_weights
 from copd.model.holding import freeze
 from copd.recipe.model import Recipe
@@ -33,6 +34,8 @@ from copd.types import BASE, Split, Task
 
 PROBED = 8
 """Training problems of each task whose prompts are measured."""
+TOLD = 3
+"""Remedies that a refusal tells, the best first."""
 GIB = 2**30
 HOUR = 3600.0
 
@@ -83,13 +86,20 @@ class Planned:
         return devices_of(self.recipe, self.plan, self.cards.gpus)
 
     @cached_property
-    def _needs(self) -> Needs:
+    def requirements(self) -> Needs:
+        """What computes the needs of the processes."""
         return Needs(self.recipe, self.plan, self.model, self.devices)
 
     @cached_property
     def needs(self) -> list[Need]:
         """The processes of the run on their devices."""
-        return self._needs.all()
+        return self.requirements.all()
+
+    @property
+    def together(self) -> dict[str, Together]:
+        """How many rows of a batch each branch samples at once; of none where vLLM decides that."""
+        found = {name: self.requirements.together(name) for name in self.plan.branches}
+        return {name: each for name, each in found.items() if each}
 
     @cached_property
     def most(self) -> dict[str, int]:
@@ -105,7 +115,7 @@ class Planned:
     @property
     def checkpoint(self) -> int:
         """Bytes of a checkpoint at its largest."""
-        return self._needs.checkpoint
+        return self.requirements.checkpoint
 
     @property
     def kept(self) -> int:
@@ -115,7 +125,7 @@ class Planned:
     @property
     def disk(self) -> int:
         """The most bytes of checkpoints and of the models at the end."""
-        return (self.kept + 1) * self.checkpoint + self._needs.models
+        return (self.kept + 1) * self.checkpoint + self.requirements.models
 
     def rows(self, speed: Speed | None) -> list[Row]:
         """The work of each phase and of evaluation, and the sum."""
@@ -198,8 +208,32 @@ def cards_of(gpus: int | None, gib: float | None) -> Cards:
     return Cards(count, gib or (min(here) if here and gpus is None else None))
 
 
-def examine(recipe: Recipe, cards: Cards) -> Planned:
-    """What the recipe asks for.
+def check_fit(recipe: Recipe, tasks: Mapping[str, Task]) -> None:
+    """Raise RecipeError, with the plan's numbers and what would help, if cards of this machine have too little memory.
+
+    Nothing is checked of the cards of a cluster, and of a recipe, data or model that cannot be planned.
+    """
+    cards = cards_of(None, None)
+    if cards.gib is None or recipe.backend.kind == "ray":
+        return
+    try:
+        planned = examine(recipe, cards, tasks)
+    except CopdError:  # loading tells what is wrong, and there are sound models that the formula does not know
+        return
+    if not planned.overfull:
+        return
+    needed = ", ".join(f"{card} {size / GIB:,.1f} GiB" for card, size in planned.overfull.items())
+    remedies = sorted(planned.remedies(), key=lambda each: not each.fits)[:TOLD]
+    helps = ", ".join(f"{' '.join(each.changes)} ({each.most / GIB:,.1f} GiB)" for each in remedies)
+    raise RecipeError(
+        f"memory of cards: needed on {needed}; found {cards.gib:,.1f} GiB on the smallest; what would help, and what "
+        f"the fullest card then needs: {helps or 'larger cards or a smaller model'}; `copd plan` shows every part; "
+        "--resume --force begins all the same"
+    )
+
+
+def examine(recipe: Recipe, cards: Cards, tasks: Mapping[str, Task] | None = None) -> Planned:
+    """What the recipe asks for. `tasks`: those of the recipe, if they are there already.
 
     Raises RecipeError, DataError or ModelFolderError if model, data or plan are unsound.
     """
@@ -210,7 +244,7 @@ def examine(recipe: Recipe, cards: Cards) -> Planned:
     shape, family = shape_of(model), family_in(folder, model, own)
     freeze(model, recipe.model.freeze)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    tasks = make_tasks(recipe)
+    tasks = make_tasks(recipe) if tasks is None else tasks
     there, prompts = problems_there(tasks), prompts_of(tasks, family, shape)
     return Planned(recipe, cards, Measured(shape, prompts, family.every_layer_sees_all, there, frozen))
 
@@ -228,5 +262,6 @@ def prompts_of(tasks: Mapping[str, Task], family: Family, shape: Shape) -> dict[
             raise RecipeError(f"branches.{name}.task: {error}") from error
         lengths = [len(each.ids_S) for each in encoded]
         pictures = max(family.placeholders(each)[1] for each in encoded)
-        found[name] = PromptSizes(fmean(lengths), max(lengths), pictures * shape.tower.merged if shape.tower else 0)
+        patches = pictures * shape.tower.merged if shape.tower else 0
+        found[name] = PromptSizes(fmean(lengths), min(lengths), max(lengths), patches)
     return found

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from copd.algorithm import copd
 from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_health
@@ -17,10 +19,11 @@ from copd.branches.local import finish
 from copd.commands.cards import Cards
 from copd.commands.export import merge_by_section, place_of
 from copd.commands.manifest import check_done, new_manifest
+from copd.commands.plan import check_fit
 from copd.errors import LostBranchError, MergeError, OutOfMemoryError, RecipeError, RunFolderError, wrong_in
 from copd.handles import Answering, BranchHandle
 from copd.measure.behaviour import Behaviour
-from copd.measure.evaluate import Accuracy, accuracies, answer, tabulate
+from copd.measure.evaluate import Accuracy, accuracies, answer_in_rounds, tabulate
 from copd.measure.health import MANY_TRUNCATED
 from copd.model.folders import loader_of, model_folder, read_config
 from copd.model.merging import merge_weights, pass_on_weights
@@ -58,8 +61,8 @@ def train(
 
     The folder is `runs/METHOD-seedSEED` unless `out` is given. It must be new or empty. With `resume` it may hold a run
     of the same recipe, data, base and versions. That run goes on from its last checkpoint; a complete run is only
-    shown. With `force` too, these may have changed; the manifest records what changed. SIGTERM and SIGINT end the run
-    with a checkpoint. `command` is what the user typed, for the manifest of a new run.
+    shown. With `force` too, these may have changed, which the manifest records, and cards may be too small by the plan.
+    SIGTERM and SIGINT end the run with a checkpoint. `command` is what the user typed, for the manifest of a new run.
 
     Raises RecipeError, DataError, ModelFolderError, CheckpointError, RunFolderError, MergeError, WriteError,
     ProcessError, OutOfMemoryError or NonFiniteError; after a signal Stopped, which is a SystemExit.
@@ -95,6 +98,8 @@ def _train_alone(
         if table:
             screen.result(table, recipe.evaluation.split)
         else:
+            if not (force or (folder / CHECKPOINTS).is_dir()):
+                check_fit(made.recipe, made.tasks)
             remaining = Remaining(
                 plan, made.evaluation, recipe.checkpoint, handovers(recipe), merge=measures_merge(recipe, plan)
             )
@@ -282,6 +287,7 @@ class _Run:
         policy = await self._merged(handles)
         yield self.place.evaluated(MERGED, policy)
         policy.to("cpu")
+        torch.cuda.empty_cache()  # a branch is on this card too
 
     async def _conclude(self, base: Answering, handles: Mapping[str, BranchHandle], observer: RunObserver) -> None:
         """Merge, export, evaluate on test problems, and write the last lines of the record."""
@@ -319,7 +325,8 @@ class _Run:
             models = [model for model in models if model.name == self.plan.product]
         asked = self.plan.capabilities, Split(settings.split)
         with self.screen.stage(EVALUATING, len(models) * len(self.plan.capabilities)) as done:
-            answers = await answer(models, *asked, problems=settings.problems, pass_at=settings.pass_at, done=done)
+            limits: dict[str, Any] = {"problems": settings.problems, "pass_at": settings.pass_at, "done": done}
+            answers = await answer_in_rounds(models, self.place.rounds(models), *asked, **limits)
         table = tabulate(answers, settings.pass_at)
         write_lines(self.folder / ANSWERS, [a.as_record() for a in answers])
         for path in (self.folder / MERGED, *(self.folder / "branches").glob("*")):

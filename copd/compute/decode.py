@@ -6,7 +6,7 @@ prefixes than rows. Each prefix has a place in a cache with room for all, or is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -19,6 +19,9 @@ from copd.compute.family import Family
 from copd.compute.stops import Stops
 from copd.maths.cut import WHOLE, Cut, remaining
 from copd.maths.logprobs import draw, masked_log_softmax
+
+DRAWN_AT_ONCE = 1 << 25
+"""128 MiB of logits in float32. Drawing takes several times as much beside them, most of it in float64."""
 
 
 class Decoded(NamedTuple):
@@ -120,6 +123,30 @@ def log_probs(logits_MV: Tensor, banned_V: Tensor, temperature: float, cut: Cut,
 def pick(logp_MV: Tensor, prefix_R: Tensor, uniform_R: Tensor | None) -> Tensor:
     """The next token of each row after its prefix: sampled by its number, or the likeliest if there is none. [R]."""
     return logp_MV.argmax(-1)[prefix_R] if uniform_R is None else draw(logp_MV, prefix_R, uniform_R)
+
+
+def next_tokens(
+    logits_RV: Tensor, uniform_R: Tensor | None, banned_V: Tensor, temperature: float, cut: Cut
+) -> tuple[Tensor, Tensor]:
+    """The next token of each row and its log-prob, in float32, where every row has logits of its own. [R] each.
+
+    A few rows at a time, at most `DRAWN_AT_ONCE` logits, so that their copies take little memory beside the logits.
+    """
+    found = []
+    for logits_MV, uniform_M in _few_at_a_time(logits_RV, uniform_R):
+        place_M = torch.arange(len(logits_MV), device=logits_MV.device)
+        logp_MV = log_probs(logits_MV, banned_V, temperature, cut, greedy=uniform_M is None)
+        token_M = pick(logp_MV, place_M, uniform_M)
+        found.append((token_M, logp_MV[place_M, token_M].float()))
+    token_R, logp_R = (torch.cat(each) for each in zip(*found, strict=True))
+    return token_R, logp_R
+
+
+def _few_at_a_time(logits_RV: Tensor, uniform_R: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    rows = max(1, DRAWN_AT_ONCE // logits_RV.shape[-1])
+    for first in range(0, len(logits_RV), rows):
+        few = slice(first, first + rows)
+        yield logits_RV[few], None if uniform_R is None else uniform_R[few]
 
 
 class Step(Protocol):

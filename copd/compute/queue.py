@@ -71,3 +71,10 @@ class Queue:
 
     def _held(self, count: int, longest: int) -> int:
         return count * (longest + self._block) if count else 0
+
+
+def rows_at_once(prompt_tokens_N: Sequence[int], token_budget: int) -> int:
+    """How many rows run at once at most. That is how many begin: later the rows that run have more tokens."""
+    queue = Queue(prompt_tokens_N, token_budget)
+    queue.change(())
+    return len(queue.running)

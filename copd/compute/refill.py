@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from copd.compute.batching import micro_batches, read_tokens
-from copd.compute.decode import Decoded, ModelStep, PlacedLayer, log_probs, pick
+from copd.compute.decode import Decoded, ModelStep, PlacedLayer, next_tokens
 from copd.compute.encode import Encoder, Responses
 from copd.compute.forward import Forward, in_float32
 from copd.compute.queue import BLOCK, Queue
@@ -245,21 +245,23 @@ class _Running:
         If rows go on afterwards, the last tokens are put into the cache too. A row past its limit stays at its last
         position, since a model may have no further ones.
         """
-        logits_RV, position_R, last_position_R = self._states
+        (logits_RV, position_R, last_position_R), self._states = self._states, ()
         layers = self._cache.layers()
         step = ModelStep(self._forward.model, self._forward.family, layers)
-        place_R, column_C = (torch.arange(size, device=banned_V.device) for size in (len(logits_RV), self._columns))
+        column_C = torch.arange(self._columns, device=banned_V.device)
         tokens_R = torch.tensor(self._tokens_R).to(banned_V.device, non_blocking=True)
         sees_RC = column_C >= (layers[0].length - tokens_R)[:, None]
         token_TR, logp_TR = [], []
         for t in range(steps):
-            logp_RV = log_probs(logits_RV, banned_V, asked.temperature, asked.cut, greedy=uniform_RT is None)
-            token_R = pick(logp_RV, place_R, None if uniform_RT is None else uniform_RT[:, t])
+            uniform_R = None if uniform_RT is None else uniform_RT[:, t]
+            token_R, logp_R = next_tokens(logits_RV, uniform_R, banned_V, asked.temperature, asked.cut)
             token_TR.append(token_R)
-            logp_TR.append(logp_RV[place_R, token_R].float())
+            logp_TR.append(logp_R)
             if go_on or t + 1 < steps:
                 at_R = torch.minimum(position_R, last_position_R)
-                logits_RV = self._head(step(token_R, at_R, sees_RC[:, : layers[0].length + 1]))
+                hidden_RD = step(token_R, at_R, sees_RC[:, : layers[0].length + 1])
+                del logits_RV  # so that there are never those of two tokens at once
+                logits_RV = self._head(hidden_RD)
                 position_R = position_R + 1
         self._states = logits_RV, position_R, last_position_R
         return torch.stack([torch.stack(part, dim=1).double() for part in (token_TR, logp_TR)])

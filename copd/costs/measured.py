@@ -10,9 +10,10 @@ from copd.costs.shape import Shape
 
 
 class PromptSizes(NamedTuple):
-    """The first prompts of a capability: their mean length in tokens, and the longest, in tokens and in patches."""
+    """The first prompts of a capability: mean, least and most tokens of a prompt, and most patches."""
 
     mean: float
+    shortest: int
     longest: int
     patches: int = 0
 

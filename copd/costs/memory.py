@@ -272,9 +272,17 @@ def scoring(shape: Shape, batch: Batch, way: Way) -> int:
 
 def sampling(shape: Shape, batch: Batch, *, half: bool) -> int:
     """What sampling adds to the cache at its fullest: the prompts that are read, or the logits of drawn tokens."""
-    tokens, number = batch.prompts * batch.prompt, NARROW if half else WIDE
-    prompts = tokens * (4 * WIDE * shape.width + 3 * number * shape.inner)
+    prompts = read_prompts(shape, batch.prompts * batch.prompt, 0, half=half)
     return max(prompts, WIDE * DRAWN * batch.rows * shape.vocabulary)
+
+
+def read_prompts(shape: Shape, tokens: int, patches: int, *, half: bool) -> int:
+    """What reading so many prompt tokens takes beside keys and values: pixels, and the fuller of tower and layers."""
+    number = NARROW if half else WIDE
+    decoder = tokens * (4 * WIDE * shape.width + 3 * number * shape.inner)
+    if shape.tower is None:
+        return decoder
+    return WIDE * shape.tower.numbers * patches + max(decoder, patches * _of_a_patch(shape.tower, Way(half)))
 
 
 def cached(shape: Shape, batch: Batch, *, half: bool) -> int:

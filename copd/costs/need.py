@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 CPU = "cpu"
 TRAINING, SCORING, SAMPLING = "training", "scoring", "sampling"
 LOADING, SAVING, MERGING, END = "loading", "saving", "merging", "the end"
-"""Stages, of which a process is in one at a time. At the end base and merge are evaluated, beside the branches."""
+VALIDATING = "validating"
+"""Stages, of which a process is in one at a time. Validations may measure the merge; the end evaluates it and the base.
+
+At the end branches sample at the same time on a CPU; on a card they have ended before."""
 Terms = dict[str, int]
 """Bytes by what they hold."""
 
@@ -38,7 +41,7 @@ class Need:
 def on_each(needs: Iterable[Need]) -> dict[str, int]:
     """The most bytes on each device, whose processes may all be at their fullest at once.
 
-    Only at the end, when base and merge are evaluated, no branch trains: each samples.
+    At the end no branch trains: on a CPU each samples, and on a card each has ended.
     """
     of: dict[str, list[Need]] = {}
     for need in needs:
@@ -47,7 +50,8 @@ def on_each(needs: Iterable[Need]) -> dict[str, int]:
     most = {}
     for device, own in of.items():
         before = sum(max(need.within(s) for s in ("", *need.stages) if s != END) for need in own)
-        end = sum(need.within(END if END in need.stages else SAMPLING) for need in own)
+        at_end = own if device == CPU else [need for need in own if END in need.stages]
+        end = sum(need.within(END if END in need.stages else SAMPLING) for need in at_end)
         most[device] = max(before, end)
     return most
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from copd.assemble.branches import device_of
-from copd.assemble.plan import Plan
+from copd.assemble.plan import Plan, measures_merge
 from copd.compute.batching import Held, packed_tokens, plain_tokens, sampled_tokens, sampling_budget
-from copd.compute.queue import BLOCK
-from copd.costs import memory
+from copd.costs import memory, refilled
 from copd.costs.equal_rows import EqualRows, batches_of
 from copd.costs.measured import Measured
 from copd.costs.memory import Batch, Way
@@ -21,11 +20,13 @@ from copd.costs.need import (
     SAVING,
     SCORING,
     TRAINING,
+    VALIDATING,
     Need,
     Terms,
     added,
     largest,
 )
+from copd.costs.refilled import Refilled, Together
 from copd.errors import RecipeError
 from copd.model.optimizers import KINDS
 from copd.recipe.evaluation import sized
@@ -187,8 +188,10 @@ class Needs:
         if home == CPU:
             merged = {"merge": self._whole} if self._merges else {}
             return [Need(RUN, CPU, {"base": self._whole}, {**stages, END: {**merged, **evaluated}})]
-        there = Need(RUN, home, {}, {END: {"base or merge": self._whole, **evaluated}})
-        return [Need(RUN, CPU, {"base": self._whole}, stages), there]
+        there = {END: {"base or merge": self._whole, **evaluated}}
+        if measures_merge(self.recipe, self.plan):
+            there[VALIDATING] = {"merge": self._whole, **evaluated}
+        return [Need(RUN, CPU, {"base": self._whole}, stages), Need(RUN, home, {}, there)]
 
     def _together(self, device: str) -> Need:
         """What the one process of a local run has on a device. Branches compute one after the other.
@@ -291,17 +294,33 @@ class Needs:
             return engine
         way, shape, asked = self._way(device), self.shape, list(asked)
         batches = self._batches(asked, sampled_tokens)
-        parts = [(memory.cached(shape, b, half=way.half), memory.sampling(shape, b, half=way.half)) for b in batches]
-        cached, rest = max(parts, key=sum)
         if way.card:
-            cached = max(memory.cache(shape, self._cached_on_a_card(each), half=way.half) for each in asked)
+            calls = list(map(self.refilled, asked))
+            cached = max(refilled.cache(shape, call, half=way.half) for call in calls)
+            rest = max(refilled.beside_cache(shape, call, half=way.half) for call in calls)
+        else:
+            parts = [
+                (memory.cached(shape, b, half=way.half), memory.sampling(shape, b, half=way.half)) for b in batches
+            ]
+            cached, rest = max(parts, key=sum)
         joined = memory.joined_weights(shape) if device == CPU and not way.half and shape.normed else 0
         return {"cache": cached, "prompts or logits": rest, "weights joined": joined, **self._narrow(way, batches)}
 
-    def _cached_on_a_card(self, asked: EqualRows) -> int:
-        """Tokens in the cache of a card: of all rows, of as many as the budget allows, or of one."""
-        row = self.prompts[asked.capability].longest + self.recipe.sampling.max_new_tokens + BLOCK
-        return max(row, min(self._budget(sampled_tokens), asked.prompts * asked.rows * row))
+    def refilled(self, asked: EqualRows) -> Refilled:
+        """A call of sampling on a card."""
+        response, micro = self.recipe.sampling.max_new_tokens, self.recipe.model.micro_batch_tokens
+        return refilled.refilled(asked, self.prompts[asked.capability], response, self._budget(sampled_tokens), micro)
+
+    def together(self, name: str) -> Together | None:
+        """How many rows of a branch's first batch, or of its first visit, are sampled at once; None with vLLM."""
+        asked = next(iter([*self._native(name), *self._taught(name)]), None)
+        if asked is None or self._engine(self.devices[name]):
+            return None
+        if self.devices[name] != CPU:
+            call = self.refilled(asked)
+            return Together(call.rows, call.long_rows, asked.prompts * asked.rows)
+        most = max(batch.rows for batch in self._batches([asked], sampled_tokens))
+        return Together(most, most, asked.prompts * asked.rows)
 
     def _narrow(self, way: Way, batches: Sequence[Batch]) -> Terms:
         """Copies of weights in bfloat16, of which a frozen base needs none."""

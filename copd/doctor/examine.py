@@ -30,7 +30,7 @@ from copd.doctor.outlook import (
     disk,
     estimate,
     final_problems,
-    rows_at_once,
+    sampled_together,
     seconds_to_save,
     shares,
     trackers,
@@ -105,7 +105,7 @@ def _examine_assembled(made: Assembled, plan: Plan, warnings: list[str]) -> Iter
     yield devices(recipe)
     if base.sampler is None:
         first = {name: made.asked.first(Split.TRAIN, name, plan.batches.prompts) for name in plan.learners}
-        yield rows_at_once(base, first, plan.batches.rollouts_per_prompt, recipe.sampling.max_new_tokens)
+        yield sampled_together(base, first, plan.batches.rollouts_per_prompt, recipe.sampling.max_new_tokens)
     for name in tasks:
         yield from capability(name, bench, recipe.sampling.rollouts_per_prompt, warnings)
     yield from _steps(bench, plan)

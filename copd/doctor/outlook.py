@@ -17,6 +17,8 @@ from copd.assemble.plan import Plan, handovers, measures_merge
 from copd.branches.branch import Branch
 from copd.commands.plan import cards_of
 from copd.commands.plan import examine as planned_of
+from copd.compute.queue import rows_at_once
+from copd.compute.refill import refills
 from copd.costs.need import CPU, on_each
 from copd.doctor.findings import Finding
 from copd.errors import RecipeError
@@ -46,17 +48,24 @@ class Pace:
     saved: float
 
 
-def rows_at_once(policy: Policy, asked_of: Mapping[str, Sequence[Problem]], rows: int, most_tokens: int) -> Finding:
-    """How many rows of a batch are sampled together, if all responses reach the limit of tokens.
+def sampled_together(policy: Policy, asked_of: Mapping[str, Sequence[Problem]], rows: int, most_tokens: int) -> Finding:
+    """How many rows of a batch are sampled together at most.
 
+    On a card that many begin. Elsewhere they are as many as have room if all responses reach the limit of tokens.
     `asked_of`: the problems of each learner's batch, with `rows` responses to each.
     """
     told = []
     for name, asked in asked_of.items():
         prompt_of_N = torch.arange(len(asked)).repeat_interleave(rows)
-        length_N = torch.full_like(prompt_of_N, most_tokens)
-        batches = policy.split(range(len(prompt_of_N)), asked, prompt_of_N, length_N, *policy.sampling_budget)
-        told.append(f"{name} {max(map(len, batches)):,} of {len(prompt_of_N):,}")
+        if policy.shared_prefix and refills(policy.device):
+            tokens_P = policy.encoder.lengths(asked)
+            together = rows_at_once([tokens_P[p] for p in prompt_of_N.tolist()], policy.cache_tokens)
+        else:
+            length_N = torch.full_like(prompt_of_N, most_tokens)
+            every = range(len(prompt_of_N))
+            batches = policy.split(every, asked, prompt_of_N, length_N, *policy.sampling_budget)
+            together = max(map(len, batches))
+        told.append(f"{name} {together:,} of {len(prompt_of_N):,}")
     budget = f"at most {policy.cache_tokens:,} tokens (sampling.cache_tokens, else model.micro_batch_tokens)"
     return Finding("rows sampled at once", "ok", f"{', '.join(told)}; {budget}")
 

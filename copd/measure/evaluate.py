@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from asyncio import gather
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,18 @@ async def answer(
         return found
 
     return [answers for found in await gather(*map(of, models)) for answers in found]
+
+
+async def answer_in_rounds(
+    models: Sequence[Answering],
+    rounds: Iterable[Sequence[Answering]],
+    tasks: Sequence[str],
+    split: Split,
+    **asked: Any,
+) -> list[Answers]:
+    """The same where only the models of a round are asked at the same time. `rounds` has each of `models` once."""
+    found = [each for together in rounds for each in await answer(together, tasks, split, **asked)]
+    return [each for model in models for each in found if each.model == model.name]
 
 
 def tabulate(answers: Sequence[Answers], pass_at: Sequence[int]) -> list[Accuracy]:

@@ -103,6 +103,24 @@ def test_a_model_that_is_only_evaluated_is_on_its_device_only_from_its_first_ans
     place.close()
 
 
+def test_on_a_card_branches_answer_last_questions_first_and_have_ended_when_base_and_merge_answer(closed, monkeypatch):
+    text, image, base, merge = (SimpleNamespace(name=name) for name in ("text", "image", "base", "merged"))
+    models = [base, text, image, merge]
+    place = place_of("text", "image")
+    assert list(place.rounds(models)) == [models]
+    assert closed == []
+    place.close()
+    closed.clear()
+    monkeypatch.setattr("copd.assemble.places.compute_on", lambda *_: (torch.device("cuda", 0), None))
+    place = place_of("text", "image")
+    seen = [([model.name for model in together], sorted(closed)) for together in place.rounds(models)]
+    ended = ["image", "text"]
+    assert seen == [(["text", "image"], []), (["base"], ended), (["merged"], ended)]
+    assert place.peak().machine > 2**34, "what ended branches had held is known"
+    place.close()
+    assert sorted(closed) == ended
+
+
 def test_before_branches_begin_the_run_gives_back_what_the_check_of_its_base_took_of_a_card(closed, monkeypatch):
     begun = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: begun.append("given back"))

@@ -2,21 +2,26 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from copd.assemble.assembled import Assembled
 from copd.assemble.plan import make_plan
-from copd.cli.plan import is_comparison
-from copd.commands.plan import Cards, Planned, cards_of, examine
+from copd.assemble.tasks import make_tasks
+from copd.cli.plan import is_comparison, lines
+from copd.commands.plan import Cards, Planned, cards_of, check_fit, examine
 from copd.commands.plan_arms import arms_planned
+from copd.commands.train import train
 from copd.compute.batching import cached_tokens, packed_tokens, plain_tokens, sampled_tokens
 from copd.costs import memory
 from copd.costs.equal_rows import EqualRows, batches_of
 from copd.costs.measured import Measured, PromptSizes
 from copd.costs.memory import Way
-from copd.costs.need import CPU, END, LOADING, SAMPLING, SAVING, SCORING, TRAINING, Need, on_each
+from copd.costs.need import CPU, END, LOADING, SAMPLING, SAVING, SCORING, TRAINING, VALIDATING, Need, on_each
 from copd.costs.needs import ACTIVATIONS, BRANCHES, RUN, Needs, devices_of
+from copd.costs.refilled import Together
 from copd.costs.shape import shape_of
 from copd.costs.workload import Speed, Work, Workload
 from copd.errors import ModelFolderError, RecipeError
@@ -31,7 +36,11 @@ SMALL = [
     "evaluation={problems: 50, validation_problems: 20, behaviour_problems: 5, pass_at: [4], every_cycles: 2}",
 ]
 CUDA = ["model.device=auto", "model.dtype=auto"]
-PROMPTS = {"text": PromptSizes(5.0, 6), "image": PromptSizes(7.0, 9, 4), "video": PromptSizes(9.0, 12, 8)}
+PROMPTS = {
+    "text": PromptSizes(5.0, 4, 6),
+    "image": PromptSizes(7.0, 5, 9, 4),
+    "video": PromptSizes(9.0, 6, 12, 8),
+}
 TOKENS = {name: each.mean for name, each in PROMPTS.items()}
 
 
@@ -253,13 +262,58 @@ def test_a_huge_batch_is_counted_by_its_first_micro_batches(budget, held):
     assert fullest(10**9, 10**9) > 0
 
 
-def test_on_a_card_processes_are_added_and_the_end_counts_with_sampling():
+def test_on_a_card_logits_are_counted_for_as_many_rows_as_begin_however_long_responses_may_become(planned_of, shape):
+    """Text has prompts of 4 to 6 tokens; a row begins if there is room for its prompt and 32 tokens."""
+    asked = EqualRows("text", 40, 8)
+    sizes = ["sampling={prompts_per_step: 40, rollouts_per_prompt: 8, max_new_tokens: 1000, cache_tokens: 9000}"]
+    few = ["evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: []}"]
+    planned = planned_of(*CUDA, *sizes, *few, "model.micro_batch_tokens=60", "method=expert", cards=Cards(3))
+    call = planned.requirements.refilled(asked)
+    assert (call.rows, call.long_rows, call.cached) == (9000 // (4 + 32), 9000 // (6 + 1000 + 32), 9000)
+    assert call.prefilled == 1006, "a row that waits is read again with all that it has said"
+    terms = need(planned, "text", "cuda:0").stages[SAMPLING]
+    logits = memory.WIDE * call.rows * shape.vocabulary
+    assert terms["prompts or logits"] >= 2 * logits
+    assert planned.together["text"] == Together(250, 8, 320)
+    assert terms["cache"] == memory.cache(shape, 9000, half=True) * 9 // 8, "one part of 8 to spare"
+    short = planned_of(*CUDA, "model.micro_batch_tokens=60", "sampling.cache_tokens=90000", cards=Cards(3))
+    assert short.requirements.refilled(asked)[:4] == (320, 320, 320 * (6 + 10 + 32), 60)
+
+
+def test_the_plan_tells_how_many_rows_of_a_batch_are_sampled_at_once(planned_of):
+    """Elsewhere than on a card a batch has as many rows as have room if all responses reach the limit."""
+    assert planned_of().together == dict.fromkeys(PROMPTS, Together(8, 8, 8))
+    narrow = planned_of("model.micro_batch_tokens=42").together
+    assert narrow["text"] == Together(2, 2, 8), "a group takes 6 + 2 x 10 of 42 tokens"
+    assert planned_of("sampling.engine=vllm").together == {}
+    mixed = planned_of("method=mixed").together
+    assert list(mixed) == ["mixed"]
+    assert "rows sampled at once: text 2 of 8, image 2 of 8" in "".join(
+        lines(planned_of("model.micro_batch_tokens=42"))
+    )
+
+
+def test_on_a_card_processes_are_added_and_at_the_end_branches_have_left_it():
     first = Need("a", "cuda:0", {"weights": 100}, {TRAINING: {"x": 50}, SAMPLING: {"y": 10}})
     second = Need("b", "cuda:0", {"weights": 100}, {TRAINING: {"x": 60}, SAMPLING: {"y": 10}})
     run = Need(RUN, "cuda:0", {}, {END: {"base": 30}})
     assert on_each([first, second]) == {"cuda:0": 310}
     assert on_each([first, run]) == {"cuda:0": 150}, "the base is not there while the branch trains"
-    assert on_each([first, Need(RUN, "cuda:0", {}, {END: {"base": 90}})]) == {"cuda:0": 200}
+    assert on_each([first, Need(RUN, "cuda:0", {}, {END: {"base": 190}})]) == {"cuda:0": 190}
+    assert on_each([first, Need(RUN, "cuda:0", {}, {VALIDATING: {"merge": 90}})]) == {"cuda:0": 240}
+    here = Need("a", CPU, {"weights": 100}, {TRAINING: {"x": 50}, SAMPLING: {"y": 10}})
+    assert on_each([here, Need(RUN, CPU, {"base": 30}, {END: {"merge": 30}})]) == {CPU: 180}
+    assert on_each([here, Need(RUN, CPU, {"base": 30}, {END: {"merge": 90}})]) == {CPU: 230}, "all sample at once"
+
+
+def test_a_merge_that_validations_measure_is_on_the_first_card_beside_its_branch(planned_of, shape):
+    often = planned_of(*CUDA, "evaluation.every_steps=1", cards=Cards(3))
+    beside = need(often, RUN, "cuda:0").stages
+    assert beside[VALIDATING]["merge"] == memory.weights(shape)
+    assert often.most["cuda:0"] == need(often, "text", "cuda:0").most + sum(beside[VALIDATING].values())
+    seldom = planned_of(*CUDA, cards=Cards(3))
+    assert VALIDATING not in need(seldom, RUN, "cuda:0").stages
+    assert seldom.most["cuda:0"] == need(seldom, "text", "cuda:0").most
 
 
 def test_each_rank_of_a_branch_has_the_whole_weights_and_a_share_of_what_is_trained(planned_of, shape):
@@ -574,3 +628,51 @@ def test_a_recipe_or_a_configuration_that_cannot_be_read_is_told(command, folder
     done = command("plan", "my.yaml")
     assert done.returncode == 2
     assert "config.json is not that of a model" in done.stderr
+
+
+@pytest.fixture
+def cards_with(monkeypatch):
+    """Pretends that this machine has three cards with so many bytes each."""
+
+    def pretend(size: float) -> None:
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+        monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: SimpleNamespace(total_memory=int(size)))
+
+    return pretend
+
+
+def test_a_recipe_that_the_cards_of_this_machine_are_too_small_for_is_refused_with_numbers_and_fields(cards_with):
+    recipe = recipe_of(*CUDA)
+    tasks = make_tasks(recipe)
+    check_fit(recipe, tasks)  # there is no card here
+    cards_with(2**34)
+    check_fit(recipe, tasks)
+    cards_with(2**24)
+    numbers = r"cuda:0 0\.\d GiB, cuda:1 0\.\d GiB, cuda:2 0\.\d GiB; found 0\.0 GiB"
+    with pytest.raises(RecipeError, match=rf"memory of cards: needed on {numbers}.*lora={{rank: 16}} \(0\.0 GiB\)"):
+        check_fit(recipe, tasks)
+    check_fit(recipe_of(), tasks)  # computes on the CPU
+    check_fit(recipe_of(*CUDA, "backend=ray"), tasks)  # on the cards of a cluster
+    check_fit(recipe_of(*CUDA, "model.path=no/model"), tasks)  # loading tells that
+
+
+def test_training_is_refused_before_a_model_is_loaded_and_begins_by_force_or_after_a_checkpoint(
+    cards_with, tmp_path, monkeypatch
+):
+    class Loading(Exception):
+        pass
+
+    def loaded(self):
+        raise Loading
+
+    monkeypatch.setattr(Assembled, "loaded", property(loaded))
+    recipe, folder = recipe_of(*CUDA), tmp_path / "run"
+    cards_with(2**24)
+    with pytest.raises(RecipeError, match=r"memory of cards: .*; --resume --force begins all the same"):
+        train(recipe, folder)
+    with pytest.raises(Loading):
+        train(recipe, folder, resume=True, force=True)
+    monkeypatch.setattr("copd.commands.train.check_folder", lambda *given, **options: [])
+    (folder / "checkpoints").mkdir(parents=True)
+    with pytest.raises(Loading):
+        train(recipe, folder, resume=True)

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from counted_bytes import most_added
 
+from copd.compute import decode as decoding
 from copd.compute.batching import take_rows
-from copd.compute.decode import CachedPrefixes, decode, distinct_prefixes, pick, settle
+from copd.compute.decode import CachedPrefixes, decode, distinct_prefixes, next_tokens, pick, settle
 from copd.compute.forward import Forward
+from copd.maths.cut import WHOLE, Cut
 from copd.model import builtin_sampler
 
 NEW_TOKENS = 12
@@ -240,6 +243,23 @@ def test_without_numbers_the_most_likely_token_is_picked():
     logp_MV, prefix_R = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]]).log(), torch.tensor([1, 0, 1])
     assert pick(logp_MV, prefix_R, None).tolist() == [0, 1, 0]
     assert pick(logp_MV, prefix_R, torch.tensor([0.1, 0.1, 0.95], dtype=torch.float64)).tolist() == [0, 0, 2]
+
+
+@pytest.mark.parametrize("cut", [WHOLE, Cut(top_p=0.8)])
+@pytest.mark.parametrize("greedy", [False, True])
+def test_tokens_drawn_few_rows_at_a_time_have_the_same_bits_and_take_little_memory(monkeypatch, cut, greedy):
+    rows, vocabulary = 50, 3_000
+    logits_RV = 3 * torch.randn(rows, vocabulary, generator=seeded())
+    banned_V = torch.arange(vocabulary) % 7 == 0
+    uniform_R = None if greedy else torch.rand(rows, dtype=torch.float64, generator=seeded(1))
+
+    def drawn():
+        return next_tokens(logits_RV, uniform_R, banned_V, 0.7, cut)
+
+    whole, most = drawn(), most_added(drawn)
+    monkeypatch.setattr(decoding, "DRAWN_AT_ONCE", 8 * vocabulary)
+    assert all(map(torch.equal, drawn(), whole))
+    assert most_added(drawn) < 0.25 * most
 
 
 def test_rows_that_have_drawn_the_same_tokens_are_computed_once(ending64, problems_of, kind, monkeypatch):

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from copd.compute.queue import Change, Queue
+from copd.compute.queue import BLOCK, Change, Queue, rows_at_once
 
 
 def played(prompt_tokens, response_tokens, budget, block):
@@ -33,6 +33,8 @@ def test_every_row_is_done_and_only_a_row_alone_exceeds_the_budget(budget, block
         assert len(set(running)) == len(running)
         assert tokens <= budget or len(running) == 1
     assert budget < 10**6 or set(looks[0][0]) == set(range(30))
+    if block == BLOCK:
+        assert max(len(running) for running, _ in looks) == rows_at_once(prompts, budget)
 
 
 def test_as_many_rows_begin_as_have_room_for_their_prompts_and_a_block_and_the_shortest_are_first():

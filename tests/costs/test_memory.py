@@ -7,8 +7,11 @@ from safetensors.torch import save_file
 from tiny_kinds import _text, _tokenizer, tiny_of_kind
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from copd.compute import devices
-from copd.costs import memory
+from copd.compute import decode, devices
+from copd.compute.refill import Request, decode_refilled
+from copd.costs import memory, refilled
+from copd.costs.equal_rows import EqualRows
+from copd.costs.measured import PromptSizes
 from copd.costs.memory import Way
 from copd.costs.shape import shape_of
 from copd.errors import ModelFolderError, RecipeError
@@ -23,6 +26,13 @@ TENTH = {"rel": 0.1}
 
 def policy_of(kind: str, *, half: bool = False, **options) -> Policy:
     return Policy(*tiny_of_kind(kind), autocast=torch.bfloat16 if half else None, **options)
+
+
+def with_vocabulary(tokens: int, *, half: bool = False) -> Policy:
+    tokenizer = _tokenizer()
+    model = Qwen3ForCausalLM(Qwen3Config(**_text(tokenizer, vocab_size=tokens))).eval()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return Policy(model, tokenizer, autocast=torch.bfloat16 if half else None)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +74,8 @@ def test_many_logits_are_counted_and_in_chunks_the_gradient_of_the_head_beside_t
     other = devices.OTHER._replace(logits=chunk)
     monkeypatch.setattr(devices, "OTHER", other)
     monkeypatch.setattr(memory, "OTHER", other)
-    tokenizer = _tokenizer()
-    model = Qwen3ForCausalLM(Qwen3Config(**_text(tokenizer, vocab_size=8000))).eval()
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    policy = Policy(model, tokenizer)
-    shape, (_, batch, one, _) = shape_of(model), trained(policy)
+    policy = with_vocabulary(8_000)
+    shape, (_, batch, one, _) = shape_of(policy.model), trained(policy)
     assert one == pytest.approx(memory.step(shape, batch, Way()) + memory.gradients(shape.parameters), **TENTH)
 
 
@@ -110,6 +117,36 @@ def test_sampling_takes_a_cache_with_room_for_all_rows(kind, half):
         )
     )
     assert found == pytest.approx(formula, **TENTH)
+
+
+@pytest.mark.parametrize(
+    ("kind", "half", "cache_tokens"),
+    [("qwen3", False, 5_100), ("qwen3", True, 10_000), pytest.param("qwen3_vl", False, 10_000, marks=pytest.mark.slow)],
+)
+def test_sampling_as_cards_do_it_takes_a_cache_of_the_budget_and_the_logits_of_all_rows_twice(
+    monkeypatch, kind, half, cache_tokens
+):
+    for module in (decode, refilled):
+        monkeypatch.setattr(module, "DRAWN_AT_ONCE", 1 << 14)
+    policy = policy_of(kind, half=half) if kind == "qwen3_vl" else with_vocabulary(16_000, half=half)
+    policy.banned_V[policy.end_ids] = True  # all responses reach the limit
+    rollouts = written(policy, 8, 8, 40, "image" if kind == "qwen3_vl" else "text")
+    policy.encoder.encode(rollouts.problems, "cpu")  # pixels are remembered
+    uniform_NT = torch.rand(64, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    asked = Request(rollouts.problems, rollouts.prompt_of_N.tolist(), uniform_NT, 40, 1.0)
+    policy._cache_tokens = cache_tokens
+
+    def sampled():
+        with policy.computing():
+            decode_refilled(policy, asked)
+
+    shape, batch = shape_of(policy.model), batch_of(policy, rollouts)
+    sizes = PromptSizes(batch.prompt, batch.prompt, batch.prompt, batch.patches // 8)
+    call = refilled.refilled(EqualRows("text", 8, 8), sizes, 40, cache_tokens, 10_000)
+    assert (call.rows, call.long_rows < call.rows) == (64, cache_tokens == 5_100)
+    formula = refilled.cache(shape, call, half=half) + refilled.beside_cache(shape, call, half=half)
+    formula += memory.narrow_weights(shape, pictures=False) if half else 0
+    assert most_added(sampled) == pytest.approx(formula, **TENTH)
 
 
 def test_a_branch_its_checkpoint_and_a_merge_take_what_the_formula_says(tmp_path):

@@ -34,7 +34,7 @@ from copd.doctor.outlook import (
     disk,
     estimate,
     final_problems,
-    rows_at_once,
+    sampled_together,
     seconds_to_save,
     shares,
     training_seconds,
@@ -500,14 +500,17 @@ def test_branches_in_processes_are_estimated_as_many_at_once_as_there_are_usable
     assert "3 branches at once" in together
 
 
-def test_rows_sampled_at_once_are_those_that_the_budget_of_tokens_lets_in(policy, few_of):
+def test_rows_sampled_at_once_are_those_that_the_budget_of_tokens_lets_in(policy, few_of, monkeypatch):
     asked = {"text": few_of["text"], "image": few_of["image"]}
-    whole = rows_at_once(policy, asked, 8, 30)
+    whole = sampled_together(policy, asked, 8, 30)
     assert whole.verdict == "ok"
     assert "text 16 of 16, image 16 of 16; at most 16,384 tokens (sampling.cache_tokens, else" in whole.found
     tight = policy.clone()
     tight._cache_tokens = 4 * (30 + max(tight.encoder.lengths(few_of["text"])))
-    assert rows_at_once(tight, asked, 8, 30).found.startswith("text 4 of 16, image 4 of 16; at most ")
+    assert sampled_together(tight, asked, 8, 30).found.startswith("text 4 of 16, image 4 of 16; at most ")
+    monkeypatch.setattr("copd.doctor.outlook.refills", lambda device: True)
+    tight._cache_tokens = 5 * (32 + max(tight.encoder.lengths(few_of["text"])))
+    assert sampled_together(tight, {"text": few_of["text"]}, 8, 30).found.startswith("text 5 of 16;")
 
 
 def test_the_bytes_of_each_device_are_held_against_what_it_has(monkeypatch):

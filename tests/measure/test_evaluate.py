@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 
 from copd.maths.intervals import stratified_mean
-from copd.measure.evaluate import AVERAGE, Answers, answer, columns_of, digest, evaluate, tabulate
+from copd.measure.evaluate import AVERAGE, Answers, answer, answer_in_rounds, columns_of, digest, evaluate, tabulate
 from copd.types import Medium, Message, Problem, Rollouts, Split
 
 GREEDY = {"text": [1, 1, 1, 0], "image": [0, 0, 1, 0]}
@@ -53,6 +53,21 @@ def table(models=None, tasks=("text", "image"), pass_at=(1, 2, 3), split=Split.T
     models = models or [Graded()]
     cells = asyncio.run(evaluate(models, tasks, split, problems=4, pass_at=pass_at))
     return {(cell.model, cell.capability): cell for cell in cells}
+
+
+def test_models_that_answer_in_rounds_give_the_answers_of_all_at_once_in_the_order_of_the_models():
+    models, events = [Graded("base"), Graded("text"), Graded("merged")], []
+
+    def rounds():
+        for together in (models[1:2], [], models[:1], models[2:]):
+            yield together
+            events.append([model.name for model in models if model.asked])
+
+    asked = {"problems": 4, "pass_at": (2,)}
+    found = asyncio.run(answer_in_rounds(models, rounds(), ("text", "image"), Split.TEST, **asked))
+    assert events == [["text"], ["text"], ["base", "text"], ["base", "text", "merged"]]
+    whole = asyncio.run(answer(models, ("text", "image"), Split.TEST, **asked))
+    assert [each.as_record() for each in found] == [each.as_record() for each in whole]
 
 
 def any_of(task: str, k: int) -> float:

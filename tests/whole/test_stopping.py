@@ -11,9 +11,11 @@ from pathlib import Path
 from signal import SIGINT, SIGSTOP, SIGTERM
 
 import pytest
+import torch
 from rich.console import Console
 from test_run import SMALL, TWO_BRANCHES, record
 
+from copd.assemble.places import OwnProcesses
 from copd.commands.train import train
 from copd.errors import RecipeError
 from copd.recipe.reading import load_recipe
@@ -168,3 +170,26 @@ def test_a_second_signal_ends_a_run_at_once_without_a_checkpoint(tmp_path):
     assert latest_checkpoint(folder / "checkpoints") is None
     with alone_in(folder):
         pass
+
+
+@pytest.mark.slow
+def test_a_run_whose_branches_have_ended_before_base_and_merge_answer_as_on_a_card_ends_as_if_undisturbed(
+    undisturbed, tmp_path, monkeypatch
+):
+    """The first time the run breaks when the branches have ended; resumed, it has the same end."""
+    recipe, breaks = load_recipe("demo-paper", [*CHANGES, "backend=processes"]), [True]
+    plainly = OwnProcesses.rounds
+
+    def rounds(self, models):
+        self._home = torch.device("cuda", 0)
+        for number, together in enumerate(plainly(self, models)):
+            if number and breaks:
+                breaks.clear()
+                raise InterruptedError
+            yield together
+
+    monkeypatch.setattr(OwnProcesses, "rounds", rounds)
+    with pytest.raises(InterruptedError):
+        train(recipe, tmp_path / "run")
+    train(recipe, tmp_path / "run", resume=True)
+    assert_is(tmp_path / "run", undisturbed)
