@@ -43,6 +43,21 @@ def here():
         yield before
 
 
+def listening():
+    """The processes that this one has started, directly or not, each with an address on which it listens."""
+    servers = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # one that has just ended
+            found = process.net_connections("inet")
+            servers += [(process.pid, each.laddr.ip) for each in found if each.status == psutil.CONN_LISTEN]
+    return servers
+
+
+def assert_on_loopback(servers):
+    assert servers
+    assert {"127.0.0.1"} <= {address for _, address in servers} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
 def warning():
     """Makes the branch `image`, which warns when it collects. Pickled by value: an actor cannot import this file."""
 
@@ -169,6 +184,12 @@ def test_the_first_rank_alone_answers_for_its_branch(on_two_ranks):
     assert all(peak.machine > 2**27 for _, _, peak in answers)
 
 
+def test_ranks_of_the_own_cluster_listen_on_the_loopback_address_only(on_two_ranks):
+    _, actor = on_two_ranks
+    assert actor.process in [process for process, _ in listening()]
+    assert_on_loopback(listening())
+
+
 def test_a_branch_that_loses_a_rank_is_lost(on_two_ranks):
     (student, _), actor = on_two_ranks
     os.kill(actor.process, signal.SIGKILL)
@@ -289,10 +310,4 @@ def test_a_branch_asks_for_a_card_only_where_it_computes_on_one():
 
 
 def test_the_own_cluster_listens_on_the_loopback_address_only():
-    servers = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # one that has just ended
-            found = process.net_connections("inet")
-            servers += [each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN]
-    assert servers
-    assert {"127.0.0.1"} <= set(servers) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert_on_loopback(listening())
