@@ -31,6 +31,11 @@ ROOM = Resources(1, 0)
 HERE = drawn_here()
 
 
+def of(kept):
+    """The rollouts or the score behind a reference."""
+    return from_bytes(ray.get(kept.content), HERE)
+
+
 def started(name, recipe=RECIPE):
     return RayBranch(name, partial(lone_branch, recipe, name, NAMES.index(name), None), print, ROOM, HERE)
 
@@ -119,7 +124,7 @@ def test_an_actor_gives_what_a_branch_of_this_process_gives(pair, told, tmp_path
         here = asyncio.run(taught(local_handle(text), local_handle(image), tmp_path))
     there = asyncio.run(taught(*pair, tmp_path))
     assert (pair[0].capability, pair[0].allowed_tokens) == ("text", text.policy.allowed_tokens)
-    assert torch.equal(there[0].logp_NT, here[0].logp_NT)
+    assert torch.equal(of(there[0]).logp_NT, here[0].logp_NT)
     assert {**there[1], "tokens_per_second": 0} == {**here[1], "tokens_per_second": 0}
     assert torch.equal(there[2].tokens_NT, here[2].tokens_NT)
     assert torch.equal(there[3].at_ids_NTK, here[3].at_ids_NTK)
@@ -148,7 +153,7 @@ def test_a_branch_of_two_ranks_gives_what_a_branch_of_one_gives(on_two_ranks, tm
         alone = asyncio.run(taught(local_handle(text), local_handle(image), here))
         (student, teacher), _ = on_two_ranks
         score, metrics, validated, _, said, files, counts, gradients = asyncio.run(taught(student, teacher, there))
-        torch.testing.assert_close(score.logp_NT, alone[0].logp_NT, rtol=0, atol=1e-4)
+        torch.testing.assert_close(of(score).logp_NT, alone[0].logp_NT, rtol=0, atol=1e-4)
         assert {**metrics, "tokens_per_second": 0} == pytest.approx({**alone[1], "tokens_per_second": 0}, abs=1e-3)
         assert torch.equal(validated.tokens_NT, alone[2].tokens_NT)
         assert said == alone[4]
@@ -211,6 +216,26 @@ def test_an_error_of_one_rank_is_told_while_others_wait_unless_another_has_ended
     actor.close()
 
 
+def test_rollouts_and_scores_do_not_come_to_the_process_of_the_run(pair, monkeypatch):
+    opened = []
+
+    def counted(content, draw):
+        opened.append(len(content))
+        return from_bytes(content, draw)
+
+    async def step():
+        own, visit = await pair[0].collect("text", 0, 40, 4), await pair[0].collect("image", 0, 40, 4)
+        score = await pair[1].score(visit)
+        await pair[0].update([Part("native", own), Part("from_image", visit, 0.5, score)])
+        return visit, score
+
+    monkeypatch.setattr(on_ray, "from_bytes", counted)
+    visit, score = asyncio.run(step())
+    assert len(opened) == 4
+    assert sum(opened) < 5_000
+    assert all(len(ray.get(kept.content)) > 10_000 for kept in (visit, score))
+
+
 def test_warnings_of_an_actor_reach_the_run_with_the_next_answer(pair, told):
     asyncio.run(pair[1].collect("text", 0, 1, 1))
     assert told == ["a grader failed"]
@@ -220,7 +245,7 @@ def test_an_error_of_a_branch_arrives_as_it_was_raised(pair):
     async def stale():
         rollouts = await pair[0].collect("text", 0, 1, 2)
         score = await pair[1].score(rollouts)
-        await pair[0].update([Part("from_image", rollouts, 1.0, score, teacher_version=score.version + 1)])
+        await pair[0].update([Part("from_image", rollouts, 1.0, score, teacher_version=of(score).version + 1)])
 
     with pytest.raises(ValueError, match="branch text: from_image was scored at version 0, due is 1"):
         asyncio.run(stale())
