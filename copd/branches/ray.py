@@ -25,7 +25,7 @@ from ray.exceptions import (
     RayError,
     RayTaskError,
 )
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from copd.branches.handle import Handle
@@ -38,8 +38,8 @@ from copd.system.cluster import got
 from copd.system.processes import Memory, peak, summed
 from copd.types import Part, Rollouts
 
-PLACED_SECONDS = 120
-"""Time for the cluster to find room for a branch."""
+WAITED_SECONDS = 20
+"""After so long without room for a branch, the run says what it waits for."""
 TOLD_SECONDS = 10
 """Time for Ray to tell that an actor has ended, once another rank of its branch has failed."""
 GONE = (ActorDiedError, ActorUnavailableError)
@@ -59,11 +59,17 @@ class Kept:
 
 @dataclass(frozen=True)
 class Resources:
-    """What each of the ranks of a branch asks of a node."""
+    """What each of the ranks of a branch asks of a node, and how long the cluster may take to find it."""
 
     cores: int
     gpus: int
     ranks: int = 1
+    minutes: float = 10.0
+
+    @property
+    def of_a_rank(self) -> dict[str, float]:
+        """By Ray's names."""
+        return {"CPU": float(self.cores), **({"GPU": float(self.gpus)} if self.gpus else {})}
 
     def described(self) -> str:
         each = f"{self.cores} cores" + f" and {self.gpus} GPU" * bool(self.gpus)
@@ -86,7 +92,8 @@ class RayBranch:
         self.name = name
         self._peaks = [Memory(0)] * resources.ranks
         self._warn, self._draw = warn, draw
-        self._group = _placed(name, resources)
+        self._resources = resources
+        self._group = placement_group([resources.of_a_rank] * resources.ranks, strategy="PACK")
         options = {
             "num_cpus": resources.cores,
             "num_gpus": resources.gpus,
@@ -110,7 +117,11 @@ class RayBranch:
         return summed(self._peaks)
 
     def handle(self, patience: Patience | None = None) -> Handle:
-        """The handle on the branch, once the branch is built. Raises whatever building the branch raised."""
+        """The handle on the branch, once the branch is built. Raises whatever building the branch raised.
+
+        Raises ProcessError naming the branch if the cluster finds no room for it.
+        """
+        self._find_room()
         try:
             wait = partial(got, self._ready)
             answers = patience.built(self.name, wait) if patience else wait()
@@ -127,6 +138,30 @@ class RayBranch:
                 ray.kill(actor)
         with suppress(RayError):
             remove_placement_group(self._group)
+
+    def _find_room(self) -> None:
+        found, most = [self._group.ready()], 60 * self._resources.minutes
+        soon, asked = min(WAITED_SECONDS, most), self._resources.described()
+        try:
+            try:
+                got(found, soon)
+            except GetTimeoutError:
+                self._warn(
+                    f"waits for {asked}, which no node of the Ray cluster has free yet; free in all: {self._free()}"
+                )
+                got(found, most - soon)
+        except GetTimeoutError as error:
+            raise ProcessError(
+                f"branch {self.name}: asks for {asked}, which no node of the Ray cluster had free in "
+                f"{self._resources.minutes:g} minutes; free in all: {self._free()}; where nodes take longer to start, "
+                "raise backend.place_minutes"
+            ) from error
+        except RayError as error:
+            raise ProcessError(f"branch {self.name}: Ray gives it no place: {first_line(error)}") from error
+
+    def _free(self) -> str:
+        left = ray.available_resources()
+        return ", ".join(f"{kind} {left.get(kind, 0):g}" for kind in self._resources.of_a_rank)
 
     async def _carry(self, method: str, *arguments: Any, **options: Any) -> Any:
         if method == "update":
@@ -189,26 +224,6 @@ async def _of_all(answers: Sequence[Awaitable[T]]) -> list[T]:
         if ended := [each for each in done if isinstance(each.exception(), GONE)]:
             ended[0].result()
         raise
-
-
-def _placed(name: str, resources: Resources) -> PlacementGroup:
-    """A placement group of the branch's own. Raises ProcessError naming the branch if there is no room for it."""
-    bundle = {"CPU": float(resources.cores), **({"GPU": float(resources.gpus)} if resources.gpus else {})}
-    group = placement_group([bundle] * resources.ranks, strategy="PACK")
-    try:
-        got([group.ready()], PLACED_SECONDS)
-    except RayError as error:
-        with suppress(RayError):
-            remove_placement_group(group)
-        if not isinstance(error, GetTimeoutError):
-            raise ProcessError(f"branch {name}: Ray gives it no place: {first_line(error)}") from error
-        left = ray.available_resources()
-        free = ", ".join(f"{kind} {left.get(kind, 0):g}" for kind in bundle)
-        raise ProcessError(
-            f"branch {name}: asks for {resources.described()}, which no node of the Ray cluster had free in "
-            f"{PLACED_SECONDS} s; free in all: {free}"
-        ) from error
-    return group
 
 
 class _Served:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import threading
 import time
@@ -299,9 +300,17 @@ def test_an_actor_that_is_killed_in_a_call_is_named_at_once():
 
 
 def test_a_branch_for_which_the_cluster_has_no_room_is_named_with_what_is_free(monkeypatch):
-    monkeypatch.setattr(on_ray, "PLACED_SECONDS", 2)
-    with pytest.raises(ProcessError, match=r"branch big: asks for 1000 cores, which no node .* free in all: CPU \d"):
-        RayBranch("big", warning(), print, Resources(1000, 0), HERE)
+    monkeypatch.setattr(on_ray, "WAITED_SECONDS", 1)
+    told = []
+    actor = RayBranch("big", warning(), told.append, Resources(1000, 0, minutes=0.05), HERE)
+    said = (
+        r"asks for 1000 cores, which no node .* in 0\.05 minutes; free in all: CPU \d.*, raise backend\.place_minutes"
+    )
+    with pytest.raises(ProcessError, match=f"^branch big: {said}$"):
+        actor.handle()
+    actor.close()
+    (waits,) = told
+    assert re.match(r"waits for 1000 cores, which no node of the Ray cluster has free yet; free in all: CPU \d", waits)
 
 
 def test_what_the_handler_of_a_signal_raises_ends_a_wait_for_actors():
