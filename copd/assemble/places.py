@@ -207,9 +207,11 @@ def as_actors(
     """An actor of Ray for each maker by its name, with so many cards for each of its ranks. They end with `life`."""
     from copd.branches import ray
 
-    actors = []
+    actors, recipe = [], made.recipe
     for name, make in makes.items():
-        resources = ray.Resources(made.recipe.model.threads_per_branch, cards[name], ranks)
+        resources = ray.Resources(
+            recipe.model.threads_per_branch, cards[name], ranks, minutes=recipe.backend.place_minutes
+        )
         actors.append(actor := ray.RayBranch(name, make, warn_of(made, name), resources, made.asked.at))
         life.callback(actor.close)
     return actors

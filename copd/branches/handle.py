@@ -21,8 +21,8 @@ Carry = Callable[..., Awaitable[Any]]
 class Handle:
     """A `copd.types.BranchHandle`; for a model that is only evaluated, an `Observed`.
 
-    `collect` and `replay` return rollouts in the form that the carrier gives them, in which `score` and `update` take
-    them.
+    `collect`, `replay` and `score` return rollouts and scores in the form that the carrier gives them, in which `score`
+    and `update` take them.
     """
 
     def __init__(self, name: str, allowed_tokens: int, carry: Carry, capability: str = "") -> None:
@@ -56,7 +56,7 @@ class Handle:
     async def replay(self, place: int) -> Any:
         return await self._carry("replay", place)
 
-    async def score(self, rollouts: Any) -> Score:
+    async def score(self, rollouts: Any) -> Any:
         return await self._carry("score", rollouts)
 
     async def update(self, parts: Sequence[Part]) -> dict[str, float]:

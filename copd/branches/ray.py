@@ -1,7 +1,7 @@
 """Branches as actors of Ray, on this machine or on the nodes of a cluster.
 
 Each actor builds its own branch and answers its calls one after the other. A branch of several ranks is as many actors,
-which get the same calls; the first of them answers for all. Rollouts go into Ray's object store, and
+which get the same calls; the first of them answers for all. Rollouts and scores go into Ray's object store, and
 this process passes on references to them: a teacher or a student takes them from there. All else comes back by value.
 """
 
@@ -17,8 +17,15 @@ from functools import partial
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    GetTimeoutError,
+    ObjectLostError,
+    RayError,
+    RayTaskError,
+)
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from copd.branches.handle import Handle
@@ -31,22 +38,38 @@ from copd.system.cluster import got
 from copd.system.processes import Memory, peak, summed
 from copd.types import Part, Rollouts
 
-PLACED_SECONDS = 120
-"""Time for the cluster to find room for a branch."""
+WAITED_SECONDS = 20
+"""After so long without room for a branch, the run says what it waits for."""
 TOLD_SECONDS = 10
 """Time for Ray to tell that an actor has ended, once another rank of its branch has failed."""
 GONE = (ActorDiedError, ActorUnavailableError)
+KEPT = ("collect", "replay", "score")
+"""The calls whose answer stays in the object store."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Rollouts or a score in the object store, and the branch on whose node they are."""
+
+    owner: str
+    content: ray.ObjectRef[bytes]
+
+
+@dataclass(frozen=True)
 class Resources:
-    """What each of the ranks of a branch asks of a node."""
+    """What each of the ranks of a branch asks of a node, and how long the cluster may take to find it."""
 
     cores: int
     gpus: int
     ranks: int = 1
+    minutes: float = 10.0
+
+    @property
+    def of_a_rank(self) -> dict[str, float]:
+        """By Ray's names."""
+        return {"CPU": float(self.cores), **({"GPU": float(self.gpus)} if self.gpus else {})}
 
     def described(self) -> str:
         each = f"{self.cores} cores" + f" and {self.gpus} GPU" * bool(self.gpus)
@@ -69,7 +92,8 @@ class RayBranch:
         self.name = name
         self._peaks = [Memory(0)] * resources.ranks
         self._warn, self._draw = warn, draw
-        self._group = _placed(name, resources)
+        self._resources = resources
+        self._group = placement_group([resources.of_a_rank] * resources.ranks, strategy="PACK")
         options = {
             "num_cpus": resources.cores,
             "num_gpus": resources.gpus,
@@ -93,7 +117,11 @@ class RayBranch:
         return summed(self._peaks)
 
     def handle(self, patience: Patience | None = None) -> Handle:
-        """The handle on the branch, once the branch is built. Raises whatever building the branch raised."""
+        """The handle on the branch, once the branch is built. Raises whatever building the branch raised.
+
+        Raises ProcessError naming the branch if the cluster finds no room for it.
+        """
+        self._find_room()
         try:
             wait = partial(got, self._ready)
             answers = patience.built(self.name, wait) if patience else wait()
@@ -111,25 +139,48 @@ class RayBranch:
         with suppress(RayError):
             remove_placement_group(self._group)
 
-    async def _carry(self, method: str, *arguments: Any, **options: Any) -> Any:
+    def _find_room(self) -> None:
+        found, most = [self._group.ready()], 60 * self._resources.minutes
+        soon, asked = min(WAITED_SECONDS, most), self._resources.described()
         try:
-            if method in ("collect", "replay"):
-                pairs = [actor.kept.remote(method, *arguments, **options) for actor in self._actors]
+            try:
+                got(found, soon)
+            except GetTimeoutError:
+                self._warn(
+                    f"waits for {asked}, which no node of the Ray cluster has free yet; free in all: {self._free()}"
+                )
+                got(found, most - soon)
+        except GetTimeoutError as error:
+            raise ProcessError(
+                f"branch {self.name}: asks for {asked}, which no node of the Ray cluster had free in "
+                f"{self._resources.minutes:g} minutes; free in all: {self._free()}; where nodes take longer to start, "
+                "raise backend.place_minutes"
+            ) from error
+        except RayError as error:
+            raise ProcessError(f"branch {self.name}: Ray gives it no place: {first_line(error)}") from error
+
+    def _free(self) -> str:
+        left = ray.available_resources()
+        return ", ".join(f"{kind} {left.get(kind, 0):g}" for kind in self._resources.of_a_rank)
+
+    async def _carry(self, method: str, *arguments: Any, **options: Any) -> Any:
+        if method == "update":
+            (parts,) = arguments
+            given = [each for part in parts for each in (part.rollouts, part.teacher)]
+            arguments = ([replace(part, rollouts=None, teacher=None) for part in parts], *given)
+        sent = [_sent(value) for value in arguments]
+        try:
+            if method in KEPT:
+                pairs = [actor.kept.remote(method, *sent, **options) for actor in self._actors]
                 self._opened(await _of_all([answered for _, answered in pairs]))
-                return pairs[0][0]
-            if method == "score":
-                answers = [actor.score.remote(*arguments) for actor in self._actors]
-            elif method == "update":
-                (parts,) = arguments
-                given = [part.rollouts for part in parts]
-                bare = [replace(part, rollouts=None) for part in parts]
-                answers = [actor.update.remote(bare, *given) for actor in self._actors]
+                return Kept(self.name, pairs[0][0])
+            if method == "update":
+                answers = [actor.update.remote(*sent) for actor in self._actors]
             else:
-                carried = [to_bytes(value) if isinstance(value, Rollouts) else value for value in arguments]
-                answers = [actor.call.remote(method, *carried, **options) for actor in self._actors]
+                answers = [actor.call.remote(method, *sent, **options) for actor in self._actors]
             return self._opened(await _of_all(answers))
         except RayError as error:
-            raise self._raised(error) from error
+            raise self._raised(error, [value for value in arguments if isinstance(value, Kept)]) from error
 
     def _opened(self, answers: Sequence[bytes]) -> Any:
         """What the first actor has answered. All have made the same calls, so it alone tells values and warnings."""
@@ -139,15 +190,28 @@ class RayBranch:
             self._warn(warning)
         return value
 
-    def _raised(self, error: RayError) -> Exception:
-        """What the method raised, or what has become of the actor."""
+    def _raised(self, error: RayError, given: Sequence[Kept] = ()) -> Exception:
+        """What the method raised, or what has become of the actor, or of the one that made what was given to it."""
         cause = error.cause if isinstance(error, RayTaskError) else None
         if isinstance(cause, Exception) and not isinstance(cause, RayError):
             return cause
         if isinstance(error, GONE):
             said = f"branch {self.name}: its actor has ended (killed, out of memory, or its node is gone)"
             return LostBranchError(said)
+        lost = cause.object_ref_hex if isinstance(cause, ObjectLostError) else None
+        for kept in given:
+            if kept.content.hex() == lost:
+                return LostBranchError(
+                    f"branch {kept.owner}: its node is gone, with what branch {self.name} was to get"
+                )
         return LostBranchError(f"branch {self.name}: Ray reports {type(error).__name__}: {first_line(error)}")
+
+
+def _sent(value: Any) -> Any:
+    """An argument as it goes to an actor, which gets the bytes that stand behind a reference."""
+    if isinstance(value, Kept):
+        return value.content
+    return to_bytes(value) if isinstance(value, Rollouts) else value
 
 
 async def _of_all(answers: Sequence[Awaitable[T]]) -> list[T]:
@@ -160,26 +224,6 @@ async def _of_all(answers: Sequence[Awaitable[T]]) -> list[T]:
         if ended := [each for each in done if isinstance(each.exception(), GONE)]:
             ended[0].result()
         raise
-
-
-def _placed(name: str, resources: Resources) -> PlacementGroup:
-    """A placement group of the branch's own. Raises ProcessError naming the branch if there is no room for it."""
-    bundle = {"CPU": float(resources.cores), **({"GPU": float(resources.gpus)} if resources.gpus else {})}
-    group = placement_group([bundle] * resources.ranks, strategy="PACK")
-    try:
-        got([group.ready()], PLACED_SECONDS)
-    except RayError as error:
-        with suppress(RayError):
-            remove_placement_group(group)
-        if not isinstance(error, GetTimeoutError):
-            raise ProcessError(f"branch {name}: Ray gives it no place: {first_line(error)}") from error
-        left = ray.available_resources()
-        free = ", ".join(f"{kind} {left.get(kind, 0):g}" for kind in bundle)
-        raise ProcessError(
-            f"branch {name}: asks for {resources.described()}, which no node of the Ray cluster had free in "
-            f"{PLACED_SECONDS} s; free in all: {free}"
-        ) from error
-    return group
 
 
 class _Served:
@@ -213,20 +257,22 @@ class _Served:
         return self._answer((self._branch.capability, self._branch.policy.allowed_tokens, node, os.getpid()))
 
     def call(self, method: str, *arguments: Any, **options: Any) -> bytes:
-        given = [self._opened(value) if isinstance(value, bytes) else value for value in arguments]
-        return self._answer(getattr(self._branch, method)(*given, **options))
+        return self._answer(self._called(method, *arguments, **options))
 
     @ray.method(num_returns=2)
     def kept(self, method: str, *arguments: Any, **options: Any) -> tuple[bytes, bytes]:
-        rollouts = getattr(self._branch, method)(*arguments, **options)
-        return to_bytes(rollouts if self._answers else None), self._answer(None)
+        made = self._called(method, *arguments, **options)
+        return to_bytes(made if self._answers else None), self._answer(None)
 
-    def score(self, rollouts: bytes) -> bytes:
-        return self._answer(self._branch.score(self._opened(rollouts)))
+    def update(self, parts: Sequence[Part], *given: bytes | None) -> bytes:
+        """`given` are the rollouts and the teacher's score, None without a teacher, of each part in turn."""
+        opened: list[Any] = [None if content is None else self._opened(content) for content in given]
+        pairs = zip(parts, opened[::2], opened[1::2], strict=True)
+        return self._answer(self._branch.update([replace(part, rollouts=r, teacher=t) for part, r, t in pairs]))
 
-    def update(self, parts: Sequence[Part], *rollouts: bytes) -> bytes:
-        pairs = zip(parts, rollouts, strict=True)
-        return self._answer(self._branch.update([replace(part, rollouts=self._opened(own)) for part, own in pairs]))
+    def _called(self, method: str, *arguments: Any, **options: Any) -> Any:
+        given = [self._opened(value) if isinstance(value, bytes) else value for value in arguments]
+        return getattr(self._branch, method)(*given, **options)
 
     def _answer(self, value: Any) -> bytes:
         """In bytes, as between processes: tensors of a card are not told from those of the CPU."""

@@ -6,10 +6,13 @@ such as grading, is done by rank 0 alone. Samples and scores are computed in sha
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 import torch
@@ -66,7 +69,7 @@ ALONE = Ranks()
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where a process meets the other ranks of its branch: rank 0 listens on `address`, HOST:PORT."""
+    """Where a process meets the other ranks of its branch: rank 0 listens on `address`, IP:PORT."""
 
     address: str
     rank: int
@@ -77,20 +80,33 @@ class Meeting:
 def joined(meeting: Meeting, device: torch.device, minutes: float) -> Iterator[Ranks]:
     """This process as a rank of a branch on a device, while the block lives.
 
-    A rank that waits longer than so many minutes for the others raises RuntimeError.
+    Ranks that meet on the loopback address listen there only. A rank that waits longer than so many minutes for the
+    others raises RuntimeError.
     """
+    host, _, port = meeting.address.rpartition(":")
+    if ip_address(host).is_loopback:
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", _loopback())
+    first, timeout = meeting.rank == 0, timedelta(minutes=minutes)
+    listening = socket.create_server((host, int(port))).detach() if first else None  # by itself it listens everywhere
+    store = dist.TCPStore(host, int(port), meeting.count, first, timeout, master_listen_fd=listening)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        init_method=f"tcp://{meeting.address}",
+        store=store,
         rank=meeting.rank,
         world_size=meeting.count,
-        timeout=timedelta(minutes=minutes),
+        timeout=timeout,
     )
     try:
         yield Ranks(meeting.rank, meeting.count, init_device_mesh(device.type, (meeting.count,)))
     finally:
         if dist.is_initialized():  # an engine that samples may have ended all groups with its own
             dist.destroy_process_group()
+
+
+def _loopback() -> str:
+    """The name of this machine's loopback interface."""
+    return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 
 
 def sampled(

@@ -268,6 +268,12 @@ class BackendSection(Section):
         ge=0,
         description="how often in all a run goes on by itself from its last checkpoint after it has lost a branch",
     )
+    place_minutes: float = Field(
+        10.0,
+        gt=0,
+        le=1e6,
+        description="with ray: so long the cluster may take to find room for a branch, as by starting nodes",
+    )
     slow_minutes: float = Field(30.0, gt=0, description="after so long without an answer a branch is named as slow")
     give_up_minutes: float = Field(
         240.0,

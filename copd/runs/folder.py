@@ -17,7 +17,7 @@ from copd.system.files import replace_text
 RESUMED = ("recipe", "branch_order", "base_sha256", "data_sha256", "code_sha256", "versions")
 """What must not change when a run is resumed."""
 MAY_CHANGE = (
-    *(f"recipe.backend.{name} " for name in ("restarts", "slow_minutes", "give_up_minutes")),
+    *(f"recipe.backend.{name} " for name in ("restarts", "place_minutes", "slow_minutes", "give_up_minutes")),
     *(f"recipe.model.{name} " for name in DECIDE_NOTHING),
 )
 """Fields of a recipe that decide no number of the run."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import threading
 import time
@@ -31,6 +32,11 @@ ROOM = Resources(1, 0)
 HERE = drawn_here()
 
 
+def of(kept):
+    """The rollouts or the score behind a reference."""
+    return from_bytes(ray.get(kept.content), HERE)
+
+
 def started(name, recipe=RECIPE):
     return RayBranch(name, partial(lone_branch, recipe, name, NAMES.index(name), None), print, ROOM, HERE)
 
@@ -41,6 +47,21 @@ def here():
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with cluster(8):
         yield before
+
+
+def listening():
+    """The processes that this one has started, directly or not, each with an address on which it listens."""
+    servers = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # one that has just ended
+            found = process.net_connections("inet")
+            servers += [(process.pid, each.laddr.ip) for each in found if each.status == psutil.CONN_LISTEN]
+    return servers
+
+
+def assert_on_loopback(servers):
+    assert servers
+    assert {"127.0.0.1"} <= {address for _, address in servers} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def warning():
@@ -104,7 +125,7 @@ def test_an_actor_gives_what_a_branch_of_this_process_gives(pair, told, tmp_path
         here = asyncio.run(taught(local_handle(text), local_handle(image), tmp_path))
     there = asyncio.run(taught(*pair, tmp_path))
     assert (pair[0].capability, pair[0].allowed_tokens) == ("text", text.policy.allowed_tokens)
-    assert torch.equal(there[0].logp_NT, here[0].logp_NT)
+    assert torch.equal(of(there[0]).logp_NT, here[0].logp_NT)
     assert {**there[1], "tokens_per_second": 0} == {**here[1], "tokens_per_second": 0}
     assert torch.equal(there[2].tokens_NT, here[2].tokens_NT)
     assert torch.equal(there[3].at_ids_NTK, here[3].at_ids_NTK)
@@ -133,7 +154,7 @@ def test_a_branch_of_two_ranks_gives_what_a_branch_of_one_gives(on_two_ranks, tm
         alone = asyncio.run(taught(local_handle(text), local_handle(image), here))
         (student, teacher), _ = on_two_ranks
         score, metrics, validated, _, said, files, counts, gradients = asyncio.run(taught(student, teacher, there))
-        torch.testing.assert_close(score.logp_NT, alone[0].logp_NT, rtol=0, atol=1e-4)
+        torch.testing.assert_close(of(score).logp_NT, alone[0].logp_NT, rtol=0, atol=1e-4)
         assert {**metrics, "tokens_per_second": 0} == pytest.approx({**alone[1], "tokens_per_second": 0}, abs=1e-3)
         assert torch.equal(validated.tokens_NT, alone[2].tokens_NT)
         assert said == alone[4]
@@ -169,6 +190,12 @@ def test_the_first_rank_alone_answers_for_its_branch(on_two_ranks):
     assert all(peak.machine > 2**27 for _, _, peak in answers)
 
 
+def test_ranks_of_the_own_cluster_listen_on_the_loopback_address_only(on_two_ranks):
+    _, actor = on_two_ranks
+    assert actor.process in [process for process, _ in listening()]
+    assert_on_loopback(listening())
+
+
 def test_a_branch_that_loses_a_rank_is_lost(on_two_ranks):
     (student, _), actor = on_two_ranks
     os.kill(actor.process, signal.SIGKILL)
@@ -190,6 +217,26 @@ def test_an_error_of_one_rank_is_told_while_others_wait_unless_another_has_ended
     actor.close()
 
 
+def test_rollouts_and_scores_do_not_come_to_the_process_of_the_run(pair, monkeypatch):
+    opened = []
+
+    def counted(content, draw):
+        opened.append(len(content))
+        return from_bytes(content, draw)
+
+    async def step():
+        own, visit = await pair[0].collect("text", 0, 40, 4), await pair[0].collect("image", 0, 40, 4)
+        score = await pair[1].score(visit)
+        await pair[0].update([Part("native", own), Part("from_image", visit, 0.5, score)])
+        return visit, score
+
+    monkeypatch.setattr(on_ray, "from_bytes", counted)
+    visit, score = asyncio.run(step())
+    assert len(opened) == 4
+    assert sum(opened) < 5_000
+    assert all(len(ray.get(kept.content)) > 10_000 for kept in (visit, score))
+
+
 def test_warnings_of_an_actor_reach_the_run_with_the_next_answer(pair, told):
     asyncio.run(pair[1].collect("text", 0, 1, 1))
     assert told == ["a grader failed"]
@@ -199,7 +246,7 @@ def test_an_error_of_a_branch_arrives_as_it_was_raised(pair):
     async def stale():
         rollouts = await pair[0].collect("text", 0, 1, 2)
         score = await pair[1].score(rollouts)
-        await pair[0].update([Part("from_image", rollouts, 1.0, score, teacher_version=score.version + 1)])
+        await pair[0].update([Part("from_image", rollouts, 1.0, score, teacher_version=of(score).version + 1)])
 
     with pytest.raises(ValueError, match="branch text: from_image was scored at version 0, due is 1"):
         asyncio.run(stale())
@@ -253,9 +300,17 @@ def test_an_actor_that_is_killed_in_a_call_is_named_at_once():
 
 
 def test_a_branch_for_which_the_cluster_has_no_room_is_named_with_what_is_free(monkeypatch):
-    monkeypatch.setattr(on_ray, "PLACED_SECONDS", 2)
-    with pytest.raises(ProcessError, match=r"branch big: asks for 1000 cores, which no node .* free in all: CPU \d"):
-        RayBranch("big", warning(), print, Resources(1000, 0), HERE)
+    monkeypatch.setattr(on_ray, "WAITED_SECONDS", 1)
+    told = []
+    actor = RayBranch("big", warning(), told.append, Resources(1000, 0, minutes=0.05), HERE)
+    said = (
+        r"asks for 1000 cores, which no node .* in 0\.05 minutes; free in all: CPU \d.*, raise backend\.place_minutes"
+    )
+    with pytest.raises(ProcessError, match=f"^branch big: {said}$"):
+        actor.handle()
+    actor.close()
+    (waits,) = told
+    assert re.match(r"waits for 1000 cores, which no node of the Ray cluster has free yet; free in all: CPU \d", waits)
 
 
 def test_what_the_handler_of_a_signal_raises_ends_a_wait_for_actors():
@@ -289,10 +344,4 @@ def test_a_branch_asks_for_a_card_only_where_it_computes_on_one():
 
 
 def test_the_own_cluster_listens_on_the_loopback_address_only():
-    servers = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # one that has just ended
-            found = process.net_connections("inet")
-            servers += [each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN]
-    assert servers
-    assert {"127.0.0.1"} <= set(servers) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert_on_loopback(listening())

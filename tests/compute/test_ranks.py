@@ -1,14 +1,17 @@
 """Samples and scores in shares, with ranks that one process plays one after the other."""
 
+import os
+import socket
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 from copd.compute.logprobs import response_score
-from copd.compute.ranks import ALONE, Ranks, sampled, scored
+from copd.compute.ranks import ALONE, Meeting, Ranks, joined, sampled, scored
 from copd.model import builtin_sampler
 
 
@@ -81,3 +84,24 @@ def test_the_only_rank_has_what_it_makes_and_raises_what_fails():
     assert ALONE.first(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         ALONE.first(lambda: 1 / 0)
+
+
+def listening():
+    """Where this process listens."""
+    return {each.laddr for each in psutil.Process().net_connections("inet") if each.status == psutil.CONN_LISTEN}
+
+
+def test_ranks_that_meet_on_the_loopback_address_listen_there_alone(monkeypatch):
+    variables = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    for name in variables:
+        monkeypatch.setenv(name, "removed again at the end")
+        monkeypatch.delenv(name)
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    before = listening()
+    with joined(Meeting(f"127.0.0.1:{port}", 0, 1), torch.device("cpu"), 1):
+        found = listening() - before
+        interfaces = [psutil.net_if_addrs()[os.environ[name]] for name in variables]
+    assert ("127.0.0.1", port) in found
+    assert {address for address, _ in found} == {"127.0.0.1"}
+    assert all("127.0.0.1" in [each.address for each in interface] for interface in interfaces)

@@ -51,9 +51,8 @@ def test_a_recipe_from_before_a_field_goes_on_where_the_field_has_its_default(tm
 
 def test_a_run_goes_on_with_more_patience_but_not_elsewhere(tmp_path):
     claim(tmp_path / "run", manifest_of("backend=processes"))
-    check(
-        tmp_path / "run", manifest_of("backend={kind: processes, restarts: 9, slow_minutes: 1, give_up_minutes: 999}")
-    )
+    patience = "backend={kind: processes, restarts: 9, place_minutes: 99, slow_minutes: 1, give_up_minutes: 999}"
+    check(tmp_path / "run", manifest_of(patience))
     check(
         tmp_path / "run", manifest_of("backend=processes", "model.export_dtype=bfloat16", "model.allow_plain_path=true")
     )
