@@ -308,8 +308,9 @@ class Needs:
 
     def refilled(self, asked: EqualRows) -> Refilled:
         """A call of sampling on a card."""
-        response, micro = self.recipe.sampling.max_new_tokens, self.recipe.model.micro_batch_tokens
-        return refilled.refilled(asked, self.prompts[asked.capability], response, self._budget(sampled_tokens), micro)
+        sampling, micro = self.recipe.sampling, self.recipe.model.micro_batch_tokens
+        cache = sampling.cache_tokens or micro
+        return refilled.refilled(asked, self.prompts[asked.capability], sampling.max_new_tokens, cache, micro)
 
     def together(self, name: str) -> Together | None:
         """How many rows of a branch's first batch, or of its first visit, are sampled at once; None with vLLM."""
@@ -329,10 +330,6 @@ class Needs:
     @property
     def _held_by_log_probs(self) -> Held:
         return packed_tokens if self.packed else plain_tokens
-
-    def _budget(self, held: Held) -> int:
-        cache = self.recipe.sampling.cache_tokens if held is sampled_tokens else None
-        return cache or self.recipe.model.micro_batch_tokens
 
     def _counted(self, held: Held) -> tuple[Held, int]:
         """What counts the tokens of a batch, where a cache may have a budget of its own, and the most that it has."""
