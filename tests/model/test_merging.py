@@ -273,8 +273,8 @@ def test_the_peak_of_memory_does_not_grow_with_the_model(folders, tmp_path):
     few, many = map(float, done.stdout.split())
     assert len(list((tmp_path / "many" / "out").glob("*.safetensors"))) == 16
     assert len(all_tensors(tmp_path / "many" / "out")) == 64
-    assert many < 80
-    assert many - few < 24
+    assert many < 96
+    assert many - few < 48, "the second model is 112 MiB larger"
 
 
 def damaged_shape(folders):
