@@ -1,7 +1,7 @@
 """Imported by the server that the processes of branches are forked from, and by no other process.
 
 A SIGTERM to all processes of a run is meant for the main process. The server ignores it: without the server, nobody
-would learn how a branch's process ended. Ctrl-C reaches it too, and multiprocessing ignores it once all is imported.
+would learn how a branch's process ended. Ctrl-C reaches it too, and multiprocessing ignores that once all is imported.
 """
 
 import signal

@@ -217,3 +217,22 @@ def test_handlers_of_signals_are_put_back(failing):
     before = signal.getsignal(signal.SIGTERM)
     failing(ValueError())
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+INTERRUPTED = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "transformers":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+import copd.assemble.server
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+def test_ctrl_c_while_the_server_of_branches_imports_its_libraries_prints_no_traceback():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
