@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from copd.commands.python import Evaluation, Run
+    from copd.errors import CopdError
     from copd.recipe.model import Recipe
     from copd.recipe.reading import load_recipe
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     Place = str | os.PathLike[str]
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "Run", "compare", "evaluate", "load_recipe", "merge", "train"]
+__all__ = ["CopdError", "Recipe", "Run", "compare", "evaluate", "load_recipe", "merge", "train"]
 LATE = {
+    "CopdError": "copd.errors",
     "Recipe": "copd.recipe.model",
     "load_recipe": "copd.recipe.reading",
     "Run": "copd.commands.python",
