@@ -79,6 +79,7 @@ def jobs_of(comparison: Comparison, seeds: Sequence[int], chosen: Mapping[str, C
     Raises RecipeError naming the arm whose overrides make no sound recipe or plan.
     """
     evaluated = (f"evaluation.problems={comparison.problems}", f"evaluation.pass_at={json.dumps(comparison.pass_at)}")
+    _check_places(comparison)
     found = []
     for account in comparison.accounts:
         for seed in seeds:
@@ -98,6 +99,7 @@ def searches_of(comparison: Comparison) -> list[Job]:
     if search is None:
         raise RecipeError("--search: the file has no search; add one, or compare without it")
     evaluated = ("evaluation.models=product", "evaluation.split=validation", f"evaluation.problems={search.problems}")
+    _check_places(comparison)
     found = []
     for seed in search.seeds:
         arms = {
@@ -114,17 +116,21 @@ def candidate_name(arm: str, place: int) -> str:
     return f"{arm}.{place}"
 
 
+def _check_places(comparison: Comparison) -> None:
+    """Raises RecipeError if all arms are to have another place than jobs of one core have."""
+    for path in comparison.changes:
+        if comparison.place == "core" and path in PLACES:
+            raise RecipeError(
+                f"{path}: {PLACES[path]}; jobs of place: core train on one core each. Leave it out, or write "
+                "place: recipe into the file; --ray runs the jobs on a cluster of Ray"
+            )
+
+
 def _of_seed(
     comparison: Comparison, arms: Mapping[str, Changes], seed: int, account: Account, evaluated: Sequence[str]
 ) -> list[Job]:
     """The jobs of one seed under one account."""
     placed = ALONE if comparison.place == "core" else ()
-    for path in comparison.changes:
-        if placed and path in PLACES:
-            raise RecipeError(
-                f"{path}: {PLACES[path]}; jobs of place: core train on one core each. Leave it out, or write "
-                "place: recipe into the file; --ray runs the jobs on a cluster of Ray"
-            )
     common = (*as_overrides(comparison.changes), *placed, *evaluated, f"seed={seed}")
     first = comparison.compared_with[0]
     reference = load_recipe(comparison.recipe, [*common, *as_overrides(arms.get(first, comparison.arms[first]))])

@@ -20,7 +20,7 @@ from copd.recipe.strict_yaml import parse_yaml
 from copd.rewards.grading import OURS
 from copd.rewards.verifiers import REFERENCES
 from copd.rows.check import UNNAMED
-from copd.rows.hub import repository_of
+from copd.rows.hub import NAMES_OF_SPLIT, repository_of
 from copd.rows.opening import Settings
 from copd.rows.survey import Survey, survey
 from copd.system.files import HUB
@@ -36,9 +36,10 @@ MANY_BAD = 0.5
 """A file with a larger share of bad rows is refused."""
 MAIN = "main"
 HUB_ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(.+))?")
-NO_NAME = re.compile(r"(?:^|[-_])(?:\d+|of|train|validation|valid|val|dev|test|data|\*)(?=[-_]|$)")
+SPLITS = "|".join(name for names in NAMES_OF_SPLIT.values() for name in names)
+NO_NAME = re.compile(rf"(?:^|[-_])(?:\d+|of|data|\*|{SPLITS})(?=[-_]|$)")
 """The parts of file names that say nothing of what the rows ask."""
-VALIDATION = re.compile(r"(?:^|[-_])(?:validation|valid|val|dev)(?=[-_]|$)")
+VALIDATION = re.compile(rf"(?:^|[-_])(?:{'|'.join(NAMES_OF_SPLIT['validation'])})(?=[-_]|$)")
 TOLD = 3
 """Most notes on the rows of a file that are told."""
 PLAIN = re.compile(r"[A-Za-z_./][\w./-]*")
