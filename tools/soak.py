@@ -4,8 +4,9 @@
 
 A run is killed by SIGKILL at a random moment of its life or, every second time, at a random moment after it has begun
 to write a checkpoint. With `--victims branches` the run lives on, and the process or actor of one of its branches is
-killed at a random moment; the run then goes on by itself from its last checkpoint. A run that comes to its end is
-compared, and the next one begins in a new folder; the last one is not killed any more. Exit status 1: one of them is
+killed at a random moment; the run then goes on by itself from its last checkpoint. `--victims nodes` does so with the
+raylets of a Ray cluster on this machine, which has a node for each branch and a spare one. A run that comes to its end
+is compared, and the next one begins in a new folder; the last one is not killed any more. Exit status 1: one of them is
 not, bit for bit, what the undisturbed run is.
 """
 
@@ -18,8 +19,11 @@ import sys
 import time
 import traceback
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -128,33 +132,78 @@ def branches_of(run: int) -> list[psutil.Process]:
     return found
 
 
-def soaked(recipe: Recipe, folder: Path, draw: random.Random, kills: int, whole: float) -> int:
-    """Kill branches of one run at random moments until it has ended; the number of kills."""
+Strike = Callable[[int, random.Random], bool]
+"""Kills a part of the run with this process number; False: there was nothing to kill yet."""
+
+
+def strike_branch(run: int, draw: random.Random) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        if victims := branches_of(run):
+            draw.choice(victims).kill()
+            return True
+    return False
+
+
+def serve_nodes(asked: Connection, count: int) -> None:
+    """A Ray cluster whose head runs no branch. Sends its address, then replaces node i for each i that comes."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(count)]
+    asked.send(cluster.address)
+    with suppress(EOFError):
+        while True:
+            cluster.remove_node(nodes.pop(asked.recv()), allow_graceful=False)
+            nodes.append(cluster.add_node(num_cpus=1))
+    cluster.shutdown()
+
+
+@contextmanager
+def nodes_of_ray(branches: int) -> Iterator[Strike]:
+    """A cluster that the runs join, served by a program of its own: a process that has used Ray cannot fork a run."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    server = context.Process(target=serve_nodes, args=(theirs, branches + 1))
+    server.start()
+    theirs.close()
+    os.environ["RAY_ADDRESS"] = ours.recv()
+
+    def strike(_: int, draw: random.Random) -> bool:
+        ours.send(draw.randrange(branches + 1))
+        return True
+
+    try:
+        yield strike
+    finally:
+        ours.close()
+        server.join()
+
+
+def soaked(recipe: Recipe, folder: Path, draw: random.Random, kills: int, whole: float, strike: Strike) -> int:
+    """Strike one run at random moments until it has ended; the number of kills."""
     process, count = begin(recipe, folder), 0
     until = time.monotonic() + draw.uniform(0, whole)
     while not ended(process):
         time.sleep(0.01)
-        if count < kills and time.monotonic() > until and (victims := branches_of(process)):
-            with suppress(psutil.NoSuchProcess):
-                draw.choice(victims).kill()
-                count += 1
-                until = time.monotonic() + draw.uniform(0, whole)
+        if count < kills and time.monotonic() > until and strike(process, draw):
+            count += 1
+            until = time.monotonic() + draw.uniform(0, whole)
     return count
 
 
-def soak_branches(recipe: Recipe, kills: int, seed: int, out: Path) -> int:
-    """As `soak`, with branches as victims."""
+def soak_parts(recipe: Recipe, kills: int, seed: int, out: Path, strike: Strike) -> int:
+    """As `soak`, with parts of a run as victims."""
     draw = random.Random(seed)
     whole = seconds_of(recipe, out / "undisturbed")
     total = rounds = differing = 0
     while total < kills or not rounds:
         folder = out / f"run{rounds}"
-        total += soaked(recipe, folder, draw, kills - total, whole)
+        total += soaked(recipe, folder, draw, kills - total, whole, strike)
         found = differences(folder, out / "undisturbed")
         print(f"run {rounds}, after {total} kills in all: {', '.join(found) or 'the same'}", flush=True)
         rounds, differing = rounds + 1, differing + bool(found)
         shutil.rmtree(folder)
-    print(f"{total} kills of branches, {rounds} runs, {rounds - differing} of them bit for bit the undisturbed one")
+    print(f"{total} kills, {rounds} runs, {rounds - differing} of them bit for bit the undisturbed one")
     return differing
 
 
@@ -230,19 +279,27 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backend", choices=("local", "processes", "ray"), default="local")
-    parser.add_argument("--victims", choices=("run", "branches"), default="run")
+    parser.add_argument("--victims", choices=("run", "branches", "nodes"), default="run")
     parser.add_argument("--out", type=Path, help="for the runs; default a temporary folder")
     arguments = parser.parse_args()
     if arguments.victims == "branches" and arguments.backend == "local":
         parser.error("--victims branches: a local branch has no process of its own; add --backend processes or ray")
+    if arguments.victims == "nodes" and arguments.backend != "ray":
+        parser.error("--victims nodes: only Ray has nodes; add --backend ray")
     recipe = load_recipe(
         "demo-paper", [*CHANGES, f"backend={{kind: {arguments.backend}, restarts: {arguments.kills}}}"]
     )
     with TemporaryDirectory() as folder:
         out = arguments.out or Path(folder)
         out.mkdir(parents=True, exist_ok=True)
-        kill_them = soak_branches if arguments.victims == "branches" else soak
-        differing = kill_them(recipe, arguments.kills, arguments.seed, out)
+        asked = (recipe, arguments.kills, arguments.seed, out)
+        if arguments.victims == "nodes":
+            with nodes_of_ray(len(recipe.branches)) as strike:
+                differing = soak_parts(*asked, strike)
+        elif arguments.victims == "branches":
+            differing = soak_parts(*asked, strike_branch)
+        else:
+            differing = soak(*asked)
     sys.exit(int(bool(differing)))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 CPU = "cpu"
 TRAINING, SCORING, SAMPLING = "training", "scoring", "sampling"
-LOADING, SAVING, MERGING, END = "loading", "saving", "merging", "the end"
+SAVING, MERGING, END = "saving", "merging", "the end"
 VALIDATING = "validating"
 """Stages, of which a process is in one at a time. Validations may measure the merge; the end evaluates it and the base.
 

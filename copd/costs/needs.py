@@ -14,7 +14,6 @@ from copd.costs.memory import Batch, Way
 from copd.costs.need import (
     CPU,
     END,
-    LOADING,
     MERGING,
     SAMPLING,
     SAVING,
@@ -166,7 +165,6 @@ class Needs:
         stages = [self._copied_from_a_card(name) for name in names]
         merging = [{MERGING: {"weights to merge": self._whole}} for _ in names if self._merges]
         together = {stage: added(each.get(stage, {}) for each in stages) for stage in (TRAINING, SAVING)}
-        together[LOADING] = {"weights": len(names) * self.recipe.backend.ranks * self._whole}
         together[MERGING] = added(each[MERGING] for each in merging)
         if names:
             yield Need(BRANCHES, CPU, {"moments of AdamW": len(names) * held}, together)

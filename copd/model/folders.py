@@ -112,17 +112,19 @@ def _hub_folder(path: str, given_as: str, revision: str, fetched: Sequence[str])
         raise ModelFolderError(f"{given_as}: {path!r} at {revision} cannot be fetched: {reason}") from error
 
 
-def load_model(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def load_model(folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu") -> tuple[Any, Any]:
     """The model of a local folder of safetensors, and its processor; for a model of text only, its tokenizer.
 
-    Weights are never unpickled, and code in the folder is never run. Raises ModelFolderError naming the fault.
+    Tensors for a card are read one after the other; the CPU never holds them all. Weights are never unpickled, and code
+    in the folder is never run. Raises ModelFolderError naming the fault.
     """
     _check_config(folder)
+    place = {} if torch.device(device).type == "cpu" else {"device_map": {"": device}}
     try:
         loader = loader_of(read_config(folder))
         with _without_bars():
             model, loading = loader.auto_class.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, trust_remote_code=False, **place
             )
         processor = load_processor(folder, loader)
     except Exception as error:

@@ -19,7 +19,7 @@ from copd.costs import memory
 from copd.costs.equal_rows import EqualRows, batches_of
 from copd.costs.measured import Measured, PromptSizes
 from copd.costs.memory import Way
-from copd.costs.need import CPU, END, LOADING, SAMPLING, SAVING, SCORING, TRAINING, VALIDATING, Need, on_each
+from copd.costs.need import CPU, END, SAMPLING, SAVING, SCORING, TRAINING, VALIDATING, Need, on_each
 from copd.costs.needs import ACTIVATIONS, BRANCHES, RUN, Needs, devices_of
 from copd.costs.refilled import Together
 from copd.costs.shape import shape_of
@@ -523,12 +523,6 @@ def test_the_command_shows_memory_work_and_disk_and_reads_no_weights(command, fo
     assert done.returncode == 0, done.stderr
     for said in ("1,329,792 parameters", "moments of AdamW", "final table", "hours", "a checkpoint, 2 are kept"):
         assert said in done.stdout
-
-
-def test_processes_of_branches_on_cards_load_their_weights_on_the_cpu_all_at_once(planned_of):
-    apart = planned_of(*CUDA, "backend=processes", cards=Cards(3))
-    whole = 4 * apart.model.shape.parameters
-    assert need(apart, BRANCHES, CPU).stages[LOADING] == {"weights": 3 * whole}
 
 
 def test_frozen_modules_have_no_gradients_no_moments_and_no_place_in_a_checkpoint():

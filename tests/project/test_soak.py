@@ -20,6 +20,15 @@ def test_a_run_killed_ten_times_is_bit_for_bit_the_undisturbed_one():
     assert re.search(r"^10 kills: .*\b[1-9]\d* while a checkpoint was written", done.stdout, re.M), done.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.minutes
+def test_a_run_whose_node_is_killed_becomes_the_undisturbed_one():
+    command = [sys.executable, "tools/soak.py", "--kills", "1", "--seed", "1", "--backend", "ray", "--victims", "nodes"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    told = "1 kills, 1 runs, 1 of them bit for bit the undisturbed one"
+    assert done.stdout.splitlines()[-1:] == [told], done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "content", "differs"),
     [

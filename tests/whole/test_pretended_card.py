@@ -1,11 +1,14 @@
 """What a card computes, on one that the CPU pretends to be: no tensor was left on the CPU, and the values are equal."""
 
+from weakref import WeakValueDictionary
+
 import pytest
 import torch
 from pretended_card import CARD, pretended_card
 
 from copd.compute import devices, flex
 from copd.maths.divergences import reverse_kl
+from copd.model.folders import model_folder
 from copd.model.holding import copied
 from copd.model.learner import Learner
 from copd.model.objectives import AnchoredGrpoObjective, DenseObjective, GrpoObjective, ReweightedObjective
@@ -50,6 +53,28 @@ def test_a_tensor_that_was_left_on_the_cpu_is_an_error_there():
         assert (there.device, (there + 1).device, (2 * there).cpu().device) == (CARD, CARD, torch.device("cpu"))
         with pytest.raises(RuntimeError, match="one device"):
             there + torch.ones(3)
+
+
+def test_weights_are_loaded_onto_the_card_tensor_by_tensor(monkeypatch):
+    """The CPU never holds a whole model: of each tensor, what is there is let go before the next one is read."""
+    monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")  # the pretended card is there in this thread only
+    folder = model_folder("builtin:digits")
+    on_cpu, held, most = Policy.from_pretrained(folder), WeakValueDictionary(), [0]
+
+    def noted(tensor, *args, **options):
+        held[id(tensor)] = tensor
+        most[0] = max(most[0], sum(each.nbytes for each in held.values() if each.device.type == "cpu"))
+        return to(tensor, *args, **options)
+
+    with pretended_card():
+        to = torch.Tensor.to
+        monkeypatch.setattr(torch.Tensor, "to", noted)
+        there = Policy.from_pretrained(folder, device=CARD)
+    sizes = [each.nbytes for each in on_cpu.weights().values()]
+    assert {each.device for each in (*there.model.parameters(), *there.model.buffers())} == {CARD}
+    for name, tensor in there.model.state_dict().items():
+        assert torch.equal(tensor.inner, on_cpu.model.state_dict()[name])
+    assert 0 < most[0] < sum(sizes) / 4
 
 
 def test_sampling_and_scores_are_those_of_the_cpu(policy, on_card, problems):
