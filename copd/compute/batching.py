@@ -106,7 +106,7 @@ def packed_tokens(load: Load) -> int:
 
 
 def plain_tokens(load: Load) -> int:
-    """Of log-probs on the plain path: each row is a prompt and a response, padded to the longest."""
+    """Of log-probs on the plain path, and of a cache: each row is a prompt and a response, padded to the longest."""
     return load.rows * (load.longest_prompt + load.longest_row)
 
 
@@ -115,23 +115,18 @@ def read_tokens(load: Load) -> int:
     return load.prompts * load.longest_prompt
 
 
-def cached_tokens(load: Load) -> int:
-    """Of the cache that a batch is sampled with: each row has its prompt."""
-    return plain_tokens(load)
-
-
 def sampled_tokens(load: Load) -> int:
     """Of sampling with a cache that has no budget: prompts once, padded to the longest, and rows.
 
     The cache may have twice as many tokens, since keys and values are a small part of what a pass holds of a token.
     """
     together = load.prompts * load.longest_prompt + load.rows * load.longest_row
-    return max(together, (cached_tokens(load) + 1) // 2)
+    return max(together, (plain_tokens(load) + 1) // 2)
 
 
 def sampling_budget(micro_batch_tokens: int, cache_tokens: int | None) -> tuple[Held, int]:
     """What counts the tokens of a batch that is sampled at once, off cards, and the most that it may have."""
-    return (sampled_tokens, micro_batch_tokens) if cache_tokens is None else (cached_tokens, cache_tokens)
+    return (sampled_tokens, micro_batch_tokens) if cache_tokens is None else (plain_tokens, cache_tokens)
 
 
 def micro_batches(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from copd.handles import Answering
-from copd.maths.intervals import pass_at_k, stratified_mean, wilson
+from copd.maths.intervals import mean_of_scores, pass_at_k, stratified_mean, wilson
 from copd.types import Problem, Rollouts, Split, digest_of
 
 AVERAGE = "average"
@@ -145,7 +145,7 @@ def tabulate(answers: Sequence[Answers], pass_at: Sequence[int]) -> list[Accurac
         for i, a in enumerate(own):
             count = len(a.greedy_P)
             share = Estimate(float(a.greedy_P.mean()), *wilson(float(a.greedy_P.sum()), count))
-            of_k = {k: Estimate(*stratified_mean([scores[i]])) for k, scores in chances.items()}
+            of_k = {k: Estimate(*mean_of_scores(scores[i])) for k, scores in chances.items()}
             table.append(Accuracy(model, a.capability, count, share, of_k))
         average = Estimate(*stratified_mean([a.greedy_P for a in own]))
         of_k = {k: Estimate(*stratified_mean(scores)) for k, scores in chances.items()}

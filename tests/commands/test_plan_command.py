@@ -14,7 +14,7 @@ from copd.cli.plan import is_comparison, lines
 from copd.commands.plan import Cards, Planned, cards_of, check_fit, examine
 from copd.commands.plan_arms import arms_planned
 from copd.commands.train import train
-from copd.compute.batching import cached_tokens, packed_tokens, plain_tokens, sampled_tokens
+from copd.compute.batching import packed_tokens, plain_tokens, sampled_tokens
 from copd.costs import memory
 from copd.costs.equal_rows import EqualRows, batches_of
 from copd.costs.measured import Measured, PromptSizes
@@ -248,7 +248,7 @@ def test_a_micro_batch_is_one_that_the_token_budget_allows(shape, budget, prompt
         assert found[name][TRAINING][ACTIVATIONS] == memory.step(shape, batch, Way())
 
 
-@pytest.mark.parametrize("held", [packed_tokens, plain_tokens, cached_tokens, sampled_tokens])
+@pytest.mark.parametrize("held", [packed_tokens, plain_tokens, sampled_tokens])
 @pytest.mark.parametrize("budget", [16, 30, 60, 100, 333])
 def test_a_huge_batch_is_counted_by_its_first_micro_batches(budget, held):
     """That of as many prompts as one can count, with the same fullest micro-batch, and in no time."""

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from copd.compute.batching import (
-    cached_tokens,
     distinct_rows,
     micro_batches,
     packed_tokens,
@@ -73,8 +72,8 @@ def sampled(rollouts, batch):
     return max(len(prompts) * max(prompts) + len(rows) * max(rows), math.ceil(plain(rollouts, batch) / 2))
 
 
-HELD = [(packed_tokens, packed), (plain_tokens, plain), (cached_tokens, plain), (sampled_tokens, sampled)]
-NAMES = ["packed", "plain", "cached", "sampled"]
+HELD = [(packed_tokens, packed), (plain_tokens, plain), (sampled_tokens, sampled)]
+NAMES = ["packed", "plain", "sampled"]
 
 
 def test_taken_rows_keep_their_problem_their_tokens_and_their_reward(rollouts):
