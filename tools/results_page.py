@@ -72,12 +72,12 @@ class Study:
         assert self.comparison.search
         return len(next(iter(self.comparison.search.candidates.values())))
 
-    def verdict(self) -> str:
-        """The first paragraph: what is best, and what can and cannot be told apart from each reference."""
+    def verdict(self) -> list[str]:
+        """What is best, and what can and cannot be told apart from each reference, each in a line of its own."""
         counts = sorted({len(row.seeds) for row in self.rows.values()})
         seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-        said = [f"After {seeds} of an arm:", *verdict(list(self.rows.values()), list(self.found.items()))]
-        return " ".join([*said, *co_evolution(self)])
+        best, *more = verdict(list(self.rows.values()), list(self.found.items()))
+        return [f"After {seeds} of each arm, {best}", *more, " ".join(co_evolution(self))]
 
     @cached_property
     def found(self) -> dict[str, list[Contrast]]:

@@ -56,7 +56,7 @@ def lead(main: Study) -> str:
     if not said:
         return "No seed of the study has run yet."
     where = "on a toy world and at equal rollouts, in points against mixed RLVR"
-    return f"**So far**, {where}: {'; '.join(said)} ([results](#results))."
+    return f"**Measured** {where}: {'; '.join(said)} ([results](#results))."
 
 
 def section(main: Study) -> str:

@@ -41,7 +41,7 @@ def test_the_page_of_results_is_what_the_results_say(results_page):
 
 def test_the_page_begins_with_what_can_be_told_apart(results_page, study):
     said = results_page.page(study, {}, [study])
-    assert "After 3 seeds of an arm: one has the best average: 60.8 %. Clearly ahead of mixed" in said
+    assert "- After 3 seeds of each arm, one has the best average: 60.8 %.\n- Clearly ahead of mixed" in said
     assert "| `mixed` | 3 | 50.0 [50.0, 50.0] | 25.0 [25.0, 25.0] | 37.5 [37.5, 37.5] | 50.0 | 75.0 | 1,000 |" in said
     assert "| `one` | +23.3 [+19.7, +26.9] |" in said
     assert "3 of 3" in said
@@ -132,8 +132,8 @@ def three_ways(results_page, make_outcome, tmp_path):
     return make
 
 
-def test_the_first_paragraph_says_that_co_evolution_does_not_pay_and_that_its_teachers_are_weaker(three_ways):
-    said = three_ways(0.4).verdict()
+def test_the_first_lines_say_that_co_evolution_does_not_pay_and_that_its_teachers_are_weaker(three_ways):
+    said = three_ways(0.4).verdict()[-1]
     assert "Co-evolution does not pay here: `copd_paper`, the best method whose branches go on learning" in said
     assert "is 20.0 points below `one_cycle` [19.4, 20.6]." in said
     assert "weaker teachers: at the end the branches of `copd_paper` answer 55.0 % of the validation problems" in said
@@ -141,29 +141,29 @@ def test_the_first_paragraph_says_that_co_evolution_does_not_pay_and_that_its_te
 
 
 def test_branches_that_are_not_clearly_weaker_are_not_called_so(three_ways):
-    said = three_ways(0.4, known=0.65).verdict()
+    said = three_ways(0.4, known=0.65).verdict()[-1]
     assert "Co-evolution does not pay here" in said
     assert "weaker teachers" not in said
 
 
-def test_the_first_paragraph_says_that_co_evolution_pays(three_ways):
-    said = three_ways(0.7).verdict()
+def test_the_first_lines_say_that_co_evolution_pays(three_ways):
+    said = three_ways(0.7).verdict()[-1]
     assert "Co-evolution pays here" in said
     assert "weaker teachers" not in said
 
 
-def test_the_first_paragraph_leaves_open_what_is_not_clear(three_ways):
-    assert "Whether co-evolution pays here is open" in three_ways(0.6).verdict()
+def test_the_first_lines_leave_open_what_is_not_clear(three_ways):
+    assert "Whether co-evolution pays here is open" in three_ways(0.6).verdict()[-1]
 
 
-def test_the_first_paragraph_tells_how_one_cycle_does_in_other_worlds(results_page, study, three_ways):
+def test_the_first_lines_tell_how_one_cycle_does_in_other_worlds(results_page, study, three_ways):
     world = three_ways(0.4)
     search = {"candidates": {"mixed": [{}]}}
     file = study.file.with_name("searching.yaml")
     file.write_text(yaml.safe_dump({**yaml.safe_load(world.file.read_text()), "search": search}))
     main = results_page.Study(file)
-    said = results_page.page(main, {}, [world]).splitlines()[3]
-    assert "In other worlds `one_cycle` has, against `mixed`, +10.0 [+10.0, +10.0] points at" in said
+    said, _, _ = results_page.page(main, {}, [world]).partition("## ")
+    assert "- In other worlds `one_cycle` has, against `mixed`, +10.0 [+10.0, +10.0] points at" in said
     assert "In other worlds" not in results_page.page(main, {}, [])
 
 
