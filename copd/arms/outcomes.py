@@ -101,11 +101,12 @@ def outcome_of(job: Job, folder: Path) -> Outcome:
         _curve(run),
         _behaviour(run),
         _spent(run.ledger),
-        _made_of(run.manifest),
+        made_of(run.manifest),
     )
 
 
-def _made_of(manifest: Mapping[str, Any]) -> str:
+def made_of(manifest: Mapping[str, Any]) -> str:
+    """A hash of what a run is made of besides its recipe, from the run's manifest."""
     decides = {name: manifest.get(name) for name in RESUMED if name not in ("recipe", "branch_order")}
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -159,8 +160,10 @@ def mean_of_pairs(point: Mapping[str, Any], measure: str) -> float | None:
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:
-    """Write an outcome, whole or not at all."""
+    """Write an outcome, whole or not at all. One of another recipe that is there is kept under another name."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and (former := read_outcome(path).fingerprint) != outcome.fingerprint:
+        path.rename(path.with_name(f"former-{former}-{path.name}"))
     replace_text(path, json.dumps(asdict(outcome), indent=1) + "\n")
 
 

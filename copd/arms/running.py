@@ -118,6 +118,11 @@ def run_jobs(
     runs, results = out / "runs", out / "results"
     progress = Progress(tell, [], done=finished_by(jobs, results))
     progress.skipped = len(progress.done)
+    if changed := [job for job in jobs if job.arm and job.name not in progress.done and _has_outcome(job, results)]:
+        tell(
+            f"{len(changed)} jobs run again, for their results are of other settings (first {changed[0].name}); "
+            "each of these is kept as former-... beside the new one"
+        )
     needed = {job.needs.name for job in jobs if job.needs and job.name not in progress.done}
     progress.waiting = [job for job in jobs if job.name not in progress.done and (job.arm or job.name in needed)]
     try:
@@ -131,6 +136,10 @@ def run_jobs(
         for _, process, _ in progress.running.values():
             process.wait()
     return progress
+
+
+def _has_outcome(job: Job, results: Path) -> bool:
+    return outcome_path(job, results).is_file()
 
 
 def _start(progress: Progress, runs: Path, workers: int, launch: Launch) -> None:

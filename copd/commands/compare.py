@@ -12,7 +12,7 @@ from pathlib import Path
 
 from copd.arms.comparison import Changes, Comparison, as_overrides, check_changes, read_comparison
 from copd.arms.jobs import Job, jobs_of, searches_of
-from copd.arms.outcomes import finished_by, outcome_path, read_outcome
+from copd.arms.outcomes import finished_by, made_of, outcome_path, read_outcome
 from copd.arms.page import write_page
 from copd.arms.running import Launch, Progress, launch_here, launch_whole, own_rollouts, run_jobs
 from copd.arms.search import choose, chosen_file, read_chosen, write_chosen
@@ -22,6 +22,7 @@ from copd.assemble.branches import make_branch
 from copd.assemble.plan import make_plan
 from copd.assemble.revisions import commits_of
 from copd.assemble.tasks import leak_warnings
+from copd.commands.manifest import new_manifest
 from copd.errors import JobError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.recipe.strict_yaml import parse_yaml
@@ -185,12 +186,20 @@ def seconds_per_rollout(job: Job) -> float:
 
 
 def _look_at_problems(jobs: Sequence[Job], comparison: Comparison, order: Order) -> Sources:
-    """Warn of leaks between splits and branches, and keep what the test problems were made of."""
-    with assembled(jobs[-1].recipe, order.tell) as made:
+    """Warn of leaks between splits and branches, and of old results; keep what the test problems were made of."""
+    last, results = jobs[-1], order.out / "results"
+    with assembled(last.recipe, order.tell) as made:
         for warning in leak_warnings(made.tasks):
             order.tell(f"warning: {warning}")
+        alike = [job for job in jobs if job.arm == last.arm and job.name in finished_by([job], results)]
+        before = {read_outcome(outcome_path(job, results)).made_of for job in alike} - {""}
+        if before and before != {made_of(new_manifest(made))}:
+            order.tell(
+                f"warning: {order.out}: rows, model, code or versions are no longer those of its results; to compare "
+                "anew, give another --out"
+            )
         found = {name: _sources_of(made, name, comparison.problems) for name in made.tasks}
-    path = order.out / "results" / PROBLEMS
+    path = results / PROBLEMS
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(found) + "\n")
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from copd.arms.outcomes import read_outcomes
+from copd.arms.outcomes import read_outcome, read_outcomes, write_outcome
 from copd.commands.compare import Order, dry_run, jobs_on_ray, plan_of, run_comparison
 from copd.errors import JobError, RecipeError
 from copd.system.processes import usable_cores
@@ -121,6 +121,17 @@ def test_a_job_that_fails_is_told_the_others_go_on_and_nothing_is_run_twice(file
     file.write_text(yaml.safe_dump({**FILE, "arms": arms}))
     _, progress = run_comparison(asked(file, again))
     assert (progress.skipped, progress.failed) == (1, {}), "only the arm that was changed is run again"
+    assert again[0].startswith("1 jobs run again, for their results are of other settings (first rollouts/average/seed")
+    results = file.parent / "out" / "results" / "rollouts" / "average"
+    kept = [path for path in results.iterdir() if path.name.startswith("former-")]
+    assert [read_outcome(path) for path in kept] == [outcomes[0]], "a result is never lost"
+    assert read_outcome(results / "seed-0.json").fingerprint != outcomes[0].fingerprint
+
+    write_outcome(results.parent / "expert" / "seed-0.json", replace(outcomes[1], made_of="of other rows"))
+    run_comparison(asked(file, again))
+    assert again[-1].endswith(
+        "out: rows, model, code or versions are no longer those of its results; to compare anew, give another --out"
+    )
 
 
 def test_if_no_job_comes_to_its_end_the_command_has_failed_rather_than_been_called_wrongly(file):
