@@ -108,19 +108,12 @@ class Policy:
         self.banned_V = banned_tokens(model, self.tokenizer, self.end_ids.cpu(), spoken).to(self.device)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        folder: str | Path,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        **options: Any,
-    ) -> Policy:
-        """Load a policy from a local folder of safetensors to a device. Raises ModelFolderError naming the fault.
+    def from_pretrained(cls, folder: str | Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> Policy:
+        """Load a policy from a local folder of safetensors to its device. Raises ModelFolderError naming the fault.
 
         Weights are never unpickled, and code in the folder is never run.
         """
-        return cls(*load_model(Path(folder), dtype, device), device=device, **options)
+        return cls(*load_model(Path(folder), dtype, options.get("device", "cpu")), **options)
 
     def save(self, folder: Path, card: str, export_dtype: str = "float32") -> None:
         """Write a folder that plain transformers loads, with model card and vocabulary mask.
