@@ -49,9 +49,14 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
 
 def recipe_data(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The nested mappings of `load_recipe`, not yet checked as a recipe."""
+    if not isinstance(source, str | Path | Mapping):
+        accepted = "a file, the name of a recipe that ships, nested mappings, or what copd.load_recipe returned"
+        raise RecipeError(f"recipe: found {type(source).__name__}; accepted: {accepted}")
     data = parse_yaml(recipe_text(source), str(source)) if isinstance(source, str | Path) else deepcopy(dict(source))
     if not isinstance(data, dict):
-        found = "nothing" if data is None else type(data).__name__
+        found = (
+            type(data).__name__ if data is not None else "nothing; if `copd init` wrote the file, its error says why"
+        )
         raise RecipeError(f"{source}: a recipe is a mapping of sections, found {found}")
     if "arms" in data and "branches" not in data:
         told = f"a comparison, for `copd compare` and `copd plan`; its recipe is {data.get('recipe')}"
@@ -124,16 +129,18 @@ def recipe_text(source: str | Path) -> str:
     builtin = files("copd.recipe") / "builtin" / f"{source}.yaml"
     try:
         return path.read_text(encoding="utf-8-sig") if path.is_file() else builtin.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"recipe {source}: not UTF-8 at byte {error.start + 1}; save it as UTF-8") from error
+    except OSError as error:
         known = ", ".join(builtin_recipes())
-        why = f" ({first_line(error)})" if isinstance(error, UnicodeDecodeError | PermissionError) else ""
+        why = f" ({first_line(error)})" if isinstance(error, PermissionError) else ""
         raise RecipeError(
             f"recipe {source}: not a readable file{why}, nor one of the recipes of copd: {known}"
         ) from error
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
-    path, equals, value = override.partition("=")
+    path, equals, value = override.partition("=") if isinstance(override, str) else ("", "", "")
     keys = path.split(".")
     if not equals or not all(keys):
         raise RecipeError(f"override {override!r}: write section.key=value, for instance schedule.cycles=2")

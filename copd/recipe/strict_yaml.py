@@ -46,7 +46,8 @@ def _found(error: Exception) -> str:
     if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
         return first_line(error)
     complaint = ", ".join(filter(None, (error.context, error.problem)))
-    return f"line {mark.line + 1}, column {mark.column + 1}: {complaint}"
+    advice = "; indent with spaces, not with tabs" if "'\\t'" in complaint else ""
+    return f"line {mark.line + 1}, column {mark.column + 1}: {complaint}{advice}"
 
 
 class _StrictLoader(yaml.SafeLoader):

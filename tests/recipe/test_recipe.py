@@ -403,7 +403,11 @@ REFUSED = [
         ["branches.a.task.chat_template_kwargs: 'chat_template' is not a variable of a chat template"],
         id="a chat template by the back door",
     ),
-    pytest.param("", ["a recipe is a mapping of sections, found nothing"], id="an empty file"),
+    pytest.param(
+        "",
+        ["a recipe is a mapping of sections, found nothing; if `copd init` wrote the file, its error says why"],
+        id="an empty file",
+    ),
     pytest.param(
         "recipe: three.yaml\narms: {copd: {}}",
         ["has arms, so it is a comparison, for `copd compare` and `copd plan`; its recipe is three.yaml"],
@@ -411,6 +415,7 @@ REFUSED = [
     ),
     pytest.param("[1, 2]", ["a recipe is a mapping of sections, found list"], id="a list of things"),
     pytest.param("a: b: c", ["not valid YAML", "line 1"], id="not YAML"),
+    pytest.param("model:\n\tdevice: cpu", ["line 2, column 1: ", "; indent with spaces, not with tabs"], id="a tab"),
     pytest.param(TWO + "\x00", ["not valid YAML", "#x0000"], id="NUL"),
     pytest.param(TWO + "1: 2", ["1: Keys should be strings"], id="a number as a key"),
     pytest.param(TWO + "---\n" + TWO, ["not valid YAML", "document"], id="two documents"),
@@ -527,9 +532,21 @@ def test_a_recipe_that_is_not_there_is_refused_with_those_that_are(source):
 
 
 def test_a_recipe_that_is_not_text_is_refused(tmp_path):
-    (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00seed")
-    with pytest.raises(RecipeError, match=r"not a readable file \('utf-8' codec can't decode byte 0xff in position 0"):
+    (tmp_path / "recipe.yaml").write_bytes(b"seed: 0 # caf\xe9\n")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml: not UTF-8 at byte 14; save it as UTF-8$"):
         load_recipe(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize("source", [3, None, ["demo"]])
+def test_what_is_no_source_of_a_recipe_is_refused_with_those_that_are(source):
+    with pytest.raises(RecipeError, match=r"^recipe: found \w+; accepted: a file, the name of a recipe that ships"):
+        load_recipe(source)
+
+
+@pytest.mark.parametrize("override", [("seed", 1), 3, {"seed": 1}])
+def test_an_override_that_is_no_text_is_refused_with_what_to_write(override):
+    with pytest.raises(RecipeError, match=r"^override .*: write section\.key=value, for instance schedule\.cycles=2$"):
+        load_recipe("demo", [override])
 
 
 def test_a_recipe_that_may_not_be_read_is_refused_with_the_reason(recipe_file, monkeypatch):
