@@ -57,6 +57,7 @@ ROWS = (
     ),
     Row(f"{TASK}.prompt_template", easyr1=("format_prompt",)),
     Row(f"{TASK}.media.max_image_pixels", ("max_pixels",), ("max_pixels",), ("max_pixels",)),
+    Row(f"{TASK}.media.fps", ("fps",), ("fps",), ("video_fps",)),
     Row(
         "sampling.prompts_per_step",
         ("per_device_train_batch_size", "generation_batch_size"),
@@ -94,7 +95,13 @@ ROWS = (
         "GiB, not a share of the card",
     ),
     Row("sampling.importance_cap", ("vllm_importance_sampling_cap",), ("rollout_is_threshold",)),
-    Row("verifiers", ("reward_funcs",), ("custom_reward_function",), ("score_function", "reward_function")),
+    Row(
+        "verifiers",
+        ("reward_funcs",),
+        ("custom_reward_function", "custom_reward_function.path"),
+        ("score_function", "reward_function"),
+    ),
+    Row("branches.NAME.rewards", ("reward_weights",), note="further verifiers of a branch, each with its weight"),
     Row(
         "grpo.kl_coefficient",
         ("beta",),
@@ -146,6 +153,13 @@ ROWS = (
     Row("checkpoint.keep_last", ("save_total_limit",), ("max_actor_ckpt_to_keep",), ("save_limit",)),
     Row("checkpoint.keep_best", ("load_best_model_at_end",), note="kept, not loaded: `copd export RUN --step best`"),
     Row("evaluation.every_steps", ("eval_steps",), ("test_freq",), ("val_freq",)),
+    Row(
+        "backend",
+        (),
+        ("n_gpus_per_node", "nnodes", "tensor_model_parallel_size"),
+        ("n_gpus_per_node", "nnodes", "tensor_parallel_size"),
+        "a branch has a card, or backend.ranks of them",
+    ),
     Row("trackers", ("report_to",), ("logger",), ("logger",)),
     Row("trackers[].project", ("project",), ("project_name",), ("project_name",)),
     Row("trackers[].name", ("run_name",), ("experiment_name",), ("experiment_name",), "null: the run folder's"),

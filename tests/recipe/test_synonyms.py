@@ -44,6 +44,13 @@ def test_the_fields_are_those_of_all_sections():
             "data: unknown key; verl's train_batch_size is sampling.prompts_per_step here; "
             "verl's and EasyR1's max_response_length is sampling.max_new_tokens here",
         ),
+        (
+            "custom_reward_function.path=x.py",
+            "custom_reward_function: unknown key; verl's custom_reward_function.path is verifiers here",
+        ),
+        ("reward_weights=[1]", "reward_weights: unknown key; TRL's reward_weights is branches.NAME.rewards here"),
+        ("trainer.n_gpus_per_node=8", "trainer: unknown key; verl's and EasyR1's n_gpus_per_node is backend here"),
+        ("data.video_fps=2", "data: unknown key; EasyR1's video_fps is branches.NAME.task.media.fps here"),
         ("output_dir=x", "output_dir: unknown key; TRL's output_dir is the option --out here"),
         ("opd.temperature=1", "opd.temperature: unknown key; there is sampling.temperature"),
         ("grpo.epsilom=1", "grpo.epsilom: unknown key; accepted: clip_low, "),
