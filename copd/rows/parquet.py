@@ -179,7 +179,7 @@ def _opened(file: ParquetFile) -> Any:
                 )
             if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page:
                 texts.add(column.path_in_schema)
-    return _named(
+    opened = _named(
         file.given,
         lambda: pyarrow.parquet.ParquetFile(
             file.path,
@@ -190,6 +190,10 @@ def _opened(file: ParquetFile) -> Any:
             page_checksum_verification=True,
         ),
     )
+    names = opened.schema_arrow.names
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(f"{file.given}: column {visible(twice)[:80]!r} is there twice; write the file anew with one")
+    return opened
 
 
 def _copy_rows(target: Any, file: ParquetFile, positions: Sequence[int]) -> None:

@@ -171,7 +171,7 @@ def parsed(text: bytes) -> dict[str, Any] | BadRow:
     except UnicodeDecodeError as error:
         return BadRow(f"not UTF-8 at byte {error.start + 1}")
     except json.JSONDecodeError as error:
-        return BadRow(f"not JSON: {error.msg} at column {error.pos + 1}{_likely_cause(error)}")
+        return BadRow(f"not JSON: {error.msg.removesuffix(' at')} at column {error.pos + 1}{_likely_cause(error)}")
     except ValueError as error:
         return BadRow(f"not JSON: {error}"[:120])
     except RecursionError:

@@ -70,7 +70,8 @@ class Survey:
                 return share, {split: len(rows) for split, rows in sets.items()}
         raise DataError(
             f"{self.file}: {self.rows} sound rows cannot be cut into train, validation and test, each with one at "
-            "least; give more rows. Rows of the same text, or of the same pictures, stay together"
+            "least; give more rows. Rows of the same text, or of the same pictures, stay together, and "
+            f"{len(set(self.sound.key_n.tolist()))} of these differ"
         )
 
 
@@ -106,7 +107,8 @@ def survey(file: str, settings: Settings, unnamed: str, readers: Readers) -> Sur
     found.columns = _columns(sources[0])
     found.sound = index_rows(sources, settings.rules, refuse, look)
     if not found.rows:
-        raise DataError(f"{file}: no sound row; the first bad one is {found.first_bad}")
+        told = f"no sound row; the first bad one is {found.first_bad}" if found.bad else "has columns but no row"
+        raise DataError(f"{file}: {told}")
     return found
 
 

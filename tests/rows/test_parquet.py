@@ -201,6 +201,12 @@ def test_a_value_that_python_cannot_hold_is_a_bad_row_and_the_others_are_read(op
         file.read(position)
 
 
+def test_a_column_that_is_there_twice_is_refused_for_either_could_be_meant(opened):
+    table = pyarrow.table([["one"], ["two"], ["3"]], names=["prompt", "prompt", "answer"])
+    with pytest.raises(DataError, match=r"^f\.parquet: column 'prompt' is there twice; write the file anew with one$"):
+        list(opened(table).scan())
+
+
 def test_a_damaged_file_is_refused_by_name(opened, tmp_path):
     opened(ROWS, write_page_checksum=True)
     sound = (tmp_path / "f.parquet").read_bytes()

@@ -49,6 +49,7 @@ def test_a_byte_order_mark_windows_line_ends_and_empty_lines_are_passed_over(ope
     [
         (b'{"a": 1', "not JSON: Expecting ',' delimiter at column 8"),
         (b"{'a': 1}", "not JSON: Expecting property name"),
+        (b'{"a": "b', "not JSON: Unterminated string starting at column 7"),
         (b'{"a": NaN}', "not JSON: NaN is not a JSON value"),
         (b'{"a": -Infinity}', "not JSON: -Infinity is not a JSON value"),
         (b'{"a": 1, "a": 2}', "not JSON: key 'a' is given twice"),

@@ -57,3 +57,16 @@ def test_a_file_without_a_sound_row_and_one_that_cannot_be_cut_are_refused(surve
         surveyed({"prompt": "?", "answer": ""})
     with pytest.raises(DataError, match=r"f.jsonl: 1 sound rows cannot be cut"):
         surveyed({"prompt": "?", "answer": "1"}).share(500)
+    few = [{"prompt": str(i % 2), "answer": str(i)} for i in range(50)]
+    with pytest.raises(
+        DataError, match=r"f.jsonl: 50 sound rows cannot be cut .* stay together, and 2 of these differ$"
+    ):
+        surveyed(*few).share(500)
+
+
+def test_a_parquet_file_of_columns_without_rows_is_refused_without_a_first_bad_row(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"prompt": pyarrow.array([], "string"), "answer": []}), tmp_path / "f.parquet")
+    with pytest.raises(DataError, match=r"f\.parquet: has columns but no row$"):
+        survey(str(tmp_path / "f.parquet"), Settings(RULES), "none", READERS)
