@@ -20,8 +20,9 @@ MISSPELT = tuple(name for name in OPTIONAL if name != "id")
 BOOKKEEPING = frozenset(
     {"data_source", "ability", "extra_info", "agent_name", "index", "split"}
     | {"problem_id", "problem_type", "data_type", "__index_level_0__"}
+    | {"img_type", "question_type", "subfield", "topic_difficulty"}
 )
-"""Columns that verl, EasyR1 and pandas write beside each problem, and that nobody expects a model to see."""
+"""Columns that verl, EasyR1, pandas and MMMU have beside each problem, and that nobody expects a model to see."""
 WORDS = {
     "images": frozenset({"image", "images", "img", "imgs", "picture", "pictures", "pic", "pics", "photo", "photos"}),
     "videos": frozenset({"video", "videos", "clip", "clips", "frame", "frames", "movie", "movies"}),
