@@ -85,6 +85,9 @@ def upload(push: Push, *, public: bool = False) -> str:
 
 def _folder(run: Path, branch: str | None) -> Path:
     if not result_of(run):
+        for above, of in ((run.parent, ""), (run.parent.parent, f" --branch {run.name}")):
+            if (run / "config.json").is_file() and result_of(above):
+                raise RunFolderError(f"{run}: a model of a run; accepted: the run, as in `copd push {above}{of}`")
         raise RunFolderError(f"{run}: holds no run that has come to its end; `copd train --resume --out {run}` goes on")
     folder = run / MERGED if branch is None else run / "branches" / branch
     if not (folder / "config.json").is_file():

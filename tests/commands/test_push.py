@@ -167,6 +167,10 @@ def test_what_is_no_name_of_a_repository_is_refused(run, to):
 def test_a_run_that_has_not_ended_or_has_no_such_model_is_refused(run, tmp_path):
     with pytest.raises(RunFolderError, match="holds no run that has come to its end"):
         prepare(tmp_path, "me/model")
+    with pytest.raises(RunFolderError, match=rf"^{run.merged}: a model of a run; .* `copd push {run.folder}`$"):
+        prepare(run.merged, "me/model")
+    with pytest.raises(RunFolderError, match=rf"`copd push {run.folder} --branch ones`$"):
+        prepare(run.branches["ones"], "me/model")
     with pytest.raises(RunFolderError, match=r"has no branch 'red'; accepted: --branch with one of ones, twos"):
         prepare(run.folder, "me/model", "red")
 
