@@ -56,13 +56,26 @@ def _status_and_message(error: Exception, hint: str) -> tuple[int, str]:
     if isinstance(error, Misuse):
         found = error.format_message()  # empty if typer has shown the help instead
         where = f" (`{error.ctx.command_path} --help` tells more)" if found and error.ctx else ""
-        return error.exit_code, found + where
+        return error.exit_code, found + _meant_as_field(error) + where
     if is_shortage(error):
         said = f"out of memory: {first_line(error)}; `copd plan RECIPE` tells what a recipe needs, and what lowers it"
         return CopdError.exit_status, said
     if isinstance(error, OSError) and error.filename is not None:
         return CopdError.exit_status, f"{error.filename}: {error.strerror or error}"
     return CopdError.exit_status, f"{type(error).__name__}: {first_line(error)}{hint}"
+
+
+def _meant_as_field(error: Any) -> str:
+    """How a field of a recipe is set, if an unknown option of a command that takes a recipe is named like one."""
+    name = (getattr(error, "option_name", None) or "").lstrip("-").replace("-", "_")
+    takes_fields = error.ctx and any(option.name == "overrides" for option in error.ctx.command.params)
+    if not name or not takes_fields:
+        return ""
+    from copd.recipe.synonyms import fields_called
+
+    fields = fields_called().get(name, [])
+    named = " or ".join(f"{field}=VALUE" for field in ([name] if name in fields else fields))
+    return f"; a field of the recipe is set as {named}" if named else ""
 
 
 def _failed(status: int, message: str) -> int:

@@ -26,6 +26,8 @@ BOTH = ["builtin:digits", "builtin:digits"]
         (["train", "demo", "schedule.cycels=2"], "schedule.cycels: unknown key; did you mean 'cycles'?"),
         (["train"], "RECIPE: missing; accepted: a YAML file, or a recipe that ships with copd, such as demo"),
         (["train", "schedule.cycles=2"], "RECIPE: missing"),
+        (["train", "demo", "--seed", "3"], "No such option: --seed; a field of the recipe is set as seed=VALUE (`copd"),
+        (["train", "demo", "--max-new-tokens", "3"], "is set as sampling.max_new_tokens=VALUE (`copd train --help`"),
         (["train", "--resume", "seed=1"], "RECIPE: missing"),
         (["doctor"], "RECIPE: missing"),
         (["plan"], "RECIPE: missing"),
