@@ -21,6 +21,8 @@ SIZE = (4.9, 3.3)
 TYPE = 10
 SMOOTHED = 5
 """Steps over which noisy values are averaged."""
+ROUNDING = 1e-12
+"""Below it a value is 0, with the rounding of matplotlib's transforms: a level line at 0 comes out as 1e-17."""
 
 
 def draw_overlap(axes: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
@@ -198,8 +200,8 @@ def finished_figure(figure: Figure, axes: Any, title: str, unit: str = "step") -
     axes.tick_params(colors=QUIET, labelcolor="black", labelsize=TYPE)
     for spine in axes.spines.values():
         spine.set_color(QUIET)
-    axes.locator_params(axis="x", integer=True)
-    if axes.dataLim.y0 == axes.dataLim.y1 == 0:
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+    if max(abs(axes.dataLim.y0), abs(axes.dataLim.y1)) < ROUNDING:
         axes.set_yticks([0])
     axes.xaxis.label.set_size(TYPE)
     names = axes.get_legend_handles_labels()[1]

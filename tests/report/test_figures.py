@@ -118,6 +118,22 @@ def test_a_curve_that_is_zero_throughout_has_no_axis_below_zero():
     assert "−" not in drawn
 
 
+def test_a_level_line_at_zero_has_no_axis_below_zero_either():
+    cells = [{"model": "a", "capability": name, "greedy": {"value": 0.0}} for name in ("a", "average")]
+    measured = [{"event": "accuracy", "step": step, "table": cells} for step in (-1, 0)]
+    alike = {"event": "behaviour", "step": -1, "phase": "start", "accuracy": {"a": {"a": 0.0}}}
+    drawn = figures.figure_of(figures.draw_accuracy, [alike, *measured], "accuracy")
+    assert "−" not in drawn
+
+
+def test_a_single_step_is_marked_as_a_whole_number():
+    update = {"event": "update", "step": 0, "branch": "a", "native/reward": 0.5}
+    drawn = figures.figure_of(figures.draw_reward, [update], "reward")
+    assert ">1<" in drawn
+    assert "0.98" not in drawn
+    assert "1.02" not in drawn
+
+
 @pytest.mark.parametrize("name", ["overlap", "divergence", "accuracy", "merge", "reward", "signal", "lessons"])
 def test_without_records_nothing_is_drawn(name):
     assert figures.figure_of(getattr(figures, f"draw_{name}"), [], "title") is None
