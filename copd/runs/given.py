@@ -67,4 +67,6 @@ def _as_lines(field: str, rows: Any) -> bytes:
             lines.append(json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n")
         except (TypeError, ValueError) as error:
             raise RecipeError(f"{field}[{index}]: {error}; {ACCEPTED}") from error
+    if not lines:
+        raise RecipeError(f"{field}: holds no row; {ACCEPTED}")
     return "".join(lines).encode()

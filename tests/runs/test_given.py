@@ -50,6 +50,7 @@ def test_rows_of_a_start_that_began_no_run_are_replaced(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
+        ([], r"^rows.text.train: holds no row; accepted: a list of mappings"),
         ("rows.jsonl", r"^rows.text.train: found str; accepted: a list of mappings"),
         ([3], r"^rows.text.train\[0\]: found int; accepted: a list of mappings"),
         ([ROWS[0], {"image": b"png"}], r"^rows.text.train\[1\]: .*bytes is not JSON"),
