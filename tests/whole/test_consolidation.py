@@ -8,21 +8,21 @@ import torch
 from checkpoints import tensors_of
 from records import events, rollouts_of, weights_at
 from safetensors.torch import load_file
+from small_base import easy
 
 import copd
 from copd.errors import CheckpointError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.runs.checkpoint import latest_checkpoint
 
-TASKS = "text: {task: {capability: text, conflict: 1.0}}, image: {task: {capability: image, conflict: 1.0}}"
 NAMES = ("text", "image")
 RATE = 3e-4
 SMALL = [
     "backend=local",
-    f"branches={{{TASKS}}}",
+    easy("text", "image"),
     "schedule={cycles: 2, rl_steps: 1, first_rl_steps: 2, opd_steps: 0, restart: merge}",
     "merge={method: distil, steps: 2}",
-    "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}",
+    "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 12}",
     f"opd={{signal: reverse_kl, prompts_per_step: 4, rollouts_per_prompt: 1, learning_rate: {RATE}}}",
     "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [], every_cycles: 1}",
     "checkpoint={every_steps: 1, keep_last: 20}",
@@ -32,13 +32,18 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def recipe(small_base):
+    return lambda *changes: load_recipe("demo-paper", [*SMALL, f"model.path={small_base}", *changes])
+
+
+@pytest.fixture(scope="module")
+def run(recipe, tmp_path_factory):
     """Two steps of RLVR, two of consolidation, and from the student one and two again."""
-    return copd.train(load_recipe("demo-paper", SMALL), tmp_path_factory.mktemp("consolidated") / "run").folder
+    return copd.train(recipe(), tmp_path_factory.mktemp("consolidated") / "run").folder
 
 
 @pytest.fixture
-def assert_resumes(tmp_path, assert_same, stopped):
+def assert_resumes(recipe, tmp_path, assert_same, stopped):
     """A finished run that goes on from one of its checkpoints ends with the same bits; gives its last checkpoint."""
 
     def check(whole, changes, stop):
@@ -48,7 +53,7 @@ def assert_resumes(tmp_path, assert_same, stopped):
             if checkpoint.name != f"step-{stop:08d}":
                 shutil.rmtree(checkpoint)
         stopped(folder)
-        copd.train(load_recipe("demo-paper", changes), folder, resume=True)
+        copd.train(recipe(*changes), folder, resume=True)
         ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, whole))
         for branch in theirs.branches:
             assert_same(tensors_of(ours, branch), tensors_of(theirs, branch))
@@ -67,8 +72,8 @@ def test_the_student_alone_is_updated_while_the_branches_rest(run, assert_same):
 
 
 @pytest.mark.slow
-def test_weights_that_travel_between_processes_make_the_bits_of_one_process(run, tmp_path):
-    again = copd.train(load_recipe("demo-paper", [*SMALL, "backend=processes"]), tmp_path / "run").folder
+def test_weights_that_travel_between_processes_make_the_bits_of_one_process(recipe, run, tmp_path):
+    again = copd.train(recipe("backend=processes"), tmp_path / "run").folder
     whole = Path("checkpoints") / "step-00000007"
     for name in (*NAMES, "merged"):
         assert (again / whole / f"{name}.safetensors").read_bytes() == (
@@ -117,18 +122,17 @@ def test_teachers_are_compared_with_the_student_and_the_report_is_written(run):
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 6], ids=["RLVR", "its end", "consolidation", "the cycle's end", "2nd"])
 def test_resuming_is_bit_identical(run, stop, assert_resumes):
-    assert set(assert_resumes(run, SMALL, stop).branches) == {*NAMES, "merged"}
+    assert set(assert_resumes(run, (), stop).branches) == {*NAMES, "merged"}
 
 
 @pytest.mark.slow
-def test_a_run_that_goes_on_among_held_teachers_is_bit_identical(tmp_path, assert_resumes):
+def test_a_run_that_goes_on_among_held_teachers_is_bit_identical(recipe, tmp_path, assert_resumes):
     changes = [
-        *SMALL,
         "schedule={cycles: 1, rl_steps: 1, opd_steps: 3}",
         "merge={method: mean}",
         "opd={signal: reverse_kl, prompts_per_step: 2, rollouts_per_prompt: 1, teachers: phase_start, anchor: 0.5}",
     ]
-    whole = copd.train(load_recipe("demo-paper", changes), tmp_path / "whole").folder
+    whole = copd.train(recipe(*changes), tmp_path / "whole").folder
     for event in events(whole, "update"):
         if event["phase"] == "opd":
             assert {f"from_{name}/divergence" for name in NAMES} <= set(event)
@@ -137,14 +141,13 @@ def test_a_run_that_goes_on_among_held_teachers_is_bit_identical(tmp_path, asser
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [3, 4, 5], ids=["before", "in the middle", "after"])
-def test_a_run_that_goes_on_in_a_replay_is_bit_identical(tmp_path, assert_resumes, stop):
+def test_a_run_that_goes_on_in_a_replay_is_bit_identical(recipe, tmp_path, assert_resumes, stop):
     changes = [
-        *SMALL,
         "schedule={cycles: 1, rl_steps: 3, opd_steps: 0}",
         "merge={method: distil, steps: 1}",
         "opd={signal: forward_kl, prompts_per_step: 2, replay: 2}",
     ]
-    whole = copd.train(load_recipe("demo-paper", changes), tmp_path / "whole").folder
+    whole = copd.train(recipe(*changes), tmp_path / "whole").folder
     assert [(e["phase"], e["branch"]) for e in events(whole, "update")][6:] == [
         ("replay", "merged"),
         ("replay", "merged"),
@@ -155,19 +158,19 @@ def test_a_run_that_goes_on_in_a_replay_is_bit_identical(tmp_path, assert_resume
     assert_resumes(whole, changes, stop)
 
 
-def test_not_even_by_force_does_a_run_go_on_by_a_schedule_that_gives_its_branches_other_updates(run, tmp_path):
+def test_not_even_by_force_does_a_run_go_on_by_a_schedule_that_gives_its_branches_other_updates(recipe, run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
     before = (folder / "manifest.json").read_bytes()
     said = "in the 7 steps that are done each branch has made 3 updates, and the changed recipe gives each 4"
     with pytest.raises(CheckpointError, match=said):
-        copd.train(load_recipe("demo-paper", [*SMALL, "schedule.first_rl_steps=3"]), folder, resume=True, force=True)
+        copd.train(recipe("schedule.first_rl_steps=3"), folder, resume=True, force=True)
     assert (folder / "manifest.json").read_bytes() == before
 
 
-def test_branches_that_begin_anew_from_their_mean_are_alike_after_one_step(tmp_path):
+def test_branches_that_begin_anew_from_their_mean_are_alike_after_one_step(recipe, tmp_path):
     changes = ["merge={method: mean, steps: null}", "schedule={cycles: 2, rl_steps: 2, opd_steps: 0, restart: merge}"]
-    folder = copd.train(load_recipe("demo-paper", [*SMALL, *changes]), tmp_path / "run").folder
+    folder = copd.train(recipe(*changes), tmp_path / "run").folder
     ends = [weights_at(folder, 2, name) for name in NAMES]
     for branch in NAMES:
         for name, tensor in weights_at(folder, 3, branch).items():

@@ -1,0 +1,56 @@
+"""A base for tests of whole runs: a layer instead of four, and it half knows the answers to easy problems."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Qwen3VLForConditionalGeneration
+
+from copd.model.policy import Policy
+from copd.model.tiny import tiny_config, tiny_processor
+from copd.model.warmup import WarmupPlan, warm_up
+from copd.tasks.digits import CAPABILITIES, Digits
+from copd.types import Problem, Split
+
+EASY: dict[str, Any] = {"operators": ("max",), "length": (2, 2), "max_number": 1}
+KNOWN = 4
+"""So many training problems of each capability are known by heart."""
+TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
+TEXT |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+VISION: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "depth": 1, "num_heads": 2, "out_hidden_size": 64}
+VISION |= {"deepstack_visual_indexes": []}
+
+
+def easy(*capabilities: str) -> str:
+    """The branches of a recipe, one for each capability, on problems of which the base knows some."""
+    task = "operators: [max], length: [2, 2], max_number: 1"
+    return f"branches={{{', '.join(f'{name}: {{task: {{capability: {name}, {task}}}}}' for name in capabilities)}}}"
+
+
+class Curt(Digits):
+    """Easy problems whose solution is an answer alone: the right one, and at the next turn of them one too great."""
+
+    def problem(self, split: Split, index: int) -> Problem:
+        turn, known = divmod(index, KNOWN)
+        problem = super().problem(split, known)
+        return replace(problem, solution=f"\\boxed{{{int(problem.answer) + turn % 2}}}")
+
+
+def build_small_base(folder: Path) -> None:
+    """Initialise it, teach it both answers to every problem alike, and save it."""
+    processor = tiny_processor()
+    config = tiny_config(processor)
+    for part, sizes in ((config.text_config, TEXT), (config.vision_config, VISION)):
+        for name, value in sizes.items():
+            setattr(part, name, value)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen3VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    policy = Policy(model, processor)
+    tasks = [Curt(capability, **EASY) for capability in CAPABILITIES]
+    plan = WarmupPlan(steps=65, problems_per_step=2 * KNOWN, learning_rate=1e-2)
+    warm_up(policy, tasks, plan, lambda step, steps: None)
+    policy.save(folder, "")
