@@ -150,6 +150,20 @@ def solver(processor: Any, problems_of: dict[str, tuple[Problem, ...]]) -> Any:
 
 
 @pytest.fixture(scope="session")
+def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a base for whole runs, a third as dear as the one that ships; made once for all processes."""
+    from filelock import FileLock
+    from small_base import build_small_base
+
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "small_base"
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            build_small_base(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def stopped() -> Callable[[Path], None]:
     """Make a finished run folder one of a run that stopped before its last line."""
 

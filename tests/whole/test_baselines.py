@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from checkpoints import tensors_of
 from records import events, rollouts_of, weights_at
 from safetensors.torch import load_file
+from small_base import easy
 
 import copd
 from copd.assemble.plan import make_plan
@@ -18,13 +18,12 @@ from copd.recipe.reading import load_recipe
 from copd.runs.checkpoint import latest_checkpoint, verify_checkpoint
 from copd.runs.experts import trajectory
 
-TASKS = "text: {task: {capability: text, conflict: 1.0}}, image: {task: {capability: image, conflict: 1.0}}"
 SMALL = [
     "backend=local",
-    f"branches={{{TASKS}}}",
+    easy("text", "image"),
     "model.threads_per_branch=1",
     "schedule={cycles: 1, rl_steps: 2, opd_steps: 2}",
-    "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 28}",
+    "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 12}",
     "opd={prompts_per_step: 2, rollouts_per_prompt: 4}",
     "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: [], every_cycles: 9}",
     "checkpoint={every_steps: 1, keep_last: 20}",
@@ -43,12 +42,15 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def recipe(small_base):
+    return lambda *changes: load_recipe("demo-paper", [*SMALL, f"model.path={small_base}", *changes])
+
+
+@pytest.fixture(scope="module")
+def runs(recipe, tmp_path_factory):
     """Each method once, two steps of RLVR and two of OPD."""
     return {
-        name: copd.train(
-            load_recipe("demo-paper", [*SMALL, *changes]), tmp_path_factory.mktemp("baseline") / "run"
-        ).folder
+        name: copd.train(recipe(*changes), tmp_path_factory.mktemp("baseline") / "run").folder
         for name, changes in METHODS.items()
     }
 
@@ -126,14 +128,14 @@ def test_the_student_of_frozen_teachers_begins_without_moments_whatever_it_was_b
     [("static_opd with GRPO", 1), ("mopd from the mean", 2), ("static_opd with GRPO", 3)],
     ids=["in RLVR", "between phases", "in OPD"],
 )
-def test_resuming_is_bit_identical(runs, tmp_path, name, stop, assert_same, stopped):
+def test_resuming_is_bit_identical(recipe, runs, tmp_path, name, stop, assert_same, stopped):
     folder = tmp_path / "run"
     shutil.copytree(runs[name], folder, ignore=shutil.ignore_patterns("merged", "branches", "report.html"))
     for checkpoint in (folder / "checkpoints").iterdir():
         if checkpoint.name != f"step-{stop:08d}":
             shutil.rmtree(checkpoint)
     stopped(folder)
-    copd.train(load_recipe("demo-paper", [*SMALL, *METHODS[name]]), folder, resume=True)
+    copd.train(recipe(*METHODS[name]), folder, resume=True)
     ours, theirs = (latest_checkpoint(f / "checkpoints") for f in (folder, runs[name]))
     for branch in theirs.branches:
         assert_same(tensors_of(ours, branch), tensors_of(theirs, branch))
@@ -142,14 +144,14 @@ def test_resuming_is_bit_identical(runs, tmp_path, name, stop, assert_same, stop
 
 
 @pytest.fixture(scope="module")
-def experts(tmp_path_factory):
+def experts(recipe, tmp_path_factory):
     changes = ["method=expert", "budget.rollouts=48"]
-    return copd.train(load_recipe("demo-paper", [*SMALL, *changes]), tmp_path_factory.mktemp("experts") / "run").folder
+    return copd.train(recipe(*changes), tmp_path_factory.mktemp("experts") / "run").folder
 
 
-def test_merge_only_is_the_mean_of_experts_that_were_reused(experts, tmp_path, assert_same):
+def test_merge_only_is_the_mean_of_experts_that_were_reused(recipe, experts, tmp_path, assert_same):
     changes = ["method=merge_only", "budget.rollouts=48", f"experts.run={experts}"]
-    folder = copd.train(load_recipe("demo-paper", [*SMALL, *changes]), tmp_path / "run").folder
+    folder = copd.train(recipe(*changes), tmp_path / "run").folder
     assert events(folder, "update") == [], "three steps were there already"
     merged = load_file(folder / "merged" / "model.safetensors")
     branches = [load_file(experts / "branches" / name / "model.safetensors") for name in NAMES]
@@ -160,13 +162,14 @@ def test_merge_only_is_the_mean_of_experts_that_were_reused(experts, tmp_path, a
     assert total == ledger["planned_rollouts"] == 48, "what the experts cost is counted"
 
 
-def reusing(name: str, experts: Path, folder: Path) -> Path:
-    """A run of this method that takes the experts over."""
-    return copd.train(load_recipe("demo-paper", [*SMALL, *METHODS[name], f"experts.run={experts}"]), folder).folder
+@pytest.fixture(scope="module")
+def reusing(recipe):
+    """Run a method that takes experts over: its name, their folder, the folder of the run."""
+    return lambda name, experts, folder: copd.train(recipe(*METHODS[name], f"experts.run={experts}"), folder).folder
 
 
 @pytest.fixture(scope="module")
-def static_of(experts, tmp_path_factory):
+def static_of(reusing, experts, tmp_path_factory):
     """A copy of the experts, and a run of static OPD that has taken them over."""
     root = tmp_path_factory.mktemp("reused")
     shutil.copytree(experts, root / "experts")
@@ -174,7 +177,7 @@ def static_of(experts, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["static_opd", "mopd from the mean"])
-def test_reused_experts_give_the_run_that_trains_its_own(request, runs, experts, tmp_path, name, assert_same):
+def test_reused_experts_give_the_run_that_trains_its_own(request, reusing, runs, experts, tmp_path, name, assert_same):
     if name == "static_opd":
         experts, folder = request.getfixturevalue("static_of")
     else:
@@ -189,19 +192,21 @@ def test_reused_experts_give_the_run_that_trains_its_own(request, runs, experts,
 
 
 @pytest.fixture(scope="module")
-def frugal(tmp_path_factory):
+def frugal(recipe, tmp_path_factory):
     """Experts of the recipe's own length, six steps, that keep one checkpoint in passing."""
     changes = ["method=expert", "checkpoint={every_steps: 4, keep_last: 1}"]
-    return copd.train(load_recipe("demo-paper", [*SMALL, *changes]), tmp_path_factory.mktemp("frugal") / "run").folder
+    return copd.train(recipe(*changes), tmp_path_factory.mktemp("frugal") / "run").folder
 
 
 @pytest.mark.parametrize(
     ("method", "taken_over"),
     [("mopd", 3), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("copd", 2), ("static_opd", 4)))],
 )
-def test_experts_are_taken_over_just_where_any_method_of_the_recipe_needs_them(frugal, tmp_path, method, taken_over):
+def test_experts_are_taken_over_just_where_any_method_of_the_recipe_needs_them(
+    recipe, frugal, tmp_path, method, taken_over
+):
     changes = [f"method={method}", f"experts.run={frugal}", "checkpoint={every_steps: 4, keep_last: 1}"]
-    folder = copd.train(load_recipe("demo-paper", [*SMALL, *changes]), tmp_path / "run").folder
+    folder = copd.train(recipe(*changes), tmp_path / "run").folder
     (taken,) = events(folder, "experts")
     assert taken["step"] + 1 == taken_over
     assert {event["phase"] for event in events(folder, "update")} == {"opd" if method == "copd" else "consolidation"}
@@ -215,20 +220,20 @@ def test_of_experts_no_other_checkpoints_are_kept_than_those_needed_and_the_last
     assert kept == [f"step-{step:08d}" for step in (2, 3, 4, 6)]
 
 
-def test_copd_takes_over_no_more_steps_than_its_first_phase_has(experts, tmp_path):
+def test_copd_takes_over_no_more_steps_than_its_first_phase_has(recipe, experts, tmp_path):
     changes = ["schedule={cycles: 2, rl_steps: 1, opd_steps: 1}", "checkpoint.every_steps=2", f"experts.run={experts}"]
-    folder = copd.train(load_recipe("demo-paper", [*SMALL, *changes]), tmp_path / "run").folder
+    folder = copd.train(recipe(*changes), tmp_path / "run").folder
     assert [e["taken_from"].rpartition("-")[2] for e in events(folder, "experts")] == ["00000001"]
     steps = {e["step"]: e["phase"] for e in events(folder, "update")}
     assert steps == {1: "opd", 2: "rlvr", 3: "opd"}
 
 
-def test_experts_that_are_taken_over_have_cost_what_they_did_and_not_what_the_others_of_their_run_did(tmp_path):
-    branches = f"branches={{{TASKS}, video: {{task: {{capability: video}}}}}}"
+def test_experts_that_are_taken_over_have_cost_what_they_did_and_not_what_the_others_of_their_run_did(recipe, tmp_path):
+    branches = easy("text", "image", "video")
     all_three = ["method=expert", "budget.rollouts=48", branches]
-    experts = copd.train(load_recipe("demo-paper", [*SMALL, *all_three]), tmp_path / "experts").folder
+    experts = copd.train(recipe(*all_three), tmp_path / "experts").folder
     two = [*METHODS["static_opd"], branches, f"experts.run={experts}"]
-    (taken,) = events(copd.train(load_recipe("demo-paper", [*SMALL, *two]), tmp_path / "run").folder, "experts")
+    (taken,) = events(copd.train(recipe(*two), tmp_path / "run").folder, "experts")
     (cost,) = events(experts, "ledger")
     assert taken["spent"] == {name: cost["spent"][name] for name in NAMES}
     slowest = max(sum(own["rlvr"][name] for name in ACTIVITIES) for own in taken["spent"].values())
@@ -237,20 +242,19 @@ def test_experts_that_are_taken_over_have_cost_what_they_did_and_not_what_the_ot
 
 
 def test_the_files_of_verifiers_decide_how_experts_develop():
-    recipe = load_recipe("demo-paper").model_dump(mode="json")
-    first, second = (trajectory(recipe, {}, {}, {"reward.py:grade": digest}) for digest in ("aa", "bb"))
+    told = load_recipe("demo-paper").model_dump(mode="json")
+    first, second = (trajectory(told, {}, {}, {"reward.py:grade": digest}) for digest in ("aa", "bb"))
     assert first != second
 
 
-def test_a_run_of_taken_over_experts_goes_on_when_they_are_gone(static_of, tmp_path, stopped):
+def test_a_run_of_taken_over_experts_goes_on_when_they_are_gone(recipe, static_of, tmp_path, stopped):
     experts, run = static_of
     folder = tmp_path / "run"
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("step-00000004"))
     stopped(folder)
     experts.rename(tmp_path / "gone")
     try:
-        recipe = load_recipe("demo-paper", [*SMALL, *METHODS["static_opd"], f"experts.run={experts}"])
-        copd.train(recipe, folder, resume=True)
+        copd.train(recipe(*METHODS["static_opd"], f"experts.run={experts}"), folder, resume=True)
     finally:
         (tmp_path / "gone").rename(experts)
     assert len(events(folder, "result")) == 1
@@ -274,10 +278,9 @@ def test_a_run_of_taken_over_experts_goes_on_when_they_are_gone(static_of, tmp_p
         ),
     ],
 )
-def test_experts_of_another_trajectory_are_refused(experts, tmp_path, change, said):
-    changes = [*SMALL, "method=copd", f"experts.run={experts}", change]
+def test_experts_of_another_trajectory_are_refused(recipe, experts, tmp_path, change, said):
     with pytest.raises(RecipeError, match=said):
-        copd.train(load_recipe("demo-paper", changes), tmp_path / "run")
+        copd.train(recipe("method=copd", f"experts.run={experts}", change), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
