@@ -13,7 +13,8 @@ from signal import SIGINT, SIGSTOP, SIGTERM
 import pytest
 import torch
 from rich.console import Console
-from test_run import SMALL, TWO_BRANCHES, record
+from small_base import easy
+from test_run import SMALL, record
 
 from copd.assemble.places import OwnProcesses
 from copd.commands.train import train
@@ -25,7 +26,8 @@ from copd.runs.screen import Screen
 
 CHANGES = [
     *SMALL,
-    TWO_BRANCHES % 1.0,
+    easy("text", "image"),
+    "sampling.max_new_tokens=12",
     "schedule={cycles: 1, rl_steps: 6, opd_steps: 3}",
     "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1, pass_at: []}",
     "checkpoint={every_steps: 100, keep_last: 20}",
@@ -52,8 +54,13 @@ class Signalling(Screen):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
-    return train(load_recipe("demo-paper", CHANGES), tmp_path_factory.mktemp("undisturbed") / "run")
+def changes(small_base) -> list[str]:
+    return [*CHANGES, f"model.path={small_base}"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(changes, tmp_path_factory) -> Path:
+    return train(load_recipe("demo-paper", changes), tmp_path_factory.mktemp("undisturbed") / "run")
 
 
 def assert_is(folder: Path, undisturbed: Path) -> None:
@@ -93,8 +100,8 @@ main()
 """`copd` of which all processes get signals at a moment of the run, however slow the machine is."""
 
 
-def test_a_run_of_one_process_stopped_everywhere_ends_as_if_undisturbed(undisturbed, tmp_path):
-    folder, recipe = tmp_path / "run", load_recipe("demo-paper", CHANGES)
+def test_a_run_of_one_process_stopped_everywhere_ends_as_if_undisturbed(changes, undisturbed, tmp_path):
+    folder, recipe = tmp_path / "run", load_recipe("demo-paper", changes)
     for number, (name, (told, times, step)) in zip([SIGTERM, SIGINT] * 4, STOPS.items(), strict=True):
         said = io.StringIO()
         screen = Signalling(partial(os.kill, os.getpid(), number), told, times, Console(file=said, width=300))
@@ -112,7 +119,7 @@ def test_a_run_of_one_process_stopped_everywhere_ends_as_if_undisturbed(undistur
 
 def begun(folder: Path, *changes: str, program: Sequence[str] = ("-m", "copd")) -> subprocess.Popen:
     """`copd train` in a process of its own, which goes on with the run in the folder."""
-    command = [sys.executable, *program, "train", "demo-paper", *CHANGES, *changes, "--out", str(folder), "--resume"]
+    command = [sys.executable, *program, "train", "demo-paper", *changes, "--out", str(folder), "--resume"]
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
@@ -126,30 +133,32 @@ def signalled(folder: Path, numbers: Sequence[int], told: str, times: int, *chan
 
 
 @pytest.mark.slow
-def test_a_run_of_several_processes_stopped_by_signals_to_all_of_them_ends_as_if_undisturbed(undisturbed, tmp_path):
+def test_a_run_of_several_processes_stopped_by_signals_to_all_of_them_ends_as_if_undisturbed(
+    changes, undisturbed, tmp_path
+):
     folder = tmp_path / "run"
     for number, (name, (told, times, stands)) in zip([SIGTERM, SIGINT] * 2, STOPS_OF_PROCESSES.items(), strict=True):
-        status, said = signalled(folder, [number], told, times, "backend=processes")
+        status, said = signalled(folder, [number], told, times, *changes, "backend=processes")
         assert status == 128 + number, (name, said)
         assert f"stopped by {number.name}; --resume goes on from the last checkpoint" in said
         assert latest_checkpoint(folder / "checkpoints").step in stands, name
     assert not (folder / "report.html").exists()
-    train(load_recipe("demo-paper", [*CHANGES, "backend=processes"]), folder, resume=True)
+    train(load_recipe("demo-paper", [*changes, "backend=processes"]), folder, resume=True)
     assert_is(folder, undisturbed)
 
 
 @pytest.mark.parametrize("step", [1, pytest.param(7, marks=pytest.mark.slow, id="in OPD")])
 def test_a_folder_in_use_is_refused_and_a_run_that_is_killed_goes_on_in_processes_as_if_undisturbed(
-    undisturbed, command, tmp_path, step
+    changes, undisturbed, command, tmp_path, step
 ):
     folder = tmp_path / "run"
-    run = begun(folder, "backend=processes", "checkpoint.every_steps=1")
+    run = begun(folder, *changes, "backend=processes", "checkpoint.every_steps=1")
     while not (folder / "checkpoints" / f"step-{step:08}" / "manifest.json").is_file():
         assert run.poll() is None, run.stdout.read()
         time.sleep(0.01)
     run.send_signal(SIGSTOP)
     with pytest.raises(RecipeError, match="another process trains into it"):
-        train(load_recipe("demo-paper", CHANGES), folder, resume=True)
+        train(load_recipe("demo-paper", changes), folder, resume=True)
     run.kill()
     run.communicate()
     assert latest_checkpoint(folder / "checkpoints").step < 9
@@ -162,9 +171,9 @@ def test_a_folder_in_use_is_refused_and_a_run_that_is_killed_goes_on_in_processe
     assert_is(folder, undisturbed)
 
 
-def test_a_second_signal_ends_a_run_at_once_without_a_checkpoint(tmp_path):
+def test_a_second_signal_ends_a_run_at_once_without_a_checkpoint(changes, tmp_path):
     folder = tmp_path / "run"
-    status, said = signalled(folder, [SIGTERM, SIGINT], "updated", 1)
+    status, said = signalled(folder, [SIGTERM, SIGINT], "updated", 1, *changes)
     assert status == 130, said
     assert "stopped by" not in said
     assert latest_checkpoint(folder / "checkpoints") is None
@@ -174,10 +183,10 @@ def test_a_second_signal_ends_a_run_at_once_without_a_checkpoint(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_whose_branches_have_ended_before_base_and_merge_answer_as_on_a_card_ends_as_if_undisturbed(
-    undisturbed, tmp_path, monkeypatch
+    changes, undisturbed, tmp_path, monkeypatch
 ):
     """The first time the run breaks when the branches have ended; resumed, it has the same end."""
-    recipe, breaks = load_recipe("demo-paper", [*CHANGES, "backend=processes"]), [True]
+    recipe, breaks = load_recipe("demo-paper", [*changes, "backend=processes"]), [True]
     plainly = OwnProcesses.rounds
 
     def rounds(self, models):
