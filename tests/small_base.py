@@ -13,7 +13,7 @@ from copd.model.warmup import WarmupPlan, warm_up
 from copd.tasks.digits import CAPABILITIES, Digits
 from copd.types import Problem, Split
 
-EASY: dict[str, Any] = {"operators": ("max",), "length": (2, 2), "max_number": 9}
+EASY: dict[str, Any] = {"operators": ("max",), "length": (2, 2)}
 KNOWN = 4
 """So many training problems of each capability are known by heart."""
 TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
@@ -24,7 +24,7 @@ VISION |= {"deepstack_visual_indexes": []}
 
 def easy(*capabilities: str) -> str:
     """The branches of a recipe, one for each capability, on problems of which the base knows some."""
-    task = "operators: [max], length: [2, 2], max_number: 9"
+    task = "operators: [max], length: [2, 2]"
     return f"branches={{{', '.join(f'{name}: {{task: {{capability: {name}, {task}}}}}' for name in capabilities)}}}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ def rendered(template: str, contents: Mapping[str, Any], runs: Sequence[RunRecor
     return without_folders(environment().get_template(template).render(**contents), named)
 
 
+@cache
 def environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("copd.report"),

@@ -130,8 +130,8 @@ def test_a_machine_with_fewer_cores_than_threads_is_warned_of():
         pytest.param(["merge={method: distil, steps: 2}"], marks=pytest.mark.slow),
     ],
 )
-def test_every_method_and_kind_of_branch_is_examined_to_the_end(changes):
-    found = findings(load_recipe("demo-paper", [*SMALL, *changes]))
+def test_every_method_and_kind_of_branch_is_examined_to_the_end(small_base, changes):
+    found = findings(load_recipe("demo-paper", [*SMALL, f"model.path={small_base}", *changes]))
     assert list(found)[-1] == "checkpoints"
     assert "failed" not in verdicts(found)
     plan = make_plan(load_recipe("demo-paper", [*SMALL, *changes]))
@@ -200,7 +200,8 @@ def test_a_reference_that_cannot_be_given_is_shown_beside_an_answer(rows, tmp_pa
 
 
 def test_truncated_responses_are_warned_of(rows):
-    found = findings(make_recipe({**rows, "sampling": {**rows["sampling"], "max_new_tokens": 3}}))
+    changes = {"branches": {"sound": rows["branches"]["sound"]}, "sampling": {**rows["sampling"], "max_new_tokens": 3}}
+    found = findings(make_recipe({**rows, **changes}))
     assert "100% truncated" in found["sound: the base"][0].found
     assert "raise sampling.max_new_tokens" in found["sound: the base"][0].found
 

@@ -130,10 +130,11 @@ def test_wandb_keeps_the_numbers_in_a_run_that_was_never_online_and_no_key_and_p
         assert not path.is_file() or b"k" * 40 not in path.read_bytes(), path
 
 
-def test_a_run_sends_its_updates_and_measures_to_the_trackers_of_its_recipe(tmp_path):
+def test_a_run_sends_its_updates_and_measures_to_the_trackers_of_its_recipe(small_base, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     small = [
+        f"model.path={small_base}",
         "trackers=[tensorboard]",
         "backend=local",
         "model.threads_per_branch=1",

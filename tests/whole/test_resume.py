@@ -15,7 +15,6 @@ from copd.branches.signals import SampledToken
 from copd.commands.train import result_of
 from copd.errors import CheckpointError, RecipeError, WriteError
 from copd.maths.distill import clamped_delta
-from copd.model.folders import model_folder
 from copd.model.learner import Learner
 from copd.recipe.reading import load_recipe, make_recipe, reread
 from copd.runs.checkpoint import latest_checkpoint
@@ -219,10 +218,10 @@ def test_a_state_of_a_branch_that_holds_nothing_is_refused_and_changes_nothing(p
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(small_base, tmp_path_factory) -> Path:
     """A finished run on a base of its own."""
     folder = tmp_path_factory.mktemp("resume")
-    shutil.copytree(model_folder("builtin:digits"), folder / "base")
+    shutil.copytree(small_base, folder / "base")
     return copd.train(load_recipe("demo-paper", [*TINY, f"model.path={folder / 'base'}"]), folder / "run").folder
 
 
@@ -287,10 +286,10 @@ def test_a_finished_run_is_made_longer_by_force_which_is_recorded_each_time(agai
     assert manifest_in(folder)["forced"] == [first, second]
 
 
-def test_a_run_of_another_tokenizer_is_refused_and_goes_on_by_force(again, tmp_path):
+def test_a_run_of_another_tokenizer_is_refused_and_goes_on_by_force(again, small_base, tmp_path):
     folder, changes = again
     base = tmp_path / "base"
-    shutil.copytree(model_folder("builtin:digits"), base)
+    shutil.copytree(small_base, base)
     with (base / "tokenizer.json").open("a") as file:
         file.write("\n")
     recipe = load_recipe("demo-paper", [*changes, f"model.path={base}"])

@@ -47,8 +47,9 @@ def secrets(monkeypatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
 
 
-def test_no_file_of_a_run_and_no_page_holds_a_secret_of_the_environment(secrets, tmp_path):
-    run = copd.train(load_recipe("demo-paper", [*SMALL, "trackers=[tensorboard]"]), tmp_path / "run").folder
+def test_no_file_of_a_run_and_no_page_holds_a_secret_of_the_environment(secrets, small_base, tmp_path):
+    changes = [*SMALL, f"model.path={small_base}", "trackers=[tensorboard]"]
+    run = copd.train(load_recipe("demo-paper", changes), tmp_path / "run").folder
     shutil.copytree(run, tmp_path / "twin")
     write_comparison([run, tmp_path / "twin"])
     there = {path.name for path in tmp_path.rglob("*")}
@@ -57,9 +58,10 @@ def test_no_file_of_a_run_and_no_page_holds_a_secret_of_the_environment(secrets,
     assert list(leaks(tmp_path)) == []
 
 
-def test_a_whole_run_that_wandb_records_holds_no_secret_of_the_environment(secrets, tmp_path):
+def test_a_whole_run_that_wandb_records_holds_no_secret_of_the_environment(secrets, small_base, tmp_path):
     pytest.importorskip("wandb", reason="wandb is not installed: pip install wandb")
-    changes = [*SMALL, "trackers=[wandb]", "method=mixed", "schedule={cycles: 1, rl_steps: 1, opd_steps: 0}"]
+    changes = [*SMALL, f"model.path={small_base}", "trackers=[wandb]", "method=mixed"]
+    changes.append("schedule={cycles: 1, rl_steps: 1, opd_steps: 0}")
     run = copd.train(load_recipe("demo-paper", changes), tmp_path / "run").folder
     assert list(run.rglob("*.wandb"))
     assert list(leaks(tmp_path)) == []
