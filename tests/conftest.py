@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # two tests at once: thread
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from markupsafe import Markup, escape
 from torch import Tensor, nn
 
@@ -150,17 +151,27 @@ def solver(processor: Any, problems_of: dict[str, tuple[Problem, ...]]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a base for whole runs, a third as dear as the one that ships; made once for all processes."""
-    from filelock import FileLock
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], Path]:
+    """A folder of that name, which is not to be changed: the first process that asks for it fills it for all others."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def made(name: str, fill: Callable[[Path], Any]) -> Path:
+        with FileLock(root / f"{name}.lock"):
+            if not (root / name).is_dir():
+                fill(root / f"unfinished {name}")
+                (root / f"unfinished {name}").rename(root / name)
+        return root / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def small_base(made_once: Callable[[str, Callable[[Path], Any]], Path]) -> Path:
+    """The folder of a base for whole runs, a third as dear as the one that ships."""
     from small_base import build_small_base
 
-    root = tmp_path_factory.getbasetemp()
-    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "small_base"
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            build_small_base(folder)
-    return folder
+    return made_once("small_base", build_small_base)
 
 
 @pytest.fixture(scope="session")

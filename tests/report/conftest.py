@@ -14,9 +14,10 @@ import torch
 
 from copd.measure.evaluate import Answers, tabulate
 from copd.report.comparison import comparison
-from copd.report.page import write_comparison, write_report
+from copd.report.page import COMPARISON, write_comparison, write_report
 from copd.report.reading import read_runs
 from copd.runs.pictures import keep_media
+from copd.runs.runlog import REPORT
 from copd.types import Problem
 
 CAPABILITIES = ("text", "image")
@@ -211,10 +212,16 @@ def side_by_side(tmp_path_factory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def every_page(tmp_path_factory) -> dict[str, Path]:
+def every_page(made_once) -> dict[str, Path]:
     """A report of each method, and a comparison of them all."""
-    root = tmp_path_factory.mktemp("runs")
     names = {method: method for method in MODELS} | {"copd": "co-evolving", "expert": "experts-of-a-long-name"}
-    runs = {method: make(root, name, method, experts=method == "mopd") for method, name in names.items()}
-    reports = {method: write_report(run) for method, run in runs.items()}
-    return {**reports, "comparison": write_comparison(list(runs.values()))}
+
+    def draw(root: Path) -> None:
+        root.mkdir()
+        runs = [make(root, name, method, experts=method == "mopd") for method, name in names.items()]
+        for run in runs:
+            write_report(run)
+        write_comparison(runs)
+
+    root = made_once("every_page", draw)
+    return {method: root / name / REPORT for method, name in names.items()} | {"comparison": root / COMPARISON}
