@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from in_float64 import in_float64
 from markupsafe import Markup, escape
-from torch import Tensor, nn
+from torch import Tensor
 
 from copd.tasks.digits import Digits
 from copd.types import Problem, Rollouts, Split
@@ -83,31 +84,6 @@ def _policy(processor: Any, change: Callable[[Any], Any] = lambda model: model, 
     return Policy(change(tiny_model(processor, seed)), processor)
 
 
-def _rotated(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """The rotation of the vision tower's queries and keys in the type of the weights."""
-    from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
-
-    cos, sin = cos.unsqueeze(-2).to(q), sin.unsqueeze(-2).to(q)
-    return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
-
-
-def _in_float64(model: Any) -> Any:
-    """RMS norm and the vision tower's rotation in the weights' type, where transformers computes in float32 always.
-
-    The rotation is replaced for all models: in float32 it is the same.
-    """
-    from transformers.models.qwen3_vl import modeling_qwen3_vl
-
-    modeling_qwen3_vl.apply_rotary_pos_emb_vision = _rotated
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child).__name__.endswith("RMSNorm"):
-                norm = nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon)
-                norm.weight = child.weight
-                setattr(module, name, norm)
-    return model.double()
-
-
 def _inclined_to_end(model: Any) -> Any:
     with torch.no_grad():
         model.get_input_embeddings().weight[model.generation_config.eos_token_id] *= 2
@@ -123,7 +99,7 @@ def policy(processor: Any) -> Any:
 @pytest.fixture(scope="session")
 def policy64(processor: Any) -> Any:
     """The same in float64, throughout."""
-    return _policy(processor, _in_float64)
+    return _policy(processor, in_float64)
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +111,7 @@ def ending(processor: Any) -> Any:
 @pytest.fixture(scope="session")
 def ending64(processor: Any) -> Any:
     """The same in float64, throughout."""
-    return _policy(processor, lambda model: _in_float64(_inclined_to_end(model)), seed=2)
+    return _policy(processor, lambda model: in_float64(_inclined_to_end(model)), seed=2)
 
 
 @pytest.fixture(scope="session")
