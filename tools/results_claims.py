@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REFERENCE, ONE_CYCLE, PAPER, EXPERT = "mixed", "one_cycle", "copd_paper", "expert"
 CO_EVOLVING = ("cycles", "copd_dense", PAPER)
 """Arms whose branches learn on from what was taught."""
-TAUGHT_ONCE = (ONE_CYCLE, "replay", "soft_kd")
+TAUGHT_ONCE = (ONE_CYCLE, "replay", "soft_kd", "mopd_base", "mopd_sampled")
 """Arms whose student experts teach at the end."""
 
 
@@ -28,14 +28,14 @@ def co_evolution(main: Study) -> list[str]:
     if not found or max(c.seeds for c in found) < 2:
         return []
     best = max(found, key=lambda c: c.over_seeds.value)
-    e, stands = best.over_seeds, f"`{best.arm}`, the best method whose branches go on learning after a lesson, is"
+    e, stands = best.over_seeds, f"`{best.arm}`, the best method whose branches learn on from what they are taught, is"
     low, high = sorted(100 * abs(bound) for bound in (e.low, e.high))
     by = f"{100 * abs(e.value):.1f} points {'above' if e.value > 0 else 'below'} `{ONE_CYCLE}`"
     if best.holm >= CLEAR:
-        return [f"Whether co-evolution pays here is open: {stands} {by} ({gain(e, best.seeds)})."]
+        return [f"Whether co-evolution pays in this study is open: {stands} {by} ({gain(e, best.seeds)})."]
     does = "pays" if e.value > 0 else "does not pay"
     because = weaker(main, best.arm) if e.value < 0 else ""
-    said = f"Co-evolution {does} here: {stands} {by} [{low:.1f}, {high:.1f}]."
+    said = f"Co-evolution {does} in this study: {stands} {by} [{low:.1f}, {high:.1f}]."
     return [said, *([f"One likely reason is weaker teachers: {because}."] if because else [])]
 
 
@@ -44,8 +44,8 @@ def elsewhere(worlds: Sequence[Study]) -> str:
     said = []
     for world in worlds:
         found = [c for c in world.found.get(REFERENCE, []) if (c.arm, c.capability) == (ONE_CYCLE, AVERAGE)]
-        said += [f"{gain(c.over_seeds, c.seeds)} points at {world.comparison.title}" for c in found]
-    return f"In other worlds `{ONE_CYCLE}` has, against `{REFERENCE}`, {'; '.join(said)}." if said else ""
+        said += [f"{gain(c.over_seeds, c.seeds)} at {world.comparison.title} ({c.seeds} seeds)" for c in found]
+    return f"Elsewhere `{ONE_CYCLE}` has, in points against `{REFERENCE}`: {'; '.join(said)}." if said else ""
 
 
 def weaker(main: Study, arm: str) -> str:
@@ -58,7 +58,7 @@ def weaker(main: Study, arm: str) -> str:
     return (
         f"at the end the branches of `{arm}` answer {100 * fmean(own[s] for s in both):.1f} % of the validation "
         f"problems of their own capability, those of `{ONE_CYCLE}` {100 * fmean(other[s] for s in both):.1f} % "
-        f"({gain(less, len(both))})"
+        f"(seed by seed {gain(less, len(both))})"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 from results_claims import EXPERT, ONE_CYCLE, claims, co_evolution, elsewhere
-from results_words import gain, markdown, percents, settings, share, spread
+from results_words import gain, markdown, percents, settings, share, spread, within
 
 from copd.arms.comparison import Comparison, read_comparison
 from copd.arms.jobs import candidate_name
@@ -104,13 +104,13 @@ class Study:
 
     def differences(self, reference: str) -> str:
         """Points more than a reference on average over capabilities."""
-        header = ("arm", "points more", "over seeds and problems", "p by Holm", "seeds won", "seeds for ±1 point")
+        header = ("arm", "points more", "over seeds and problems", "p by Holm", "seeds won", "seeds needed for ±1 point")
         lines = [
             (
                 f"`{c.arm}`",
                 gain(c.over_seeds, c.seeds),
-                f"[{100 * c.over_problems[0]:+.1f}, {100 * c.over_problems[1]:+.1f}]",
-                f"{c.holm:.3f}" if c.seeds > 1 else "–",
+                within(*c.over_problems),
+                "–" if c.seeds == 1 else f"{c.holm:.3f}" if c.holm >= 0.0005 else "< 0.001",
                 f"{c.wins * c.seeds:g} of {c.seeds}",
                 f"{c.seeds_needed or '–'}",
             )

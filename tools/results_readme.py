@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
-from results_claims import ONE_CYCLE, PAPER, REFERENCE, co_evolution
-from results_page import MAIN, ROOT, Study
+from results_claims import CO_EVOLVING, ONE_CYCLE, PAPER, REFERENCE, TAUGHT_ONCE, co_evolution, elsewhere
+from results_page import MAIN, ROOT, WORLDS, Study
 from results_words import gain, markdown, share
 
 from copd.arms.outcomes import Outcome
@@ -26,12 +27,12 @@ LABELS = {
     "expert": "experts: one model for each capability",
     "one_cycle": "experts teach one student",
     "replay": "experts teach one student, first on their RLVR rollouts",
-    "cycles": "experts teach one student, learn on from it, teach again",
+    "cycles": "branches teach one student, learn on from it, teach again",
     "copd_dense": "the paper's CoPD with a dense signal",
     "copd_paper": "the paper's CoPD",
     "soft_kd": "one student learns on the experts' answers",
     "mopd_base": "multi-teacher OPD of the base, dense signal",
-    "mopd_sampled": "multi-teacher OPD of the experts' mean",
+    "mopd_sampled": "multi-teacher OPD of the experts' mean, sampled signal",
     "mixed": "mixed RLVR",
     "average": "mean of the experts' weights",
     "ties": "experts, merged by TIES",
@@ -48,15 +49,20 @@ def base_accuracy(main: Study) -> dict[str, Estimate]:
     return {name: Estimate(value, value, value) for name, value in values.items()}
 
 
-def lead(main: Study) -> str:
+def lead(main: Study, worlds: Sequence[Study] = ()) -> str:
     """What leads and how the paper's form does against mixed RLVR, as far as their runs have ended; bold if clear."""
     against = {c.arm: c for c in main.found.get(REFERENCE, []) if c.capability == AVERAGE}
-    told = {ONE_CYCLE: "experts that teach one student at the end", PAPER: "the paper's cycles of mutual OPD"}
-    said = [f"{what}: {lead_of(against[arm])}" for arm, what in told.items() if arm in against]
+    told = {
+        ONE_CYCLE: "experts that teach one student at the end",
+        "copd_dense": "mutual OPD with a dense signal",
+        PAPER: "mutual OPD as in the paper, not tuned",
+    }
+    said = [f"{what} {lead_of(against[arm])}" for arm, what in told.items() if arm in against]
     if not said:
         return "No seed of the study has run yet."
-    where = "on a toy world and at equal rollouts, in points against mixed RLVR"
-    return f"**Measured** {where}: {'; '.join(said)} ([results](#results))."
+    where = f"on a toy world, at {main.comparison.rollouts:,} rollouts each, in points of accuracy against mixed RLVR"
+    beside = f" {more}" if (more := elsewhere(worlds)) else ""
+    return f"**Measured** {where}: {'; '.join(said)} ([results](#results)).{beside}"
 
 
 def section(main: Study) -> str:
@@ -115,7 +121,7 @@ def picture(main: Study, out: Path) -> None:
     for place, (arm, _) in enumerate(rows):
         values = [100 * o.accuracy(AVERAGE) for o in main.outcomes if o.arm == arm]
         mean, low, high = t_interval(values)
-        color = "tab:blue" if "copd" in arm or arm in ("one_cycle", "replay", "cycles") else "0.35"
+        color = "tab:blue" if arm in CO_EVOLVING else "tab:orange" if arm in TAUGHT_ONCE else "0.35"
         axes.plot(values, [place] * len(values), ".", color=color, alpha=0.35, markersize=5)
         if len(values) > 1:
             axes.plot([low, high], [place, place], color=color, linewidth=2)
@@ -127,14 +133,15 @@ def picture(main: Study, out: Path) -> None:
         figure.savefig(out, facecolor="white", metadata={"Date": None})
 
 
-def with_results(readme: str, main: Study) -> str:
+def with_results(readme: str, main: Study, worlds: Sequence[Study] = ()) -> str:
     """README with the present results between its marks."""
-    for (begin, end), text in ((LEAD, lead(main)), (RESULTS, section(main))):
+    for (begin, end), text in ((LEAD, lead(main, worlds)), (RESULTS, section(main))):
         before, rest = readme.split(begin)
         readme = f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
     return readme
 
 
 if __name__ == "__main__":
-    README.write_text(with_results(README.read_text("utf-8"), Study(MAIN)), "utf-8")
+    worlds = [Study(file) for file in WORLDS]
+    README.write_text(with_results(README.read_text("utf-8"), Study(MAIN), worlds), "utf-8")
     picture(Study(MAIN), PICTURE)

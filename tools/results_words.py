@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from copd.maths.seeds import t_interval
 from copd.measure.evaluate import Estimate
+from copd.report.words import points
 
 
 def spread(values: Sequence[float]) -> str:
@@ -27,7 +28,12 @@ def share(e: Estimate, seeds: int) -> str:
 
 def gain(e: Estimate, seeds: int) -> str:
     """A difference in points with its interval over seeds, if there are several."""
-    return f"{100 * e.value:+.1f}" + (f" [{100 * e.low:+.1f}, {100 * e.high:+.1f}]" if seeds > 1 else "")
+    return points(e.value) + (f" {within(e.low, e.high)}" if seeds > 1 else "")
+
+
+def within(low: float, high: float) -> str:
+    """An interval of a difference, in points."""
+    return f"[{points(low)}, {points(high)}]"
 
 
 def settings(changes: dict[str, object]) -> str:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from copd.arms.outcomes import write_outcome
+from copd.report.words import MINUS
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,7 +88,8 @@ def test_what_finished_models_become_is_told_over_seeds_once_it_is_there(results
         found = {"how": "scale 0.7", "accuracy": {"average": 0.5 + gained}, "one_cycle": {"average": 0.5}}
         (study.file.parent / "finishing" / f"scaled-{seed}.json").write_text(json.dumps(found))
     said = results_page.page(results_page.Study(study.file), {}, [])
-    assert "| `scaled` | scale 0.7 | 3 | 53.0 [48.7, 57.3] | 50.0 [50.0, 50.0] | +3.0 [-1.3, +7.3] |" in said
+    found = "| `scaled` | scale 0.7 | 3 | 53.0 [48.7, 57.3] | 50.0 [50.0, 50.0] | +3.0 [-1.3, +7.3] |"
+    assert found in said.replace(MINUS, "-")
 
 
 def test_a_candidate_that_has_not_run_is_shown_as_such(results_page, study):
@@ -134,26 +136,26 @@ def three_ways(results_page, make_outcome, tmp_path):
 
 def test_the_first_lines_say_that_co_evolution_does_not_pay_and_that_its_teachers_are_weaker(three_ways):
     said = three_ways(0.4).verdict()[-1]
-    assert "Co-evolution does not pay here: `copd_paper`, the best method whose branches go on learning" in said
+    assert "Co-evolution does not pay in this study: `copd_paper`, the best method whose branches learn on" in said
     assert "is 20.0 points below `one_cycle` [19.4, 20.6]." in said
     assert "weaker teachers: at the end the branches of `copd_paper` answer 55.0 % of the validation problems" in said
-    assert "those of `one_cycle` 65.0 % (-10.0 [-10.0, -10.0])." in said
+    assert "those of `one_cycle` 65.0 % (seed by seed -10.0 [-10.0, -10.0])." in said.replace(MINUS, "-")
 
 
 def test_branches_that_are_not_clearly_weaker_are_not_called_so(three_ways):
     said = three_ways(0.4, known=0.65).verdict()[-1]
-    assert "Co-evolution does not pay here" in said
+    assert "Co-evolution does not pay in this study" in said
     assert "weaker teachers" not in said
 
 
 def test_the_first_lines_say_that_co_evolution_pays(three_ways):
     said = three_ways(0.7).verdict()[-1]
-    assert "Co-evolution pays here" in said
+    assert "Co-evolution pays in this study" in said
     assert "weaker teachers" not in said
 
 
 def test_the_first_lines_leave_open_what_is_not_clear(three_ways):
-    assert "Whether co-evolution pays here is open" in three_ways(0.6).verdict()[-1]
+    assert "Whether co-evolution pays in this study is open" in three_ways(0.6).verdict()[-1]
 
 
 def test_the_first_lines_tell_how_one_cycle_does_in_other_worlds(results_page, study, three_ways):
@@ -163,12 +165,12 @@ def test_the_first_lines_tell_how_one_cycle_does_in_other_worlds(results_page, s
     file.write_text(yaml.safe_dump({**yaml.safe_load(world.file.read_text()), "search": search}))
     main = results_page.Study(file)
     said, _, _ = results_page.page(main, {}, [world]).partition("## ")
-    assert "- In other worlds `one_cycle` has, against `mixed`, +10.0 [+10.0, +10.0] points at" in said
-    assert "In other worlds" not in results_page.page(main, {}, [])
+    assert "- Elsewhere `one_cycle` has, in points against `mixed`: +10.0 [+10.0, +10.0] at" in said
+    assert "Elsewhere" not in results_page.page(main, {}, [])
 
 
 def test_a_claim_of_the_paper_holds_only_where_the_intervals_say_so(three_ways):
-    said = importlib.import_module("results_claims").claims(three_ways(0.55))
+    said = importlib.import_module("results_claims").claims(three_ways(0.55)).replace(MINUS, "-")
     assert "| CoPD is ahead of mixed RLVR | `copd_paper`: +5.0 [+4.4, +5.6] against `mixed` | yes |  |" in said
     assert "| CoPD is ahead of experts that teach one student once | `copd_paper`: -5.0 [-5.6, -4.4] against" in said
     assert "| `one_cycle`: text -10.0 [-10.0, -10.0], image -10.0 [-10.0, -10.0] | no | experts alone" in said
