@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +136,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
     def made(name: str, fill: Callable[[Path], Any]) -> Path:
         with FileLock(root / f"{name}.lock"):
             if not (root / name).is_dir():
+                shutil.rmtree(root / f"unfinished {name}", ignore_errors=True)
                 fill(root / f"unfinished {name}")
                 (root / f"unfinished {name}").rename(root / name)
         return root / name

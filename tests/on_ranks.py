@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import KINDS, _in_float64, _policy
+from conftest import KINDS, _policy
+from in_float64 import in_float64
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -59,7 +60,7 @@ def objectives(policy: Policy, kind: str) -> Iterator[tuple[str, list[Objective]
     grpo = GrpoObjective("grpo", rollouts, 1.0, advantage_N)
     teacher_NT = rollouts.logp_NT + torch.linspace(-3, 3, rollouts.logp_NT.numel()).view(rollouts.logp_NT.shape)
     sampled = DistillObjective("opd", rollouts, 0.5, teacher_NT, partial(clamped_delta, bound=2.0))
-    other = _policy(policy.processor, _in_float64, seed=1)
+    other = _policy(policy.processor, in_float64, seed=1)
     dense = DenseObjective("opd", rollouts, 0.5, other.score(rollouts, whole=True), reverse_kl)
     yield "grpo", [grpo]
     yield "sampled", [grpo, sampled]
@@ -71,7 +72,7 @@ def policies() -> Iterator[tuple[str, Policy]]:
     from copd.model.tiny import tiny_processor
 
     processor = tiny_processor()
-    plain = _policy(processor, _in_float64)
+    plain = _policy(processor, in_float64)
     plain.micro_batch_tokens = 60
     yield "whole", plain
     yield "checkpointed", plain._with(plain.duplicate().model, gradient_checkpointing=True, micro_batch_tokens=60)

@@ -53,4 +53,12 @@ def build_small_base(folder: Path) -> None:
     tasks = [Curt(capability, **EASY) for capability in CAPABILITIES]
     plan = WarmupPlan(steps=65, problems_per_step=2 * KNOWN, learning_rate=1e-2)
     warm_up(policy, tasks, plan, lambda step, steps: None)
+    for task in tasks:
+        problems = [task.problem(Split.TRAIN, index) for index in range(KNOWN)]
+        drawn = policy.sample(
+            problems, rollouts_per_prompt=32, generator=torch.Generator().manual_seed(0), max_new_tokens=12
+        )
+        pairs = zip(drawn.prompt_of_N.tolist(), policy.texts(drawn), strict=True)
+        right = [f"{{{problems[place].answer}}}" in text for place, text in pairs]
+        assert 0.2 < sum(right) / len(right) < 0.8, "GRPO has no signal where all answers are right, or all are wrong"
     policy.save(folder, "")

@@ -104,7 +104,14 @@ class Study:
 
     def differences(self, reference: str) -> str:
         """Points more than a reference on average over capabilities."""
-        header = ("arm", "points more", "over seeds and problems", "p by Holm", "seeds won", "seeds needed for ±1 point")
+        header = (
+            "arm",
+            "points more",
+            "over seeds and problems",
+            "p by Holm",
+            "seeds won",
+            "seeds needed for ±1 point",
+        )
         lines = [
             (
                 f"`{c.arm}`",

@@ -5,9 +5,9 @@
 A run is killed by SIGKILL at a random moment of its life or, every second time, at a random moment after it has begun
 to write a checkpoint. With `--victims branches` the run lives on, and the process or actor of one of its branches is
 killed at a random moment; the run then goes on by itself from its last checkpoint. `--victims nodes` does so with the
-raylets of a Ray cluster on this machine, which has a node for each branch and a spare one. A run that comes to its end
-is compared, and the next one begins in a new folder; the last one is not killed any more. Exit status 1: one of them is
-not, bit for bit, what the undisturbed run is.
+raylets of a Ray cluster on this machine, which has a node for each branch; another node takes the place of a killed
+one. A run that comes to its end is compared, and the next one begins in a new folder; the last one is not killed any
+more. Exit status 1: one of them is not, bit for bit, what the undisturbed run is.
 """
 
 import argparse
@@ -132,11 +132,11 @@ def branches_of(run: int) -> list[psutil.Process]:
     return found
 
 
-Strike = Callable[[int, random.Random], bool]
-"""Kills a part of the run with this process number; False: there was nothing to kill yet."""
+Strike = Callable[[int, Path, random.Random], bool]
+"""Kills a part of the run with this process number and folder; False: there was nothing to kill yet."""
 
 
-def strike_branch(run: int, draw: random.Random) -> bool:
+def strike_branch(run: int, _: Path, draw: random.Random) -> bool:
     with suppress(psutil.NoSuchProcess):
         if victims := branches_of(run):
             draw.choice(victims).kill()
@@ -163,17 +163,21 @@ def nodes_of_ray(branches: int) -> Iterator[Strike]:
     """A cluster that the runs join, served by a program of its own: a process that has used Ray cannot fork a run."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    server = context.Process(target=serve_nodes, args=(theirs, branches + 1))
+    server = context.Process(target=serve_nodes, args=(theirs, branches))
     server.start()
     theirs.close()
-    os.environ["RAY_ADDRESS"] = ours.recv()
 
-    def strike(_: int, draw: random.Random) -> bool:
-        ours.send(draw.randrange(branches + 1))
+    def strike(_: int, folder: Path, draw: random.Random) -> bool:
+        if not (folder / "metrics.jsonl").exists():
+            return False  # no branch has a place yet
+        ours.send(draw.randrange(branches))
         return True
 
     try:
+        os.environ["RAY_ADDRESS"] = ours.recv()
         yield strike
+    except EOFError:
+        sys.exit("no Ray cluster has started; its error is above")
     finally:
         ours.close()
         server.join()
@@ -185,7 +189,7 @@ def soaked(recipe: Recipe, folder: Path, draw: random.Random, kills: int, whole:
     until = time.monotonic() + draw.uniform(0, whole)
     while not ended(process):
         time.sleep(0.01)
-        if count < kills and time.monotonic() > until and strike(process, draw):
+        if count < kills and time.monotonic() > until and strike(process, folder, draw):
             count += 1
             until = time.monotonic() + draw.uniform(0, whole)
     return count
@@ -203,7 +207,9 @@ def soak_parts(recipe: Recipe, kills: int, seed: int, out: Path, strike: Strike)
         print(f"run {rounds}, after {total} kills in all: {', '.join(found) or 'the same'}", flush=True)
         rounds, differing = rounds + 1, differing + bool(found)
         shutil.rmtree(folder)
-    print(f"{total} kills, {rounds} runs, {rounds - differing} of them bit for bit the undisturbed one")
+    begun_anew = (out / "said.txt").read_text().count("all branches go on from the last checkpoint")
+    print(f"kills: {total}; new beginnings of all branches: {begun_anew}")
+    print(f"{rounds} runs, {rounds - differing} of them bit for bit the undisturbed one")
     return differing
 
 

@@ -160,10 +160,10 @@ def mean_of_pairs(point: Mapping[str, Any], measure: str) -> float | None:
 
 
 def write_outcome(path: Path, outcome: Outcome) -> None:
-    """Write an outcome, whole or not at all. One of another recipe that is there is kept under another name."""
+    """Write an outcome, whole or not at all. One of other settings that is there is kept as former-...."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file() and (former := read_outcome(path).fingerprint) != outcome.fingerprint:
-        path.rename(path.with_name(f"former-{former}-{path.name}"))
+        replace_text(path.with_name(f"former-{former}-{path.name}"), path.read_text(encoding="utf-8"))
     replace_text(path, json.dumps(asdict(outcome), indent=1) + "\n")
 
 

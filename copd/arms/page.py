@@ -123,16 +123,15 @@ def verdict(rows: Sequence[ArmRow], against: Sequence[tuple[str, Sequence[Contra
             ("behind", [c for c in clear if c.over_seeds.value < 0]),
         ):
             if arms:
-                named = listed(f"{c.arm} ({_gained(c) if word == 'ahead of' else points(c.over_seeds.value)})" for c in arms)
-                said.append(f"Clearly {word} {reference}, by Holm's correction: {named}.")
-        if unclear := [f"{c.arm} ({_gained(c)})" for c in own if c.holm >= CLEAR]:
+                said.append(f"Clearly {word} {reference}, by Holm's correction: {listed(map(_gained, arms))}.")
+        if unclear := [_gained(c) for c in own if c.holm >= CLEAR]:
             said.append(f"No clear difference to {reference}: {listed(unclear)}.")
     return said
 
 
 def _gained(contrast: Contrast) -> str:
     e = contrast.over_seeds
-    return f"{points(e.value)} [{points(e.low)}, {points(e.high)}]"
+    return f"{contrast.arm} ({points(e.value)} [{points(e.low)}, {points(e.high)}])"
 
 
 Points = list[tuple[float, float]]

@@ -15,6 +15,7 @@ from copd.arms.jobs import Job
 from copd.arms.outcomes import finished_by, outcome_of, outcome_path, write_outcome
 from copd.assemble.plan import make_plan
 from copd.errors import CopdError
+from copd.report.words import counted
 from copd.system.processes import end_with_parent
 
 POLL_SECONDS = 0.5
@@ -120,8 +121,8 @@ def run_jobs(
     progress.skipped = len(progress.done)
     if changed := [job for job in jobs if job.arm and job.name not in progress.done and _has_outcome(job, results)]:
         tell(
-            f"{len(changed)} jobs run again, for their results are of other settings (first {changed[0].name}); "
-            "each of these is kept as former-... beside the new one"
+            f"{counted(len(changed), 'result')} of other settings (first {changed[0].name}) will be replaced; the old "
+            "stay beside the new, as former-..."
         )
     needed = {job.needs.name for job in jobs if job.needs and job.name not in progress.done}
     progress.waiting = [job for job in jobs if job.name not in progress.done and (job.arm or job.name in needed)]

@@ -23,7 +23,7 @@ from copd.assemble.plan import make_plan
 from copd.assemble.revisions import commits_of
 from copd.assemble.tasks import leak_warnings
 from copd.commands.manifest import new_manifest
-from copd.errors import JobError, RecipeError
+from copd.errors import CopdError, JobError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.recipe.strict_yaml import parse_yaml
 from copd.runs.lifecycle import alone_in
@@ -92,6 +92,7 @@ def run_comparison(order: Order) -> tuple[Path, Progress]:
     comparison, jobs = plan_of(order, search=False)
     sources = _look_at_problems(jobs, comparison, order)
     with alone_in(order.out):
+        _tell_of_changes(jobs, order.out, order)
         progress = order.run(jobs, order.out, comparison)
     outcomes = [
         read_outcome(outcome_path(job, order.out / "results")) for job in jobs if job.name in progress.done and job.arm
@@ -106,6 +107,7 @@ def run_search(order: Order) -> tuple[Path, Progress]:
     comparison, jobs = plan_of(order, search=True)
     out = order.out / "search"
     with alone_in(out):
+        _tell_of_changes(jobs, out, order)
         progress = order.run(jobs, out, comparison)
     if progress.failed:
         raise JobError(f"--search: {len(progress.failed)} of {len(jobs)} jobs failed; nothing was chosen")
@@ -186,23 +188,37 @@ def seconds_per_rollout(job: Job) -> float:
 
 
 def _look_at_problems(jobs: Sequence[Job], comparison: Comparison, order: Order) -> Sources:
-    """Warn of leaks between splits and branches, and of old results; keep what the test problems were made of."""
-    last, results = jobs[-1], order.out / "results"
-    with assembled(last.recipe, order.tell) as made:
+    """Warn of leaks between splits and branches, and keep what the test problems were made of."""
+    with assembled(jobs[-1].recipe, order.tell) as made:
         for warning in leak_warnings(made.tasks):
             order.tell(f"warning: {warning}")
-        alike = [job for job in jobs if job.arm == last.arm and job.name in finished_by([job], results)]
-        before = {read_outcome(outcome_path(job, results)).made_of for job in alike} - {""}
-        if before and before != {made_of(new_manifest(made))}:
-            order.tell(
-                f"warning: {order.out}: rows, model, code or versions are no longer those of its results; to compare "
-                "anew, give another --out"
-            )
         found = {name: _sources_of(made, name, comparison.problems) for name in made.tasks}
-    path = results / PROBLEMS
+    path = order.out / "results" / PROBLEMS
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(found) + "\n")
     return found
+
+
+def _tell_of_changes(jobs: Sequence[Job], out: Path, order: Order) -> None:
+    """Warn where new results would stand beside older ones that were made of other things than those here now.
+
+    Jobs of a cluster may have other versions of libraries there, so those are not compared.
+    """
+    done = finished_by(jobs, out / "results")
+    former = next((job for job in reversed(jobs) if job.name in done), None)
+    if former is None or order.launch or all(job.name in done for job in jobs if job.arm):
+        return
+    before = read_outcome(outcome_path(former, out / "results")).made_of
+    try:
+        with assembled(former.recipe, lambda _: None) as made:
+            now = made_of(new_manifest(made))
+    except CopdError:
+        return  # the missing jobs tell what is not there
+    if before and before != now:
+        order.tell(
+            f"warning: {out}: rows, model, code or versions are no longer those of its results ({former.name}); to "
+            "compare anew, give another --out"
+        )
 
 
 def _sources_of(made: Assembled, name: str, count: int) -> list[list[str]]:

@@ -73,7 +73,7 @@ def _meant_as_field(error: Any) -> str:
         return ""
     from copd.recipe.synonyms import fields_called
 
-    fields = fields_called().get(name, [])
+    fields = [field for field in fields_called().get(name, []) if "[]" not in field]
     named = " or ".join(f"{field}=VALUE" for field in ([name] if name in fields else fields))
     return f"; a field of the recipe is set as {named}" if named else ""
 

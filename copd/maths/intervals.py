@@ -44,7 +44,8 @@ def mean_of_scores(scores_P: Tensor) -> tuple[float, float, float]:
     of_binary = float(adjusted.mean() * (1 - adjusted.mean()))
     worth = len(scores_P) * of_binary / float(adjusted.var(unbiased=False))
     mean = float(scores_P.mean())
-    return mean, *wilson(mean * worth, worth)
+    low, high = wilson(mean * worth, worth)
+    return mean, min(low, mean), max(high, mean)
 
 
 def paired_difference(groups: list[tuple[Tensor, Tensor]]) -> tuple[float, float, float]:

@@ -115,7 +115,7 @@ def _hub_folder(path: str, given_as: str, revision: str, fetched: Sequence[str])
 def load_model(folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu") -> tuple[Any, Any]:
     """The model of a local folder of safetensors, and its processor; for a model of text only, its tokenizer.
 
-    Tensors for a card are read one after the other; the CPU never holds them all. Weights are never unpickled, and code
+    Tensors for a card are read a few at a time; the CPU never holds them all. Weights are never unpickled, and code
     in the folder is never run. Raises ModelFolderError naming the fault.
     """
     _check_config(folder)

@@ -70,8 +70,8 @@ class Survey:
                 return share, {split: len(rows) for split, rows in sets.items()}
         raise DataError(
             f"{self.file}: {self.rows} sound rows cannot be cut into train, validation and test, each with one at "
-            "least; give more rows. Rows of the same text, or of the same pictures, stay together (different "
-            f"ones: {len(set(self.sound.key_n.tolist()))})"
+            "least; give more rows. Rows of the same text, or of the same pictures, stay together; "
+            f"{len(set(self.sound.key_n.tolist()))} differ"
         )
 
 

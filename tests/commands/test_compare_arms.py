@@ -121,17 +121,17 @@ def test_a_job_that_fails_is_told_the_others_go_on_and_nothing_is_run_twice(file
     file.write_text(yaml.safe_dump({**FILE, "arms": arms}))
     _, progress = run_comparison(asked(file, again))
     assert (progress.skipped, progress.failed) == (1, {}), "only the arm that was changed is run again"
-    assert again[0].startswith("1 jobs run again, for their results are of other settings (first rollouts/average/seed")
+    assert again[0].startswith("1 result of other settings (first rollouts/average/seed-0) will be replaced")
     results = file.parent / "out" / "results" / "rollouts" / "average"
     kept = [path for path in results.iterdir() if path.name.startswith("former-")]
     assert [read_outcome(path) for path in kept] == [outcomes[0]], "a result is never lost"
     assert read_outcome(results / "seed-0.json").fingerprint != outcomes[0].fingerprint
 
     write_outcome(results.parent / "expert" / "seed-0.json", replace(outcomes[1], made_of="of other rows"))
+    (results / "seed-0.json").unlink()
     run_comparison(asked(file, again))
-    assert again[-1].endswith(
-        "out: rows, model, code or versions are no longer those of its results; to compare anew, give another --out"
-    )
+    (warned,) = [line for line in again if line.startswith("warning: ")]
+    assert "rows, model, code or versions are no longer those of its results (rollouts/expert/seed-0)" in warned
 
 
 def test_if_no_job_comes_to_its_end_the_command_has_failed_rather_than_been_called_wrongly(file):

@@ -58,9 +58,7 @@ def test_a_file_without_a_sound_row_and_one_that_cannot_be_cut_are_refused(surve
     with pytest.raises(DataError, match=r"f.jsonl: 1 sound rows cannot be cut"):
         surveyed({"prompt": "?", "answer": "1"}).share(500)
     few = [{"prompt": str(i % 2), "answer": str(i)} for i in range(50)]
-    with pytest.raises(
-        DataError, match=r"f.jsonl: 50 sound rows cannot be cut .* stay together \(different ones: 2\)$"
-    ):
+    with pytest.raises(DataError, match=r"f.jsonl: 50 sound rows cannot be cut .* stay together; 2 differ$"):
         surveyed(*few).share(500)
 
 

@@ -55,9 +55,8 @@ def test_a_tensor_that_was_left_on_the_cpu_is_an_error_there():
             there + torch.ones(3)
 
 
-def test_weights_are_loaded_onto_the_card_tensor_by_tensor(monkeypatch):
+def test_weights_are_loaded_onto_the_card_tensor_by_tensor():
     """The CPU never holds a whole model: of each tensor, what is there is let go before the next one is read."""
-    monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")  # the pretended card is there in this thread only
     folder = model_folder("builtin:digits")
     on_cpu, held, most = Policy.from_pretrained(folder), WeakValueDictionary(), [0]
 
@@ -66,14 +65,19 @@ def test_weights_are_loaded_onto_the_card_tensor_by_tensor(monkeypatch):
         most[0] = max(most[0], sum(each.nbytes for each in held.values() if each.device.type == "cpu"))
         return to(tensor, *args, **options)
 
-    with pretended_card():
+    with pretended_card(), pytest.MonkeyPatch.context() as patch:
         to = torch.Tensor.to
-        monkeypatch.setattr(torch.Tensor, "to", noted)
+        patch.setattr(torch.Tensor, "to", noted)
+        patch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")  # the pretended card is there in this thread only
         there = Policy.from_pretrained(folder, device=CARD)
     sizes = [each.nbytes for each in on_cpu.weights().values()]
-    assert {each.device for each in (*there.model.parameters(), *there.model.buffers())} == {CARD}
-    for name, tensor in there.model.state_dict().items():
-        assert torch.equal(tensor.inner, on_cpu.model.state_dict()[name])
+    for mine, theirs in (
+        (there.model.named_parameters(), on_cpu.model.named_parameters()),
+        (there.model.named_buffers(), on_cpu.model.named_buffers()),
+    ):
+        for (name, tensor), (like, expected) in zip(mine, theirs, strict=True):
+            assert (name, tensor.device) == (like, CARD)
+            assert torch.equal(tensor.data.cpu(), expected), name
     assert 0 < most[0] < sum(sizes) / 4
 
 

@@ -157,12 +157,12 @@ def test_a_run_merges_by_the_method_of_its_recipe_from_its_base(dare, assert_sam
 
 
 @pytest.mark.parametrize("capability", ["text", "image", "video"])
-def test_the_merged_folder_answers_alike_through_plain_transformers(finished, capability):
+def test_the_merged_folder_answers_alike_through_plain_transformers(dare, capability):
     problem = Digits(capability, conflict=1.0).problem(Split.TEST, 3)
-    policy = Policy.from_pretrained(finished / "merged")
+    policy = Policy.from_pretrained(dare / "merged")
     ours = policy.sample([problem], max_new_tokens=12)
-    model = AutoModelForImageTextToText.from_pretrained(finished / "merged")
-    processor = AutoProcessor.from_pretrained(finished / "merged")
+    model = AutoModelForImageTextToText.from_pretrained(dare / "merged")
+    processor = AutoProcessor.from_pretrained(dare / "merged")
     media = [{"type": kind} for kind in ("image", "video") if kind == capability]
     chat = [{"role": "user", "content": [*media, {"type": "text", "text": problem.prompt}]}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
