@@ -99,7 +99,7 @@ def train(
     """
     from copd.recipe.keys import without_keys
     from copd.recipe.reading import load_recipe, reread
-    from copd.runs.folder import saved_recipe
+    from copd.runs.folder import check_free, run_folder, saved_recipe
     from copd.system.processes import begin_to_import, importing
 
     source: str | Mapping[str, Any] | None
@@ -107,6 +107,8 @@ def train(
     if resume and out is not None and source is None:
         source = saved_recipe(out, reread)
     settings = load_recipe(source, changes) if source else load_recipe(*named_recipe(recipe, overrides))
+    if not resume:
+        check_free(run_folder(settings, out), resume)
     if settings.backend.kind == "processes":
         begin_to_import(SERVER)
     with busy("loading PyTorch and transformers"), importing():

@@ -36,7 +36,7 @@ from copd.recipe.publish import published
 from copd.recipe.reading import reread
 from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint
 from copd.runs.experts import expert_checkpoint
-from copd.runs.folder import check_folder, claim, record_forced
+from copd.runs.folder import check_folder, claim, record_forced, run_folder
 from copd.runs.lifecycle import Stop, alone_in, saved_in
 from copd.runs.observer import RunObserver
 from copd.runs.remaining import EVALUATING, Remaining
@@ -69,7 +69,7 @@ def train(
     """
     if force and not resume:
         raise RecipeError("--force: found without --resume, which alone has a use for it; add --resume or leave it out")
-    folder = Path(out) if out else Path("runs") / f"{recipe.method}-seed{recipe.seed}"
+    folder = run_folder(recipe, out)
     plan = make_plan(recipe)
     check_trackers(recipe.trackers)
     screen = screen or Screen()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from copd.errors import CheckpointError, RecipeError, WriteError, wrong_in
+from copd.recipe.model import Recipe
 from copd.runs.experts import DECIDE_NOTHING
 from copd.runs.given import GIVEN
 from copd.runs.runlog import RUN_MANIFEST
@@ -60,10 +61,20 @@ def check_folder(
             lines = [f"{folder}: cannot resume: {change}" for change in changes]
             raise CheckpointError("\n".join([*lines, FORCED]))
         return changes
+    check_free(folder, resume)
+    return []
+
+
+def run_folder(recipe: Recipe, out: str | Path | None) -> Path:
+    """The folder of a run: `out`, by default runs/METHOD-seedSEED."""
+    return Path(out) if out else Path("runs") / f"{recipe.method}-seed{recipe.seed}"
+
+
+def check_free(folder: Path, resume: bool) -> None:
+    """Raise RecipeError if the folder holds anything but what a start leaves there, so that no run can begin in it."""
     if occupied(folder, besides=STARTED):
         hint = f"it holds no {RUN_MANIFEST}" if resume else "--resume goes on with the run in it"
         raise RecipeError(f"--out {folder}: is not empty; give another folder ({hint})")
-    return []
 
 
 def saved_recipe(folder: Path, reread: Reread) -> dict[str, Any]:

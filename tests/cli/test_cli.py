@@ -84,6 +84,16 @@ def test_the_process_exits_as_the_command_does(tmp_path):
     assert done.stderr.startswith("error: recipe nothing.yaml: ")
 
 
+def test_a_run_that_cannot_begin_in_its_folder_is_refused_before_pytorch_is_loaded(tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("")
+    look = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
+    words = [sys.executable, "-c", f"{look}; from copd.cli import main; main()", "train", "demo", "--out", "taken"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert done.stderr.startswith("error: --out taken: is not empty; give another folder (--resume goes on with")
+
+
 def test_recipe_list_names_each_recipe_that_ships_in_one_line(command):
     done = command("recipe", "list")
     names = [line.partition(": ")[0] for line in done.stdout.splitlines()]

@@ -227,6 +227,7 @@ class Interrupting:
         if name == "transformers":
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a caller in the background may ignore it
 sys.meta_path.insert(0, Interrupting())
 import copd.assemble.server
 print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
