@@ -108,7 +108,7 @@ def train(
         source = saved_recipe(out, reread)
     settings = load_recipe(source, changes) if source else load_recipe(*named_recipe(recipe, overrides))
     if not resume:
-        check_free(run_folder(settings, out), resume)
+        check_free(run_folder(out, settings.method, settings.seed), resume)
     if settings.backend.kind == "processes":
         begin_to_import(SERVER)
     with busy("loading PyTorch and transformers"), importing():

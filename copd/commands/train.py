@@ -69,7 +69,7 @@ def train(
     """
     if force and not resume:
         raise RecipeError("--force: found without --resume, which alone has a use for it; add --resume or leave it out")
-    folder = run_folder(recipe, out)
+    folder = run_folder(out, recipe.method, recipe.seed)
     plan = make_plan(recipe)
     check_trackers(recipe.trackers)
     screen = screen or Screen()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from copd.errors import CheckpointError, RecipeError, WriteError, wrong_in
-from copd.recipe.model import Recipe
 from copd.runs.experts import DECIDE_NOTHING
 from copd.runs.given import GIVEN
 from copd.runs.runlog import RUN_MANIFEST
@@ -65,9 +64,9 @@ def check_folder(
     return []
 
 
-def run_folder(recipe: Recipe, out: str | Path | None) -> Path:
+def run_folder(out: str | Path | None, method: str, seed: int) -> Path:
     """The folder of a run: `out`, by default runs/METHOD-seedSEED."""
-    return Path(out) if out else Path("runs") / f"{recipe.method}-seed{recipe.seed}"
+    return Path(out) if out else Path("runs") / f"{method}-seed{seed}"
 
 
 def check_free(folder: Path, resume: bool) -> None:
