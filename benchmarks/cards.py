@@ -95,8 +95,8 @@ def precision(policy: Policy, side: int) -> Numbers:
 
     def off(rollouts: Rollouts, logp_NT: Tensor) -> dict[str, float]:
         alone = [take_rows(rollouts, torch.tensor([n])) for n in range(len(rollouts.tokens_NT))]
-        expected_NT = torch.cat([whole.score(row).logp_NT for row in alone])
-        error_M = (logp_NT.cpu() - expected_NT.cpu())[rollouts.mask_NT.cpu()].abs()
+        expected_M = torch.cat([whole.score(row).logp_NT[row.mask_NT] for row in alone])
+        error_M = (logp_NT[rollouts.mask_NT] - expected_M).abs()
         return {"max": float(error_M.max()), "mean": float(error_M.mean())}
 
     found: Numbers = {}

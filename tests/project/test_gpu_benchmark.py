@@ -137,7 +137,7 @@ def test_the_same_code_runs_on_a_cpu_with_the_tiny_model_and_writes_nothing():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu", "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     for name in ("log-probs", "attention", "sampling", "resume", "offload", "two branches", "speed", "memory"):
         assert f"### {name}" in done.stdout
     assert "| same bits | True |" in done.stdout
