@@ -19,6 +19,8 @@ Draw = Callable[[Any, Sequence[Record]], bool]
 SIZE = (4.9, 3.3)
 """Inches. At this width the type is as large as the page's small print."""
 TYPE = 10
+LEGEND_LINE, ROOMY = 0.21, 2
+"""Inches that a line of the legend takes, and so many lines that the usual height has room for."""
 SMOOTHED = 5
 """Steps over which noisy values are averaged."""
 ROUNDING = 1e-12
@@ -206,6 +208,8 @@ def finished_figure(figure: Figure, axes: Any, title: str, unit: str = "step") -
     axes.xaxis.label.set_size(TYPE)
     names = axes.get_legend_handles_labels()[1]
     columns = 3 if max(map(len, names)) < 14 else 2
+    lines = -(-len(names) // columns)
+    figure.set_figheight(SIZE[1] + LEGEND_LINE * max(0, lines - ROOMY))
     figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=TYPE, handlelength=2.4)
     return to_svg(figure, title)
 

@@ -183,3 +183,18 @@ def test_series_differ_in_colour_and_mark_and_every_colour_has_its_variable():
 @pytest.mark.parametrize(("name", "label"), [("a$b$", r"a\$b\$"), ("_x", " _x"), ("plain", "plain")])
 def test_names_are_printed_as_they_are(name, label):
     assert as_label(name) == label
+
+
+def test_a_long_legend_makes_the_figure_taller_and_the_plot_no_smaller():
+    def plot_of(branches):
+        cells = [
+            {"model": name, "capability": c, "greedy": {"value": 0.5}} for name in branches for c in (name, "average")
+        ]
+        alike = {"event": "behaviour", "step": -1, "phase": "start", "accuracy": {name: {} for name in branches}}
+        figure = Figure(figsize=figures.SIZE, layout="constrained")
+        axes = figure.subplots()
+        figures.draw_accuracy(axes, [alike, *({"event": "accuracy", "step": step, "table": cells} for step in (0, 1))])
+        figures.finished_figure(figure, axes, "accuracy")
+        return axes.get_window_extent().height
+
+    assert plot_of(["one", "two", "three", "four", "five"]) > 0.85 * plot_of(["one"])
