@@ -60,7 +60,7 @@ ROWS = (
     Row(f"{TASK}.media.fps", ("fps",), ("fps",), ("video_fps",)),
     Row(
         "sampling.prompts_per_step",
-        ("per_device_train_batch_size", "generation_batch_size"),
+        ("per_device_train_batch_size", "generation_batch_size", "batch_size"),
         ("train_batch_size", "gen_batch_size"),
         ("rollout_batch_size",),
         "prompts of one branch, on all its devices; TRL's batch size counts responses",
@@ -102,6 +102,7 @@ ROWS = (
         ("score_function", "reward_function"),
     ),
     Row("branches.NAME.rewards", ("reward_weights",), note="further verifiers of a branch, each with its weight"),
+    Row("grpo", (), ("adv_estimator",), ("adv_estimator",), "GRPO is the only estimator of advantages"),
     Row(
         "grpo.kl_coefficient",
         ("beta",),
@@ -153,6 +154,7 @@ ROWS = (
     Row("checkpoint.keep_last", ("save_total_limit",), ("max_actor_ckpt_to_keep",), ("save_limit",)),
     Row("checkpoint.keep_best", ("load_best_model_at_end",), note="kept, not loaded: `copd export RUN --step best`"),
     Row("evaluation.every_steps", ("eval_steps",), ("test_freq",), ("val_freq",)),
+    Row("evaluation", (), ("val_before_train",), ("val_before_train",), "the base is always measured first"),
     Row(
         "backend",
         (),
@@ -160,7 +162,7 @@ ROWS = (
         ("n_gpus_per_node", "nnodes", "tensor_parallel_size"),
         "a branch has a card, or backend.ranks of them",
     ),
-    Row("trackers", ("report_to",), ("logger",), ("logger",)),
+    Row("trackers", ("report_to", "logging_steps"), ("logger",), ("logger",), "every step is recorded"),
     Row("trackers[].project", ("project",), ("project_name",), ("project_name",)),
     Row("trackers[].name", ("run_name",), ("experiment_name",), ("experiment_name",), "null: the run folder's"),
     Row("--out", ("output_dir",), ("default_local_dir",), ("save_checkpoint_path",)),
