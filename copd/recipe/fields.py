@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
@@ -53,11 +53,16 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_truth_values(cls, data: Any) -> Any:
-        """Refuse truth values in fields that are no switches.
+        """Refuse truth values in fields that are neither switches nor sections, which refuse them themselves.
 
         YAML reads yes, no, on and off as truth values, and Python would count them as 1 and 0.
         """
-        switches = {name for name, field in cls.model_fields.items() if field.annotation is bool}
+        kinds = {name: (field.annotation, *get_args(field.annotation)) for name, field in cls.model_fields.items()}
+        switches = {
+            name
+            for name, own in kinds.items()
+            if any(isinstance(kind, type) and issubclass(kind, bool | BaseModel) for kind in own)
+        }
         for key, value in data.items() if isinstance(data, dict) else ():
             held = any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value]))
             if held and key in cls.model_fields and key not in switches:

@@ -186,7 +186,7 @@ REFUSED = [
     pytest.param(
         TWO + "model: Qwen/Qwen3-VL", ["model: accepted: a section", "found 'Qwen/Qwen3-VL'"], id="a name for the model"
     ),
-    pytest.param(TWO + "lora: true", ["lora: holds yes, no, on, off, true or false"], id="a truth value for a section"),
+    pytest.param(TWO + "lora: true", ["lora: accepted: a section", "found 'True'"], id="a truth value for a section"),
     pytest.param(
         TWO.replace("text}", "text}, device: gpu"),
         ["branches.a.device: accepted: cpu, mps, cuda or cuda:N, found 'gpu'"],
