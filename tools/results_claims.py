@@ -11,6 +11,7 @@ from results_words import gain, markdown
 from copd.arms.page import CLEAR
 from copd.maths.seeds import t_interval
 from copd.measure.evaluate import AVERAGE, Estimate
+from copd.report.words import counted
 
 if TYPE_CHECKING:
     from results_page import Study
@@ -44,7 +45,7 @@ def elsewhere(worlds: Sequence[Study]) -> str:
     said = []
     for world in worlds:
         found = [c for c in world.found.get(REFERENCE, []) if (c.arm, c.capability) == (ONE_CYCLE, AVERAGE)]
-        said += [f"{gain(c.over_seeds, c.seeds)} at {world.comparison.title} ({c.seeds} seeds)" for c in found]
+        said += [f"{gain(c.over_seeds, c.seeds)} at {world.comparison.title} ({counted(c.seeds, 'seed')})" for c in found]
     return f"Elsewhere `{ONE_CYCLE}` has, in points against `{REFERENCE}`: {'; '.join(said)}." if said else ""
 
 
