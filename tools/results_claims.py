@@ -45,7 +45,8 @@ def elsewhere(worlds: Sequence[Study]) -> str:
     said = []
     for world in worlds:
         found = [c for c in world.found.get(REFERENCE, []) if (c.arm, c.capability) == (ONE_CYCLE, AVERAGE)]
-        said += [f"{gain(c.over_seeds, c.seeds)} at {world.comparison.title} ({counted(c.seeds, 'seed')})" for c in found]
+        where = world.comparison.title
+        said += [f"{gain(c.over_seeds, c.seeds)} at {where} ({counted(c.seeds, 'seed')})" for c in found]
     return f"Elsewhere `{ONE_CYCLE}` has, in points against `{REFERENCE}`: {'; '.join(said)}." if said else ""
 
 
