@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 from results_claims import EXPERT, ONE_CYCLE, claims, co_evolution, elsewhere
-from results_words import gain, markdown, percents, settings, share, spread, within
+from results_words import gain, markdown, percents, settings, share, spread
 
 from copd.arms.comparison import Comparison, read_comparison
 from copd.arms.jobs import candidate_name
@@ -22,7 +22,7 @@ from copd.arms.summary import ArmRow, Contrast, Sources, arm_rows, contrasts
 from copd.commands.compare import PROBLEMS
 from copd.maths.seeds import t_interval
 from copd.measure.evaluate import AVERAGE, Estimate, columns_of
-from copd.report.words import counted
+from copd.report.words import counted, within
 from copd.types import MERGED, STUDENT
 
 ROOT = Path(__file__).parent.parent

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from copd.maths.seeds import t_interval
 from copd.measure.evaluate import Estimate
-from copd.report.words import points
+from copd.report.words import points, within
 
 
 def spread(values: Sequence[float]) -> str:
@@ -29,11 +29,6 @@ def share(e: Estimate, seeds: int) -> str:
 def gain(e: Estimate, seeds: int) -> str:
     """A difference in points with its interval over seeds, if there are several."""
     return points(e.value) + (f" {within(e.low, e.high)}" if seeds > 1 else "")
-
-
-def within(low: float, high: float) -> str:
-    """An interval of a difference, in points."""
-    return f"[{points(low)}, {points(high)}]"
 
 
 def settings(changes: dict[str, object]) -> str:

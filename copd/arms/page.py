@@ -19,7 +19,7 @@ from copd.measure.evaluate import AVERAGE, columns_of
 from copd.report.figures import SIZE, finished_figure
 from copd.report.page import rendered
 from copd.report.svg import series
-from copd.report.words import listed, points
+from copd.report.words import listed, points, within
 from copd.system.files import replace_text
 
 PAGE = "comparison.html"
@@ -131,7 +131,7 @@ def verdict(rows: Sequence[ArmRow], against: Sequence[tuple[str, Sequence[Contra
 
 def _gained(contrast: Contrast) -> str:
     e = contrast.over_seeds
-    return f"{contrast.arm} ({points(e.value)} [{points(e.low)}, {points(e.high)}])"
+    return f"{contrast.arm} ({points(e.value)} {within(e.low, e.high)})"
 
 
 Points = list[tuple[float, float]]

@@ -54,6 +54,11 @@ def points_interval(estimate: Estimate) -> str:
     return f"{points(estimate.low)} to {points(estimate.high)}"
 
 
+def within(low: float, high: float) -> str:
+    """The same beside the difference itself, in brackets."""
+    return f"[{points(low)}, {points(high)}]"
+
+
 def mark(reward: float) -> str:
     """A reward in a word and a sign."""
     return {1.0: "✓ right", 0.0: "✗ wrong"}.get(reward, f"reward {reward:.2f}")
