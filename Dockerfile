@@ -1,14 +1,19 @@
-# copd on CPUs, in the locked versions. Build: docker build -t copd .
+# copd in the locked versions. Build, for CPUs:  docker build -t copd .
+# for CUDA:  docker build -t copd --build-arg TORCH_INDEX= .
 # Run: docker run --rm -v "$PWD":/work copd train demo --out runs/demo
 FROM python:3.11-slim
 
+# Where torch for CPUs is taken from. Left empty, torch and what it needs of CUDA come from PyPI with the rest.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
 WORKDIR /opt/copd
 COPY requirements.lock pyproject.toml README.pypi.md LICENSE ./
-# As `make demo TORCH_INDEX=...` does it: torch for CPUs, and none of the libraries that only other builds need.
-RUN grep -Ev '^(cuda|nvidia|triton)' requirements.lock > cpu.lock \
- && pip install --no-cache-dir --no-deps --index-url https://download.pytorch.org/whl/cpu \
-      $(grep -E '^(torch|torchvision)==' requirements.lock) \
- && pip install --no-cache-dir -r cpu.lock
+RUN if [ -n "$TORCH_INDEX" ]; then \
+      pip install --no-cache-dir --no-deps --index-url "$TORCH_INDEX" \
+        $(grep -E '^(torch|torchvision)==' requirements.lock) \
+      && sed -i -E '/^(cuda|nvidia|triton)/d' requirements.lock; \
+    fi \
+ && pip install --no-cache-dir -r requirements.lock
 COPY examples examples
 COPY copd copd
 RUN pip install --no-cache-dir --no-deps .
