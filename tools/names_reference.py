@@ -19,7 +19,7 @@ def table() -> Iterator[str]:
     yield "| copd | TRL | verl | EasyR1 | what differs |\n|---|---|---|---|---|\n"
     for row in ROWS:
         names = [", ".join(f"`{name}`" for name in names) for names in row.names.values()]
-        yield f"| {' | '.join([f'`{row.here}`', *names, row.note])} |\n"
+        yield f"| {' | '.join([f'`{row.here}`' if row.here else 'nothing', *names, row.note])} |\n"
 
 
 if __name__ == "__main__":

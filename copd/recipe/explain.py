@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from copd.recipe.fields import Section
 from copd.recipe.model import Recipe
 from copd.recipe.sections import EdgeSection
-from copd.recipe.synonyms import meant_within
+from copd.recipe.synonyms import alike, meant_within
 from copd.recipe.task_sections import TASK_TAG, TASKS, BranchSection
 
 HINTS = 3
@@ -115,7 +115,8 @@ def _hint(where: str, value: Any, parents: Sequence[str], root: type[BaseModel])
     foreign = [*dict.fromkeys(meant_within(where, value))][:HINTS] if root is Recipe else []
     misspelt = isinstance(value, Mapping) and any(set(value) & set(_known_names([*parents, n], root)) for n in names)
     first, second = (near, foreign) if misspelt else (foreign, near)
-    return "; ".join(first or second) or f"accepted: {', '.join(known)}"
+    guess = alike(where) if root is Recipe else None
+    return "; ".join(first or second) or guess or f"accepted: {', '.join(known)}"
 
 
 def _short(value: Any) -> str:

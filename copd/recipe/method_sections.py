@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from copd.recipe.fields import Count, Positive, Section, one_of_or_code, schema_of
+from copd.recipe.fields import Count, Positive, Section, Seed, one_of_or_code, schema_of
 
 CLAMP, TEACHER_SHARE, TOP_K = 5.0, 0.9, 64
 BOUND = {"bound": "clamp", "clamp": CLAMP, "teacher_share": TEACHER_SHARE}
@@ -149,7 +149,7 @@ class MergeSection(Section):
     density: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="for ties (0.2), dare (0.8): share of each branch's difference to the base that is kept"
     )
-    seed: int | None = Field(None, ge=0, description="for dare (0): decides which entries are kept")
+    seed: Seed | None = Field(None, description="for dare (0): decides which entries are kept")
     steps: Count | None = Field(None, description="for distil (100): steps of each consolidation")
 
     @model_validator(mode="before")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from copd.recipe.fields import CodeOfFile, Section, VerifierName, is_code
+from copd.recipe.fields import CodeOfFile, Section, Seed, VerifierName, is_code
 from copd.recipe.keys import check_no_key
 from copd.recipe.method_sections import (
     DISTIL,
@@ -41,8 +41,8 @@ from copd.types import BASE, RESERVED_NAMES
 class Recipe(Section):
     """A run from base model to merged model."""
 
-    seed: int = Field(
-        0, ge=0, description="seed of training problems and sampling; validation and test problems do not depend on it"
+    seed: Seed = Field(
+        0, description="seed of training problems and sampling; validation and test problems do not depend on it"
     )
     method: Literal["copd", "expert", "mixed", "static_opd", "mopd", "merge_only"] = Field(
         "copd", description="copd, or a baseline with the same number of rollouts"

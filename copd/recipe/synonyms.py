@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from functools import cache
 from typing import Any, NamedTuple, get_args
 
@@ -11,10 +12,14 @@ from pydantic import BaseModel
 from copd.recipe.model import Recipe
 
 LEAVES_SHOWN = 3
+ALIKE = 0.8
 
 
 class Row(NamedTuple):
-    """A field here, or an option of `copd train`, and the names of three libraries for it; where meanings differ."""
+    """A field here, or an option of `copd train`, and the names of three libraries for it; where meanings differ.
+
+    `here` is empty where copd has nothing like it; the note then says what copd does.
+    """
 
     here: str
     trl: tuple[str, ...] = ()
@@ -56,7 +61,13 @@ ROWS = (
         "our name of a column: its name in the files",
     ),
     Row(f"{TASK}.prompt_template", easyr1=("format_prompt",)),
-    Row(f"{TASK}.media.max_image_pixels", ("max_pixels",), ("max_pixels",), ("max_pixels",)),
+    Row(
+        f"{TASK}.media.image_pixels",
+        ("max_pixels",),
+        ("max_pixels",),
+        ("max_pixels",),
+        "larger images are scaled down; a larger one than media.max_image_pixels is refused",
+    ),
     Row(f"{TASK}.media.fps", ("fps",), ("fps",), ("video_fps",)),
     Row(
         "sampling.prompts_per_step",
@@ -65,7 +76,7 @@ ROWS = (
         ("rollout_batch_size",),
         "prompts of one branch, on all its devices; TRL's batch size counts responses",
     ),
-    Row("sampling.rollouts_per_prompt", ("num_generations",), ("rollout.n",), ("rollout.n",)),
+    Row("sampling.rollouts_per_prompt", ("num_generations",), ("n", "rollout.n"), ("rollout.n",)),
     Row(
         "sampling.max_new_tokens",
         ("max_completion_length",),
@@ -122,6 +133,11 @@ ROWS = (
         "optimizer steps over the whole batch; there are no mini-batches",
     ),
     Row("grpo.mask_truncated", ("mask_truncated_completions",)),
+    Row(
+        "opd.responses",
+        ("lmbda", "seq_kd"),
+        note="student: all on-policy, lmbda 1; teacher: lmbda 0 with seq_kd",
+    ),
     Row("optimizer.learning_rate", ("learning_rate",), ("lr",), ("lr",)),
     Row(
         "optimizer.warmup_steps",
@@ -167,6 +183,15 @@ ROWS = (
     Row("trackers[].name", ("run_name",), ("experiment_name",), ("experiment_name",), "null: the run folder's"),
     Row("--out", ("output_dir",), ("default_local_dir",), ("save_checkpoint_path",)),
     Row("--resume", ("resume_from_checkpoint",), ("resume_mode",), ("load_checkpoint_path",)),
+    Row(
+        "",
+        ("max_prompt_length",),
+        ("max_prompt_length", "filter_overlong_prompts"),
+        ("max_prompt_length", "filter_overlong_prompts"),
+        "a prompt of any length is trained; `copd plan` measures them",
+    ),
+    Row("", (), (), ("min_pixels",), "an image is enlarged only where the processor of the model needs it"),
+    Row("", (), (), ("limit_images",), "all images of a row are read"),
 )
 
 
@@ -178,13 +203,25 @@ def meant(path: str) -> str | None:
             library: name for library, names in row.names.items() for name in names if f".{path}".endswith(f".{name}")
         }
         if theirs and leaf != row.here.rpartition(".")[2]:
-            kind = "the option " if row.here.startswith("--") else ""
-            *most, last = (f"{library}'s" for library in theirs)
-            whose = " and ".join(filter(None, (", ".join(most), last)))
-            return f"{whose} {next(iter(theirs.values()))} is {kind}{row.here} here"
+            return _said(row, theirs)
     if there := fields_called().get(leaf):
         return f"there is {' and '.join(there[:LEAVES_SHOWN])}"
     return None
+
+
+def alike(path: str) -> str | None:
+    """`meant` for the name of another library that an unknown key at `path` is most like, or None."""
+    names = [name.rpartition(".")[2] for row in ROWS for names in row.names.values() for name in names]
+    near = get_close_matches(path.rpartition(".")[2], names, n=1, cutoff=ALIKE)
+    return meant(near[0]) if near else None
+
+
+def _said(row: Row, theirs: Mapping[str, str]) -> str:
+    *most, last = (f"{library}'s" for library in theirs)
+    whose = " and ".join(filter(None, (", ".join(most), last)))
+    kind = "the option " if row.here.startswith("--") else ""
+    place = f"is {kind}{row.here} here" if row.here else "is no field here"
+    return f"{whose} {next(iter(theirs.values()))} {place}{f' ({row.note})' if row.note else ''}"
 
 
 def meant_within(path: str, value: object) -> Iterator[str]:

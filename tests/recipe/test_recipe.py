@@ -216,6 +216,9 @@ REFUSED = [
         id="a verifier's name with a space",
     ),
     pytest.param(
+        TWO + "seed: 9223372036854775808", ["seed", "less than 9223372036854775808"], id="a seed over 63 bits"
+    ),
+    pytest.param(
         TWO + "verifiers: a.py:f",
         ["verifiers", "accepted: names with values", "found 'a.py:f'"],
         id="no mapping of verifiers",

@@ -12,7 +12,8 @@ def test_every_name_leads_to_a_field_a_section_or_an_option_of_train(command):
     fields = {path for paths in fields_called().values() for path in paths}
     options = command("train", "--help").stdout
     for row in ROWS:
-        assert row.here in fields | set(Recipe.model_fields) or row.here in options, row.here
+        assert row.here in {*fields, *Recipe.model_fields} or row.here in options, row.here
+        assert row.here or row.note, "a name that leads nowhere says what happens instead"
         assert row.trl or row.verl or row.easyr1
 
 
@@ -40,8 +41,9 @@ def test_the_fields_are_those_of_all_sections():
             "actor_rollout_ref: unknown key; verl's and EasyR1's rollout.n is sampling.rollouts_per_prompt here",
         ),
         (
-            "data={train_batch_size: 8, filter_overlong_prompts: x, max_response_length: 9}",
-            "data: unknown key; verl's train_batch_size is sampling.prompts_per_step here; "
+            "data={train_batch_size: 8, shuffle: x, max_response_length: 9}",
+            "data: unknown key; verl's train_batch_size is sampling.prompts_per_step here (prompts of one branch, on "
+            "all its devices; TRL's batch size counts responses); "
             "verl's and EasyR1's max_response_length is sampling.max_new_tokens here",
         ),
         (
@@ -52,8 +54,15 @@ def test_the_fields_are_those_of_all_sections():
         ("trainer.n_gpus_per_node=8", "trainer: unknown key; verl's and EasyR1's n_gpus_per_node is backend here"),
         ("data.video_fps=2", "data: unknown key; EasyR1's video_fps is branches.NAME.task.media.fps here"),
         ("output_dir=x", "output_dir: unknown key; TRL's output_dir is the option --out here"),
+        ("num_train_epoch=3", "num_train_epoch: unknown key; TRL's num_train_epochs is schedule here (cycles x "),
+        ("sampling.n=8", "sampling.n: unknown key; verl's n is sampling.rollouts_per_prompt here"),
+        (
+            "data.max_prompt_length=9",
+            "data: unknown key; TRL's, verl's and EasyR1's max_prompt_length is no field here (",
+        ),
         ("opd.temperature=1", "opd.temperature: unknown key; there is sampling.temperature"),
-        ("grpo.epsilom=1", "grpo.epsilom: unknown key; accepted: clip_low, "),
+        ("grpo.epsilom=1", "grpo.epsilom: unknown key; TRL's epsilon is grpo.clip_low here"),
+        ("grpo.foo=1", "grpo.foo: unknown key; accepted: clip_low, "),
         ("shedule.cycles=1", "shedule: unknown key; did you mean 'schedule'?"),
         ("schedule.cycels=1", "schedule.cycels: unknown key; did you mean 'cycles'?"),
         ("opd.beta=1", "opd.beta: is called opd.weight now"),
