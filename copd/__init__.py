@@ -75,11 +75,12 @@ def train(
     return python.train(recipe, out, overrides, rows, rewards, quiet=quiet, resume=resume, force=force)
 
 
-def evaluate(models: Sequence[Place], recipe: Source, *, overrides: Sequence[str] = ()) -> Evaluation:
+def evaluate(models: Sequence[Place], recipe: Source | None = None, *, overrides: Sequence[str] = ()) -> Evaluation:
     """Greedy accuracy and pass@k of models on a recipe's test problems, and each model's difference to the first.
 
-    A model is a folder, such as `run.merged`, builtin:NAME, or ID@COMMIT of the Hugging Face Hub. Raises RecipeError,
-    DataError or ModelFolderError.
+    A model is a folder, such as `run.merged`, builtin:NAME, or ID@COMMIT of the Hugging Face Hub. Without a recipe the
+    problems are those of the run in which a model lies, else the demo's. Raises RecipeError, DataError or
+    ModelFolderError.
     """
     from copd.commands import python
 

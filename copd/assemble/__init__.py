@@ -3,6 +3,7 @@
 - `assembled`: one object with tasks, base, grader and warnings
 - `tasks`: a recipe's tasks
 - `rows`: a branch's section on rows to a task
+- `files`: looks for the files that a recipe names, before anything is loaded
 - `revisions`: branches and tags of the hub to commits
 - `preflight`: checks that the model can take the problems, and settles its path
 - `sampling`: what samples, and what that changes in the objectives

@@ -97,6 +97,7 @@ def train(
     Try `copd train demo`. Then try a baseline at the same number of rollouts: `copd train demo method=mixed`.
     `copd train demo-paper` runs the cycles of the paper.
     """
+    from copd.assemble.files import check_files
     from copd.recipe.keys import without_keys
     from copd.recipe.reading import load_recipe, reread
     from copd.runs.folder import check_free, run_folder, saved_recipe
@@ -109,6 +110,7 @@ def train(
     settings = load_recipe(source, changes) if source else load_recipe(*named_recipe(recipe, overrides))
     if not resume:
         check_free(run_folder(out, settings.method, settings.seed), resume)
+    check_files(settings)
     if settings.backend.kind == "processes":
         begin_to_import(SERVER)
     with busy("loading PyTorch and transformers"), importing():

@@ -18,7 +18,29 @@ from rich.markup import escape
 from copd.errors import RecipeError
 from copd.system.files import replace_text
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="section.key=value ...", help="Fields to change.")]
+
+def changes_that_begin(context: typer.Context, incomplete: str) -> list[str]:
+    """What a shell offers for a change: each field of the recipe before it, or of the demo, with the value it has.
+
+    A value that a shell would have to quote is left out.
+    """
+    from copd.recipe.reading import described, load_recipe
+
+    try:
+        settings = load_recipe(context.params.get("recipe") or "demo")
+    except RecipeError:
+        settings = load_recipe("demo")
+    return [
+        f"{path}={value if UNQUOTED.fullmatch(value) else ''}"
+        for path, value, _ in described(settings)
+        if path.startswith(incomplete)
+    ]
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="section.key=value ...", help="Fields to change.", autocompletion=changes_that_begin),
+]
 
 
 def recipes_that_begin(incomplete: str) -> list[str]:
@@ -36,6 +58,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON i
 ResultFile = Annotated[Path | None, typer.Option("--out", help="Also write the result to this file, as JSON.")]
 CHANGE = re.compile(r"[\w.-]+=")
 """How a change of a recipe begins."""
+UNQUOTED = re.compile(r"[\w.:/@+-]*")
+"""What no shell takes apart."""
 
 
 @contextmanager

@@ -53,11 +53,14 @@ def plan(
 
     Exit status 1: a card would need more memory than it has. 2: the recipe, the data or the model cannot be used.
     """
+    from copd.assemble.files import check_files
     from copd.recipe.reading import load_recipe
 
     speed = _speed(tokens_per_second)
     name, changes = named_recipe(recipe, overrides)
     settings = None if is_comparison(name) else load_recipe(name, changes)
+    if settings is not None:
+        check_files(settings)
     from copd.commands.plan import cards_of, examine
     from copd.commands.plan_arms import arms_planned
 

@@ -17,7 +17,10 @@ ASKED = ("branches", "verifiers", "reward")
 
 
 def compared_recipe(
-    given: str | None, models: Sequence[str], changes: Sequence[str], tell: Callable[[str], None]
+    given: str | Path | Mapping[str, Any] | None,
+    models: Sequence[str],
+    changes: Sequence[str],
+    tell: Callable[[str], None],
 ) -> Recipe:
     """The recipe whose problems models are asked, with changes.
 

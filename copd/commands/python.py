@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from copd.commands.compare import Order, run_comparison
+from copd.commands.compared import compared_recipe
 from copd.commands.evaluate import evaluate_models
 from copd.commands.merge import merge_models
 from copd.commands.train import result_of
@@ -22,7 +23,7 @@ from copd.measure.compare import Difference
 from copd.measure.evaluate import Accuracy
 from copd.recipe.merges import make_merge
 from copd.recipe.model import Recipe
-from copd.recipe.reading import load_recipe, make_recipe, recipe_data
+from copd.recipe.reading import make_recipe, recipe_data
 from copd.runs.folder import STARTED, occupied
 from copd.runs.given import by_split, write_rows
 from copd.runs.runlog import METRICS, REPORT, RUN_MANIFEST, read_lines
@@ -133,11 +134,12 @@ def train(
     return Run(run(settings, folder, resume=resume, force=force, screen=_Quiet() if quiet else None))
 
 
-def evaluate(models: Sequence[Place], recipe: Source, overrides: Sequence[str]) -> Evaluation:
+def evaluate(models: Sequence[Place], recipe: Source | None, overrides: Sequence[str]) -> Evaluation:
     """`copd.evaluate`."""
-    asked = _listed("models", models)
-    settings = load_recipe(_plain(recipe), _listed("overrides", overrides, least=0))
-    return Evaluation(*evaluate_models(settings, [os.fspath(model) for model in asked]))
+    asked = [os.fspath(model) for model in _listed("models", models)]
+    changes = _listed("overrides", overrides, least=0)
+    given = None if recipe is None else _plain(recipe)
+    return Evaluation(*evaluate_models(compared_recipe(given, asked, changes, logger.info), asked))
 
 
 def merge(

@@ -68,8 +68,8 @@ JSON_LINES, PARQUET = (".jsonl", ".ndjson", ".json"), (".parquet",)
 NAMED = "named .jsonl, .ndjson, .json or .parquet"
 
 
-def open_rows(path: Path, given: str, root: DataRoot) -> RowFile:
-    """The rows of a .jsonl, .json or .parquet file. Raises DataError for another file, or one that cannot be read."""
+def check_file(path: Path, given: str) -> None:
+    """Raises DataError if there is no such file, or it cannot be read, is empty or has no name of a file of rows."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -82,12 +82,17 @@ def open_rows(path: Path, given: str, root: DataRoot) -> RowFile:
         raise DataError(f"{given}: cannot be read: {error.strerror}") from None
     if not status.st_size:
         raise DataError(f"{given}: empty, 0 bytes")
+    if path.suffix not in (*PARQUET, *JSON_LINES):
+        raise DataError(f"{given}: accepted: a file, {NAMED}")
+
+
+def open_rows(path: Path, given: str, root: DataRoot) -> RowFile:
+    """The rows of a .jsonl, .json or .parquet file. Raises DataError for another file, or one that cannot be read."""
+    check_file(path, given)
     if path.suffix in PARQUET:
         from copd.rows.parquet import ParquetFile
 
         return ParquetFile(given, path, root, stamp_of(path))
-    if path.suffix in JSON_LINES:
-        with path.open("rb") as file:
-            kind = JsonListFile if is_list(file.read(4096)) else JsonLinesFile
-        return kind(given, path, root, stamp_of(path))
-    raise DataError(f"{given}: accepted: a file, {NAMED}")
+    with path.open("rb") as file:
+        kind = JsonListFile if is_list(file.read(4096)) else JsonLinesFile
+    return kind(given, path, root, stamp_of(path))

@@ -84,14 +84,48 @@ def test_the_process_exits_as_the_command_does(tmp_path):
     assert done.stderr.startswith("error: recipe nothing.yaml: ")
 
 
-def test_a_run_that_cannot_begin_in_its_folder_is_refused_before_pytorch_is_loaded(tmp_path):
+MISSING = "branches.a.task.train: gone.jsonl: no such file; accepted: a file, named .jsonl, .ndjson, .json or .parquet"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "demo", "--out", "taken"], "--out taken: is not empty; give another folder (--resume goes on with"),
+        (["train", "recipe.yaml"], MISSING),
+        (["plan", "recipe.yaml"], MISSING),
+    ],
+)
+def test_a_command_that_cannot_begin_is_refused_before_pytorch_is_loaded(tmp_path, words, said):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("")
+    task = "{kind: rows, train: [gone.jsonl, hub:me/rows], revision: main, test: empty.jsonl}"
+    (tmp_path / "recipe.yaml").write_text(f"branches: {{a: {{task: {task}}}}}\nmethod: expert")
+    (tmp_path / "empty.jsonl").touch()
     look = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
-    words = [sys.executable, "-c", f"{look}; from copd.cli import main; main()", "train", "demo", "--out", "taken"]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    program = [sys.executable, "-c", f"{look}; from copd.cli import main; main()", *words]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "False\n")
-    assert done.stderr.startswith("error: --out taken: is not empty; give another folder (--resume goes on with")
+    assert done.stderr.startswith(f"error: {said}")
+    if "recipe.yaml" in words:
+        assert done.stderr.splitlines()[1].endswith("branches.a.task.test: empty.jsonl: empty, 0 bytes")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("copd train dem", ["demo", "demo-paper"]),
+        ("copd train demo schedule.fir", ["schedule.first_rl_steps=null"]),
+        ("copd doctor demo-paper seed=1 schedule.fir", ["schedule.first_rl_steps=null"]),
+        ("copd plan qwen3-vl-4b branches.image.task.ver", ["branches.image.task.verifier=math"]),
+        ("copd train gone.yaml schedule.fir", ["schedule.first_rl_steps=null"]),
+        ("copd train demo optimizer.bet", ["optimizer.betas="]),
+    ],
+)
+def test_a_shell_is_offered_recipes_and_the_fields_of_the_recipe_with_their_values(tmp_path, typed, offered):
+    asked = {"_COPD_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    program = [sys.executable, "-c", "from copd.cli import main; main()"]
+    done = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **asked})
+    assert done.stdout.split() == offered
 
 
 def test_recipe_list_names_each_recipe_that_ships_in_one_line(command):

@@ -10,6 +10,7 @@ from own_rewards import short
 import copd
 from copd.commands.python import source_of
 from copd.errors import DataError, RecipeError, RunFolderError
+from copd.measure.evaluate import AVERAGE
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -85,6 +86,8 @@ def test_models_of_a_run_are_evaluated_and_merged(run, tmp_path):
     found = copd.evaluate(["builtin:digits", model], "demo", overrides=["evaluation={problems: 2, pass_at: []}"])
     assert {cell.model for cell in found.table} == {"builtin:digits", str(model)}
     assert {each.against for each in found.differences} == {"builtin:digits"}
+    own = copd.evaluate([model], overrides=["evaluation={problems: 2, pass_at: []}"])
+    assert {cell.capability for cell in own.table} == {"sums", AVERAGE}, "the recipe is that of the run"
     merged = copd.merge(["builtin:digits", model], tmp_path / "both", method="weighted", weights=(1, 3))
     assert (merged / "model.safetensors").is_file()
 
