@@ -2,6 +2,7 @@
 
 - `train`: recipe to run folder
 - `init`: files and a model to a recipe
+- `init_yaml`: the recipe that it writes
 - `manifest`: what ties a run folder to its recipe, base and files
 - `plan`: what a recipe asks of its machines, before anything is loaded
 - `plan_arms`: what each job of a comparison asks for
