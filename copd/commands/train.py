@@ -220,8 +220,7 @@ class _Run:
             record_forced(self.folder, self.manifest, start, self.changes)
             self.changes.clear()
         if not self.checkpoint:
-            self._warn_of_truncation(observer, await observer.measure(-1, "start"))
-            await observer.validate(-1)
+            self._warn_of_truncation(observer, await observer.begin())
             if self.experts:
                 start = self.experts.step
                 await observer.adopt(self.experts, self.plan.learners)

@@ -114,19 +114,27 @@ class Workload:
         """The measures at the start and at the ends of phases, validation, and the final table."""
         asked, plan = self._asked, self.plan
         ends = [plan.schedule.position(step) for step in range(plan.schedule.steps)]
-        measures = 1 + sum(end.ends_phase for end in ends)
-        validations = 1 + sum(validation_due(asked, end, done) for done, end in enumerate(ends, start=1))
+        measures = sum(end.ends_phase for end in ends)
+        validations = sum(validation_due(asked, end, done) for done, end in enumerate(ends, start=1))
         merge = [MERGED] if plan.merges else []
         models = [BASE, *plan.branches, *merge]
-        validated = [*plan.branches, *(merge if measures_merge(self.recipe, plan) else [])]
+        share = 1 / len(plan.branches)  # of the base, which all branches are before the first step
+        validation, behaviour = self._answers(asked.validation_problems, 1), asked.behaviour_problems
+        validated = dict.fromkeys(plan.branches, validation.times(share + validations))
+        if measures_merge(self.recipe, plan):
+            validated |= dict.fromkeys(merge, validation.times(1 + validations))
         if asked.models == "product" and plan.product:
             models = [plan.product]
         final = self._answers(asked.problems, 1)
         if asked.pass_at:
             final += self._answers(asked.problems, max(asked.pass_at))
         return {
-            "measures": {name: self._measured(asked.behaviour_problems).times(measures) for name in plan.branches},
-            "validation": {name: self._answers(asked.validation_problems, 1).times(validations) for name in validated},
+            "measures": dict.fromkeys(
+                plan.branches,
+                self._measured(behaviour, 1).times(share)
+                + self._measured(behaviour, len(plan.branches)).times(measures),
+            ),
+            "validation": validated,
             "final table": dict.fromkeys(models, final),
         }
 
@@ -176,7 +184,7 @@ class Workload:
         count = problems * rows * len(self.plan.capabilities)
         return Work(count, count * self._response, prompts)
 
-    def _measured(self, problems: int) -> Work:
-        """Two responses to each problem of each capability; every branch scores those of every branch."""
+    def _measured(self, problems: int, students: int) -> Work:
+        """Two responses to each problem of each capability; so many students' responses are scored."""
         own = self._answers(problems, 2)
-        return own + Work(read=len(self.plan.branches) * (own.sampled + own.read))
+        return own + Work(read=students * (own.sampled + own.read))

@@ -134,9 +134,11 @@ def shares(recipe: Recipe, evaluation: Evaluation, plan: Plan, pace: Pace, at_on
     remaining = Remaining(plan, evaluation, recipe.checkpoint, handovers(recipe), merge=measures_merge(recipe, plan))
     left, branches = remaining.left(0), len(plan.branches)
     side_by_side = math.ceil(branches / at_once) / branches
-    answers = (left[EVALUATING] + remaining.validation) * pace.sampled
-    measured = 2 * evaluation.behaviour_problems * len(plan.capabilities) * branches
-    measures = (left[MEASURING] + 1) * measured * (pace.sampled + branches * pace.scored)
+    answers = (left[EVALUATING] + remaining.first_validation) * pace.sampled
+    asked = 2 * evaluation.behaviour_problems * len(plan.capabilities)
+    measures = asked * (
+        (pace.sampled + pace.scored) + left[MEASURING] * branches * (pace.sampled + branches * pace.scored)
+    )
     spent = {
         "training": pace.training,
         "evaluation": (answers + measures) * side_by_side,

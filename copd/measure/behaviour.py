@@ -12,7 +12,7 @@ from torch import Tensor
 
 from copd.handles import Observed
 from copd.maths.distill import WHOLE_VOCABULARY, mass_overlap, symmetric_kl, top_k_overlap, with_tail
-from copd.measure.evaluate import right_answers
+from copd.measure.evaluate import right_answers, share_out
 from copd.types import Problem, Rollouts, Score, Split
 
 LIKELIEST = 64
@@ -103,6 +103,49 @@ async def measure_behaviour(
         found.shown |= one.shown
         found.right |= one.right
     return found
+
+
+async def measure_one_model(
+    branches: Mapping[str, Observed],
+    capabilities: Sequence[str],
+    *,
+    problems: int,
+    ks: Sequence[int],
+    done: Callable[[], None] = lambda: None,
+) -> Behaviour:
+    """`measure_behaviour` of branches that are one model, as all are before the first step.
+
+    The branches share the capabilities out. What one finds, alone with itself, holds for every branch and pair.
+    """
+    asked = share_out(list(branches), capabilities)
+    alone = (
+        _observed(name, {name: branches[name]}, tasks, problems=problems, ks=ks, done=done)
+        for name, tasks in asked.items()
+    )
+    found = dict(zip(asked, await gather(*alone), strict=True))
+    one = next(iter(found))
+
+    def of_pairs(matrix: Matrix) -> Matrix:
+        return {name: dict.fromkeys(branches, matrix[one][one]) for name in branches}
+
+    def of_capabilities(matrix: str) -> Matrix:
+        row = {task: value for name, own in found.items() for task, value in getattr(own, matrix)[name].items()}
+        return {name: {task: row[task] for task in capabilities} for name in branches}
+
+    return Behaviour(
+        overlap={k: of_pairs(matrix) for k, matrix in found[one].overlap.items()},
+        chance={k: k / branches[one].allowed_tokens for k in ks},
+        mass_overlap=of_pairs(found[one].mass_overlap),
+        symmetric_kl=of_pairs(found[one].symmetric_kl),
+        kl_is_exact=is_exact(branches[one].allowed_tokens),
+        accuracy=of_capabilities("accuracy"),
+        truncated_rate=of_capabilities("truncated_rate"),
+        samples=[sample for own in found.values() for sample in own.samples],
+        shown={where: problem for own in found.values() for where, problem in own.shown.items()},
+        right={
+            (name, task): right for own in found.values() for (_, task), right in own.right.items() for name in branches
+        },
+    )
 
 
 async def _observed(

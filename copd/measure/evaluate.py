@@ -124,6 +124,20 @@ async def answer(
     return [answers for found in await gather(*map(of, models)) for answers in found]
 
 
+async def answer_as_one(models: Sequence[Answering], tasks: Sequence[str], split: Split, **asked: Any) -> list[Answers]:
+    """`answer` of models that are one model. They share the tasks out, and what one answers counts for all."""
+    by_name = {model.name: model for model in models}
+    parts = share_out(list(by_name), tasks)
+    found = await gather(*(answer([by_name[name]], own, split, **asked) for name, own in parts.items()))
+    of_task = {each.capability: each for part in found for each in part}
+    return [dataclasses.replace(of_task[task], model=name) for name in by_name for task in tasks]
+
+
+def share_out(names: Sequence[str], tasks: Sequence[str]) -> dict[str, list[str]]:
+    """The tasks by who does them, in turn; without the names for which none is left."""
+    return {name: list(tasks[i :: len(names)]) for i, name in enumerate(names) if i < len(tasks)}
+
+
 async def answer_in_rounds(
     models: Sequence[Answering],
     rounds: Iterable[Sequence[Answering]],

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from asyncio import ensure_future, gather
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
 from copd.errors import CheckpointError, MergeError, wrong_in
 from copd.handles import Answering, BranchHandle
-from copd.measure.behaviour import Behaviour, measure_behaviour
+from copd.measure.behaviour import Behaviour, measure_behaviour, measure_one_model
 from copd.measure.compare import lead_of_teacher
-from copd.measure.evaluate import Accuracy, evaluate
+from copd.measure.evaluate import Accuracy, Answers, answer, answer_as_one, tabulate
 from copd.measure.health import Health
 from copd.measure.ledger import Ledger
 from copd.recipe.evaluation import Evaluation
@@ -37,6 +37,9 @@ from copd.runs.validations import Best, every_steps, validation_due
 from copd.schedule import Phase, Position, Schedule, Stretch
 from copd.topology import Edge
 from copd.types import Split, StateFile
+
+START = "start"
+"""The phase of what is measured before the first step."""
 
 
 class Display(Protocol):
@@ -142,11 +145,22 @@ class RunObserver:
             self._stop.leave_if_asked()
         self._stop.met_after(step)
 
+    async def begin(self) -> Behaviour:
+        """`measure` and `validate` before the first step, when all branches are one model, which is asked once."""
+        behaviour = await self._measure(-1, START, measure_one_model, len(self._capabilities))
+        await self._validate(-1, answer_as_one, len(self._capabilities))
+        return behaviour
+
     async def measure(self, step: int, phase: str) -> Behaviour:
         """Measure and note the behaviour of all pairs of branches, teachers' and students' accuracy, and samples."""
+        return await self._measure(step, phase, measure_behaviour, len(self._branches) * len(self._capabilities))
+
+    async def _measure(
+        self, step: int, phase: str, measured: Callable[..., Awaitable[Behaviour]], parts: int
+    ) -> Behaviour:
         settings = self._evaluation
-        with self._display.stage(MEASURING, len(self._branches) * len(self._capabilities)) as done:
-            behaviour = await measure_behaviour(
+        with self._display.stage(MEASURING, parts) as done:
+            behaviour = await measured(
                 self._branches,
                 self._capabilities,
                 problems=settings.behaviour_problems,
@@ -184,22 +198,24 @@ class RunObserver:
 
     async def validate(self, step: int) -> None:
         """Note the greedy accuracy of every branch on every capability, on validation problems; of the merge too."""
-        models: list[Answering] = list(self._branches.values())
+        await self._validate(step, answer, len(self._branches) * len(self._capabilities))
+
+    async def _validate(self, step: int, answered: Callable[..., Awaitable[list[Answers]]], parts: int) -> None:
+        asked: dict[str, Any] = {"problems": self._evaluation.validation_problems, "pass_at": ()}
         async with AsyncExitStack() as passing:
+            merge: list[Answering] = []
             if self._merge is not None:
                 try:
-                    models.append(await passing.enter_async_context(self._merge()))
+                    merge.append(await passing.enter_async_context(self._merge()))
                 except MergeError as error:
                     self.warn(step, "merge", f"the merge is not measured: {error}")
-            done = passing.enter_context(self._display.stage(EVALUATING, len(models) * len(self._capabilities)))
-            table = await evaluate(
-                models,
-                self._capabilities,
-                Split.VALIDATION,
-                problems=self._evaluation.validation_problems,
-                pass_at=(),
-                done=done,
+            stage = self._display.stage(EVALUATING, parts + len(merge) * len(self._capabilities))
+            asked["done"] = passing.enter_context(stage)
+            of_branches, of_merge = await gather(
+                answered(list(self._branches.values()), self._capabilities, Split.VALIDATION, **asked),
+                answer(merge, self._capabilities, Split.VALIDATION, **asked),
             )
+        table = tabulate([*of_branches, *of_merge], ())
         self.note("accuracy", step, table=[cell.as_record() for cell in table])
         self._display.evaluated(table)
 

@@ -45,8 +45,15 @@ class Remaining:
     @property
     def validation(self) -> int:
         """Responses of one validation."""
-        models = len(self.plan.branches) + self._merge
-        return models * len(self.plan.capabilities) * self._evaluation.validation_problems
+        return self._validated(len(self.plan.branches))
+
+    @property
+    def first_validation(self) -> int:
+        """Responses of the validation before the first step, in which the branches are one model."""
+        return self._validated(1)
+
+    def _validated(self, models: int) -> int:
+        return (models + self._merge) * len(self.plan.capabilities) * self._evaluation.validation_problems
 
     @property
     def final(self) -> int:
@@ -77,9 +84,11 @@ class Remaining:
             step, branches = record["step"], self.plan.trained(Phase(record["phase"]))
             self.took(TRAINING, seconds, self.plan.step_cost(step) / len(branches))
         elif record["event"] == "accuracy":
-            self.took(EVALUATING, seconds, self.validation)
-        elif record["event"] in ("teaching", "behaviour"):
-            self.took(MEASURING, seconds, int(record["event"] == "behaviour"))
+            self.took(EVALUATING, seconds, self.first_validation if record["step"] < 0 else self.validation)
+        elif record["event"] == "behaviour":
+            self.took(MEASURING, seconds, 1 / len(self.plan.branches) if record["step"] < 0 else 1)
+        elif record["event"] == "teaching":
+            self.took(MEASURING, seconds, 0)
 
     def left(self, done: int) -> dict[str, float]:
         """Units of each work after so many steps, with what the end of the last of them still asks for."""

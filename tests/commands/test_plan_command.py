@@ -119,18 +119,22 @@ def test_a_replay_samples_nothing_and_a_teacher_that_answers_samples_in_its_stud
 
 
 def test_evaluation_is_counted_measure_by_measure():
-    """Two cycles of two phases: five measures, validation at the start and after the second cycle."""
+    """Two cycles of two phases: four measures, validation after the second cycle; at the start a share of the base."""
     found = workload_of().evaluation()
     measured = found["measures"]["text"]
-    assert (measured.rollouts, measured.sampled) == (5 * 3 * 10, 5 * 3 * 100)
-    assert measured.read == 5 * (5 * 21 + 3 * (300 + 5 * 21)), "each branch scores the responses of all three"
-    assert found["validation"]["image"].rollouts == 2 * 3 * 20
+    answers = 4 + 1 / 3
+    assert (measured.rollouts, measured.sampled) == pytest.approx((answers * 3 * 10, answers * 3 * 100))
+    assert measured.read == pytest.approx(answers * 5 * 21 + (4 * 3 + 1 / 3) * (300 + 5 * 21)), (
+        "each branch scores the responses of all three, and at the start its own"
+    )
+    assert found["validation"]["image"].rollouts == pytest.approx((1 + 1 / 3) * 3 * 20)
     assert set(found["final table"]) == {"base", "text", "image", "video", "merged"}
     assert found["final table"]["base"].rollouts == 3 * 50 * (1 + 4)
     only = workload_of("evaluation.models=product").evaluation()["final table"]
     assert set(only) == {"merged"}
     often = workload_of("evaluation.every_steps=1").evaluation()["validation"]
-    assert often["merged"].rollouts == often["text"].rollouts == (1 + 10) * 3 * 20
+    assert often["text"].rollouts == pytest.approx((10 + 1 / 3) * 3 * 20)
+    assert often["merged"].rollouts == (10 + 1) * 3 * 20
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import scipy.stats
 import torch
 
 from copd.measure import behaviour
-from copd.measure.behaviour import measure_behaviour
+from copd.measure.behaviour import measure_behaviour, measure_one_model
 from copd.types import Problem, Rollouts, Score, Split
 
 POSITION_0 = {"a": [0.4, 0.3, 0.2, 0.1], "b": [0.5, 0.1, 0.3, 0.1 - 1e-9]}
@@ -162,6 +162,39 @@ def test_every_branch_answers_the_validation_problems_of_every_capability():
             (Split.VALIDATION, "image", 5),
         ]
         assert not any(greedy for *_, greedy in branch.asked)
+
+
+def copies(*names: str) -> dict[str, Table]:
+    """Branches that are one model."""
+    return {name: Table(name, [POSITION_0["a"], POSITION_1["a"]], [[True, True]] * 2, [1.0, 0.0]) for name in names}
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b"), ("a", "b", "c", "d")])
+def test_of_branches_that_are_one_model_a_shared_measure_finds_what_the_whole_one_finds(names):
+    asked = {"problems": 5, "ks": (2, 1)}
+    shared = asyncio.run(measure_one_model(copies(*names), ("text", "image", "video"), **asked))
+    whole = asyncio.run(measure_behaviour(copies(*names), ("text", "image", "video"), **asked))
+    for name in ("overlap", "chance", "kl_is_exact", "accuracy", "truncated_rate"):
+        assert getattr(shared, name) == getattr(whole, name), name
+    for name in ("mass_overlap", "symmetric_kl"):
+        for row, of_whole in zip(getattr(shared, name).values(), getattr(whole, name).values(), strict=True):
+            assert row == pytest.approx(of_whole, abs=1e-12)
+    assert shared.shown.keys() == whole.shown.keys()
+    assert {where: right.tolist() for where, right in shared.right.items()} == {
+        where: right.tolist() for where, right in whole.right.items()
+    }
+
+
+def test_branches_that_are_one_model_answer_each_capability_once_in_turn():
+    branches = copies("a", "b", "c", "d")
+    found = asyncio.run(measure_one_model(branches, ("text", "image", "video"), problems=5, ks=(2,)))
+    assert [[task for _, task, *_ in branch.asked] for branch in branches.values()] == [
+        ["text"],
+        ["image"],
+        ["video"],
+        [],
+    ]
+    assert [(s["branch"], s["capability"]) for s in found.samples] == [("a", "text"), ("b", "image"), ("c", "video")]
 
 
 def test_a_sample_of_every_branch_and_capability_is_kept():

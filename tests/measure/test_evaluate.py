@@ -11,7 +11,17 @@ import scipy.stats
 import torch
 
 from copd.maths.intervals import stratified_mean
-from copd.measure.evaluate import AVERAGE, Answers, answer, answer_in_rounds, columns_of, digest, evaluate, tabulate
+from copd.measure.evaluate import (
+    AVERAGE,
+    Answers,
+    answer,
+    answer_as_one,
+    answer_in_rounds,
+    columns_of,
+    digest,
+    evaluate,
+    tabulate,
+)
 from copd.types import Medium, Message, Problem, Rollouts, Split
 
 GREEDY = {"text": [1, 1, 1, 0], "image": [0, 0, 1, 0]}
@@ -67,6 +77,14 @@ def test_models_that_answer_in_rounds_give_the_answers_of_all_at_once_in_the_ord
     found = asyncio.run(answer_in_rounds(models, rounds(), ("text", "image"), Split.TEST, **asked))
     assert events == [["text"], ["text"], ["base", "text"], ["base", "text", "merged"]]
     whole = asyncio.run(answer(models, ("text", "image"), Split.TEST, **asked))
+    assert [each.as_record() for each in found] == [each.as_record() for each in whole]
+
+
+def test_models_that_are_one_model_share_the_tasks_out_and_give_the_answers_of_all():
+    models, asked = [Graded("text"), Graded("image"), Graded("merged")], {"problems": 4, "pass_at": ()}
+    found = asyncio.run(answer_as_one(models, ("text", "image"), Split.VALIDATION, **asked))
+    assert [[task for _, task, *_ in model.asked] for model in models] == [["text"], ["image"], []]
+    whole = asyncio.run(answer(models, ("text", "image"), Split.VALIDATION, **asked))
     assert [each.as_record() for each in found] == [each.as_record() for each in whole]
 
 

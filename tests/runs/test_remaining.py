@@ -72,11 +72,11 @@ def test_the_record_of_a_run_tells_what_each_work_took():
     times = of()
     half = times.plan.step_cost(0) / 3
     events = [
-        {"event": "behaviour", "seconds": 4.0},
-        {"event": "accuracy", "seconds": 13.0},
+        {"event": "behaviour", "step": -1, "seconds": 4.0},
+        {"event": "accuracy", "step": -1, "seconds": 13.0},
         *({"event": "update", "step": 0, "phase": "rlvr", "seconds": 15.0 + number} for number in range(3)),
         {"event": "teaching", "seconds": 18.0},
-        {"event": "behaviour", "seconds": 20.0},
+        {"event": "behaviour", "step": 0, "seconds": 20.0},
         {"event": "warning", "seconds": 99.0},
         {"event": "update", "step": 1, "phase": "rlvr", "seconds": 1.0},  # of a process that went on
     ]
@@ -84,5 +84,5 @@ def test_the_record_of_a_run_tells_what_each_work_took():
         times.heard(record)
     left = times.seconds(1)
     assert left[TRAINING] == pytest.approx((2.0 + 1 + 1 + 1) / (4 * half) * times.left(1)[TRAINING])
-    assert left[MEASURING] == pytest.approx((4.0 + 3.0) / 2 * 4)
-    assert left[EVALUATING] == pytest.approx(9.0 / times.validation * (times.final + 180))
+    assert left[MEASURING] == pytest.approx((4.0 + 3.0) / (1 / 3 + 1) * 4)
+    assert left[EVALUATING] == pytest.approx(9.0 / times.first_validation * (times.final + 180))
