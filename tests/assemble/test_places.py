@@ -11,7 +11,9 @@ import torch
 
 from copd.assemble.assembled import assembled
 from copd.assemble.places import PLACES, OwnProcesses, RayActors, placed
+from copd.branches.local import finish
 from copd.errors import ModelFolderError
+from copd.measure.behaviour import measure_behaviour
 from copd.model.folders import model_folder
 from copd.recipe.reading import load_recipe
 from copd.system.processes import Memory, peak
@@ -153,6 +155,18 @@ def test_branches_of_different_paths_do_not_begin_and_are_ended(monkeypatch):
     assert ended == ["all"]
 
 
+def begin_as_one_model(branches) -> bool:
+    """Whether no token of one branch is less or more likely to another."""
+    found = finish(measure_behaviour(branches, ["text"], problems=2, ks=(5,)))
+    return {kl for row in found.symmetric_kl.values() for kl in row.values()} == {0.0}
+
+
+def test_branches_begin_as_one_model():
+    local = load_recipe("demo-paper", ["backend=local"])
+    with assembled(local, print) as made, closing(placed(made, ["text", "image"])) as place:
+        assert begin_as_one_model(place.branches)
+
+
 @pytest.mark.slow
 def test_real_processes_are_counted_while_they_stand_and_none_is_left_where_the_base_is_gone(tmp_path):
     base = shutil.copytree(model_folder("builtin:digits"), tmp_path / "base")
@@ -160,6 +174,7 @@ def test_real_processes_are_counted_while_they_stand_and_none_is_left_where_the_
         with closing(OwnProcesses(made, ["text", "image"])) as place:
             standing = set(descendants())
             assert peak().machine + 2 * 2**27 < place.peak().machine
+            assert begin_as_one_model(place.branches)
         left = set(descendants())
         assert len(standing - left) == 2
         (base / "model.safetensors").unlink()

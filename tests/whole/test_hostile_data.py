@@ -255,7 +255,8 @@ def test_a_bad_file_is_a_mistake_to_the_check_and_to_training_under_any_policy(
     (tmp_path / "f.jsonl").write_bytes(content)
     checked, refused = command("data", "check", "f.jsonl"), trained(bad_rows=policy)
     assert (checked.returncode, refused.returncode) == (2, 2)
-    assert checked.stderr == refused.stderr
+    told = re.sub(r"branches\.rows\.task\.\w+: ", "", refused.stderr).splitlines()
+    assert {line.removeprefix("error:").strip() for line in told} == {checked.stderr.removeprefix("error:").strip()}
     assert checked.stderr.startswith(f"error: {said}")
     assert [path.name for path in tmp_path.iterdir() if path.name != "recipe.yaml"] == ["f.jsonl"]
 
