@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -22,4 +23,5 @@ def example(
     console = Console()
     files = copy_example(name, out)
     console.print(f"{len(files)} files in {out}", markup=False, soft_wrap=True)
-    console.print(f"train on them from here: copd train {out / RECIPE_FILE}", markup=False, soft_wrap=True)
+    recipe = shlex.quote(str(out / RECIPE_FILE))
+    console.print(f"train on them from here: copd train {recipe}", markup=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -12,6 +13,8 @@ from copd.runs.folder import occupied
 SHARED = "share/copd/examples"
 """Where a wheel puts the examples, below the folder that it is installed into."""
 RECIPE_FILE = "recipe.yaml"
+PLAIN = re.compile(r"[\w./-](?:[\w./ -]*[\w./-])?")
+"""Names of folders that stand in a recipe without quotes."""
 
 
 def examples() -> dict[str, Path]:
@@ -28,6 +31,10 @@ def copy_example(name: str, out: Path) -> list[Path]:
     there = examples()
     if name not in there:
         raise RecipeError(f"NAME: no example {name!r}; accepted: {', '.join(sorted(there)) or 'none is installed'}")
+    if not PLAIN.fullmatch(out.as_posix()):
+        raise RecipeError(
+            f"DIR {out}: its recipe would have to quote that; accepted: letters, digits, spaces, and / . _ -"
+        )
     if occupied(out):
         raise RecipeError(f"DIR {out}: is not empty; give another folder")
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from copd.commands.cards import FRONT, RECIPE_FILE
 from copd.commands.train import result_of
 from copd.errors import RecipeError, RunFolderError, WriteError, first_line
 from copd.recipe.keys import keys_here
+from copd.report.private import BEFORE
 from copd.types import MERGED
 
 CARD = "README.md"
@@ -99,11 +100,11 @@ def _folder(run: Path, branch: str | None) -> Path:
 
 def _leaks(files: tuple[Path, ...]) -> Iterator[str]:
     """File and line of what would tell strangers of this machine, or open it to them."""
-    told = {str(Path.home()): "the home folder of this machine", str(Path.cwd()): "a folder of this machine"}
-    told |= {key: f"the value of the environment variable {name}" for name, key in keys_here().items()}
-    told = {text: what for text, what in told.items() if text != os.sep}
+    folders = {Path.home(): "the home folder of this machine", Path.cwd(): "a folder of this machine"}
+    told = {rf"{BEFORE}{re.escape(str(path))}/\w": what for path, what in folders.items() if path != path.parent}
+    told |= {re.escape(key): f"the value of the environment variable {name}" for name, key in keys_here().items()}
     for path in files:
         if path.suffix in TEXTS:
             for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-                if what := next((what for text, what in told.items() if text in line), None):
+                if what := next((what for text, what in told.items() if re.search(text, line)), None):
                     yield f"{path}:{number}: holds {what}"

@@ -81,13 +81,21 @@ def banned_tokens(model: Any, tokenizer: Any, end_ids: Tensor, spoken: Collectio
     These are the tokenizer's control tokens (of the chat, image and video placeholders), rows of the embedding beyond
     the tokenizer's length, and tokens that the generation config suppresses. End tokens and the tokens `spoken` are
     allowed: an answer in `<answer>` needs that token if the tokenizer has it as a control token.
+
+    Raises ModelFolderError if the generation config suppresses what is no token.
     """
     vocabulary = model.get_output_embeddings().weight.shape[0]
     control = control_tokens(tokenizer)
     banned_V = torch.zeros(vocabulary, dtype=torch.bool)
     banned_V[len(tokenizer) :] = True
     banned_V[tokenizer.convert_tokens_to_ids(control)] = True
-    banned_V[list(model.generation_config.suppress_tokens or [])] = True
+    suppressed = list(model.generation_config.suppress_tokens or [])
+    if strange := [i for i in suppressed if not 0 <= i < vocabulary]:
+        raise ModelFolderError(
+            f"{folder_of(tokenizer)}: generation_config.json: suppress_tokens: {strange[0]} is no token; "
+            f"accepted: 0 to {vocabulary - 1}"
+        )
+    banned_V[suppressed] = True
     banned_V[tokenizer.convert_tokens_to_ids([token for token in control if token in spoken])] = False
     banned_V[end_ids] = False
     return banned_V

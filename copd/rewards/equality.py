@@ -9,26 +9,33 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from copd.rewards.kinds import UNKNOWNS, Atom, Based, Clock, Dashed, Expression, Letters, Quantity, Row, Words, quantity
-from copd.rewards.members import FLIPPED, Kind, Ratio, Several, Statement, is_mathematical, kind, latex_of
+from copd.rewards.members import (
+    UNEQUAL,
+    Kind,
+    Ratio,
+    Several,
+    Statement,
+    flipped,
+    interval_of,
+    is_mathematical,
+    is_name,
+    kind,
+    latex_of,
+)
 from copd.rewards.spelling import spelled
 from copd.rewards.units import same_unit
 from copd.rewards.verifiers import same_number
 
 LONGEST = 1000
 """Most characters of a text that is read. A longer one equals itself only."""
-NAME = re.compile(
-    r"(?:\\(?!frac)[A-Za-z]+|[A-Za-z]|[A-Z]{2,3})'{0,3}(?:_(?:\{[\w,]+\}|\w))?'{0,3}(?:\([\w, ]+\))?"
-    r"|m?\s?\\(?:angle|triangle|overline|vec)\s?\{?[A-Z]{1,3}\}?|\\frac\{d[a-z]\}\{d[a-z]\}|\|[A-Z]{2}\|"
-    r"|\\(?:text|mathrm)\s?\{[\w ]+\}(?:_\w)?"
-)
-"""What an equation may give a value to."""
-POINT = re.compile(r"\(\s?([a-z])\s?(?:,\s?([a-z])\s?){1,2}\)")
 FUNCTION = re.compile(r"f\([a-z]\)|y")
 """Two names of the values of a function."""
 SEVERAL_SETS = re.compile(r"\\(?:cup|cap|setminus|mathbb|emptyset|varnothing|infty)(?![A-Za-z])")
 TRUTHS = frozenset(("true", "false", "yes", "no", "t", "f", "right", "wrong", "correct", "incorrect"))
 """Words that each answer a question, so that a list of them has an order."""
-UNEQUAL = frozenset(("<", ">", "\\le", "\\ge", "\\ne"))
+
+SPREAD = ("", "{}")
+"""The brackets of several in which no order counts."""
 
 Decide = Callable[[str, str], bool | None]
 Verdict = bool | None
@@ -57,6 +64,7 @@ def _closed_up(text: str) -> str:
 
 
 def _equal(found: Kind, wanted: Kind, decide: Decide) -> Verdict:
+    found, wanted = _set_for(wanted, found), _set_for(found, wanted)
     if isinstance(found, Several) or isinstance(wanted, Several):
         return _equal_several(found, wanted, decide)
     if isinstance(found, Statement) and isinstance(wanted, Statement):
@@ -66,6 +74,18 @@ def _equal(found: Kind, wanted: Kind, decide: Decide) -> Verdict:
     if isinstance(found, Ratio) or isinstance(wanted, Ratio):
         return _equal_ratios(found, wanted, decide)
     return _equal_atoms(found, wanted, decide)
+
+
+def _set_for(other: Kind, each: Kind) -> Kind:
+    r"""The set in which `each` says that a letter is, if `other` is an inequality of that letter: x \in (-3,3)."""
+    if not isinstance(each, Statement) or each.signs != ("=",) or not is_name(each.terms[0]):
+        return each
+    others = [kind(item) for item in other.items] if isinstance(other, Several) and not other.brackets else [other]
+    if not all(isinstance(o, Statement) and UNEQUAL & {*o.signs} and each.terms[0] in o.terms for o in others):
+        return each
+    value = kind(each.terms[1])
+    interval = isinstance(value, Several) and len(value.items) == 2 and value.brackets not in SPREAD
+    return value if interval or (isinstance(value, Expression) and SEVERAL_SETS.search(value.latex)) else each
 
 
 def _equal_atoms(found: Atom, wanted: Atom, decide: Decide) -> Verdict:
@@ -144,25 +164,17 @@ def _valued(statement: Statement, decide: Decide) -> tuple[str, Kind] | bool | N
     if UNEQUAL & {*statement.signs}:
         return False
     terms, name, signs = list(statement.terms), "", list(statement.signs)
-    if not terms[0] or _is_name(terms[0]):
+    if not terms[0] or is_name(terms[0]):
         name, _ = terms.pop(0), signs.pop(0)
-    elif _is_name(terms[-1]):
+    elif is_name(terms[-1]):
         name, _ = terms.pop(), signs.pop()
-    if name and any(map(_is_name, terms)):
+    if name and any(map(is_name, terms)):
         return False
     if "\\approx" in signs:
         terms = terms[: signs.index("\\approx") + 1]
     kinds = [kind(term) for term in terms]
     agree = _all(_equal(one, other, decide) for one, other in zip(kinds[1:], kinds, strict=False))
     return (re.sub(r"[\s{}]", "", name), kinds[-1]) if agree else agree
-
-
-def _is_name(term: str) -> bool:
-    """Whether a term is what an equation gives a value to: a letter, f(x), or a point of letters in their order."""
-    if POINT.fullmatch(term):
-        letters = re.findall("[a-z]", term)
-        return letters == sorted(letters)
-    return NAME.fullmatch(term) is not None and term not in ("\\pi", "e", "i", "\\infty", "\\emptyset")
 
 
 def _worth(found: Kind, wanted: Kind, decide: Decide) -> Verdict:
@@ -192,7 +204,7 @@ def _equal_statements(found: Statement, wanted: Statement, decide: Decide) -> Ve
             return False
     elif any(isinstance(value, tuple) and not value[0] for value in values):
         return False
-    word_for_word = [_alike(found, each, decide) for each in (wanted, _flipped(wanted))]
+    word_for_word = [_alike(found, each, decide) for each in (wanted, flipped(wanted))]
     if True in word_for_word:
         return True
     whole = all(each.terms[0] and is_mathematical(each) for each in (found, wanted))
@@ -209,10 +221,6 @@ def _alike(found: Statement, wanted: Statement, decide: Decide) -> Verdict:
     return _all(
         one == other or (bool(one and other) and _equal(kind(one), kind(other), decide)) for one, other in pairs
     )
-
-
-def _flipped(statement: Statement) -> Statement:
-    return Statement(statement.text, statement.terms[::-1], tuple(FLIPPED[sign] for sign in reversed(statement.signs)))
 
 
 def _equal_several(found: Kind, wanted: Kind, decide: Decide) -> Verdict:
@@ -235,7 +243,7 @@ class Side:
 
     def __init__(self, brackets: str, joint: str, names: tuple[str, ...], values: Sequence[Kind]) -> None:
         self.brackets, self.joint, self.names, self.values = brackets, joint, names, values
-        self.ordered = brackets not in ("", "{}") or len({*names}) > 1
+        self.ordered = brackets not in SPREAD or len({*names}) > 1
 
 
 def _several(found: Kind, decide: Decide) -> Side | bool | None:
@@ -249,7 +257,8 @@ def _several(found: Kind, decide: Decide) -> Side | bool | None:
         return False
     values: list[Kind] = []
     for item in map(kind, found.items):
-        inner = _several(item, decide) if isinstance(item, Several) and not (item.brackets or found.brackets) else False
+        spread = isinstance(item, Several) and not item.brackets and found.brackets in SPREAD
+        inner = _several(item, decide) if spread else False
         values.extend(inner.values if isinstance(inner, Side) else [item])
     named = [_valued(value, decide) if isinstance(value, Statement) else ("", value) for value in values]
     if None in named:
@@ -286,7 +295,7 @@ def _equal_whole(found: Kind, wanted: Kind, decide: Decide) -> Verdict:
     """A side of several and one that is not: an interval and an inequality or a union, or a set of one."""
     one, other = (found, wanted) if isinstance(found, Several) else (wanted, found)
     assert isinstance(one, Several)
-    interval = len(one.items) == 2 and one.brackets not in ("", "{}")
+    interval = len(one.items) == 2 and one.brackets not in SPREAD
     unequal = isinstance(other, Statement) and bool(UNEQUAL & {*other.signs}) and bool(other.terms[0])
     is_set = isinstance(other, Expression) and SEVERAL_SETS.search(other.latex)
     statements = (
@@ -298,26 +307,11 @@ def _equal_whole(found: Kind, wanted: Kind, decide: Decide) -> Verdict:
         return False
     if not statements:
         return decide(latex_of(found), latex_of(wanted))
-    intervals = [_interval(kind(item)) for item in one.items]
+    intervals = [interval_of(kind(item)) for item in one.items]
     union = r" \cup ".join(intervals)
     if not all(intervals):
         return False
     return decide(union, latex_of(wanted)) if one is found else decide(latex_of(found), union)
-
-
-def _interval(found: Kind) -> str:
-    """The interval of an inequality, such as x < 2; empty if it has none."""
-    if not isinstance(found, Statement) or "" in found.terms or not {*found.signs} <= {"<", ">", "\\le", "\\ge"}:
-        return ""
-    if found.signs[0] in (">", "\\ge"):
-        found = _flipped(found)
-    low, high = latex_of(kind(found.terms[0])), latex_of(kind(found.terms[-1]))
-    opening, closing = ("(" if found.signs[0] == "<" else "["), (")" if found.signs[-1] == "<" else "]")
-    if len(found.terms) == 3:
-        return f"{opening}{low}, {high}{closing}"
-    if _is_name(found.terms[0]):
-        return rf"(-\infty, {high}{closing}"
-    return rf"{opening}{low}, \infty)" if _is_name(found.terms[1]) else ""
 
 
 def _matched(found: Sequence[Kind], wanted: Sequence[Kind], decide: Decide) -> Verdict:

@@ -23,7 +23,7 @@ POWER = r"(?:\^\{?[23]\}?)?"
 PLAIN_UNIT = (
     rf"(?P<gap>(?<=\d)\s+|(?<=[}})\]!])\s*|(?<=\\pi)\s+)(?:[A-Za-z]{{2}}[A-Za-z/ ]*|[A-Za-z]/[A-Za-z ]+){POWER}"
 )
-BEHIND = re.compile(rf"(?P<before>.*(?P<last>\S))(?P<unit>(?:\\[,;: ]|\s)*{FONT}{POWER}|{PLAIN_UNIT})")
+BEHIND = re.compile(rf"(?P<before>.*(?P<last>\S))(?P<unit>\s*{FONT}{POWER}|{PLAIN_UNIT})")
 """A unit behind an expression: in a font of text, or apart from what ends it."""
 SIGN = r"\\?\$|[\u20ac\u00a3\u00a5\u20b9]"
 QUANTITY = re.compile(
@@ -274,9 +274,10 @@ def _as_expression(text: str) -> Expression | None:
 
 def _unit_behind(match: re.Match[str]) -> str | None:
     unit, gap = bare(match["unit"]), match["gap"]
+    counts = match["last"] in "0123456789}!" or match["before"].endswith(r"\pi")
     if gap is not None and re.search("[A-Za-z]", re.sub(r"\\(?!pi(?![A-Za-z]))[A-Za-z]+", "", match["before"])):
         return touching_unit(unit, letters=True)
-    return touching_unit(unit) if gap == "" else unit_name(unit, any_word=match["last"] in "0123456789}!")
+    return touching_unit(unit) if gap == "" else unit_name(unit, any_word=counts)
 
 
 def _set_upright(found: re.Match[str]) -> bool:

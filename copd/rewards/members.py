@@ -34,11 +34,21 @@ SIGNS = {
 } | {f"\\{name}{end}": f"\\{name}" for name in ("le", "ge") for end in ("q", "qslant")}
 """Other spellings of a sign. That a letter is in a set says what equality with the set does."""
 FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne", "\\approx": "\\approx"}
+NAME = re.compile(
+    r"(?:\\(?!frac)[A-Za-z]+|[A-Za-z]|[A-Z]{2,3})'{0,3}(?:_(?:\{[\w,]+\}|\w))?'{0,3}(?:\([\w, ]+\))?"
+    r"|m?\s?\\(?:angle|triangle|overline|vec)\s?\{?[A-Z]{1,3}\}?|\\frac\{d[a-z]\}\{d[a-z]\}|\|[A-Z]{2}\|"
+    r"|\\(?:text|mathrm)\s?\{[\w ]+\}(?:_\w)?"
+)
+"""What an equation may give a value to."""
+POINT = re.compile(r"\(\s?([a-z])\s?(?:,\s?([a-z])\s?){1,2}\)")
+UNEQUAL = frozenset(("<", ">", "\\le", "\\ge", "\\ne"))
 COLON = re.compile(":")
 SIGNED = re.compile(r"\\[pm]{2}(?![A-Za-z])")
 """Plus or minus."""
-JOINED = re.compile(r"\\(?:text|mbox|mathrm|textrm)\s?\{\s*,?\s*(and|or)\s*,?\s*\}|\\quad\s*(and|or)\s*\\quad")
+JOINED = re.compile(r"\\(?:text|mbox|mathrm|textrm)\s?\{\s*,?\s*(and|or)\s*,?\s*\}")
 WHOLE_FONT = re.compile(FONT)
+MARKED = re.compile(r"\$+((?:\\\$|[^$])*)\$+|\*\*([^*]*)\*\*")
+"""A formula in dollar signs, which may hold an escaped one, or a text in bold."""
 CASES = re.compile(r"(?:\\\{)?\s?\\begin\{(cases|array|aligned|align\*?)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
 CONDITION = re.compile(r"\\\{\s?[A-Za-z]\s?(?:\\mid|\\vert|\||:)(.*)\\\}")
 PAIRS = (("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), ("\\{", "\\}"), ("{", "}"), ("\\langle", "\\rangle"))
@@ -95,7 +105,7 @@ def _levels(made: Kind) -> int:
 
 def _structure(text: str) -> Kind | None:
     """The members of a text, or what its only member is; None if it has none."""
-    text = JOINED.sub(lambda joint: f" {joint[1] or joint[2]} ", text)
+    text = JOINED.sub(r" \1 ", text)
     if match := CASES.fullmatch(text):
         lines = [line.replace("&", "").strip(" ,") for line in match[2].split("\\\\")]
         return Several(text, "", tuple(filter(None, lines)), ",")
@@ -123,7 +133,7 @@ def unwrapped(text: str) -> str:
     """The text without fonts, dollar signs and brackets around all of it, if the brackets hold no list."""
     for _ in range(WRAPPINGS):
         before, text = text, unquoted(re.sub(r"(?<!\.)\.$", "", text.strip().rstrip(",;")).strip())
-        if (match := WHOLE_FONT.fullmatch(text)) or (match := re.fullmatch(r"\$+([^$]*)\$+|\*\*([^*]*)\*\*", text)):
+        if (match := WHOLE_FONT.fullmatch(text)) or (match := MARKED.fullmatch(text)):
             text = next(filter(None, match.groups()), "")
         elif (brackets := enclosed(text)) and not CONDITION.fullmatch(text):
             inner = text[len(brackets[0]) : -len(brackets[1])]
@@ -188,3 +198,31 @@ def latex_of(found: Kind) -> str:
     return (
         " ".join(found.signs) if isinstance(found, Row) else found.folded if isinstance(found, Phrase | Words) else ""
     )
+
+
+def is_name(term: str) -> bool:
+    """Whether a term is what an equation gives a value to: a letter, f(x), or a point of letters in their order."""
+    if POINT.fullmatch(term):
+        letters = re.findall("[a-z]", term)
+        return letters == sorted(letters)
+    return NAME.fullmatch(term) is not None and term not in ("\\pi", "e", "i", "\\infty", "\\emptyset")
+
+
+def flipped(statement: Statement) -> Statement:
+    """The same statement read from right to left."""
+    return Statement(statement.text, statement.terms[::-1], tuple(FLIPPED[sign] for sign in reversed(statement.signs)))
+
+
+def interval_of(found: Kind) -> str:
+    """The interval of an inequality, such as x < 2; empty if it has none."""
+    if not isinstance(found, Statement) or "" in found.terms or not {*found.signs} <= {"<", ">", "\\le", "\\ge"}:
+        return ""
+    if found.signs[0] in (">", "\\ge"):
+        found = flipped(found)
+    low, high = latex_of(kind(found.terms[0])), latex_of(kind(found.terms[-1]))
+    opening, closing = ("(" if found.signs[0] == "<" else "["), (")" if found.signs[-1] == "<" else "]")
+    if len(found.terms) == 3:
+        return f"{opening}{low}, {high}{closing}"
+    if is_name(found.terms[0]):
+        return rf"(-\infty, {high}{closing}"
+    return rf"{opening}{low}, \infty)" if is_name(found.terms[1]) else ""

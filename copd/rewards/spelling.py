@@ -85,11 +85,17 @@ MARKS = re.compile(
     r"\\(?:left|right)\s?\.|\\(?:left|right|displaystyle|limits|[bB]igg?[lr]?)(?![A-Za-z])|(?<!\\)\\[()\[\]]"
 )
 """What sets type only."""
+GAP = re.compile(r"(?<!\\)\\[,;: ]|(?<!\\)~|\\q?quad(?![A-Za-z])")
+"""White space of LaTeX, whose commas separate nothing."""
+EMPTY = re.compile(r"\\varnothing(?![A-Za-z])")
 SPACE = re.compile(r"\\(?:[,;:! ]|q?quad(?![A-Za-z]))|~|\s+")
 QUOTED, APOSTROPHE = re.compile(r"(\"|''?|``?|\u201c|\u2018)(.+?)(\"|''?|`|\u201d)"), re.compile(r"(?<=\w)'(?=\w)")
 QUOTES = ('""', "''", "``", "`'", "\u201c\u201d", "\u2018'")
 """Pairs of quotation marks, each of which may be doubled. One mark alone is a prime: ABC' is not ABC."""
-FONTS = "text|textbf|textrm|textit|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|mathtt|mbox|emph|operatorname"
+FONTS = (
+    "text|textbf|textrm|textit|textsf|texttt|textnormal|mathrm|mathbf|mathit|mathsf|mathtt|mbox|emph|operatorname"
+    "|boldsymbol|bm|underline"
+)
 FONT = rf"\\(?:{FONTS})\s?\{{([^{{}}]*)\}}"
 TEXT, DEGREE = re.compile(FONT), re.compile(r"\^\s?(?:\{\s?\\circ\s?\}|\\circ)|\\degrees?\b")
 FUNCTIONS = "arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc ln log lg exp sqrt det gcd lcm max min"
@@ -105,6 +111,7 @@ def spelled(text: str) -> str:
     text = unicodedata.normalize("NFC", text.translate(INVISIBLE))
     text = re.sub(r"^\s*~(?=[A-Za-z(])", r"\\sim ", MARKS.sub(" ", text))
     text = THIN.sub(lambda found: re.sub(r"\D", "", found[0]) if found[0][0] not in "+-" else _signed(found[0]), text)
+    text = EMPTY.sub(r"\\emptyset", GAP.sub(" ", text))
     text = THOUSANDS.sub(_grouped, BRACED_COMMA.sub(lambda found: "," if "," in found[0] else "", text))
     text = SCRIPT.sub(_script, text)
     text = TYPED.sub(lambda found: SIGNS[found[0]], text)
@@ -120,7 +127,7 @@ def bare(text: str) -> str:
     """A text in one spelling without what only sets type: fonts, dollar signs around it, kinds of white space."""
     text = DEGREE.sub(" degree ", TEXT.sub(r" \1 ", text.replace("\\%", "%")))
     text = SPACE.sub(" ", text).strip()
-    text = re.sub(r"(?<!\\)\$([^$]*)(?<!\\)\$", r"\1", text)
+    text = re.sub(r"(?<!\\)\$((?:\\\$|[^$])*)(?<!\\)\$", r"\1", text)
     return unquoted(text.strip())
 
 

@@ -20,8 +20,6 @@ TAGS = re.compile(r"</?(?:answer|think|thinking|thoughts?|reasoning)>", re.IGNOR
 LEAD_IN = re.compile(r"\W{0,5}(?:the )?(?:final |correct )?answer(?: is\b|\s?[:=])", re.IGNORECASE)
 SENTENCE = re.compile(r"\bthe (?:final |correct )?answer is\b", re.IGNORECASE)
 GSM8K = "#### "
-HASHES = re.compile(r"^####[ \t]+(\S.*?)\s*\Z", re.MULTILINE)
-"""The last line of a solution of GSM8K."""
 FLOAT_DIGITS = 15
 """Digits that a float holds of any decimal."""
 
@@ -78,8 +76,8 @@ def behind_hashes(answer: Any) -> Any:
     """What stands in the last line of a text behind its only `####`; without that, the answer as it is."""
     if not isinstance(answer, str) or answer.count(GSM8K) != 1:
         return answer
-    found = HASHES.search(answer)
-    return found[1] if found else answer
+    last = answer.rstrip().rpartition("\n")[2]
+    return last.removeprefix(GSM8K).lstrip() if last.startswith(GSM8K) else answer
 
 
 def answer_text(value: Any, *, of_any_type: bool) -> str:

@@ -12,8 +12,8 @@ from copd.errors import BadRow, DataError
 from copd.rows.sources import BYTE_ORDER_MARK, MAX_ROW_BYTES, JsonLinesFile, Scanned, parsed
 
 SPACE = re.compile(rb"[ \t\r\n]*")
-TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}]', re.DOTALL)
-"""A text, in which braces mean nothing, or a brace."""
+TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}]', re.DOTALL)
+"""A text, in which braces mean nothing, or a brace, or the beginning of a text that is never closed."""
 
 
 def is_list(head: bytes) -> bool:
@@ -69,6 +69,8 @@ def _end(text: mmap, at: int) -> int | None:
     """Where the object that begins here ends; None if it does not."""
     depth = 0
     for token in TOKEN.finditer(text, at):
+        if token[0] == b'"':
+            return None
         depth += {b"{": 1, b"}": -1}.get(token[0], 0)
         if not depth:
             return token.end()

@@ -19,8 +19,9 @@ CHOICE, MATH, EXACT = "choice", "math", "exact"
 FORMULA = re.compile(r"[0-9\\^=√π∞]")
 """What an answer holds that math-verify can read. A word without any of it means nothing to math-verify."""
 YES_OR_NO = re.compile(r"(yes|no|true|false)\.?", re.IGNORECASE)
-PROOF = re.compile(r"(?:^|[.:;!?]\s+)(?:prove|show)\b(?:(?![.!?]\s)[^?])*$", re.IGNORECASE)
-"""A problem whose last sentence asks for a proof."""
+SENTENCE_END = re.compile(r"[.!?]\s+")
+PROOF = re.compile(r"(?:^|[:;]\s+)(?:prove|show)\b", re.IGNORECASE)
+"""A sentence, or a part of one, that asks for a proof."""
 
 
 class LeftOut(Exception):
@@ -91,6 +92,7 @@ def verifier_of(answer: str) -> str:
 
 def without_proof(prompt: str) -> str:
     """The prompt. Raises LeftOut if it asks for a proof, which an answer alone cannot give."""
-    if PROOF.search(prompt):
+    last = SENTENCE_END.split(prompt)[-1]
+    if "?" not in last and PROOF.search(last):
         raise LeftOut("a proof is asked for, which no verifier can compare")
     return prompt

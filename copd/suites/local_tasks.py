@@ -93,8 +93,8 @@ def write_task(
     else:
         if any(row["images"] for row in rows):
             task["doc_to_image"] = Code("utils.pictures")
-        if system := systems.pop():
-            task["description"] = f"{{% raw %}}{system}{{% endraw %}}"
+        if systems.pop():
+            task["description"] = "{{system}}"  # the row's, as data: a text of a row must never be read as a template
     try:
         (folder / "utils.py").write_text(UTILS, encoding="utf-8")
         lines = "".join(json.dumps(row) + "\n" for row in rows)

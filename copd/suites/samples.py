@@ -81,7 +81,8 @@ def scores_of(name: str, benchmark: Benchmark, samples: Sequence[Sample]) -> tup
 
     Raises DataError if samples have no such score.
     """
-    counted = [sample for sample in samples if benchmark.kept is None or benchmark.kept in _prompt(sample)]
+    kept = None if benchmark.kept is None else _as_json(benchmark.kept)[1:-1]
+    counted = [sample for sample in samples if kept is None or kept in _prompt(sample)]
     if not counted:
         raise DataError(f"{name}: none of {len(samples)} samples of {benchmark.task} has the prompt that counts")
     scores = [_score(name, benchmark, sample) for sample in counted]
@@ -92,7 +93,11 @@ def scores_of(name: str, benchmark: Benchmark, samples: Sequence[Sample]) -> tup
 
 
 def _prompt(sample: Sample) -> str:
-    return json.dumps(sample.record.get("input", sample.record.get("arguments")))
+    return _as_json(sample.record.get("input", sample.record.get("arguments")))
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _score(name: str, benchmark: Benchmark, sample: Sample) -> float:

@@ -32,5 +32,17 @@ def test_a_folder_that_holds_anything_and_an_unknown_example_are_refused(tmp_pat
         copy_example("other", tmp_path / "new")
 
 
+@pytest.mark.parametrize("name", ["ex #1", "ex, [2]", "a: b", " x"])
+def test_a_folder_that_a_recipe_would_have_to_quote_is_refused(tmp_path, name):
+    with pytest.raises(RecipeError, match=r"accepted: letters, digits, spaces, and / \. _ -$"):
+        copy_example("own_data", Path(name))
+
+
+def test_a_folder_with_a_space_holds_an_example_that_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copy_example("own_data", Path("my data/ex-1"))
+    assert load_recipe("my data/ex-1/recipe.yaml").branches["image"].task.data_root == "my data/ex-1"
+
+
 def test_the_examples_of_the_checkout_are_found():
     assert examples() == {"own_data": ROOT / "examples" / "own_data"}

@@ -187,6 +187,14 @@ def test_a_file_with_a_folder_of_the_machine_or_a_key_is_not_pushed(run, tmp_pat
         prepare(copy, "me/model")
 
 
+def test_a_token_that_is_called_like_a_folder_is_no_leak(run, tmp_path, monkeypatch):
+    copy = tmp_path / "run"
+    shutil.copytree(run.folder, copy)
+    monkeypatch.setenv("HOME", "/root")
+    (copy / "merged" / "vocab.json").write_text('{"/root": 5, "src/root/x": 6}')
+    assert prepare(copy, "me/model").to == "me/model"
+
+
 def test_a_card_without_a_licence_is_noted(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run.folder, copy)

@@ -94,6 +94,14 @@ def test_what_the_generation_config_suppresses_is_banned_unless_it_ends_a_respon
     assert not policy.banned_V[policy.end_ids].any()
 
 
+@pytest.mark.parametrize("strange", [999_999, -1])
+def test_a_suppressed_token_that_is_none_is_refused_by_file_and_field(processor, strange):
+    model = tiny_model(processor)
+    model.generation_config.suppress_tokens = [strange]
+    with pytest.raises(ModelFolderError, match=rf"generation_config\.json: suppress_tokens: {strange} is no token"):
+        Policy(model, processor)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 def test_banned_tokens_have_no_probability_and_the_others_have_all_of_it(
     policy64, written, problems_of, kind, temperature

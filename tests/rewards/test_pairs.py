@@ -46,6 +46,75 @@ def test_the_case_of_a_unit_counts_where_two_units_differ_by_it(reference, answe
 @pytest.mark.parametrize(
     ("reference", "answer", "verdict"),
     [
+        (r"3\sqrt{2}", r"3\sqrt{2}\,\text{cm}", True),
+        ("(2,3)", r"(2,\,3)", True),
+        ("[0,1)", r"[0,\;1)\quad", True),
+        (r"2\pi", r"2\,\pi", True),
+        ("1,2", r"1,\,2", True),
+        ("5", r"5\,", True),
+        ("5", "5\\ ", True),
+        (r"5+2\sqrt{6}", r"5~+ 2\sqrt{6}", True),
+        ("x=2,3", r"x=2 \quad\text{or}\quad x=3", True),
+        ("(2,3)", r"2\,3\,1", False),
+        (r"\begin{cases}x+y&x>0\\ 2&x\le0\end{cases}", r"\begin{cases}x+y&x>0\\2&x\le0\end{cases}", True),
+    ],
+)
+def test_white_space_of_latex_separates_nothing(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+    assert right(answer, answer)
+
+
+@pytest.mark.parametrize("unit", ["square units", "units", "cubic units", "sq. units", "cm^2"])
+def test_a_multiple_of_pi_may_have_any_unit_in_a_font(unit):
+    assert right(rf"18\pi \text{{ {unit}}}", r"18\pi")
+    assert not right(rf"18\pi \text{{ {unit}}}", r"17\pi")
+
+
+@pytest.mark.parametrize(
+    ("inequality", "set_of_it", "verdict"),
+    [
+        ("-3<x<3", r"x\in(-3,3)", True),
+        (r"x\le 3", r"x\in(-\infty,3]", True),
+        (r"x<2\text{ or }x>5", r"x\in(-\infty,2)\cup(5,\infty)", True),
+        ("-3<x<3", r"x\in(-3,3]", False),
+        ("x<3", r"x\in(-\infty,3]", False),
+        ("-3<y<3", r"x\in(-3,3)", False),
+    ],
+)
+def test_an_inequality_is_the_set_in_which_its_letter_is(inequality, set_of_it, verdict):
+    assert right(inequality, set_of_it) is verdict
+    assert right(set_of_it, inequality) is verdict
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
+        (r"\{1\pm\sqrt{5},-2\}", r"\{-2, 1-\sqrt{5}, 1+\sqrt{5}\}", True),
+        (r"\{1\pm\sqrt{5},-2\}", r"\{-2, 1-\sqrt{5}\}", False),
+        (r"1\pm\sqrt{5},-2", r"-2, 1-\sqrt{5}, 1+\sqrt{5}", True),
+    ],
+)
+def test_plus_or_minus_is_two_members_of_a_list_and_of_a_set(reference, answer, verdict):
+    assert right(answer, reference) is verdict
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        (r"\boldsymbol{12}", "12"),
+        (r"\bm{12}", "12"),
+        (r"\underline{12}", "12"),
+        (r"\varnothing", r"\emptyset"),
+        (r"$\$2.00$", r"\$2.00"),
+    ],
+)
+def test_fonts_signs_and_dollar_signs_that_mean_the_same(answer, reference):
+    assert right(answer, reference)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "verdict"),
+    [
         ("x=1,500", "x=1, 500", False),
         ("(1,000, 2,000)", "(1000, 2000)", True),
         (r"\sqrt{1,000}", r"10\sqrt{10}", True),

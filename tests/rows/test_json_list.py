@@ -62,6 +62,7 @@ def test_an_object_larger_than_the_bound_is_a_bad_row(opened, monkeypatch):
         ('[{"a": 1}\n{"a": 2}]', "f.json:1: no comma or end"),
         ('[{"a": 1},\n{"a": "2', "f.json:2: a JSON object that is never closed"),
         ('[{"a": 1}] {"a": 2}', "f.json:1: something follows the list"),
+        pytest.param('[{"a": "' + '\\"' * 500_000, "f.json:1: a JSON object that is never closed", id="a text of 1 MB"),
     ],
 )
 def test_what_is_no_list_of_objects_is_refused_with_its_line(opened, content, said):

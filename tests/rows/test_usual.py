@@ -122,6 +122,11 @@ def test_messages_without_an_answer_are_refused(messages):
         read({"messages": messages})
 
 
+def test_a_long_solution_is_read_for_its_hashes_in_one_go():
+    assert read({"prompt": "?", "answer": "1+1\n#### 2" + " " * 500_000}).answer == "2"
+    assert read({"prompt": "?", "answer": "#### x" + " " * 500_000 + "y"}).answer.endswith(" y")
+
+
 def test_hashes_count_only_once_and_in_the_last_line():
     assert read({"prompt": "?", "answer": "#### 1,234 "}).answer == "1,234"
     for answer in ("#### 1\n#### 2", "#### 1\nso it is", "a #### 1"):

@@ -43,7 +43,9 @@ def test_a_row_without_an_answer_is_left_out_and_one_with_two_is_bad():
         answer_in({"answer": "\\boxed{1} or \\boxed{2}"}, "answer")
 
 
-@pytest.mark.parametrize("prompt", ["Prove that 2 is even.", "Let n be odd. Show that n^2 is odd."])
+@pytest.mark.parametrize(
+    "prompt", ["Prove that 2 is even.", "Let n be odd. Show that n^2 is odd.", "Is n odd? If so: show it."]
+)
 def test_a_problem_that_ends_in_a_request_for_a_proof_is_left_out(prompt):
     with pytest.raises(LeftOut, match="proof"):
         without_proof(prompt)
@@ -56,6 +58,7 @@ def test_a_problem_that_ends_in_a_request_for_a_proof_is_left_out(prompt):
         "Show that n is odd. Find n.",
         "The proof of x is 3. Find x.",
         "Improve it: 3+4",
+        pytest.param(": show" * 100_000 + "?", id="half a million signs"),
     ],
 )
 def test_a_problem_that_asks_for_more_than_a_proof_is_kept(prompt):

@@ -65,7 +65,7 @@ def test_each_harness_gets_the_task_in_its_own_words(tmp_path):
     assert lm["generation_kwargs"] == {"until": [], "max_gen_toks": 9, "do_sample": False, "temperature": 0}
     assert lm["repeats"] == 3
     assert lm["doc_to_image"] == "function utils.pictures"
-    assert lm["description"] == "{% raw %}Be {{brief}}.{% endraw %}"
+    assert lm["description"] == "{{system}}", "the text of a row is not part of a template"
     assert lmms["generation_kwargs"]["max_new_tokens"] == 9
     assert lmms["doc_to_messages"] == "function utils.chat"
 

@@ -3,6 +3,7 @@
 `recorded/own_tasks` holds tasks of lmms-eval's own code, on invented problems and responses.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ def test_of_mmvu_only_multiple_choice_counts():
     assert len(recorded("rec_mmvu")) == 5
     assert ids == ["rec_mmvu/0", "rec_mmvu/1", "rec_mmvu/2"]
     assert scores == [[1], [0], [1]]
+
+
+def test_the_prompt_that_counts_is_found_with_its_quotes_line_ends_and_letters():
+    counts = OF_PAPER["mmvu"].model_copy(update={"kept": 'W\u00e4hle "A"\nB'})
+    asked = [replace(each, record={**each.record, "input": f"{counts.kept}?"}) for each in recorded("rec_mmvu")[:1]]
+    assert scores_of("mmvu", counts, asked)[0] == ["rec_mmvu/0"]
+    with pytest.raises(DataError, match="has the prompt that counts"):
+        scores_of("mmvu", counts.model_copy(update={"kept": "other"}), asked)
 
 
 def test_wemath_is_scored_by_problem_with_its_steps_as_the_harness_does():
