@@ -79,7 +79,7 @@ def final_problems(evaluation: Evaluation, tasks: Mapping[str, Task]) -> Finding
     sizes = {name: task.size(split) for name, task in tasks.items() if isinstance(task, Rows)}
     least = min(sizes, key=lambda name: sizes[name], default=None)
     more = "raise evaluation.problems"
-    if least is not None and sizes[least] <= asked:
+    if least is not None and sizes[least] < FEW:
         more = f"raise branches.{least}.task.{split.value}_share, or give more rows"
     advice = f"one problem is {100 / asked:.0f} points of an accuracy; {more}"
     return Finding("final table", "warning", f"{found}; {advice}")
