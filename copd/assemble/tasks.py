@@ -108,8 +108,7 @@ def data_warnings(tasks: Mapping[str, Task]) -> list[str]:
         if isinstance(task, Rows):
             found += [f"branches.{name}.task: {count} rows: {note}" for note, count in sorted(task.notes.items())]
             if task.skipped:
-                said = "bad rows were left out; `copd data check` lists them"
-                found.append(f"branches.{name}.task: {task.skipped} {said}")
+                found.append(f"branches.{name}.task: bad rows left out: {task.skipped}; `copd data check` lists them")
     return found
 
 

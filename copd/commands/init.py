@@ -98,7 +98,7 @@ def _branch(file: str, model: Model, taken: set[str], tell: Callable[[str], None
     verifier = _verifier(found)
     misfits = found.unnamed - found.readable[verifier] if verifier is not None and verifier in GUESSED else 0
     if found.bad:
-        tell(f"{file}: {found.bad} bad rows are left out, the first: {found.first_bad}")
+        tell(f"{file}: bad rows left out: {found.bad}, the first: {found.first_bad}")
     if misfits:
         tell(f"{file}: {misfits} of {found.rows} rows are left out: verifier {verifier} cannot read their answers")
     if len(found.answers) == 1 and found.rows > 1:

@@ -27,7 +27,7 @@ def graded(written, policy, problems_of):
 
 MASK_NT = torch.tensor([[True, True, True], [True, False, False]])
 VALUE_NT = torch.tensor([[1.0, 2.0, 3.0], [4.0, 50.0, 60.0]])
-BAD_ROW = "branches.sums.task: 1 bad rows were left out; `copd data check` lists them"
+BAD_ROW = "branches.sums.task: bad rows left out: 1; `copd data check` lists them"
 
 
 def recipe(*changes: str):

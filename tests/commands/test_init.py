@@ -89,7 +89,7 @@ def test_a_few_rows_that_do_not_fit_are_left_out_and_told_and_many_are_not(rows)
     rows(lambda i: "ABCD"[i % 4] if i < 290 else "")
     recipe, said, _ = made("sums.jsonl")
     assert recipe.branches["sums"].task.max_bad_rows == 10
-    assert said == ["sums.jsonl: 10 bad rows are left out, the first: sums.jsonl:291: the answer is empty"]
+    assert said == ["sums.jsonl: bad rows left out: 10, the first: sums.jsonl:291: the answer is empty"]
     with pytest.raises(
         DataError, match=r"^sums.jsonl: 290 of 300 rows are bad, the first: sums.jsonl:11: the answer is"
     ):
@@ -244,7 +244,7 @@ def test_rows_before_the_first_picture_that_can_be_opened_are_left_out_and_told(
     (here / "p.jsonl").write_text("\n".join(lines))
     (here / "0.png").write_bytes(b"")
     recipe, said, _ = made("p.jsonl")
-    assert said == ["p.jsonl: 1 bad rows are left out, the first: p.jsonl:1: image '0.png': empty, 0 bytes"]
+    assert said == ["p.jsonl: bad rows left out: 1, the first: p.jsonl:1: image '0.png': empty, 0 bytes"]
     assert recipe.branches["p"].task.bad_rows == "skip"
 
 

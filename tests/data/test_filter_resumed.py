@@ -138,7 +138,7 @@ def test_a_row_found_bad_while_it_is_asked_ends_the_filter_or_is_left_out(asked,
     assert "5 of 6 chunks of rows are answered" in caplog.text
     found, _ = filter_rows(recipe_of(path, **others, bad_rows="skip", max_bad_rows=1), "text", out)
     assert found.rows == len(rows) - 1
-    assert "1 bad rows were left out" in caplog.text
+    assert "bad rows left out: 1;" in caplog.text
     assert b"bad.png" not in out.read_bytes()
     assert asked[7:] == CHUNKS[-1:]
 

@@ -326,7 +326,7 @@ def test_a_run_among_bad_rows_of_every_kind_counts_each_and_learns_from_the_othe
     assert not (tmp_path / "run").exists()
     done = trained(measured=sound, bad_rows="skip", max_bad_rows=bad)
     assert done.returncode == 0
-    assert f"branches.rows.task: {bad} bad rows were left out" in " ".join(done.stdout.split())
+    assert f"branches.rows.task: bad rows left out: {bad};" in " ".join(done.stdout.split())
     (result,) = (each for each in read_lines(tmp_path / "run" / "metrics.jsonl") if each["event"] == "result")
     assert {cell["problems"] for cell in result["table"]} == {sound}
 
@@ -349,6 +349,6 @@ def test_a_damaged_picture_drawn_late_ends_the_run_in_the_words_of_the_check_or_
     done = trained(**how)
     assert done.returncode == status
     assert (told in done.stderr) == (policy == "error")
-    assert ("1 bad rows were left out" in " ".join(done.stdout.split())) == (policy == "skip")
+    assert ("bad rows left out: 1;" in " ".join(done.stdout.split())) == (policy == "skip")
     updates = [each for each in read_lines(tmp_path / "run" / "metrics.jsonl") if each["event"] == "update"]
     assert len(updates) == (4 if policy == "error" else 5)
