@@ -72,6 +72,12 @@ class Remaining:
         self._units[work] += units
         self._settled = set() if work == TRAINING else self._settled | {work}
 
+    def units(self, work: str, parts: int) -> float:
+        """Units of a stage of so many parts: each part is a capability that one model is asked."""
+        if work == EVALUATING:
+            return parts * self._evaluation.validation_problems
+        return parts / (len(self.plan.branches) * len(self.plan.capabilities)) if work == MEASURING else 1
+
     def heard(self, record: Mapping[str, Any]) -> None:
         """A line of the run's record: the time since the line before it was that of its event.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from types import TracebackType
@@ -20,7 +21,7 @@ from copd.assemble.plan import Plan
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, columns_of
 from copd.runs.numbers import clock, number, roughly
-from copd.runs.remaining import EVALUATING, TRAINING, Remaining
+from copd.runs.remaining import TRAINING, Remaining
 from copd.runs.runlog import REPORT
 from copd.runs.stages import Stages
 from copd.runs.tables import accuracy_table
@@ -108,13 +109,13 @@ class Screen:
                 shown.enter_context(self)
             if outermost and self._live is None:
                 self._line(f"{clock()}  {name}" + (f", {total} parts" if total > 1 else ""))
-            yield shown.enter_context(self._stages.stage(name, total, self._ended))
+            yield shown.enter_context(self._stages.stage(name, total, partial(self._ended, total)))
 
-    def _ended(self, name: str, seconds: float) -> None:
+    def _ended(self, parts: int, name: str, seconds: float) -> None:
         """A stage has ended. Its seconds are none of training."""
         self._clock += seconds
         if self._remaining is not None:
-            self._remaining.took(name, seconds, self._remaining.validation if name == EVALUATING else 1)
+            self._remaining.took(name, seconds, self._remaining.units(name, parts))
 
     def spent(self, name: str, seconds: float) -> None:
         """Seconds of a stage before the first step or after the last."""

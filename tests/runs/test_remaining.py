@@ -68,6 +68,14 @@ def test_seconds_come_from_what_each_work_has_taken():
     }
 
 
+def test_a_stage_counts_by_its_parts_so_that_the_one_before_the_first_step_tells_the_same_pace():
+    times = of()
+    assert times.units(EVALUATING, 9) == times.validation == 3 * times.first_validation
+    assert times.units(EVALUATING, 3) == times.first_validation
+    assert (times.units(MEASURING, 9), times.units(MEASURING, 3)) == (1, pytest.approx(1 / 3))
+    assert times.units(SAVING, 3) == 1
+
+
 def test_the_record_of_a_run_tells_what_each_work_took():
     times = of()
     half = times.plan.step_cost(0) / 3
