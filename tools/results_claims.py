@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from results_words import gain, markdown
 
 from copd.arms.page import CLEAR
+from copd.arms.summary import Contrast
 from copd.maths.seeds import t_interval
 from copd.measure.evaluate import AVERAGE, Estimate
-from copd.report.words import counted
+from copd.report.words import counted, listed
 
 if TYPE_CHECKING:
     from results_page import Study
@@ -33,21 +34,34 @@ def co_evolution(main: Study) -> list[str]:
     low, high = sorted(100 * abs(bound) for bound in (e.low, e.high))
     by = f"{100 * abs(e.value):.1f} points {'above' if e.value > 0 else 'below'} `{ONE_CYCLE}`"
     if best.holm >= CLEAR:
-        return [f"Whether co-evolution pays in this study is open: {stands} {by} ({gain(e, best.seeds)})."]
+        return [f"Whether co-evolution pays at {main.comparison.title} is open: {stands} {by} ({gain(e, best.seeds)})."]
     does = "pays" if e.value > 0 else "does not pay"
     because = weaker(main, best.arm) if e.value < 0 else ""
-    said = f"Co-evolution {does} in this study: {stands} {by} [{low:.1f}, {high:.1f}]."
+    said = f"Co-evolution {does} at {main.comparison.title}: {stands} {by} [{low:.1f}, {high:.1f}]."
     return [said, *([f"One likely reason is weaker teachers: {because}."] if because else [])]
 
 
 def elsewhere(worlds: Sequence[Study]) -> str:
-    """One cycle against mixed RLVR in each other world where both have run; empty if there is none."""
+    """Arms against mixed RLVR in each other world where both have run; empty if there is none.
+
+    Told are one cycle, the best co-evolving arm, and each other arm that is clear by Holm's correction.
+    """
     said = []
     for world in worlds:
-        found = [c for c in world.found.get(REFERENCE, []) if (c.arm, c.capability) == (ONE_CYCLE, AVERAGE)]
-        where = world.comparison.title
-        said += [f"{gain(c.over_seeds, c.seeds)} at {where} ({counted(c.seeds, 'seed')})" for c in found]
-    return f"Elsewhere `{ONE_CYCLE}` has, in points against `{REFERENCE}`: {'; '.join(said)}." if said else ""
+        found = [c for c in world.found.get(REFERENCE, []) if c.capability == AVERAGE and world.rows[c.arm].models == 1]
+        evolving = sorted((c for c in found if c.arm in CO_EVOLVING), key=lambda c: -c.over_seeds.value)[:1]
+        told = [c for c in found if c.arm == ONE_CYCLE or c in evolving or c.holm < CLEAR]
+        if told:
+            seeds = counted(min(c.seeds for c in told), "seed")
+            said.append(f"at {world.comparison.title} ({seeds}), {listed(f'`{c.arm}` {gained(c)}' for c in told)}")
+    told = f"In other worlds, in points against `{REFERENCE}`, bold where clear by Holm's correction"
+    return f"{told}: {'; '.join(said)}." if said else ""
+
+
+def gained(contrast: Contrast) -> str:
+    """Points more than the reference, bold if that is clear by Holm's correction over the arms."""
+    more = gain(contrast.over_seeds, contrast.seeds)
+    return f"**{more}**" if contrast.holm < CLEAR else more
 
 
 def weaker(main: Study, arm: str) -> str:

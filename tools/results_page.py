@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 import jinja2
-from results_claims import EXPERT, ONE_CYCLE, claims, co_evolution, elsewhere
+from results_claims import EXPERT, ONE_CYCLE, claims, co_evolution, elsewhere, gained
 from results_words import gain, markdown, percents, settings, share, spread
 
 from copd.arms.comparison import Comparison, read_comparison
@@ -127,13 +127,13 @@ class Study:
         return markdown(header, lines)
 
     def brief(self) -> str:
-        """Each arm's average over the capabilities, and how many points it is above each reference."""
+        """Each arm's average over the capabilities, and how many points it is above each reference, bold if clear."""
         references = list(self.found)
         gains = {(c.arm, name): c for name in references for c in self.found[name] if c.capability == AVERAGE}
         lines = []
         for arm, row in self.rows.items():
             own = [gains.get((arm, name)) for name in references]
-            cells = ["–" if c is None else gain(c.over_seeds, c.seeds) for c in own]
+            cells = ["–" if c is None else gained(c) for c in own]
             lines.append((f"`{arm}`", f"{len(row.seeds)}", share(row.accuracy[AVERAGE], len(row.seeds)), *cells))
         return markdown(("arm", "seeds", "average", *(f"more than `{name}`" for name in references)), lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -121,21 +122,22 @@ class RunRecord:
         return sum(int(spent["rollouts"]) for phases in self.ledger["spent"].values() for spent in phases.values())
 
     def rollouts_after(self) -> Callable[[int], float]:
-        """A function from steps to the rollouts that all branches had sampled. Needs the ledger of a finished run."""
+        """A function from steps to the rollouts that all branches had sampled. Needs the ledger of a finished run.
+
+        The steps of a phase cost alike. A branch may sample in a phase that does not train it.
+        """
         assert self.ledger is not None
-        updates = self.events("update")
         adopted: Spent = self.adopted["spent"]
-        cost = {
-            (branch, phase): (spent["rollouts"] - adopted.get(branch, {}).get(phase, {}).get("rollouts", 0))
-            / max(1, sum((u["branch"], u["phase"]) == (branch, phase) for u in updates))
-            for branch, phases in self.ledger["spent"].items()
-            for phase, spent in phases.items()
-        }
+        phase_of = {update["step"]: update["phase"] for update in self.events("update")}
+        steps, cost = Counter(phase_of.values()), Counter[str]()
+        for branch, phases in self.ledger["spent"].items():
+            for phase, spent in phases.items():
+                cost[phase] += spent["rollouts"] - adopted.get(branch, {}).get(phase, {}).get("rollouts", 0)
         after = [0.0] * (self.steps + 1)
         for taken in self.events("experts"):
             after[taken["step"] + 1] += sum(s["rollouts"] for phases in adopted.values() for s in phases.values())
-        for update in updates:
-            after[update["step"] + 1] += cost.get((update["branch"], update["phase"]), 0)
+        for step, phase in phase_of.items():
+            after[step + 1] += cost[phase] / steps[phase]
         for step in range(self.steps):
             after[step + 1] += after[step]
         return after.__getitem__
