@@ -21,7 +21,7 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Folder of the new rows, SET.jsonl, their pictures and their card SET.md.")],
     sources: Annotated[
         list[str] | None,
-        typer.Argument(help="Files or folders of the set, or hub:OWNER/NAME[/FILE]; default the set's own place."),
+        typer.Argument(help="Files or folders of the set, or hub:OWNER/NAME\\[/FILE]; default the set's own place."),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit, branch or tag on the Hugging Face Hub.")] = None,
     media: Annotated[

@@ -163,7 +163,7 @@ def compare(
     """`copd.compare`."""
     from copd.commands.compare import run_search
 
-    order = Order(Path(file), seeds, Path(out), workers, tell)
+    order = Order(Path(file), _listed("seeds", seeds), Path(out), workers, tell)
     path, progress = (run_search if search else run_comparison)(order)
     if progress.failed:
         raise JobError(f"{file}: {len(progress.failed)} jobs failed; {path} is about the others")

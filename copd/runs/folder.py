@@ -71,6 +71,8 @@ def run_folder(out: str | Path | None, method: str, seed: int) -> Path:
 
 def check_free(folder: Path, resume: bool) -> None:
     """Raise RecipeError if the folder holds anything but what a start leaves there, so that no run can begin in it."""
+    if folder.is_file():
+        raise RecipeError(f"--out {folder}: is a file; accepted: a new or an empty folder")
     if occupied(folder, besides=STARTED):
         hint = f"it holds no {RUN_MANIFEST}" if resume else "--resume goes on with the run in it"
         raise RecipeError(f"--out {folder}: is not empty; give another folder ({hint})")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from copd.errors import RecipeError, first_line
+from copd.recipe.keys import HIDDEN
 from copd.recipe.sections import TrackerSection
 from copd.runs.pictures import kept_pictures
 from copd.system.files import replace_text
@@ -34,6 +36,10 @@ PAIRS = ("overlap", "mass_overlap", "symmetric_kl")
 """Measures of a student and a teacher. Those of a model with itself are always 1 or 0."""
 MOST_PICTURES = 4
 """Most pictures and frames of a sample that a tracker gets."""
+WAITED = 30
+"""Seconds for wandb to reach its server before the run is refused."""
+LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
+"""User and password in an address."""
 PARAMETERS_AT_ONCE = 100
 """As many as MLflow takes in one call."""
 
@@ -111,11 +117,16 @@ def wandb(opening: Opening) -> Log:
             config=dict(opening.recipe),
             resume="allow",
             settings=wandb.Settings(
-                silent=True, console="off", disable_git=True, disable_code=True, x_disable_meta=True
+                silent=True,
+                console="off",
+                disable_git=True,
+                disable_code=True,
+                x_disable_meta=True,
+                init_timeout=WAITED,
             ),
         )
     except wandb.errors.Error as error:
-        raise RecipeError(f"trackers: wandb: {error}") from error
+        raise RecipeError(f"trackers: wandb: {_reason(error)}") from error
     run.define_metric("step")
     run.define_metric("*", step_metric="step")
 
@@ -135,6 +146,7 @@ def mlflow(opening: Opening) -> Log:
     Where it is kept comes from MLflow's own environment. Raises RecipeError if MLflow refuses.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # with 7, its default, a dead address takes 4 minutes
     from mlflow import MlflowClient
     from mlflow.entities import Metric
     from mlflow.exceptions import MlflowException
@@ -145,7 +157,7 @@ def mlflow(opening: Opening) -> Log:
         client = MlflowClient()
         own = _run_of_mlflow(client, opening)
     except MlflowException as error:
-        raise RecipeError(f"trackers: mlflow: {first_line(error)}") from error
+        raise RecipeError(f"trackers: mlflow: {_reason(error)}") from error
 
     def log(step: int, numbers: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
@@ -159,6 +171,11 @@ def mlflow(opening: Opening) -> Log:
                 client.log_image(own, picture, f"samples/step{step + 1}/{sample.name}/{place}.png")
 
     return Log(log, show, lambda: client.set_terminated(own))
+
+
+def _reason(error: Exception) -> str:
+    """The error in a line, without the login of an address."""
+    return LOGIN.sub(f"{HIDDEN}@", first_line(error))
 
 
 def _run_of_mlflow(client: Any, opening: Opening) -> str:

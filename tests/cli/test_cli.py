@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from typer.main import get_command
 
+from copd.cli.app import app
 from copd.model.folders import CHECKSUMS, model_folder
 from copd.recipe.reading import builtin_recipes, described, load_recipe, recipe_text
 from copd.recipe.strict_yaml import parse_yaml
@@ -151,6 +153,22 @@ def test_recipe_show_lists_every_field_with_its_meaning(command):
         assert path in shown
         assert meaning.split()[0] in shown
     assert "7" in shown
+
+
+def commands_of(group, *path):
+    for name, each in group.commands.items():
+        yield [*path, name]
+        if hasattr(each, "commands"):
+            yield from commands_of(each, *path, name)
+
+
+def test_every_command_has_a_help_that_can_be_shown(command):
+    found = list(commands_of(get_command(app)))
+    assert ["data", "prepare"] in found
+    for words in found:
+        done = command(*words, "--help")
+        assert (done.returncode, done.stderr) == (0, ""), words
+    assert "hub:OWNER/NAME[/FILE]" in command("data", "prepare", "--help").stdout
 
 
 def test_help_names_all_commands(command):

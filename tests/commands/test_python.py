@@ -97,6 +97,7 @@ def test_models_of_a_run_are_evaluated_and_merged(run, tmp_path):
     [
         (lambda: copd.evaluate([], "demo"), "models: found '[]'; accepted: a list of one or more"),
         (lambda: copd.evaluate("builtin:digits", "demo"), "models: found 'builtin:digits'; accepted: a list of one or"),
+        (lambda: copd.compare("study.yaml", "out", seeds=[]), "seeds: found '[]'; accepted: a list of one or more"),
         (lambda: copd.merge([], "out"), "branches: found '[]'; accepted: a list of one or more"),
         (lambda: copd.train("demo", "out", overrides="seed=1"), "overrides: found 'seed=1'; accepted: a list$"),
         (lambda: copd.train("demo", "out", overrides={"seed": 1}), "overrides: found .*; accepted: a list$"),

@@ -128,6 +128,12 @@ def test_a_folder_in_use_is_refused_unless_it_is_resumed(tmp_path):
         check(tmp_path / "run", manifest_of(), resume=False)
 
 
+def test_a_file_in_the_place_of_a_run_folder_is_called_one(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RecipeError, match=r"file: is a file; accepted: a new or an empty folder$"):
+        check(tmp_path / "file", manifest_of())
+
+
 def test_a_manifest_that_cannot_be_written_is_named(tmp_path):
     in_the_way = tmp_path / f".{RUN_MANIFEST}.writing"
     in_the_way.mkdir()

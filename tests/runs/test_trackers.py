@@ -16,6 +16,7 @@ import copd
 from copd.errors import RecipeError
 from copd.recipe.reading import load_recipe
 from copd.recipe.sections import TrackerSection
+from copd.runs import trackers
 from copd.runs.runlog import read_lines
 from copd.runs.trackers import MOST_PICTURES, TRACKERS, Log, Shown, numbers_of, open_trackers, shown
 from copd.system.own_code import load_named
@@ -345,3 +346,8 @@ print(*[(Path(sys.argv[1]) / "somebody" / each / "trackio-name").read_text() for
     assert all(name in contents for name in (b"update/text/native/reward", b"tiny", b"samples/text/image/0"))
     assert b"somebody" not in contents
     assert list((tmp_path / "kept").rglob("*.png"))
+
+
+def test_what_a_library_says_is_told_in_a_line_without_the_login_of_an_address():
+    said = trackers._reason(ValueError("cannot reach http://me:secret@127.0.0.1:9/api\nwhile retrying"))
+    assert said == "cannot reach http://***@127.0.0.1:9/api"
