@@ -172,8 +172,6 @@ def test_the_first_lines_tell_how_one_cycle_and_co_evolution_do_in_other_worlds(
     told = said.replace(MINUS, "-")
     both = "`one_cycle` **+10.0 [+10.0, +10.0]** and `copd_paper` **-10.0 [-10.6, -9.4]**"
     assert f"(3 seeds), {both}" in told, "what contradicts it too"
-        "what contradicts it too"
-    )
     assert "In other worlds" not in results_page.page(main, {}, [])
 
 
