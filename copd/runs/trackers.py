@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from copd.errors import RecipeError, first_line
-from copd.recipe.keys import HIDDEN
 from copd.recipe.sections import TrackerSection
 from copd.runs.pictures import kept_pictures
 from copd.system.files import replace_text
@@ -175,7 +174,7 @@ def mlflow(opening: Opening) -> Log:
 
 def _reason(error: Exception) -> str:
     """The error in a line, without the login of an address."""
-    return LOGIN.sub(f"{HIDDEN}@", first_line(error))
+    return LOGIN.sub("***@", first_line(error))
 
 
 def _run_of_mlflow(client: Any, opening: Opening) -> str:

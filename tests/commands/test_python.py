@@ -108,6 +108,7 @@ def test_models_of_a_run_are_evaluated_and_merged(run, tmp_path):
     ids=[
         "no model",
         "one model alone",
+        "no seed",
         "no branch",
         "one override alone",
         "overrides by name",
