@@ -39,22 +39,27 @@ def most_added(work: Callable[[], object]) -> int:
 def most_merged(parts: Mapping[str, Path], out: Path) -> int:
     """The most bytes of tensors at once while folders of weights are merged: when a tensor of each has been merged.
 
-    Tensors that are read from files are not allocated by torch, so those that are alive are counted.
+    Tensors that are read from files are not allocated by torch, so those that came alive meanwhile are counted.
     """
-    fullest, before, plainly = 0, _alive(), merges.merge_tensor
+    fullest, plainly = 0, merges.merge_tensor
 
     def noted(*arguments: Any, **options: Any) -> Any:
         nonlocal fullest
         merged = plainly(*arguments, **options)
-        fullest = max(fullest, _alive() - before)
+        fullest = max(fullest, _alive())
         return merged
 
-    with patch.object(merges, "merge_tensor", noted):
-        merging.merge_weights(parts, out, "mean", {})
+    gc.freeze()  # what was there before is not looked through at every tensor
+    try:
+        with patch.object(merges, "merge_tensor", noted):
+            merging.merge_weights(parts, out, "mean", {})
+    finally:
+        gc.unfreeze()
     return fullest
 
 
 def _alive() -> int:
+    """Bytes of the tensors that the garbage collector holds, but for those that it has frozen."""
     tensors = [item for item in gc.get_objects() if type(item) in (Tensor, nn.Parameter)]
     return sum({each.data_ptr(): each.nbytes for each in tensors if each.device.type == "cpu"}.values())
 
