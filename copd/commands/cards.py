@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +18,12 @@ from copd.recipe.fields import Section
 from copd.recipe.model import Recipe
 from copd.recipe.publish import as_yaml, data_names, hub_data, hub_id, model_name
 from copd.recipe.task_sections import RowsTask
-from copd.runs.cards import CITATION, DIFFERENT, LOADING, LOADING_TEXT, RUN_CARD, TEMPLATE
+from copd.runs.cards import CITATION, DIFFERENT, FRONT, LOADING, LOADING_TEXT, RECIPE_FILE, RUN_CARD, TEMPLATE
 from copd.system.files import replace_text
 from copd.types import BASE, MERGED
 
-RECIPE_FILE = "recipe.yaml"
-"""The recipe in the folder of each model of a run, without folders of the machine that it was made on."""
 LEGAL = ("LICENSE*", "NOTICE*")
 """The files of a base that go with every model that is made of it."""
-FRONT = re.compile(r"---\n(.*?)\n---", re.DOTALL)
 FORMS = {"boxed": "`\\boxed{}`", "tag": "`<answer></answer>`"}
 PAPER = "2604.27083"
 NO_WAY: tuple[None, Mapping[str, Any], None] = (None, {}, None)

@@ -10,11 +10,11 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from copd.commands.cards import FRONT, RECIPE_FILE
-from copd.commands.train import result_of
 from copd.errors import RecipeError, RunFolderError, WriteError, first_line
 from copd.recipe.keys import keys_here
 from copd.report.private import BEFORE
+from copd.runs.cards import FRONT, RECIPE_FILE
+from copd.runs.saved import result_of
 from copd.types import MERGED
 
 CARD = "README.md"

@@ -16,7 +16,6 @@ from copd.commands.compare import Order, run_comparison
 from copd.commands.compared import compared_recipe
 from copd.commands.evaluate import evaluate_models
 from copd.commands.merge import merge_models
-from copd.commands.train import result_of
 from copd.commands.train import train as run
 from copd.errors import JobError, RecipeError, RunFolderError
 from copd.measure.compare import Difference
@@ -27,6 +26,7 @@ from copd.recipe.reading import make_recipe, recipe_data
 from copd.runs.folder import STARTED, occupied
 from copd.runs.given import by_split, write_rows
 from copd.runs.runlog import METRICS, REPORT, RUN_MANIFEST, read_lines
+from copd.runs.saved import result_of
 from copd.runs.screen import Screen
 from copd.system.own_code import running
 from copd.types import MERGED

@@ -20,10 +20,10 @@ from copd.commands.cards import Cards
 from copd.commands.export import merge_by_section, place_of
 from copd.commands.manifest import check_done, new_manifest
 from copd.commands.plan import check_fit
-from copd.errors import LostBranchError, MergeError, OutOfMemoryError, RecipeError, RunFolderError, wrong_in
+from copd.errors import LostBranchError, MergeError, OutOfMemoryError, RecipeError
 from copd.handles import Answering, BranchHandle
 from copd.measure.behaviour import Behaviour
-from copd.measure.evaluate import Accuracy, accuracies, answer_in_rounds, tabulate
+from copd.measure.evaluate import answer_in_rounds, tabulate
 from copd.measure.health import MANY_TRUNCATED
 from copd.model.folders import loader_of, model_folder, read_config
 from copd.model.merging import merge_weights, pass_on_weights
@@ -40,7 +40,8 @@ from copd.runs.folder import check_folder, claim, record_forced, run_folder
 from copd.runs.lifecycle import Stop, alone_in, saved_in
 from copd.runs.observer import RunObserver
 from copd.runs.remaining import EVALUATING, Remaining
-from copd.runs.runlog import ANSWERS, METRICS, REPORT, read_lines, write_lines
+from copd.runs.runlog import ANSWERS, REPORT, write_lines
+from copd.runs.saved import result_of
 from copd.runs.screen import Screen
 from copd.runs.trackers import check_trackers, open_trackers
 from copd.schedule import Phase
@@ -336,13 +337,3 @@ class _Run:
         observer.note("ledger", last, **spent, planned_rollouts=self.plan.rollouts, **made_for)
         observer.note("result", last, table=[cell.as_record() for cell in table])
         self.screen.result(table, settings.split)
-
-
-def result_of(folder: Path) -> list[Accuracy]:
-    """The final table of a run; empty if the run is not finished. Raises RunFolderError for a damaged record."""
-    path = folder / METRICS
-    records = read_lines(path) if path.is_file() else iter(())
-    try:
-        return next((accuracies(record["table"]) for record in records if record["event"] == "result"), [])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunFolderError(f"{path}: cannot be read as the record of a run: {wrong_in(error)}") from error

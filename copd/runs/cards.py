@@ -1,5 +1,11 @@
 """Model cards. Each says what model it is, how it was made, and how to load it."""
 
+import re
+
+RECIPE_FILE = "recipe.yaml"
+"""The recipe in the folder of each model of a run, without folders of the machine that it was made on."""
+FRONT = re.compile(r"---\n(.*?)\n---", re.DOTALL)
+"""The head of a card."""
 BASE_CARD = """---
 library_name: transformers
 pipeline_tag: image-text-to-text

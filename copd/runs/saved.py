@@ -1,4 +1,4 @@
-"""A model of a run, named: one that a checkpoint holds, or a folder inside the run. No tensor is read."""
+"""A model of a run, named: of a checkpoint, or a folder inside the run; and its final table. No tensor is read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from copd.errors import RunFolderError, wrong_in
+from copd.measure.evaluate import Accuracy, accuracies
 from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, latest_checkpoint, step_folders, verify_checkpoint
 from copd.runs.runlog import METRICS, RUN_MANIFEST, read_lines
 from copd.runs.validations import Best
@@ -110,3 +111,13 @@ def best_step(run: Path, product: str | None) -> int:
     if best.steps is None:
         raise RunFolderError(f"{run}: has not validated its models after a step yet; give a number of steps, or {LAST}")
     return best.steps
+
+
+def result_of(folder: Path) -> list[Accuracy]:
+    """The final table of a run; empty if the run is not finished. Raises RunFolderError for a damaged record."""
+    path = folder / METRICS
+    records = read_lines(path) if path.is_file() else iter(())
+    try:
+        return next((accuracies(record["table"]) for record in records if record["event"] == "result"), [])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunFolderError(f"{path}: cannot be read as the record of a run: {wrong_in(error)}") from error

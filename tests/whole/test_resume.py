@@ -12,7 +12,6 @@ import copd
 from copd.branches.actor import SamplingSettings
 from copd.branches.branch import Branch, ObjectiveSettings
 from copd.branches.signals import SampledToken
-from copd.commands.train import result_of
 from copd.errors import CheckpointError, RecipeError, WriteError
 from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
@@ -20,6 +19,7 @@ from copd.recipe.reading import load_recipe, make_recipe, reread
 from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.folder import check_folder, claim, record_forced, saved_recipe
 from copd.runs.runlog import RUN_MANIFEST, read_lines
+from copd.runs.saved import result_of
 
 TINY = [
     "backend=local",

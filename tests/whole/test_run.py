@@ -22,7 +22,7 @@ import copd
 from copd.assemble.assembled import Assembled
 from copd.assemble.tasks import conflict_warnings
 from copd.commands.manifest import new_manifest
-from copd.commands.train import result_of, train
+from copd.commands.train import train
 from copd.errors import CheckpointError, ModelFolderError, NonFiniteError, RecipeError
 from copd.measure.evaluate import Answers, tabulate
 from copd.model.folders import model_folder
@@ -31,6 +31,7 @@ from copd.recipe.reading import load_recipe
 from copd.report.page import write_pages
 from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.runlog import read_lines
+from copd.runs.saved import result_of
 from copd.runs.screen import Screen
 from copd.tasks.digits import Digits
 from copd.types import Split

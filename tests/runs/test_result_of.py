@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from copd.commands.train import result_of
 from copd.errors import RunFolderError
+from copd.runs.saved import result_of
 
 ESTIMATE = {"value": 0.5, "low": 0.4, "high": 0.6}
 CELL = {"model": "base", "capability": "text", "problems": 3, "greedy": ESTIMATE, "pass_at": {"1": ESTIMATE}}
