@@ -1,5 +1,6 @@
-"""A base for tests of whole runs: a layer instead of four, and it half knows the answers to easy problems."""
+"""Models of fewer layers than the tiny one's, and a base for tests of whole runs that half knows easy answers."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ TEXT = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
 TEXT |= {"num_attention_heads": 2, "num_key_value_heads": 1}
 VISION: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "depth": 1, "num_heads": 2, "out_hidden_size": 64}
 VISION |= {"deepstack_visual_indexes": []}
+TWO_LAYERS: tuple[Mapping[str, Any], Mapping[str, Any]] = (
+    {"num_hidden_layers": 2},
+    {"depth": 2, "deepstack_visual_indexes": [0, 1]},
+)
+"""Sizes of language model and vision tower for `small_model`: as many layers as it takes to have several."""
 
 
 def easy(*capabilities: str) -> str:
@@ -37,19 +43,24 @@ class Curt(Digits):
         return replace(problem, solution=f"\\boxed{{{int(problem.answer) + turn % 2}}}")
 
 
-def build_small_base(folder: Path) -> None:
-    """Initialise it, teach it both answers to every problem alike, and save it."""
-    processor = tiny_processor()
+def small_model(processor: Any, seed: int, text: Mapping[str, Any], vision: Mapping[str, Any]) -> Any:
+    """The tiny model, initialised from `seed`, with other sizes of its language model and of its vision tower."""
     config = tiny_config(processor)
-    for part, sizes in ((config.text_config, TEXT), (config.vision_config, VISION)):
+    for part, sizes in ((config.text_config, text), (config.vision_config, vision)):
         for name, value in sizes.items():
             setattr(part, name, value)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(config)
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    policy = Policy(model, processor)
+    return model.eval()
+
+
+def build_small_base(folder: Path) -> None:
+    """Initialise it, teach it both answers to every problem alike, and save it."""
+    processor = tiny_processor()
+    policy = Policy(small_model(processor, 0, TEXT, VISION), processor)
     tasks = [Curt(capability, **EASY) for capability in CAPABILITIES]
     plan = WarmupPlan(steps=65, problems_per_step=2 * KNOWN, learning_rate=1e-2)
     warm_up(policy, tasks, plan, lambda step, steps: None)

@@ -6,15 +6,18 @@ from safetensors.torch import load_file
 
 from copd.maths.merge import slerp
 from copd.model.merging import MergedFolders, write_merged
+from copd.model.policy import Policy
 from copd.model.stored import ModelFolder
+from copd.model.tiny import tiny_model
 
 pytest.importorskip("mergekit", reason="mergekit is not installed: pip install mergekit")
 WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def folders(policy, tmp_path_factory):
-    """A base and three branches of it."""
+def folders(processor, tmp_path_factory):
+    """A base and three branches of it, of as many layers as mergekit knows of."""
+    policy = Policy(tiny_model(processor), processor)
     root = tmp_path_factory.mktemp("models")
     for k, name in enumerate(("base", "a", "b", "c")):
         twin, generator = policy.clone(), torch.Generator().manual_seed(k)

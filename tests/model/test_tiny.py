@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from copd.model.policy import Policy
 from copd.model.tiny import CHARACTERS, MAX_CONTEXT, PATCH_SIZE, SPECIAL_TOKENS, WORDS, tiny_model
 from copd.types import Problem
 
@@ -50,7 +51,8 @@ def test_making_a_model_leaves_the_global_random_numbers_alone(processor):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_the_model_is_tiny_and_its_output_head_is_its_embedding(policy):
+def test_the_model_is_tiny_and_its_output_head_is_its_embedding(processor):
+    policy = Policy(tiny_model(processor), processor)
     assert 1e6 < sum(p.numel() for p in policy.model.parameters()) < 2e6
     assert policy.model.get_output_embeddings().weight is policy.model.get_input_embeddings().weight
     assert policy.context == MAX_CONTEXT
