@@ -23,9 +23,10 @@ def assert_replays(branch, place, batch):
     assert (found.temperature, found.version) == (batch.temperature, branch.version)
 
 
-def test_a_branch_replays_the_last_batches_of_its_own_capability_the_oldest_first(make_branch):
-    branch = make_branch(keep=2)
+def test_a_branch_replays_the_last_batches_of_its_own_capability_the_oldest_first(make_branch, ending):
+    branch = make_branch(policy=ending, keep=2)
     batches = steps_of(branch, 3)
+    assert not all(batch.mask_NT.all() for batch in batches), "the responses of a batch differ in length"
     branch.collect("image", 3, 1, 2)
     branch.collect("text", 3, 1, 2, visit=True)
     branch.update([Part("native", batches[2])])

@@ -45,8 +45,8 @@ def test_only_a_visitor_names_its_likeliest_tokens_and_only_where_the_signal_com
 def test_a_student_nears_its_teacher_by_every_signal(pair, signal):
     student, teacher = pair
     distance = []
-    for step in range(8):
-        visit = student.collect("image", 0, 8, 4)
+    for step in range(6):
+        visit = student.collect("image", 0, 4, 4)
         divergence_M = reverse_kl(*(one.policy.score(visit, whole=True).whole_MV for one in (student, teacher)))
         distance.append(float(divergence_M.mean()))
         metrics = student.update([Part("from_image", visit, 1.0, teacher.score(visit))])

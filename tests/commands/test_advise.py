@@ -17,12 +17,12 @@ from copd.recipe.reading import load_recipe
 SMALL = [
     "backend=local",
     "model.threads_per_branch=1",
-    "sampling={prompts_per_step: 4, rollouts_per_prompt: 4, max_new_tokens: 36}",
+    "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 36}",
     "evaluation.behaviour_problems=2",
     "optimizer.learning_rate=1e-3",
 ]
 SAID: list[str] = []
-SETTINGS = PilotSettings(2, 6, SAID.append)
+SETTINGS = PilotSettings(2, 3, SAID.append)
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +34,8 @@ def made():
 
 
 def test_the_cost_is_told_before_anything_is_sampled(made):
-    assert "makes 192 rollouts (2 batches of each branch for gradients, then 2 steps), 90 greedy answers" in SAID[0]
-    assert f"{(192 + 90 + 36) * 36:,} tokens at most" in SAID[0]
+    assert "makes 96 rollouts (2 batches of each branch for gradients, then 2 steps), 45 greedy answers" in SAID[0]
+    assert f"{(96 + 45 + 36) * 36:,} tokens at most" in SAID[0]
     assert SAID[1].startswith("gradients are taken; 2 steps of each branch take about ")
 
 

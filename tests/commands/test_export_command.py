@@ -11,6 +11,7 @@ import torch
 from merges import mean
 from records import events, weights_at
 from safetensors.torch import load_file
+from small_base import easy
 
 import copd
 from copd.commands.export import export, folders_of
@@ -21,9 +22,9 @@ from copd.runs.saved import best_step
 
 TINY = [
     "backend=local",
-    "branches={text: {task: {capability: text}}, image: {task: {capability: image}}}",
+    easy("text", "image"),
     "schedule={cycles: 1, rl_steps: 2, opd_steps: 1}",
-    "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 20}",
+    "sampling={prompts_per_step: 2, rollouts_per_prompt: 4, max_new_tokens: 12}",
     "opd={prompts_per_step: 1, rollouts_per_prompt: 2}",
     "evaluation={problems: 1, validation_problems: 4, behaviour_problems: 1, pass_at: [], every_cycles: 9}",
     "checkpoint={every_steps: 1, keep_last: 9}",
@@ -42,11 +43,16 @@ def same_bytes(one: Path, other: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def tiny(small_base) -> list[str]:
+    return [*TINY, f"model.path={small_base}"]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory) -> Path:
     """Its second step spoils the models: the first validation is the best."""
     changes = ["evaluation.every_steps=1", "checkpoint={every_steps: 9, keep_last: 1, keep_best: true, keep_at: [2]}"]
     spoilt = ["optimizer.learning_rate=0.03", "optimizer.warmup_steps=1"]
-    return copd.train(load_recipe("demo-paper", [*TINY, *changes, *spoilt]), tmp_path_factory.mktemp("export") / "run")
+    return copd.train(load_recipe("demo-paper", [*tiny, *changes, *spoilt]), tmp_path_factory.mktemp("export") / "run")
 
 
 @pytest.fixture
@@ -165,11 +171,11 @@ def test_a_step_is_a_number_or_one_of_two_words(finished, step):
         export(finished, step)
 
 
-def test_another_base_is_refused_since_the_models_are_made_of_it(stopped_run):
+def test_another_base_is_refused_since_the_models_are_made_of_it(stopped_run, small_base):
     manifest = json.loads((stopped_run / "manifest.json").read_text())
     manifest["base_sha256"]["config.json"] = "0" * 64
     (stopped_run / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match="the base builtin:digits is not the one that the run began with"):
+    with pytest.raises(CheckpointError, match=f"the base {small_base} is not the one that the run began with"):
         export(stopped_run)
     assert not (stopped_run / "exports").exists()
 
@@ -184,9 +190,9 @@ def test_a_run_that_keeps_no_best_checkpoint_says_what_would_keep_one(stopped_ru
 
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [["lora={rank: 2, alpha: 4, targets: [q_proj]}"], ["model.freeze=[visual]"]])
-def test_adapters_and_frozen_modules_come_with_their_base(tmp_path, changes):
+def test_adapters_and_frozen_modules_come_with_their_base(tiny, tmp_path, changes):
     run = copd.train(
-        load_recipe("demo-paper", [*TINY, *changes, "merge={method: ties, density: 0.5, scale: 1.0}"]), tmp_path / "run"
+        load_recipe("demo-paper", [*tiny, *changes, "merge={method: ties, density: 0.5, scale: 1.0}"]), tmp_path / "run"
     )
     for folder, at in zip(export(run).folders, ("branches/text", "branches/image", "merged"), strict=True):
         assert same_bytes(folder, run / at)
@@ -194,8 +200,8 @@ def test_adapters_and_frozen_modules_come_with_their_base(tmp_path, changes):
 
 
 @pytest.mark.slow
-def test_a_student_is_the_product_from_its_first_lesson_on(tmp_path):
-    run = copd.train(load_recipe("demo-paper", [*TINY, "merge={method: distil, steps: 1}"]), tmp_path / "run")
+def test_a_student_is_the_product_from_its_first_lesson_on(tiny, tmp_path):
+    run = copd.train(load_recipe("demo-paper", [*tiny, "merge={method: distil, steps: 1}"]), tmp_path / "run")
     early = export(run, "3")
     assert [folder.name for folder in early.folders] == ["text", "image"]
     assert early.left_out == "merged is a student that the branches have not taught yet after 3 steps"
@@ -205,8 +211,8 @@ def test_a_student_is_the_product_from_its_first_lesson_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_experts_have_no_product_and_are_named_one_by_one(tmp_path):
-    run = copd.train(load_recipe("demo-paper", [*TINY, "method=expert"]), tmp_path / "run")
+def test_experts_have_no_product_and_are_named_one_by_one(tiny, tmp_path):
+    run = copd.train(load_recipe("demo-paper", [*tiny, "method=expert"]), tmp_path / "run")
     with pytest.raises(RunFolderError, match=r"method expert makes no single model; give .*/branches/NAME@last"):
         folders_of({f"{run}@last": "MODEL"}).__enter__()
     with folders_of({f"{run}/branches/text@last": "MODEL"}) as folders:

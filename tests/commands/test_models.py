@@ -23,7 +23,7 @@ from copd.recipe.reading import load_recipe
 from copd.types import Split
 
 DIGITS = "builtin:digits"
-RECIPE = ["model.threads_per_branch=1", "evaluation.validation_problems=16"]
+RECIPE = ["model.threads_per_branch=1", "evaluation.validation_problems=8"]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def shares(model: str, split: Split) -> list[float]:
     recipe = load_recipe("demo-paper", RECIPE)
     tasks = make_tasks(recipe)
     actor = Actor("m", load_policy(recipe, model), tasks, SamplingSettings(0, recipe.sampling.max_new_tokens, 1.0))
-    table = finish(evaluate([local_handle(actor)], list(tasks), split, problems=16, pass_at=()))
+    table = finish(evaluate([local_handle(actor)], list(tasks), split, problems=8, pass_at=()))
     return [cell.greedy.value for cell in table]
 
 
@@ -163,7 +163,8 @@ def test_a_scan_that_fails_leaves_nothing(spoiled, tmp_path, monkeypatch):
 
 def test_of_equally_good_candidates_the_first_is_kept(spoiled, tmp_path):
     candidates = merge_grid({"method": "task_arithmetic"}, 1, 1)
-    chosen, table = merge_models([spoiled], spoiled, candidates, tmp_path / "out", load_recipe("demo-paper", RECIPE))
+    recipe = load_recipe("demo-paper", [*RECIPE, *FEW])
+    chosen, table = merge_models([spoiled], spoiled, candidates, tmp_path / "out", recipe)
     assert len({cell.greedy.value for cell in table if cell.capability == "average"}) == 1
     assert chosen.scale == 1.0
 

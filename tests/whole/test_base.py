@@ -11,7 +11,7 @@ from copd.model.warmup import demonstrations, warm_up
 from copd.recipe.reading import load_recipe
 from copd.types import Split
 
-RECIPE = load_recipe("demo-paper", ["evaluation.problems=200", "evaluation.pass_at=[1]"])
+RECIPE = load_recipe("demo-paper", ["evaluation.problems=100", "evaluation.pass_at=[1]"])
 CAPABILITIES = ("text", "image", "video")
 
 
