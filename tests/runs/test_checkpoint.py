@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +16,15 @@ from copd.errors import CheckpointError
 from copd.runs.checkpoint import MANIFEST, complete, latest_checkpoint, new_checkpoint, part_of, verify_checkpoint
 from copd.types import StateFile
 
-DIES_AT_EVERY_POINT = """
-import json, os, signal, sys
+IMPORTS = """
+import json, os, random, shutil, signal, sys, time
 from pathlib import Path
 import torch
 from checkpoints import save_checkpoint, tensors_of
 from copd.runs.checkpoint import latest_checkpoint
+"""
 
+DIES_AT_EVERY_POINT = """
 def save(root, step):
     states = {name: {"w": torch.full((1000,), float(step))} for name in ("a", "b")}
     save_checkpoint(root, step, states, {"step": step}, 1)
@@ -39,7 +42,7 @@ def die_at(point):
 killed, point = True, 0
 while killed:
     point += 1
-    root = Path(sys.argv[1]) / str(point)
+    root = Path(sys.argv[1]) / "every point" / str(point)
     save(root, 1)
     child = os.fork()
     if child == 0:
@@ -55,12 +58,6 @@ while killed:
 """
 
 DIES_AT_RANDOM = """
-import json, os, random, shutil, signal, sys, time
-from pathlib import Path
-import torch
-from checkpoints import save_checkpoint, tensors_of
-from copd.runs.checkpoint import latest_checkpoint
-
 def save(root, step):
     save_checkpoint(root, step, {"a": {"w": torch.full((500_000,), float(step))}}, {}, 2)
 
@@ -68,7 +65,7 @@ def writing():
     return list(root.glob(".writing*"))
 
 random.seed(0)
-root = Path(sys.argv[1])
+root = Path(sys.argv[1]) / "random"
 save(root, 1)
 for attempt in range(12):
     before = latest_checkpoint(root).step
@@ -88,21 +85,6 @@ for attempt in range(12):
     values = tensors_of(found, "a")["w"].unique().tolist()
     line = {"killed": killed, "before": before, "step": found.step, "values": values, "partial": bool(writing())}
     print(json.dumps(line))
-"""
-
-SAVES_ONTO_A_FULL_DISK = """
-import resource, sys
-from pathlib import Path
-import torch
-from checkpoints import save_checkpoint
-from copd.errors import CheckpointError
-
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-for root, numbers, notes in [(sys.argv[1], 100_000, 0), (sys.argv[2], 10, 100_000)]:
-    try:
-        save_checkpoint(Path(root), 2, {"a": {"w": torch.zeros(numbers)}}, {"text": "x" * notes}, 1)
-    except CheckpointError as error:
-        print(error)
 """
 
 
@@ -282,8 +264,16 @@ def test_a_checkpoint_without_its_manifest_is_passed_over(tmp_path):
     assert latest_checkpoint(tmp_path).step == 1
 
 
-def test_sigkill_at_every_write_point_leaves_the_older_or_the_newer_whole(tmp_path):
-    points = [json.loads(line) for line in run_script(DIES_AT_EVERY_POINT, tmp_path).splitlines()]
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """What was found after each SIGKILL at a write point, and after each in the middle of saving; of one process."""
+    script = f"{IMPORTS}{DIES_AT_EVERY_POINT}print('between')\n{DIES_AT_RANDOM}"
+    halves = run_script(script, tmp_path_factory.mktemp("killed")).split("between\n")
+    return [[json.loads(line) for line in half.splitlines()] for half in halves]
+
+
+def test_sigkill_at_every_write_point_leaves_the_older_or_the_newer_whole(killed):
+    points, _ = killed
     assert len(points) > 8
     assert [point["killed"] for point in points] == [True] * (len(points) - 1) + [False]
     for point in points:
@@ -294,8 +284,8 @@ def test_sigkill_at_every_write_point_leaves_the_older_or_the_newer_whole(tmp_pa
     assert steps == sorted(steps)
 
 
-def test_sigkill_in_the_middle_of_saving_leaves_a_whole_checkpoint(tmp_path):
-    attempts = [json.loads(line) for line in run_script(DIES_AT_RANDOM, tmp_path).splitlines()]
+def test_sigkill_in_the_middle_of_saving_leaves_a_whole_checkpoint(killed):
+    _, attempts = killed
     assert len(attempts) == 12
     assert all(attempt["killed"] for attempt in attempts)
     assert any(attempt["partial"] for attempt in attempts)
@@ -307,7 +297,15 @@ def test_sigkill_in_the_middle_of_saving_leaves_a_whole_checkpoint(tmp_path):
 def test_a_full_disk_is_named_and_leaves_the_old_checkpoint_intact(tmp_path):
     roots = [tmp_path / "full within the tensors", tmp_path / "full within the manifest"]
     before = [{path.name: path.read_bytes() for path in save(root, 1).iterdir()} for root in roots]
-    messages = run_script(SAVES_ONTO_A_FULL_DISK, *roots).splitlines()
+    messages, limits = [], resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        for root, numbers, notes in zip(roots, (100_000, 10), (0, 100_000), strict=True):
+            with pytest.raises(CheckpointError) as refused:
+                save_checkpoint(root, 2, {"a": {"w": torch.zeros(numbers)}}, {"text": "x" * notes}, 1)
+            messages.append(str(refused.value))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     for root, files, message in zip(roots, before, messages, strict=True):
         assert f"checkpoint of step 2 cannot be written to {root}" in message
         assert "File too large" in message
