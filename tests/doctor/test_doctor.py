@@ -131,7 +131,8 @@ def test_a_machine_with_fewer_cores_than_threads_is_warned_of():
     ],
 )
 def test_every_method_and_kind_of_branch_is_examined_to_the_end(small_base, changes):
-    found = findings(load_recipe("demo-paper", [*SMALL, f"model.path={small_base}", *changes]))
+    few = ["sampling.max_new_tokens=12", f"model.path={small_base}"]
+    found = findings(load_recipe("demo-paper", [*SMALL, *few, *changes]))
     assert list(found)[-1] == "checkpoints"
     assert "failed" not in verdicts(found)
     plan = make_plan(load_recipe("demo-paper", [*SMALL, *changes]))
@@ -430,8 +431,10 @@ def test_noise_of_a_lesson_is_held_against_the_teachers_delta(bench_of):
 
 
 @pytest.mark.parametrize(("teachers", "expected"), [("moving", False), ("phase_start", True)])
-def test_the_memory_of_the_estimate_has_the_copies_with_which_branches_teach(bench_of, monkeypatch, teachers, expected):
-    bench, plan = bench_of(f"opd.teachers={teachers}")
+def test_the_memory_of_the_estimate_has_the_copies_with_which_branches_teach(
+    bench_of, small_base, monkeypatch, teachers, expected
+):
+    bench, plan = bench_of(f"opd.teachers={teachers}", "sampling.max_new_tokens=12", f"model.path={small_base}")
 
     def held() -> set[bool]:
         states = [branch.state() for branch in bench.learning.values()]
@@ -544,8 +547,8 @@ def test_the_shares_of_a_run_are_those_of_all_that_it_does():
     assert f"evaluation {(12 + 2 * 36 * 3) / 3:.0f} s" in scored
 
 
-def test_the_time_of_a_checkpoint_is_that_of_a_real_one_that_does_not_stay(bench_of, tmp_path, monkeypatch):
+def test_the_time_of_a_checkpoint_is_that_of_a_real_one_that_does_not_stay(bench_of, small_base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    bench, _ = bench_of()
+    bench, _ = bench_of("sampling.max_new_tokens=12", f"model.path={small_base}")
     assert 0 < seconds_to_save(bench.learning["text"]) < 60
     assert not any(tmp_path.iterdir())
