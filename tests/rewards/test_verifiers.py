@@ -169,7 +169,7 @@ def test_numbers_are_equal_in_every_usual_spelling_and_in_no_other(answer, refer
     assert number(answer, reference) is right
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(st.fractions(-(10**9), 10**9, max_denominator=10**6), st.integers(-3, 3))
 def test_a_number_is_within_a_millionth_of_a_reference_that_is_not_whole_and_exactly_a_whole_one(wanted, millionths):
     reference = f"{wanted.numerator}/{wanted.denominator}"
@@ -180,7 +180,7 @@ def test_a_number_is_within_a_millionth_of_a_reference_that_is_not_whole_and_exa
     )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e90, max_value=1e90))
 def test_a_float_as_python_writes_it_is_read_as_its_exact_value(value):
     assert as_number(repr(value)).value == Fraction(repr(value))
@@ -273,7 +273,7 @@ REFERENCE = st.one_of(
 
 
 @given(st.sampled_from(sorted(VERIFIERS)), REFERENCE.filter(str.strip))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_a_reference_is_refused_where_it_would_not_even_equal_itself(name, reference):
     assert (misread(name, reference) is None) == VERIFIERS[name](reference, reference)
 

@@ -62,13 +62,13 @@ PIECES += ["[", "]", ",", "#", "|", ">", "&x ", "*x", "!!", "python/object:os.sy
 PIECES += ["\n", "\n  "]
 PIECES += ["0001-01-01 00:00:00 +23:59", "2001-99-99", "012", "1:30", "\x00", "\ud800", "\ufeff", "---", "kind=x: 1"]
 YAML = st.lists(st.sampled_from(PIECES) | st.text(max_size=4), max_size=12).map("".join)
-DEEP = "[" * 3000
+DEEP = "[" * 1100
 
 
-@few(150)
+@few(75)
 @given(YAML)
 @example(DEEP)
-@example("{a: " * 3000)
+@example("{a: " * 1100)
 @example('&x "\\UFFFFFFFF"')
 @example('"\\UFFFFFFFF"')
 @example("a: 0001-01-01 00:00:00 +23:59")
@@ -92,7 +92,7 @@ VALUES_OF_FIELDS = (
 )
 
 
-@few(150)
+@few(75)
 @given(st.lists(st.tuples(st.sampled_from(PATHS) | st.text(max_size=9), VALUES_OF_FIELDS), min_size=1, max_size=4))
 @example([("sampling", f"[0x{'f' * 5000}]")])
 @example([("seed", f"0x{'f' * 5000}")])
@@ -107,7 +107,7 @@ KEYS |= st.text(max_size=6) | st.integers() | st.booleans() | st.none() | st.sam
 RECIPES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4))
 
 
-@few(120)
+@few(60)
 @given(st.dictionaries(KEYS, RECIPES, max_size=4))
 @example({"kind=x": 1})
 @example({1: 2, None: 3})
@@ -121,7 +121,7 @@ def test_any_mapping_is_a_recipe_or_a_recipe_error(tmp_path, data):
         load_recipe(path)
 
 
-@few(80)
+@few(40)
 @given(st.binary(max_size=60))
 def test_any_file_is_a_recipe_or_a_recipe_error(tmp_path, content):
     (tmp_path / "my.yaml").write_bytes(content)
@@ -173,7 +173,7 @@ def checked(path, **options):
     return said
 
 
-@few(150)
+@few(75)
 @given(ROWS, st.sampled_from(["auto", "native", "verl", "trl", "easyr1"]))
 @example({"prompt": "what?", "answer": "7", "fps": HUGE}, "native")
 @example({"problem": "what?", "answer": "7", "data_type": ["text"]}, "easyr1")
@@ -185,7 +185,7 @@ def test_any_row_is_a_problem_or_a_bad_row_with_file_and_line(tmp_path, row, for
     checked(tmp_path / "rows.jsonl", format_name=format_name)
 
 
-@few(120)
+@few(60)
 @given(st.lists(st.binary(max_size=30) | ROWS.map(lambda row: json.dumps(row).encode()), max_size=4))
 @example([b"[" * 100_000])
 @example([b'{"a": ' * 100_000])
@@ -217,7 +217,7 @@ SAID += ["\ud800", "\\frac{1}{0}", "%", ",", "\n", " ", "$", "\\text{", "**", "A
 RESPONSES = st.lists(st.sampled_from(SAID) | st.text(max_size=4), max_size=12).map("".join)
 
 
-@few(150)
+@few(75)
 @given(RESPONSES, st.sampled_from([*FORMS]))
 def test_any_response_has_one_final_answer_that_stands_in_it_or_none(response, form):
     answer = final_answer(response, finished=True, form=form)
@@ -225,7 +225,7 @@ def test_any_response_has_one_final_answer_that_stands_in_it_or_none(response, f
     assert final_answer(response, finished=False, form=form) is None
 
 
-@few(150)
+@few(75)
 @given(RESPONSES, RESPONSES, st.sampled_from([*VERIFIERS]))
 @example("1/0", "1/0", "number")
 @example("\\frac{1}{0}", "0", "number")
@@ -278,7 +278,7 @@ FACTORS = st.sampled_from([1e-300, 0.4, 1.0, 3e38, 1e300])
 STRANGE = st.dictionaries(st.sampled_from(["w", "b"]), tensors(), max_size=2)
 
 
-@few(150)
+@few(75)
 @given(
     st.one_of(alike(), st.tuples(st.lists(STRANGE, max_size=3), STRANGE)),
     st.sampled_from([*MERGES]),
@@ -308,7 +308,7 @@ def checkpoint(tmp_path_factory):
     return folder, (folder / MANIFEST).read_bytes(), (folder / "a.safetensors").read_bytes()
 
 
-@few(120)
+@few(60)
 @given(st.data())
 def test_a_manifest_damaged_anywhere_is_refused_by_name(checkpoint, data):
     folder, whole, tensors_of_a = checkpoint
@@ -342,7 +342,7 @@ def sealed(manifest):
     return json.dumps({"sha256": hashlib.sha256(content.encode()).hexdigest(), **json.loads(content)}).encode()
 
 
-@few(150)
+@few(75)
 @given(MANIFESTS)
 @example({"step": float("inf"), "branches": ["a"], "notes": {}, "files": {}})
 @example({"step": 5, "branches": ["a"], "notes": {}, "files": [[1, 2]]})
@@ -366,7 +366,7 @@ def test_a_sealed_manifest_that_names_a_file_elsewhere_is_refused(checkpoint, wh
         verify_checkpoint(folder)
 
 
-@few(80)
+@few(40)
 @given(st.binary(max_size=40))
 def test_any_file_of_tensors_is_refused_by_name_even_where_the_manifest_vouches_for_it(checkpoint, content):
     folder, whole, _ = checkpoint
