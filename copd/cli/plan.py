@@ -114,15 +114,13 @@ def _hours(value: float) -> str:
 def _speed(given: str | None) -> Speed | None:
     if given is None:
         return None
-    from copd.costs.workload import Speed
-
     try:
         if given.endswith(".json"):
             measured = json.loads(Path(given).read_text(encoding="utf-8"))["speed"]
-            speed = Speed(*(float(measured[name]) for name in MEASURED))
+            numbers = [float(measured[name]) for name in MEASURED]
         else:
-            speed = Speed(*(float(number) for number in given.split(",")))
-        if not all(0 < number < math.inf for number in speed):
+            numbers = [float(number) for number in given.split(",")]
+        if len(numbers) != len(MEASURED) or not all(0 < number < math.inf for number in numbers):
             raise ValueError
     except OSError as error:
         raise RecipeError(f"--tokens-per-second: {given}: cannot be read: {error.strerror}") from None
@@ -131,7 +129,9 @@ def _speed(given: str | None) -> Speed | None:
             f"--tokens-per-second: found {given!r}; accepted: three numbers above 0, sampling,reading,training, or a "
             "file of benchmarks.gpu whose speed was measured"
         ) from None
-    return speed
+    from copd.costs.workload import Speed
+
+    return Speed(*numbers)
 
 
 def memory_table(planned: Planned) -> Table:

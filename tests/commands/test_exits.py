@@ -173,19 +173,20 @@ def test_a_disk_that_is_full_is_a_failure_and_no_mistake(command, tmp_path, tmp_
 
 @pytest.fixture
 def reading(tmp_path):
-    """Start `copd report` on a run whose manifest is a pipe that nothing comes through; the process and the pipe."""
-    os.mkfifo(tmp_path / "manifest.json")
+    """Start `copd plan` with a file of speeds that is a pipe that nothing comes through; the process and the pipe."""
+    speeds = tmp_path / "gpu.json"
+    os.mkfifo(speeds)
     started = []
 
     def start(interrupt) -> tuple[subprocess.Popen, object]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "copd", "report", str(tmp_path)],
+            [sys.executable, "-m", "copd", "plan", "demo", "--tokens-per-second", str(speeds)],
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, interrupt),
         )
         started.append(process)
-        return process, (tmp_path / "manifest.json").open("w")  # there is somebody at the other end once it is open
+        return process, speeds.open("w")  # there is somebody at the other end once it is open
 
     yield start
     for process in started:
@@ -207,10 +208,10 @@ def test_a_signal_that_the_caller_ignores_does_not_end_a_command(reading):
     process, pipe = reading(signal.SIG_IGN)
     process.send_signal(signal.SIGINT)
     with pipe:
-        pipe.write("no manifest")
+        pipe.write("no speeds")
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "manifest.json: cannot be read as the record of a run" in said
+    assert said.startswith("error: --tokens-per-second: found ")
 
 
 def test_handlers_of_signals_are_put_back(failing):
