@@ -193,7 +193,7 @@ def test_help_names_all_commands(command):
 
 def test_eval_compares_models_side_by_side_from_any_folder(command, tmp_path):
     shutil.copytree(model_folder("builtin:digits"), tmp_path / "other")
-    few = ["evaluation.problems=4", "evaluation.pass_at=[1]"]
+    few = ["evaluation.problems=2", "evaluation.pass_at=[1]", "sampling.max_new_tokens=8"]
     done = command("eval", "builtin:digits", "other", *few, "--out", "found.json")
     assert done.returncode == 0, done.stderr
     for said in ("builtin:digits", "other", "average", "below: points more than builtin:digits", "+0.0"):
@@ -270,7 +270,7 @@ def test_a_commit_that_is_not_in_the_cache_and_cannot_be_fetched_is_told(command
 def test_merge_scans_from_any_folder_and_says_what_decided(command, tmp_path):
     shutil.copytree(model_folder("builtin:digits"), tmp_path / "other")
     both = ["builtin:digits", "other"]
-    few = ["evaluation.validation_problems=2", "--grid", "1"]
+    few = ["evaluation.validation_problems=2", "sampling.max_new_tokens=8", "--grid", "1"]
     done = command("merge", *both, "--method", "weighted", "--scan", *few, "--out", "both")
     assert done.returncode == 0, done.stderr
     for said in ("greedy accuracy on validation problems", "weights 1 0", "weights 0 1", "weighted, weights"):

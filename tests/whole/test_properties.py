@@ -278,7 +278,7 @@ FACTORS = st.sampled_from([1e-300, 0.4, 1.0, 3e38, 1e300])
 STRANGE = st.dictionaries(st.sampled_from(["w", "b"]), tensors(), max_size=2)
 
 
-@few(75)
+@few(150)
 @given(
     st.one_of(alike(), st.tuples(st.lists(STRANGE, max_size=3), STRANGE)),
     st.sampled_from([*MERGES]),
