@@ -178,6 +178,9 @@ def read_outcome(path: Path) -> Outcome:
         raise RunFolderError(f"{path}: cannot be read as the outcome of a job: {wrong_in(error)}") from error
 
 
+BITS_OF = str.maketrans({f"{value:x}": f"{value:04b}" for value in range(16)})
+
+
 def hexadecimal(right_P: Tensor) -> str:
     """Zeros and ones as hexadecimal digits, four problems each; the last digit is filled up with zeros."""
     padded = [int(x) for x in right_P.tolist()] + [0] * (-len(right_P) % 4)
@@ -186,8 +189,7 @@ def hexadecimal(right_P: Tensor) -> str:
 
 def bits(digits: str, count: int) -> Tensor:
     """The result of `hexadecimal` for `count` problems as a tensor again. [P] float64."""
-    found = [int(bit) for digit in digits for bit in f"{int(digit, 16):04b}"]
-    return torch.tensor(found[:count], dtype=torch.float64)
+    return torch.tensor([int(bit) for bit in digits.translate(BITS_OF)[:count]], dtype=torch.float64)
 
 
 def read_outcomes(folder: Path) -> list[Outcome]:
