@@ -58,7 +58,8 @@ def test_the_saved_processor_makes_the_same_tensors(folder, problems_of, process
 
 
 def test_a_saved_policy_comes_back_with_equal_log_probs_vocabulary_and_end(solver, folder, written, problems_of):
-    again = Policy.from_pretrained(folder)
+    """In memory of its own, as tensors that lie in the file at odd places may be added up in another order."""
+    again = Policy.from_pretrained(folder).clone()
     rollouts = written(solver, [problems_of[kind][2] for kind in problems_of])
     assert torch.equal(again.score(rollouts).logp_NT, solver.score(rollouts).logp_NT)
     assert torch.equal(again.banned_V, solver.banned_V)
@@ -171,9 +172,9 @@ def test_a_folder_that_lacks_a_file_is_refused(damaged, name):
 def test_weights_that_lack_a_tensor_are_refused_and_not_made_up(damaged):
     path = damaged / "model.safetensors"
     tensors = load_file(path)
-    del tensors["model.language_model.layers.2.mlp.down_proj.weight"]
+    del tensors["model.language_model.layers.1.mlp.down_proj.weight"]
     save_file(tensors, path, metadata={"format": "pt"})
-    refused(damaged, r"layers\.2\.mlp\.down_proj")
+    refused(damaged, r"layers\.1\.mlp\.down_proj")
 
 
 def test_pickled_weights_are_never_opened(damaged):
