@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NoReturn
 
 import typer
@@ -32,7 +33,7 @@ def status_of(app: typer.Typer, words: Sequence[str]) -> int:
     debug = len(given) < len(words)
     try:
         with _ended_by_signals():
-            return app(given, prog_name="copd", standalone_mode=False) or 0
+            return _command_of(app)(given, prog_name="copd", standalone_mode=False) or 0
     except Ended as ended:
         return _failed(128 + ended.number, f"ended by {ended.name}")
     except Exception as error:
@@ -41,6 +42,12 @@ def status_of(app: typer.Typer, words: Sequence[str]) -> int:
         return _failed(
             *_status_and_message(error, "" if debug else f"; run again with {DEBUG} to see where it comes from")
         )
+
+
+@cache
+def _command_of(app: typer.Typer) -> Any:
+    """What parses a command line. It is built once, as typer evaluates the annotations of all commands for it."""
+    return typer.main.get_command(app)
 
 
 def leave(status: int) -> NoReturn:
