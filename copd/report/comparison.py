@@ -129,7 +129,6 @@ def _figures(runs: Sequence[RunRecord]) -> list[tuple[str, Markup, str]]:
 def _overlaid(runs: Sequence[RunRecord], curve: Curve, title: str) -> Markup | None:
     """One line per run, over rollouts if all runs have a ledger, else over steps."""
     figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.add_subplot()
     drawn, by_rollouts = False, _by_rollouts(runs)
     for number, run in enumerate(runs):
         points = curve(run)
@@ -139,9 +138,10 @@ def _overlaid(runs: Sequence[RunRecord], curve: Curve, title: str) -> Markup | N
         steps, values = zip(*points, strict=True)
         style: dict[str, Any] = {**series(number), "ls": LINES[number % len(LINES)], "ms": 4}
         style["markevery"] = max(1, len(steps) // 8)
-        axes.plot([place(step) for step in steps], values, label=as_label(run.label), **style)
+        figure.gca().plot([place(step) for step in steps], values, label=as_label(run.label), **style)
     if not drawn:
         return None
+    axes = figure.gca()
     starts = [curve(run)[0] for run in runs if curve in (_own_capability, _all_capabilities) and curve(run)]
     if starts and starts[0][0] == 0:  # before the first step every branch is the base
         axes.axhline(starts[0][1], color=QUIET, ls="-.", lw=1, label="base")

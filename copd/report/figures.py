@@ -15,6 +15,7 @@ from copd.types import MERGED
 
 Record = Mapping[str, Any]
 Draw = Callable[[Any, Sequence[Record]], bool]
+"""Draws onto the axes of a figure. It makes them only where it has something to draw: axes cost more than a curve."""
 
 SIZE = (4.9, 3.3)
 """Inches. At this width the type is as large as the page's small print."""
@@ -27,22 +28,20 @@ ROUNDING = 1e-12
 """Below it a value is 0, with the rounding of matplotlib's transforms: a level line at 0 comes out as 1e-17."""
 
 
-def draw_overlap(axes: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
+def draw_overlap(figure: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
     """Draw the overlap at the largest k; False where fewer than two branches are recorded."""
     points = events(records, "behaviour")
     k = max(points[0]["overlap"], key=int) if points else ""
-    axes.set_title(f"top-{k} overlap between branches", fontsize="medium", loc="left")
-    return _draw_pairs(axes, [(point["step"], point["overlap"][k]) for point in points], label, style)
+    return _draw_pairs(figure, [(point["step"], point["overlap"][k]) for point in points], label, style)
 
 
-def draw_divergence(axes: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
+def draw_divergence(figure: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
     """Draw the symmetric KL in nats per token; False where fewer than two branches are recorded."""
-    axes.set_title("symmetric KL between branches, nats", fontsize="medium", loc="left")
     points = events(records, "behaviour")
-    return _draw_pairs(axes, [(point["step"], point["symmetric_kl"]) for point in points], label, style)
+    return _draw_pairs(figure, [(point["step"], point["symmetric_kl"]) for point in points], label, style)
 
 
-def _draw_pairs(axes: Any, points: Sequence[tuple[int, Mapping[str, Any]]], label: str, style: str) -> bool:
+def _draw_pairs(figure: Any, points: Sequence[tuple[int, Mapping[str, Any]]], label: str, style: str) -> bool:
     """A line for each two branches, both directions averaged."""
     if not points or len(points[0][1]) < 2:
         return False
@@ -50,19 +49,22 @@ def _draw_pairs(axes: Any, points: Sequence[tuple[int, Mapping[str, Any]]], labe
         ways = [(matrix[student][teacher], matrix[teacher][student]) for _, matrix in points]
         both = [float("nan") if None in two else sum(two) / 2 for two in ways]
         name = f"{label}{student}, {teacher}"
-        axes.plot([step + 1 for step, _ in points], both, ls=style, ms=4, label=name, **series(number))
+        figure.gca().plot([step + 1 for step, _ in points], both, ls=style, ms=4, label=name, **series(number))
     return True
 
 
-def draw_accuracy(axes: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
+def draw_accuracy(figure: Any, records: Sequence[Record], *, label: str = "", style: str = "-") -> bool:
     """Draw greedy validation accuracy: own capability as given, average over all dotted; False without records.
 
     A branch without a capability of its own has a line for every capability. The base, which every branch is before
     the first step, is a thin level line in the colour of each capability; on average a grey one.
     """
     points, number = events(records, "accuracy"), 0
+    if not points:
+        return False
+    axes = figure.gca()
     base = {branch: _cells(p, branch) for p in points if p["step"] < 0 for branch in branches_of(records)}
-    for branch in branches_of(records) if points else []:
+    for branch in branches_of(records):
         steps, cells = [p["step"] + 1 for p in points], [_cells(p, branch) for p in points]
         capabilities = {branch: "own capability"} if branch in cells[0] else {f: f for f in cells[0] if f != AVERAGE}
         for capability, name in capabilities.items():
@@ -76,16 +78,14 @@ def draw_accuracy(axes: Any, records: Sequence[Record], *, label: str = "", styl
         axes.plot(steps, average, ls=":", ms=3, label=f"{label}{branch}, average", **colours)
     if base:
         axes.axhline(next(iter(base.values()))[AVERAGE], color=QUIET, ls="-.", lw=1, label=f"{label}base, average")
-    axes.set_title("greedy accuracy, validation", fontsize="medium", loc="left")
-    return bool(points)
+    return True
 
 
-def draw_merge(axes: Any, records: Sequence[Record]) -> bool:
+def draw_merge(figure: Any, records: Sequence[Record]) -> bool:
     """Draw the merge's greedy validation accuracy in every capability, its average dotted; False if not measured.
 
     The base is a thin level line in the colour of each capability, as in `draw_accuracy`.
     """
-    axes.set_title("greedy accuracy of the merge, validation", fontsize="medium", loc="left")
     measured = events(records, "accuracy")
     branches = branches_of(records)
     base = next((_cells(point, branches[0]) for point in measured if branches and point["step"] < 0), {})
@@ -93,6 +93,7 @@ def draw_merge(axes: Any, records: Sequence[Record]) -> bool:
     points = [(step, cells) for step, cells in found if cells]
     if not points or MERGED in branches:
         return False
+    axes = figure.gca()
     for number, name in enumerate(points[0][1]):
         style = ":" if name == AVERAGE else "-"
         values = [cells[name] for _, cells in points]
@@ -102,24 +103,21 @@ def draw_merge(axes: Any, records: Sequence[Record]) -> bool:
     return True
 
 
-def draw_reward(axes: Any, records: Sequence[Record]) -> bool:
+def draw_reward(figure: Any, records: Sequence[Record]) -> bool:
     """Draw the reward of native rollouts, a mean over five steps; False where there were none."""
-    axes.set_title("reward of native rollouts", fontsize="medium", loc="left")
-    return _draw_updates(axes, records, lambda update: {update["branch"]: update.get("native/reward")})
+    return _draw_updates(figure, records, lambda update: {update["branch"]: update.get("native/reward")})
 
 
-def draw_signal(axes: Any, records: Sequence[Record]) -> bool:
+def draw_signal(figure: Any, records: Sequence[Record]) -> bool:
     """Draw the share of prompts whose responses differ in reward, a mean over five steps; False without records."""
-    axes.set_title("groups with signal", fontsize="medium", loc="left")
-    return _draw_updates(axes, records, lambda update: {update["branch"]: update.get("native/groups_with_signal")})
+    return _draw_updates(figure, records, lambda update: {update["branch"]: update.get("native/groups_with_signal")})
 
 
-def draw_lessons(axes: Any, records: Sequence[Record]) -> bool:
+def draw_lessons(figure: Any, records: Sequence[Record]) -> bool:
     """Draw the mean absolute delta of each edge, step by step; False where nobody is taught."""
-    axes.set_title("mean |delta| of OPD, nats", fontsize="medium", loc="left")
     suffix = "/delta_abs"
     return _draw_updates(
-        axes,
+        figure,
         records,
         lambda update: {
             f"{name.removeprefix('from_').removesuffix(suffix)} to {update['branch']}": value
@@ -129,9 +127,9 @@ def draw_lessons(axes: Any, records: Sequence[Record]) -> bool:
     )
 
 
-def draw_diagnostic(axes: Any, records: Sequence[Record], name: str) -> bool:
+def draw_diagnostic(figure: Any, records: Sequence[Record], name: str) -> bool:
     """Draw a value of every update of each branch, a mean over five steps; False without records."""
-    return _draw_updates(axes, records, lambda update: {update["branch"]: of_update(update, name)})
+    return _draw_updates(figure, records, lambda update: {update["branch"]: of_update(update, name)})
 
 
 def of_update(update: Record, name: str) -> float | None:
@@ -143,7 +141,7 @@ def of_update(update: Record, name: str) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def _draw_updates(axes: Any, records: Sequence[Record], values: Callable[[Record], dict[str, float | None]]) -> bool:
+def _draw_updates(figure: Any, records: Sequence[Record], values: Callable[[Record], dict[str, float | None]]) -> bool:
     """A line per name in `values`, a mean over `SMOOTHED` updates, with a gap where steps are missing."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for update in events(records, "update"):
@@ -152,7 +150,7 @@ def _draw_updates(axes: Any, records: Sequence[Record], values: Callable[[Record
                 curves.setdefault(name, []).append((update["step"] + 1, value))
     for number, (name, points) in enumerate(curves.items()):
         steps, smooth = _smoothed(points)
-        axes.plot(steps, smooth, label=name, ms=4, markevery=max(1, len(steps) // 6), lw=1.2, **series(number))
+        figure.gca().plot(steps, smooth, label=name, ms=4, markevery=max(1, len(steps) // 6), lw=1.2, **series(number))
     return bool(curves)
 
 
@@ -187,9 +185,9 @@ def plain_axes(axes: Any, unit: str = "step") -> None:
 def figure_of(draw: Draw, records: Sequence[Record], title: str) -> Markup | None:
     """One drawing as an SVG element named `title`, phases shaded; None where there is nothing to draw."""
     figure = Figure(figsize=SIZE, layout="constrained")
-    axes = figure.add_subplot()
-    if not draw(axes, records):
+    if not draw(figure, records):
         return None
+    axes = figure.gca()
     shade_rlvr(axes, records)
     return finished_figure(figure, axes, title)
 

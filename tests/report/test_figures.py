@@ -12,9 +12,9 @@ from copd.report.svg import MARKERS, SERIES, VARIABLES, as_label, series
 
 
 def lines(draw, records) -> dict:
-    axes = Figure().add_subplot()
-    assert draw(axes, records)
-    return {line.get_label(): line for line in axes.get_lines() if not line.get_label().startswith("_child")}
+    figure = Figure()
+    assert draw(figure, records)
+    return {line.get_label(): line for line in figure.gca().get_lines() if not line.get_label().startswith("_child")}
 
 
 @pytest.fixture
@@ -57,9 +57,9 @@ def test_a_branch_of_all_capabilities_has_a_line_for_each(make_run):
 
 
 def test_the_base_is_a_level_line_of_each_capability_where_it_was_measured(records):
-    axes = Figure().add_subplot()
-    figures.draw_accuracy(axes, records)
-    level = [line for line in axes.get_lines() if line.get_label().startswith("_child")]
+    figure = Figure()
+    figures.draw_accuracy(figure, records)
+    level = [line for line in figure.gca().get_lines() if line.get_label().startswith("_child")]
     assert [line.get_ydata()[0] for line in level] == pytest.approx([0.7, 0.8])
     assert [line.get_color() for line in level] == [SERIES[0], SERIES[1]]
     later = [r for r in records if r["step"] >= 0]
@@ -89,10 +89,10 @@ def test_a_merge_that_was_measured_has_a_figure_of_its_own(make_run):
     assert list(found) == ["text", "image", "average"]
     assert list(found["text"].get_ydata()) == [0.6, 0.6]
     assert not any("merged" in name for name in lines(figures.draw_accuracy, records))
-    assert not figures.draw_merge(Figure().add_subplot(), run.records)
-    axes = Figure().add_subplot()
-    figures.draw_merge(axes, records)
-    level = [line for line in axes.get_lines() if line.get_label().startswith("_child")]
+    figure = Figure()
+    assert not figures.draw_merge(figure, run.records)
+    figures.draw_merge(figure, records)
+    level = [line for line in figure.gca().get_lines() if line.get_label().startswith("_child")]
     assert [line.get_color() for line in level] == [found[name].get_color() for name in found]
 
 
@@ -192,9 +192,10 @@ def test_a_long_legend_makes_the_figure_taller_and_the_plot_no_smaller():
         ]
         alike = {"event": "behaviour", "step": -1, "phase": "start", "accuracy": {name: {} for name in branches}}
         figure = Figure(figsize=figures.SIZE, layout="constrained")
-        axes = figure.subplots()
-        figures.draw_accuracy(axes, [alike, *({"event": "accuracy", "step": step, "table": cells} for step in (0, 1))])
-        figures.finished_figure(figure, axes, "accuracy")
-        return axes.get_window_extent().height
+        figures.draw_accuracy(
+            figure, [alike, *({"event": "accuracy", "step": step, "table": cells} for step in (0, 1))]
+        )
+        figures.finished_figure(figure, figure.gca(), "accuracy")
+        return figure.gca().get_window_extent().height
 
     assert plot_of(["one", "two", "three", "four", "five"]) > 0.85 * plot_of(["one"])
