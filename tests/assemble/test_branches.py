@@ -11,27 +11,29 @@ from copd.errors import ModelFolderError
 from copd.recipe.reading import load_recipe
 
 
-def models() -> int:
-    """The whole models that this process holds."""
-    gc.collect()
-    return sum(type(each).__name__ == "Qwen3VLForConditionalGeneration" for each in gc.get_objects())
+@pytest.fixture
+def models_held(small_base):
+    """The whole models that a branch brings with it."""
+
+    def count(*changes: str) -> int:
+        gc.freeze()  # what is there already is not looked at
+        try:
+            recipe = load_recipe("demo-paper", [f"model.path={small_base}", "model.threads_per_branch=1", *changes])
+            with lone_branch(recipe, "text", 0, None, print) as branch:
+                assert branch.version == 0
+                gc.collect()
+                return sum(type(each).__name__ == "Qwen3VLForConditionalGeneration" for each in gc.get_objects())
+        finally:
+            gc.unfreeze()
+
+    return count
 
 
-def models_held(*changes: str) -> int:
-    """The models that a branch brings with it."""
-    before = models()
-    with lone_branch(
-        load_recipe("demo-paper", ["model.threads_per_branch=1", *changes]), "text", 0, None, print
-    ) as branch:
-        assert branch.version == 0
-        return models() - before
-
-
-def test_the_process_of_a_branch_holds_its_model_once():
+def test_the_process_of_a_branch_holds_its_model_once(models_held):
     assert models_held() == 1
 
 
-def test_a_reference_is_held_beside_it_and_an_adapter_on_it():
+def test_a_reference_is_held_beside_it_and_an_adapter_on_it(models_held):
     assert models_held("grpo.kl_coefficient=0.1") == 2
     assert models_held("lora={rank: 2, alpha: 4, targets: [q_proj]}") == 1
 
