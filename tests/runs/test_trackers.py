@@ -131,7 +131,7 @@ def test_wandb_keeps_the_numbers_in_a_run_that_was_never_online_and_no_key_and_p
         assert not path.is_file() or b"k" * 40 not in path.read_bytes(), path
 
 
-def test_a_run_sends_its_updates_and_measures_to_the_trackers_of_its_recipe(small_base, tmp_path):
+def test_a_run_sends_its_updates_and_measures_to_the_trackers_of_its_recipe(small_base, tmp_path, undrawn_here):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     small = [
@@ -142,8 +142,8 @@ def test_a_run_sends_its_updates_and_measures_to_the_trackers_of_its_recipe(smal
         "method=mixed",
         "schedule={cycles: 1, rl_steps: 2, opd_steps: 0}",
         "budget.rollouts=18",
-        "sampling={prompts_per_step: 3, rollouts_per_prompt: 2, max_new_tokens: 20}",
-        "evaluation={problems: 2, validation_problems: 2, behaviour_problems: 2}",
+        "sampling={prompts_per_step: 3, rollouts_per_prompt: 2, max_new_tokens: 12}",
+        "evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1}",
     ]
     folder = copd.train(load_recipe("demo-paper", small), tmp_path / "run").folder
     events = EventAccumulator(str(folder / "tensorboard"))
