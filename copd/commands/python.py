@@ -194,7 +194,8 @@ def source_of(name: str, function: str | Callable[..., Any]) -> str:
 
 def _listed(name: str, values: Sequence[Any], least: int = 1) -> Sequence[Any]:
     """The values of an argument that is a list. Raises RecipeError for one value alone, or for too few."""
-    if isinstance(values, str | os.PathLike | Mapping) or len(values) < least:
+    alone = isinstance(values, str | os.PathLike | Mapping) or not hasattr(values, "__len__")
+    if alone or len(values) < least:
         raise RecipeError(f"{name}: found {str(values)[:80]!r}; accepted: a list" + " of one or more" * (least > 0))
     return values
 
