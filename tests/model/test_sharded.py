@@ -114,7 +114,7 @@ def test_any_number_of_ranks_reads_what_another_number_wrote(folder):
             under("state/", load_file(folder / f"{count}-0.safetensors")),
             under(f"checkpoint-{count}/", reader),
         )
-        assert len(written) > 300
+        assert len(written) > 250
         assert found.keys() == {f"checkpoint-{count}/{name}" for name in written}
         for name, tensor in written.items():
             assert torch.equal(found[f"checkpoint-{count}/{name}"], tensor), name
