@@ -60,8 +60,12 @@ def elsewhere(worlds: Sequence[Study]) -> str:
 
 def gained(contrast: Contrast) -> str:
     """Points more than the reference, bold if that is clear by Holm's correction over the arms."""
-    more = gain(contrast.over_seeds, contrast.seeds)
-    return f"**{more}**" if contrast.holm < CLEAR else more
+    return bold_if_clear(gain(contrast.over_seeds, contrast.seeds), contrast)
+
+
+def bold_if_clear(said: str, contrast: Contrast) -> str:
+    """A text about a difference, bold if that is clear by Holm's correction."""
+    return f"**{said}**" if contrast.holm < CLEAR else said
 
 
 def weaker(main: Study, arm: str) -> str:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
-from results_claims import CO_EVOLVING, ONE_CYCLE, PAPER, REFERENCE, TAUGHT_ONCE, co_evolution, elsewhere
+from results_claims import CO_EVOLVING, ONE_CYCLE, PAPER, REFERENCE, TAUGHT_ONCE, bold_if_clear, co_evolution, elsewhere
 from results_page import MAIN, ROOT, WORLDS, Study
 from results_words import gain, markdown, share
 
 from copd.arms.outcomes import Outcome
-from copd.arms.page import CLEAR
 from copd.arms.summary import Contrast
 from copd.maths.intervals import stratified_mean, wilson
 from copd.maths.seeds import t_interval
@@ -107,7 +106,7 @@ def lead_of(contrast: Contrast | None) -> str:
         return ""
     found = contrast.over_seeds
     said = gain(found if contrast.seeds > 1 else Estimate(found.value, *contrast.over_problems), 2)
-    return f"**{said}**" if contrast.holm < CLEAR else said
+    return bold_if_clear(said, contrast)
 
 
 def picture(main: Study, out: Path) -> None:

@@ -105,24 +105,14 @@ async def measure_behaviour(
     return found
 
 
-async def measure_one_model(
-    branches: Mapping[str, Observed],
-    capabilities: Sequence[str],
-    *,
-    problems: int,
-    ks: Sequence[int],
-    done: Callable[[], None] = lambda: None,
-) -> Behaviour:
+async def measure_one_model(branches: Mapping[str, Observed], capabilities: Sequence[str], **asked: Any) -> Behaviour:
     """`measure_behaviour` of branches that are one model, as all are before the first step.
 
     The branches share the capabilities out. What one finds, alone with itself, holds for every branch and pair.
     """
-    asked = share_out(list(branches), capabilities)
-    alone = (
-        _observed(name, {name: branches[name]}, tasks, problems=problems, ks=ks, done=done)
-        for name, tasks in asked.items()
-    )
-    found = dict(zip(asked, await gather(*alone), strict=True))
+    shares = share_out(list(branches), capabilities)
+    alone = (measure_behaviour({name: branches[name]}, tasks, **asked) for name, tasks in shares.items())
+    found = dict(zip(shares, await gather(*alone), strict=True))
     one = next(iter(found))
 
     def of_pairs(matrix: Matrix) -> Matrix:
@@ -134,10 +124,10 @@ async def measure_one_model(
 
     return Behaviour(
         overlap={k: of_pairs(matrix) for k, matrix in found[one].overlap.items()},
-        chance={k: k / branches[one].allowed_tokens for k in ks},
+        chance=found[one].chance,
         mass_overlap=of_pairs(found[one].mass_overlap),
         symmetric_kl=of_pairs(found[one].symmetric_kl),
-        kl_is_exact=is_exact(branches[one].allowed_tokens),
+        kl_is_exact=found[one].kl_is_exact,
         accuracy=of_capabilities("accuracy"),
         truncated_rate=of_capabilities("truncated_rate"),
         samples=[sample for own in found.values() for sample in own.samples],

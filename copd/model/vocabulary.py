@@ -7,7 +7,7 @@ Student and teacher exchange token ids, and so must share the mask; so must mode
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -50,12 +50,13 @@ def end_tokens(model: Any, processor: Any) -> Tensor:
     ids = dict.fromkeys(i for each in named if each is not None for i in (each if isinstance(each, list) else [each]))
     if not ids:
         raise ModelFolderError(f"{folder_of(processor)}: no end token; set eos_token_id in generation_config.json")
-    vocabulary = model.get_output_embeddings().weight.shape[0]
-    if strange := [i for i in ids if not 0 <= i < vocabulary]:
-        raise ModelFolderError(
-            f"{folder_of(processor)}: eos_token_id {strange[0]} is no token; accepted: 0 to {vocabulary - 1}"
-        )
+    _check_ids(ids, model.get_output_embeddings().weight.shape[0], f"{folder_of(processor)}: eos_token_id")
     return torch.tensor(list(ids))
+
+
+def _check_ids(ids: Iterable[int], vocabulary: int, given_as: str) -> None:
+    if strange := [i for i in ids if not 0 <= i < vocabulary]:
+        raise ModelFolderError(f"{given_as} {strange[0]} is no token; accepted: 0 to {vocabulary - 1}")
 
 
 def _end_of_turn(processor: Any) -> int | None:
@@ -90,11 +91,7 @@ def banned_tokens(model: Any, tokenizer: Any, end_ids: Tensor, spoken: Collectio
     banned_V[len(tokenizer) :] = True
     banned_V[tokenizer.convert_tokens_to_ids(control)] = True
     suppressed = list(model.generation_config.suppress_tokens or [])
-    if strange := [i for i in suppressed if not 0 <= i < vocabulary]:
-        raise ModelFolderError(
-            f"{folder_of(tokenizer)}: generation_config.json: suppress_tokens: {strange[0]} is no token; "
-            f"accepted: 0 to {vocabulary - 1}"
-        )
+    _check_ids(suppressed, vocabulary, f"{folder_of(tokenizer)}: generation_config.json: suppress_tokens:")
     banned_V[suppressed] = True
     banned_V[tokenizer.convert_tokens_to_ids([token for token in control if token in spoken])] = False
     banned_V[end_ids] = False

@@ -84,8 +84,16 @@ def _set_for(other: Kind, each: Kind) -> Kind:
     if not all(isinstance(o, Statement) and UNEQUAL & {*o.signs} and each.terms[0] in o.terms for o in others):
         return each
     value = kind(each.terms[1])
-    interval = isinstance(value, Several) and len(value.items) == 2 and value.brackets not in SPREAD
-    return value if interval or (isinstance(value, Expression) and SEVERAL_SETS.search(value.latex)) else each
+    return value if _is_interval(value) or _is_set(value) else each
+
+
+def _is_interval(found: Kind) -> bool:
+    return isinstance(found, Several) and len(found.items) == 2 and found.brackets not in SPREAD
+
+
+def _is_set(found: Kind) -> bool:
+    """Whether it is an expression of sets, such as a union of intervals."""
+    return isinstance(found, Expression) and SEVERAL_SETS.search(found.latex) is not None
 
 
 def _equal_atoms(found: Atom, wanted: Atom, decide: Decide) -> Verdict:
@@ -186,8 +194,12 @@ def _worth(found: Kind, wanted: Kind, decide: Decide) -> Verdict:
         return _equal(valued[1], wanted, decide) if statement is found else _equal(found, valued[1], decide)
     if valued is None:
         return None
-    is_set = isinstance(other, Expression) and SEVERAL_SETS.search(other.latex)
-    if not is_set or not UNEQUAL & {*statement.signs} or not statement.terms[0] or not is_mathematical(statement):
+    if (
+        not _is_set(other)
+        or not UNEQUAL & {*statement.signs}
+        or not statement.terms[0]
+        or not is_mathematical(statement)
+    ):
         return False
     return decide(latex_of(found), latex_of(wanted))
 
@@ -295,13 +307,11 @@ def _equal_whole(found: Kind, wanted: Kind, decide: Decide) -> Verdict:
     """A side of several and one that is not: an interval and an inequality or a union, or a set of one."""
     one, other = (found, wanted) if isinstance(found, Several) else (wanted, found)
     assert isinstance(one, Several)
-    interval = len(one.items) == 2 and one.brackets not in SPREAD
     unequal = isinstance(other, Statement) and bool(UNEQUAL & {*other.signs}) and bool(other.terms[0])
-    is_set = isinstance(other, Expression) and SEVERAL_SETS.search(other.latex)
     statements = (
         not one.brackets and one.joint != "and" and all(isinstance(kind(item), Statement) for item in one.items)
     )
-    if not ((interval and (unequal or is_set)) or (statements and is_set)):
+    if not ((_is_interval(one) and (unequal or _is_set(other))) or (statements and _is_set(other))):
         return False
     if not is_mathematical(one) or not is_mathematical(other):
         return False
