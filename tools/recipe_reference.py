@@ -10,6 +10,8 @@ from copd.recipe.model import Recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipe.md"
 MARK = "<!-- Below this line: written by `make docs` from the sections of the recipe. -->\n"
+SLIPS = {10**6, 10**9}
+"""Bounds of counts in general; docs/recipe.md tells them once."""
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 WORDS = {"null": "null", "boolean": "true or false"}
 SCHEMA = Recipe.model_json_schema()
@@ -66,7 +68,8 @@ def accepted(field: dict[str, Any]) -> str:
         return f"mapping of names{like(names)} to {accepted(values)}"
     if field["type"] == "string":
         return f"{filled(field)}text{like(field.get('pattern', ''))}"
-    bounds = [f"{sign} {field[key]:g}" for key, sign in BOUNDS.items() if key in field]
+    slips = SLIPS if field["type"] == "integer" else ()
+    bounds = [f"{sign} {field[key]:g}" for key, sign in BOUNDS.items() if key in field and field[key] not in slips]
     return WORDS.get(field["type"]) or " ".join([field["type"], " and ".join(bounds)]).strip()
 
 

@@ -9,7 +9,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**6)]
+"""How many prompts, responses, problems, steps or processes; more than a million is taken for a slip."""
+CountFrom0 = Annotated[int, Field(ge=0, le=10**6)]
+Amount = Annotated[int, Field(ge=1, le=10**9)]
+"""How many tokens, pixels or rollouts in all."""
 Positive = Annotated[float, Field(gt=0)]
 VerifierName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_/-]{1,64}$")]
 

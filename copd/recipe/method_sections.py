@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from copd.recipe.fields import Count, Positive, Section, Seed, one_of_or_code, schema_of
+from copd.recipe.fields import Amount, Count, CountFrom0, Positive, Section, Seed, one_of_or_code, schema_of
 
 CLAMP, TEACHER_SHARE, TOP_K = 5.0, 0.9, 64
 BOUND = {"bound": "clamp", "clamp": CLAMP, "teacher_share": TEACHER_SHARE}
@@ -24,7 +24,7 @@ class OpdSection(Section):
         "others are direct losses on the whole distribution: KL(student || teacher), KL(teacher || student), "
         "Jensen-Shannon",
     )
-    top_k: Count = Field(
+    top_k: Amount = Field(
         TOP_K,
         description="with a direct loss, where the vocabulary has over 4,096 tokens: it compares so many likeliest "
         "tokens, the student's for reverse_kl, else the teacher's, and one bucket for the rest",
@@ -36,9 +36,8 @@ class OpdSection(Section):
         description="who answers the prompts of an edge. student: on-policy distillation; teacher: off-policy, with "
         "signal forward_kl or jsd",
     )
-    replay: int = Field(
+    replay: CountFrom0 = Field(
         0,
-        ge=0,
         description="steps with which a consolidation begins, on the last RLVR batches of each branch, whose rollouts "
         "are counted already; with signal forward_kl or jsd",
     )
@@ -214,7 +213,7 @@ class MopdSection(Section):
 class BudgetSection(Section):
     """The rollouts of a method."""
 
-    rollouts: Count | None = Field(
+    rollouts: Amount | None = Field(
         None,
         description="R; steps are scaled to meet it within 5 %; null = the schedule's own for copd, copd's R "
         "for all others",

@@ -37,6 +37,8 @@ from copd.recipe.sections import (
 from copd.recipe.task_sections import BranchSection, PythonTask
 from copd.types import BASE, RESERVED_NAMES
 
+MOST_STEPS = 10**7
+
 
 class Recipe(Section):
     """A run from base model to merged model."""
@@ -126,6 +128,9 @@ class Recipe(Section):
             raise ValueError(f"branches: {taken[0]!r} is a name that copd uses itself; give the branch another")
         if self.schedule.rl_steps + self.schedule.opd_steps + (self.schedule.first_rl_steps or 0) == 0:
             raise ValueError("schedule: no steps at all: rl_steps and opd_steps are both 0")
+        steps = self.schedule.cycles * (self.schedule.rl_steps + self.schedule.opd_steps)
+        if steps > MOST_STEPS:
+            raise ValueError(f"schedule: cycles x (rl_steps + opd_steps) = {steps:,}; accepted: at most {MOST_STEPS:,}")
         for i, edge in enumerate(self.topology.edges):
             for end in (edge.student, edge.teacher):
                 if end not in names:

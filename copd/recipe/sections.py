@@ -7,7 +7,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from copd.recipe.fields import CodeOfFile, Count, Decay, Positive, Section, Share, one_of_or_code, schema_of
+from copd.recipe.fields import (
+    Amount,
+    CodeOfFile,
+    Count,
+    CountFrom0,
+    Decay,
+    Positive,
+    Section,
+    Share,
+    one_of_or_code,
+    schema_of,
+)
 from copd.system.files import REVISION
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
@@ -43,7 +54,7 @@ class ModelSection(Section):
     threads_per_branch: Count = Field(
         1, description="CPU threads; they belong to the recipe, as they change the rounding"
     )
-    micro_batch_tokens: Count = Field(
+    micro_batch_tokens: Amount = Field(
         16_384,
         description="most tokens per batch in scoring and training, and in sampling unless sampling.cache_tokens is "
         "set; a prompt counts once per batch, but with each of its rows for models that are not packed",
@@ -127,9 +138,9 @@ class ScheduleSection(Section):
     """N cycles of RLVR and mutual OPD."""
 
     cycles: Count = Field(4, description="number of cycles, each of both phases (N)")
-    rl_steps: int = Field(15, ge=0, description="RLVR steps per cycle (S_RL)")
+    rl_steps: CountFrom0 = Field(15, description="RLVR steps per cycle (S_RL)")
     first_rl_steps: Count | None = Field(None, description="RLVR steps of the first cycle; null = rl_steps")
-    opd_steps: int = Field(10, ge=0, description="mutual OPD steps per cycle (S_OPD)")
+    opd_steps: CountFrom0 = Field(10, description="mutual OPD steps per cycle (S_OPD)")
     restart: Literal["none", "merge"] = Field(
         "none",
         description="what a branch begins the next cycle with. none: its own weights, as in the paper; merge: the "
@@ -197,8 +208,8 @@ class OptimizerSection(Section):
         "adamw_on_cpu: moments on the CPU, where every weight is updated",
     )
     learning_rate: Positive = Field(5.0e-5, description="the rate after the warm-up, before a decay")
-    warmup_steps: int = Field(
-        0, ge=0, description="updates of a branch in which its rates, that of opd.learning_rate too, rise evenly"
+    warmup_steps: CountFrom0 = Field(
+        0, description="updates of a branch in which its rates, that of opd.learning_rate too, rise evenly"
     )
     decay: Literal["none", "linear", "cosine"] = Field(
         "none", description="how the rates fall after the warm-up; none: they stay"
@@ -263,9 +274,8 @@ class BackendSection(Section):
         description="processes of each branch, a card each: FSDP2 spreads weights, gradients and moments over them; "
         "more than 1 with ray only",
     )
-    restarts: int = Field(
+    restarts: CountFrom0 = Field(
         3,
-        ge=0,
         description="how often in all a run goes on by itself from its last checkpoint after it has lost a branch",
     )
     place_minutes: float = Field(

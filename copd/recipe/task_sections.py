@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from copd.recipe.fields import CodeOfFile, Count, Positive, Section, Share, VerifierName
+from copd.recipe.fields import Amount, CodeOfFile, Count, CountFrom0, Positive, Section, Share, VerifierName
 from copd.system.files import HUB, REVISION
 
 HUB_FILE = re.compile(rf"{HUB}[\w.-]+/[\w.-]+(/.+)?")
@@ -69,9 +69,11 @@ class DigitsTask(Section):
 class MediaSection(Section):
     """Bounds of the images and videos of rows. Sizes are checked before anything is decoded."""
 
-    max_image_pixels: Count = Field(2**26, description="larger images, and videos with larger frames, are refused")
-    image_pixels: Count = Field(2**22, description="larger images are scaled down to about this many pixels")
-    frame_pixels: Count = Field(2**18, description="larger frames of a video are scaled down to about this many pixels")
+    max_image_pixels: Amount = Field(2**26, description="larger images, and videos with larger frames, are refused")
+    image_pixels: Amount = Field(2**22, description="larger images are scaled down to about this many pixels")
+    frame_pixels: Amount = Field(
+        2**18, description="larger frames of a video are scaled down to about this many pixels"
+    )
     max_frames: int = Field(
         64, ge=2, description="most frames per video; a longer one keeps this many at equal distances"
     )
@@ -135,7 +137,7 @@ class RowsTask(Section):
         {}, description="variables of the model's chat template, for instance enable_thinking: false"
     )
     bad_rows: Literal["error", "skip"] = Field("error", description="stop at a bad row, or leave it out and count it")
-    max_bad_rows: int = Field(100, ge=0, description="with bad_rows skip: more than this many stop the run")
+    max_bad_rows: CountFrom0 = Field(100, description="with bad_rows skip: more than this many stop the run")
     media: MediaSection = Field(MediaSection(), description="bounds of the rows' images and videos")
 
     @field_validator("chat_template_kwargs")

@@ -219,6 +219,16 @@ REFUSED = [
         TWO + "seed: 9223372036854775808", ["seed", "less than 9223372036854775808"], id="a seed over 63 bits"
     ),
     pytest.param(
+        TWO + "sampling: {prompts_per_step: 100000000000000000000}",
+        ["sampling.prompts_per_step", "1000000 or less", "'100000000000000000000'"],
+        id="more prompts than a step can have",
+    ),
+    pytest.param(
+        TWO + "schedule: {cycles: 1000000, rl_steps: 1000000}",
+        ["schedule", "cycles x (rl_steps + opd_steps) = 1,000,010,000,000", "at most 10,000,000"],
+        id="more steps than a run can have",
+    ),
+    pytest.param(
         TWO + "verifiers: a.py:f",
         ["verifiers", "accepted: names with values", "found 'a.py:f'"],
         id="no mapping of verifiers",
