@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from copd.runs.remaining import EVALUATING, Remaining
 from copd.runs.runlog import ANSWERS, REPORT, write_lines
 from copd.runs.saved import result_of
 from copd.runs.screen import Screen
-from copd.runs.trackers import check_trackers, open_trackers
+from copd.runs.trackers import Log, check_trackers, opened_trackers
 from copd.schedule import Phase
 from copd.system.files import passing_folder, remove_passing_folders
 from copd.types import BASE, MERGED, Split
@@ -112,10 +112,11 @@ def _train_alone(
                 if changes and checkpoint:
                     check_done(folder, plan, checkpoint.step)
                 try:
-                    run = _Run(folder, made, plan, screen, checkpoint, manifest, changes, stop)
-                    with closing(run.place), screen:
-                        claim(folder, manifest)
-                        finish(run.complete())
+                    with _logs(made, folder, checkpoint.step if checkpoint else 0, screen) as logs:
+                        run = _Run(folder, made, plan, screen, checkpoint, manifest, changes, stop)
+                        with closing(run.place), screen:
+                            claim(folder, manifest)
+                            finish(run.complete(logs))
                     break
                 except LostBranchError as error:
                     screen.trained()
@@ -133,6 +134,17 @@ def _train_alone(
             write_report(folder)
     model = folder / MERGED
     screen.finished(folder, loader_of(read_config(model)).auto_class.__name__ if model.is_dir() else None)
+
+
+@contextmanager
+def _logs(made: Assembled, folder: Path, first_step: int, screen: Screen) -> Iterator[list[Log]]:
+    """The trackers' logs. They are opened before the model is loaded: a tracker that refuses is told at once."""
+    asked = made.recipe.trackers
+    own = [made.own(f"trackers.{i}") for i in range(len(asked))]
+    with ExitStack() as opened:
+        with screen.stage("opening the trackers") if asked else nullcontext():
+            logs = opened.enter_context(opened_trackers(asked, folder, first_step, published(made.recipe), own))
+        yield logs
 
 
 def _give_up_or_tell(error: LostBranchError, left: int, screen: Screen) -> None:
@@ -182,11 +194,9 @@ class _Run:
             Path(run), trajectory_hash, self.plan.learners, at_most, self.screen.warn, replay=replay
         )
 
-    async def complete(self) -> None:
+    async def complete(self, logs: Sequence[Log]) -> None:
         remove_passing_folders(self.folder)
         base, handles = self.place.evaluated(BASE, self.base), self.place.branches
-        first_step = self.checkpoint.step if self.checkpoint else 0
-        own = [self.made.own(f"trackers.{i}") for i in range(len(self.recipe.trackers))]
         observer = RunObserver(
             self.folder,
             handles,
@@ -202,7 +212,7 @@ class _Run:
             merge=partial(self._measured_merge, handles) if measures_merge(self.recipe, self.plan) else None,
             display=self.screen,
             health=make_health(self.recipe, self.plan.taught, in_half=self.place.in_half),
-            trackers=open_trackers(self.recipe.trackers, self.folder, first_step, published(self.recipe), own),
+            trackers=logs,
         )
         try:
             await self._train(handles, observer)

@@ -122,15 +122,19 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _sound(self) -> Recipe:
-        names = list(self.branches)
-        if taken := sorted(RESERVED_NAMES & set(names)):
-            raise ValueError(f"branches: {taken[0]!r} is a name that copd uses itself; give the branch another")
+    def _has_steps(self) -> Recipe:
         if self.schedule.rl_steps + self.schedule.opd_steps + (self.schedule.first_rl_steps or 0) == 0:
             raise ValueError("schedule: no steps at all: rl_steps and opd_steps are both 0")
         steps = self.schedule.cycles * (self.schedule.rl_steps + self.schedule.opd_steps)
         if steps > MOST_STEPS:
             raise ValueError(f"schedule: cycles x (rl_steps + opd_steps) = {steps:,}; accepted: at most {MOST_STEPS:,}")
+        return self
+
+    @model_validator(mode="after")
+    def _sound(self) -> Recipe:
+        names = list(self.branches)
+        if taken := sorted(RESERVED_NAMES & set(names)):
+            raise ValueError(f"branches: {taken[0]!r} is a name that copd uses itself; give the branch another")
         for i, edge in enumerate(self.topology.edges):
             for end in (edge.student, edge.teacher):
                 if end not in names:

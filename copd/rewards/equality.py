@@ -194,12 +194,8 @@ def _worth(found: Kind, wanted: Kind, decide: Decide) -> Verdict:
         return _equal(valued[1], wanted, decide) if statement is found else _equal(found, valued[1], decide)
     if valued is None:
         return None
-    if (
-        not _is_set(other)
-        or not UNEQUAL & {*statement.signs}
-        or not statement.terms[0]
-        or not is_mathematical(statement)
-    ):
+    inequality = UNEQUAL & {*statement.signs} and statement.terms[0] and is_mathematical(statement)
+    if not (inequality and _is_set(other)):
         return False
     return decide(latex_of(found), latex_of(wanted))
 

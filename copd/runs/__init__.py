@@ -10,6 +10,7 @@
 - `runlog`: the record: JSON lines that can be cut back to a checkpoint
 - `experts`: experts of another run, taken over
 - `trackers`: TensorBoard, W&B, MLflow and trackio
+- `tracked`: what trackers get of the records
 - `pictures`: pictures of the recorded samples
 - `screen`: the run on the terminal, or line by line in a file
 - `stages`: what the run does now, and the time that it takes

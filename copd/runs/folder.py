@@ -12,6 +12,7 @@ from copd.errors import CheckpointError, RecipeError, WriteError, wrong_in
 from copd.runs.experts import DECIDE_NOTHING
 from copd.runs.given import GIVEN
 from copd.runs.runlog import RUN_MANIFEST
+from copd.runs.trackers import LEFT_BY_A_START
 from copd.system.files import replace_text
 
 RESUMED = ("recipe", "branch_order", "base_sha256", "data_sha256", "code_sha256", "versions")
@@ -19,6 +20,7 @@ RESUMED = ("recipe", "branch_order", "base_sha256", "data_sha256", "code_sha256"
 MAY_CHANGE = (
     *(f"recipe.backend.{name} " for name in ("restarts", "place_minutes", "slow_minutes", "give_up_minutes")),
     *(f"recipe.model.{name} " for name in DECIDE_NOTHING),
+    "recipe.trackers ",
 )
 """Fields of a recipe that decide no number of the run."""
 Reread = Callable[[Any], dict[str, Any]]
@@ -27,8 +29,8 @@ Reread = Callable[[Any], dict[str, Any]]
 FORCED = "--resume --force (from Python resume=True and force=True) goes on all the same, and records what changed"
 """The last line of a refusal."""
 
-STARTED = rf"\.lock|\..+\.writing|{GIVEN}"
-"""Pattern of the files that a start leaves in a run folder: of one that was interrupted, and rows that it was given."""
+STARTED = rf"\.lock|\..+\.writing|{GIVEN}|{'|'.join(LEFT_BY_A_START)}"
+"""Pattern of what a start leaves in a run folder: half-written files, rows that it was given, files of trackers."""
 
 
 def occupied(folder: Path, besides: str = "") -> bool:
@@ -55,7 +57,9 @@ def check_folder(
             if not force:
                 raise
         found = [change for key in RESUMED for change in differences(key, before[key], manifest[key])]
-        changes = [change for change in found if not change.startswith(MAY_CHANGE)]
+        named = [tracker["kind"] for each in (before, manifest) for tracker in each["recipe"].get("trackers", ())]
+        may_change = (*MAY_CHANGE, *(f"code_sha256.{kind} " for kind in named))
+        changes = [change for change in found if not change.startswith(may_change)]
         if changes and not force:
             lines = [f"{folder}: cannot resume: {change}" for change in changes]
             raise CheckpointError("\n".join([*lines, FORCED]))

@@ -32,7 +32,8 @@ from copd.runs.lifecycle import Stop
 from copd.runs.pictures import keep_media
 from copd.runs.remaining import EVALUATING, MEASURING, SAVING
 from copd.runs.runlog import METRICS, SAMPLES, JsonLines, read_lines
-from copd.runs.trackers import Log, numbers_of, shown
+from copd.runs.tracked import numbers_of, shown
+from copd.runs.trackers import Log
 from copd.runs.validations import Best, every_steps, validation_due
 from copd.schedule import Phase, Position, Schedule, Stretch
 from copd.topology import Edge
@@ -280,8 +281,6 @@ class RunObserver:
     def close(self) -> None:
         """Close all files: nothing more will be noted."""
         self._note_updates(self._schedule.steps)
-        for tracker in self._trackers:
-            tracker.close()
         self._metrics.close()
         self._samples.close()
         self.saving.close()

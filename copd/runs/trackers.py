@@ -20,21 +20,15 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from copd.errors import RecipeError, first_line
 from copd.recipe.sections import TrackerSection
-from copd.runs.pictures import kept_pictures
+from copd.runs.tracked import Shown
 from copd.system.files import replace_text
 
 WANDB_ID, MLFLOW_ID, TRACKIO_NAME = "wandb-id", "mlflow-id", "trackio-name"
 """Files of a run folder that hold what a tracker knows the run by, since names of folders are not unique there."""
-LEFT_OUT = ("event", "step", "seconds", "branch", "student", "teacher", "cycle", "weight", "chance")
-"""Keys that only name a record, or never change: no curves are made of them."""
-PAIRS = ("overlap", "mass_overlap", "symmetric_kl")
-"""Measures of a student and a teacher. Those of a model with itself are always 1 or 0."""
-MOST_PICTURES = 4
-"""Most pictures and frames of a sample that a tracker gets."""
+LEFT_BY_A_START = ("tensorboard", "wandb", WANDB_ID, MLFLOW_ID, TRACKIO_NAME)
+"""What trackers leave in the folder of a run that ends before its first step."""
 WAITED = 30
 """Seconds for wandb to reach its server before the run is refused."""
 LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
@@ -52,14 +46,6 @@ class Opening(NamedTuple):
     name: str
     tags: Sequence[str]
     recipe: Mapping[str, Any]
-
-
-class Shown(NamedTuple):
-    """A sample: whose answer to what, the text of both, and its pictures."""
-
-    name: str
-    text: str
-    pictures: Sequence[np.ndarray]
 
 
 class Log(NamedTuple):
@@ -288,14 +274,17 @@ def check_trackers(trackers: Sequence[TrackerSection]) -> None:
             raise RecipeError(f"trackers: {name} is not installed: pip install {name}")
 
 
-def open_trackers(
+@contextmanager
+def opened_trackers(
     trackers: Sequence[TrackerSection],
     folder: Path,
     first_step: int,
     recipe: Mapping[str, Any],
     own: Sequence[Opener | None] = (),
-) -> list[Log]:
-    """Open these trackers, all or none. `recipe` holds no path. Raises RecipeError naming one that cannot be opened.
+) -> Iterator[list[Log]]:
+    """Open these trackers, and close them at the end. `recipe` holds no path.
+
+    Raises RecipeError naming one that cannot be opened; those that were opened before are closed.
 
     `own` has the user's function in the place of each tracker that is the user's, and None in the others'.
     """
@@ -309,42 +298,4 @@ def open_trackers(
             except ImportError as error:
                 raise RecipeError(f"trackers: {tracker.kind} cannot be imported: {error}") from error
             opened.callback(logs[-1].close)
-        opened.pop_all()
-    return logs
-
-
-def shown(folder: Path, sample: Mapping[str, Any]) -> Shown:
-    """A record of `samples.jsonl` for trackers; its pictures and frames lie in the run folder."""
-    frames = (frame for video in sample["videos"] for frame in video["frames"])
-    paths = [*sample["images"], *frames][:MOST_PICTURES]
-    lines = [f"{name}: {sample[name]}" for name in ("prompt", "response", "answer", "reward")]
-    return Shown(f"{sample['branch']}/{sample['capability']}", "\n\n".join(lines), kept_pictures(folder, paths))
-
-
-def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of one record of `metrics.jsonl` that may change, each named by its path.
-
-    Such as `update/text/native/reward`, and `teaching/text/from_image/teacher_accuracy` for an edge.
-    """
-    names = [record["event"]]
-    if "branch" in record:
-        names.append(record["branch"])
-    elif "teacher" in record:
-        names += [record["student"], f"from_{record['teacher']}"]
-    return dict(_flat(names, {key: value for key, value in record.items() if key not in LEFT_OUT}))
-
-
-def _flat(names: list[str], value: Any) -> Iterator[tuple[str, float]]:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flat([*names, str(key)], item)
-    elif isinstance(value, list):
-        for item in value:
-            if isinstance(item, Mapping) and "model" in item:
-                yield from _flat([*names, item["model"], item["capability"]], item.get("greedy", {}).get("value"))
-    elif isinstance(value, int | float) and not isinstance(value, bool) and not _with_itself(names):
-        yield "/".join(names), float(value)
-
-
-def _with_itself(names: list[str]) -> bool:
-    return names[0] == "behaviour" and names[1] in PAIRS and names[-1] == names[-2]
+        yield logs

@@ -60,6 +60,14 @@ def test_a_run_goes_on_with_more_patience_but_not_elsewhere(tmp_path):
         check(tmp_path / "run", manifest_of("backend=ray"))
 
 
+def test_a_run_goes_on_with_other_trackers(tmp_path):
+    mine = {**manifest_of("trackers=[wandb, 'mine.py:Lines']"), "code_sha256": {"mine.py:Lines": "a"}}
+    claim(tmp_path / "run", mine)
+    check(tmp_path / "run", {**manifest_of("trackers=[tensorboard]"), "code_sha256": {}})
+    with pytest.raises(CheckpointError, match=r"code_sha256\.mine\.py:first was None and is now 'b'"):
+        check(tmp_path / "run", {**mine, "code_sha256": {**mine["code_sha256"], "mine.py:first": "b"}})
+
+
 def test_a_recipe_from_before_a_field_does_not_go_on_with_another_value(tmp_path):
     claim(tmp_path / "run", older(manifest_of(), "grpo.iterations"))
     with pytest.raises(CheckpointError, match=r"cannot resume: recipe\.grpo\.iterations was 1 and is now 2"):
@@ -106,7 +114,7 @@ def test_a_damaged_manifest_is_refused_by_name(tmp_path, text):
 
 
 @pytest.mark.parametrize("resume", [False, True])
-@pytest.mark.parametrize("name", [f".{RUN_MANIFEST}.writing", ".lock"])
+@pytest.mark.parametrize("name", [f".{RUN_MANIFEST}.writing", ".lock", "wandb-id"])
 def test_what_a_start_leaves_that_was_killed_is_in_nobodys_way(tmp_path, name, resume):
     (tmp_path / name).write_text("{")
     check(tmp_path, manifest_of(), resume)

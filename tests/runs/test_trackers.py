@@ -18,7 +18,8 @@ from copd.recipe.reading import load_recipe
 from copd.recipe.sections import TrackerSection
 from copd.runs import trackers
 from copd.runs.runlog import read_lines
-from copd.runs.trackers import MOST_PICTURES, TRACKERS, Log, Shown, numbers_of, open_trackers, shown
+from copd.runs.tracked import MOST_PICTURES, Shown, numbers_of, shown
+from copd.runs.trackers import TRACKERS, Log, opened_trackers
 from copd.system.own_code import load_named
 
 NO_MLFLOW = "mlflow is not installed: it needs pyarrow below 26, and the locked tools have 26; pip install mlflow"
@@ -83,10 +84,9 @@ def test_the_numbers_of_a_record_that_may_change_are_named_by_their_path_and_edg
 def test_tensorboard_gets_every_number_at_its_step(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (log,) = open_trackers([section("tensorboard")], tmp_path, 0, {"seed": 0})
-    for step in range(3):
-        log.log(step, {"update/text/native/reward": step / 4})
-    log.close()
+    with opened_trackers([section("tensorboard")], tmp_path, 0, {"seed": 0}) as (log,):
+        for step in range(3):
+            log.log(step, {"update/text/native/reward": step / 4})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     found = [(event.step, event.value) for event in events.Scalars("update/text/native/reward")]
@@ -97,10 +97,9 @@ def test_a_resumed_run_replaces_the_steps_it_writes_again(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for first, value in ((0, 1.0), (1, 2.0)):
-        (log,) = open_trackers([section("tensorboard")], tmp_path, first, {})
-        for step in range(first, 3):
-            log.log(step, {"reward": value})
-        log.close()
+        with opened_trackers([section("tensorboard")], tmp_path, first, {}) as (log,):
+            for step in range(first, 3):
+                log.log(step, {"reward": value})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("reward")] == [(0, 1.0), (1, 2.0), (2, 2.0)]
@@ -115,9 +114,8 @@ def test_wandb_keeps_the_numbers_in_a_run_that_was_never_online_and_no_key_and_p
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     folder = tmp_path / "demo"
     folder.mkdir()
-    (log,) = open_trackers([section("wandb")], folder, 0, {"seed": 7})
-    log.log(5, {"update/text/native/reward": 0.125})
-    log.close()
+    with opened_trackers([section("wandb")], folder, 0, {"seed": 7}) as (log,):
+        log.log(5, {"update/text/native/reward": 0.125})
     assert capfd.readouterr() == ("", "")
     (written,) = folder.rglob("*.wandb")
     for _ in range(300):  # a process of wandb's own writes it, at its leisure
@@ -165,11 +163,12 @@ def test_runs_in_folders_of_one_name_are_two_runs_of_wandb_over_steps_and_a_resu
     wandb = pytest.importorskip("wandb")
     begun = []
     axes = []
-    run = SimpleNamespace(log=None, finish=None, define_metric=lambda name, **given: axes.append((name, given)))
+    run = SimpleNamespace(log=None, finish=lambda: None, define_metric=lambda name, **given: axes.append((name, given)))
     monkeypatch.setattr(wandb, "init", lambda **given: begun.append(given) or run)
     for place in ("a", "b", "b"):
         (tmp_path / place / "copd-seed0").mkdir(parents=True, exist_ok=True)
-        open_trackers([section("wandb")], tmp_path / place / "copd-seed0", 0, {})
+        with opened_trackers([section("wandb")], tmp_path / place / "copd-seed0", 0, {}):
+            pass
     first, second, resumed = (given["id"] for given in begun)
     assert first != second == resumed
     assert {given["name"] for given in begun} == {"copd-seed0"}
@@ -187,8 +186,11 @@ def test_what_wandb_refuses_is_a_users_error_and_logs_opened_before_are_closed(t
     monkeypatch.setitem(
         TRACKERS, "tensorboard", lambda *given: Log(lambda *_: None, lambda *_: None, lambda: closed.append(True))
     )
-    with pytest.raises(RecipeError, match="trackers: wandb: no API key configured"):
-        open_trackers([section("tensorboard"), section("wandb")], tmp_path, 0, {})
+    with (
+        pytest.raises(RecipeError, match="trackers: wandb: no API key configured"),
+        opened_trackers([section("tensorboard"), section("wandb")], tmp_path, 0, {}),
+    ):
+        pass
     assert closed == [True]
 
 
@@ -204,8 +206,11 @@ def test_a_missing_tracker_is_told_before_a_folder_is_made(tmp_path, monkeypatch
 def test_a_tracker_that_cannot_be_imported_is_named(tmp_path, monkeypatch, name):
     for module in ("torch.utils.tensorboard", "wandb", "mlflow", "trackio"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(RecipeError, match=rf"^trackers: {name} cannot be imported: "):
-        open_trackers([section(name)], tmp_path, 0, {})
+    with (
+        pytest.raises(RecipeError, match=rf"^trackers: {name} cannot be imported: "),
+        opened_trackers([section(name)], tmp_path, 0, {}),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -227,8 +232,11 @@ def test_a_tracker_of_the_user_that_fails_is_named(tmp_path, monkeypatch, code, 
     monkeypatch.chdir(tmp_path)
     Path("t.py").write_text(code)
     own = [load_named("t.py:t", "trackers.0")]
-    with pytest.raises(RecipeError, match=f"^trackers: {said}$"):
-        open_trackers([section("t.py:t")], tmp_path, 0, {}, own)[0].log(0, {})
+    with (
+        pytest.raises(RecipeError, match=f"^trackers: {said}$"),
+        opened_trackers([section("t.py:t")], tmp_path, 0, {}, own) as (log,),
+    ):
+        log.log(0, {})
 
 
 def test_a_sample_is_shown_with_its_texts_and_a_few_of_its_pictures_and_frames(tmp_path):
@@ -247,9 +255,8 @@ def test_tensorboard_gets_samples_with_their_pictures_and_what_the_run_is_called
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     named = section("tensorboard", project="sums", name="first", tags=["tiny", "cpu"])
-    (log,) = open_trackers([named], tmp_path, 0, {})
-    log.show(-1, SAMPLES)
-    log.close()
+    with opened_trackers([named], tmp_path, 0, {}) as (log,):
+        log.show(-1, SAMPLES)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     (about,) = events.Tensors("run/text_summary")
@@ -265,9 +272,10 @@ def test_wandb_gets_samples_the_project_and_tags_and_knows_no_path_of_the_machin
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = tmp_path / "somebody" / "demo"
     folder.mkdir(parents=True)
-    (log,) = open_trackers([section("wandb", project="sums", name="first", tags=["tiny"])], folder, 0, {"seed": 7})
-    log.show(2, SAMPLES)
-    log.close()
+    with opened_trackers([section("wandb", project="sums", name="first", tags=["tiny"])], folder, 0, {"seed": 7}) as (
+        log,
+    ):
+        log.show(2, SAMPLES)
     assert capfd.readouterr() == ("", "")
     (written,) = folder.rglob("*.wandb")
     for _ in range(300):
@@ -291,10 +299,9 @@ def test_mlflow_gets_numbers_samples_tags_and_the_recipe_and_a_resumed_run_goes_
     folder.mkdir(parents=True)
     asked = section("mlflow", project="sums", name="first", tags=["tiny"])
     for first, value in ((0, 0.25), (1, 0.5)):
-        (log,) = open_trackers([asked], folder, first, {"seed": 7, "model": {"path": "base", "freeze": []}})
-        log.log(first - 1, {"update/text/native/reward": value})
-        log.show(first - 1, SAMPLES)
-        log.close()
+        with opened_trackers([asked], folder, first, {"seed": 7, "model": {"path": "base", "freeze": []}}) as (log,):
+            log.log(first - 1, {"update/text/native/reward": value})
+            log.show(first - 1, SAMPLES)
     client = mlflow.MlflowClient()
     (run,) = client.search_runs([client.get_experiment_by_name("sums").experiment_id])
     assert (run.info.run_name, run.info.status) == ("first", "FINISHED")
@@ -311,8 +318,11 @@ def test_mlflow_gets_numbers_samples_tags_and_the_recipe_and_a_resumed_run_goes_
 def test_what_mlflow_refuses_is_a_users_error(tmp_path, monkeypatch):
     pytest.importorskip("mlflow", reason=NO_MLFLOW)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://at-all")
-    with pytest.raises(RecipeError, match=r"^trackers: mlflow: [^\n]*nowhere[^\n]*$"):
-        open_trackers([section("mlflow")], tmp_path, 0, {})
+    with (
+        pytest.raises(RecipeError, match=r"^trackers: mlflow: [^\n]*nowhere[^\n]*$"),
+        opened_trackers([section("mlflow")], tmp_path, 0, {}),
+    ):
+        pass
 
 
 def test_trackio_gets_numbers_samples_and_tags_under_a_name_of_its_own(tmp_path):
@@ -322,16 +332,15 @@ def test_trackio_gets_numbers_samples_and_tags_under_a_name_of_its_own(tmp_path)
 import sys
 from pathlib import Path
 from test_trackers import SAMPLES, section
-from copd.runs.trackers import open_trackers
+from copd.runs.trackers import opened_trackers
 
 for place in ("a", "b", "b"):
     folder = Path(sys.argv[1]) / "somebody" / place
     folder.mkdir(parents=True, exist_ok=True)
     asked = section("trackio", project="sums", name="first", tags=["tiny"])
-    (log,) = open_trackers([asked], folder, 0, {"seed": 7})
-    log.log(-1, {"update/text/native/reward": 0.25})
-    log.show(-1, SAMPLES)
-    log.close()
+    with opened_trackers([asked], folder, 0, {"seed": 7}) as (log,):
+        log.log(-1, {"update/text/native/reward": 0.25})
+        log.show(-1, SAMPLES)
 print(*[(Path(sys.argv[1]) / "somebody" / each / "trackio-name").read_text() for each in ("a", "b")], sep="|")
 """
     environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "kept"), "HF_HUB_OFFLINE": "1"}
@@ -351,3 +360,14 @@ print(*[(Path(sys.argv[1]) / "somebody" / each / "trackio-name").read_text() for
 def test_what_a_library_says_is_told_in_a_line_without_the_login_of_an_address():
     said = trackers._reason(ValueError("cannot reach http://me:secret@127.0.0.1:9/api\nwhile retrying"))
     assert said == "cannot reach http://***@127.0.0.1:9/api"
+
+
+def test_a_tracker_that_refuses_ends_a_run_before_the_model_is_loaded_and_the_folder_stays_free(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("t.py").write_text("def t(folder, first, recipe): raise OSError('no net')")
+    small = ["evaluation={problems: 1, validation_problems: 1, behaviour_problems: 1}", "schedule.cycles=1"]
+    monkeypatch.setattr("copd.assemble.assembled.Assembled.loaded", property(lambda self: pytest.fail("loaded")))
+    for _ in range(2):
+        with pytest.raises(RecipeError, match=r"^trackers: t\.py:t fails: OSError: no net$"):
+            copd.train(load_recipe("demo", [*small, "trackers=[tensorboard, 't.py:t']"]), tmp_path / "run", quiet=True)
+        assert {path.name for path in (tmp_path / "run").iterdir()} == {"tensorboard"}
