@@ -108,12 +108,14 @@ def explained(detail: Mapping[str, Any], root: type[BaseModel] = Recipe) -> str:
 
 
 def _hint(where: str, value: Any, parents: Sequence[str], root: type[BaseModel]) -> str:
-    """What was probably meant by an unknown key: a misspelt section if a field in it is one of that section's."""
+    """What was probably meant by an unknown key: a misspelt section if its fields are known or free names."""
     known = _known_names(parents, root)
     names = get_close_matches(where.rpartition(".")[2], known, n=1)
     near = [f"did you mean {name!r}?" for name in names]
     foreign = [*dict.fromkeys(meant_within(where, value))][:HINTS] if root is Recipe else []
-    misspelt = isinstance(value, Mapping) and any(set(value) & set(_known_names([*parents, n], root)) for n in names)
+    free = [name for name in names if not parents and get_origin(root.model_fields[name].annotation) is dict]
+    known_within = {key for name in names for key in _known_names([*parents, name], root)}
+    misspelt = isinstance(value, Mapping) and bool(free or set(value) & known_within)
     first, second = (near, foreign) if misspelt else (foreign, near)
     guess = alike(where) if root is Recipe else None
     return "; ".join(first or second) or guess or f"accepted: {', '.join(known)}"

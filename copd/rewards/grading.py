@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -92,7 +93,7 @@ class Grader:
         self._form = answer_form
         self._format_weight = format_weight
         self._warn = warn
-        self._warned: set[str] = set()
+        self._warned: set[tuple[str, bool]] = set()
 
     def grade(self, problems_N: Sequence[Problem], responses_N: Sequence[Response]) -> Grades:
         """The grades of one batch. Raises RecipeError if a problem names an unknown verifier.
@@ -109,12 +110,15 @@ class Grader:
         calls = list(dict.fromkeys(plan for plans in plans_N for plan in plans if not isinstance(plan, Verdict)))
         attempts = dict(zip(calls, self._pool.run(calls), strict=True))
         rewards, correct, failures = [], [], 0
+        asked: Counter[str] = Counter()
+        failed_by: dict[str, list[str]] = {}
         for problem, answer, plans in zip(problems_N, answers, plans_N, strict=True):
             outcomes = [Attempt(plan) if isinstance(plan, Verdict) else attempts[plan] for plan in plans]
             weights = self._graders(problem)
+            asked.update(weights.keys())
             failed = [(name, failure) for name, (_, failure) in zip(weights, outcomes, strict=True) if failure]
             for name, failure in failed:
-                self._tell(name, problem, failure)
+                failed_by.setdefault(name, []).append(f"problem {problem.id!r}: {failure}")
             failures += bool(failed)
             if failed:
                 rewards.append(0.0)
@@ -124,6 +128,8 @@ class Grader:
             score = sum(weight * verdict.score for weight, verdict in zip(weights.values(), verdicts, strict=True))
             rewards.append(self._reward(score, formatted=bool(answer)))
             correct.append(verdicts[0].correct)
+        for name, told in failed_by.items():
+            self._tell(name, told, asked[name])
         return Grades(rewards, correct, failures)
 
     def _graders(self, problem: Problem) -> dict[str, float]:
@@ -158,13 +164,14 @@ class Grader:
     def _reward(self, score: float, *, formatted: bool) -> float:
         return (1 - self._format_weight) * score + self._format_weight * formatted
 
-    def _tell(self, verifier: str, problem: Problem, failure: str) -> None:
-        """Warn of the first failure of each verifier. Later failures are only counted."""
-        if verifier not in self._warned:
-            self._warned.add(verifier)
+    def _tell(self, verifier: str, failed: Sequence[str], asked: int) -> None:
+        """Warn of the first batch with failures of a verifier, and of the first in which it fails on all responses."""
+        kind = verifier, len(failed) == asked
+        if kind not in self._warned:
+            self._warned |= {kind, (verifier, False)}
             self._warn(
-                f"verifier {verifier!r} failed on a response to problem {problem.id!r}: {failure}; such "
-                "responses earn 0 and are counted (grader_failures)"
+                f"verifier {verifier!r} failed on {len(failed)} of {asked} responses, first on one to {failed[0]}; "
+                "such responses earn 0 and are counted (grader_failures)"
             )
 
     def close(self) -> None:

@@ -462,6 +462,7 @@ OVERRIDES = [
     ("schedule.cycles=!!python/name:os.system ''", "python/name:os.system"),
     ("schedule.cycels=2", "schedule.cycels: unknown key; did you mean 'cycles'?"),
     ("shedule.cycles=2", "shedule: unknown key; did you mean 'schedule'?"),
+    ("branchs.a.task.kind=digits", "branchs: unknown key; did you mean 'branches'?"),
     ("schedule.cycles=", "schedule.cycles: .*found 'None'"),
     ("schedule=2", "schedule: .*found '2'"),
     ("sampling.engine=sglang", "sampling.engine: .*'builtin' or 'vllm'"),

@@ -187,15 +187,27 @@ def test_a_user_s_function_sees_the_whole_response_and_may_give_any_number(grade
     assert grade(grader, "trl", "16", "<think>16", "17") == Grades([1.0, 1.0, 0.0], [True, True, False], 0)
 
 
-def test_failures_earn_nothing_are_counted_and_told_of_once_by_verifier_problem_and_reason(grader, said):
+def test_failures_earn_nothing_are_counted_and_told_of_once_with_their_number_problem_and_reason(grader, said):
     said.clear()
     grader._warned.clear()
     texts = ["1.0", "1.0 crash", "none", "no number", "0.5", "nan", "1e300", "1.0 hang"]
     assert grade(grader, "mine", *texts) == Grades([1.0, 0, 0, 0, 0.5, 0, 0, 0], [True, *[False] * 7], 6)
     (warning,) = said
-    assert warning.startswith("verifier 'mine' failed on a response to problem 'text/train/0/0': OSError: no luck; ")
-    assert grade(grader, "mine", "none").failures == 1
+    first = "first on one to problem 'text/train/0/0': OSError: no luck; such responses earn 0"
+    assert warning.startswith(f"verifier 'mine' failed on 6 of 8 responses, {first}")
+    assert grade(grader, "mine", "none", "0.5").failures == 1
     assert len(said) == 1
+
+
+def test_a_verifier_that_fails_on_all_responses_is_told_of_once_more(grader, said):
+    said.clear()
+    grader._warned.clear()
+    for texts in (["none", "0.5"], ["none", "none"], ["none"]):
+        grade(grader, "mine", *texts)
+    assert [warning.partition(" responses")[0] for warning in said] == [
+        "verifier 'mine' failed on 1 of 2",
+        "verifier 'mine' failed on 2 of 2",
+    ]
 
 
 def test_equal_responses_are_called_once(grader, path):

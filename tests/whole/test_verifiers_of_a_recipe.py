@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -119,7 +120,7 @@ def test_the_first_failure_is_shown_with_verifier_problem_and_reason(branch_with
     said = []
     branch_with("'1.0'", warn=said.append).collect("text", 0, 2, 4)
     (warning,) = said
-    assert warning.startswith("verifier 'mine' failed on a response to problem 'text/train/0/")
+    assert re.match(r"verifier 'mine' failed on \d of \d responses, first on one to problem 'text/train/0/", warning)
     assert "TypeError: returned '1.0', not a number" in warning
 
 
