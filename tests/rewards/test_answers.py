@@ -125,6 +125,6 @@ def test_5000_digits_are_text_like_any_other():
     ids=["open", "nested too little", "boxes", "long", "almost", "closing"],
 )
 def test_a_huge_response_is_searched_in_linear_time(response):
-    started = time.perf_counter()
+    started = time.process_time()
     final_answer(response, finished=True)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0

@@ -162,10 +162,10 @@ HOSTILE += [
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=[text[:9] for text in HOSTILE])
 def test_no_text_takes_long(hostile):
-    began = time.perf_counter()
+    began = time.process_time()
     for text in (hostile, hostile[:1000], hostile[:300]):
         judged(text, "16")
         judged(text, text[::-1])
         judged(text, text.replace("2", "3"))
         judged(text + " ", text.replace("1", "2"))
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1

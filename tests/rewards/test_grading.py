@@ -128,9 +128,9 @@ def test_a_right_but_unfinished_response_earns_nothing(grader, text, verifier):
 @pytest.mark.parametrize("verifier", sorted(VERIFIERS))
 @pytest.mark.parametrize("text", HACKS)
 def test_hacks_earn_nothing_and_take_no_time(text, verifier):
-    started = time.perf_counter()
+    started = time.process_time()
     assert grade(Grader(), verifier, text) == Grades([0.0], [False], 0)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 def test_code_in_a_response_is_not_run(grader, tmp_path):

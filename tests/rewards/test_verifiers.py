@@ -75,10 +75,10 @@ def test_exact_forgives_white_space_and_the_encoding_of_accents_only(answer, ref
 
 
 def test_exact_is_quick_where_answer_or_reference_would_take_long_to_normalise():
-    hostile, started = "a" + "\u0316\u0301" * 60_000, time.perf_counter()
+    hostile, started = "a" + "\u0316\u0301" * 60_000, time.process_time()
     assert not exact("a", hostile)
     assert not exact(hostile, "a")
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 NUMBERS = [
@@ -260,9 +260,9 @@ HOSTILE = {
 @pytest.mark.parametrize("verifier", sorted(VERIFIERS))
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_a_hostile_answer_is_wrong_at_once(verifier, hostile):
-    started = time.perf_counter()
+    started = time.process_time()
     assert not VERIFIERS[verifier](HOSTILE[hostile], "16")
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
 
 
 REFERENCE = st.one_of(
