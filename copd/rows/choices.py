@@ -109,6 +109,24 @@ def check_answer(answer: str, letter: str | None, choices: Choices, notes: list[
     notes.append(f"the answer is neither a letter nor a text in the column {choices.column}")
 
 
+def check_unread(column: str, given: Any, answer: str, question: str) -> None:
+    """Raise BadRow for a letter as the answer to a question without letters, if a text beside it is no list."""
+    if (
+        isinstance(given, str)
+        and is_given(given)
+        and answer in [*ascii_uppercase]
+        and not _has_letters(question, given)
+    ):
+        raise BadRow(
+            f"the answer is {answer!r}, and {column} is a text, {visible(given[:40])!r}, which is not shown; accepted: "
+            "a list of texts, or texts by letter"
+        )
+
+
+def _has_letters(question: str, given: str) -> bool:
+    return bool(LETTERED_LINES.search(question)) or given.strip() in question
+
+
 def _by_letter(column: str, given: Mapping[Any, Any]) -> Choices:
     texts, letters = given.get("text"), given.get("label")
     if isinstance(texts, list | tuple) and isinstance(letters, list | tuple) and len(texts) == len(letters):

@@ -23,7 +23,7 @@ from typing import Any
 
 from copd.errors import BadRow, DataError, visible
 from copd.rows.answers import answer_text, behind_hashes, unsaid, within
-from copd.rows.choices import Choices, below, check_answer, choices_of, shows
+from copd.rows.choices import Choices, below, check_answer, check_unread, choices_of, shows
 from copd.rows.columns import left_out
 from copd.rows.media import Reference
 from copd.rows.prompts import Turn, as_text, kind_of, place_media, read_turns, sound_text, sound_unicode
@@ -172,6 +172,8 @@ def read_row(raw: Raw, format_name: str, rules: RowRules, names: Names = NO_NAME
             notes.append(f"the column {choices.column} is not in the prompt that prompt_template makes")
         elif verifier not in rules.own:
             check_answer(answer, rules.letter(answer) if verifier == CHOICE else None, choices, notes)
+    elif choices and verifier not in rules.own:
+        check_unread(choices.column, ours[choices.column], answer, dressed[-1][1])
     images = media.images
     if numbers:
         dressed, images = place_numbered(dressed, images, numbers, notes)

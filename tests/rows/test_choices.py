@@ -69,6 +69,20 @@ def test_a_column_that_is_no_list_of_choices_is_noted_and_not_read():
     assert (row.prompt, row.notes) == ("?", ("the column choices is not read: it is no list of choices",))
 
 
+@pytest.mark.parametrize("given", ["cat; dog", "{'A': 'cat'}", "[cat, dog]"])
+def test_a_letter_that_stands_for_a_choice_nobody_is_shown_is_refused(given):
+    with pytest.raises(BadRow, match=r"the answer is 'B', and options is a text, .*, which is not shown; accepted: "):
+        read_row({"prompt": "Which animal?", "answer": "B", "options": given}, "native", RULES)
+
+
+@pytest.mark.parametrize(
+    "row", [{"prompt": "One of cat; dog?"}, {"prompt": "?\nA. cat\nB. dog"}, {"answer": "2", "verifier": "integer"}]
+)
+def test_a_text_of_choices_that_the_question_shows_or_the_answer_spells_is_only_noted(row):
+    found = read_row({"prompt": "Which animal?", "answer": "B", "options": "cat; dog", **row}, "native", RULES)
+    assert found.notes == ("the column options is not read: it is no list of choices",)
+
+
 def test_choices_that_the_question_does_not_show_are_put_below_it_and_noted():
     row = {"problem": "What colour?", "answer": "B", "verifier": "choice", "options": COLOURS}
     found = read_row(row, "easyr1", RULES)
@@ -99,7 +113,10 @@ def test_a_template_has_the_choices_or_a_note_says_that_it_has_not():
     [
         ({"options": []}, "the column options is empty"),
         ({"options": {"A": None}}, "the column options is empty"),
-        ({"options": "A. red"}, "the column options is not read: it is no list of choices"),
+        (
+            {"options": "A. red", "answer": "7", "verifier": "integer"},
+            "the column options is not read: it is no list of choices",
+        ),
         ({"options": ["red", "red"]}, "two choices in the column options are alike"),
         (
             {"options": ["1) red", "2) blue"]},

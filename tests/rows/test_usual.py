@@ -107,7 +107,7 @@ def test_frames_in_a_column_of_their_own_are_one_video():
 def test_what_only_looks_like_a_list_of_choices_stays_a_text(spelled):
     assert (
         "the column options is not read: it is no list of choices"
-        in read({"prompt": "?", "answer": "B", "options": spelled}).notes
+        in read({"prompt": "?", "answer": "7", "options": spelled}).notes
     )
 
 
