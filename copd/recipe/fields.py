@@ -50,6 +50,12 @@ def schema_of(*names: str) -> WithJsonSchema:
     return WithJsonSchema({"enum": [*names, "path/file.py:NAME"]})
 
 
+def _held(annotation: Any) -> list[Any]:
+    """The types without parts in a type, such as int and NoneType in int | None."""
+    parts = get_args(annotation)
+    return [kind for part in parts for kind in _held(part)] if parts else [annotation]
+
+
 class Section(BaseModel):
     """A section of a recipe. Unknown keys are refused, and values cannot change after reading."""
 
@@ -71,5 +77,11 @@ class Section(BaseModel):
         for key, value in data.items() if isinstance(data, dict) else ():
             held = any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value]))
             if held and key in cls.model_fields and key not in switches:
-                raise ValueError(f".{key}: holds yes, no, on, off, true or false; quote it if it is meant as a word")
+                held_kinds = _held(cls.model_fields[key].annotation)
+                hint = (
+                    "accepted: a number"
+                    if int in held_kinds or float in held_kinds
+                    else "quote it if it is meant as a word"
+                )
+                raise ValueError(f".{key}: holds yes, no, on, off, true or false; {hint}")
         return data

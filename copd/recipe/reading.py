@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib.resources import files
+from os.path import isdir
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def _quoted_where_needed(text: str) -> str:
 def recipe_text(source: str | Path) -> str:
     """The YAML of a recipe's file, or of a builtin recipe. Raises RecipeError if there is neither."""
     path = Path(source)
-    if path.suffix in ROWS:
+    if path.suffix in ROWS and not isdir(path):
         raise RecipeError(
             f"recipe {source}: a file of rows; accepted: a YAML file, which `copd init --model MODEL {source}` writes"
         )
@@ -133,7 +134,8 @@ def recipe_text(source: str | Path) -> str:
         raise RecipeError(f"recipe {source}: not UTF-8 at byte {error.start + 1}; save it as UTF-8") from error
     except OSError as error:
         known = ", ".join(builtin_recipes())
-        why = f" ({first_line(error)})" if isinstance(error, PermissionError) else ""
+        refused = f" ({first_line(error)})" if isinstance(error, PermissionError) else ""
+        why = " (it is a folder)" if source and isdir(path) else refused
         raise RecipeError(
             f"recipe {source}: not a readable file{why}, nor one of the recipes of copd: {known}"
         ) from error

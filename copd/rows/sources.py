@@ -147,11 +147,11 @@ class JsonLinesFile:
             yield partial(_copy_lines, target)
 
     def first_columns(self) -> set[str]:
-        why = "no line in it holds anything"
+        why = "no line in it holds a row"
         for line, _, row in self.scan():
             if isinstance(row, dict):
                 return set(row)
-            if not why.startswith("no row"):
+            if not why.startswith("no row in it"):
                 why = f"no row in it is a JSON object; line {line}: {row}"
         raise DataError(f"{self.given}: {why}")
 

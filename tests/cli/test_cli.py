@@ -35,6 +35,7 @@ BOTH = ["builtin:digits", "builtin:digits"]
         (["plan"], "RECIPE: missing"),
         (["advise"], "RECIPE: missing"),
         (["train", "nothing.yaml"], "recipe nothing.yaml: not a readable file"),
+        (["train", "."], "recipe .: not a readable file (it is a folder), nor one of the recipes of copd"),
         (
             ["doctor", "sums.jsonl"],
             "recipe sums.jsonl: a file of rows; accepted: a YAML file, which `copd init --model",

@@ -156,7 +156,7 @@ def taped(content: bytes) -> bytes:
 ROWS = "\n".join(map(json.dumps, SOUND)).encode()
 BAD_FILES = {
     "0 bytes": (b"", "f.jsonl: empty, 0 bytes"),
-    "empty lines": (b"\n\r\n \n", "f.jsonl: no line in it holds anything"),
+    "empty lines": (b"\n\r\n \n", "f.jsonl: no line in it holds a row"),
     "a list that is cut off": (json.dumps(SOUND).encode()[:-1], "f.jsonl:1: no comma or end of the list"),
     "a column missing everywhere": (
         ROWS.replace(b'"answer"', b'"result"'),
