@@ -33,6 +33,12 @@ class CheckpointError(CopdError):
     """A checkpoint that cannot be written, or that does not match its manifest or the recipe."""
 
 
+class ChangedRunError(CheckpointError):
+    """A run that cannot be resumed because its recipe, data, base, code or versions have changed: a line for each."""
+
+    exit_status = 2
+
+
 class WriteError(CopdError):
     """A file or folder that cannot be written, because of the disk or of its permissions: the message names it."""
 

@@ -52,7 +52,7 @@ def prepare(
 @data.command("check")
 def check(
     file: Annotated[
-        str | None, typer.Argument(help="A .jsonl or .parquet file; default: all files of the branch.")
+        str | None, typer.Argument(help="A .jsonl, .json or .parquet file; default: all files of the branch.")
     ] = None,
     overrides: Overrides = None,
     format_name: Annotated[

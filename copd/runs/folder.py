@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from copd.errors import CheckpointError, RecipeError, WriteError, wrong_in
+from copd.errors import ChangedRunError, CheckpointError, RecipeError, WriteError, wrong_in
 from copd.runs.experts import DECIDE_NOTHING
 from copd.runs.given import GIVEN
 from copd.runs.runlog import RUN_MANIFEST
@@ -45,8 +45,8 @@ def check_folder(
 ) -> list[str]:
     """Check a run folder: it must be new or empty, or to resume hold a run of the same recipe, base, data and versions.
 
-    Raises CheckpointError if the manifest cannot be read, or if something differs. With `force` the differences are
-    returned instead.
+    Raises CheckpointError if the manifest cannot be read, and ChangedRunError if something differs. With `force` the
+    differences are returned instead.
     """
     path = folder / RUN_MANIFEST
     if resume and path.is_file():
@@ -62,7 +62,7 @@ def check_folder(
         changes = [change for change in found if not change.startswith(may_change)]
         if changes and not force:
             lines = [f"{folder}: cannot resume: {change}" for change in changes]
-            raise CheckpointError("\n".join([*lines, FORCED]))
+            raise ChangedRunError("\n".join([*lines, FORCED]))
         return changes
     check_free(folder, resume)
     return []

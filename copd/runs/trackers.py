@@ -271,7 +271,7 @@ def check_trackers(trackers: Sequence[TrackerSection]) -> None:
     for name in (tracker.kind for tracker in trackers if tracker.kind in TRACKERS):
         found = find_spec(name)
         if found is None or found.origin is None:
-            raise RecipeError(f"trackers: {name} is not installed: pip install {name}")
+            raise RecipeError(f"trackers: {name} is not installed: pip install 'copd[{name}]'")
 
 
 @contextmanager

@@ -292,7 +292,7 @@ def test_a_tracker_that_is_not_installed_fails_as_a_run_would(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     recipe = load_recipe("demo-paper", ["trackers=[tensorboard, mlflow]"])
     finding = next(finding for finding in examine(recipe) if finding.check == "trackers")
-    assert (finding.verdict, finding.found) == ("failed", "mlflow is not installed: pip install mlflow")
+    assert (finding.verdict, finding.found) == ("failed", "mlflow is not installed: pip install 'copd[mlflow]'")
 
 
 def test_a_final_table_of_few_problems_is_warned_of_with_the_field_that_gives_more(tmp_path):

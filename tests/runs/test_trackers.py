@@ -197,7 +197,7 @@ def test_what_wandb_refuses_is_a_users_error_and_logs_opened_before_are_closed(t
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow", "trackio"])
 def test_a_missing_tracker_is_told_before_a_folder_is_made(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(RecipeError, match=rf"trackers: {name} is not installed: pip install {name}"):
+    with pytest.raises(RecipeError, match=rf"trackers: {name} is not installed: pip install 'copd\[{name}\]'"):
         copd.train(load_recipe("demo", [f"trackers=[{name}]"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -258,7 +258,7 @@ def test_resume_without_a_recipe_finishes_what_was_stopped(again, command, stopp
 def test_a_change_beside_resume_is_a_change_of_the_run_s_own_recipe(again, command):
     folder, _ = again
     done = command("train", "opd.weight=0.5", "--resume", "--out", str(folder))
-    assert done.returncode == 1
+    assert done.returncode == 2
     said = "cannot resume: recipe.opd.weight was 1.0 and is now 0.5"
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 2
