@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from inspect import cleandoc
 from typing import Any, NoReturn
 
 import typer
@@ -47,7 +48,16 @@ def status_of(app: typer.Typer, words: Sequence[str]) -> int:
 @cache
 def _command_of(app: typer.Typer) -> Any:
     """What parses a command line. It is built once, as typer evaluates the annotations of all commands for it."""
-    return typer.main.get_command(app)
+    command = typer.main.get_command(app)
+    _join_lines(command)
+    return command
+
+
+def _join_lines(command: Any) -> None:
+    """Let each paragraph of the help of a command, and of all below it, be one line: typer breaks it where it must."""
+    command.help = "\n\n".join(" ".join(each.split()) for each in cleandoc(command.help or "").split("\n\n"))
+    for below in getattr(command, "commands", {}).values():
+        _join_lines(below)
 
 
 def leave(status: int) -> NoReturn:
