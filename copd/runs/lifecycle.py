@@ -34,9 +34,9 @@ def alone_in(folder: Path) -> Iterator[None]:
     Folders that were made for this and hold nothing else are removed again. Raises RecipeError if another process has
     locked the folder, or if it cannot be written.
     """
-    new = [each for each in (folder, *folder.parents) if not each.exists()]
     lock = FileLock(folder / LOCK, timeout=PATIENCE)
     try:
+        new = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:

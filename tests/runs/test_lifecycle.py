@@ -53,11 +53,12 @@ def test_a_folder_is_left_as_it_was_found(tmp_path):
     assert sorted(tmp_path.rglob("*")) == [found, used, used / "manifest.json"]
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+@pytest.mark.parametrize("name", ["file/run", "a" * 300], ids=["under a file", "of a name too long"])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, name):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(RecipeError, match=f"--out {tmp_path / 'file' / 'run'}: cannot be written"),
-        alone_in(tmp_path / "file" / "run"),
+        pytest.raises(RecipeError, match=f"--out {tmp_path / name}: cannot be written"),
+        alone_in(tmp_path / name),
     ):
         pass
 
