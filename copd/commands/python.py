@@ -23,7 +23,7 @@ from copd.measure.evaluate import Accuracy
 from copd.recipe.merges import make_merge
 from copd.recipe.model import Recipe
 from copd.recipe.reading import make_recipe, recipe_data
-from copd.runs.folder import STARTED, occupied
+from copd.runs.folder import STARTED, occupied, run_folder
 from copd.runs.given import by_split, write_rows
 from copd.runs.runlog import METRICS, REPORT, RUN_MANIFEST, read_lines
 from copd.runs.saved import result_of
@@ -128,7 +128,7 @@ def train(
     data["verifiers"] = {**(data.get("verifiers") or {}), **{name: source_of(name, f) for name, f in rewards.items()}}
     given = {branch: by_split(branch, own) for branch, own in rows.items()}
     settings = make_recipe(_on_rows(data, {branch: dict.fromkeys(own, "given") for branch, own in given.items()}))
-    folder = Path(out) if out else Path("runs") / f"{settings.method}-seed{settings.seed}"
+    folder = run_folder(out, settings.method, settings.seed)
     if given:
         settings = make_recipe(_on_rows(data, _written(folder, given, resume=resume)))
     return Run(run(settings, folder, resume=resume, force=force, screen=_Quiet() if quiet else None))
