@@ -5,6 +5,7 @@ import json
 import os
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from copd.branches.actor import SamplingSettings
 from copd.branches.branch import Branch, ObjectiveSettings
 from copd.branches.local import local_handle
 from copd.branches.signals import SampledToken
+from copd.errors import CheckpointError
 from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
 from copd.recipe.evaluation import sized
@@ -22,6 +24,7 @@ from copd.runs.checkpoint import latest_checkpoint
 from copd.runs.lifecycle import Stop
 from copd.runs.observer import RunObserver
 from copd.runs.runlog import read_lines
+from copd.runs.trackers import Log
 from copd.schedule import Phase, Schedule, Stretch
 from copd.tasks.digits import Digits
 
@@ -68,7 +71,7 @@ def branches(policy):
 @pytest.fixture
 def observe(tmp_path, branches, listener):
     """An observer of a run of nine steps of RLVR that saves after each."""
-    return lambda: RunObserver(
+    return lambda **others: RunObserver(
         tmp_path,
         {name: local_handle(branch) for name, branch in branches.items()},
         list(branches),
@@ -79,6 +82,7 @@ def observe(tmp_path, branches, listener):
         checkpoint=CheckpointSection(every_steps=1),
         stop=Stop(print),
         display=listener,
+        **others,
     )
 
 
@@ -116,6 +120,18 @@ def test_a_branch_that_is_not_finite_is_never_saved_and_the_older_checkpoint_sta
     assert warning.startswith("after step 2: ")
     assert warning.endswith("no checkpoint after this step")
     assert "image" in warning
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is always full")
+def test_trackers_are_closed_although_the_last_updates_find_the_disk_full(observe, tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    closed = []
+    trackers = [Log(print, print, partial(closed.append, name)) for name in ("first", "second")]
+    observer = observe(trackers=trackers)
+    observer.updated("text", 0, METRICS)
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: cannot be written: .*No space left"):
+        observer.close()
+    assert closed == ["first", "second"]
 
 
 def test_a_step_that_was_skipped_is_told_with_its_branch(observe, listener):
