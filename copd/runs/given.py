@@ -16,7 +16,8 @@ from copd.types import Split
 
 GIVEN = "given"
 """The folder in a run folder with the rows that a program handed over."""
-IN_A_RUN = re.compile(rf"(?:.*/)?({GIVEN}/[\w-]+\.(?:jsonl|parquet))", re.DOTALL)
+SPLITS = [split.value for split in Split]
+IN_A_RUN = re.compile(rf"(?:.*/)?({GIVEN}/[\w-]+-(?:{'|'.join(SPLITS)})\.(?:jsonl|parquet))", re.DOTALL)
 """Pattern of a file that `write_rows` wrote, by its path."""
 ACCEPTED = "accepted: a list of mappings that JSON can express, or a table with to_parquet, such as a datasets.Dataset"
 
@@ -25,20 +26,27 @@ def by_split(branch: str, rows: Any) -> dict[str, Any]:
     """The rows of each split. Rows without splits are for training. Raises RecipeError for another split."""
     if not isinstance(rows, Mapping):
         return {Split.TRAIN.value: rows}
-    names = [split.value for split in Split]
-    if strangers := sorted(map(str, set(rows) - set(names))):
-        raise RecipeError(f"rows.{branch}: unknown split {strangers[0]!r}; accepted: rows, or {', '.join(names)}")
+    if strangers := sorted(map(str, set(rows) - set(SPLITS))):
+        raise RecipeError(f"rows.{branch}: unknown split {strangers[0]!r}; accepted: rows, or {', '.join(SPLITS)}")
     return dict(rows)
 
 
 def wherever_given(value: Any) -> Any:
-    """A part of a manifest without the run folders of rows that a program handed over: they are known by their hash."""
+    """A part of a manifest without the run folders of rows that a program handed over: they are known by their hash.
+
+    Such a file is the only one of its split. Several keep their folders, which tell them apart.
+    """
+    if not isinstance(value, Mapping | list):
+        return value
+    alone = len(value) == 1
+
+    def named(each: Any) -> Any:
+        file = IN_A_RUN.fullmatch(each) if alone and isinstance(each, str) else None
+        return file[1] if file else wherever_given(each)
+
     if isinstance(value, Mapping):
-        return {wherever_given(key): wherever_given(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [wherever_given(item) for item in value]
-    file = IN_A_RUN.fullmatch(value) if isinstance(value, str) else None
-    return file[1] if file else value
+        return {named(key): wherever_given(item) for key, item in value.items()}
+    return [named(item) for item in value]
 
 
 def write_rows(folder: Path, branch: str, split: str, rows: Any) -> Path:

@@ -79,8 +79,11 @@ def test_written_rows_are_known_in_whatever_folder_a_run_lies(tmp_path):
         {"train": [str(write_rows(tmp_path / run, "my-sums", "train", ROWS))]} for run in ("a run", "a\nb/given")
     )
     assert wherever_given(one) == wherever_given(other) == {"train": ["given/my-sums-train.jsonl"]}
-    others = {"a/rows.jsonl": 1, "x": [None, "a/forgiven/t.jsonl"], "given/a b.jsonl": {"y": "given/x/y.jsonl"}}
+    others = {"a/rows.jsonl": 1, "x": ["a/forgiven/t-train.jsonl"], "y": {"a/given/t.jsonl": "given/x/y.jsonl"}}
+    two = ["a/given/t-train.jsonl", "b/given/t-train.jsonl"]
+    several = {"hashes": dict.fromkeys(two, "1"), "files": two}
     assert wherever_given(others) == others
+    assert wherever_given(several) == several, "one of two files of a name must not hide a change of the other"
 
 
 def test_rows_without_splits_are_for_training():
