@@ -23,6 +23,7 @@ LOCK = ".lock"
 """The file of a run folder that a process locks while it trains. A process that does not crash removes it."""
 PATIENCE = 0.5
 """Seconds for which a locked folder is tried again: `in_use` holds a lock for a moment."""
+BUSY = "another process trains into it; let it end, or give another folder"
 GOES_ON = "--resume goes on from the last checkpoint"
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -40,9 +41,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
-        raise RecipeError(
-            f"--out {folder}: another process trains into it; let it end, or give another folder"
-        ) from error
+        raise RecipeError(f"--out {folder}: {BUSY}") from error
     except FileExistsError as error:
         raise RecipeError(f"--out {folder}: is a file; give a folder that is new or empty") from error
     except OSError as error:
