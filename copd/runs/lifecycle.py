@@ -33,10 +33,11 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Make the run folder and lock it against other processes. The system unlocks it however this process ends.
 
     Folders that were made for this and hold nothing else are removed again. Raises RecipeError if another process has
-    locked the folder, or if it cannot be written.
+    locked the folder, if it cannot be written, or if its name is not UTF-8: safetensors reads no weights from there.
     """
     lock = FileLock(folder / LOCK, timeout=PATIENCE)
     try:
+        str(folder).encode()
         new = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -44,6 +45,8 @@ def alone_in(folder: Path) -> Iterator[None]:
         raise RecipeError(f"--out {folder}: {BUSY}") from error
     except FileExistsError as error:
         raise RecipeError(f"--out {folder}: is a file; give a folder that is new or empty") from error
+    except UnicodeEncodeError as error:
+        raise RecipeError(f"--out {str(folder)!a}: is not UTF-8; give a name that is") from error
     except OSError as error:
         raise RecipeError(f"--out {folder}: cannot be written: {error}") from error
     try:

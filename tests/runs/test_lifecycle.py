@@ -63,6 +63,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, name):
         pass
 
 
+def test_a_folder_whose_weights_could_not_be_read_again_is_refused_by_its_name(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    with pytest.raises(RecipeError, match=r"^--out '.*\\udcff': is not UTF-8; give a name that is$"), alone_in(folder):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_in_the_place_of_the_run_folder_is_told(tmp_path):
     (tmp_path / "my.yaml").write_text("")
     with pytest.raises(RecipeError, match=r"my\.yaml: is a file; give a folder"), alone_in(tmp_path / "my.yaml"):
