@@ -28,6 +28,7 @@ from copd.model.folders import SETTINGS, family_in, model_folder, without_weight
 from copd.model.holding import freeze
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe
+from copd.runs.numbers import GIB
 from copd.schedule import Phase
 from copd.system.own_code import load_named
 from copd.types import BASE, Split, Task
@@ -36,7 +37,6 @@ PROBED = 8
 """Training problems of each task whose prompts are measured."""
 TOLD = 3
 """Remedies that a refusal tells, the best first."""
-GIB = 2**30
 HOUR = 3600.0
 
 

@@ -23,8 +23,9 @@ from copd.measure.evaluate import Accuracy
 from copd.recipe.merges import make_merge
 from copd.recipe.model import Recipe
 from copd.recipe.reading import make_recipe, recipe_data
-from copd.runs.folder import STARTED, occupied
+from copd.runs.folder import STARTED, occupied, run_folder
 from copd.runs.given import by_split, write_rows
+from copd.runs.lifecycle import BUSY, in_use
 from copd.runs.runlog import METRICS, REPORT, RUN_MANIFEST, read_lines
 from copd.runs.saved import result_of
 from copd.runs.screen import Screen
@@ -128,7 +129,7 @@ def train(
     data["verifiers"] = {**(data.get("verifiers") or {}), **{name: source_of(name, f) for name, f in rewards.items()}}
     given = {branch: by_split(branch, own) for branch, own in rows.items()}
     settings = make_recipe(_on_rows(data, {branch: dict.fromkeys(own, "given") for branch, own in given.items()}))
-    folder = Path(out) if out else Path("runs") / f"{settings.method}-seed{settings.seed}"
+    folder = run_folder(out, settings.method, settings.seed)
     if given:
         settings = make_recipe(_on_rows(data, _written(folder, given, resume=resume)))
     return Run(run(settings, folder, resume=resume, force=force, screen=_Quiet() if quiet else None))
@@ -214,7 +215,12 @@ def _plain(recipe: Source) -> str | Path | Mapping[str, Any]:
 
 
 def _written(folder: Path, rows: Mapping[str, Mapping[str, Any]], *, resume: bool) -> dict[str, dict[str, str]]:
-    """The files of a run folder that rows are written into, by branch and split."""
+    """The files of a run folder that rows are written into, by branch and split.
+
+    Raises RecipeError for a folder that another process trains into: its rows are not replaced.
+    """
+    if in_use(folder):
+        raise RecipeError(f"--out {folder}: {BUSY}")
     if not resume and occupied(folder, besides=STARTED):
         raise RecipeError(f"--out {folder}: is not empty; give another folder (resume=True goes on with the run in it)")
     return {

@@ -97,10 +97,11 @@ class Needs:
     @property
     def checkpoint(self) -> int:
         """Bytes of a checkpoint of all branches, at its largest."""
+        trained = memory.checkpoint(self.trained, self.recipe.optimizer.kind)
         held = self._whole if self._holds else 0
         kept = memory.kept_batch(self.plan.batches.native, self.recipe.sampling.max_new_tokens)
-        branches = memory.checkpoint(self.trained, self.recipe.optimizer.kind) + held + self.recipe.opd.replay * kept
-        return len(self.plan.branches) * branches
+        beside = held + self.recipe.opd.replay * kept
+        return len(self.plan.branches) * trained + len(self.plan.learners) * beside
 
     @property
     def models(self) -> int:

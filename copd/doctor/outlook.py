@@ -171,9 +171,13 @@ def estimate(plan: Plan, seconds: float, at_once: int) -> Finding:
 
 
 def disk(learning: Mapping[str, Branch], plan: Plan, kept: int, weights_bytes: int) -> Finding:
-    """Compare free disk with the need: final models, and one checkpoint more than `kept` while one is written."""
+    """Compare free disk with the need: final models, and one checkpoint more than `kept` while one is written.
+
+    In a phase whose teachers are held, a checkpoint has their copies too, of `weights_bytes` each.
+    """
     state = learning[plan.learners[0]].state()
-    checkpoint = len(plan.branches) * sum(tensor.nbytes for tensor in state.values())
+    held = len(plan.learners) * weights_bytes if plan.edges and plan.batches.held_teachers else 0
+    checkpoint = len(plan.branches) * sum(tensor.nbytes for tensor in state.values()) + held
     models = len({*plan.branches, plan.product or plan.branches[0]}) * weights_bytes
     needed, free = (kept + 1) * checkpoint + models, shutil.disk_usage(Path.cwd()).free
     found = (

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -207,7 +208,7 @@ def _seal(manifest: Mapping[str, Any]) -> str:
 
 
 SAVES = "checkpoints.jsonl"
-"""The file of a run folder that holds size and time of each checkpoint. It is never cut back."""
+"""The file of a run folder that holds size and time of each checkpoint. Only a half line at its end is cut off."""
 
 
 ACCEPTED = 0.05
@@ -224,6 +225,7 @@ class Saving:
     def __init__(self, path: Path, clock: Callable[[], float] = time.perf_counter) -> None:
         self.save_seconds = self.between_saves_seconds = 0.0
         self._log = JsonLines(path)
+        self._log.truncate(sys.maxsize)
         self._clock = clock
         self._began = self._ended = clock()
         self._warned = False

@@ -10,6 +10,7 @@ from typing import Any
 
 from copd.errors import CheckpointError, RecipeError, wrong_in
 from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, step_folders, verify_checkpoint
+from copd.runs.given import wherever_given
 from copd.runs.runlog import RUN_MANIFEST
 
 DECIDES_EXPERTS = (
@@ -50,7 +51,7 @@ def trajectory(
     order = [list(recipe["branches"])] if recipe["method"] == "mixed" else []
     model = {name: value for name, value in recipe["model"].items() if name not in DECIDE_NOTHING}
     decides = [{name: recipe[name] for name in DECIDES_EXPERTS} | {"model": model}, *files, *order]
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(wherever_given(decides), sort_keys=True).encode()).hexdigest()
 
 
 def expert_checkpoint(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from copd.errors import ChangedRunError, CheckpointError, RecipeError, WriteError, wrong_in
 from copd.runs.experts import DECIDE_NOTHING
-from copd.runs.given import GIVEN
+from copd.runs.given import GIVEN, wherever_given
 from copd.runs.runlog import RUN_MANIFEST
 from copd.runs.trackers import LEFT_BY_A_START
 from copd.system.files import replace_text
@@ -56,7 +57,8 @@ def check_folder(
         except CheckpointError:
             if not force:
                 raise
-        found = [change for key in RESUMED for change in differences(key, before[key], manifest[key])]
+        pairs = {key: (wherever_given(before[key]), wherever_given(manifest[key])) for key in RESUMED}
+        found = [change for key, pair in pairs.items() for change in differences(key, *pair)]
         named = [tracker["kind"] for each in (before, manifest) for tracker in each["recipe"].get("trackers", ())]
         may_change = (*MAY_CHANGE, *(f"code_sha256.{kind} " for kind in named))
         changes = [change for change in found if not change.startswith(may_change)]
@@ -68,7 +70,7 @@ def check_folder(
     return []
 
 
-def run_folder(out: str | Path | None, method: str, seed: int) -> Path:
+def run_folder(out: str | PathLike[str] | None, method: str, seed: int) -> Path:
     """The folder of a run: `out`, by default runs/METHOD-seedSEED."""
     return Path(out) if out else Path("runs") / f"{method}-seed{seed}"
 

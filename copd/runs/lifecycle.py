@@ -23,6 +23,7 @@ LOCK = ".lock"
 """The file of a run folder that a process locks while it trains. A process that does not crash removes it."""
 PATIENCE = 0.5
 """Seconds for which a locked folder is tried again: `in_use` holds a lock for a moment."""
+BUSY = "another process trains into it; let it end, or give another folder"
 GOES_ON = "--resume goes on from the last checkpoint"
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -32,19 +33,20 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Make the run folder and lock it against other processes. The system unlocks it however this process ends.
 
     Folders that were made for this and hold nothing else are removed again. Raises RecipeError if another process has
-    locked the folder, or if it cannot be written.
+    locked the folder, if it cannot be written, or if its name is not UTF-8: safetensors reads no weights from there.
     """
-    new = [each for each in (folder, *folder.parents) if not each.exists()]
     lock = FileLock(folder / LOCK, timeout=PATIENCE)
     try:
+        str(folder).encode()
+        new = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
-        raise RecipeError(
-            f"--out {folder}: another process trains into it; let it end, or give another folder"
-        ) from error
+        raise RecipeError(f"--out {folder}: {BUSY}") from error
     except FileExistsError as error:
         raise RecipeError(f"--out {folder}: is a file; give a folder that is new or empty") from error
+    except UnicodeEncodeError as error:
+        raise RecipeError(f"--out {str(folder)!a}: is not UTF-8; give a name that is") from error
     except OSError as error:
         raise RecipeError(f"--out {folder}: cannot be written: {error}") from error
     try:

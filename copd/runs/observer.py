@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from asyncio import ensure_future, gather
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -279,11 +279,11 @@ class RunObserver:
         return complete(folder, steps_done, parts, notes, self._keep_last, beside=self._kept)
 
     def close(self) -> None:
-        """Close all files: nothing more will be noted."""
-        self._note_updates(self._schedule.steps)
-        self._metrics.close()
-        self._samples.close()
-        self.saving.close()
+        """Close all files, whichever of them fails: nothing more will be noted."""
+        with ExitStack() as closing:
+            for each in (self.saving, self._samples, self._metrics):
+                closing.callback(each.close)
+            self._note_updates(self._schedule.steps)
 
     def restart(self) -> None:
         """Remove what an attempt without a checkpoint has written."""

@@ -81,7 +81,7 @@ def checkpoint_of(run: Path, step: str, product: str | None) -> Checkpoint:
     Raises RunFolderError if there is no such checkpoint, naming those there are, and CheckpointError for a damaged one.
     """
     there = step_folders(run / CHECKPOINTS)
-    named = "nothing yet" if not there else f"checkpoints after {', '.join(map(str, sorted(there)))} steps"
+    named = "none" if not there else f"checkpoints after {', '.join(map(str, sorted(there)))} steps"
     if step == LAST:
         found = latest_checkpoint(run / CHECKPOINTS)
         if found is None:

@@ -20,7 +20,7 @@ from rich.table import Table
 from copd.assemble.plan import Plan
 from copd.measure.behaviour import Behaviour
 from copd.measure.evaluate import Accuracy, columns_of
-from copd.runs.numbers import clock, number, roughly
+from copd.runs.numbers import GIB, clock, number, roughly
 from copd.runs.remaining import TRAINING, Remaining
 from copd.runs.runlog import REPORT
 from copd.runs.stages import Stages
@@ -292,5 +292,5 @@ def steps_in_words(schedule: Schedule) -> str:
 
 def memory_in_words(held: Memory) -> str:
     """GiB of the machine's memory, and of each GPU, if there are any."""
-    gpus = ", ".join(f"{gpu / 2**30:.1f}" for gpu in held.gpus)
-    return f"{held.machine / 2**30:.1f} GiB" + (f", on GPUs {gpus} GiB" if gpus else "")
+    gpus = ", ".join(f"{gpu / GIB:.1f}" for gpu in held.gpus)
+    return f"{held.machine / GIB:.1f} GiB" + (f", on GPUs {gpus} GiB" if gpus else "")

@@ -23,10 +23,13 @@ def every_steps(settings: EvaluationSection, schedule: Schedule) -> Collection[i
     return () if every is None else range(every, schedule.steps + 1, every)
 
 
-def validation_average(table: Sequence[Accuracy], product: str | None) -> float:
-    """The product's average over the capabilities; where it is not in the table, the mean of all models' averages."""
+def validation_average(table: Sequence[Accuracy], product: str | None) -> float | None:
+    """The product's average over the capabilities; the mean of all models' averages where there is no product.
+
+    None for a merge that could not be made, and so is not in the table.
+    """
     averages = {cell.model: cell.greedy.value for cell in table if cell.capability == AVERAGE}
-    return averages[product] if product in averages else fmean(averages.values())
+    return fmean(averages.values()) if product is None else averages.get(product)
 
 
 class Best:
@@ -41,5 +44,5 @@ class Best:
         if event["event"] != "accuracy" or event["step"] < 0:
             return
         value = validation_average(accuracies(event["table"]), self._product)
-        if value > self._value:
+        if value is not None and value > self._value:
             self.steps, self._value = event["step"] + 1, value

@@ -370,7 +370,7 @@ def test_a_checkpoint_holds_what_the_branches_train_hold_and_keep(planned_of, sh
     assert planned_of().checkpoint == 3 * 3 * whole
     assert planned_of("opd.teachers=phase_start").checkpoint == 3 * 4 * whole
     distilled = planned_of("opd.signal=forward_kl", "merge={method: distil, steps: 2}", "opd.replay=2")
-    assert distilled.checkpoint == 4 * (3 * whole + 2 * memory.kept_batch(8, 10))
+    assert distilled.checkpoint == 4 * 3 * whole + 3 * 2 * memory.kept_batch(8, 10), "a student keeps none"
     assert planned_of("checkpoint.keep_last=3").disk == 4 * 9 * whole + 4 * whole
     assert planned_of("checkpoint.keep_last=2", "checkpoint.keep_best=true").disk == 4 * 9 * whole + 4 * whole
 

@@ -11,6 +11,8 @@ import copd
 from copd.commands.python import source_of
 from copd.errors import DataError, RecipeError, RunFolderError
 from copd.measure.evaluate import AVERAGE
+from copd.runs.given import write_rows
+from copd.runs.lifecycle import alone_in
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -157,6 +159,15 @@ def test_a_call_that_failed_before_its_run_began_is_made_again_with_mended_rows(
     with pytest.raises(DataError, match=r"sums-train.jsonl:1: "):
         copd.train(RECIPE, tmp_path / "run", rows={"sums": [{"prompt": "", "answer": 1}, *ROWS]}, **asked)
     assert copd.train(RECIPE, tmp_path / "run", rows={"sums": ROWS}, **asked).table
+
+
+def test_a_second_start_into_a_folder_leaves_the_rows_of_the_first_one_alone(tmp_path):
+    with alone_in(tmp_path / "run"):
+        path = write_rows(tmp_path / "run", "sums", "train", ROWS)
+        before = path.read_bytes()
+        with pytest.raises(RecipeError, match=r"run: another process trains into it; let it end, or give another"):
+            copd.train(RECIPE, tmp_path / "run", overrides=TINY, rows={"sums": ROWS[1:]}, rewards={"mine": short})
+        assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -371,9 +371,15 @@ def test_a_teacher_that_is_no_longer_its_student_fails(bench_of, few_of, changes
 
 
 @pytest.mark.parametrize(
-    ("changes", "trained"), [([], 1_329_792), (["lora={rank: 2, targets: [q_proj]}"], 4 * 2 * 256)]
+    ("changes", "trained", "held"),
+    [
+        ([], 1_329_792, 0),
+        (["opd.teachers=phase_start"], 1_329_792, 1_329_792),
+        (["lora={rank: 2, targets: [q_proj]}", "opd.teachers=phase_start"], 4 * 2 * 256, 1_329_792),
+        (["lora={rank: 2, targets: [q_proj]}"], 4 * 2 * 256, 0),
+    ],
 )
-def test_a_checkpoint_holds_weights_and_both_moments_of_all_branches_or_of_their_adapters(bench_of, changes, trained):
+def test_a_checkpoint_holds_what_is_trained_both_moments_and_the_copies_that_teach(bench_of, changes, trained, held):
     """Three branches; twice three checkpoints at once; at the end the branches and their merge, full weights."""
     bench, plan = bench_of(*changes)
     weights = sum(p.nbytes for name, p in bench.actor.policy.model.named_parameters() if ".lora_" not in name)
@@ -381,7 +387,7 @@ def test_a_checkpoint_holds_weights_and_both_moments_of_all_branches_or_of_their
     found = [disk(bench.learning, plan, kept, weights) for kept in (2, 10**9)]
     assert [finding.verdict for finding in found] == ["ok", "failed"]
     checkpoint, most = (float(mib) for mib in re.findall(r"([\d.]+) MiB", found[0].found))
-    assert checkpoint == pytest.approx(3 * 3 * 4 * trained / 2**20, rel=0.01, abs=0.1)
+    assert checkpoint == pytest.approx(3 * 4 * (3 * trained + held) / 2**20, rel=0.01, abs=0.1)
     assert most == pytest.approx(3 * checkpoint + 4 * weights / 2**20, abs=0.2)
 
 

@@ -80,6 +80,16 @@ def test_experts_have_one_trajectory_whichever_method_takes_them_over():
     assert len({trajectory(recipe, {}, {}, {}) for recipe in recipes}) == 1
 
 
+def test_rows_that_a_program_handed_over_to_each_run_are_one_trajectory_if_they_are_the_same():
+    def of(folder: str, sha256: str) -> str:
+        file = f"{folder}/given/text-train.jsonl"
+        task = f"branches.text.task={{kind: rows, train: [{file}], verifier: integer}}"
+        recipe = load_recipe("demo-paper", [task]).model_dump(mode="json")
+        return trajectory(recipe, {}, {"text": {"train": {file: sha256}}}, {})
+
+    assert of("runs/experts", "a") == of("runs/copd", "a") != of("runs/copd", "b")
+
+
 def test_the_type_of_exports_and_the_leave_to_take_the_plain_path_are_no_part_of_a_trajectory():
     changes = ["model.export_dtype=bfloat16", "model.allow_plain_path=true"]
     recipes = [

@@ -43,6 +43,18 @@ def test_a_run_of_the_same_recipe_goes_on(tmp_path):
     check(tmp_path / "run", manifest_of("seed=3"))
 
 
+def test_a_run_on_the_rows_of_a_program_goes_on_in_another_folder_if_they_are_the_same(tmp_path):
+    def manifest(folder: str, sha256: str) -> dict:
+        file = f"{folder}/given/text-train.jsonl"
+        recipe = manifest_of(f"branches.text.task={{kind: rows, train: [{file}], verifier: integer}}")["recipe"]
+        return manifest_of(recipe=recipe, data_sha256={"text": {"train": {file: sha256}}})
+
+    claim(tmp_path, manifest("runs/a", "1"))
+    check(tmp_path, manifest("/moved to/b", "1"))
+    with pytest.raises(CheckpointError, match=r"data_sha256\.text\.train\.given/text-train\.jsonl was '1' and is now"):
+        check(tmp_path, manifest("/moved to/b", "2"))
+
+
 def test_a_recipe_from_before_a_field_goes_on_where_the_field_has_its_default(tmp_path):
     fields = ("reward", "lora", "grpo.iterations", "branches.text.device", "branches.image.task.noise")
     claim(tmp_path / "run", older(manifest_of(), *fields))

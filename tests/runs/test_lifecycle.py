@@ -53,13 +53,21 @@ def test_a_folder_is_left_as_it_was_found(tmp_path):
     assert sorted(tmp_path.rglob("*")) == [found, used, used / "manifest.json"]
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+@pytest.mark.parametrize("name", ["file/run", "a" * 300], ids=["under a file", "of a name too long"])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, name):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(RecipeError, match=f"--out {tmp_path / 'file' / 'run'}: cannot be written"),
-        alone_in(tmp_path / "file" / "run"),
+        pytest.raises(RecipeError, match=f"--out {tmp_path / name}: cannot be written"),
+        alone_in(tmp_path / name),
     ):
         pass
+
+
+def test_a_folder_whose_weights_could_not_be_read_again_is_refused_by_its_name(tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xff")
+    with pytest.raises(RecipeError, match=r"^--out '.*\\udcff': is not UTF-8; give a name that is$"), alone_in(folder):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_in_the_place_of_the_run_folder_is_told(tmp_path):

@@ -5,6 +5,7 @@ import json
 import os
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from copd.branches.actor import SamplingSettings
 from copd.branches.branch import Branch, ObjectiveSettings
 from copd.branches.local import local_handle
 from copd.branches.signals import SampledToken
+from copd.errors import CheckpointError
 from copd.maths.distill import clamped_delta
 from copd.model.learner import Learner
 from copd.recipe.evaluation import sized
@@ -116,6 +118,18 @@ def test_a_branch_that_is_not_finite_is_never_saved_and_the_older_checkpoint_sta
     assert warning.startswith("after step 2: ")
     assert warning.endswith("no checkpoint after this step")
     assert "image" in warning
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is always full")
+def test_files_are_closed_although_the_last_updates_find_the_disk_full(observe, tmp_path, monkeypatch):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    observer, closed = observe(), []
+    for name in ("_metrics", "_samples", "saving"):
+        monkeypatch.setattr(getattr(observer, name), "close", partial(closed.append, name))
+    observer.updated("text", 0, METRICS)
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl: cannot be written: .*No space left"):
+        observer.close()
+    assert closed == ["_metrics", "_samples", "saving"]
 
 
 def test_a_step_that_was_skipped_is_told_with_its_branch(observe, listener):

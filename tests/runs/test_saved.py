@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from copd.errors import RunFolderError
-from copd.runs.saved import Reference, recipe_of, reference_of, run_of
+from copd.runs.saved import Reference, checkpoint_of, recipe_of, reference_of, run_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -67,3 +67,8 @@ def test_a_damaged_manifest_is_told_not_passed_over(tmp_path, text):
     assert run_of(str(tmp_path / "merged")) == tmp_path
     with pytest.raises(RunFolderError, match="not a run folder"):
         recipe_of(tmp_path)
+
+
+def test_a_run_without_a_checkpoint_says_so(tmp_path):
+    with pytest.raises(RunFolderError, match=rf"^{tmp_path}: has no checkpoint after 7 steps; there are none$"):
+        checkpoint_of(tmp_path, "7", None)

@@ -45,6 +45,13 @@ def test_each_checkpoint_is_noted_with_its_size_and_times(tmp_path, checkpoint):
     assert saving.as_record() == {"save_seconds": 4.0, "between_saves_seconds": 100.0}
 
 
+def test_a_half_line_of_a_crash_is_cut_off_before_the_next_checkpoint_is_noted(tmp_path, checkpoint):
+    path, clock = tmp_path / "checkpoints.jsonl", Clock()
+    path.write_text('{"steps_done": 25}\n{"steps_done": 5')
+    save(Saving(path, clock), clock, checkpoint, between=60.0, took=1.5, steps_done=50)
+    assert [record["steps_done"] for record in read_lines(path)] == [25, 50]
+
+
 def test_what_became_of_no_checkpoint_counts_as_time_between(tmp_path, checkpoint):
     clock = Clock()
     saving = Saving(tmp_path / "checkpoints.jsonl", clock)

@@ -42,7 +42,13 @@ def best(product, *seen):
 def test_the_best_step_is_that_of_the_product_and_of_equal_ones_the_first():
     seen = [event(step, text=share, merged=value) for step, share, value in ((0, 0.1, 0.5), (1, 0.9, 0.4), (2, 0, 0.5))]
     assert best("merged", *seen) == 1
-    assert best("other", event(0, a=0.2, b=0.4), event(1, a=0.1, b=0.6), event(2, a=0.0, b=0.0)) == 2
+    assert best(None, event(0, a=0.2, b=0.4), event(1, a=0.1, b=0.6), event(2, a=0.0, b=0.0)) == 2
+
+
+def test_a_step_whose_branches_could_not_be_merged_is_never_the_best():
+    seen = [event(0, text=0.9), event(1, text=0.1, merged=0.0), event(2, text=0.9)]
+    assert best("merged", *seen) == 2
+    assert best("merged", seen[0]) is None
 
 
 def test_the_base_and_other_events_are_no_best_step():
