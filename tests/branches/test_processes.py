@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from email.message import Message
 from functools import partial
+from urllib.error import HTTPError
 
 import pytest
 import torch
@@ -15,8 +17,9 @@ import torch
 from copd.assemble.branches import lone_branch
 from copd.assemble.tasks import make_tasks
 from copd.branches.local import local_handle
+from copd.branches.patience import Patience
 from copd.branches.processes import BranchProcess
-from copd.errors import ProcessError, RecipeError
+from copd.errors import LostBranchError, ProcessError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.system.files import sha256
 from copd.tasks.asked import Asked
@@ -49,6 +52,18 @@ def warning_branch(warn):
         branch.collect = and_warn
         yield branch
         warn("two rows were left out")
+
+
+def silent_disk(warn):
+    raise TimeoutError(110, "Connection timed out", "model.safetensors")
+
+
+def refusing_server(warn):
+    raise HTTPError("http://localhost", 503, "Service Unavailable", Message(), None)
+
+
+def endless(warn):
+    time.sleep(600)
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +225,37 @@ def test_a_branch_that_cannot_be_built_says_why_as_it_would_here():
     assert not is_alive(process._process.pid)
 
 
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (silent_disk, TimeoutError, "Connection timed out: 'model.safetensors'"),
+        (refusing_server, RuntimeError, "HTTPError: HTTP Error 503: Service Unavailable"),
+    ],
+    ids=["of the system, whose class is that of a wait", "of a library, which cannot be read from bytes"],
+)
+def test_an_error_in_building_comes_through_and_its_branch_is_not_called_slow(make, error, said):
+    process, told = BranchProcess("text", make, print, drawn_here()), []
+    with pytest.raises(error, match=said):
+        process.handle(Patience(10, 20, told.append))
+    process.close()
+    assert told == []
+
+
+def test_a_student_that_does_not_hand_over_its_responses_is_named_and_not_its_teacher(pair, monkeypatch):
+    processes, told = [process_of(branch) for branch in pair], []
+    for process in processes:
+        monkeypatch.setattr(process, "_ask", process._ask)
+    rollouts = asyncio.run(pair[0].collect("image", 4, 1, 4))
+    teacher = [process.handle(Patience(0.005, 0.02, told.append)) for process in processes][1]
+    os.kill(processes[0].process, signal.SIGSTOP)
+    try:
+        with pytest.raises(LostBranchError, match=r"^branch text: `content` has given no answer"):
+            asyncio.run(teacher.score(rollouts))
+    finally:
+        os.kill(processes[0].process, signal.SIGCONT)
+    assert told == ["branch text: `content` has taken 0.005 minutes so far"]
+
+
 def test_a_process_that_is_killed_in_a_call_is_named_at_once():
     process = started("video")
     branch = process.handle()
@@ -251,21 +297,22 @@ def test_warnings_of_a_process_reach_the_run_with_the_next_answer_and_at_the_end
 OWNER = """
 import os, sys, time
 sys.path.insert(0, {folder!r})
-from test_processes import started
-process = started("text")
-process.handle()
-print(process._process.pid, flush=True)
+from test_processes import BranchProcess, drawn_here, endless, started
+waiting, busy = started("text"), BranchProcess("image", endless, print, drawn_here())
+waiting.handle()
+print(waiting.process, busy.process, flush=True)
 time.sleep(600)
 """
 
 
-def test_a_process_ends_with_the_run_that_started_it_however_that_ends():
+def test_processes_end_with_the_run_that_started_them_however_that_ends_and_whatever_they_do():
     script = OWNER.format(folder=os.path.dirname(__file__))
     run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    pid = int(run.stdout.readline())
+    pids = [int(pid) for pid in run.stdout.readline().split()]
+    assert all(map(is_alive, pids))
     run.kill()
     run.wait()
     deadline = time.monotonic() + 60
-    while is_alive(pid) and time.monotonic() < deadline:
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not is_alive(pid)
+    assert not any(map(is_alive, pids))
