@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager, suppress
 from email.message import Message
 from functools import partial
+from types import SimpleNamespace
 from urllib.error import HTTPError
 
 import pytest
@@ -41,11 +42,13 @@ def drawn_here():
 
 @contextmanager
 def warning_branch(warn):
-    """The branch `image`, which warns when it collects, and when it ends."""
+    """The branch `image`, which warns when it collects, and when it ends. It does not reach the videos."""
     with lone_branch(RECIPE, "image", NAMES.index("image"), None, warn) as branch:
         collect = branch.collect
 
         def and_warn(*asked, **options):
+            if asked[0] == "video":
+                raise HTTPError("http://localhost", 503, "Service Unavailable", Message(), None)
             warn("a grader failed")
             return collect(*asked, **options)
 
@@ -58,12 +61,17 @@ def silent_disk(warn):
     raise TimeoutError(110, "Connection timed out", "model.safetensors")
 
 
-def refusing_server(warn):
-    raise HTTPError("http://localhost", 503, "Service Unavailable", Message(), None)
+@contextmanager
+def idle(warn):
+    yield SimpleNamespace(capability="text", policy=SimpleNamespace(allowed_tokens=1))
 
 
-def endless(warn):
-    time.sleep(600)
+@contextmanager
+def waiting(warn):
+    with idle(warn) as branch:
+        branch.collect = lambda *_, **__: time.sleep(600)
+        branch.asked = drawn_here().__self__
+        yield branch
 
 
 @pytest.fixture(scope="module")
@@ -225,20 +233,21 @@ def test_a_branch_that_cannot_be_built_says_why_as_it_would_here():
     assert not is_alive(process._process.pid)
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "said"),
-    [
-        (silent_disk, TimeoutError, "Connection timed out: 'model.safetensors'"),
-        (refusing_server, RuntimeError, "HTTPError: HTTP Error 503: Service Unavailable"),
-    ],
-    ids=["of the system, whose class is that of a wait", "of a library, which cannot be read from bytes"],
-)
-def test_an_error_in_building_comes_through_and_its_branch_is_not_called_slow(make, error, said):
-    process, told = BranchProcess("text", make, print, drawn_here()), []
-    with pytest.raises(error, match=said):
-        process.handle(Patience(10, 20, told.append))
-    process.close()
+def test_a_disk_that_times_out_in_building_is_told_as_that_and_the_branch_is_not_called_slow():
+    process, told = BranchProcess("text", silent_disk, print, drawn_here()), []
+    try:
+        with pytest.raises(TimeoutError, match=r"Connection timed out: 'model\.safetensors'"):
+            process.handle(Patience(10, 20, told.append))
+    finally:
+        process.close()
     assert told == []
+
+
+def test_a_library_s_error_that_cannot_be_read_from_its_bytes_is_told_in_words(pair):
+    with pytest.raises(
+        RuntimeError, match=r"^HTTPError: HTTP Error 503: Service Unavailable\nin the branch's process:"
+    ):
+        asyncio.run(pair[1].collect("video", 0, 1, 1))
 
 
 def test_a_student_that_does_not_hand_over_its_responses_is_named_and_not_its_teacher(pair, monkeypatch):
@@ -295,13 +304,13 @@ def test_warnings_of_a_process_reach_the_run_with_the_next_answer_and_at_the_end
 
 
 OWNER = """
-import os, sys, time
+import asyncio, sys
 sys.path.insert(0, {folder!r})
-from test_processes import BranchProcess, drawn_here, endless, started
-waiting, busy = started("text"), BranchProcess("image", endless, print, drawn_here())
-waiting.handle()
-print(waiting.process, busy.process, flush=True)
-time.sleep(600)
+from test_processes import BranchProcess, drawn_here, idle, waiting
+processes = [BranchProcess(make.__name__, make, print, drawn_here()) for make in (idle, waiting)]
+handles = [process.handle() for process in processes]
+print(*(process.process for process in processes), flush=True)
+asyncio.run(handles[1].collect("text", 0, 1, 1))
 """
 
 
@@ -309,6 +318,7 @@ def test_processes_end_with_the_run_that_started_them_however_that_ends_and_what
     script = OWNER.format(folder=os.path.dirname(__file__))
     run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     pids = [int(pid) for pid in run.stdout.readline().split()]
+    assert len(pids) == 2
     assert all(map(is_alive, pids))
     run.kill()
     run.wait()
