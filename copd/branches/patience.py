@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from copd.branches.handle import Carry
 from copd.errors import LostBranchError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -21,23 +19,20 @@ class Patience:
     given_up_after: float
     warn: Callable[[str], None]
 
-    def built(self, name: str, wait: Callable[[float], T]) -> T:
-        """What `wait` gives for the branch `name`, which is being built; it takes the most seconds that it may last.
+    def built(self, name: str, is_built: Callable[[float], bool]) -> None:
+        """Wait until the branch `name` is built, or its building has failed; a slow branch is named.
 
-        A slow branch is named. Raises LostBranchError for one that is not built in time, and what `wait` raises but for
-        TimeoutError.
+        `is_built` tells whether that is so, after so many seconds at most. Raises LostBranchError if it is not so in
+        time.
         """
-        try:
-            return wait(60 * self.named_after)
-        except TimeoutError:
-            self.warn(f"branch {name}: has been in building for {self.named_after:g} minutes so far")
-        try:
-            return wait(60 * (self.given_up_after - self.named_after))
-        except TimeoutError as error:
+        if is_built(60 * self.named_after):
+            return
+        self.warn(f"branch {name}: has been in building for {self.named_after:g} minutes so far")
+        if not is_built(60 * (self.given_up_after - self.named_after)):
             raise LostBranchError(
                 f"branch {name}: has not been built within {self.given_up_after:g} minutes; where that is normal, "
                 "raise backend.give_up_minutes"
-            ) from error
+            )
 
     def applied(self, name: str, carry: Carry) -> Carry:
         """The carrier of the branch `name`, with this patience.

@@ -9,10 +9,11 @@ process ends with the run that started it, however the run ends.
 from __future__ import annotations
 
 import asyncio
+import pickle
 import signal
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
@@ -20,11 +21,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from copd.branches.actor import Actor
-from copd.branches.handle import Handle
+from copd.branches.handle import Carry, Handle
 from copd.branches.patience import Patience
 from copd.branches.travel import Draw, from_bytes, to_bytes
 from copd.errors import CopdError, LostBranchError, ProcessError
-from copd.system.processes import Memory, Served, peak
+from copd.system.processes import Memory, Served, end_with_starter, peak
 from copd.types import Part, Rollouts
 
 Make = Callable[..., AbstractContextManager[Actor]]
@@ -67,15 +68,17 @@ class BranchProcess:
         self.process = self._process.pid
         theirs.close()
         self._line = ThreadPoolExecutor(1)
+        self._ask: Carry = self._exchanged
         self._busy = True
         self._ready: Future[Any] = self._line.submit(self._receive)
 
     def handle(self, patience: Patience | None = None) -> Handle:
         """The handle on the branch, once the branch is built. Raises whatever building the branch raised."""
-        ready = self._ready.result
-        capability, allowed_tokens = patience.built(self.name, ready) if patience else ready()
-        carry = patience.applied(self.name, self._carry) if patience else self._carry
-        return Handle(self.name, allowed_tokens, carry, capability)
+        if patience:
+            patience.built(self.name, self._is_built)
+            self._ask = patience.applied(self.name, self._exchanged)
+        capability, allowed_tokens = self._ready.result()
+        return Handle(self.name, allowed_tokens, self._carry, capability)
 
     def close(self) -> None:
         """End the process, even in the middle of a call; that call then fails."""
@@ -91,6 +94,9 @@ class BranchProcess:
             self._process.join()
             self._line.shutdown()
             self._pipe.close()
+
+    def _is_built(self, seconds: float) -> bool:
+        return bool(wait([self._ready], seconds).done)
 
     async def _carry(self, method: str, *arguments: Any, **options: Any) -> Any:
         if method == "score":
@@ -116,7 +122,7 @@ class BranchProcess:
             for part, kept in zip(parts, references, strict=True)
         ]
 
-    async def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
+    async def _exchanged(self, method: str, *arguments: Any, **options: Any) -> Any:
         message = (method, arguments, options)
         return await asyncio.get_running_loop().run_in_executor(self._line, self._exchange, message)
 
@@ -154,8 +160,10 @@ def serve(pipe: Connection, make: Make) -> None:
     """Build the branch, then answer calls until `END` comes or the pipe closes: the main function of a process.
 
     An answer is (value, exception or None, warnings since the last answer, most memory held). The process ignores
-    signals that go to all processes of a run: the main process ends the others.
+    signals that go to all processes of a run: the main process ends the others. Without a main process a call is not
+    finished.
     """
+    end_with_starter(ENDING_SECONDS)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     warnings: list[str] = []
@@ -228,7 +236,9 @@ class _Desk:
 def _portable(error: Exception) -> Exception:
     """The exception in a form that can travel, with the place where it was raised."""
     if isinstance(error, CopdError | OSError):
-        return error
+        with suppress(Exception):  # a library's own error may not be read again from what is written of it
+            pickle.loads(pickle.dumps(error))
+            return error
     portable = RuntimeError(f"{type(error).__name__}: {error}")
     portable.add_note("in the branch's process:\n" + "".join(traceback.format_exception(error)))
     return portable

@@ -34,7 +34,7 @@ from copd.branches.processes import Make
 from copd.branches.travel import Draw, from_bytes, to_bytes
 from copd.compute.ranks import Meeting
 from copd.errors import LostBranchError, ProcessError, first_line
-from copd.system.cluster import got
+from copd.system.cluster import are_there, got
 from copd.system.processes import Memory, peak, summed
 from copd.types import Part, Rollouts
 
@@ -123,8 +123,9 @@ class RayBranch:
         """
         self._find_room()
         try:
-            wait = partial(got, self._ready)
-            answers = patience.built(self.name, wait) if patience else wait()
+            if patience:
+                patience.built(self.name, self._is_built)
+            answers = got(self._ready)
         except RayError as error:
             raise self._raised(error) from error
         capability, allowed_tokens, self.node, self.process = self._opened(answers)
@@ -138,6 +139,9 @@ class RayBranch:
                 ray.kill(actor)
         with suppress(RayError):
             remove_placement_group(self._group)
+
+    def _is_built(self, seconds: float) -> bool:
+        return are_there(self._ready, seconds)
 
     def _find_room(self) -> None:
         found, most = [self._group.ready()], 60 * self._resources.minutes

@@ -72,6 +72,12 @@ def _check_reached(address: str) -> None:
             pass
 
 
+def are_there(references: Sequence[ray.ObjectRef[Any]], seconds: float) -> bool:
+    """Whether all values are there, or the error of one, after so many seconds at most."""
+    done, waiting = wait([reference.future() for reference in references], seconds, FIRST_EXCEPTION)
+    return not waiting or any(future.exception() for future in done)
+
+
 def got(references: Sequence[ray.ObjectRef[Any]], seconds: float | None = None) -> list[Any]:
     """The values of references, as by `ray.get`. That turns whatever a signal's handler raises into SystemExit(1).
 

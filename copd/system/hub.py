@@ -12,6 +12,8 @@ from copd.errors import CopdError, first_line
 from copd.system.files import COMMIT
 
 logger = logging.getLogger(__name__)
+OUTAGES = (429, *range(500, 600))
+"""The statuses with which the hub says that it cannot answer now."""
 
 
 @cache
@@ -29,11 +31,11 @@ def commit_of(repository: str, revision: str, kind: Literal["model", "dataset"])
     where = ""
     try:
         commit = HfApi().repo_info(repository, revision=revision, repo_type=kind).sha or ""
-    except HfHubHTTPError as error:
-        raise CopdError(f"{repository} has no revision {revision!r} for this user: {first_line(error)}") from error
     except HFValidationError as error:
         raise CopdError(f"{repository!r} is no id of the hub; accepted: OWNER/NAME") from error
     except Exception as error:  # network and client: each library beneath has its own errors
+        if isinstance(error, HfHubHTTPError) and error.response.status_code not in OUTAGES:
+            raise CopdError(f"{repository} has no revision {revision!r} for this user: {first_line(error)}") from error
         commit, where = _cached(repository, revision, kind), " in the cache, since the hub cannot be reached"
         if not commit:
             reason = first_line(error)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from copd.errors import RecipeError
+from copd.system.signals import Ended
 
 
 class OwnCode(NamedTuple):
@@ -64,7 +65,9 @@ def loaded(code: OwnCode, field: str) -> Any:
     """`load_code` for a field of the recipe. Raises RecipeError naming the field and why the code cannot be used."""
     try:
         return load_code(code)
-    except Exception as error:
+    except Ended:
+        raise
+    except (Exception, SystemExit) as error:  # a script without a guard may end with sys.exit(0)
         reason = " ".join(str(error).split())[:200]
         raise RecipeError(
             f"{field}: {code.path}:{code.name} cannot be used: {type(error).__name__}: {reason}"

@@ -13,11 +13,12 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
-from multiprocessing import forkserver, popen_forkserver, reduction, spawn, util
+from multiprocessing import forkserver, parent_process, popen_forkserver, reduction, spawn, util
 from multiprocessing.context import ForkServerContext, ForkServerProcess, set_spawning_popen
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -110,6 +111,22 @@ class Served(ForkServerContext):
     """Processes forked from a server of their own, which has imported the module of `begin_to_import`."""
 
     Process = _ServedProcess
+
+
+def end_with_starter(seconds: float) -> None:
+    """Called in a `Served` process: it ends so many seconds after the process that started it, even in a computation.
+
+    Its parent, as the system sees it, is the server.
+    """
+    starter = parent_process()
+    assert starter
+
+    def watch() -> None:
+        starter.join()
+        time.sleep(seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def end_with_parent() -> None:

@@ -7,7 +7,10 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from email.message import Message
 from functools import partial
+from types import SimpleNamespace
+from urllib.error import HTTPError
 
 import pytest
 import torch
@@ -15,8 +18,9 @@ import torch
 from copd.assemble.branches import lone_branch
 from copd.assemble.tasks import make_tasks
 from copd.branches.local import local_handle
+from copd.branches.patience import Patience
 from copd.branches.processes import BranchProcess
-from copd.errors import ProcessError, RecipeError
+from copd.errors import LostBranchError, ProcessError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.system.files import sha256
 from copd.tasks.asked import Asked
@@ -38,17 +42,36 @@ def drawn_here():
 
 @contextmanager
 def warning_branch(warn):
-    """The branch `image`, which warns when it collects, and when it ends."""
+    """The branch `image`, which warns when it collects, and when it ends. It does not reach the videos."""
     with lone_branch(RECIPE, "image", NAMES.index("image"), None, warn) as branch:
         collect = branch.collect
 
         def and_warn(*asked, **options):
+            if asked[0] == "video":
+                raise HTTPError("http://localhost", 503, "Service Unavailable", Message(), None)
             warn("a grader failed")
             return collect(*asked, **options)
 
         branch.collect = and_warn
         yield branch
         warn("two rows were left out")
+
+
+def silent_disk(warn):
+    raise TimeoutError(110, "Connection timed out", "model.safetensors")
+
+
+@contextmanager
+def idle(warn):
+    yield SimpleNamespace(capability="text", policy=SimpleNamespace(allowed_tokens=1))
+
+
+@contextmanager
+def waiting(warn):
+    with idle(warn) as branch:
+        branch.collect = lambda *_, **__: time.sleep(600)
+        branch.asked = drawn_here().__self__
+        yield branch
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +233,38 @@ def test_a_branch_that_cannot_be_built_says_why_as_it_would_here():
     assert not is_alive(process._process.pid)
 
 
+def test_a_disk_that_times_out_in_building_is_told_as_that_and_the_branch_is_not_called_slow():
+    process, told = BranchProcess("text", silent_disk, print, drawn_here()), []
+    try:
+        with pytest.raises(TimeoutError, match=r"Connection timed out: 'model\.safetensors'"):
+            process.handle(Patience(10, 20, told.append))
+    finally:
+        process.close()
+    assert told == []
+
+
+def test_a_library_s_error_that_cannot_be_read_from_its_bytes_is_told_in_words(pair):
+    with pytest.raises(
+        RuntimeError, match=r"^HTTPError: HTTP Error 503: Service Unavailable\nin the branch's process:"
+    ):
+        asyncio.run(pair[1].collect("video", 0, 1, 1))
+
+
+def test_a_student_that_does_not_hand_over_its_responses_is_named_and_not_its_teacher(pair, monkeypatch):
+    processes, told = [process_of(branch) for branch in pair], []
+    for process in processes:
+        monkeypatch.setattr(process, "_ask", process._ask)
+    rollouts = asyncio.run(pair[0].collect("image", 4, 1, 4))
+    teacher = [process.handle(Patience(0.005, 0.02, told.append)) for process in processes][1]
+    os.kill(processes[0].process, signal.SIGSTOP)
+    try:
+        with pytest.raises(LostBranchError, match=r"^branch text: `content` has given no answer"):
+            asyncio.run(teacher.score(rollouts))
+    finally:
+        os.kill(processes[0].process, signal.SIGCONT)
+    assert told == ["branch text: `content` has taken 0.005 minutes so far"]
+
+
 def test_a_process_that_is_killed_in_a_call_is_named_at_once():
     process = started("video")
     branch = process.handle()
@@ -249,23 +304,25 @@ def test_warnings_of_a_process_reach_the_run_with_the_next_answer_and_at_the_end
 
 
 OWNER = """
-import os, sys, time
+import asyncio, sys
 sys.path.insert(0, {folder!r})
-from test_processes import started
-process = started("text")
-process.handle()
-print(process._process.pid, flush=True)
-time.sleep(600)
+from test_processes import BranchProcess, drawn_here, idle, waiting
+processes = [BranchProcess(make.__name__, make, print, drawn_here()) for make in (idle, waiting)]
+handles = [process.handle() for process in processes]
+print(*(process.process for process in processes), flush=True)
+asyncio.run(handles[1].collect("text", 0, 1, 1))
 """
 
 
-def test_a_process_ends_with_the_run_that_started_it_however_that_ends():
+def test_processes_end_with_the_run_that_started_them_however_that_ends_and_whatever_they_do():
     script = OWNER.format(folder=os.path.dirname(__file__))
     run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    pid = int(run.stdout.readline())
+    pids = [int(pid) for pid in run.stdout.readline().split()]
+    assert len(pids) == 2
+    assert all(map(is_alive, pids))
     run.kill()
     run.wait()
     deadline = time.monotonic() + 60
-    while is_alive(pid) and time.monotonic() < deadline:
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not is_alive(pid)
+    assert not any(map(is_alive, pids))

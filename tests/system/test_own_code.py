@@ -4,6 +4,7 @@ import pytest
 
 from copd.errors import RecipeError
 from copd.system.own_code import find_code, load_code, load_named, loaded, running
+from copd.system.signals import Ended, handled_by
 
 FILE = """
 from copd.system.own_code import running
@@ -57,6 +58,7 @@ def test_a_file_that_has_changed_since_it_was_found_is_not_run(file):
         ("f = 3", "ValueError: .* has no function or class 'f'"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("def f(:", "SyntaxError"),
+        ("import sys\nsys.exit(0)", "SystemExit: 0"),
     ],
 )
 def test_code_that_cannot_be_used_is_named_with_its_field_and_the_reason_each_time(tmp_path, text, reason):
@@ -65,6 +67,17 @@ def test_code_that_cannot_be_used_is_named_with_its_field_and_the_reason_each_ti
     for _ in range(2):
         with pytest.raises(RecipeError, match=rf"^trackers.0: .*mine.py:f cannot be used: {reason}"):
             load_named(f"{path}:f", "trackers.0")
+
+
+def test_a_signal_while_a_file_is_run_still_ends_the_work(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)")
+
+    def end(number, _):
+        raise Ended(number)
+
+    with handled_by(end), pytest.raises(Ended):
+        load_named(f"{path}:f", "trackers.0")
 
 
 def test_a_missing_file_is_named_with_its_field():

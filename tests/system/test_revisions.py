@@ -26,6 +26,9 @@ class Api(BaseHTTPRequestHandler):
 
     def do_GET(self):
         sha = self.known.get(self.path)
+        if isinstance(sha, int):
+            self.send_error(sha)
+            return
         self.send_response(200 if sha else 404)
         if not sha:
             self.send_header("X-Error-Code", "RevisionNotFound")
@@ -76,6 +79,16 @@ def test_a_revision_that_the_hub_does_not_have_is_not_taken_from_the_cache(hub, 
     with pytest.raises(CopdError, match=r"^me/small has no revision 'gone' for this user: ") as refusal:
         commit_of("me/small", "gone", "model")
     assert "\n" not in str(refusal.value)
+
+
+def test_a_hub_that_cannot_answer_now_is_not_said_to_lack_the_revision_and_the_cache_tells(hub, tmp_path):
+    hub["/api/models/me/small/revision/main"] = 503
+    with pytest.raises(CopdError, match=r"^revision 'main' of me/small is not known here, and the hub .*503"):
+        commit_of("me/small", "main", "model")
+    refs = tmp_path / "models--me--small" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text(FIRST)
+    assert commit_of("me/small", "main", "model") == FIRST
 
 
 def test_where_the_hub_cannot_be_reached_the_cache_tells_and_that_is_said(monkeypatch, tmp_path, caplog):
