@@ -173,7 +173,7 @@ class _Run:
         self.folder, self.made, self.recipe, self.plan, self.screen = folder, made, made.recipe, plan, screen
         self.evaluation = made.evaluation
         self.checkpoint, self.manifest, self.changes, self.stop = checkpoint, manifest, changes, stop
-        self.experts = None if checkpoint else self._existing_experts(manifest["trajectory"])
+        self.experts = None if checkpoint else self._existing_experts(manifest)
         with screen.stage("loading the model"):
             _ = made.loaded
         with screen.stage("checking its path"):
@@ -184,15 +184,13 @@ class _Run:
         with screen.stage(starting, len(plan.branches)) as started:
             self.place = placed(made, plan.branches, started)
 
-    def _existing_experts(self, trajectory_hash: str) -> Checkpoint | None:
+    def _existing_experts(self, manifest: Mapping[str, Any]) -> Checkpoint | None:
         run = self.recipe.experts.run
         if run is None:
             return None
         at_most = self.plan.schedule.steps_before_exchange
         replay = self.plan.schedule.replay_steps
-        return expert_checkpoint(
-            Path(run), trajectory_hash, self.plan.learners, at_most, self.screen.warn, replay=replay
-        )
+        return expert_checkpoint(Path(run), manifest, self.plan.learners, at_most, self.screen.warn, replay=replay)
 
     async def complete(self, logs: Sequence[Log]) -> None:
         remove_passing_folders(self.folder)

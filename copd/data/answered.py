@@ -13,8 +13,8 @@ from copd.assemble.assembled import Assembled
 from copd.assemble.sampling import versions_of_sampler
 from copd.commands.export import base_sums
 from copd.errors import CheckpointError, WriteError, wrong_in
+from copd.runs.changes import differences
 from copd.runs.experts import DECIDE_NOTHING
-from copd.runs.folder import differences
 from copd.runs.runlog import JsonLines, read_lines
 from copd.types import Rated, Split
 

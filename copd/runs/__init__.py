@@ -1,6 +1,7 @@
 """A run folder and its files.
 
 - `folder`: the manifest, which ties a folder to one recipe; checks of a new or resumed run
+- `changes`: what differs between two manifests
 - `given`: rows that a program hands over, as files of the run
 - `lifecycle`: one process per folder; signals
 - `observer`: writes records and checkpoints while branches train

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from copd.errors import CheckpointError, RecipeError, wrong_in
+from copd.runs.changes import differences
 from copd.runs.checkpoint import CHECKPOINTS, Checkpoint, step_folders, verify_checkpoint
 from copd.runs.given import wherever_given
 from copd.runs.runlog import RUN_MANIFEST
@@ -26,6 +27,10 @@ DECIDES_EXPERTS = (
     "mixed",
 )
 """The sections on which an expert's steps depend. The number of steps does not belong to them."""
+BESIDE_THE_RECIPE = ("base_sha256", "data_sha256", "code_sha256", "branch_order")
+"""What else of a manifest decides how experts develop; the order of branches with method mixed only."""
+MOST_TOLD = 3
+"""So many differences are told at most."""
 DECIDE_NOTHING = ("allow_plain_path", "export_dtype")
 """Fields of the section `model` that decide no number of a run."""
 
@@ -54,10 +59,29 @@ def trajectory(
     return hashlib.sha256(json.dumps(wherever_given(decides), sort_keys=True).encode()).hexdigest()
 
 
+def _other(manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What may have let the experts of two runs develop otherwise."""
+    here, there = ({name: each["recipe"].get(name) for name in DECIDES_EXPERTS} for each in (manifest, wanted))
+    pairs = {f"recipe.{name}": (here[name], there[name]) for name in DECIDES_EXPERTS}
+    pairs |= {key: (manifest.get(key), wanted.get(key)) for key in BESIDE_THE_RECIPE}
+    found = [change for key, pair in pairs.items() for change in differences(key, *map(wherever_given, pair))]
+    decide = [change for change in found if not change.startswith(tuple(f"recipe.model.{n} " for n in DECIDE_NOTHING))]
+    more = [f"{len(decide) - MOST_TOLD} more"] if len(decide) > MOST_TOLD else []
+    return [*decide[:MOST_TOLD], *more] or ["another version of copd made them"]
+
+
 def expert_checkpoint(
-    run: Path, wanted: str, experts: Sequence[str], at_most: int, warn: Callable[[str], None], *, replay: int = 0
+    run: Path,
+    wanted: Mapping[str, Any],
+    experts: Sequence[str],
+    at_most: int,
+    warn: Callable[[str], None],
+    *,
+    replay: int = 0,
 ) -> Checkpoint:
     """The newest whole checkpoint of `run` with at most `at_most` steps, all of them RLVR. Warns of damaged ones.
+
+    `wanted`: the manifest of the run that takes them over.
 
     Raises RecipeError if `run` is not a run folder, if its experts have another trajectory or none or keep fewer
     batches than `replay`, or if no checkpoint fits.
@@ -73,11 +97,8 @@ def expert_checkpoint(
             f"experts.run: {run}: was changed by --force, so its experts belong to no single recipe; give a run that "
             "was not"
         )
-    if found != wanted:
-        raise RecipeError(
-            f"experts.run: {run}: its experts developed otherwise; the base, the data, the files of verifiers and the "
-            f"sections {', '.join(DECIDES_EXPERTS)} must be the same, and with method mixed the order of branches"
-        )
+    if found != wanted["trajectory"]:
+        raise RecipeError(f"experts.run: {run}: its experts developed otherwise: {'; '.join(_other(manifest, wanted))}")
     if kept < replay:
         raise RecipeError(
             f"experts.run: {run}: its experts keep {kept} batches, opd.replay is {replay}; train them with "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from copd.errors import ChangedRunError, CheckpointError, RecipeError, WriteError, wrong_in
+from copd.runs.changes import differences
 from copd.runs.experts import DECIDE_NOTHING
 from copd.runs.given import GIVEN, wherever_given
 from copd.runs.runlog import RUN_MANIFEST
@@ -140,11 +141,3 @@ def _reread(path: Path, recipe: Any, reread: Reread) -> dict[str, Any]:
     except RecipeError as error:
         reasons = "; ".join(str(error).splitlines())
         raise CheckpointError(f"{path}: cannot resume: this copd cannot read the run's recipe: {reasons}") from error
-
-
-def differences(path: str, before: Any, now: Any) -> list[str]:
-    """Every value that differs between two nested mappings, with its path."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [f"{path} was {before!r} and is now {now!r}"]
-    keys = {**before, **now}
-    return [change for key in keys for change in differences(f"{path}.{key}", before.get(key), now.get(key))]

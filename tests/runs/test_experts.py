@@ -24,7 +24,7 @@ def run(tmp_path):
 
 def taken(run, at_most=9):
     told = []
-    return expert_checkpoint(run, "abc", ["text"], at_most, told.append).step, told
+    return expert_checkpoint(run, {"trajectory": "abc"}, ["text"], at_most, told.append).step, told
 
 
 @pytest.mark.parametrize(("at_most", "step"), [(9, 3), (3, 3), (2, 2), (1, 1)])
@@ -54,10 +54,10 @@ def test_a_damaged_manifest_of_a_run_is_refused_by_name(run, text):
 
 
 def test_experts_that_keep_too_few_batches_are_refused(run):
-    checkpoint = expert_checkpoint(run, "abc", ["text"], 9, print, replay=4)
+    checkpoint = expert_checkpoint(run, {"trajectory": "abc"}, ["text"], 9, print, replay=4)
     assert checkpoint.step == 3
     with pytest.raises(RecipeError, match=r"its experts keep 4 batches, opd.replay is 5; train them with opd.signal="):
-        expert_checkpoint(run, "abc", ["text"], 9, print, replay=5)
+        expert_checkpoint(run, {"trajectory": "abc"}, ["text"], 9, print, replay=5)
 
 
 def test_a_run_that_was_changed_by_force_is_refused_as_such(run):

@@ -263,8 +263,8 @@ def test_a_run_of_taken_over_experts_goes_on_when_they_are_gone(recipe, static_o
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("seed=1", "developed otherwise"),
-        ("optimizer.learning_rate=1e-3", "developed otherwise"),
+        ("seed=1", r"developed otherwise: recipe\.seed was 0 and is now 1$"),
+        ("optimizer.learning_rate=1e-3", r"otherwise: recipe\.optimizer\.learning_rate was 0\.0001 and is now 0\.001$"),
         ("lora={rank: 2, alpha: 4}", "developed otherwise"),
         ("mixed.batch=K_times", "developed otherwise"),
         ("grpo.normalize_std=false", "developed otherwise"),
