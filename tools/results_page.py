@@ -59,7 +59,7 @@ class Study:
 
     @cached_property
     def rows(self) -> dict[str, ArmRow]:
-        return {row.arm: row for row in arm_rows(self.outcomes)}
+        return {row.arm: row for row in arm_rows(self.outcomes, self.sources)}
 
     @property
     def has_regrets(self) -> bool:
@@ -166,10 +166,11 @@ class Study:
         return markdown(header, lines) if lines else ""
 
     def regrets(self) -> str:
-        """Points more than each capability's own expert."""
+        """Points more than each capability's own expert; what has one seed in common with it is marked."""
         rows = [row for row in self.rows.values() if row.regret and row.arm != EXPERT]
         names = list(rows[0].regret)
-        lines = [(f"`{row.arm}`", *(gain(row.regret[name], len(row.seeds)) for name in names)) for row in rows]
+        marks = {row.arm: " (1 seed: over problems)" if row.regret_seeds == 1 else "" for row in rows}
+        lines = [(f"`{row.arm}`{marks[row.arm]}", *(gain(row.regret[name], 2) for name in names)) for row in rows]
         return markdown(("arm", *names), lines)
 
     def search(self) -> str:

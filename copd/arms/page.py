@@ -64,7 +64,7 @@ def write_page(out: Path, comparison: Comparison, outcomes: Sequence[Outcome], s
 
 
 def _view(account: str, outcomes: Sequence[Outcome], comparison: Comparison, sources: Sources) -> AccountView:
-    rows = arm_rows(outcomes)
+    rows = arm_rows(outcomes, sources)
     against = [(name, contrasts(outcomes, name, sources)) for name in comparison.compared_with]
     figures = [
         (title, drawing, text)

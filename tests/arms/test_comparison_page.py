@@ -87,3 +87,16 @@ def test_arms_of_different_seeds_are_not_ranked_and_a_single_seed_makes_no_diffe
     said = page([o for o in outcomes if o.arm == "mixed" or o.seed == 0])
     assert "Not all arms have the same seeds, so that means are no ranking" in said
     assert "No clear difference" not in said
+
+
+def test_a_regret_of_one_seed_is_told_with_its_interval_over_problems(page, outcomes, make_outcome):
+    right = {name: {"text": 0.9, "image": 0.9} for name in ("text", "image")}
+    said = page([*outcomes, make_outcome("expert", 1, right, products=("text", "image"))])
+    table = said[said.index("own expert with the same seed") :].partition("</table>")[0]
+    assert "of one seed, over problems" in table
+    assert '<tr><th scope="row">one</th><td>1</td>' in table
+    assert "inf" not in table
+
+
+def test_a_difference_of_one_seed_has_no_p_value(page, outcomes):
+    assert "<td>1.000</td>" not in page([o for o in outcomes if o.seed == 0])
