@@ -42,7 +42,8 @@ def critical_path(plan: Plan) -> float:
     Branches compute side by side. The batch of a single model is shared out over the machines.
     """
     native, visits, machines = plan.batches.native, plan.batches.per_edge, len(plan.capabilities)
-    busiest = max(sum(edge.student == name for edge in plan.edges) for name in plan.learners)
+    answering = [edge.teacher if plan.batches.teachers_answer else edge.student for edge in plan.edges]
+    busiest = max(map(answering.count, plan.learners))
     of_phase = {
         Phase.RLVR: native / machines if len(plan.learners) == 1 else native,
         Phase.OPD: plan.batches.native_in_opd * native + busiest * visits,

@@ -190,6 +190,14 @@ def test_the_critical_path_by_hand():
     assert critical_path(mixed) == mixed.rollouts / 3
 
 
+@pytest.mark.parametrize(("answers", "most"), [("student", 1), ("teacher", 2)])
+def test_the_machine_that_is_busy_longest_is_that_of_whoever_answers_the_prompts_of_the_edges(answers, most):
+    edges = "topology={kind: edges, edges: [{student: image, teacher: text}, {student: video, teacher: text}]}"
+    taught = "opd={signal: forward_kl, prompts_per_step: 12, rollouts_per_prompt: 8, responses: %s}"
+    plan = make_plan(load_recipe("demo-paper", [edges, taught % answers]))
+    assert critical_path(plan) == 100 * 192 + 40 * most * 96
+
+
 def test_equal_rollouts_are_taken_as_they_are():
     recipes = load_recipe("demo-paper"), load_recipe("demo-paper", ["method=mixed"])
     assert budget_of("rollouts", *recipes, 12_345) == 12_345
