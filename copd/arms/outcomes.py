@@ -197,10 +197,23 @@ def read_outcomes(folder: Path) -> list[Outcome]:
     return [read_outcome(path) for path in sorted(folder.rglob("seed-*.json"))]
 
 
-def finished_by(jobs: Sequence[Job], results: Path) -> set[str]:
-    """The names of jobs whose outcome is there and of the same recipe. Jobs that only train experts have none."""
-    there = [job for job in jobs if job.arm and outcome_path(job, results).is_file()]
-    return {job.name for job in there if read_outcome(outcome_path(job, results)).fingerprint == job.fingerprint}
+def finished_by(jobs: Sequence[Job], results: Path) -> dict[str, Outcome]:
+    """The outcomes that are there and of the same recipe, by their jobs' names. Jobs that only train experts have none.
+
+    Raises RunFolderError naming a damaged file, or one that another job has written.
+    """
+    there = [(job, _own(job, results)) for job in jobs if job.arm and outcome_path(job, results).is_file()]
+    return {job.name: outcome for job, outcome in there if outcome.fingerprint == job.fingerprint}
+
+
+def _own(job: Job, results: Path) -> Outcome:
+    path = outcome_path(job, results)
+    found = read_outcome(path)
+    if (found.account, found.arm, found.seed) != (job.account, job.arm, job.seed):
+        raise RunFolderError(
+            f"{path}: holds the outcome of {found.account}/{found.arm}/seed-{found.seed}; accepted: that of {job.name}"
+        )
+    return found
 
 
 def outcome_path(job: Job, results: Path) -> Path:

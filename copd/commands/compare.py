@@ -6,15 +6,24 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from copd.arms.comparison import Changes, Comparison, as_overrides, check_changes, read_comparison
 from copd.arms.jobs import Job, jobs_of, searches_of
-from copd.arms.outcomes import finished_by, made_of, outcome_path, read_outcome
+from copd.arms.outcomes import Outcome, finished_by, made_of
 from copd.arms.page import write_page
-from copd.arms.running import Launch, Progress, launch_here, launch_whole, own_rollouts, run_jobs
+from copd.arms.running import (
+    Launch,
+    Progress,
+    in_minutes,
+    launch_here,
+    launch_whole,
+    missing_of,
+    own_rollouts,
+    run_jobs,
+)
 from copd.arms.search import choose, chosen_file, read_chosen, write_chosen
 from copd.arms.summary import Sources
 from copd.assemble.assembled import Assembled, assembled
@@ -27,6 +36,7 @@ from copd.errors import CopdError, JobError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.recipe.strict_yaml import parse_yaml
 from copd.runs.lifecycle import alone_in
+from copd.runs.saved import result_of
 from copd.system.files import replace_text
 from copd.system.processes import usable_cores
 from copd.types import Part, Problem, Split, digest_of
@@ -51,10 +61,10 @@ class Order:
     launch: Launch | None = None
     changes: Sequence[str] = ()
 
-    def run(self, jobs: Sequence[Job], out: Path, comparison: Comparison) -> Progress:
+    def run(self, jobs: Sequence[Job], there: Mapping[str, Outcome], out: Path, comparison: Comparison) -> Progress:
         """Run what is missing of these jobs of a comparison."""
         usual = launch_here if comparison.place == "core" else launch_whole
-        return run_jobs(jobs, out, self.at_once(comparison), self.tell, self.launch or usual)
+        return run_jobs(jobs, there, out, self.at_once(comparison), self.tell, self.launch or usual)
 
     def at_once(self, comparison: Comparison) -> int:
         """How many jobs run at once."""
@@ -90,13 +100,12 @@ def plan_of(order: Order, *, search: bool) -> tuple[Comparison, list[Job]]:
 def run_comparison(order: Order) -> tuple[Path, Progress]:
     """Run what is missing of the test, and write the page about all that is there."""
     comparison, jobs = plan_of(order, search=False)
-    sources = _look_at_problems(jobs, comparison, order)
+    there = finished_by(jobs, order.out / "results")
+    with _assembled_once(jobs, there, order.out, order) as made:
+        sources = _look_at_problems(made, comparison, order)
     with alone_in(order.out):
-        _tell_of_changes(jobs, order.out, order)
-        progress = order.run(jobs, order.out, comparison)
-    outcomes = [
-        read_outcome(outcome_path(job, order.out / "results")) for job in jobs if job.name in progress.done and job.arm
-    ]
+        progress = order.run(jobs, there, order.out, comparison)
+    outcomes = [progress.outcomes[job.name] for job in jobs if job.name in progress.outcomes]
     if not outcomes:
         raise JobError(f"{order.file}: no job came to its end; see the lines above and {order.out / 'runs'}")
     return write_page(order.out, comparison, outcomes, sources), progress
@@ -106,13 +115,15 @@ def run_search(order: Order) -> tuple[Path, Progress]:
     """Run what is missing of the search, and write down what it chose for each arm."""
     comparison, jobs = plan_of(order, search=True)
     out = order.out / "search"
+    there = finished_by(jobs, out / "results")
+    if len(there) < sum(job.arm is not None for job in jobs):
+        with _assembled_once(jobs, there, out, order):
+            pass
     with alone_in(out):
-        _tell_of_changes(jobs, out, order)
-        progress = order.run(jobs, out, comparison)
+        progress = order.run(jobs, there, out, comparison)
     if progress.failed:
         raise JobError(f"--search: {len(progress.failed)} of {len(jobs)} jobs failed; nothing was chosen")
-    outcomes = [read_outcome(outcome_path(job, out / "results")) for job in jobs if job.arm]
-    choices = choose(comparison, outcomes)
+    choices = choose(comparison, list(progress.outcomes.values()))
     for choice in choices:
         order.tell(choice.told())
     path = chosen_file(order.file)
@@ -143,12 +154,13 @@ def jobs_on_ray(order: Order, workers: int | None) -> Iterator[Order]:
 def dry_run(order: Order, *, search: bool) -> Iterable[tuple[str, ...]]:
     """For each kind of job: name, seeds still to run, rollouts, most tokens, minutes here with `workers` at once.
 
-    Minutes are not told of jobs that place their branches as their recipe says.
+    Experts are left out whose run has ended. Minutes are not told of jobs that place their branches as their recipe
+    says.
     """
     comparison, jobs = plan_of(order, search=search)
     out = order.out / "search" if search else order.out
-    done = finished_by(jobs, out / "results")
-    missing = [job for job in jobs if job.name not in done]
+    missing = missing_of(jobs, finished_by(jobs, out / "results"))
+    missing = [job for job in missing if job.arm or not result_of(job.folder(out / "runs"))]
     if not missing:
         return
     seconds = math.nan
@@ -157,17 +169,11 @@ def dry_run(order: Order, *, search: bool) -> Iterable[tuple[str, ...]]:
     kinds: dict[str, list[Job]] = {}
     for job in missing:
         kinds.setdefault(job.name.rpartition("/")[0], []).append(job)
-    total = 0
-    for kind, own in kinds.items():
+    for kind, own in (*kinds.items(), ("all", missing)):
         rollouts = sum(map(own_rollouts, own))
-        total += rollouts
-        yield _row(kind, len(own), rollouts, own[0].recipe.sampling.max_new_tokens, seconds)
-    yield _row("all", len(missing), total, missing[0].recipe.sampling.max_new_tokens, seconds)
-
-
-def _row(name: str, jobs: int, rollouts: int, longest: int, seconds: float) -> tuple[str, ...]:
-    minutes = "" if math.isnan(seconds) else f"{rollouts * seconds / 60:.0f}"
-    return name, f"{jobs}", f"{rollouts:,}", f"{rollouts * longest:,}", minutes
+        tokens = sum(own_rollouts(job) * job.recipe.sampling.max_new_tokens for job in own)
+        minutes = "" if math.isnan(seconds) else in_minutes(rollouts * seconds / 60)
+        yield kind, f"{len(own)}", f"{rollouts:,}", f"{tokens:,}", minutes
 
 
 def seconds_per_rollout(job: Job) -> float:
@@ -187,34 +193,36 @@ def seconds_per_rollout(job: Job) -> float:
         return seconds / (len(plan.learners) * plan.batches.native)
 
 
-def _look_at_problems(jobs: Sequence[Job], comparison: Comparison, order: Order) -> Sources:
+@contextmanager
+def _assembled_once(jobs: Sequence[Job], there: Mapping[str, Outcome], out: Path, order: Order) -> Iterator[Assembled]:
+    """A job's base and tasks; of one with an older result if others are still to run, with a warning if it has changed.
+
+    Jobs of a cluster may have other versions of libraries there, so those are not compared.
+    """
+    former = next((job for job in reversed(jobs) if job.name in there), None)
+    with ExitStack() as stack:
+        made = None
+        if former and not order.launch and missing_of(jobs, there):
+            with suppress(CopdError):  # the missing jobs tell what is not there
+                made = stack.enter_context(assembled(former.recipe, order.tell))
+                _tell_of_changes(made, former, there[former.name].made_of, out, order)
+        yield made or stack.enter_context(assembled(jobs[-1].recipe, order.tell))
+
+
+def _look_at_problems(made: Assembled, comparison: Comparison, order: Order) -> Sources:
     """Warn of leaks between splits and branches, and keep what the test problems were made of."""
-    with assembled(jobs[-1].recipe, order.tell) as made:
-        for warning in leak_warnings(made.tasks):
-            order.tell(f"warning: {warning}")
-        found = {name: _sources_of(made, name, comparison.problems) for name in made.tasks}
+    for warning in leak_warnings(made.tasks):
+        order.tell(f"warning: {warning}")
+    found = {name: _sources_of(made, name, comparison.problems) for name in made.tasks}
     path = order.out / "results" / PROBLEMS
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(found) + "\n")
     return found
 
 
-def _tell_of_changes(jobs: Sequence[Job], out: Path, order: Order) -> None:
-    """Warn where new results would stand beside older ones that were made of other things than those here now.
-
-    Jobs of a cluster may have other versions of libraries there, so those are not compared.
-    """
-    done = finished_by(jobs, out / "results")
-    former = next((job for job in reversed(jobs) if job.name in done), None)
-    if former is None or order.launch or all(job.name in done for job in jobs if job.arm):
-        return
-    before = read_outcome(outcome_path(former, out / "results")).made_of
-    try:
-        with assembled(former.recipe, lambda _: None) as made:
-            now = made_of(new_manifest(made))
-    except CopdError:
-        return  # the missing jobs tell what is not there
-    if before and before != now:
+def _tell_of_changes(made: Assembled, former: Job, before: str, out: Path, order: Order) -> None:
+    """Warn where new results would stand beside older ones that were made of other things than those here now."""
+    if before and before != made_of(new_manifest(made)):
         order.tell(
             f"warning: {out}: rows, model, code or versions are no longer those of its results ({former.name}); to "
             "compare anew, give another --out"

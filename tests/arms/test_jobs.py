@@ -10,7 +10,7 @@ from copd.arms.comparison import Comparison, read_comparison
 from copd.arms.jobs import jobs_of, searches_of
 from copd.arms.outcomes import finished_by, outcome_path, write_outcome
 from copd.assemble.plan import make_plan
-from copd.errors import RecipeError
+from copd.errors import RecipeError, RunFolderError
 from copd.recipe.reading import load_recipe, recipe_text
 
 DENSE = {"signal": "reverse_kl", "prompts_per_step": 32, "rollouts_per_prompt": 1}
@@ -90,9 +90,43 @@ def test_a_job_is_a_command_that_a_reader_can_run(jobs):
 def test_a_job_is_finished_by_an_outcome_of_its_own_recipe_alone(jobs, make_outcome, tmp_path):
     job = next(job for job in jobs if job.arm)
     write_outcome(outcome_path(job, tmp_path), make_outcome(fingerprint="another"))
-    assert finished_by(jobs, tmp_path) == set()
-    write_outcome(outcome_path(job, tmp_path), make_outcome(fingerprint=job.fingerprint))
-    assert finished_by(jobs, tmp_path) == {job.name}
+    assert finished_by(jobs, tmp_path) == {}
+    own = make_outcome(fingerprint=job.fingerprint)
+    write_outcome(outcome_path(job, tmp_path), own)
+    assert finished_by(jobs, tmp_path) == {job.name: own}
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"arm": "one_cycle"}, {"account": "steps"}])
+def test_an_outcome_that_was_copied_to_another_jobs_place_is_refused(jobs, make_outcome, tmp_path, other):
+    job = next(job for job in jobs if job.arm)
+    write_outcome(outcome_path(job, tmp_path), make_outcome(**{"fingerprint": job.fingerprint, **other}))
+    said = r"mixed/seed-0\.json: holds the outcome of .*; accepted: that of rollouts/mixed/seed-0$"
+    with pytest.raises(RunFolderError, match=said):
+        finished_by(jobs, tmp_path)
+
+
+def test_a_total_that_some_arm_misses_is_refused_with_one_that_all_arms_can_make():
+    def of(total):
+        one = {"method": "mixed", "schedule.cycles": 1, "sampling.rollouts_per_prompt": 4}
+        arms = {name: {**one, "sampling.prompts_per_step": prompts} for name, prompts in (("a", 15), ("b", 16))}
+        return jobs_of(comparison(arms=arms, rollouts=total), (0,), {})
+
+    said = r"^rollouts: is {}, which arm {} cannot make .* nearest .* is {}; all arms can with rollouts: 6[123]$"
+    for total, arm, nearest in ((60, "b", 64), (64, "a", 60)):
+        with pytest.raises(RecipeError, match=said.format(total, arm, nearest)):
+            of(total)
+    assert of(61)
+
+
+def test_an_arm_of_other_capabilities_is_refused_and_one_with_another_hub_is_not():
+    branches = {name: {"task": {"kind": "digits", "capability": name}} for name in ("image", "text", "video")}
+    arms = {"mixed": {"method": "mixed"}, "other": {"branches": branches}}
+    assert jobs_of(comparison(arms=arms), (0,), {})
+    del branches["video"]
+    with pytest.raises(
+        RecipeError, match=r"^arm other: branches: are image, text, those of mixed text, image, video; "
+    ):
+        jobs_of(comparison(arms=arms), (0,), {})
 
 
 def test_results_of_another_recipe_do_not_count_and_the_seed_is_no_part_of_it(jobs):
