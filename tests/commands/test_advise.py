@@ -55,6 +55,14 @@ def test_the_branches_have_learned_apart(made):
     assert found.cosine is None or -1 <= found.cosine <= 1
 
 
+def test_batches_of_the_pilot_are_not_refilled_so_that_groups_without_signal_are_counted(made, monkeypatch):
+    monkeypatch.setattr(pilot, "GRADIENT_BATCHES", 2)
+    told: list[str] = []
+    found, _ = run_pilot(load_recipe("demo-paper", [*SMALL, "sampling.refill=3"]), PilotSettings(2, 3, told.append))
+    assert (found.no_signal, told[0]) == (made[0].no_signal, SAID[0])
+    assert found.no_signal > 0
+
+
 def test_one_capability_needs_no_advice():
     one = load_recipe(
         "demo-paper", [*SMALL, "branches={text: {task: {kind: digits, capability: text}}}", "method=expert"]
