@@ -7,7 +7,7 @@ pilots is no point of the map.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ STUDIES = {read_comparison(file).title: file for file in sorted((ROOT / "studies
 """The points by their names; the first study searched its settings."""
 METHODS = ("one_cycle", "replay", "cycles", "copd_dense", "copd_paper")
 """The arms that may be advised; `mixed` is what each is held against."""
+OF_A_METHOD = ("method", "schedule", "merge", "opd", "topology")
+"""The sections of a recipe that make its method."""
+RATE = "learning_rate"
 PILOTS = "pilots"
 
 
@@ -46,17 +49,24 @@ def leads_of(method: str, outcomes: Sequence[Outcome]) -> list[float]:
 def overrides(file: Path) -> dict[str, dict[str, Any]]:
     """For each method the overrides of its arm, with what the study's search has chosen.
 
-    Schedule and merge are always among them: the recipe that is advised may have others than the study's.
+    All that makes a method is among them: the recipe that is advised may have other sections than the study's. Learning
+    rates are not, since they belong to the study's model.
     """
     comparison: Comparison = read_comparison(file)
     chosen = read_chosen(file, comparison) if chosen_file(file).is_file() else {}
     world = recipe_data(comparison.recipe)
-    common = {name: world[name] for name in ("schedule", "merge") if name in world}
+    common = {name: world[name] for name in OF_A_METHOD if name in world}
     return {
-        method: {**common, **comparison.arms[method], **chosen.get(method, {})}
+        method: without_rates({**common, **comparison.arms[method], **chosen.get(method, {})})
         for method in METHODS
         if method in comparison.arms
     }
+
+
+def without_rates(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides without those of a learning rate."""
+    kept = {path: value for path, value in changes.items() if path.rpartition(".")[2] != RATE}
+    return {path: without_rates(value) if isinstance(value, dict) else value for path, value in kept.items()}
 
 
 def drawn(studies: dict[str, Path]) -> str:
