@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ FEW = ("evaluation.models=product", "evaluation.problems=1", "evaluation.pass_at
 
 @dataclass(frozen=True)
 class Job:
-    """One `copd train`. `needs` is the job whose experts it takes over. A job without an arm only trains experts."""
+    """One `copd train`. `needs` is the job whose experts it takes over. A job without an arm only trains experts.
+
+    `order`: the overrides of its file as of `unusual_order`.
+    """
 
     name: str
     arm: str | None
@@ -40,6 +44,7 @@ class Job:
     overrides: tuple[str, ...]
     rollouts: int
     needs: Job | None = None
+    order: tuple[str, ...] = ()
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -48,7 +53,8 @@ class Job:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the recipe's text and of the overrides but for the seed: a result of others does not count."""
-        decides = [recipe_text(self.source), *sorted(each for each in self.overrides if each != f"seed={self.seed}")]
+        changes = sorted(each for each in self.overrides if each != f"seed={self.seed}")
+        decides = [recipe_text(self.source), *changes, *([self.order] if self.order else [])]
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
     def folder(self, runs: Path) -> Path:
@@ -141,7 +147,9 @@ def _of_seed(
         try:
             rollouts = budget_of(account, recipes[name], reference, comparison.rollouts)
             overrides = (*common, *as_overrides(changes), f"budget.rollouts={rollouts}", "checkpoint.keep_last=1")
-            job = Job(f"{account}/{name}/seed-{seed}", name, seed, account, comparison.recipe, overrides, rollouts)
+            order = unusual_order([*as_overrides(comparison.changes), *as_overrides(changes)])
+            of_file = comparison.recipe, overrides, rollouts
+            job = Job(f"{account}/{name}/seed-{seed}", name, seed, account, *of_file, order=order)
             make_plan(job.recipe)
         except MissedBudget as error:
             total = total_for_all(comparison.accounts, list(recipes.values()), reference, comparison.rollouts)
@@ -150,6 +158,19 @@ def _of_seed(
             raise RecipeError(f"arm {name}: {error}") from error
         jobs.append(job)
     return jobs
+
+
+def unusual_order(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The overrides in their order if the recipe hangs on it and it is not the usual one; else none.
+
+    Usual is a section before its fields, and of two values of a field the one first that sorts first.
+    """
+    words = [(override.partition("=")[0], override) for override in overrides]
+    unusual = any(
+        early.startswith(f"{late}.") or (early == late and first > second)
+        for (early, first), (late, second) in combinations(words, 2)
+    )
+    return tuple(overrides) if unusual else ()
 
 
 def _of_arm(name: str, comparison: Comparison, overrides: Sequence[str], reference: Recipe) -> Recipe:

@@ -24,7 +24,7 @@ from copd.arms.running import (
     own_rollouts,
     run_jobs,
 )
-from copd.arms.search import choose, chosen_file, read_chosen, write_chosen
+from copd.arms.search import choose, chosen_file, read_chosen, searched_otherwise, write_chosen
 from copd.arms.summary import Sources
 from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_branch
@@ -35,6 +35,7 @@ from copd.commands.manifest import new_manifest
 from copd.errors import CopdError, JobError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.recipe.strict_yaml import parse_yaml
+from copd.report.words import listed
 from copd.runs.lifecycle import alone_in
 from copd.runs.saved import result_of
 from copd.system.files import replace_text
@@ -93,7 +94,14 @@ def plan_of(order: Order, *, search: bool) -> tuple[Comparison, list[Job]]:
         return comparison, searches_of(comparison)
     if comparison.search and (shared := sorted(set(order.seeds) & set(comparison.search.seeds))):
         raise RecipeError(f"--seeds: {shared[0]} is a seed of the search; test with others")
-    chosen: Mapping[str, Changes] = read_chosen(order.file, comparison) if comparison.search else {}
+    chosen: Mapping[str, Changes] = {}
+    if comparison.search:
+        chosen = read_chosen(order.file, comparison)
+        if arms := searched_otherwise(order.file, comparison):
+            order.tell(
+                f"warning: {chosen_file(order.file)}: chosen for {listed(arms)} by a search of other settings than "
+                f"those of {order.file} now; run --search again"
+            )
     return comparison, jobs_of(comparison, order.seeds, chosen)
 
 
@@ -127,7 +135,7 @@ def run_search(order: Order) -> tuple[Path, Progress]:
     for choice in choices:
         order.tell(choice.told())
     path = chosen_file(order.file)
-    write_chosen(path, choices)
+    write_chosen(path, choices, jobs)
     return path, progress
 
 

@@ -137,6 +137,29 @@ def test_results_of_another_recipe_do_not_count_and_the_seed_is_no_part_of_it(jo
     assert other.fingerprint != first.fingerprint
 
 
+WHOLE = {"prompts_per_step": 12, "rollouts_per_prompt": 8, "weight": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (({}, {"opd": WHOLE, "opd.weight": 0.5}), ({}, {"opd.weight": 0.5, "opd": WHOLE})),
+        (({"opd.weight": 0.5}, {"opd.weight": 1.5}), ({"opd.weight": 1.5}, {"opd.weight": 0.5})),
+    ],
+    ids=["a section after its field", "a field of all arms and of one"],
+)
+def test_the_same_overrides_in_an_order_that_makes_another_recipe_are_another_job(one, other):
+    jobs = [jobs_of(comparison(changes=changes, arms={"a": arm}), (0,), {})[0] for changes, arm in (one, other)]
+    assert len({job.recipe.opd.weight for job in jobs}) == 2
+    assert sorted(jobs[0].overrides) == sorted(jobs[1].overrides)
+    assert len({job.fingerprint for job in jobs}) == 2
+
+
+def test_an_order_that_makes_no_other_recipe_does_not_count():
+    arms = {"a": {"opd.weight": 0.5, "grpo.clip_low": 0.1}, "b": {"grpo.clip_low": 0.1, "opd.weight": 0.5}}
+    assert len({job.fingerprint for job in jobs_of(comparison(arms=arms), (0,), {}) if job.arm}) == 1
+
+
 def test_a_changed_job_has_a_run_of_its_own_and_every_seed_another(jobs):
     changed = jobs_of(comparison(problems=8), (0, 1), {})
     folders = [job.folder(Path("runs")) for job in (*jobs, *changed) if job.arm]

@@ -94,6 +94,16 @@ def test_seeds_of_the_search_are_refused_in_the_test(file):
         plan_of(asked(file, []), search=False)
 
 
+def test_a_choice_of_another_search_than_the_files_is_told(file):
+    search = {"seeds": [1], "candidates": {"average": [{}, {"merge": {"method": "ties"}}]}}
+    file.write_text(yaml.safe_dump({**FILE, "search": search}))
+    file.with_suffix(".chosen.yaml").write_text(yaml.safe_dump({"average": {"changes": {}, "searched": "0123"}}))
+    said: list[str] = []
+    plan_of(asked(file, said), search=False)
+    (told,) = said
+    assert "study.chosen.yaml: chosen for average by a search of other settings than those of" in told
+
+
 @pytest.mark.slow
 def test_a_job_that_fails_is_told_the_others_go_on_and_nothing_is_run_twice(file, undrawn):
     said: list[str] = []
