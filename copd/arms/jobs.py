@@ -33,7 +33,8 @@ FEW = ("evaluation.models=product", "evaluation.problems=1", "evaluation.pass_at
 class Job:
     """One `copd train`. `needs` is the job whose experts it takes over. A job without an arm only trains experts.
 
-    `order`: the overrides of its file as of `unusual_order`.
+    `order`: the overrides of its file as of `unusual_order`. `program`: a hash of the program that trains it, empty for
+    copd as it is.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Job:
     rollouts: int
     needs: Job | None = None
     order: tuple[str, ...] = ()
+    program: str = ""
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -54,7 +56,7 @@ class Job:
     def fingerprint(self) -> str:
         """A hash of the recipe's text and of the overrides but for the seed: a result of others does not count."""
         changes = sorted(each for each in self.overrides if each != f"seed={self.seed}")
-        decides = [recipe_text(self.source), *changes, *([self.order] if self.order else [])]
+        decides = [recipe_text(self.source), *changes, *filter(None, [self.order, self.program])]
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
     def folder(self, runs: Path) -> Path:
@@ -216,7 +218,7 @@ def _sharing_experts(jobs: Sequence[Job]) -> list[Job]:
     for job in jobs:
         needs = shared.get(job.name)
         told |= {needs.name: needs} if needs else {}
-        told[job.name] = replace(job, needs=needs)
+        told[job.name] = replace(job, needs=needs) if needs else job
     return list(told.values())
 
 

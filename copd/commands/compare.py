@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from copd.arms.comparison import Changes, Comparison, as_overrides, check_changes, read_comparison
@@ -51,7 +51,8 @@ class Order:
     """What the command was asked for. `seeds` of the test; `workers` jobs run at once, each started by `launch`.
 
     `workers` None: as many as cores, or one where jobs place their branches as their recipe says. `launch` None: a
-    process of this machine. `changes` are of all arms, unless an arm has its own.
+    process of this machine. `changes` are of all arms, unless an arm has its own. `programs`: of each arm that `launch`
+    trains by another program than copd as it is, a hash of that program.
     """
 
     file: Path
@@ -61,6 +62,7 @@ class Order:
     tell: Callable[[str], None]
     launch: Launch | None = None
     changes: Sequence[str] = ()
+    programs: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, jobs: Sequence[Job], there: Mapping[str, Outcome], out: Path, comparison: Comparison) -> Progress:
         """Run what is missing of these jobs of a comparison."""
@@ -102,7 +104,9 @@ def plan_of(order: Order, *, search: bool) -> tuple[Comparison, list[Job]]:
                 f"warning: {chosen_file(order.file)}: chosen for {listed(arms)} by a search of other settings than "
                 f"those of {order.file} now; run --search again"
             )
-    return comparison, jobs_of(comparison, order.seeds, chosen)
+    jobs = jobs_of(comparison, order.seeds, chosen)
+    programs = {job.name: order.programs[job.arm] for job in jobs if job.arm and job.arm in order.programs}
+    return comparison, [replace(job, program=programs[job.name]) if job.name in programs else job for job in jobs]
 
 
 def run_comparison(order: Order) -> tuple[Path, Progress]:

@@ -1,5 +1,7 @@
 """Every committed result of a study is one of the jobs that its files ask for today."""
 
+import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,17 @@ from copd.arms.outcomes import read_outcome
 from copd.arms.search import chosen_file, read_chosen
 
 STUDIES = Path(__file__).parents[2] / "studies"
+OF_VARIANTS = ("controls", "candidates")
+"""The comparisons that studies/variants.py runs."""
 FOLDERS = sorted(path.parent for path in STUDIES.glob("*/results"))
 SEARCHES = sorted(path.parent.parent for path in STUDIES.glob("*/search/results"))
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """The hash of each variant's program."""
+    variants = runpy.run_path(str(STUDIES / "variants.py"))
+    return {arm: variants["program_of"](arm) for arm in variants["CHANGED"]}
 
 
 def files_of(folder):
@@ -35,11 +46,12 @@ def strangers(results, jobs):
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_the_results_of_a_study_are_those_of_its_files(folder):
+def test_the_results_of_a_study_are_those_of_its_files(folder, programs):
     jobs = []
     for file, comparison in files_of(folder).items():
         chosen = read_chosen(file, comparison) if chosen_file(file).is_file() else {}
-        jobs += jobs_of(comparison, (0,), chosen)
+        own = programs if file.stem in OF_VARIANTS else {}
+        jobs += [replace(job, program=own.get(job.arm, "")) for job in jobs_of(comparison, (0,), chosen)]
     assert strangers(folder / "results", jobs) == []
 
 
