@@ -176,7 +176,7 @@ class Study:
     def search(self) -> str:
         """Validation averages of the candidates over the search's seeds; the best of those that have run is bold."""
         assert self.comparison.search
-        seeds, found = self.comparison.search.seeds, dict[str, list[float]]()
+        seeds, found = set(self.comparison.search.seeds), dict[str, list[float]]()
         for outcome in read_outcomes(self.file.parent / "search" / "results"):
             if outcome.seed in seeds:
                 found.setdefault(outcome.arm, []).append(outcome.accuracy(AVERAGE))

@@ -154,7 +154,8 @@ def _of_seed(
             job = Job(f"{account}/{name}/seed-{seed}", name, seed, account, *of_file, order=order)
             make_plan(job.recipe)
         except MissedBudget as error:
-            total = total_for_all(comparison.accounts, list(recipes.values()), reference, comparison.rollouts)
+            near = max(comparison.rollouts, error.nearest)
+            total = total_for_all(comparison.accounts, list(recipes.values()), reference, near)
             raise RecipeError(_missed(comparison, name, total, error)) from error
         except RecipeError as error:
             raise RecipeError(f"arm {name}: {error}") from error

@@ -57,6 +57,19 @@ def test_arms_alike_are_not_told_apart(page, make_outcome):
     assert "Clearly" not in said
 
 
+def test_arms_that_are_exactly_alike_are_both_the_best(page, make_outcome):
+    outcomes = [make_outcome(arm, seed) for arm in ("a", "b", "c") for seed in range(2)]
+    worse = [make_outcome("d", seed, {"text": 0.2, "image": 0.2}) for seed in range(2)]
+    assert "a, b and c have the best average: 37.5 %." in page([*outcomes, *worse])
+
+
+def test_an_arm_that_answered_other_problems_is_told(page, outcomes):
+    said = "one answered other problems than mixed: means are no ranking"
+    other = [replace(o, problems={**o.problems, "text": ("another", 40)}) if o.arm == "one" else o for o in outcomes]
+    assert said not in page(outcomes)
+    assert said in page(other)
+
+
 def test_every_account_has_its_section_and_every_arm_its_command(page, outcomes, make_outcome):
     steps = [make_outcome(arm, seed, account="steps") for arm in ("mixed", "one") for seed in range(3)]
     said = page([*outcomes, *steps], accounts=["rollouts", "steps"])
