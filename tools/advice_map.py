@@ -41,9 +41,10 @@ def point(name: str, file: Path) -> dict[str, Any] | None:
 
 
 def leads_of(method: str, outcomes: Sequence[Outcome]) -> list[float]:
-    """Average accuracy of a method less that of mixed RLVR, for each seed that both have."""
-    mixed = {o.seed: o.accuracy(AVERAGE) for o in outcomes if o.arm == MIXED}
-    return [round(o.accuracy(AVERAGE) - mixed[o.seed], 5) for o in outcomes if o.arm == method and o.seed in mixed]
+    """Average accuracy of a method less that of mixed RLVR, for each seed in which both answered the same problems."""
+    mixed = {(o.seed, str(o.problems)): o.accuracy(AVERAGE) for o in outcomes if o.arm == MIXED}
+    own = {(o.seed, str(o.problems)): o.accuracy(AVERAGE) for o in outcomes if o.arm == method}
+    return [round(own[asked] - mixed[asked], 5) for asked in own if asked in mixed]
 
 
 def overrides(file: Path) -> dict[str, dict[str, Any]]:

@@ -91,7 +91,11 @@ def plan_of(order: Order, *, search: bool) -> tuple[Comparison, list[Job]]:
         raise RecipeError(str(error)) from None
     changes: Changes = {**comparison.changes, **given}
     commits = commits_of(load_recipe(comparison.recipe, as_overrides(changes)))
-    comparison = comparison.model_copy(update={"changes": {**changes, **commits}})
+    pinned = {**changes, **commits}
+    arms = {
+        name: {**own, **_commits_of(own, comparison.recipe, changes, pinned)} for name, own in comparison.arms.items()
+    }
+    comparison = comparison.model_copy(update={"changes": pinned, "arms": arms})
     if search:
         return comparison, searches_of(comparison)
     if comparison.search and (shared := sorted(set(order.seeds) & set(comparison.search.seeds))):
@@ -99,14 +103,26 @@ def plan_of(order: Order, *, search: bool) -> tuple[Comparison, list[Job]]:
     chosen: Mapping[str, Changes] = {}
     if comparison.search:
         chosen = read_chosen(order.file, comparison)
-        if arms := searched_otherwise(order.file, comparison):
+        if stale := searched_otherwise(order.file, comparison):
             order.tell(
-                f"warning: {chosen_file(order.file)}: chosen for {listed(arms)} by a search of other settings than "
+                f"warning: {chosen_file(order.file)}: chosen for {listed(stale)} by a search of other settings than "
                 f"those of {order.file} now; run --search again"
             )
     jobs = jobs_of(comparison, order.seeds, chosen)
     programs = {job.name: order.programs[job.arm] for job in jobs if job.arm and job.arm in order.programs}
     return comparison, [replace(job, program=programs[job.name]) if job.name in programs else job for job in jobs]
+
+
+def _commits_of(own: Changes, recipe: str, changes: Changes, pinned: Changes) -> Changes:
+    """The commits of an arm that names a model or rows itself, where those `pinned` for all are not its own."""
+    if not any(path.partition(".")[0] in ("model", "branches") for path in own):
+        return {}
+    try:
+        alone, beside = (load_recipe(recipe, as_overrides(each) + as_overrides(own)) for each in (changes, pinned))
+    except RecipeError:
+        return {}  # the arm's jobs tell it, with its name
+    found, left = commits_of(alone), commits_of(beside)
+    return {field: commit for field, commit in found.items() if field in left or pinned.get(field) != commit}
 
 
 def run_comparison(order: Order) -> tuple[Path, Progress]:

@@ -43,6 +43,8 @@ def study(tmp_path, make_outcome):
         for outcome in (make_outcome(seed=seed), make_outcome("one_cycle", seed, right)):
             write_outcome(tmp_path / "results" / "rollouts" / outcome.arm / f"seed-{seed}.json", outcome)
     write_outcome(tmp_path / "results" / "rollouts" / "one_cycle" / "seed-7.json", make_outcome("one_cycle", 7))
+    for outcome in (make_outcome(seed=8), make_outcome("one_cycle", 8, count=20)):
+        write_outcome(tmp_path / "results" / "rollouts" / outcome.arm / "seed-8.json", outcome)
     return file
 
 
