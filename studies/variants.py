@@ -17,10 +17,12 @@ delta_over_std   candidate: a lesson's deltas are divided by their standard devi
 from __future__ import annotations
 
 import argparse
+import ast
+import hashlib
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,38 @@ CHANGED: dict[str, Callable[[], None]] = {
 }
 
 
+def program_of(arm: str) -> str:
+    """A hash of the code of an arm's variant, with all that it names in this file, but for comments and docstrings."""
+    named = dict(_named(ast.parse(Path(__file__).read_text(encoding="utf-8"))))
+    table = named.pop("CHANGED").value
+    used = {"": table.values[[ast.literal_eval(key) for key in table.keys].index(arm)]}
+    while more := _words(used.values()) & named.keys() - used.keys():
+        used |= {name: named[name] for name in more}
+    return hashlib.sha256("\n".join(_code(used[name]) for name in sorted(used)).encode()).hexdigest()[:16]
+
+
+def _named(tree: ast.Module) -> Iterator[tuple[str, Any]]:
+    """What a module defines at its top, by name."""
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AnnAssign(target=ast.Name(id=name)):
+                yield name, node
+            case ast.Assign(targets=[ast.Name(id=name)]):
+                yield name, node
+
+
+def _words(nodes: Iterable[ast.AST]) -> set[str]:
+    return {inner.id for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+
+
+def _code(node: ast.AST) -> str:
+    """The code without docstrings."""
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.FunctionDef) and ast.get_docstring(inner) is not None:
+            inner.body = inner.body[1:] or [ast.Pass()]
+    return ast.unparse(node)
+
+
 def launch(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     """Start a job. The folder above its seed says which arm it is: NAME-FINGERPRINT."""
     arm = log.parent.name.rpartition("-")[0]
@@ -161,7 +195,9 @@ def main() -> None:
         sys.argv = ["copd", *command]
         copd()
     out = asked.out or asked.file.parent
-    path, progress = run_comparison(Order(asked.file, range(asked.seeds), out, asked.workers, print, launch))
+    programs = {arm: program_of(arm) for arm in CHANGED}
+    order = Order(asked.file, range(asked.seeds), out, asked.workers, print, launch, programs=programs)
+    path, progress = run_comparison(order)
     print(f"{progress.skipped} jobs were done before, {len(progress.failed)} failed: {path}")
     sys.exit(int(bool(progress.failed)))
 

@@ -7,7 +7,7 @@ pilots is no point of the map.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ STUDIES = {read_comparison(file).title: file for file in sorted((ROOT / "studies
 """The points by their names; the first study searched its settings."""
 METHODS = ("one_cycle", "replay", "cycles", "copd_dense", "copd_paper")
 """The arms that may be advised; `mixed` is what each is held against."""
+OF_A_METHOD = ("method", "schedule", "merge", "opd", "topology")
+"""The sections of a recipe that make its method."""
+RATE = "learning_rate"
 PILOTS = "pilots"
 
 
@@ -38,25 +41,33 @@ def point(name: str, file: Path) -> dict[str, Any] | None:
 
 
 def leads_of(method: str, outcomes: Sequence[Outcome]) -> list[float]:
-    """Average accuracy of a method less that of mixed RLVR, for each seed that both have."""
-    mixed = {o.seed: o.accuracy(AVERAGE) for o in outcomes if o.arm == MIXED}
-    return [round(o.accuracy(AVERAGE) - mixed[o.seed], 5) for o in outcomes if o.arm == method and o.seed in mixed]
+    """Average accuracy of a method less that of mixed RLVR, for each seed in which both answered the same problems."""
+    mixed = {(o.seed, str(o.problems)): o.accuracy(AVERAGE) for o in outcomes if o.arm == MIXED}
+    own = {(o.seed, str(o.problems)): o.accuracy(AVERAGE) for o in outcomes if o.arm == method}
+    return [round(own[asked] - mixed[asked], 5) for asked in own if asked in mixed]
 
 
 def overrides(file: Path) -> dict[str, dict[str, Any]]:
     """For each method the overrides of its arm, with what the study's search has chosen.
 
-    Schedule and merge are always among them: the recipe that is advised may have others than the study's.
+    All that makes a method is among them: the recipe that is advised may have other sections than the study's. Learning
+    rates are not, since they belong to the study's model.
     """
     comparison: Comparison = read_comparison(file)
     chosen = read_chosen(file, comparison) if chosen_file(file).is_file() else {}
     world = recipe_data(comparison.recipe)
-    common = {name: world[name] for name in ("schedule", "merge") if name in world}
+    common = {name: world[name] for name in OF_A_METHOD if name in world}
     return {
-        method: {**common, **comparison.arms[method], **chosen.get(method, {})}
+        method: without_rates({**common, **comparison.arms[method], **chosen.get(method, {})})
         for method in METHODS
         if method in comparison.arms
     }
+
+
+def without_rates(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides without those of a learning rate."""
+    kept = {path: value for path, value in changes.items() if path.rpartition(".")[2] != RATE}
+    return {path: without_rates(value) if isinstance(value, dict) else value for path, value in kept.items()}
 
 
 def drawn(studies: dict[str, Path]) -> str:

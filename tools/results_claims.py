@@ -108,9 +108,10 @@ def claims(main: Study) -> str:
         lines.append((f"CoPD is ahead of {words}", here, holds, reasons[reference] if holds == "no" else ""))
     best = max((row for row in rows.values() if row.models == 1), key=lambda row: row.accuracy[AVERAGE].value)
     regret = {name: best.regret[name] for name in main.outcomes[0].problems if name in best.regret}
-    beyond = ", ".join(f"{name} {gain(each, len(best.seeds))}" for name, each in regret.items())
-    below = any(each.high < 0 for each in regret.values())
-    holds = "no" if below else "yes" if regret and all(each.low > 0 for each in regret.values()) else "open"
+    beyond = ", ".join(f"{name} {gain(each, best.regret_seeds)}" for name, each in regret.items())
+    several = best.regret_seeds > 1
+    below = several and any(each.high < 0 for each in regret.values())
+    holds = "no" if below else "yes" if several and all(each.low > 0 for each in regret.values()) else "open"
     only = "experts alone teach its student: nothing leads beyond them" if below and best.arm in TAUGHT_ONCE else ""
     lines.append(("One model surpasses each expert in its own capability", f"`{best.arm}`: {beyond}", holds, only))
     return markdown(("claim", "here", "holds", "most likely reason, if not"), lines)

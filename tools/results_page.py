@@ -59,7 +59,7 @@ class Study:
 
     @cached_property
     def rows(self) -> dict[str, ArmRow]:
-        return {row.arm: row for row in arm_rows(self.outcomes)}
+        return {row.arm: row for row in arm_rows(self.outcomes, self.sources)}
 
     @property
     def has_regrets(self) -> bool:
@@ -166,24 +166,30 @@ class Study:
         return markdown(header, lines) if lines else ""
 
     def regrets(self) -> str:
-        """Points more than each capability's own expert."""
+        """Points more than each capability's own expert; what has one seed in common with it is marked."""
         rows = [row for row in self.rows.values() if row.regret and row.arm != EXPERT]
         names = list(rows[0].regret)
-        lines = [(f"`{row.arm}`", *(gain(row.regret[name], len(row.seeds)) for name in names)) for row in rows]
+        marks = {row.arm: " (1 seed: over problems)" if row.regret_seeds == 1 else "" for row in rows}
+        lines = [(f"`{row.arm}`{marks[row.arm]}", *(gain(row.regret[name], 2) for name in names)) for row in rows]
         return markdown(("arm", *names), lines)
 
     def search(self) -> str:
-        """Validation averages of the candidates of the search, as far as they are there."""
+        """Validation averages of the candidates over the search's seeds; the best of those that have run is bold."""
         assert self.comparison.search
-        folder = self.file.parent / "search" / "results"
-        found = {o.arm: 100 * o.accuracy(AVERAGE) for o in read_outcomes(folder)}
+        seeds, found = set(self.comparison.search.seeds), dict[str, list[float]]()
+        for outcome in read_outcomes(self.file.parent / "search" / "results"):
+            if outcome.seed in seeds:
+                found.setdefault(outcome.arm, []).append(outcome.accuracy(AVERAGE))
         lines = []
         for arm, candidates in self.comparison.search.candidates.items():
-            values = [found.get(candidate_name(arm, place)) for place in range(len(candidates))]
-            best = max((value for value in values if value is not None), default=None)
-            for changes, value in zip(candidates, values, strict=True):
-                cell = "not run yet" if value is None else f"{value:.1f}"
-                lines.append((f"`{arm}`", settings(changes), f"**{cell}**" if value == best and best else cell))
+            values = [found.get(candidate_name(arm, place), []) for place in range(len(candidates))]
+            best = max((fmean(own) for own in values if len(own) == len(seeds)), default=None)
+            for changes, own in zip(candidates, values, strict=True):
+                cell = f"{100 * fmean(own):.1f}" if own else "not run yet"
+                if own and len(own) < len(seeds):
+                    cell += f" ({len(own)} of {len(seeds)} seeds)"
+                is_best = len(own) == len(seeds) and fmean(own) == best
+                lines.append((f"`{arm}`", settings(changes), f"**{cell}**" if is_best else cell))
         return markdown(("arm", "candidate", "validation average, %"), lines)
 
     def likeness(self) -> str:

@@ -7,12 +7,16 @@ critical_path   K machines: the same rollouts one after the other on the machine
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from copd.arms.comparison import Account
 from copd.assemble.plan import Plan, make_plan
+from copd.errors import RecipeError
 from copd.recipe.model import Recipe
 from copd.schedule import RESTING, Phase
+
+APART, TRIED = 1.01, 230
+"""Totals that are tried in the place of one that is missed: 230 to each side, so from a tenth to ten times it."""
 
 
 def budget_of(account: Account, recipe: Recipe, reference: Recipe, rollouts: int) -> int:
@@ -22,6 +26,22 @@ def budget_of(account: Account, recipe: Recipe, reference: Recipe, rollouts: int
     measure = MEASURES[account]
     own, other = (_planned(each, rollouts) for each in (recipe, reference))
     return round(rollouts * measure(other) / measure(own))
+
+
+def total_for_all(accounts: Sequence[Account], recipes: Sequence[Recipe], reference: Recipe, near: int) -> int | None:
+    """The total of the reference nearest to `near` that all recipes can make in whole steps; None if none is near."""
+
+    def met(total: int) -> bool:
+        try:
+            for account in accounts:
+                for recipe in recipes:
+                    _planned(recipe, budget_of(account, recipe, reference, total))
+        except RecipeError:
+            return False
+        return True
+
+    totals = {max(1, round(near * APART**n)) for n in range(-TRIED, TRIED + 1)}
+    return next(filter(met, sorted(totals, key=lambda total: abs(total - near))), None)
 
 
 def _planned(recipe: Recipe, rollouts: int) -> Plan:
@@ -42,7 +62,8 @@ def critical_path(plan: Plan) -> float:
     Branches compute side by side. The batch of a single model is shared out over the machines.
     """
     native, visits, machines = plan.batches.native, plan.batches.per_edge, len(plan.capabilities)
-    busiest = max(sum(edge.student == name for edge in plan.edges) for name in plan.learners)
+    answering = [edge.teacher if plan.batches.teachers_answer else edge.student for edge in plan.edges]
+    busiest = max(map(answering.count, plan.learners))
     of_phase = {
         Phase.RLVR: native / machines if len(plan.learners) == 1 else native,
         Phase.OPD: plan.batches.native_in_opd * native + busiest * visits,

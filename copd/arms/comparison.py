@@ -116,12 +116,12 @@ def as_overrides(changes: Mapping[str, Any]) -> list[str]:
 
 
 def _as_written(value: Any) -> str:
-    """The value as YAML reads it back: a text that YAML takes for something else is quoted."""
+    """The value as YAML reads it back: a text that YAML takes for something else is quoted. A date is a text again."""
     try:
         plain = isinstance(value, str) and parse_yaml(value, "") == value
     except RecipeError:
         plain = False
-    return str(value) if plain else json.dumps(value)
+    return str(value) if plain else json.dumps(value, default=str)
 
 
 def check_changes(changes: Mapping[str, Any], where: str, *, last: bool) -> None:

@@ -8,17 +8,19 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from copd.arms.budgets import budget_of
+from copd.arms.budgets import budget_of, total_for_all
 from copd.arms.comparison import Account, Changes, Comparison, as_overrides
-from copd.assemble.plan import make_plan
+from copd.assemble.plan import MissedBudget, make_plan
 from copd.errors import RecipeError
 from copd.recipe.model import Recipe
 from copd.recipe.reading import load_recipe, recipe_text
 from copd.runs.experts import DECIDES_EXPERTS
 from copd.runs.runlog import RUN_MANIFEST
+from copd.schedule import TOLERATED
 
 ALONE = ("backend=local", "model.threads_per_branch=1")
 """Of a job that has one core: its branches take turns in one process."""
@@ -29,7 +31,11 @@ FEW = ("evaluation.models=product", "evaluation.problems=1", "evaluation.pass_at
 
 @dataclass(frozen=True)
 class Job:
-    """One `copd train`. `needs` is the job whose experts it takes over. A job without an arm only trains experts."""
+    """One `copd train`. `needs` is the job whose experts it takes over. A job without an arm only trains experts.
+
+    `order`: the overrides of its file as of `unusual_order`. `program`: a hash of the program that trains it, empty for
+    copd as it is.
+    """
 
     name: str
     arm: str | None
@@ -39,6 +45,8 @@ class Job:
     overrides: tuple[str, ...]
     rollouts: int
     needs: Job | None = None
+    order: tuple[str, ...] = ()
+    program: str = ""
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -47,7 +55,8 @@ class Job:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the recipe's text and of the overrides but for the seed: a result of others does not count."""
-        decides = [recipe_text(self.source), *sorted(each for each in self.overrides if each != f"seed={self.seed}")]
+        changes = sorted(each for each in self.overrides if each != f"seed={self.seed}")
+        decides = [recipe_text(self.source), *changes, *filter(None, [self.order, self.program])]
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
 
     def folder(self, runs: Path) -> Path:
@@ -134,23 +143,65 @@ def _of_seed(
     common = (*as_overrides(comparison.changes), *placed, *evaluated, f"seed={seed}")
     first = comparison.compared_with[0]
     reference = load_recipe(comparison.recipe, [*common, *as_overrides(arms.get(first, comparison.arms[first]))])
+    recipes = {name: _of_arm(name, comparison, [*common, *as_overrides(own)], reference) for name, own in arms.items()}
     jobs = []
     for name, changes in arms.items():
         try:
-            recipe = load_recipe(comparison.recipe, [*common, *as_overrides(changes)])
-            if recipe.sampling.refill:
-                raise RecipeError(
-                    f"sampling.refill: is {recipe.sampling.refill}, but how many rollouts that takes is not known "
-                    "before, and arms are compared at equal budgets; set 0"
-                )
-            rollouts = budget_of(account, recipe, reference, comparison.rollouts)
+            rollouts = budget_of(account, recipes[name], reference, comparison.rollouts)
             overrides = (*common, *as_overrides(changes), f"budget.rollouts={rollouts}", "checkpoint.keep_last=1")
-            job = Job(f"{account}/{name}/seed-{seed}", name, seed, account, comparison.recipe, overrides, rollouts)
+            order = unusual_order([*as_overrides(comparison.changes), *as_overrides(changes)])
+            of_file = comparison.recipe, overrides, rollouts
+            job = Job(f"{account}/{name}/seed-{seed}", name, seed, account, *of_file, order=order)
             make_plan(job.recipe)
+        except MissedBudget as error:
+            near = max(comparison.rollouts, error.nearest)
+            total = total_for_all(comparison.accounts, list(recipes.values()), reference, near)
+            raise RecipeError(_missed(comparison, name, total, error)) from error
         except RecipeError as error:
             raise RecipeError(f"arm {name}: {error}") from error
         jobs.append(job)
     return jobs
+
+
+def unusual_order(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The overrides in their order if the recipe hangs on it and it is not the usual one; else none.
+
+    Usual is a section before its fields, and of two values of a field the one first that sorts first.
+    """
+    words = [(override.partition("=")[0], override) for override in overrides]
+    unusual = any(
+        early.startswith(f"{late}.") or (early == late and first > second)
+        for (early, first), (late, second) in combinations(words, 2)
+    )
+    return tuple(overrides) if unusual else ()
+
+
+def _of_arm(name: str, comparison: Comparison, overrides: Sequence[str], reference: Recipe) -> Recipe:
+    """The recipe of an arm before it has a budget. Raises RecipeError if it cannot be compared with the reference."""
+    try:
+        recipe = load_recipe(comparison.recipe, overrides)
+    except RecipeError as error:
+        raise RecipeError(f"arm {name}: {error}") from error
+    if recipe.sampling.refill:
+        raise RecipeError(
+            f"arm {name}: sampling.refill: is {recipe.sampling.refill}, but how many rollouts that takes is not known "
+            "before, and arms are compared at equal budgets; set 0"
+        )
+    if set(recipe.branches) != set(reference.branches):
+        raise RecipeError(
+            f"arm {name}: branches: are {', '.join(recipe.branches)}, those of {comparison.compared_with[0]} "
+            f"{', '.join(reference.branches)}; arms are compared in the same capabilities"
+        )
+    return recipe
+
+
+def _missed(comparison: Comparison, name: str, total: int | None, error: MissedBudget) -> str:
+    """Why an arm has no budget, and what would do for all arms: the total that suits one may not suit another."""
+    instead = "lower the prompts and rollouts of a step" if total is None else f"all arms can with rollouts: {total}"
+    return (
+        f"rollouts: is {comparison.rollouts:,}, which arm {name} cannot make within {1 / TOLERATED:.0%}: its steps are "
+        f"whole, and the nearest that it makes is {error.nearest:,}; {instead}"
+    )
 
 
 def _sharing_experts(jobs: Sequence[Job]) -> list[Job]:
@@ -168,7 +219,7 @@ def _sharing_experts(jobs: Sequence[Job]) -> list[Job]:
     for job in jobs:
         needs = shared.get(job.name)
         told |= {needs.name: needs} if needs else {}
-        told[job.name] = replace(job, needs=needs)
+        told[job.name] = replace(job, needs=needs) if needs else job
     return list(told.values())
 
 

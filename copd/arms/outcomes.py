@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from copd.system.files import replace_text
 from copd.types import MERGED, MIXED, STUDENT
 
 Curve = list[tuple[float, dict[str, float]]]
+SPENT = ("rollouts", "tokens_generated", "tokens_scored", "tokens_trained", "seconds", "critical_path_seconds")
+"""What an outcome says of its cost."""
 
 
 @dataclass(frozen=True)
@@ -141,11 +145,11 @@ def _rounded(matrix: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict
 
 def _spent(ledger: Mapping[str, Any]) -> dict[str, float]:
     counts = [spent for phases in ledger["spent"].values() for spent in phases.values()]
-    names = ("rollouts", "tokens_generated", "tokens_scored", "tokens_trained")
+    *names, of_all, of_path = SPENT
     totals = {name: sum(spent[name] for spent in counts) for name in names}
     seconds = sum(value for spent in counts for name, value in spent.items() if name.endswith("_seconds"))
     path = sum(ledger["critical_path"].values())
-    return {**totals, "seconds": round(seconds, 1), "critical_path_seconds": round(path, 1)}
+    return {**totals, of_all: round(seconds, 1), of_path: round(path, 1)}
 
 
 def mean_of_pairs(point: Mapping[str, Any], measure: str) -> float | None:
@@ -173,9 +177,27 @@ def read_outcome(path: Path) -> Outcome:
         record = json.loads(path.read_text(encoding="utf-8"))
         problems = {name: (digest, int(count)) for name, (digest, count) in record["problems"].items()}
         curve = [(float(at), dict(values)) for at, values in record["curve"]]
-        return Outcome(**{**record, "products": tuple(record["products"]), "problems": problems, "curve": curve})
+        outcome = Outcome(**{**record, "products": tuple(record["products"]), "problems": problems, "curve": curve})
+        _check(outcome)
+        return outcome
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(f"{path}: cannot be read as the outcome of a job: {wrong_in(error)}") from error
+
+
+def _check(outcome: Outcome) -> None:
+    """Check that pages can be drawn from an outcome. Raises KeyError or ValueError for what is missing or wrong."""
+    if not outcome.problems or not outcome.products:
+        raise ValueError("no problems or no products are in it")
+    if not all(isinstance(value, int) for value in (outcome.seed, outcome.rollouts)):
+        raise ValueError(f"seed, rollouts: accepted: whole numbers, found {outcome.seed}, {outcome.rollouts}")
+    for model, own in outcome.right.items():
+        for name, digits in own.items():
+            if len(digits) != math.ceil(outcome.problems[name][1] / 4) or not set(digits) <= set(string.hexdigits):
+                raise ValueError(f"right.{model}.{name}: accepted: a hexadecimal digit for each four problems")
+    for name in outcome.problems:
+        for field in (outcome.right, outcome.sampled):
+            _ = field[outcome.model_for(name)][name]
+    _ = [outcome.spent[name] for name in SPENT], [(p["step"], p["phase"]) for p in outcome.behaviour]
 
 
 BITS_OF = str.maketrans({f"{value:x}": f"{value:04b}" for value in range(16)})
@@ -197,10 +219,23 @@ def read_outcomes(folder: Path) -> list[Outcome]:
     return [read_outcome(path) for path in sorted(folder.rglob("seed-*.json"))]
 
 
-def finished_by(jobs: Sequence[Job], results: Path) -> set[str]:
-    """The names of jobs whose outcome is there and of the same recipe. Jobs that only train experts have none."""
-    there = [job for job in jobs if job.arm and outcome_path(job, results).is_file()]
-    return {job.name for job in there if read_outcome(outcome_path(job, results)).fingerprint == job.fingerprint}
+def finished_by(jobs: Sequence[Job], results: Path) -> dict[str, Outcome]:
+    """The outcomes that are there and of the same recipe, by their jobs' names. Jobs that only train experts have none.
+
+    Raises RunFolderError naming a damaged file, or one that another job has written.
+    """
+    there = [(job, _own(job, results)) for job in jobs if job.arm and outcome_path(job, results).is_file()]
+    return {job.name: outcome for job, outcome in there if outcome.fingerprint == job.fingerprint}
+
+
+def _own(job: Job, results: Path) -> Outcome:
+    path = outcome_path(job, results)
+    found = read_outcome(path)
+    if (found.account, found.arm, found.seed) != (job.account, job.arm, job.seed):
+        raise RunFolderError(
+            f"{path}: holds the outcome of {found.account}/{found.arm}/seed-{found.seed}; accepted: that of {job.name}"
+        )
+    return found
 
 
 def outcome_path(job: Job, results: Path) -> Path:

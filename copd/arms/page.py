@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def write_page(out: Path, comparison: Comparison, outcomes: Sequence[Outcome], s
 
 
 def _view(account: str, outcomes: Sequence[Outcome], comparison: Comparison, sources: Sources) -> AccountView:
-    rows = arm_rows(outcomes)
+    rows = arm_rows(outcomes, sources)
     against = [(name, contrasts(outcomes, name, sources)) for name in comparison.compared_with]
     figures = [
         (title, drawing, text)
@@ -88,8 +89,17 @@ def _view(account: str, outcomes: Sequence[Outcome], comparison: Comparison, sou
         )
         if drawing is not None
     ]
-    said = [*verdict(rows, against), *of_several_makings(outcomes)]
+    said = [*verdict(rows, against), *of_other_problems(outcomes), *of_several_makings(outcomes)]
     return AccountView(ACCOUNTS[account], rows, against, said, figures)
+
+
+def of_other_problems(outcomes: Sequence[Outcome]) -> list[str]:
+    """A sentence where arms or seeds answered other problems than the first outcome did."""
+    arms = dict.fromkeys(o.arm for o in outcomes if o.problems != outcomes[0].problems)
+    said = (
+        "{} answered other problems than {}: means are no ranking, and only answers to the same problems are compared."
+    )
+    return [said.format(listed(arms), outcomes[0].arm)] if arms else []
 
 
 def of_several_makings(outcomes: Sequence[Outcome]) -> list[str]:
@@ -109,8 +119,9 @@ def verdict(rows: Sequence[ArmRow], against: Sequence[tuple[str, Sequence[Contra
     experts = [row.arm for row in rows if row.models > 1]
     one_model = [row for row in rows if row.models == 1] or rows
     best = max(one_model, key=lambda row: row.accuracy[column].value)
-    said = [f"{best.arm} has the best {column}: {percent[best.arm]}."]
-    said += [f"{arm}, a model for each capability, has {percent[arm]}." for arm in experts if arm != best.arm]
+    alike = [row.arm for row in one_model if math.isclose(row.accuracy[column].value, best.accuracy[column].value)]
+    said = [f"{listed(alike)} {'has' if len(alike) == 1 else 'have'} the best {column}: {percent[best.arm]}."]
+    said += [f"{arm}, a model for each capability, has {percent[arm]}." for arm in experts if arm not in alike]
     if len({row.seeds for row in rows}) > 1:
         said.append("Not all arms have the same seeds, so that means are no ranking; differences are seed by seed.")
     if len(best.seeds) < 2:

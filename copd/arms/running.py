@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from copd.arms.jobs import Job
-from copd.arms.outcomes import finished_by, outcome_of, outcome_path, write_outcome
+from copd.arms.outcomes import Outcome, outcome_of, outcome_path, write_outcome
 from copd.assemble.plan import make_plan
 from copd.errors import CopdError
 from copd.report.words import counted
@@ -80,10 +80,12 @@ def started(command: Sequence[str], log: Path, env: Mapping[str, str] | None = N
 
 @dataclass
 class Progress:
-    """What has become of the jobs so far; `tell` prints a line."""
+    """What has become of the jobs so far, `workers` at once; `tell` prints a line."""
 
     tell: Callable[[str], None]
+    workers: int
     waiting: list[Job]
+    outcomes: dict[str, Outcome]
     running: dict[str, tuple[Job, RunningJob, float]] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
@@ -97,8 +99,13 @@ class Progress:
         if not self.made:
             return f"{len(open_jobs)} jobs left"
         rollouts = sum(own_rollouts(job) for job in open_jobs)
-        minutes = rollouts * self.spent / self.made / max(1, len(self.running)) / 60
-        return f"{len(open_jobs)} jobs left, about {minutes:.0f} minutes"
+        minutes = rollouts * self.spent / self.made / self.workers / 60
+        return f"{len(open_jobs)} jobs left, about {in_minutes(minutes)} minutes"
+
+
+def in_minutes(minutes: float) -> str:
+    """Minutes as people read them: whole ones from ten on."""
+    return f"{minutes:.0f}" if minutes >= 10 or not minutes else f"{minutes:.1f}" if minutes >= 0.1 else "less than 0.1"
 
 
 def own_rollouts(job: Job) -> int:
@@ -108,27 +115,35 @@ def own_rollouts(job: Job) -> int:
     return plan.rollouts - before
 
 
+def missing_of(jobs: Sequence[Job], done: Collection[str]) -> list[Job]:
+    """The jobs that are still to be run: arms without an outcome, and the experts that these begin with."""
+    needed = {job.needs.name for job in jobs if job.needs and job.name not in done}
+    return [job for job in jobs if job.name not in done and (job.arm or job.name in needed)]
+
+
 def run_jobs(
-    jobs: Sequence[Job], out: Path, workers: int, tell: Callable[[str], None], launch: Launch = launch_here
+    jobs: Sequence[Job],
+    there: Mapping[str, Outcome],
+    out: Path,
+    workers: int,
+    tell: Callable[[str], None],
+    launch: Launch = launch_here,
 ) -> Progress:
-    """Run all jobs whose outcome is not there yet. A job that fails is told of, and the others go on.
+    """Run all jobs whose outcome is not among those `there`. A job that fails is told of, and the others go on.
 
     Runs are in `out`/runs, outcomes in `out`/results. If the call is interrupted, the runs that were on their way stop
     with a checkpoint, from which the next call goes on.
     """
     runs, results = out / "runs", out / "results"
-    progress = Progress(tell, [], done=finished_by(jobs, results))
-    progress.skipped = len(progress.done)
+    progress = Progress(tell, workers, missing_of(jobs, there), dict(there), done=set(there), skipped=len(there))
     if changed := [job for job in jobs if job.arm and job.name not in progress.done and _has_outcome(job, results)]:
         tell(
             f"{counted(len(changed), 'result')} of other settings (first {changed[0].name}) will be replaced; the old "
             "stay beside the new, as former-..."
         )
-    needed = {job.needs.name for job in jobs if job.needs and job.name not in progress.done}
-    progress.waiting = [job for job in jobs if job.name not in progress.done and (job.arm or job.name in needed)]
     try:
         while progress.waiting or progress.running:
-            _start(progress, runs, workers, launch)
+            _start(progress, runs, launch)
             _collect(progress, runs, results)
             time.sleep(POLL_SECONDS)
     finally:
@@ -143,9 +158,9 @@ def _has_outcome(job: Job, results: Path) -> bool:
     return outcome_path(job, results).is_file()
 
 
-def _start(progress: Progress, runs: Path, workers: int, launch: Launch) -> None:
+def _start(progress: Progress, runs: Path, launch: Launch) -> None:
     for job in list(progress.waiting):
-        if len(progress.running) >= workers:
+        if len(progress.running) >= progress.workers:
             return
         if job.needs and job.needs.name in progress.failed:
             progress.waiting.remove(job)
@@ -171,7 +186,9 @@ def _collect(progress: Progress, runs: Path, results: Path) -> None:
             if status:
                 raise CopdError(f"exit status {status}: {_last_line(folder.with_name(f'{folder.name}.log'))}")
             if job.arm:
-                write_outcome(outcome_path(job, results), outcome_of(job, folder))
+                outcome = outcome_of(job, folder)
+                write_outcome(outcome_path(job, results), outcome)
+                progress.outcomes[name] = outcome
         except CopdError as error:
             progress.failed[name] = str(error)
             progress.tell(f"{name}: FAILED: {error}")

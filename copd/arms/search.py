@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 import yaml
 
 from copd.arms.comparison import Changes, Comparison
-from copd.arms.jobs import candidate_name
+from copd.arms.jobs import Job, candidate_name, searches_of
 from copd.arms.outcomes import Outcome
 from copd.errors import RecipeError
 from copd.measure.evaluate import AVERAGE
 from copd.recipe.strict_yaml import parse_yaml
 from copd.system.files import replace_text
 
+SEARCHED = "searched"
+"""The field of a choice that tells which search has made it."""
 HEAD = """\
 # Chosen by `copd compare --search` on validation problems. Commit this file before the test seeds run.
 """
@@ -55,13 +58,39 @@ def chosen_file(file: Path) -> Path:
     return file.with_suffix(".chosen.yaml")
 
 
-def write_chosen(path: Path, choices: Sequence[Choice]) -> None:
-    """Write the choices, each with the averages of its candidates."""
+def write_chosen(path: Path, choices: Sequence[Choice], jobs: Sequence[Job]) -> None:
+    """Write the choices, each with the averages of its candidates and a hash of what their `jobs` searched."""
     record = {
-        choice.arm: {"changes": dict(choice.changes), "averages": [round(value, 4) for value in choice.averages]}
+        choice.arm: {
+            "changes": dict(choice.changes),
+            "averages": [round(value, 4) for value in choice.averages],
+            SEARCHED: _searched(choice.arm, jobs),
+        }
         for choice in choices
     }
     replace_text(path, HEAD + yaml.safe_dump(record, sort_keys=False))
+
+
+def _searched(arm: str, jobs: Sequence[Job]) -> str:
+    """A hash of the candidates of an arm with all their settings, and of the seeds."""
+    own = sorted(f"{job.fingerprint} {job.seed}" for job in jobs if job.arm and job.arm.rpartition(".")[0] == arm)
+    return hashlib.sha256(" ".join(own).encode()).hexdigest()[:16]
+
+
+def searched_otherwise(file: Path, comparison: Comparison) -> list[str]:
+    """The arms whose choice is that of a search with other settings than the file asks for now.
+
+    Of a choice that was written before it said what was searched, nothing is known, and it is taken as it is.
+    """
+    record = parse_yaml(chosen_file(file).read_text(encoding="utf-8"), str(chosen_file(file)))
+    written = {arm: chosen[SEARCHED] for arm, chosen in record.items() if SEARCHED in chosen}
+    if not written:
+        return []
+    try:
+        jobs = searches_of(comparison)
+    except RecipeError:  # a candidate that could be searched when the choice was made
+        return list(written)
+    return [arm for arm, searched in written.items() if searched != _searched(arm, jobs)]
 
 
 def read_chosen(file: Path, comparison: Comparison) -> Mapping[str, Changes]:

@@ -15,6 +15,8 @@ from copd.measure.evaluate import AVERAGE, Estimate, columns_of
 ONE_POINT = 0.01
 Sources = Mapping[str, Sequence[Sequence[str]]]
 """Capability -> the sources of each of its problems."""
+Pair = tuple[Outcome, Outcome]
+"""Outcomes of an arm and of its reference with the same seed and the same problems."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,12 @@ class ArmRow:
     """k -> pass@k on average over capabilities."""
     spent: dict[str, float]
     regret: dict[str, Estimate]
-    """Capability -> accuracy less that of the capability's own expert with the same seed; empty without experts."""
+    """Capability -> accuracy less that of the capability's own expert with the same seed; empty without experts.
+
+    The t interval is over the seeds in which both answered the same problems; of one such seed, it is over problems.
+    """
+    regret_seeds: int
+    """How many such seeds there are."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +64,19 @@ class Contrast:
     seeds_needed: int | None
 
 
-def arm_rows(outcomes: Sequence[Outcome]) -> list[ArmRow]:
-    """A row for each arm, in the order in which the arms come."""
+def arm_rows(outcomes: Sequence[Outcome], sources: Sources) -> list[ArmRow]:
+    """A row for each arm, in the order in which the arms come. Of several arms of experts, the first is regretted."""
     arms: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         arms.setdefault(outcome.arm, []).append(outcome)
-    experts = {o.seed: o for o in outcomes if len(o.products) > 1}
-    return [_row(arm, own, experts) for arm, own in arms.items()]
+    of_experts = next((own for own in arms.values() if len(own[0].products) > 1), [])
+    experts = {o.seed: o for o in of_experts}
+    return [_row(arm, own, _pairs(own, experts), sources) for arm, own in arms.items()]
 
 
-def _row(arm: str, own: Sequence[Outcome], experts: Mapping[int, Outcome]) -> ArmRow:
+def _row(arm: str, own: Sequence[Outcome], pairs: Sequence[Pair], sources: Sources) -> ArmRow:
     columns = columns_of(list(own[0].problems))
     ks = next(iter(next(iter(own[0].sampled.values())).values()))
-    both = [o for o in own if o.seed in experts]
     return ArmRow(
         arm,
         tuple(o.seed for o in own),
@@ -78,11 +85,17 @@ def _row(arm: str, own: Sequence[Outcome], experts: Mapping[int, Outcome]) -> Ar
         {name: Estimate(*t_interval([o.accuracy(name) for o in own])) for name in columns},
         {k: Estimate(*t_interval([_sampled(o, k) for o in own])) for k in ks},
         {name: sum(o.spent[name] for o in own) / len(own) for name in own[0].spent},
-        {
-            name: Estimate(*t_interval([_more(o, experts[o.seed], name) for o in both]))
-            for name in (columns if both else [])
-        },
+        {name: _regret(pairs, name, sources) for name in (columns if pairs else [])},
+        len(pairs),
     )
+
+
+def _regret(pairs: Sequence[Pair], capability: str, sources: Sources) -> Estimate:
+    """How much more accurate an arm is than the experts: over seeds, or over problems where there is one seed."""
+    if len(pairs) > 1:
+        return Estimate(*t_interval([_more(*pair, capability) for pair in pairs]))
+    (over_problems,) = _over_problems([pairs], capability, sources)
+    return Estimate(_more(*pairs[0], capability), *over_problems)
 
 
 def _sampled(outcome: Outcome, k: str) -> float:
@@ -130,13 +143,11 @@ def _more(one: Outcome, other: Outcome, capability: str) -> float:
     return round(one.accuracy(capability) - other.accuracy(capability), 12)
 
 
-def _pairs(own: Sequence[Outcome], base: Mapping[int, Outcome]) -> list[tuple[Outcome, Outcome]]:
+def _pairs(own: Sequence[Outcome], base: Mapping[int, Outcome]) -> list[Pair]:
     return [(o, base[o.seed]) for o in own if o.seed in base and o.problems == base[o.seed].problems]
 
 
-def _over_problems(
-    pairs_M: Sequence[Sequence[tuple[Outcome, Outcome]]], capability: str, sources: Sources
-) -> list[tuple[float, float]]:
+def _over_problems(pairs_M: Sequence[Sequence[Pair]], capability: str, sources: Sources) -> list[tuple[float, float]]:
     """For each arm's pairs; on average over capabilities, each capability counts alike."""
     problems = pairs_M[0][0][0].problems
     names = list(problems) if capability == AVERAGE else [capability]
@@ -146,7 +157,7 @@ def _over_problems(
     )
 
 
-def _weighed(pairs: Sequence[tuple[Outcome, Outcome]], name: str, names: Sequence[str]) -> Tensor:
+def _weighed(pairs: Sequence[Pair], name: str, names: Sequence[str]) -> Tensor:
     """[S, P] differences in a capability, scaled so that the mean over all problems counts each capability alike."""
     difference_SP = torch.stack([a.product_P(name) - b.product_P(name) for a, b in pairs])
     total = sum(pairs[0][0].problems[each][1] for each in names)

@@ -12,6 +12,14 @@ from copd.topology import Edge, full, hub, to_one
 from copd.types import MERGED, MIXED, STUDENT
 
 
+class MissedBudget(RecipeError):
+    """Whole steps cannot make the rollouts of `budget.rollouts`; `nearest` is what they can make."""
+
+    def __init__(self, message: str, nearest: int) -> None:
+        super().__init__(message)
+        self.nearest = nearest
+
+
 @dataclass(frozen=True)
 class Plan:
     """The method's branches, edges, steps and rollouts, derived from a recipe.
@@ -231,14 +239,15 @@ PLANS: dict[str, Callable[[Recipe, Schedule, Batches, int], Plan]] = {
 
 
 def _scaled(recipe: Recipe, costs: Costs, schedule: Schedule, rollouts: int) -> Schedule:
-    """The schedule scaled to this number of rollouts. Raises RecipeError if it misses a budget that the recipe sets."""
+    """The schedule scaled to this number of rollouts. Raises MissedBudget if that misses a budget of the recipe."""
     if recipe.budget.rollouts is not None and not costs.meet(schedule, rollouts):
         made = costs.of(costs.scaled(schedule, rollouts))
         each, fewer = ("cycle", "lower schedule.cycles or ") if schedule.cycles > 1 else ("run", "")
-        raise RecipeError(
+        raise MissedBudget(
             f"budget.rollouts: method {recipe.method} cannot make {rollouts:,} rollouts within {1 / TOLERATED:.0%}: "
             f"steps are whole, a {each} has at least one of each phase, and the nearest total is {made:,}. Set "
-            f"{made:,}, or {fewer}lower the prompts and rollouts of a step"
+            f"{made:,}, or {fewer}lower the prompts and rollouts of a step",
+            made,
         )
     return costs.scaled(schedule, rollouts)
 

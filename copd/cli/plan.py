@@ -92,7 +92,7 @@ def is_comparison(name: str) -> bool:
 def arms_table(arms: Sequence[ArmNeeds]) -> Table:
     """What the jobs of a comparison ask for, one line each, and their sum."""
     timed = arms[0].hours is not None
-    title = "jobs with one seed: cards, GiB of the fullest; rollouts, and tokens at most"
+    title = "jobs with one seed: cards, GiB of the fullest; rollouts of training; tokens at most, evaluation too"
     table = Table(Column("job", no_wrap=True), title=title, title_justify="left", box=SIMPLE, pad_edge=False)
     for name in ("cards", "GiB", "rollouts", "sampled", *(["hours", "of cards"] if timed else [])):
         table.add_column(name, justify="right", no_wrap=True)

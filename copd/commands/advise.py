@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 from copd.arms.advice_map import AdviceMap, Coordinates, coordinates_of, read_map
-from copd.arms.comparison import as_overrides
+from copd.arms.comparison import Changes, as_overrides
 from copd.assemble.plan import make_plan
 from copd.commands.pilot import PilotSettings, run_pilot
+from copd.errors import RecipeError
 from copd.measure.evaluate import Accuracy, Estimate, tabulate
 from copd.measure.pilot import Pilot
 from copd.recipe.model import Recipe
+from copd.recipe.reading import load_recipe
 from copd.types import MIXED
 
 FAR = 2.0
@@ -29,7 +32,7 @@ def advise(recipe: Recipe, settings: PilotSettings) -> tuple[list[Accuracy], lis
     if not known.points:
         settings.tell("the map has no points yet: the pilot's numbers are told, and no method is advised")
     pilot, answers = run_pilot(recipe, settings)
-    return tabulate(answers, ()), [*told_numbers(pilot), *told_advice(known, pilot, rollouts)]
+    return tabulate(answers, ()), [*told_numbers(pilot), *told_advice(known, pilot, recipe, rollouts)]
 
 
 def told_numbers(pilot: Pilot) -> Iterator[str]:
@@ -43,7 +46,7 @@ def told_numbers(pilot: Pilot) -> Iterator[str]:
     yield f"groups without signal: {pilot.no_signal:.0%}: all rewards equal, so GRPO learns nothing from them"
 
 
-def told_advice(known: AdviceMap, pilot: Pilot, rollouts: int) -> Iterator[str]:
+def told_advice(known: AdviceMap, pilot: Pilot, recipe: Recipe, rollouts: int) -> Iterator[str]:
     """What the map favours at the pilot's place, by how much, by which of its points, and what would change it."""
     if not known.points:
         yield "the map has no points yet, so nothing is advised"
@@ -51,6 +54,7 @@ def told_advice(known: AdviceMap, pilot: Pilot, rollouts: int) -> Iterator[str]:
     place = coordinates_of(pilot, rollouts)
     favoured = known.favoured(place)
     yield from _told_choice(known, place, favoured)
+    yield from _told_command(known, favoured, recipe, rollouts)
     for method in known.methods:
         if method not in (MIXED, favoured):
             yield f"  {method}: {_points(known.lead(method, place))} over {MIXED}"
@@ -69,12 +73,39 @@ def told_advice(known: AdviceMap, pilot: Pilot, rollouts: int) -> Iterator[str]:
 def _told_choice(known: AdviceMap, place: Coordinates, favoured: str) -> Iterator[str]:
     if favoured == MIXED:
         yield f"favoured: {MIXED}; no method of the map is expected to be better"
-        yield f"  copd train RECIPE method={MIXED}"
         return
     lead = known.lead(favoured, place)
     unsure = "" if lead.low > 0 else f"; the interval holds 0, and {MIXED} is simpler"
     yield f"favoured: {favoured}; expected {_points(lead)} over {MIXED} at equal rollouts{unsure}"
-    yield f"  copd train RECIPE {shlex.join(as_overrides(known.overrides[favoured]))}"
+
+
+def _told_command(known: AdviceMap, favoured: str, recipe: Recipe, rollouts: int) -> Iterator[str]:
+    """The command that trains a recipe by a method, with as many rollouts as the recipe has."""
+    made = {"method": MIXED} if favoured == MIXED else fitted({**known.overrides[favoured]}, list(recipe.branches))
+    words = as_overrides({**made, "budget.rollouts": rollouts})
+    yield f"  copd train RECIPE {shlex.join(words)}"
+    try:
+        make_plan(load_recipe(recipe.model_dump(mode="json"), words))
+    except RecipeError as error:
+        yield f"  this recipe does not take it as it stands: {error}"
+
+
+def fitted(changes: Changes, branches: Sequence[str]) -> Changes:
+    """A method's overrides for these branches, of which the first is in the place of the hub of the map's edges.
+
+    Edges that share out a weight of at most 1 among the hub's teachers share out as much; others each weigh the same.
+    """
+    edges = changes.get("topology", {}).get("edges", ())
+    if not edges:
+        return changes
+    hub, *spokes = branches
+    taught, teaches = (
+        [e["weight"] for e in edges if e[side] == edges[0]["student"]] for side in ("student", "teacher")
+    )
+    shared = len(spokes) if sum(taught) <= 1 else len(taught)
+    to_hub = [{"student": hub, "teacher": name, "weight": round(sum(taught) / shared, 4)} for name in spokes]
+    from_hub = [{"student": name, "teacher": hub, "weight": fmean(teaches)} for name in spokes]
+    return {**changes, "topology": {"kind": "edges", "edges": [*to_hub, *from_hub]}}
 
 
 def _points(estimate: Estimate) -> str:

@@ -6,16 +6,25 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from copd.arms.comparison import Changes, Comparison, as_overrides, check_changes, read_comparison
 from copd.arms.jobs import Job, jobs_of, searches_of
-from copd.arms.outcomes import finished_by, made_of, outcome_path, read_outcome
+from copd.arms.outcomes import Outcome, finished_by, made_of
 from copd.arms.page import write_page
-from copd.arms.running import Launch, Progress, launch_here, launch_whole, own_rollouts, run_jobs
-from copd.arms.search import choose, chosen_file, read_chosen, write_chosen
+from copd.arms.running import (
+    Launch,
+    Progress,
+    in_minutes,
+    launch_here,
+    launch_whole,
+    missing_of,
+    own_rollouts,
+    run_jobs,
+)
+from copd.arms.search import choose, chosen_file, read_chosen, searched_otherwise, write_chosen
 from copd.arms.summary import Sources
 from copd.assemble.assembled import Assembled, assembled
 from copd.assemble.branches import make_branch
@@ -26,7 +35,9 @@ from copd.commands.manifest import new_manifest
 from copd.errors import CopdError, JobError, RecipeError
 from copd.recipe.reading import load_recipe
 from copd.recipe.strict_yaml import parse_yaml
+from copd.report.words import listed
 from copd.runs.lifecycle import alone_in
+from copd.runs.saved import result_of
 from copd.system.files import replace_text
 from copd.system.processes import usable_cores
 from copd.types import Part, Problem, Split, digest_of
@@ -40,7 +51,8 @@ class Order:
     """What the command was asked for. `seeds` of the test; `workers` jobs run at once, each started by `launch`.
 
     `workers` None: as many as cores, or one where jobs place their branches as their recipe says. `launch` None: a
-    process of this machine. `changes` are of all arms, unless an arm has its own.
+    process of this machine. `changes` are of all arms, unless an arm has its own. `programs`: of each arm that `launch`
+    trains by another program than copd as it is, a hash of that program.
     """
 
     file: Path
@@ -50,11 +62,12 @@ class Order:
     tell: Callable[[str], None]
     launch: Launch | None = None
     changes: Sequence[str] = ()
+    programs: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self, jobs: Sequence[Job], out: Path, comparison: Comparison) -> Progress:
+    def run(self, jobs: Sequence[Job], there: Mapping[str, Outcome], out: Path, comparison: Comparison) -> Progress:
         """Run what is missing of these jobs of a comparison."""
         usual = launch_here if comparison.place == "core" else launch_whole
-        return run_jobs(jobs, out, self.at_once(comparison), self.tell, self.launch or usual)
+        return run_jobs(jobs, there, out, self.at_once(comparison), self.tell, self.launch or usual)
 
     def at_once(self, comparison: Comparison) -> int:
         """How many jobs run at once."""
@@ -78,25 +91,49 @@ def plan_of(order: Order, *, search: bool) -> tuple[Comparison, list[Job]]:
         raise RecipeError(str(error)) from None
     changes: Changes = {**comparison.changes, **given}
     commits = commits_of(load_recipe(comparison.recipe, as_overrides(changes)))
-    comparison = comparison.model_copy(update={"changes": {**changes, **commits}})
+    pinned = {**changes, **commits}
+    arms = {
+        name: {**own, **_commits_of(own, comparison.recipe, changes, pinned)} for name, own in comparison.arms.items()
+    }
+    comparison = comparison.model_copy(update={"changes": pinned, "arms": arms})
     if search:
         return comparison, searches_of(comparison)
     if comparison.search and (shared := sorted(set(order.seeds) & set(comparison.search.seeds))):
         raise RecipeError(f"--seeds: {shared[0]} is a seed of the search; test with others")
-    chosen: Mapping[str, Changes] = read_chosen(order.file, comparison) if comparison.search else {}
-    return comparison, jobs_of(comparison, order.seeds, chosen)
+    chosen: Mapping[str, Changes] = {}
+    if comparison.search:
+        chosen = read_chosen(order.file, comparison)
+        if stale := searched_otherwise(order.file, comparison):
+            order.tell(
+                f"warning: {chosen_file(order.file)}: chosen for {listed(stale)} by a search of other settings than "
+                f"those of {order.file} now; run --search again"
+            )
+    jobs = jobs_of(comparison, order.seeds, chosen)
+    programs = {job.name: order.programs[job.arm] for job in jobs if job.arm and job.arm in order.programs}
+    return comparison, [replace(job, program=programs[job.name]) if job.name in programs else job for job in jobs]
+
+
+def _commits_of(own: Changes, recipe: str, changes: Changes, pinned: Changes) -> Changes:
+    """The commits of an arm that names a model or rows itself, where those `pinned` for all are not its own."""
+    if not any(path.partition(".")[0] in ("model", "branches") for path in own):
+        return {}
+    try:
+        alone, beside = (load_recipe(recipe, as_overrides(each) + as_overrides(own)) for each in (changes, pinned))
+    except RecipeError:
+        return {}  # the arm's jobs tell it, with its name
+    found, left = commits_of(alone), commits_of(beside)
+    return {field: commit for field, commit in found.items() if field in left or pinned.get(field) != commit}
 
 
 def run_comparison(order: Order) -> tuple[Path, Progress]:
     """Run what is missing of the test, and write the page about all that is there."""
     comparison, jobs = plan_of(order, search=False)
-    sources = _look_at_problems(jobs, comparison, order)
+    there = finished_by(jobs, order.out / "results")
+    with _assembled_once(jobs, there, order.out, order) as made:
+        sources = _look_at_problems(made, comparison, order)
     with alone_in(order.out):
-        _tell_of_changes(jobs, order.out, order)
-        progress = order.run(jobs, order.out, comparison)
-    outcomes = [
-        read_outcome(outcome_path(job, order.out / "results")) for job in jobs if job.name in progress.done and job.arm
-    ]
+        progress = order.run(jobs, there, order.out, comparison)
+    outcomes = [progress.outcomes[job.name] for job in jobs if job.name in progress.outcomes]
     if not outcomes:
         raise JobError(f"{order.file}: no job came to its end; see the lines above and {order.out / 'runs'}")
     return write_page(order.out, comparison, outcomes, sources), progress
@@ -106,17 +143,19 @@ def run_search(order: Order) -> tuple[Path, Progress]:
     """Run what is missing of the search, and write down what it chose for each arm."""
     comparison, jobs = plan_of(order, search=True)
     out = order.out / "search"
+    there = finished_by(jobs, out / "results")
+    if len(there) < sum(job.arm is not None for job in jobs):
+        with _assembled_once(jobs, there, out, order):
+            pass
     with alone_in(out):
-        _tell_of_changes(jobs, out, order)
-        progress = order.run(jobs, out, comparison)
+        progress = order.run(jobs, there, out, comparison)
     if progress.failed:
         raise JobError(f"--search: {len(progress.failed)} of {len(jobs)} jobs failed; nothing was chosen")
-    outcomes = [read_outcome(outcome_path(job, out / "results")) for job in jobs if job.arm]
-    choices = choose(comparison, outcomes)
+    choices = choose(comparison, list(progress.outcomes.values()))
     for choice in choices:
         order.tell(choice.told())
     path = chosen_file(order.file)
-    write_chosen(path, choices)
+    write_chosen(path, choices, jobs)
     return path, progress
 
 
@@ -143,12 +182,13 @@ def jobs_on_ray(order: Order, workers: int | None) -> Iterator[Order]:
 def dry_run(order: Order, *, search: bool) -> Iterable[tuple[str, ...]]:
     """For each kind of job: name, seeds still to run, rollouts, most tokens, minutes here with `workers` at once.
 
-    Minutes are not told of jobs that place their branches as their recipe says.
+    Experts are left out whose run has ended. Minutes are not told of jobs that place their branches as their recipe
+    says.
     """
     comparison, jobs = plan_of(order, search=search)
     out = order.out / "search" if search else order.out
-    done = finished_by(jobs, out / "results")
-    missing = [job for job in jobs if job.name not in done]
+    missing = missing_of(jobs, finished_by(jobs, out / "results"))
+    missing = [job for job in missing if job.arm or not result_of(job.folder(out / "runs"))]
     if not missing:
         return
     seconds = math.nan
@@ -157,17 +197,11 @@ def dry_run(order: Order, *, search: bool) -> Iterable[tuple[str, ...]]:
     kinds: dict[str, list[Job]] = {}
     for job in missing:
         kinds.setdefault(job.name.rpartition("/")[0], []).append(job)
-    total = 0
-    for kind, own in kinds.items():
+    for kind, own in (*kinds.items(), ("all", missing)):
         rollouts = sum(map(own_rollouts, own))
-        total += rollouts
-        yield _row(kind, len(own), rollouts, own[0].recipe.sampling.max_new_tokens, seconds)
-    yield _row("all", len(missing), total, missing[0].recipe.sampling.max_new_tokens, seconds)
-
-
-def _row(name: str, jobs: int, rollouts: int, longest: int, seconds: float) -> tuple[str, ...]:
-    minutes = "" if math.isnan(seconds) else f"{rollouts * seconds / 60:.0f}"
-    return name, f"{jobs}", f"{rollouts:,}", f"{rollouts * longest:,}", minutes
+        tokens = sum(own_rollouts(job) * job.recipe.sampling.max_new_tokens for job in own)
+        minutes = "" if math.isnan(seconds) else in_minutes(rollouts * seconds / 60)
+        yield kind, f"{len(own)}", f"{rollouts:,}", f"{tokens:,}", minutes
 
 
 def seconds_per_rollout(job: Job) -> float:
@@ -187,34 +221,36 @@ def seconds_per_rollout(job: Job) -> float:
         return seconds / (len(plan.learners) * plan.batches.native)
 
 
-def _look_at_problems(jobs: Sequence[Job], comparison: Comparison, order: Order) -> Sources:
+@contextmanager
+def _assembled_once(jobs: Sequence[Job], there: Mapping[str, Outcome], out: Path, order: Order) -> Iterator[Assembled]:
+    """A job's base and tasks; of one with an older result if others are still to run, with a warning if it has changed.
+
+    Jobs of a cluster may have other versions of libraries there, so those are not compared.
+    """
+    former = next((job for job in reversed(jobs) if job.name in there), None)
+    with ExitStack() as stack:
+        made = None
+        if former and not order.launch and missing_of(jobs, there):
+            with suppress(CopdError):  # the missing jobs tell what is not there
+                made = stack.enter_context(assembled(former.recipe, order.tell))
+                _tell_of_changes(made, former, there[former.name].made_of, out, order)
+        yield made or stack.enter_context(assembled(jobs[-1].recipe, order.tell))
+
+
+def _look_at_problems(made: Assembled, comparison: Comparison, order: Order) -> Sources:
     """Warn of leaks between splits and branches, and keep what the test problems were made of."""
-    with assembled(jobs[-1].recipe, order.tell) as made:
-        for warning in leak_warnings(made.tasks):
-            order.tell(f"warning: {warning}")
-        found = {name: _sources_of(made, name, comparison.problems) for name in made.tasks}
+    for warning in leak_warnings(made.tasks):
+        order.tell(f"warning: {warning}")
+    found = {name: _sources_of(made, name, comparison.problems) for name in made.tasks}
     path = order.out / "results" / PROBLEMS
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(found) + "\n")
     return found
 
 
-def _tell_of_changes(jobs: Sequence[Job], out: Path, order: Order) -> None:
-    """Warn where new results would stand beside older ones that were made of other things than those here now.
-
-    Jobs of a cluster may have other versions of libraries there, so those are not compared.
-    """
-    done = finished_by(jobs, out / "results")
-    former = next((job for job in reversed(jobs) if job.name in done), None)
-    if former is None or order.launch or all(job.name in done for job in jobs if job.arm):
-        return
-    before = read_outcome(outcome_path(former, out / "results")).made_of
-    try:
-        with assembled(former.recipe, lambda _: None) as made:
-            now = made_of(new_manifest(made))
-    except CopdError:
-        return  # the missing jobs tell what is not there
-    if before and before != now:
+def _tell_of_changes(made: Assembled, former: Job, before: str, out: Path, order: Order) -> None:
+    """Warn where new results would stand beside older ones that were made of other things than those here now."""
+    if before and before != made_of(new_manifest(made)):
         order.tell(
             f"warning: {out}: rows, model, code or versions are no longer those of its results ({former.name}); to "
             "compare anew, give another --out"

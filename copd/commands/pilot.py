@@ -44,7 +44,7 @@ class PilotSettings:
 def cost_in_words(recipe: Recipe, settings: PilotSettings) -> str:
     """What the pilot will sample, before any of it is sampled."""
     branches, sampling = len(recipe.branches), recipe.sampling
-    batch = sampling.prompts_per_step * sampling.rollouts_per_prompt * (1 + sampling.refill)
+    batch = sampling.prompts_per_step * sampling.rollouts_per_prompt
     rollouts = branches * batch * (GRADIENT_BATCHES + settings.steps)
     answers = (branches + 2) * branches * settings.problems
     compared = 2 * branches**2 * sized(recipe.evaluation, {}).behaviour_problems
@@ -59,13 +59,18 @@ def cost_in_words(recipe: Recipe, settings: PilotSettings) -> str:
 def run_pilot(recipe: Recipe, settings: PilotSettings) -> tuple[Pilot, list[Answers]]:
     """Make the pilot; return its numbers and the answers of base, branches and their mean to validation problems.
 
+    Batches are not refilled, so that the share of groups without signal is that of all groups, as in the map's pilots.
+
     Raises RecipeError for a recipe of one branch, and where there are fewer validation problems than are asked for.
     """
     if len(recipe.branches) < 2:
         raise RecipeError(f"branches: found one, {next(iter(recipe.branches))}; advice needs two capabilities or more")
     settings.tell(cost_in_words(recipe, settings))
-    asked = recipe.evaluation.model_copy(update={"validation_problems": settings.problems})
-    recipe, names = recipe.model_copy(update={"evaluation": asked}), tuple(recipe.branches)
+    changes = {
+        "evaluation": recipe.evaluation.model_copy(update={"validation_problems": settings.problems}),
+        "sampling": recipe.sampling.model_copy(update={"refill": 0}),
+    }
+    recipe, names = recipe.model_copy(update=changes), tuple(recipe.branches)
     with (
         assembled(recipe, lambda line: settings.tell(f"warning: {line}")) as made,
         closing(placed(made, names)) as place,

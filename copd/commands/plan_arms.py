@@ -19,8 +19,8 @@ from copd.schedule import Phase
 class ArmNeeds:
     """What one job asks for; its `name` is its arm's.
 
-    `hours` until it ends are None without a speed. `most`: bytes of its fullest card. `rollouts` and `sampled` tokens
-    leave out those of experts that it takes over.
+    `hours` until it ends are None without a speed. `most`: bytes of its fullest card. `rollouts` are those of training,
+    `sampled` tokens those of evaluation too; both leave out what experts made that it takes over.
     """
 
     name: str
@@ -65,7 +65,7 @@ def _of(job: Job, planned: Planned, speed: Speed | None) -> ArmNeeds:
         len(planned.most),
         max(planned.most.values(), default=0),
         bool(planned.overfull),
-        sum(share * row.work.rollouts for row, share in parts),
+        sum(share * row.work.rollouts for row, share in parts if row.steps is not None),
         sum(share * row.work.sampled for row, share in parts),
         None if speed is None else sum(share * (row.hours or 0.0) for row, share in parts),
     )

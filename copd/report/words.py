@@ -189,7 +189,8 @@ def compared_runs(runs: Sequence[RunRecord], reference: str, differences: Sequen
     )
     seeds = listed(sorted({str(run.recipe["seed"]) for run in runs}))
     said.append(_budgets(runs))
-    said.append(f"The intervals are 95 % over the test problems; they say nothing about seeds other than {seeds}.")
+    splits = listed(dict.fromkeys(run.split for run in runs))
+    said.append(f"The intervals are 95 % over the {splits} problems; they say nothing about seeds other than {seeds}.")
     return [sentence.replace(" %", PER_CENT) for sentence in said]
 
 

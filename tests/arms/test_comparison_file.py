@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from copd.arms.comparison import Comparison, as_overrides, read_comparison
 from copd.errors import RecipeError
+from copd.recipe.reading import load_recipe
 from copd.recipe.strict_yaml import parse_yaml
 
 SOUND = """
@@ -106,3 +107,8 @@ def test_what_the_comparison_sets_for_all_arms_no_arm_sets_for_itself(changes, s
 def test_a_text_reaches_the_recipe_as_the_file_has_it(text):
     (override,) = as_overrides({"branches.a.task.system_prompt": text})
     assert parse_yaml(override.partition("=")[2], "") == text
+
+
+def test_a_value_that_yaml_takes_for_a_date_is_the_text_that_was_written():
+    (override,) = as_overrides({"model.revision": parse_yaml("2024-01-01", "")})
+    assert load_recipe("demo-paper", [override, "model.path=someone/model"]).model.revision == "2024-01-01"

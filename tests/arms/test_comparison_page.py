@@ -57,6 +57,19 @@ def test_arms_alike_are_not_told_apart(page, make_outcome):
     assert "Clearly" not in said
 
 
+def test_arms_that_are_exactly_alike_are_both_the_best(page, make_outcome):
+    outcomes = [make_outcome(arm, seed) for arm in ("a", "b", "c") for seed in range(2)]
+    worse = [make_outcome("d", seed, {"text": 0.2, "image": 0.2}) for seed in range(2)]
+    assert "a, b and c have the best average: 37.5 %." in page([*outcomes, *worse])
+
+
+def test_an_arm_that_answered_other_problems_is_told(page, outcomes):
+    said = "one answered other problems than mixed: means are no ranking"
+    other = [replace(o, problems={**o.problems, "text": ("another", 40)}) if o.arm == "one" else o for o in outcomes]
+    assert said not in page(outcomes)
+    assert said in page(other)
+
+
 def test_every_account_has_its_section_and_every_arm_its_command(page, outcomes, make_outcome):
     steps = [make_outcome(arm, seed, account="steps") for arm in ("mixed", "one") for seed in range(3)]
     said = page([*outcomes, *steps], accounts=["rollouts", "steps"])
@@ -87,3 +100,16 @@ def test_arms_of_different_seeds_are_not_ranked_and_a_single_seed_makes_no_diffe
     said = page([o for o in outcomes if o.arm == "mixed" or o.seed == 0])
     assert "Not all arms have the same seeds, so that means are no ranking" in said
     assert "No clear difference" not in said
+
+
+def test_a_regret_of_one_seed_is_told_with_its_interval_over_problems(page, outcomes, make_outcome):
+    right = {name: {"text": 0.9, "image": 0.9} for name in ("text", "image")}
+    said = page([*outcomes, make_outcome("expert", 1, right, products=("text", "image"))])
+    table = said[said.index("own expert with the same seed") :].partition("</table>")[0]
+    assert "of one seed, over problems" in table
+    assert '<tr><th scope="row">one</th><td>1</td>' in table
+    assert "inf" not in table
+
+
+def test_a_difference_of_one_seed_has_no_p_value(page, outcomes):
+    assert "<td>1.000</td>" not in page([o for o in outcomes if o.seed == 0])

@@ -10,7 +10,7 @@ from copd.arms.comparison import Comparison, read_comparison
 from copd.arms.jobs import jobs_of, searches_of
 from copd.arms.outcomes import finished_by, outcome_path, write_outcome
 from copd.assemble.plan import make_plan
-from copd.errors import RecipeError
+from copd.errors import RecipeError, RunFolderError
 from copd.recipe.reading import load_recipe, recipe_text
 
 DENSE = {"signal": "reverse_kl", "prompts_per_step": 32, "rollouts_per_prompt": 1}
@@ -90,9 +90,43 @@ def test_a_job_is_a_command_that_a_reader_can_run(jobs):
 def test_a_job_is_finished_by_an_outcome_of_its_own_recipe_alone(jobs, make_outcome, tmp_path):
     job = next(job for job in jobs if job.arm)
     write_outcome(outcome_path(job, tmp_path), make_outcome(fingerprint="another"))
-    assert finished_by(jobs, tmp_path) == set()
-    write_outcome(outcome_path(job, tmp_path), make_outcome(fingerprint=job.fingerprint))
-    assert finished_by(jobs, tmp_path) == {job.name}
+    assert finished_by(jobs, tmp_path) == {}
+    own = make_outcome(fingerprint=job.fingerprint)
+    write_outcome(outcome_path(job, tmp_path), own)
+    assert finished_by(jobs, tmp_path) == {job.name: own}
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"arm": "one_cycle"}, {"account": "steps"}])
+def test_an_outcome_that_was_copied_to_another_jobs_place_is_refused(jobs, make_outcome, tmp_path, other):
+    job = next(job for job in jobs if job.arm)
+    write_outcome(outcome_path(job, tmp_path), make_outcome(**{"fingerprint": job.fingerprint, **other}))
+    said = r"mixed/seed-0\.json: holds the outcome of .*; accepted: that of rollouts/mixed/seed-0$"
+    with pytest.raises(RunFolderError, match=said):
+        finished_by(jobs, tmp_path)
+
+
+def test_a_total_that_some_arm_misses_is_refused_with_one_that_all_arms_can_make():
+    def of(total):
+        one = {"method": "mixed", "schedule.cycles": 1, "sampling.rollouts_per_prompt": 4}
+        arms = {name: {**one, "sampling.prompts_per_step": prompts} for name, prompts in (("a", 15), ("b", 16))}
+        return jobs_of(comparison(arms=arms, rollouts=total), (0,), {})
+
+    said = r"^rollouts: is {}, which arm {} cannot make .* nearest .* is {}; all arms can with rollouts: 6[123]$"
+    for total, arm, nearest in ((60, "b", 64), (64, "a", 60)):
+        with pytest.raises(RecipeError, match=said.format(total, arm, nearest)):
+            of(total)
+    assert of(61)
+
+
+def test_an_arm_of_other_capabilities_is_refused_and_one_with_another_hub_is_not():
+    branches = {name: {"task": {"kind": "digits", "capability": name}} for name in ("image", "text", "video")}
+    arms = {"mixed": {"method": "mixed"}, "other": {"branches": branches}}
+    assert jobs_of(comparison(arms=arms), (0,), {})
+    del branches["video"]
+    with pytest.raises(
+        RecipeError, match=r"^arm other: branches: are image, text, those of mixed text, image, video; "
+    ):
+        jobs_of(comparison(arms=arms), (0,), {})
 
 
 def test_results_of_another_recipe_do_not_count_and_the_seed_is_no_part_of_it(jobs):
@@ -101,6 +135,29 @@ def test_results_of_another_recipe_do_not_count_and_the_seed_is_no_part_of_it(jo
     assert len({job.fingerprint for job in jobs}) == len(ARMS) + 1
     (other, *_) = jobs_of(comparison(problems=10), (0,), {})
     assert other.fingerprint != first.fingerprint
+
+
+WHOLE = {"prompts_per_step": 12, "rollouts_per_prompt": 8, "weight": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (({}, {"opd": WHOLE, "opd.weight": 0.5}), ({}, {"opd.weight": 0.5, "opd": WHOLE})),
+        (({"opd.weight": 0.5}, {"opd.weight": 1.5}), ({"opd.weight": 1.5}, {"opd.weight": 0.5})),
+    ],
+    ids=["a section after its field", "a field of all arms and of one"],
+)
+def test_the_same_overrides_in_an_order_that_makes_another_recipe_are_another_job(one, other):
+    jobs = [jobs_of(comparison(changes=changes, arms={"a": arm}), (0,), {})[0] for changes, arm in (one, other)]
+    assert len({job.recipe.opd.weight for job in jobs}) == 2
+    assert sorted(jobs[0].overrides) == sorted(jobs[1].overrides)
+    assert len({job.fingerprint for job in jobs}) == 2
+
+
+def test_an_order_that_makes_no_other_recipe_does_not_count():
+    arms = {"a": {"opd.weight": 0.5, "grpo.clip_low": 0.1}, "b": {"grpo.clip_low": 0.1, "opd.weight": 0.5}}
+    assert len({job.fingerprint for job in jobs_of(comparison(arms=arms), (0,), {}) if job.arm}) == 1
 
 
 def test_a_changed_job_has_a_run_of_its_own_and_every_seed_another(jobs):
@@ -188,6 +245,14 @@ def test_the_critical_path_by_hand():
     assert critical_path(plan) == 100 * 192 + 40 * 2 * 96
     mixed = make_plan(load_recipe("demo-paper", ["method=mixed"]))
     assert critical_path(mixed) == mixed.rollouts / 3
+
+
+@pytest.mark.parametrize(("answers", "most"), [("student", 1), ("teacher", 2)])
+def test_the_machine_that_is_busy_longest_is_that_of_whoever_answers_the_prompts_of_the_edges(answers, most):
+    edges = "topology={kind: edges, edges: [{student: image, teacher: text}, {student: video, teacher: text}]}"
+    taught = "opd={signal: forward_kl, prompts_per_step: 12, rollouts_per_prompt: 8, responses: %s}"
+    plan = make_plan(load_recipe("demo-paper", [edges, taught % answers]))
+    assert critical_path(plan) == 100 * 192 + 40 * most * 96
 
 
 def test_equal_rollouts_are_taken_as_they_are():

@@ -10,12 +10,17 @@ import pytest
 import yaml
 
 from copd.arms.advice_map import MAP, read_map
+from copd.arms.comparison import as_overrides
 from copd.arms.outcomes import write_outcome
+from copd.assemble.plan import make_plan
 from copd.commands import pilot
+from copd.commands.advise import fitted
 from copd.measure.evaluate import Estimate
 from copd.measure.pilot import Pilot
+from copd.recipe.reading import load_recipe, recipe_data
 
 ROOT = Path(__file__).parents[2]
+OTHERS = "branches={a: {task: {kind: digits, capability: text}}, b: {task: {kind: digits, capability: image}}}"
 MADE = Pilot(20, 0.4, *[Estimate(0.1, 0.0, 0.2)] * 3, -0.1, 0.9, 0.01, 0.25)
 
 
@@ -38,6 +43,8 @@ def study(tmp_path, make_outcome):
         for outcome in (make_outcome(seed=seed), make_outcome("one_cycle", seed, right)):
             write_outcome(tmp_path / "results" / "rollouts" / outcome.arm / f"seed-{seed}.json", outcome)
     write_outcome(tmp_path / "results" / "rollouts" / "one_cycle" / "seed-7.json", make_outcome("one_cycle", 7))
+    for outcome in (make_outcome(seed=8), make_outcome("one_cycle", 8, count=20)):
+        write_outcome(tmp_path / "results" / "rollouts" / outcome.arm / "seed-8.json", outcome)
     return file
 
 
@@ -51,11 +58,31 @@ def test_a_study_becomes_a_point_once_it_has_pilots(tool, study, tmp_path):
     (tmp_path / "pilots" / "seed-0.json").write_text(json.dumps(MADE.as_record()))
     (tmp_path / "map.json").write_text(tool.drawn({"one": study}))
     found = read_map(tmp_path / "map.json")
-    world = {"schedule": {"cycles": 4, "rl_steps": 15, "opd_steps": 10}, "merge": {"method": "mean"}}
-    assert found.overrides == {"one_cycle": {**world, "merge.method": "distil"}}
+    world, made = recipe_data("demo-paper"), found.overrides["one_cycle"]
+    sections = ("method", "schedule", "merge", "opd", "topology")
+    assert made == {**{name: world[name] for name in sections}, "merge.method": "distil"}
     (point,) = found.points
     assert (point.name, point.rollouts, point.pilots) == ("one", 1000, (MADE,))
     assert point.leads["one_cycle"] == pytest.approx((0.1, 0.0))
+
+
+def test_a_method_has_no_learning_rates_since_those_are_of_the_studys_model(tool, tmp_path):
+    opd = {"prompts_per_step": 3, "learning_rate": 1.0}
+    arm = {"opd": opd, "opd.learning_rate": 2.0, "optimizer.learning_rate": 3.0}
+    file = tmp_path / "main.yaml"
+    file.write_text(yaml.safe_dump({"rollouts": 1000, "arms": {"one_cycle": arm}}))
+    made = tool.overrides(file)["one_cycle"]
+    assert made["opd"] == {"prompts_per_step": 3}
+    assert not [path for path in made if path.endswith("learning_rate")]
+
+
+def test_every_method_of_the_studies_fits_a_recipe_of_other_branches(tool):
+    recipe = load_recipe("demo-paper", [OTHERS, "method=mixed", "schedule.cycles=1"])
+    for method, made in tool.overrides(ROOT / "studies" / "conflict" / "main.yaml").items():
+        changes = as_overrides({**fitted(made, list(recipe.branches)), "budget.rollouts": 150_000})
+        plan = make_plan(load_recipe(recipe.model_dump(mode="json"), changes))
+        assert plan.rollouts == pytest.approx(150_000, rel=0.05)
+        assert plan.learners == ("a", "b"), method
 
 
 def test_pilots_of_a_study_are_made_once_for_each_seed_in_its_world(study, tmp_path, monkeypatch):

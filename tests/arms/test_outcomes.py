@@ -1,6 +1,7 @@
 """What is kept of a job: it is read as it was written, and a damaged file is named."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -41,6 +42,29 @@ def test_a_damaged_file_is_named(tmp_path, text):
     (tmp_path / "seed-0.json").write_text(text)
     with pytest.raises(RunFolderError, match=r"seed-0.json: cannot be read as the outcome of a job"):
         read_outcome(tmp_path / "seed-0.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"right": {}}, "'mixed' is missing"),
+        ({"right": {"mixed": {"text": "z" * 10, "image": "f" * 10}}}, "right.mixed.text: accepted: a hexadecimal"),
+        ({"right": {"mixed": {"text": "f" * 10, "image": "f"}}}, "right.mixed.image: accepted: a hexadecimal"),
+        ({"sampled": {}}, "'mixed' is missing"),
+        ({"products": []}, "no problems or no products"),
+        ({"problems": {}}, "no problems or no products"),
+        ({"spent": {}}, "'rollouts' is missing"),
+        ({"behaviour": [{}]}, "'step' is missing"),
+        ({"seed": "0"}, "accepted: whole numbers, found 0, 1000"),
+        ({"rollouts": None}, "accepted: whole numbers, found 0, None"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_file_from_which_no_page_can_be_drawn_is_named_before_any_job_runs(make_outcome, tmp_path, changes, said):
+    path = tmp_path / "seed-0.json"
+    path.write_text(json.dumps({**asdict(make_outcome()), **changes}))
+    with pytest.raises(RunFolderError, match=rf"seed-0\.json: cannot be read as the outcome of a job: .*{said}"):
+        read_outcome(path)
 
 
 def test_an_outcome_is_small(make_outcome, tmp_path):

@@ -98,6 +98,20 @@ def test_a_candidate_that_has_not_run_is_shown_as_such(results_page, study):
     assert "| `mixed` | `opd.weight=3` | **40.0** |" in said
 
 
+def test_a_candidate_of_several_seeds_has_their_mean_and_one_that_lacks_a_seed_is_not_the_best(
+    results_page, make_outcome, tmp_path
+):
+    search = {"seeds": [7, 8], "candidates": {"mixed": [{}, {"opd.weight": 3}, {"opd.weight": 4}]}}
+    file = tmp_path / "main.yaml"
+    file.write_text(yaml.safe_dump({"rollouts": 1000, "arms": {"mixed": {}}, "search": search}))
+    shares = [("mixed.0", 7, 0.5), ("mixed.0", 8, 0.1), ("mixed.1", 7, 0.4), ("mixed.1", 8, 0.4), ("mixed.2", 7, 0.9)]
+    for arm, seed, share in [*shares, ("mixed.0", 1000, 0.95)]:
+        outcome = make_outcome(arm, seed, {"text": share, "image": share})
+        write_outcome(tmp_path / "search" / "results" / "rollouts" / arm / f"seed-{seed}.json", outcome)
+    cells = [line.split(" | ")[-1] for line in results_page.Study(file).search().split("\n")]
+    assert cells[2:] == ["30.0 |", "**40.0** |", "90.0 (1 of 2 seeds) |"]
+
+
 def test_without_a_seed_of_the_test_the_page_claims_nothing(results_page, study):
     for path in (study.file.parent / "results").rglob("*.json"):
         path.unlink()

@@ -19,7 +19,7 @@ def outcomes(make_outcome):
 
 
 def test_accuracy_is_the_mean_over_seeds_with_a_t_interval(outcomes):
-    mixed, one = arm_rows(outcomes)
+    mixed, one = arm_rows(outcomes, {})
     assert (mixed.arm, mixed.seeds, one.arm) == ("mixed", (0, 1, 2), "one")
     assert one.accuracy["text"].value == pytest.approx(0.6)
     half = 4.30265 * 0.1 / math.sqrt(3)
@@ -76,8 +76,37 @@ def test_only_seeds_and_problems_that_both_have_are_compared(outcomes, make_outc
 def test_regret_is_against_the_expert_of_the_same_seed(outcomes, make_outcome):
     right = {"text": {"text": 0.9, "image": 0.0}, "image": {"text": 0.0, "image": 0.5}}
     experts = [make_outcome("expert", seed, right, products=("text", "image")) for seed in (0, 1)]
-    rows = {row.arm: row for row in arm_rows([*outcomes, *experts])}
+    rows = {row.arm: row for row in arm_rows([*outcomes, *experts], {})}
     assert rows["one"].regret["text"].value == pytest.approx((0.5 + 0.6) / 2 - 0.9)
     assert rows["one"].regret["image"].value == pytest.approx(0.0)
     assert rows["expert"].regret["average"].value == 0.0
-    assert arm_rows(outcomes)[0].regret == {}
+    assert arm_rows(outcomes, {})[0].regret == {}
+
+
+def test_regret_counts_only_seeds_in_which_both_answered_the_same_problems(outcomes, make_outcome):
+    right = {"text": {"text": 0.9, "image": 0.0}, "image": {"text": 0.0, "image": 0.5}}
+    experts = [make_outcome("expert", seed, right, products=("text", "image")) for seed in (0, 1)]
+    others = make_outcome("expert", 2, right, products=("text", "image"), count=20)
+    (one,) = (row for row in arm_rows([*outcomes, *experts, others], {}) if row.arm == "one")
+    assert one.regret_seeds == 2
+    assert one.regret["text"].value == pytest.approx((0.5 + 0.6) / 2 - 0.9)
+
+
+def test_regret_of_one_seed_has_an_interval_over_problems(outcomes, make_outcome):
+    right = {"text": {"text": 0.9, "image": 0.0}, "image": {"text": 0.0, "image": 0.5}}
+    expert = make_outcome("expert", 1, right, products=("text", "image"))
+    (one,) = (row for row in arm_rows([*outcomes, expert], {}) if row.arm == "one")
+    assert (len(one.seeds), one.regret_seeds) == (3, 1)
+    half = 1.96 * math.sqrt(0.3 * 0.7 / 40)
+    found = one.regret["text"]
+    assert (found.low, found.value, found.high) == pytest.approx((-0.3 - half, -0.3, -0.3 + half), abs=0.02)
+
+
+def test_of_two_arms_of_experts_the_first_is_the_one_that_is_regretted(outcomes, make_outcome):
+    def experts(arm, share):
+        right = {"text": {"text": share, "image": 0.0}, "image": {"text": 0.0, "image": 0.5}}
+        return [make_outcome(arm, seed, right, products=("text", "image")) for seed in range(3)]
+
+    rows = {row.arm: row for row in arm_rows([*outcomes, *experts("expert", 0.9), *experts("longer", 0.95)], {})}
+    assert rows["mixed"].regret["text"].value == pytest.approx(0.4 - 0.9)
+    assert rows["longer"].regret["text"].value == pytest.approx(0.05)

@@ -7,7 +7,7 @@ import pytest
 from copd.arms.advice_map import AdviceMap, Point
 from copd.assemble.plan import make_plan
 from copd.commands import advise, pilot
-from copd.commands.advise import told_advice
+from copd.commands.advise import fitted, told_advice
 from copd.commands.pilot import PilotSettings, run_pilot
 from copd.errors import RecipeError
 from copd.measure.evaluate import Estimate
@@ -55,6 +55,14 @@ def test_the_branches_have_learned_apart(made):
     assert found.cosine is None or -1 <= found.cosine <= 1
 
 
+def test_batches_of_the_pilot_are_not_refilled_so_that_groups_without_signal_are_counted(made, monkeypatch):
+    monkeypatch.setattr(pilot, "GRADIENT_BATCHES", 2)
+    told: list[str] = []
+    found, _ = run_pilot(load_recipe("demo-paper", [*SMALL, "sampling.refill=3"]), PilotSettings(2, 3, told.append))
+    assert (found.no_signal, told[0]) == (made[0].no_signal, SAID[0])
+    assert found.no_signal > 0
+
+
 def test_one_capability_needs_no_advice():
     one = load_recipe(
         "demo-paper", [*SMALL, "branches={text: {task: {kind: digits, capability: text}}}", "method=expert"]
@@ -85,7 +93,7 @@ KNOWN = AdviceMap(
 
 
 def told(known, harm, steps=20):
-    return list(told_advice(known, numbers(harm, steps), 1000))
+    return list(told_advice(known, numbers(harm, steps), load_recipe("demo-paper"), 92_160))
 
 
 def test_the_favoured_method_is_told_with_its_interval_and_the_overrides_that_make_it():
@@ -94,7 +102,9 @@ def test_the_favoured_method_is_told_with_its_interval_and_the_overrides_that_ma
     assert "over mixed at equal rollouts" in lines[0]
     changes = shlex.split(lines[1])[3:]
     assert load_recipe("demo-paper", changes).merge.steps == 80
-    assert make_plan(load_recipe("demo-paper", changes)).schedule.rl_steps == 20
+    plan = make_plan(load_recipe("demo-paper", changes))
+    assert plan.rollouts == pytest.approx(92_160, rel=0.05), "as many as the recipe has"
+    assert plan.schedule.rl_steps / plan.schedule.merge_steps == pytest.approx(20 / 80, rel=0.05)
     assert any(line.startswith("  average: -") for line in lines)
     assert any(line.startswith("by the map's points: war (") for line in lines)
     assert lines[-1].startswith("what would change the answer: mixed with harm to other capabilities of ")
@@ -104,7 +114,30 @@ def test_the_favoured_method_is_told_with_its_interval_and_the_overrides_that_ma
 def test_where_nothing_is_better_mixed_is_favoured():
     lines = told(KNOWN, 0.0)
     assert lines[0] == "favoured: mixed; no method of the map is expected to be better"
-    assert lines[1] == "  copd train RECIPE method=mixed"
+    assert lines[1] == "  copd train RECIPE method=mixed budget.rollouts=92160"
+
+
+def edges_of(changes, *branches):
+    made = fitted(changes, branches)["topology"]["edges"]
+    return {(edge["student"], edge["teacher"], edge["weight"]) for edge in made}
+
+
+def test_edges_of_the_map_become_those_of_the_recipes_branches_around_its_first():
+    def around(to_hub):
+        pairs = [("text", "image", to_hub), ("text", "video", to_hub), ("image", "text", 1.0), ("video", "text", 1.0)]
+        edges = [{"student": s, "teacher": t, "weight": w} for s, t, w in pairs]
+        return {"topology": {"kind": "edges", "edges": edges}}
+
+    assert edges_of(around(0.5), "a", "b") == {("a", "b", 1.0), ("b", "a", 1.0)}, "the hub's teachers weigh 1 together"
+    both = {(student, teacher, 1.0) for other in "bcd" for student, teacher in (("a", other), (other, "a"))}
+    assert edges_of(around(1.0), "a", "b", "c", "d") == both, "each lesson weighs 1"
+    assert fitted({"method": "mopd"}, ["a", "b"]) == {"method": "mopd"}
+
+
+def test_where_the_recipe_cannot_take_the_advice_the_reason_is_told():
+    few = load_recipe("demo-paper", ["schedule={cycles: 1, rl_steps: 1, opd_steps: 1}"])
+    lines = list(told_advice(KNOWN, numbers(0.2), few, make_plan(few).rollouts))
+    assert lines[2].startswith("  this recipe does not take it as it stands: budget.rollouts: method copd cannot make ")
 
 
 def test_where_one_method_is_best_on_the_whole_map_nothing_would_change_the_answer():

@@ -53,7 +53,7 @@ def asked(file, said, seeds=(0,)):
 def test_a_dry_run_shows_jobs_rollouts_tokens_and_minutes_and_trains_nothing(file):
     rows = {row[0]: row[1:] for row in dry_run(asked(file, [], (0, 1)), search=False)}
     assert rows["rollouts/average"] == ("2", "0", "0", "0"), "its experts are counted by themselves"
-    assert rows["rollouts/broken"][:3] == ("2", "96", "1,152")
+    assert rows["rollouts/broken"] == ("2", "96", "1,152", "less than 0.1")
     (experts,) = [row for name, row in rows.items() if name.startswith("experts-")]
     assert experts[:3] == ("2", "96", "1,152")
     assert rows["all"][:2] == ("8", "192")
@@ -92,6 +92,16 @@ def test_seeds_of_the_search_are_refused_in_the_test(file):
         plan_of(asked(file, [], (0, 1)), search=False)
     with pytest.raises(RecipeError, match=r"study.chosen.yaml: missing"):
         plan_of(asked(file, []), search=False)
+
+
+def test_a_choice_of_another_search_than_the_files_is_told(file):
+    search = {"seeds": [1], "candidates": {"average": [{}, {"merge": {"method": "ties"}}]}}
+    file.write_text(yaml.safe_dump({**FILE, "search": search}))
+    file.with_suffix(".chosen.yaml").write_text(yaml.safe_dump({"average": {"changes": {}, "searched": "0123"}}))
+    said: list[str] = []
+    plan_of(asked(file, said), search=False)
+    (told,) = said
+    assert "study.chosen.yaml: chosen for average by a search of other settings than those of" in told
 
 
 @pytest.mark.slow

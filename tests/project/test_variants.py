@@ -5,6 +5,7 @@ import math
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from copd.commands.compare import Order, plan_of
 from copd.model.objectives import DenseObjective
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +62,33 @@ def test_of_a_direct_loss_on_wrong_answers_the_right_ones_are_in_the_denominator
     tokens_NT = torch.ones(4, 2, dtype=torch.long)
     rollouts = SimpleNamespace(tokens_NT=tokens_NT, correct_N=torch.tensor([True, False, False, True]))
     assert DenseObjective("opd", rollouts, 1.0, None, None).rows_with_gradient().tolist() == [1, 2]
+
+
+def test_a_result_of_a_changed_program_is_that_of_this_program_alone(variants, tmp_path):
+    programs = {arm: variants["program_of"](arm) for arm in variants["CHANGED"]}
+    assert len(set(programs.values())) == len(programs)
+    text = SCRIPT.read_text()
+    changes = {
+        "one word of a docstring": ("The other rows count", "All other rows count", set()),
+        "what two share": ("def advantages(", "def advantages(*more, ", {"random_sign", "fixed_negative"}),
+        "a number": ("UNLIKELY = 0.1", "UNLIKELY = 0.2", {"fixed_negative"}),
+        "another's code": ("max(1e-3, ", "max(1e-2, ", {"delta_over_std"}),
+    }
+    for what, (before, after, changed) in changes.items():
+        assert text.count(before) == 1, what
+        (tmp_path / "variants.py").write_text(text.replace(before, after))
+        now = runpy.run_path(str(tmp_path / "variants.py"))["program_of"]
+        assert {arm for arm in programs if now(arm) != programs[arm]} == changed, what
+
+
+def test_a_job_of_a_changed_program_is_no_job_of_copd_as_it_is(tmp_path):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(SMALL))
+    order = Order(tmp_path / "c.yaml", (0,), tmp_path, None, print)
+    plain, varied = (
+        {job.arm: job.fingerprint for job in plan_of(each, search=False)[1] if job.arm}
+        for each in (order, replace(order, programs={"hybrid": "0123"}))
+    )
+    assert {arm for arm in plain if plain[arm] != varied[arm]} == {"hybrid"}
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Sentences that claim what the intervals bear, and no more."""
 
+import json
+
 import pytest
 
 from copd.measure.compare import Difference
@@ -144,3 +146,12 @@ def test_a_difference_is_clear_only_where_its_interval_leaves_out_zero():
     ends = [(-0.1, -0.01), (-0.1, 0.0), (0.0, 0.1), (0.01, 0.1), (-0.1, 0.1)]
     found = [Difference("a", "b", "f", Estimate((low + high) / 2, low, high)).is_clear for low, high in ends]
     assert found == [True, False, False, True, False]
+
+
+def test_runs_that_were_measured_on_validation_problems_say_so(undrawn_here, make_run):
+    runs = [make_run("mine"), make_run("mixed", "mixed")]
+    for run in runs:
+        manifest = json.loads((run / "manifest.json").read_text())
+        manifest["recipe"].setdefault("evaluation", {})["split"] = "validation"
+        (run / "manifest.json").write_text(json.dumps(manifest))
+    assert compared(runs)[-1].startswith("The intervals are 95 % over the validation problems; they say nothing")

@@ -151,3 +151,18 @@ def test_all_jobs_of_a_comparison_train_on_the_commits_of_its_start(hub, tmp_pat
     arms = [job for job in jobs if job.arm]
     assert [job.recipe.branches["a"].task.revision for job in arms] == [SECOND] * 4
     assert {f"branches.a.task.revision={SECOND}" in job.overrides for job in arms} == {True}
+
+
+def test_an_arm_that_names_a_model_itself_has_the_commit_of_that_model(hub, tmp_path):
+    hub["/api/datasets/me/small/revision/v1"] = SECOND
+    hub["/api/models/me/small/revision/main"], hub["/api/models/me/other/revision/main"] = FIRST, SECOND
+    (tmp_path / "r.yaml").write_text(recipe(revision="main").model_dump_json(include={"branches", "model"}))
+    arms = "{all: {}, same: {model.revision: main}, other: {model.path: me/other}}"
+    (tmp_path / "c.yaml").write_text(f"recipe: r.yaml\nrollouts: 9000\narms: {arms}")
+    _, jobs = plan_of(Order(tmp_path / "c.yaml", (0,), tmp_path, 1, print), search=False)
+    found = {job.arm: job.recipe.model for job in jobs if job.arm}
+    assert {arm: (model.path, model.revision) for arm, model in found.items()} == {
+        "all": ("me/small", FIRST),
+        "same": ("me/small", FIRST),
+        "other": ("me/other", SECOND),
+    }
