@@ -102,6 +102,11 @@ def read_comparison(path: Path) -> Comparison:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: a comparison is a mapping with arms, found {type(data).__name__}")
+    if "branches" in data and "arms" not in data:
+        raise RecipeError(
+            f"{path}: a recipe; accepted: a file with `recipe: {path.name}`, rollouts and arms (docs/compare.md); "
+            f"`copd train {path}` trains the recipe"
+        )
     try:
         found = Comparison.model_validate(data)
     except ValidationError as error:

@@ -141,6 +141,8 @@ def run_jobs(
             f"{counted(len(changed), 'result')} of other settings (first {changed[0].name}) will be replaced; the old "
             "stay beside the new, as former-..."
         )
+    if progress.waiting:
+        tell(f"{counted(len(progress.waiting), 'job')} to run, {workers} at once; their runs and logs are in {runs}")
     try:
         while progress.waiting or progress.running:
             _start(progress, runs, launch)

@@ -76,7 +76,9 @@ def advise(
     recipe: RecipeName = None,
     overrides: Overrides = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of RLVR of each branch; a map has pilots of 20.")] = 20,
-    problems: Annotated[int, typer.Option(min=1, help="Validation problems per capability.")] = 300,
+    problems: Annotated[
+        int | None, typer.Option(min=1, help="Validation problems per capability; default 300, or all there are.")
+    ] = None,
 ) -> None:
     """Say which method suits a recipe: mixed RLVR, distilled experts, or branches that co-evolve.
 

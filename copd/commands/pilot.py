@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from asyncio import gather
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,24 +29,28 @@ from copd.system.files import passing_folder
 from copd.types import BASE, MERGED, Part, Split
 
 GRADIENT_BATCHES = 8
+USUAL_PROBLEMS = 300
 """Native batches of each capability whose gradients are taken at the base."""
 
 
 @dataclass(frozen=True)
 class PilotSettings:
-    """`steps` of RLVR of each branch; `problems` of validation in each capability; `tell` takes lines for the user."""
+    """`steps` of RLVR of each branch; `problems` of validation in each capability; `tell` takes lines for the user.
+
+    `problems`: None stands for 300, or all that there are.
+    """
 
     steps: int
-    problems: int
+    problems: int | None
     tell: Callable[[str], None]
 
 
-def cost_in_words(recipe: Recipe, settings: PilotSettings) -> str:
+def cost_in_words(recipe: Recipe, settings: PilotSettings, problems: int) -> str:
     """What the pilot will sample, before any of it is sampled."""
     branches, sampling = len(recipe.branches), recipe.sampling
     batch = sampling.prompts_per_step * sampling.rollouts_per_prompt
     rollouts = branches * batch * (GRADIENT_BATCHES + settings.steps)
-    answers = (branches + 2) * branches * settings.problems
+    answers = (branches + 2) * branches * problems
     compared = 2 * branches**2 * sized(recipe.evaluation, {}).behaviour_problems
     tokens = (rollouts + answers + compared) * sampling.max_new_tokens
     return (
@@ -65,7 +69,6 @@ def run_pilot(recipe: Recipe, settings: PilotSettings) -> tuple[Pilot, list[Answ
     """
     if len(recipe.branches) < 2:
         raise RecipeError(f"branches: found one, {next(iter(recipe.branches))}; advice needs two capabilities or more")
-    settings.tell(cost_in_words(recipe, settings))
     changes = {
         "evaluation": recipe.evaluation.model_copy(update={"validation_problems": settings.problems}),
         "sampling": recipe.sampling.model_copy(update={"refill": 0}),
@@ -73,12 +76,17 @@ def run_pilot(recipe: Recipe, settings: PilotSettings) -> tuple[Pilot, list[Answ
     recipe, names = recipe.model_copy(update=changes), tuple(recipe.branches)
     with (
         assembled(recipe, lambda line: settings.tell(f"warning: {line}")) as made,
-        closing(placed(made, names)) as place,
+        ExitStack() as opened,
     ):
-        return finish(_measured(made, place, settings))
+        problems = settings.problems or min(USUAL_PROBLEMS, made.evaluation.validation_problems)
+        settings.tell(cost_in_words(recipe, settings, problems))
+        place = opened.enter_context(closing(placed(made, names)))
+        return finish(_measured(made, place, settings, problems))
 
 
-async def _measured(made: Assembled, place: Place, settings: PilotSettings) -> tuple[Pilot, list[Answers]]:
+async def _measured(
+    made: Assembled, place: Place, settings: PilotSettings, problems: int
+) -> tuple[Pilot, list[Answers]]:
     evaluation, branches = made.evaluation, place.branches
     gradients, no_signal = await _trained(made.recipe, place, settings)
     policy = made.base.clone()
@@ -87,7 +95,7 @@ async def _measured(made: Assembled, place: Place, settings: PilotSettings) -> t
         policy.load_weights(StoredTensors(weights, MERGED))
     models = [place.evaluated(BASE, made.base), *branches.values(), place.evaluated(MERGED, policy)]
     settings.tell("answering validation problems, and comparing the branches token by token")
-    answers = await answer(models, list(branches), Split.VALIDATION, problems=settings.problems, pass_at=())
+    answers = await answer(models, list(branches), Split.VALIDATION, problems=problems, pass_at=())
     behaviour = await measure_behaviour(
         branches, list(branches), problems=evaluation.behaviour_problems, ks=evaluation.overlap_k
     )

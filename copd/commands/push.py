@@ -85,6 +85,8 @@ def upload(push: Push, *, public: bool = False) -> str:
 
 
 def _folder(run: Path, branch: str | None) -> Path:
+    if not run.is_dir():
+        raise RunFolderError(f"{run}: no such folder; accepted: the folder of a run that has come to its end")
     if not result_of(run):
         for above, of in ((run.parent, ""), (run.parent.parent, f" --branch {run.name}")):
             if (run / "config.json").is_file() and result_of(above):

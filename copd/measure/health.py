@@ -104,6 +104,7 @@ class Health:
             yield from self._bounds(branch, name)
         if "native/groups_with_signal" in numbers:
             yield from self._signal(branch)
+        yield from self._graders(branch, step, numbers)
         if "native/entropy" in numbers:
             yield from self._entropy(branch, numbers["native/entropy"])
         if numbers.get("grad_norm"):
@@ -138,6 +139,15 @@ class Health:
         }.get(metric, (math.inf, "", ""))
         if guard and (recent := self._recent(branch, name)) is not None:
             yield _Look(guard, branch, part, recent > limit, f"branch {branch}, {part}: {said.format(recent)}")
+
+    def _graders(self, branch: str, step: int, numbers: Mapping[str, float]) -> Iterator[_Look]:
+        """A grader that fails is told once by its own warning; here a step counts in which it left nothing."""
+        if failures := numbers.get("native/grader_failures"):
+            said = (
+                f"branch {branch}: graders failed on {failures:.0f} responses of step {step + 1}, and no other earned "
+            )
+            said += "anything; `copd doctor` shows the error"
+            yield _Look("grader", branch, "", numbers.get("native/reward") == 0, said)
 
     def _signal(self, branch: str) -> Iterator[_Look]:
         signal, accuracy = (self._recent(branch, f"native/{name}") for name in ("groups_with_signal", "accuracy"))

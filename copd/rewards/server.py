@@ -5,7 +5,17 @@ running call would end too and earn 0.
 """
 
 import signal
+import sys
+from types import TracebackType
 
 from copd.rewards import mathematics as mathematics  # imported once, for all grading processes
 
+
+def _told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Tell an error, but for that of a process which begins while its pool ends, whose locks are gone."""
+    if not issubclass(kind, FileNotFoundError):
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _told
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -67,6 +67,7 @@ def test_changes_are_written_as_the_command_line_takes_them():
         ("rollouts: 1000", "rollouts: 1000\naccounts: [time]", "accounts.0: accepted: 'rollouts', 'steps' or"),
         ("rollouts: 1000", "rollouts: 0", "rollouts: accepted: 1 or more, found '0'"),
         (SOUND, "[1, 2]", "a comparison is a mapping with arms, found list"),
+        (SOUND, "branches: {text: {}}", r"a recipe; accepted: a file with `recipe: \S+`, rollouts and arms"),
         ("arms:", "arms: {", "not valid YAML: line"),
     ],
 )

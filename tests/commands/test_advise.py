@@ -1,5 +1,6 @@
 """`copd advise`: the pilot's cost, its numbers, and what is said where the map has points or none."""
 
+import json
 import shlex
 
 import pytest
@@ -75,6 +76,24 @@ def test_more_validation_problems_than_there_are_are_refused_before_anything_is_
     few = "branches.text.task={capability: text, operators: [max], length: [2, 2], max_number: 3}"
     with pytest.raises(RecipeError, match=r"branches\.text\.task: 300 validation problems are asked for: "):
         run_pilot(load_recipe("demo-paper", [*SMALL, few]), PilotSettings(1, 300, SAID.append))
+
+
+def test_without_a_number_the_pilot_asks_300_problems_or_all_there_are(tmp_path):
+    for name in ("text", "image"):
+        rows = [{"prompt": f"{i} + 1", "answer": str(i + 1)} for i in range(60)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tasks = {
+        name: {"task": {"kind": "rows", "verifier": "integer", "train": str(tmp_path / f"{name}.jsonl")}}
+        for name in ("text", "image")
+    }
+
+    def stop_at_the_cost(line):
+        if "greedy answers" in line:
+            raise KeyboardInterrupt(line)
+
+    recipe = load_recipe("demo-paper", [*SMALL, f"branches={json.dumps(tasks)}", "evaluation={behaviour_problems: 2}"])
+    with pytest.raises(KeyboardInterrupt, match=", 56 greedy answers to validation problems"):
+        run_pilot(recipe, PilotSettings(1, None, stop_at_the_cost))
 
 
 def numbers(harm: float, steps: int = 20) -> Pilot:

@@ -167,6 +167,8 @@ def test_what_is_no_name_of_a_repository_is_refused(run, to):
 def test_a_run_that_has_not_ended_or_has_no_such_model_is_refused(run, tmp_path):
     with pytest.raises(RunFolderError, match="holds no run that has come to its end"):
         prepare(tmp_path, "me/model")
+    with pytest.raises(RunFolderError, match=r"nowhere: no such folder; accepted: the folder of a run"):
+        prepare(tmp_path / "nowhere", "me/model")
     with pytest.raises(RunFolderError, match=rf"^{run.merged}: a model of a run; .* `copd push {run.folder}`$"):
         prepare(run.merged, "me/model")
     with pytest.raises(RunFolderError, match=rf"`copd push {run.folder} --branch ones`$"):

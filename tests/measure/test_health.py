@@ -73,6 +73,14 @@ def test_a_guard_fires_once_beyond_its_limit_over_the_last_ten_updates(guard, si
     assert fired(Health(), updates(40, **sick)) == [(WINDOW - 1, guard, "a")]
 
 
+@pytest.mark.parametrize(("reward", "fires"), [(0.0, True), (0.1, False)])
+def test_graders_that_leave_a_whole_step_without_reward_are_told_at_once(reward, fires):
+    failed = updates(3, **{"native/grader_failures": 8.0, "native__reward": reward})
+    said = "branch a: graders failed on 8 responses of step 1, and no other earned anything; `copd doctor` shows the"
+    faults = [fault for event in failed for fault in Health().see(event)][:1]
+    assert [fault.message.startswith(said) for fault in faults] == [True] * fires
+
+
 def test_one_bad_update_among_good_ones_is_no_failure():
     assert fired(Health(), [*updates(20), update(20, native__truncated_rate=1.0), *updates(20)]) == []
 
