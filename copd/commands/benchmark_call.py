@@ -11,6 +11,7 @@ from typing import Any
 from copd.assemble.assembled import Assembled
 from copd.errors import DataError, RecipeError
 from copd.rows.rows import Rows
+from copd.sets.published import SETS
 from copd.suites.harness import pins
 from copd.suites.results import Result
 from copd.suites.suite import ROWS, Suite
@@ -78,9 +79,11 @@ class Call:
         if path is None:
             return ""
         if not path.is_file():
-            others = ", ".join(each for each in self.names if each != name)
-            leave = f"; --only asks some benchmarks alone: {others}" if others else ""
-            raise DataError(f"{path}: no such file; `copd data prepare {path.stem} --out {self.data}` writes it{leave}")
+            there = [each for each in self.names if (rows := self.rows(each)) is None or rows.is_file()]
+            leave = f"; --only asks some benchmarks alone: {', '.join(there)}" if there else ""
+            made = f"`copd data prepare {path.stem} --out {self.data}` writes it"
+            how = made if path.stem in SETS else "put your rows there, or name their folder by --data"
+            raise DataError(f"{path}: no such file; {how}{leave}")
         return sha256(path)
 
     def settings(self, name: str) -> dict[str, Any]:

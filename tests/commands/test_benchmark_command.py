@@ -12,6 +12,7 @@ from copd.commands.benchmark_call import Call
 from copd.commands.evaluate import evaluate_models
 from copd.errors import DataError, ModelFolderError, RecipeError, WriteError
 from copd.recipe.reading import load_recipe
+from copd.sets.published import SETS
 from copd.suites.harness import HarnessError
 from copd.suites.suite import make_suite
 
@@ -132,7 +133,7 @@ def test_a_limit_asks_the_first_problems_and_the_page_says_so(data):
     assert "not the whole benchmark: sums has 4 problems, 3 were asked" in (data.parent / "out" / PAGE).read_text()
 
 
-def test_mistakes_are_told_before_anything_is_loaded(data, tmp_path):
+def test_mistakes_are_told_before_anything_is_loaded(data, tmp_path, monkeypatch):
     with pytest.raises(RecipeError, match="--only sum: unknown benchmark; accepted: sums, pictures"):
         call(data, only=["sum"])
     with pytest.raises(RecipeError, match=r"sampling\.temperature=1: belongs to the suite"):
@@ -142,8 +143,15 @@ def test_mistakes_are_told_before_anything_is_loaded(data, tmp_path):
     with pytest.raises(RecipeError, match="have one folder below --out"):
         benchmark_models(["a/b", "a_b"], call(data))
     (data / "digits.jsonl").unlink()
-    told = r"digits\.jsonl: no such file; `copd data prepare digits --out .*` writes it; --only asks some .*: sums"
+    told = (
+        r"digits\.jsonl: no such file; put your rows there, or .* by --data; --only asks some benchmarks alone: sums$"
+    )
     with pytest.raises(DataError, match=told):
+        benchmark_models([MODEL], call(data))
+    monkeypatch.setitem(SETS, "digits", SETS["aime24"])
+    with pytest.raises(
+        DataError, match=r"digits\.jsonl: no such file; `copd data prepare digits --out .*` writes it; "
+    ):
         benchmark_models([MODEL], call(data))
     assert not (tmp_path / "out").exists()
 
